@@ -1,0 +1,17 @@
+"""The one kind of error a user is meant to see, and how a program shows it."""
+
+import sys
+from collections.abc import Callable
+
+
+class UserError(Exception):
+    """Bad input. The message is one line: file and row, what was expected, what to do."""
+
+
+def cli(main: Callable[[], None]) -> None:
+    """Run a program's `main`; a `UserError` becomes one line on stderr and exit status 2."""
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
