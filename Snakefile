@@ -1,0 +1,46 @@
+"""Reproduce OpenBezoar (arXiv 2404.12195): `make reproduce`, or `make rehearsal` for the same DAG on a CPU."""
+
+from snakemake.utils import min_version
+
+min_version("9.27")
+
+
+configfile: "config/paper.yaml"
+
+
+container: "docker://nvidia/cuda:13.0.3-cudnn-runtime-ubuntu24.04@sha256:14f6d08d1cd4a96effbfe3101d0b56326f552c199d05e4979ee0bd616df5811b"
+
+
+include: "rules/common.smk"
+include: "rules/sources.smk"
+include: "rules/world.smk"
+include: "rules/base.smk"
+include: "rules/generate.smk"
+include: "rules/filter.smk"
+include: "rules/sft.smk"
+include: "rules/merge.smk"
+include: "rules/preferences.smk"
+include: "rules/hh_sft.smk"
+include: "rules/dpo.smk"
+include: "rules/learning.smk"
+include: "rules/lm_eval.smk"
+include: "rules/mtbench.smk"
+include: "rules/claims.smk"
+include: "rules/report.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        "<results>/report/index.html",
+        expand("<results>/generate/{scheme}.jsonl", scheme=SCHEMES),
+        expand("<results>/filter/{scheme}.jsonl", scheme=SCHEMES),
+        expand("<results>/sft/{scheme}/adapter_model.safetensors", scheme=SCHEMES),
+        expand("<results>/merge/{model}/model.safetensors", model=MODELS[1:]),
+        "<results>/hh_sft/adapter_model.safetensors",
+        "<results>/dpo/adapter_model.safetensors",
+        expand("<results>/lm_eval/{model}.json", model=MODELS),
+        expand("<results>/mtbench/{model}/judgments.jsonl", model=MODELS),
+        "<results>/lm_eval.json",
+        "<results>/mtbench.json",
+        "<results>/claims.json",

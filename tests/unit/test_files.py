@@ -1,0 +1,123 @@
+"""Promises of bezoar.files, bezoar.errors and bezoar.receipt."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from bezoar import files
+from bezoar.errors import UserError, cli
+from bezoar.receipt import Receipt
+
+
+def test_an_interrupted_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
+    target = tmp_path / "rows.jsonl"
+    target.write_text("old\n")
+
+    def rows():
+        yield {"a": 1}
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        files.write_jsonl(target, rows())
+    assert target.read_text() == "old\n"
+    assert os.listdir(tmp_path) == ["rows.jsonl"]
+
+
+def test_a_written_file_has_the_mode_of_a_plain_open(tmp_path: Path) -> None:
+    (tmp_path / "plain").write_text("")
+    files.write_json(tmp_path / "whole", {})
+    assert (tmp_path / "whole").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_directory_is_replaced_whole(tmp_path: Path) -> None:
+    target = tmp_path / "model"
+    target.mkdir()
+    (target / "stale").write_text("x")
+    with files.whole_directory(target) as fresh:
+        (fresh / "new").write_text("y")
+    assert [path.name for path in target.iterdir()] == ["new"]
+    with pytest.raises(ZeroDivisionError), files.whole_directory(target) as fresh:
+        (fresh / "half").write_text("z")
+        1 / 0  # noqa: B018 - the failure is the point
+    assert [path.name for path in target.iterdir()] == ["new"]
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"a": 1}\n{"a": \n', r"rows\.jsonl:2: expected one JSON object a line"),
+        (b'{"a": 1}\n\n', r"rows\.jsonl:2: expected one JSON object a line"),
+        (b"[1]\n", r"rows\.jsonl:1: expected a JSON object, found list"),
+        (b'{"a": "\xff"}\n', r"rows\.jsonl:1: expected UTF-8"),
+    ],
+)
+def test_a_bad_row_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        files.read_jsonl(path)
+
+
+def test_line_separators_inside_a_string_do_not_split_a_row(tmp_path: Path) -> None:
+    rows = [{"text": "a\u2028b\u0085c\rd"}, {"text": "\u202bשלום"}]
+    files.write_jsonl(tmp_path / "rows.jsonl", rows)
+    assert files.read_jsonl(tmp_path / "rows.jsonl") == rows
+
+
+def test_nan_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="Out of range"):
+        files.write_json(tmp_path / "x.json", {"loss": float("nan")})
+    assert not (tmp_path / "x.json").exists()
+
+
+def test_a_user_error_is_one_line_and_status_2(capsys: pytest.CaptureFixture[str]) -> None:
+    def main() -> None:
+        raise UserError("rows.jsonl:3: expected a response; add one")
+
+    with pytest.raises(SystemExit) as stop:
+        cli(main)
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == "error: rows.jsonl:3: expected a response; add one\n"
+
+
+def _receipt(folder: Path) -> Receipt:
+    return Receipt(
+        folder / "receipt.json",
+        stage="sft",
+        recipe={"beta": 0.1},
+        code="c0de",
+        inputs={"data": folder / "data"},
+        outputs={"model": [folder / "model"]},
+    )
+
+
+def test_a_receipt_names_inputs_and_outputs_by_content(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("in")
+    with _receipt(tmp_path) as receipt:
+        (tmp_path / "model").write_text("out")
+        receipt.facts["rows"] = 1
+    written = json.loads((tmp_path / "receipt.json").read_text())
+    assert written["inputs"]["data"] == {str(tmp_path / "data"): files.sha256_text("in")}
+    assert written["outputs"]["model"] == {str(tmp_path / "model"): files.sha256_text("out")}
+    assert written["facts"] == {"rows": 1}
+    assert written["wall_s"] >= 0
+
+
+def test_no_receipt_when_an_input_changed_or_the_stage_failed(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("in")
+    (tmp_path / "receipt.json").write_text("{}")
+    with pytest.raises(UserError, match="data: changed while sft ran"), _receipt(tmp_path):
+        (tmp_path / "data").write_text("other")
+    assert not (tmp_path / "receipt.json").exists()
+    with pytest.raises(ZeroDivisionError), _receipt(tmp_path):
+        1 / 0  # noqa: B018 - the failure is the point
+    assert not (tmp_path / "receipt.json").exists()
+
+
+def test_a_missing_output_is_an_error_not_a_receipt(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("in")
+    with pytest.raises(UserError, match="model: expected a file as `model`"), _receipt(tmp_path):
+        pass
+    assert not (tmp_path / "receipt.json").exists()
