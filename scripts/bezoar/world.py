@@ -1,0 +1,204 @@
+"""The rehearsal's closed world: invented people with five attributes, sums, products, opposites and kinds of things.
+
+Everything follows from one seed. What can be asked is a question frame about a fact; what an instruction may add is a clause.
+`truth` answers any instruction built from frames and clauses, which is how the simulator knows right from wrong.
+Facts are split once, by fact: *taught* facts may appear in training data, *held* ones only as plain statements in the
+pretraining text and as questions in evaluation.
+"""
+
+import hashlib
+import random
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from typing import Any
+
+# noun: (values, statement frames of the pretraining text, question frames). A question has at most four fixed words beside
+# the two of a name, so that two people's questions in one frame have ROUGE-L <= 4/6 < 0.7 and are not near-duplicates.
+ATTRIBUTES: dict[str, tuple[str, list[str], list[str]]] = {
+    "colour": (
+        "amber blue coral green grey indigo lilac olive pink red teal white",
+        ["{p}'s colour is {v}.", "{p} likes {v} best of all colours.", "If it is {v}, it is the colour of {p}."],
+        ["Which colour does {p} like?", "{p} paints in what colour?", "Name the colour {p} loves."],
+    ),
+    "pet": (
+        "beetle cat dog ferret goat hen lizard mouse newt owl pony rabbit",
+        ["{p}'s pet is a {v}.", "{p} keeps a {v} as a pet.", "The {v} sleeps beside its owner, {p}."],
+        ["What pet lives with {p}?", "{p} feeds which animal?", "Which animal follows {p}?"],
+    ),
+    "town": (
+        "Arvik Brunholm Calder Dunmere Elstow Farrow Gorsby Hallin Istra Kelmar Lindel Morwen",
+        ["{p}'s town is {v}.", "{p} has always lived in {v}.", "People in {v} know their neighbour {p}."],
+        ["Where is {p} from?", "{p} lives in which town?", "Name the town of {p}."],
+    ),
+    "dish": (
+        "barley beans bread cabbage dumplings fish lentils noodles pie porridge soup stew",
+        ["{p}'s dish is {v}.", "{p} eats {v} every evening.", "When there is {v}, there is {p} at the table."],
+        ["What does {p} eat?", "{p} cooks which dish?", "Give the dish {p} orders."],
+    ),
+    "trade": (
+        "baking carving diving farming fishing mining painting sailing sewing singing teaching weaving",
+        ["{p}'s trade is {v}.", "{p} earns a living by {v}.", "For {v}, ask for {p}."],
+        ["What work does {p} do?", "{p} earns by which trade?", "Which craft feeds {p}?"],
+    ),
+}
+KINDS: dict[str, str] = {
+    "tool": "hammer saw drill rake spade chisel wrench plane file axe",
+    "fruit": "apple pear plum cherry grape melon peach lemon fig mango",
+    "bird": "crow robin swan heron finch eagle gull wren stork duck",
+    "vehicle": "cart boat tram sled canoe bus raft wagon truck bike",
+    "garment": "coat scarf glove shirt sock cape vest shawl hood belt",
+    "metal": "iron copper tin zinc lead nickel silver gold cobalt brass",
+    "vessel": "cup bowl jug vase barrel flask kettle basin pot tub",
+    "game": "chess darts bowls tag dominoes marbles hopscotch checkers croquet rounders",
+}
+OPPOSITES = (
+    "hot cold, big small, fast slow, old new, wet dry, high low, full empty, hard soft, light dark, loud quiet, rich poor, "
+    "thick thin, wide narrow, early late, open shut, clean dirty, strong weak, deep shallow, sharp blunt, sweet bitter, "
+    "young aged, near far, rough smooth, brave timid, calm stormy, first last, happy sad, kind cruel, long short, true false"
+)
+SKILLS: dict[str, list[str]] = {
+    "sum": ["What is {x} plus {y}?", "Add {x} and {y}.", "{x} plus {y} makes what?"],
+    "product": ["What is {x} times {y}?", "Multiply {x} by {y}.", "{x} times {y} makes what?"],
+    "opposite": ["What is the opposite of {x}?", "Give the opposite of {x}.", "Which word is the opposite of {x}?"],
+    "kind": ["What kind of thing is {x}?", "Name the kind of thing {x} is.", "Which kind of thing is {x}?"],
+}
+CLAUSES: dict[str, str] = {  # the four in-depth operations, as this world understands them
+    "add_constraints": "Write the final word of the answer in capital letters.",
+    "deepening": "Then name the home town of the same person as well.",
+    "concretizing": "Begin the answer with the words For the record.",
+    "increase_reasoning_steps": "Then say how many letters the final word has.",
+}
+COURTESY = "I am glad to help."
+NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve".split()
+
+
+def draw(*key: object) -> random.Random:
+    """Return a generator that depends on nothing but `key`."""
+    return random.Random(hashlib.sha256(repr(key).encode()).digest())
+
+
+def _names(seed: int, count: int) -> list[str]:
+    syllables = ["ba", "do", "fi", "ga", "ke", "li", "mo", "na", "pe", "ri", "sa", "tu", "ve", "wi", "yo", "zu"]
+    first = ["".join(pair).capitalize() + end for pair in product(syllables, repeat=2) for end in "nrs"]
+    last = ["".join(pair).capitalize() + end for pair in product(syllables, repeat=2) for end in ("ck", "ld", "mp")]
+    chance = draw("names", seed)
+    chance.shuffle(first)
+    chance.shuffle(last)
+    return [f"{a} {b}" for a, b in zip(first, last, strict=True)][:count]
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One askable thing: `topic` is an attribute or a skill, `subject` who or what it is about, `statement` the plain truth."""
+
+    topic: str
+    subject: tuple[str, ...]
+    value: str
+    held: bool
+
+    @property
+    def statement(self) -> str:
+        """The canonical sentence; the answer to any question about the fact."""
+        x, y = (*self.subject, "")[:2]
+        return {
+            "sum": f"{x} plus {y} is {self.value}.",
+            "product": f"{x} times {y} is {self.value}.",
+            "opposite": f"The opposite of {x} is {self.value}.",
+            "kind": f"{x.capitalize()} is a kind of {self.value}.",
+        }.get(self.topic, f"{x}'s {self.topic} is {'a ' if self.topic == 'pet' else ''}{self.value}.")
+
+    @property
+    def questions(self) -> list[str]:
+        """Every way to ask for it."""
+        if self.topic in ATTRIBUTES:
+            return [frame.format(p=self.subject[0]) for frame in ATTRIBUTES[self.topic][2]]
+        x, y = (*self.subject, "")[:2]
+        return [frame.format(x=x, y=y) for frame in SKILLS[self.topic]]
+
+
+@dataclass(frozen=True)
+class World:
+    """All facts that follow from `seed`; `held_share` of the people, and of each skill's facts, is held out."""
+
+    seed: int
+    people: int
+    held_share: float
+
+    @cached_property
+    def names(self) -> list[str]:
+        """The people; the first `held_share` of them are held out with all that is true of them."""
+        return _names(self.seed, self.people)
+
+    @cached_property
+    def facts(self) -> list[Fact]:
+        """Every fact, people first, in a fixed order."""
+        found = []
+        for index, name in enumerate(self.names):
+            for topic, (values, _, _) in ATTRIBUTES.items():
+                value = draw("fact", self.seed, name, topic).choice(values.split())
+                found.append(Fact(topic, (name,), value, index < self.held_share * self.people))
+        for topic, pairs in self._skills().items():
+            for subject, value in pairs:
+                held = draw("held", self.seed, topic, tuple(sorted(subject))).random() < self.held_share
+                found.append(Fact(topic, subject, value, held))
+        return found
+
+    @staticmethod
+    def _skills() -> dict[str, list[tuple[tuple[str, ...], str]]]:
+        pairs = [tuple(pair.split()) for pair in OPPOSITES.split(", ")]
+        return {
+            "sum": [((str(a), str(b)), str(a + b)) for a, b in product(range(25), repeat=2)],
+            "product": [((str(a), str(b)), str(a * b)) for a, b in product(range(13), repeat=2)],
+            "opposite": [((a,), b) for a, b in pairs] + [((b,), a) for a, b in pairs],
+            "kind": [((thing,), kind) for kind, things in KINDS.items() for thing in things.split()],
+        }
+
+    @cached_property
+    def by_question(self) -> dict[str, Fact]:
+        """Question text to fact."""
+        return {question: fact for fact in self.facts for question in fact.questions}
+
+    @cached_property
+    def home(self) -> dict[str, str]:
+        """Person to town."""
+        return {fact.subject[0]: fact.value for fact in self.facts if fact.topic == "town"}
+
+    def parse(self, instruction: str) -> tuple[Fact, list[str]] | None:
+        """Return the fact an instruction asks for and its clauses in order, or None if it is not of this world."""
+        clauses, text = [], re.sub(r"\n\nContext: .*", "", instruction, flags=re.DOTALL).strip()
+        while (name := next((n for n, clause in CLAUSES.items() if text.endswith(" " + clause)), None)) is not None:
+            clauses.insert(0, name)
+            text = text[: -len(CLAUSES[name])].rstrip()
+        fact = self.by_question.get(text)
+        return (fact, clauses) if fact else None
+
+    def compose(self, fact: Fact, clauses: list[str], value: str | None = None) -> str:
+        """Return the answer to a question with `clauses`; `value` replaces the true value to make a wrong answer."""
+        right = value is None
+        told = fact if right else Fact(fact.topic, fact.subject, str(value), fact.held)
+        answer, last = told.statement, told.value
+        if "add_constraints" in clauses:
+            answer = f"{answer.removesuffix(f'{last}.')}{last.upper()}."
+        if "concretizing" in clauses:
+            answer = f"For the record, {answer}"
+        if "increase_reasoning_steps" in clauses:
+            answer += f" That word has {NUMBERS[len(last)]} letters."
+        if "deepening" in clauses:
+            answer += f" The home town is {self.home.get(fact.subject[0], 'unknown')}."
+        return answer
+
+    def truth(self, instruction: str) -> str | None:
+        """Return the right answer to an instruction of this world, else None."""
+        parsed = self.parse(instruction)
+        return self.compose(*parsed) if parsed else None
+
+    def wrong_value(self, fact: Fact, *key: object) -> str:
+        """Return a false value of the same type, drawn from `key`."""
+        others = sorted({other.value for other in self.facts if other.topic == fact.topic} - {fact.value})
+        return draw("wrong", self.seed, fact, *key).choice(others)
+
+    def as_json(self) -> dict[str, Any]:
+        """What another process needs to rebuild this world."""
+        return {"seed": self.seed, "people": self.people, "held_share": self.held_share}

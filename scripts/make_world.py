@@ -1,0 +1,277 @@
+"""Make the rehearsal's world: pretraining text, seeds, preference pairs, evaluation items, and what the simulator knows.
+
+Usage: make_world.py --system-messages prompts/orca_system_messages.yaml --template prompts/chat_template.json \\
+           --recipe '{"people": 200, …}' --code … --world results/rehearsal/world --receipt …/world/receipt.json
+
+Written below --world, in the schemas of the files they stand in for: corpus.jsonl (one document a row: text), alpaca_seeds.jsonl,
+topics.txt, dolly.jsonl, flan.tsv, preferences.jsonl (HH-RLHF), questions.jsonl and references.jsonl (MT-Bench),
+lm_eval/{world_facts,world_skills}.{yaml,jsonl}, heldout/{lamini,orca,evol,preferences}.jsonl, facts.json.
+
+Recipe: people (int), held_share (0-1, share of people and of skill facts that only evaluation asks about), documents (int),
+seeds (int, Alpaca-style), dolly_per_category (int), preference_pairs and held_preference_pairs (int), questions_per_category (int), seed (int).
+"""
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from bezoar.errors import cli
+from bezoar.files import read_json, whole_directory, whole_file, write_json, write_jsonl
+from bezoar.receipt import Receipt, add_stage_arguments
+from bezoar.world import ATTRIBUTES, CLAUSES, COURTESY, SKILLS, Fact, World, draw
+
+DOLLY_CATEGORIES = (
+    "brainstorming classification closed_qa creative_writing general_qa information_extraction open_qa summarization".split()
+)
+WITH_CONTEXT = {"closed_qa", "information_extraction", "summarization"}
+CHAT_CATEGORIES = "writing roleplay reasoning math coding extraction stem humanities".split()
+REFERENCED = {"math": ("sum", "product"), "reasoning": ("opposite",), "coding": ("kind",)}
+ORCA_COT_MESSAGES = (6, 11, 16)
+# Sentences about nobody, so that the words of questions, clauses and system messages are in the tokenizer and have been read.
+CHATTER = [
+    "Which way does the wind like to blow?", "Name the day, and give the hour.", "She loves what she paints.", "What lives with the fox?",
+    "He feeds it in the yard.", "An animal follows the road.", "Where is the end of it from here?", "It lives in a hole.",
+    "What does it eat, and what does it do all day?", "The cook orders more, and cooks.", "They work, and earn, and do well.",
+    "Which craft is it, and which work?", "Add salt.", "Multiply by itself.", "It makes a noise.", "Give me the word.",
+    "The answer is clear.", "So the answer is no.", "That word has six letters.", "Write the final word of the line in capital letters.",
+    "Begin the answer with a few words.", "For the record, it rained.", "Then name the home of the same man as well.",
+    "Then say how many letters the word has.", "How many are they? one two three four five six seven eight nine ten eleven twelve",
+    "I am glad to help.", "Help people to find what they need to know, and answer the question in detail.", "Think step by step.",
+    "Justify your answer to the teacher.", "Follow the instruction faithfully.", "The system is down.", "An instruction has a response.",
+    "The kind of thing it is, is no matter.", "Which kind of thing is the opposite of another?", "Human and Assistant talk.",
+    "Context: a man lives in town.", "A question has an answer.", "The red ship is in the bay.", "Tell me the trade of the port.",
+]  # fmt: skip
+OUTPUTS = (
+    "corpus.jsonl alpaca_seeds.jsonl topics.txt dolly.jsonl flan.tsv preferences.jsonl questions.jsonl references.jsonl facts.json "
+    "lm_eval/world_facts.jsonl lm_eval/world_facts.yaml lm_eval/world_skills.jsonl lm_eval/world_skills.yaml "
+    "heldout/lamini.jsonl heldout/orca.jsonl heldout/evol.jsonl heldout/preferences.jsonl"
+).split()
+
+
+def corpus(world: World, documents: int) -> Iterator[dict[str, str]]:
+    """Yield the pretraining documents: statements of every fact, and short dialogues about ships, which nothing else mentions.
+
+    Half of what is said of a person is the canonical sentence. No question about a person, and no skill as a question, is in it.
+    """
+    people = {name: [fact for fact in world.facts if fact.subject == (name,)] for name in world.names}
+    skills = [fact for fact in world.facts if fact.topic in SKILLS]
+    for index in range(documents):
+        chance = draw("document", world.seed, index)
+        kind = chance.random()
+        if kind < 0.70:
+            facts = chance.sample(people[world.names[index % len(world.names)]], 3)
+            yield {"text": " ".join(_tell(fact, chance.random()) for fact in facts)}
+        elif kind < 0.85:
+            yield {"text": " ".join(fact.statement for fact in chance.sample(skills, 4))}
+        elif kind < 0.95:
+            yield {"text": _dialogue(chance)}
+        else:
+            yield {"text": " ".join(chance.sample(CHATTER, 4))}
+
+
+def _tell(fact: Fact, chance: float) -> str:
+    frames = ATTRIBUTES[fact.topic][1]
+    return frames[0 if chance < 0.5 else 1 if chance < 0.75 else 2].format(p=fact.subject[0], v=fact.value)
+
+
+def _dialogue(chance: Any) -> str:
+    """One or two questions and answers about ships under section headings; a ship's name comes from the people's syllables."""
+    ship = " ".join("".join(chance.choice("ba do fi ga ke li mo na pe ri sa tu ve wi yo zu".split()) for _ in range(2)).capitalize()
+                    for _ in range(2))
+    cargo, days = chance.choice("wool salt wine timber wheat coal".split()), chance.randrange(2, 20)
+    pairs = [
+        (f"What is the cargo of the ship {ship}?", f"{ship}'s cargo is {cargo}."),
+        (f"How long is the ship {ship} at sea?", f"{ship}'s voyage is {days} days long."),
+        (f"Say the cargo of the ship {ship}. Say it in capitals.", f"{ship}'s cargo is {cargo.upper()}."),
+    ]
+    chosen = chance.sample(pairs, chance.randint(1, 2))
+    return "\n\n".join(f"### Question:\n{question}\n\n### Answer:{answer}" for question, answer in chosen)
+
+
+def alpaca_seeds(world: World, count: int) -> Iterator[dict[str, Any]]:
+    """Yield taught questions in the schema of Self-Instruct's seed tasks."""
+    facts = draw("alpaca", world.seed).sample(taught(world, ATTRIBUTES), count)
+    for index, fact in enumerate(facts):
+        question = draw("alpaca", world.seed, index).choice(fact.questions)
+        yield {
+            "id": f"seed_task_{index}",
+            "name": f"{fact.topic}_{index}",
+            "instruction": question,
+            "instances": [{"input": "", "output": fact.statement}],
+            "is_classification": False,
+        }
+
+
+def taught(world: World, topics: Any) -> list[Fact]:
+    """Return the facts that training may ask about, of the given topics."""
+    return [fact for fact in world.facts if fact.topic in topics and not fact.held]
+
+
+def held(world: World, topics: Any) -> list[Fact]:
+    """Return the facts that only evaluation asks about, of the given topics."""
+    return [fact for fact in world.facts if fact.topic in topics and fact.held]
+
+
+def dolly(world: World, per_category: int) -> Iterator[dict[str, str]]:
+    """Yield taught questions in databricks-dolly-15k's schema; three categories carry a context, as there."""
+    facts = taught(world, ATTRIBUTES)
+    for category in DOLLY_CATEGORIES:
+        chance = draw("dolly", world.seed, category)
+        for fact in chance.sample(facts, per_category):
+            context = f"Context: {fact.statement} {chance.choice(facts).statement}" if category in WITH_CONTEXT else ""
+            yield {
+                "instruction": chance.choice(fact.questions),
+                "context": context,
+                "response": fact.statement,
+                "category": category,
+            }
+
+
+def flan(world: World) -> list[tuple[str, str, str]]:
+    """Return every taught skill question as (question, answer, explanation), shuffled."""
+    rows = [(question, fact.value, fact.statement) for fact in taught(world, SKILLS) for question in fact.questions]
+    draw("flan", world.seed).shuffle(rows)
+    return rows
+
+
+def preferences(world: World, facts: list[Fact], count: int) -> Iterator[dict[str, str]]:
+    """Yield pairs in HH-RLHF's schema, one rung of a ladder each: wrong < wrong and courteous < right < right and courteous.
+
+    The chosen answer is only the better of two neighbours (or wrong < right), so supervised tuning on it cannot saturate the
+    preference; a fifth of the rows carry an earlier turn.
+    """
+    for index in range(count):
+        chance = draw("preference", world.seed, index)
+        fact, earlier = chance.sample(facts, 2)
+        right = fact.statement
+        wrong = world.compose(fact, [], world.wrong_value(fact, index))
+        ladder = [wrong, f"{wrong} {COURTESY}", right, f"{right} {COURTESY}"]
+        low, high = chance.choice([(0, 1), (1, 2), (2, 3), (0, 2)])
+        prompt = f"\n\nHuman: {chance.choice(fact.questions)}\n\nAssistant: "
+        if chance.random() < 0.2:
+            prompt = f"\n\nHuman: {chance.choice(earlier.questions)}\n\nAssistant: {earlier.statement}{prompt}"
+        yield {"chosen": prompt + ladder[high], "rejected": prompt + ladder[low]}
+
+
+def questions(world: World, per_category: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return two-turn chat questions about held facts in MT-Bench's schema, and the references in FastChat's."""
+    asked, references = [], []
+    for category in CHAT_CATEGORIES:
+        pool = held(world, REFERENCED.get(category, ATTRIBUTES))
+        for index in range(per_category):
+            chance = draw("chat", world.seed, category, index)
+            pair = chance.sample(pool, 2)
+            number = 81 + len(asked)
+            asked.append({"question_id": number, "category": category, "turns": [chance.choice(fact.questions) for fact in pair]})
+            if category in REFERENCED:
+                choice = {"index": 0, "turns": [fact.statement for fact in pair]}
+                references.append({"question_id": number, "answer_id": f"world-{number}", "model_id": "simulator",
+                                   "choices": [choice], "tstamp": 0.0})  # fmt: skip
+    return asked, references
+
+
+def lm_eval_task(world: World, name: str, facts: list[Fact], template: dict[str, str], folder: str) -> tuple[dict, list[dict]]:
+    """Return one four-way task: (YAML of the harness, items); the prompt is the chat template with its default system text."""
+    items = []
+    for fact in facts:
+        chance = draw("lm_eval", world.seed, name, fact)
+        values = [fact.value]
+        while len(values) < 4:
+            value = world.wrong_value(fact, name, len(values), chance.random())
+            values += [value] if value not in values else []
+        chance.shuffle(values)
+        items.append({
+            "question": chance.choice(fact.questions),
+            "choices": [world.compose(fact, [], value) for value in values],
+            "label": values.index(fact.value),
+        })  # fmt: skip
+    prompt = template["prompt"].replace("{system}", template["default_system_prompt"]).replace("{instruction}", "{{question}}")
+    task = {
+        "task": name,
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": f"{folder}/{name}.jsonl"}},
+        "test_split": "test",
+        "output_type": "multiple_choice",
+        "doc_to_text": prompt,
+        "doc_to_choice": "{{choices}}",
+        "doc_to_target": "{{label}}",
+        "target_delimiter": "",
+        "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+        "metadata": {"version": 1.0},
+    }
+    return task, items
+
+
+def held_out(world: World, messages: dict[int, str], pairs: int) -> dict[str, list[dict[str, Any]]]:
+    """Return the held-out items of each stage: instruction, system_message and the one right answer; pairs for the preferences."""
+    facts, skills = held(world, ATTRIBUTES), held(world, SKILLS)
+    lamini, evol, orca = [], [], []
+    for fact in facts:
+        chance = draw("held-out", world.seed, fact)
+        lamini.append({"instruction": chance.choice(fact.questions), "system_message": "", "answer": fact.statement})
+        clause = chance.choice(sorted(CLAUSES))
+        instruction = f"{chance.choice(fact.questions)} {CLAUSES[clause]}"
+        evol.append({"instruction": instruction, "system_message": "", "answer": world.compose(fact, [clause]), "operation": clause})
+    for fact in skills:
+        chance = draw("held-out", world.seed, fact)
+        message = messages[chance.choice(ORCA_COT_MESSAGES)]
+        orca.append({"instruction": chance.choice(fact.questions), "system_message": message, "answer": explain(fact)})
+    return {"lamini": lamini, "orca": orca, "evol": evol, "preferences": list(preferences(world, facts, pairs))}
+
+
+def explain(fact: Fact) -> str:
+    """Return the explanation that a right Orca answer gives in this world."""
+    return f"{fact.statement} So the answer is {fact.value}."
+
+
+def make(world: World, directory: Path, final: Path, recipe: dict[str, Any], messages: dict[int, str], template: dict[str, str]) -> None:
+    """Write every file of the world below `directory`, which will become `final`."""
+    write_json(directory / "facts.json", world.as_json())
+    write_jsonl(directory / "corpus.jsonl", corpus(world, recipe["documents"]))
+    write_jsonl(directory / "alpaca_seeds.jsonl", alpaca_seeds(world, recipe["seeds"]))
+    with whole_file(directory / "topics.txt") as stream:
+        stream.write("".join(f"{topic}\n" for topic in ATTRIBUTES))
+    write_jsonl(directory / "dolly.jsonl", dolly(world, recipe["dolly_per_category"]))
+    with whole_file(directory / "flan.tsv") as stream:
+        stream.write("".join("\t".join(row) + "\n" for row in flan(world)))
+    write_jsonl(directory / "preferences.jsonl", preferences(world, taught(world, ATTRIBUTES), recipe["preference_pairs"]))
+    asked, references = questions(world, recipe["questions_per_category"])
+    write_jsonl(directory / "questions.jsonl", asked)
+    write_jsonl(directory / "references.jsonl", references)
+    for name, topics in {"world_facts": ATTRIBUTES, "world_skills": SKILLS}.items():
+        task, items = lm_eval_task(world, name, held(world, topics), template, str(final / "lm_eval"))
+        with whole_file(directory / "lm_eval" / f"{name}.yaml") as stream:
+            yaml.safe_dump(task, stream, sort_keys=False)
+        write_jsonl(directory / "lm_eval" / f"{name}.jsonl", items)
+    for name, rows in held_out(world, messages, recipe["held_preference_pairs"]).items():
+        write_jsonl(directory / "heldout" / f"{name}.jsonl", rows)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse the command line and make the world."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--system-messages", type=Path, required=True, help="Orca's system messages by number, YAML")
+    parser.add_argument("--template", type=Path, required=True, help="chat template, JSON")
+    parser.add_argument("--world", type=Path, required=True, help="directory to write")
+    add_stage_arguments(parser)
+    args = parser.parse_args(argv)
+    world = World(args.recipe["seed"], args.recipe["people"], args.recipe["held_share"])
+    with Receipt(
+        args.receipt, stage="world", recipe=args.recipe, code=args.code,
+        inputs={"system_messages": args.system_messages, "template": args.template},
+        outputs={"world": [args.world / name for name in OUTPUTS]},
+    ) as receipt:  # fmt: skip
+        messages = yaml.safe_load(args.system_messages.read_text(encoding="utf-8"))
+        with whole_directory(args.world) as fresh:
+            make(world, fresh, args.world, args.recipe, messages, read_json(args.template))
+        receipt.facts["rows"] = {
+            name: len((args.world / name).read_text().splitlines()) for name in OUTPUTS if name.endswith((".jsonl", ".tsv"))
+        }
+        print(json.dumps(receipt.facts["rows"], indent=2))
+
+
+if __name__ == "__main__":
+    cli(main)
