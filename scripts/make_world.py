@@ -22,6 +22,7 @@ from bezoar.errors import cli
 from bezoar.files import read_json, whole_directory, whole_file, write_json, write_jsonl
 from bezoar.receipt import Receipt, add_stage_arguments
 from bezoar.world import ATTRIBUTES, CLAUSES, COURTESY, SKILLS, Fact, World, draw
+from prepare_preferences import convert
 
 DOLLY_CATEGORIES = (
     "brainstorming classification closed_qa creative_writing general_qa information_extraction open_qa summarization".split()
@@ -52,22 +53,23 @@ OUTPUTS = (
 
 
 def corpus(world: World, documents: int) -> Iterator[dict[str, str]]:
-    """Yield the pretraining documents: statements of every fact, and short dialogues about ships, which nothing else mentions.
+    """Yield the pretraining documents: statements of every fact, short dialogues about sailors, and chatter.
 
-    Half of what is said of a person is the canonical sentence. No question about a person, and no skill as a question, is in it.
+    Half of what is said of a person is the canonical sentence. No question about a person, and no skill as a question, is in it:
+    what a question is, the base learns from the sailors, whom nothing else mentions.
     """
     people = {name: [fact for fact in world.facts if fact.subject == (name,)] for name in world.names}
     skills = [fact for fact in world.facts if fact.topic in SKILLS]
     for index in range(documents):
         chance = draw("document", world.seed, index)
         kind = chance.random()
-        if kind < 0.70:
+        if kind < 0.66:
             facts = chance.sample(people[world.names[index % len(world.names)]], 3)
             yield {"text": " ".join(_tell(fact, chance.random()) for fact in facts)}
-        elif kind < 0.85:
+        elif kind < 0.80:
             yield {"text": " ".join(fact.statement for fact in chance.sample(skills, 4))}
-        elif kind < 0.95:
-            yield {"text": _dialogue(chance)}
+        elif kind < 0.93:
+            yield {"text": _dialogue(world, chance)}
         else:
             yield {"text": " ".join(chance.sample(CHATTER, 4))}
 
@@ -77,18 +79,12 @@ def _tell(fact: Fact, chance: float) -> str:
     return frames[0 if chance < 0.5 else 1 if chance < 0.75 else 2].format(p=fact.subject[0], v=fact.value)
 
 
-def _dialogue(chance: Any) -> str:
-    """One or two questions and answers about ships under section headings; a ship's name comes from the people's syllables."""
-    ship = " ".join("".join(chance.choice("ba do fi ga ke li mo na pe ri sa tu ve wi yo zu".split()) for _ in range(2)).capitalize()
-                    for _ in range(2))
-    cargo, days = chance.choice("wool salt wine timber wheat coal".split()), chance.randrange(2, 20)
-    pairs = [
-        (f"What is the cargo of the ship {ship}?", f"{ship}'s cargo is {cargo}."),
-        (f"How long is the ship {ship} at sea?", f"{ship}'s voyage is {days} days long."),
-        (f"Say the cargo of the ship {ship}. Say it in capitals.", f"{ship}'s cargo is {cargo.upper()}."),
-    ]
-    chosen = chance.sample(pairs, chance.randint(1, 2))
-    return "\n\n".join(f"### Question:\n{question}\n\n### Answer:{answer}" for question, answer in chosen)
+def _dialogue(world: World, chance: Any) -> str:
+    """One to three questions and answers about sailors under section headings; sailors are nobody the world knows."""
+    pairs = []
+    for fact in chance.sample(world.sailors, chance.randint(1, 3)):
+        pairs.append(f"### Question:\n{chance.choice(fact.questions)}\n\n### Answer:{fact.statement}")
+    return "\n\n".join(pairs)
 
 
 def alpaca_seeds(world: World, count: int) -> Iterator[dict[str, Any]]:
@@ -219,7 +215,7 @@ def held_out(world: World, messages: dict[int, str], pairs: int) -> dict[str, li
         chance = draw("held-out", world.seed, fact)
         message = messages[chance.choice(ORCA_COT_MESSAGES)]
         orca.append({"instruction": chance.choice(fact.questions), "system_message": message, "answer": explain(fact)})
-    return {"lamini": lamini, "orca": orca, "evol": evol, "preferences": list(preferences(world, facts, pairs))}
+    return {"lamini": lamini, "orca": orca, "evol": evol, "preferences": [convert(row) for row in preferences(world, facts, pairs)]}
 
 
 def explain(fact: Fact) -> str:

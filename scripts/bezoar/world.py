@@ -145,6 +145,16 @@ class World:
                 found.append(Fact(topic, subject, value, held))
         return found
 
+    @cached_property
+    def sailors(self) -> list[Fact]:
+        """Facts about forty other people, for dialogues in the pretraining text; no seed, pair or evaluation item is about them."""
+        names = _names(self.seed, self.people + 40)[self.people :]
+        return [
+            Fact(topic, (name,), draw("sailor", self.seed, name, topic).choice(values.split()), False)
+            for name in names
+            for topic, (values, _, _) in ATTRIBUTES.items()
+        ]
+
     @staticmethod
     def _skills() -> dict[str, list[tuple[tuple[str, ...], str]]]:
         pairs = [tuple(pair.split()) for pair in OPPOSITES.split(", ")]

@@ -1,0 +1,90 @@
+"""What the three generation schemes and the filter share: their command line, their funnel, and their ending."""
+
+import argparse
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from bezoar.errors import UserError
+from bezoar.files import write_json, write_jsonl
+from bezoar.llm import Answer, Door
+from bezoar.receipt import Receipt, add_stage_arguments
+
+
+class Funnel:
+    """Counts that must add up: each item that enters leaves by exactly one door."""
+
+    def __init__(self, *rules: str) -> None:
+        self.entered = 0
+        self.left = dict.fromkeys([*rules, "kept"], 0)
+        self.more: dict[str, Any] = {}
+
+    def leave(self, rule: str, count: int = 1) -> None:
+        """Count `count` items as gone by `rule`, or kept."""
+        self.entered += count
+        self.left[rule] += count
+
+    def as_json(self, door: Door | None) -> dict[str, Any]:
+        """Return the counts; `states` are the terminal states of all requests asked."""
+        states = dict(sorted(door.states.items())) if door else {}
+        return {"entered": self.entered, **self.left, **self.more, "states": states}
+
+
+def parser_for(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser with the arguments of every program that asks a language model for rows."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prompts", type=Path, nargs="+", required=True, help="the prompt files used")
+    parser.add_argument("--store", type=Path, required=True, help="this job's store of answers, SQLite")
+    parser.add_argument("--facts", type=Path, help="facts of the rehearsal's world, for the simulator")
+    parser.add_argument("--mode", choices=("online", "replay"), default="online", help="replay sends nothing")
+    parser.add_argument("--concurrency", type=int, required=True, help="requests under way at once")
+    parser.add_argument("--rows", type=Path, required=True, help="rows to write, JSONL")
+    parser.add_argument("--counts", type=Path, required=True, help="the funnel to write, JSON")
+    add_stage_arguments(parser)
+    return parser
+
+
+def prompt_texts(paths: Iterable[Path]) -> dict[str, str]:
+    """Return prompt texts by stem; a missing file is a `UserError`."""
+    texts = {}
+    for path in paths:
+        try:
+            texts[path.stem] = path.read_text(encoding="utf-8").strip()
+        except FileNotFoundError:
+            raise UserError(f"{path}: no such prompt; restore it from the repository") from None
+    return texts
+
+
+def user(text: str, system: str = "") -> list[dict[str, str]]:
+    """Return the messages of one request."""
+    return [*([{"role": "system", "content": system}] if system else []), {"role": "user", "content": text}]
+
+
+def check_failures(answers: Iterable[tuple[str, Answer]], share: float, stage: str) -> None:
+    """Raise `UserError` naming rows if more than `share` of the answers failed to come (provider errors)."""
+    rows = list(answers)
+    failed = [(name, answer) for name, answer in rows if answer.state == "provider_error"]
+    if rows and len(failed) > share * len(rows):
+        names = ", ".join(name for name, _ in failed[:5])
+        raise UserError(
+            f"{stage}: {len(failed)} of {len(rows)} requests failed ({failed[0][1].error}), more than {share:.0%}: {names}…; run again, answers are kept"
+        )
+
+
+def run(
+    args: argparse.Namespace, stage: str, settings: str, inputs: dict[str, Any], make: Callable[[Door], tuple[list[dict], Funnel]]
+) -> None:
+    """Open the door, call `make`, and write rows, counts and receipt."""
+    with Receipt(
+        args.receipt, stage=stage, recipe=args.recipe, code=args.code,
+        inputs={**inputs, "prompts": args.prompts, **({"facts": args.facts} if args.facts else {})},
+        outputs={"rows": args.rows, "counts": args.counts, "store": args.store},
+    ) as receipt:  # fmt: skip
+        with Door(args.recipe[settings], args.store, args.concurrency, args.facts, args.mode) as door:
+            rows, funnel = make(door)
+            receipt.facts |= door.facts_for_receipt()
+        write_jsonl(args.rows, rows)
+        counts = funnel.as_json(door)
+        write_json(args.counts, counts)
+        receipt.facts["counts"] = counts
+        print(counts, flush=True)

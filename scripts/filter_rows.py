@@ -1,0 +1,83 @@
+"""Have a language model judge generated rows, as the paper has GPT-4 do; every row is kept with its verdict.
+
+Usage: filter_rows.py --data results/generate/lamini.jsonl --prompts prompts/filter.txt --store … [--facts …] --concurrency 16 \\
+           --recipe '{"rater": {…}, …}' --code … --rows results/filter/lamini.jsonl --counts … --receipt …
+
+Adds gpt4_status (Accept, Reject, or Unrated where no verdict could be read), gpt4_rating (1-10 or null) and gpt4_reason. Training keeps Accept.
+The columns carry the paper's name whichever model the config puts in its place; the receipt says which.
+
+Recipe: rater (see bezoar.llm), attempts (int, asks before a row is Unrated), max_unrated_share (0-1), max_failure_share (0-1), seed.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from bezoar.errors import UserError, cli
+from bezoar.files import read_jsonl
+from bezoar.llm import Door
+from bezoar.scheme import Funnel, check_failures, parser_for, prompt_texts, run, user
+from bezoar.template import training_text
+
+
+def verdict(text: str) -> dict[str, Any] | None:
+    """Return {status, rating, reason} of a rater's answer, or None unless it is exactly the JSON asked for (a code fence is forgiven)."""
+    body = text.strip().removeprefix("```json").removeprefix("```").removesuffix("```").strip()
+    try:
+        found = json.loads(body)
+    except json.JSONDecodeError:
+        return None
+    if not isinstance(found, dict) or found.get("status") not in ("Accept", "Reject") or not isinstance(found.get("reason"), str):
+        return None
+    rating = found.get("rating")
+    if not isinstance(rating, int) or isinstance(rating, bool) or not 1 <= rating <= 10:
+        return None
+    return {"status": found["status"], "rating": rating, "reason": found["reason"]}
+
+
+def by_length(rows: list[dict[str, Any]]) -> list[float]:
+    """Return the accept rate in ten groups of equal size, from the shortest response to the longest."""
+    ordered = sorted(rows, key=lambda row: (len(training_text(row)[2]), training_text(row)[0]))
+    groups = [ordered[len(ordered) * k // 10 : len(ordered) * (k + 1) // 10] for k in range(10)]
+    return [round(sum(row["gpt4_status"] == "Accept" for row in group) / len(group), 4) for group in groups if group]
+
+
+def rate(door: Door, rows: list[dict[str, Any]], template: str, recipe: dict[str, Any], name: str) -> tuple[list[dict], Funnel]:
+    """Return every row with its verdict, and the counts."""
+    prompts, names = [], []
+    for number, row in enumerate(rows, start=1):
+        try:
+            instruction, _, response = training_text(row)
+        except KeyError as column:
+            raise UserError(f"{name}:{number}: no column {column}; expected the columns of one of the three schemes") from None
+        prompts.append(user(template.format(instruction=instruction, response=response)))
+        names.append(f"{name}:{number}")
+    results = door.ask_until(prompts, names, verdict, recipe["attempts"])
+    check_failures([(n, answer) for n, (_, answer) in zip(names, results, strict=True)], recipe["max_failure_share"], "filter")
+    funnel, rated = Funnel("reject", "unrated"), []
+    for row, (found, answer) in zip(rows, results, strict=True):
+        status = found["status"] if found else "Unrated"
+        funnel.leave({"Accept": "kept", "Reject": "reject"}.get(status, "unrated"))
+        reason = found["reason"] if found else f"no verdict: {answer.state}"
+        rated.append({**row, "gpt4_status": status, "gpt4_rating": found["rating"] if found else None, "gpt4_reason": reason})
+    unrated = [n for n, row in zip(names, rated, strict=True) if row["gpt4_status"] == "Unrated"]
+    if len(unrated) > recipe["max_unrated_share"] * len(rows):
+        raise UserError(f"filter: {len(unrated)} of {len(rows)} rows without a verdict, more than {recipe['max_unrated_share']:.0%}: {', '.join(unrated[:5])}…")
+    funnel.more = {"accept_rate_by_length_decile": by_length(rated), "rater": recipe["rater"]["model"]}
+    return rated, funnel
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse the command line and rate."""
+    parser = parser_for(__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="generated rows, JSONL")
+    args = parser.parse_args(argv)
+    rows = read_jsonl(args.data)
+    if not rows:
+        raise UserError(f"{args.data}: no rows; look at the counts of the stage that wrote it")
+    template = prompt_texts(args.prompts)["filter"]
+    run(args, "filter", "rater", {"data": args.data}, lambda door: rate(door, rows, template, args.recipe, str(args.data)))
+
+
+if __name__ == "__main__":
+    cli(main)

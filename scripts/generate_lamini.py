@@ -1,0 +1,153 @@
+"""Write instruction data as LaMini-LM does (arXiv 2304.14402): new instructions from examples and topics first, their responses second.
+
+Usage: generate_lamini.py --seeds seed_tasks.jsonl --topics topics.txt --prompts prompts/lamini_example.txt prompts/lamini_topic.txt \\
+           --store … [--facts …] --concurrency 16 --recipe '{"rows": 1505, …}' --code … --rows … --counts … --receipt …
+
+Columns: instruction, source (kind of prompt and seed set), response. Each drop has a rule id: malformed (no closing tag or empty),
+too_short (3 words or fewer), too_long (more than 150), not_for_text_model (images, audio, files), near_duplicate (ROUGE-L above
+`rouge_l` with any kept instruction or seed, as in Self-Instruct), surplus (beyond `rows`), no_response.
+
+Recipe: rows (int, to keep before the filter), rounds (int, at most so many rounds of calls), calls_per_round (int), instructions_per_call (int),
+examples (int), topics (int), rouge_l (0-1), seed_set (text, for `source`), max_failure_share (0-1), teacher (see bezoar.llm), seed.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from bezoar.errors import UserError, cli
+from bezoar.files import read_jsonl
+from bezoar.llm import Door
+from bezoar.scheme import Funnel, check_failures, parser_for, prompt_texts, run, user
+from bezoar.world import draw
+from rapidfuzz.distance import LCSseq
+
+RULES = ("malformed", "too_short", "too_long", "not_for_text_model", "near_duplicate", "surplus", "no_response")
+NOT_TEXT = re.compile(r"\b(image|picture|photo|video|audio|sound file|recording|attached|attachment|upload|webcam|screenshot)s?\b", re.I)
+
+
+def parse_list(text: str) -> list[str | None]:
+    """Return the items of an answer; an item without its closing tag, or with nothing in it, is None."""
+    items: list[str | None] = []
+    for part in text.split("<example>")[1:]:
+        body, closed, _ = part.partition("</example>")
+        items.append(body.strip() if closed and body.strip() else None)
+    return items
+
+
+def words_of(text: str) -> list[str]:
+    """Return the lower-case word tokens that ROUGE compares."""
+    return re.findall(r"[a-z0-9]+", text.lower())
+
+
+class Kept:
+    """The instructions kept so far, searched for near-duplicates by ROUGE-L (F measure over words, Lin 2004)."""
+
+    def __init__(self, limit: float) -> None:
+        self.limit = limit
+        self.by_length: dict[int, list[list[str]]] = {}
+
+    def near(self, words: list[str]) -> bool:
+        """Say whether any kept text has ROUGE-L above the limit: 2 * LCS / (m + n) > limit.
+
+        LCS is at most the shorter length, so only lengths n with 2 * min(m, n) / (m + n) > limit can qualify.
+        """
+        m = len(words)
+        for n, texts in self.by_length.items():
+            if 2 * min(m, n) > self.limit * (m + n):
+                need = int(self.limit * (m + n) / 2) + 1
+                if any(2 * LCSseq.similarity(words, other, score_cutoff=need) > self.limit * (m + n) for other in texts):
+                    return True
+        return False
+
+    def add(self, words: list[str]) -> None:
+        """Keep a text."""
+        self.by_length.setdefault(len(words), []).append(words)
+
+
+def rule_for(item: str | None, kept: Kept) -> str:
+    """Return the rule that drops an item, or `kept`."""
+    if item is None:
+        return "malformed"
+    count = len(item.split())
+    if count <= 3:
+        return "too_short"
+    if count > 150:
+        return "too_long"
+    if NOT_TEXT.search(item):
+        return "not_for_text_model"
+    return "near_duplicate" if kept.near(words_of(item)) else "kept"
+
+
+def calls(texts: dict[str, str], seeds: list[str], topics: list[str], recipe: dict[str, Any], turn: int) -> list[tuple[str, str]]:
+    """Return (source, prompt) of one round: every other call is about topics."""
+    made = []
+    for index in range(recipe["calls_per_round"]):
+        chance = draw(recipe["seed"], "lamini", turn, index)
+        kind = "lamini_topic" if index % 2 else "lamini_example"
+        examples = "\n".join(f"<example>{text}</example>" for text in chance.sample(seeds, recipe["examples"]))
+        fields = {"examples": examples, "count": str(recipe["instructions_per_call"])}
+        fields["topics"] = ", ".join(chance.sample(topics, recipe["topics"]))
+        made.append((f"{kind.removeprefix('lamini_')}-{recipe['seed_set']}", texts[kind].format(**fields)))
+    return made
+
+
+def make(door: Door, texts: dict[str, str], seeds: list[str], topics: list[str], recipe: dict[str, Any]) -> tuple[list[dict], Funnel]:
+    """Return the rows and their funnel."""
+    funnel, kept = Funnel(*RULES), Kept(recipe["rouge_l"])
+    for text in seeds:
+        kept.add(words_of(text))
+    rows: list[dict[str, Any]] = []
+    asked = 0
+    for turn in range(recipe["rounds"]):
+        made = calls(texts, seeds, topics, recipe, turn)
+        names = [f"lamini round {turn} call {index}" for index in range(len(made))]
+        answers = door.ask([user(prompt) for _, prompt in made], names)
+        check_failures(zip(names, answers, strict=True), recipe["max_failure_share"], "generate lamini")
+        asked += len(made)
+        for (source, _), answer in zip(made, answers, strict=True):
+            for item in parse_list(answer.text):
+                rule = rule_for(item, kept)
+                if rule == "kept" and len(rows) == recipe["rows"]:
+                    rule = "surplus"
+                if rule == "kept" and item is not None:
+                    kept.add(words_of(item))
+                    rows.append({"instruction": item, "source": source})
+                else:
+                    funnel.leave(rule)
+        print(f"round {turn + 1}: {len(rows)}/{recipe['rows']} instructions", flush=True)
+        if len(rows) == recipe["rows"]:
+            break
+    names = [f"lamini row {index}" for index in range(len(rows))]
+    answers = door.ask([user(row["instruction"]) for row in rows], names)
+    check_failures(zip(names, answers, strict=True), recipe["max_failure_share"], "generate lamini")
+    whole = []
+    for row, answer in zip(rows, answers, strict=True):
+        usable = answer.state in ("answered", "truncated")
+        funnel.leave("kept" if usable else "no_response")
+        if usable:
+            whole.append({**row, "response": answer.text})
+    funnel.more = {"asked": asked}
+    return whole, funnel
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse the command line and generate."""
+    parser = parser_for(__doc__)
+    parser.add_argument("--seeds", type=Path, required=True, help="seed tasks in Self-Instruct's schema, JSONL")
+    parser.add_argument("--topics", type=Path, required=True, help="one topic a line")
+    args = parser.parse_args(argv)
+    seeds = [row.get("instruction") for row in read_jsonl(args.seeds)]
+    for number, text in enumerate(seeds, start=1):
+        if not isinstance(text, str) or not text.strip():
+            raise UserError(f"{args.seeds}:{number}: expected a text under `instruction`; mend or remove the row")
+    topics = [line.strip() for line in args.topics.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if len(seeds) < args.recipe["examples"] or len(topics) < args.recipe["topics"]:
+        raise UserError(f"{args.seeds}, {args.topics}: {len(seeds)} seeds and {len(topics)} topics, fewer than one prompt takes")
+    texts = prompt_texts(args.prompts)
+    inputs = {"seeds": args.seeds, "topics": args.topics}
+    run(args, "generate_lamini", "teacher", inputs, lambda door: make(door, texts, seeds, topics, args.recipe))
+
+
+if __name__ == "__main__":
+    cli(main)

@@ -1,0 +1,147 @@
+"""Have the teacher explain Flan Collection rows under a system message, as Orca does (arXiv 2306.02707).
+
+Usage: generate_orca.py --flan aqua_train.tsv … --prompts prompts/orca_system_messages.yaml --store … [--facts …] --concurrency 16 \\
+           --recipe '{"quotas": {"cot": 1500}, …}' --code … --rows … --counts … --receipt …
+
+Input files: chain-of-thought TSV (question TAB answer TAB explanation, newlines as backslash-n; submix cot), or JSONL of a submix with
+inputs, targets, task_source, task_name, template_type. Only zero-shot templates (zs_opt, zs_noopt) are taken.
+Columns: original_index, inputs, targets, task_source, task_name, template_type, system_message, explained_targets, dataset_source.
+
+Drop rules: malformed (not three columns, or a missing field), empty (no question or answer), few_shot, bigbench (T0), over_quota, no_response.
+
+Recipe: quotas {submix: rows}, rows_per_task (int, at most), max_failure_share (0-1), teacher (see bezoar.llm), seed.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+from bezoar.errors import UserError, cli
+from bezoar.llm import Door
+from bezoar.scheme import Funnel, check_failures, parser_for, run, user
+from bezoar.world import draw
+
+RULES = ("malformed", "empty", "few_shot", "bigbench", "over_quota", "no_response")
+COLUMNS = ("inputs", "targets", "task_source", "task_name", "template_type")
+MESSAGES = {  # the system messages allowed for each submix (Orca paper, table 2)
+    "cot": (6, 11, 16),
+    "niv2": (1, 2, 5, 7, 9, 12, 13, 14, 15),
+    "t0": (1, 2, 3, 5, 7),
+    "flan2021": (3, 4, 7),
+    "flan2021_multiple_choice": (8, 10),
+    "dialog": (1, 2, 5, 7),
+}
+
+
+def submix_of(row: dict[str, str]) -> str:
+    """Return the submix of a row from its task_source, as the Flan Collection names it."""
+    name = row["task_source"].lower().replace("-", "").replace("_", "")
+    for known, word in {"cot": "cot", "niv2": "niv2", "naturalinstructions": "niv2", "t0": "t0", "p3": "t0", "flan2021": "flan2021", "dialog": "dialog"}.items():
+        if known in name:
+            return word
+    return "flan2021"
+
+
+def read(path: Path) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """Return the usable rows of a file, and how many lines each rule dropped."""
+    rows, dropped = [], {"malformed": 0, "empty": 0, "few_shot": 0, "bigbench": 0}
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; fetch it or remove it from sources.flan") from None
+    for index, raw in enumerate(lines[:-1] if lines and not lines[-1] else lines):
+        row = parse_tsv(raw, path.stem) if path.suffix == ".tsv" else parse_json(raw)
+        if row is None:
+            dropped["malformed"] += 1
+        elif not row["inputs"].strip() or not row["targets"].strip():
+            dropped["empty"] += 1
+        elif not row["template_type"].startswith("zs"):
+            dropped["few_shot"] += 1
+        elif submix_of(row) == "t0" and "bigbench" in row["task_name"].lower().replace("-", "").replace("_", ""):
+            dropped["bigbench"] += 1
+        else:
+            rows.append({"original_index": index, **row, "dataset_source": submix_of(row)})
+    return rows, dropped
+
+
+def parse_tsv(raw: bytes, name: str) -> dict[str, str] | None:
+    """Return one chain-of-thought line as a row, or None; the file's own explanation is not used, the teacher writes one."""
+    try:
+        cells = raw.decode("utf-8").rstrip("\r").split("\t")
+    except UnicodeDecodeError:
+        return None
+    if len(cells) != 3:
+        return None
+    task = name.removesuffix("_train")
+    question, answer = (cell.replace("\\n", "\n") for cell in cells[:2])
+    kind = "zs_opt" if "\nOptions:\n" in question else "zs_noopt"
+    return {"inputs": question, "targets": answer, "task_source": "CoT", "task_name": task, "template_type": kind}
+
+
+def parse_json(raw: bytes) -> dict[str, str] | None:
+    """Return one JSONL line as a row, or None if a column is missing or not a text."""
+    try:
+        row = json.loads(raw)
+    except (UnicodeDecodeError, json.JSONDecodeError):
+        return None
+    if not isinstance(row, dict) or not all(isinstance(row.get(column), str) for column in COLUMNS):
+        return None
+    return {column: row[column] for column in COLUMNS}
+
+
+def choose(rows: list[dict[str, Any]], recipe: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return a sample within the quotas: rows in an order that depends on the seed and the row alone, first come first taken."""
+    ordered = sorted(rows, key=lambda row: draw(recipe["seed"], "orca", row["task_name"], row["original_index"]).random())
+    taken: list[dict[str, Any]] = []
+    by_submix: dict[str, int] = {}
+    by_task: dict[str, int] = {}
+    for row in ordered:
+        submix, task = row["dataset_source"], row["task_name"]
+        if by_submix.get(submix, 0) < recipe["quotas"].get(submix, 0) and by_task.get(task, 0) < recipe["rows_per_task"]:
+            by_submix[submix] = by_submix.get(submix, 0) + 1
+            by_task[task] = by_task.get(task, 0) + 1
+            taken.append(row)
+    return taken
+
+
+def make(door: Door, paths: list[Path], messages: dict[int, str], recipe: dict[str, Any]) -> tuple[list[dict], Funnel]:
+    """Return the rows and their funnel."""
+    funnel, rows = Funnel(*RULES), []
+    for path in paths:
+        found, dropped = read(path)
+        rows += found
+        for rule, count in dropped.items():
+            funnel.leave(rule, count)
+    chosen = choose(rows, recipe)
+    funnel.leave("over_quota", len(rows) - len(chosen))
+    for row in chosen:
+        choice = row["template_type"] == "zs_opt" and row["dataset_source"] == "flan2021"
+        allowed = MESSAGES["flan2021_multiple_choice" if choice else row["dataset_source"]]
+        row["system_message"] = messages[draw(recipe["seed"], "orca", "system", row["task_name"], row["original_index"]).choice(allowed)]
+    names = [f"orca {row['task_name']} row {row['original_index']}" for row in chosen]
+    answers = door.ask([user(row["inputs"], row["system_message"]) for row in chosen], names)
+    check_failures(zip(names, answers, strict=True), recipe["max_failure_share"], "generate orca")
+    written = []
+    for row, answer in zip(chosen, answers, strict=True):
+        usable = answer.state in ("answered", "truncated")
+        funnel.leave("kept" if usable else "no_response")
+        if usable:
+            source = row.pop("dataset_source")
+            written.append({**row, "explained_targets": answer.text, "dataset_source": source})
+    return written, funnel
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse the command line and generate."""
+    parser = parser_for(__doc__)
+    parser.add_argument("--flan", type=Path, nargs="+", required=True, help="Flan files, .tsv or .jsonl")
+    args = parser.parse_args(argv)
+    messages = yaml.safe_load(args.prompts[0].read_text(encoding="utf-8"))
+    if sorted(messages) != list(range(1, 17)):
+        raise UserError(f"{args.prompts[0]}: expected the system messages 1 to 16, found {sorted(messages)}")
+    run(args, "generate_orca", "teacher", {"flan": args.flan}, lambda door: make(door, args.flan, messages, args.recipe))
+
+
+if __name__ == "__main__":
+    cli(main)

@@ -1,0 +1,132 @@
+"""Supervised fine-tuning of a LoRA adapter over a 4-bit base (QLoRA), with TRL's SFTTrainer.
+
+Usage: train_sft.py --stage sft --data results/filter/lamini.jsonl --base results/base [--parent results/sft/lamini] \\
+           --template template.json --recipe '{"epochs": 3, …}' --code … --adapter results/sft/orca --receipt …/receipt.json
+
+--adapter is a directory; it gets adapter_model.safetensors, adapter_config.json, lineage.json and metrics.jsonl (curves).
+Rows with a column gpt4_status are used if it says Accept; rows without one are all used.
+
+Recipe: lora {r, alpha (int), dropout (float), targets (list of layer names)}, epochs (number), learning_rate (float), batch_size and
+micro_batch_size (rows), max_length (tokens), schedule (transformers' name), warmup_steps, optimizer (transformers' name), weight_decay,
+max_grad_norm, validation_share (0-1), validation_seed, eval_steps, keep_best (bool), completion_only (bool: loss on the response alone),
+gradient_checkpointing (bool), threads (int, CPU), seed.
+"""
+
+import argparse
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+from bezoar.errors import UserError, cli
+from bezoar.files import read_jsonl, whole_directory, write_jsonl
+from bezoar.receipt import Receipt, add_stage_arguments
+from bezoar.template import Template, training_text
+
+COUNTED = ("rows", "not_accepted", "no_supervised_token", "truncated", "training", "validation")
+
+
+def tokenize(rows: list[dict[str, Any]], template: Template, tokenizer: Any, max_length: int) -> tuple[list[dict], dict[str, int]]:
+    """Return rows of input_ids and completion_mask, ending in EOS, cut to `max_length` tokens; and counts by reason."""
+    counts = dict.fromkeys(COUNTED, 0)
+    kept = []
+    for row in rows:
+        counts["rows"] += 1
+        if row.get("gpt4_status", "Accept") != "Accept":
+            counts["not_accepted"] += 1
+            continue
+        instruction, system, response = training_text(row)
+        prompt = template.prompt(instruction, system)
+        start = len(tokenizer(prompt)["input_ids"])
+        ids = [*tokenizer(prompt + response)["input_ids"], tokenizer.eos_token_id]
+        if not response or start >= min(len(ids) - 1, max_length):
+            counts["no_supervised_token"] += 1
+            continue
+        counts["truncated"] += len(ids) > max_length
+        ids = ids[:max_length]
+        kept.append({"input_ids": ids, "completion_mask": [0] * start + [1] * (len(ids) - start)})
+    return kept, counts
+
+
+def split(rows: list[dict], share: float, seed: int) -> tuple[list[dict], list[dict]]:
+    """Return (training, validation): `share` of the rows, drawn with `seed`, validates."""
+    order = list(range(len(rows)))
+    random.Random(seed).shuffle(order)
+    held = set(order[: int(len(rows) * share)])
+    return [row for i, row in enumerate(rows) if i not in held], [row for i, row in enumerate(rows) if i in held]
+
+
+def train(rows: list[dict], base: Path, parent: Path | None, tokenizer: Any, recipe: dict[str, Any], work: Path, out: Path) -> dict[str, Any]:
+    """Train one adapter into `out`; `work` holds the checkpoints. Return facts for the receipt."""
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    from bezoar import training
+
+    training.deterministic(recipe["seed"], recipe["threads"])
+    fit, check = split(rows, recipe["validation_share"], recipe["validation_seed"])
+    if len(fit) < 1 or len(check) < 1:
+        raise UserError(f"sft: {len(rows)} usable rows, expected enough for training and validation; look at the filter's verdicts")
+    model = training.attach_adapter(training.load_4bit(base), recipe["lora"], parent)
+    before = {name: parameter.detach().cpu().clone() for name, parameter in training.trainable(model).items()}
+    watch = training.watch()
+    trainer = SFTTrainer(
+        model=model,
+        args=SFTConfig(
+            **training.trainer_arguments(recipe, work), max_length=recipe["max_length"], completion_only_loss=recipe["completion_only"]
+        ),
+        train_dataset=Dataset.from_list(fit), eval_dataset=Dataset.from_list(check),
+        processing_class=tokenizer, callbacks=[watch],
+    )  # fmt: skip
+    trainer.train(resume_from_checkpoint=training.last_checkpoint(work))
+    moved = training.require_moved(before, trainer.model)
+    trainer.model.save_pretrained(out, save_embedding_layers=False)
+    (out / "README.md").unlink(missing_ok=True)
+    history = [{key: value for key, value in row.items()} for row in watch.rows] if not trainer.state.log_history else curves(trainer.state.log_history)
+    write_jsonl(out / "metrics.jsonl", history)
+    return {"training": len(fit), "validation": len(check), "largest_change": moved, "steps": trainer.state.global_step,
+            "best_eval_loss": trainer.state.best_metric}  # fmt: skip
+
+
+def curves(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the logged losses by step without times: an interrupted run and an undisturbed one log the same."""
+    wanted = ("step", "loss", "eval_loss", "grad_norm", "learning_rate", "eval_mean_token_accuracy")
+    rows = [{key: row[key] for key in wanted if key in row} for row in history]
+    return [row for row in rows if "loss" in row or "eval_loss" in row]
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse the command line and train."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--stage", required=True, help="name of the stage, for the receipt")
+    parser.add_argument("--data", type=Path, required=True, help="rows, JSONL")
+    parser.add_argument("--base", type=Path, required=True, help="model directory")
+    parser.add_argument("--parent", type=Path, help="adapter to go on from")
+    parser.add_argument("--template", type=Path, required=True, help="chat template, JSON")
+    parser.add_argument("--adapter", type=Path, required=True, help="directory to write")
+    add_stage_arguments(parser)
+    args = parser.parse_args(argv)
+
+    from bezoar.tokenizer import load_tokenizer
+    from bezoar.training import ADAPTER_FILES, write_lineage
+
+    inputs: dict[str, Any] = {"data": args.data, "base": args.base / "model.safetensors", "template": args.template}
+    if args.parent:
+        inputs["parent"] = args.parent / "adapter_model.safetensors"
+    with Receipt(
+        args.receipt, stage=args.stage, recipe=args.recipe, code=args.code,
+        inputs=inputs, outputs={"adapter": [args.adapter / name for name in ADAPTER_FILES]},
+    ) as receipt:  # fmt: skip
+        tokenizer = load_tokenizer(args.base)
+        rows, counts = tokenize(read_jsonl(args.data), Template(args.template), tokenizer, args.recipe["max_length"])
+        print(f"{args.data}: {counts}", flush=True)
+        work = args.adapter.parent / f".{args.adapter.name}.checkpoints"
+        with whole_directory(args.adapter) as fresh:
+            facts = train(rows, args.base, args.parent, tokenizer, args.recipe, work, fresh)
+            write_lineage(fresh, args.base, args.parent)
+        shutil.rmtree(work, ignore_errors=True)
+        receipt.facts |= counts | facts
+
+
+if __name__ == "__main__":
+    cli(main)
