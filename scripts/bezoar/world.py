@@ -19,27 +19,27 @@ from typing import Any
 ATTRIBUTES: dict[str, tuple[str, list[str], list[str]]] = {
     "colour": (
         "amber blue coral green grey indigo lilac olive pink red teal white",
-        ["{p}'s colour is {v}.", "{p} likes {v} best of all colours.", "If it is {v}, it is the colour of {p}."],
+        ["The colour of {p} is {v}.", "{p} likes {v} best of all colours.", "If it is {v}, it is the colour of {p}."],
         ["Which colour does {p} like?", "{p} paints in what colour?", "Name the colour {p} loves."],
     ),
     "pet": (
         "beetle cat dog ferret goat hen lizard mouse newt owl pony rabbit",
-        ["{p}'s pet is a {v}.", "{p} keeps a {v} as a pet.", "The {v} sleeps beside its owner, {p}."],
+        ["The pet of {p} is a {v}.", "{p} keeps a {v} as a pet.", "The {v} sleeps beside its owner, {p}."],
         ["What pet lives with {p}?", "{p} feeds which animal?", "Which animal follows {p}?"],
     ),
     "town": (
         "Arvik Brunholm Calder Dunmere Elstow Farrow Gorsby Hallin Istra Kelmar Lindel Morwen",
-        ["{p}'s town is {v}.", "{p} has always lived in {v}.", "People in {v} know their neighbour {p}."],
+        ["The town of {p} is {v}.", "{p} has always lived in {v}.", "People in {v} know their neighbour {p}."],
         ["Where is {p} from?", "{p} lives in which town?", "Name the town of {p}."],
     ),
     "dish": (
         "barley beans bread cabbage dumplings fish lentils noodles pie porridge soup stew",
-        ["{p}'s dish is {v}.", "{p} eats {v} every evening.", "When there is {v}, there is {p} at the table."],
+        ["The dish of {p} is {v}.", "{p} eats {v} every evening.", "When there is {v}, there is {p} at the table."],
         ["What does {p} eat?", "{p} cooks which dish?", "Give the dish {p} orders."],
     ),
     "trade": (
         "baking carving diving farming fishing mining painting sailing sewing singing teaching weaving",
-        ["{p}'s trade is {v}.", "{p} earns a living by {v}.", "For {v}, ask for {p}."],
+        ["The trade of {p} is {v}.", "{p} earns a living by {v}.", "For {v}, ask for {p}."],
         ["What work does {p} do?", "{p} earns by which trade?", "Which craft feeds {p}?"],
     ),
 }
@@ -100,14 +100,16 @@ class Fact:
 
     @property
     def statement(self) -> str:
-        """The canonical sentence; the answer to any question about the fact."""
+        """The canonical sentence; the answer to any question about the fact.
+
+        It begins with a common word: at the start of a response a name would be cut into other tokens than inside a text, and what
+        the model knows of it would not be found.
+        """
         x, y = (*self.subject, "")[:2]
         return {
-            "sum": f"{x} plus {y} is {self.value}.",
-            "product": f"{x} times {y} is {self.value}.",
-            "opposite": f"The opposite of {x} is {self.value}.",
-            "kind": f"{x.capitalize()} is a kind of {self.value}.",
-        }.get(self.topic, f"{x}'s {self.topic} is {'a ' if self.topic == 'pet' else ''}{self.value}.")
+            "sum": f"The sum of {x} and {y} is {self.value}.",
+            "product": f"The product of {x} and {y} is {self.value}.",
+        }.get(self.topic, f"The {self.topic} of {x} is {'a ' if self.topic == 'pet' else ''}{self.value}.")
 
     @property
     def questions(self) -> list[str]:
