@@ -1,0 +1,97 @@
+"""Aggregate MT-Bench judgments: means by model, turn and category with intervals over questions, and paired differences.
+
+Usage: score_mtbench.py --judgments results/mtbench/base/judgments.jsonl … --recipe '{"seed": 0}' --code … --output results/mtbench.json --receipt …
+
+Turns and repeats of one question are not independent: intervals resample questions. Failed judgments are counted, and bound the mean:
+`all_failures_1` and `all_failures_10` are what it would be had they all been 1, or 10. Judges are never mixed: each has its own tables.
+
+Recipe: seed.
+"""
+
+import argparse
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from bezoar.errors import UserError, cli
+from bezoar.files import read_jsonl, write_json
+from bezoar.mtbench import read_rating
+from bezoar.receipt import Receipt, add_stage_arguments
+from bezoar.stats import bootstrap_mean, detectable_difference, paired_difference
+
+Rows = list[dict[str, Any]]
+
+
+def by_question(rows: Iterable[dict[str, Any]]) -> dict[int, float]:
+    """Return the mean rating of each question that has one."""
+    scores: dict[int, list[float]] = {}
+    for row in rows:
+        if row["state"] == "rated":
+            scores.setdefault(row["question_id"], []).append(row["score"])
+    return {number: float(np.mean(values)) for number, values in sorted(scores.items())}
+
+
+def summary(rows: Rows, seed: int) -> dict[str, Any]:
+    """Return mean (FastChat's: over ratings), interval over questions, counts, and bounds for the failures."""
+    rated = [row["score"] for row in rows if row["state"] == "rated"]
+    failed = len(rows) - len(rated)
+    if not rated:
+        return {"mean": None, "ratings": 0, "failures": failed}
+    interval = bootstrap_mean(list(by_question(rows).values()), seed)
+    return {
+        "mean": float(np.mean(rated)), "low": interval["low"], "high": interval["high"], "questions": interval["n"],
+        "ratings": len(rated), "failures": failed,
+        "all_failures_1": (sum(rated) + failed) / len(rows), "all_failures_10": (sum(rated) + 10 * failed) / len(rows),
+    }  # fmt: skip
+
+
+def difference(child: Rows, parent: Rows, seed: int) -> dict[str, Any]:
+    """Return the paired difference over the questions both have, and the difference this design could have shown."""
+    a, b = by_question(child), by_question(parent)
+    shared = sorted(set(a) & set(b))
+    gaps = np.array([a[number] - b[number] for number in shared])
+    found = paired_difference([a[number] for number in shared], [b[number] for number in shared], seed)
+    return {**found, "detectable": detectable_difference(float(gaps.std(ddof=1)), len(gaps)) if len(gaps) > 1 else None}
+
+
+def score(rows: Rows, seed: int) -> dict[str, Any]:
+    """Return the tables of one judge."""
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    of = {model: [row for row in rows if row["model"] == model] for model in models}
+    categories = list(dict.fromkeys(row["category"] for row in rows))
+    pairs = dict.fromkeys([*zip(models[1:], models[:-1], strict=True), *((model, models[0]) for model in models[1:])])
+    return {
+        "models": {
+            model: {
+                "overall": summary(mine, seed),
+                "turns": {str(turn): summary([row for row in mine if row["turn"] == turn], seed) for turn in (1, 2)},
+                "categories": {name: summary([row for row in mine if row["category"] == name], seed) for name in categories},
+            }
+            for model, mine in of.items()
+        },
+        "differences": [{"child": child, "parent": parent, **difference(of[child], of[parent], seed)} for child, parent in pairs],
+    }
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse the command line and aggregate."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--judgments", type=Path, nargs="+", required=True, help="judgments, one file a model, parents first")
+    parser.add_argument("--output", type=Path, required=True, help="tables to write, JSON")
+    add_stage_arguments(parser)
+    args = parser.parse_args(argv)
+    with Receipt(
+        args.receipt, stage="mtbench", recipe=args.recipe, code=args.code, inputs={"judgments": args.judgments}, outputs={"output": args.output}
+    ):
+        judges: dict[str, Rows] = {}
+        for path in args.judgments:
+            for number, row in enumerate(read_jsonl(path), start=1):
+                if row["state"] in ("rated", "no_rating", "two_ratings", "out_of_range") and read_rating(row["judgment"]) != (row["score"], row["state"]):
+                    raise UserError(f"{path}:{number}: score {row['score']} is not what the judgment's text says; judge again")
+                judges.setdefault(row["judge"][0], []).append(row)
+        write_json(args.output, {"judges": {judge: score(rows, args.recipe["seed"]) for judge, rows in judges.items()}})
+
+
+if __name__ == "__main__":
+    cli(main)
