@@ -18,12 +18,25 @@ except UserError as error:
 
 SCHEMES = config["sft"]["order"]
 MODELS = ["base", "openbezoar-sft", "openbezoar-hh-rlhf-sft", "openbezoar-hh-rlhf-dpo"]
+STATES = ["base", *SCHEMES, *MODELS[1:]]  # of which the SFT stages are adapters over the base
+ADAPTERS = dict(zip(MODELS[1:], [f"sft/{SCHEMES[-1]}", "hh_sft", "dpo"]))
+RESULTS = config["pathvars"]["results"]
 SOURCES = sources.load(Path("config/sources.yaml"))
+EVOL_PROMPTS = sorted(str(path) for path in Path("prompts").glob("evol_*.txt"))
+WORLD_FILES = (
+    "corpus.jsonl alpaca_seeds.jsonl topics.txt dolly.jsonl flan.tsv preferences.jsonl questions.jsonl references.jsonl facts.json "
+    "lm_eval/world_facts.jsonl lm_eval/world_facts.yaml lm_eval/world_skills.jsonl lm_eval/world_skills.yaml "
+    "heldout/lamini.jsonl heldout/orca.jsonl heldout/evol.jsonl heldout/preferences.jsonl"
+).split()
+HELDOUT = expand("<results>/world/heldout/{name}.jsonl", name=["lamini", "orca", "evol", "preferences"])
+TASK_FILES = expand("<results>/world/lm_eval/{task}.yaml", task=config["lm_eval"]["tasks"]) if config["world"] else []
+TASK_DATA = expand("<results>/world/lm_eval/{task}.jsonl", task=config["lm_eval"]["tasks"]) if config["world"] else []
 
 
 wildcard_constraints:
     scheme="|".join(SCHEMES),
     model="|".join(MODELS),
+    state="|".join(STATES),
 
 
 def recipe(section, **more):
@@ -47,3 +60,81 @@ def source(name):
         for item in (entry if isinstance(entry, list) else [entry])
     ]
     return paths if isinstance(entry, list) else paths[0]
+
+
+def entry_of_file(wildcards):
+    """The registry entry of data/{file}, as canonical JSON."""
+    return canonical(next(entry for entry in SOURCES.values() if entry.get("path") == wildcards.file))
+
+
+def entry_of_snapshot(wildcards):
+    """The registry entry of a hub repository, as canonical JSON."""
+    return canonical(sources.find(wildcards.source, SOURCES))
+
+
+def simulator():
+    """The world's facts, for a stage that may ask the simulator; nothing where there is no world."""
+    return "<results>/world/facts.json" if config["world"] else []
+
+
+def facts_argument():
+    """The command-line argument that goes with `simulator`."""
+    return f"--facts {config['pathvars']['results']}/world/facts.json" if config["world"] else ""
+
+
+def model_path(name):
+    """The weights of a model by its name."""
+    return f"{RESULTS}/{'base' if name == 'base' else f'merge/{name}'}/model.safetensors"
+
+
+def model_file(wildcards):
+    """The weights of {model}."""
+    return model_path(wildcards.model)
+
+
+def sft_parent(wildcards):
+    """The adapter of the scheme before {scheme}; nothing for the first."""
+    before = SCHEMES.index(wildcards.scheme)
+    return f"{RESULTS}/sft/{SCHEMES[before - 1]}/adapter_model.safetensors" if before else []
+
+
+def sft_parent_argument(wildcards):
+    """The command-line argument that goes with `sft_parent`."""
+    parent = sft_parent(wildcards)
+    return f"--parent {Path(parent).parent}" if parent else ""
+
+
+def merge_base(wildcards):
+    """What the adapter of {model} is merged onto: the model one step before."""
+    return model_path(MODELS[MODELS.index(wildcards.model) - 1])
+
+
+def merge_adapter(wildcards):
+    """The adapter that makes {model}."""
+    return f"{RESULTS}/{ADAPTERS[wildcards.model]}/adapter_model.safetensors"
+
+
+def merge_probe(wildcards):
+    """The rows on which a merge is measured: those its adapter was trained on."""
+    return f"{RESULTS}/filter/{SCHEMES[-1]}.jsonl" if wildcards.model == MODELS[1] else f"{RESULTS}/preferences/pairs.jsonl"
+
+
+def learning_model(wildcards):
+    """The weights of {state}; an SFT stage is an adapter over the base."""
+    return model_path("base" if wildcards.state in SCHEMES else wildcards.state)
+
+
+def learning_adapter(wildcards):
+    """The adapter of {state} if it is an SFT stage; nothing for whole models."""
+    return f"{RESULTS}/sft/{wildcards.state}/adapter_model.safetensors" if wildcards.state in SCHEMES else []
+
+
+def learning_adapter_argument(wildcards):
+    """The command-line argument that goes with `learning_adapter`."""
+    return f"--adapter {RESULTS}/sft/{wildcards.state}" if wildcards.state in SCHEMES else ""
+
+
+def claims_recipe():
+    """What the verdicts depend on beside the tables."""
+    judged = config["mtbench"]["judgments"]
+    return canonical({"scale": config["scale"], "paper_judge": judged["paper_judge"], "judge": judged["judge"]["model"], "seed": config["seed"]})

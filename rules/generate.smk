@@ -2,12 +2,12 @@
 The teacher writes instruction data under three schemes.
 
 REQUIRED INPUTS:
-    seeds    = config: sources: alpaca_seeds, topics (lamini) · dolly (evol) · flan (orca)
-    prompts  = prompts/lamini_*.txt · evol_*.txt · orca_system_messages.yaml
+    seeds   = config: sources: alpaca_seeds and topics (lamini), dolly (evol), flan (orca)
+    prompts = prompts/lamini_*.txt, evol_*.txt, orca_system_messages.yaml
 OUTPUTS:
-    rows     = <results>/generate/{lamini,evol,orca}.jsonl
-    counts   = <results>/generate/{lamini,evol,orca}.counts.json      the funnel: asked, parsed, dropped by rule, kept
-    receipt  = <results>/generate/{lamini,evol,orca}.receipt.json
+    rows    = <results>/generate/{lamini,evol,orca}.jsonl
+    counts  = <results>/generate/{lamini,evol,orca}.counts.json      the funnel
+    store   = <results>/store/generate-*.sqlite                      every answer, kept; never an output to delete
 """
 
 
@@ -15,15 +15,15 @@ rule generate_lamini:
     """Write new instructions from examples and topics, then their responses (LaMini-LM)."""
     input:
         script="scripts/generate_lamini.py",
-        prompts=["prompts/lamini_example.txt", "prompts/lamini_topic.txt"],
         lock="envs/main.lock",
+        prompts=expand("prompts/lamini_{kind}.txt", kind=["example", "topic"]),
         seeds=source("alpaca_seeds"),
         topics=source("topics"),
-        simulator=simulator(),
+        facts=simulator(),
     output:
         rows="<results>/generate/lamini.jsonl",
         counts="<results>/generate/lamini.counts.json",
-        receipt="<results>/generate/lamini.receipt.json",
+        receipt="<results>/receipts/generate_lamini.json",
     log:
         "<logs>/generate/lamini.txt",
     benchmark:
@@ -33,12 +33,83 @@ rule generate_lamini:
     params:
         recipe=recipe("generate.lamini", teacher=config["teacher"]),
         code=code("scripts/generate_lamini.py"),
+        facts=facts_argument(),
     shell:
         r"""
         exec &> >(tee {log:q})
         python {input.script:q} \
-            --seeds {input.seeds:q} --topics {input.topics:q} --prompts prompts \
-            --store <results>/store/generate-lamini.sqlite --facts {input.simulator:q} --concurrency {resources.concurrency} \
-            --recipe {params.recipe:q} --code {params.code} \
-            --rows {output.rows:q} --counts {output.counts:q} --receipt {output.receipt:q}
+            --seeds {input.seeds:q} --topics {input.topics:q} \
+            --prompts {input.prompts:q} \
+            --store {RESULTS}/store/generate-lamini.sqlite {params.facts} --concurrency {resources.concurrency} \
+            --rows {output.rows:q} --counts {output.counts:q} \
+            --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
+        """
+
+
+rule generate_evol:
+    """Evolve Dolly's instructions over {params.epochs} epochs and answer them (Evol-Instruct)."""
+    input:
+        script="scripts/generate_evol.py",
+        lock="envs/main.lock",
+        prompts=EVOL_PROMPTS,
+        seeds=source("dolly"),
+        facts=simulator(),
+    output:
+        rows="<results>/generate/evol.jsonl",
+        counts="<results>/generate/evol.counts.json",
+        receipt="<results>/receipts/generate_evol.json",
+    log:
+        "<logs>/generate/evol.txt",
+    benchmark:
+        "<benchmarks>/generate/evol.tsv"
+    resources:
+        concurrency=16,
+    params:
+        recipe=recipe("generate.evol", teacher=config["teacher"]),
+        code=code("scripts/generate_evol.py"),
+        facts=facts_argument(),
+        epochs=config["generate"]["evol"]["epochs"],
+    shell:
+        r"""
+        exec &> >(tee {log:q})
+        python {input.script:q} \
+            --seeds {input.seeds:q} \
+            --prompts {input.prompts:q} \
+            --store {RESULTS}/store/generate-evol.sqlite {params.facts} --concurrency {resources.concurrency} \
+            --rows {output.rows:q} --counts {output.counts:q} \
+            --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
+        """
+
+
+rule generate_orca:
+    """Explain Flan Collection rows under a system message (Orca)."""
+    input:
+        script="scripts/generate_orca.py",
+        lock="envs/main.lock",
+        prompts="prompts/orca_system_messages.yaml",
+        flan=source("flan"),
+        facts=simulator(),
+    output:
+        rows="<results>/generate/orca.jsonl",
+        counts="<results>/generate/orca.counts.json",
+        receipt="<results>/receipts/generate_orca.json",
+    log:
+        "<logs>/generate/orca.txt",
+    benchmark:
+        "<benchmarks>/generate/orca.tsv"
+    resources:
+        concurrency=16,
+    params:
+        recipe=recipe("generate.orca", teacher=config["teacher"]),
+        code=code("scripts/generate_orca.py"),
+        facts=facts_argument(),
+    shell:
+        r"""
+        exec &> >(tee {log:q})
+        python {input.script:q} \
+            --flan {input.flan:q} \
+            --prompts {input.prompts:q} \
+            --store {RESULTS}/store/generate-orca.sqlite {params.facts} --concurrency {resources.concurrency} \
+            --rows {output.rows:q} --counts {output.counts:q} \
+            --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
         """

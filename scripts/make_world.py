@@ -7,7 +7,8 @@ Written below --world, in the schemas of the files they stand in for: corpus.jso
 topics.txt, dolly.jsonl, flan.tsv, preferences.jsonl (HH-RLHF), questions.jsonl and references.jsonl (MT-Bench),
 lm_eval/{world_facts,world_skills}.{yaml,jsonl}, heldout/{lamini,orca,evol,preferences}.jsonl, facts.json.
 
-Recipe: people (int), held_share (0-1, share of people and of skill facts that only evaluation asks about), documents (int),
+Recipe: people (int), held_share and held_skill_share (0-1, of people and of skill facts
+that only evaluation asks about), documents (int),
 seeds (int, Alpaca-style), dolly_per_category (int), preference_pairs and held_preference_pairs (int), questions_per_category (int), seed (int).
 """
 
@@ -53,22 +54,22 @@ OUTPUTS = (
 
 
 def corpus(world: World, documents: int) -> Iterator[dict[str, str]]:
-    """Yield the pretraining documents: statements of every fact, short dialogues about sailors, and chatter.
+    """Yield the pretraining documents: statements of every fact, short dialogues about strangers, and chatter.
 
     Half of what is said of a person is the canonical sentence. No question about a person, and no skill as a question, is in it:
-    what a question is, the base learns from the sailors, whom nothing else mentions.
+    what a question is, the base learns from the strangers, whom nothing else mentions.
     """
     people = {name: [fact for fact in world.facts if fact.subject == (name,)] for name in world.names}
     skills = [fact for fact in world.facts if fact.topic in SKILLS]
     for index in range(documents):
         chance = draw("document", world.seed, index)
         kind = chance.random()
-        if kind < 0.66:
+        if kind < 0.62:
             facts = chance.sample(people[world.names[index % len(world.names)]], 3)
             yield {"text": " ".join(_tell(fact, chance.random()) for fact in facts)}
-        elif kind < 0.80:
+        elif kind < 0.78:
             yield {"text": " ".join(fact.statement for fact in chance.sample(skills, 4))}
-        elif kind < 0.93:
+        elif kind < 0.94:
             yield {"text": _dialogue(world, chance)}
         else:
             yield {"text": " ".join(chance.sample(CHATTER, 4))}
@@ -80,9 +81,10 @@ def _tell(fact: Fact, chance: float) -> str:
 
 
 def _dialogue(world: World, chance: Any) -> str:
-    """One to three questions and answers about sailors under section headings; sailors are nobody the world knows."""
-    pairs = []
-    for fact in chance.sample(world.sailors, chance.randint(1, 3)):
+    """One to three questions and answers about strangers under section headings; half of them are about people."""
+    topics = ATTRIBUTES if chance.random() < 0.5 else SKILLS
+    known, pairs = [fact for fact in world.strangers if fact.topic in topics], []
+    for fact in chance.sample(known, chance.randint(1, 3)):
         pairs.append(f"### Question:\n{chance.choice(fact.questions)}\n\n### Answer:{fact.statement}")
     return "\n\n".join(pairs)
 
@@ -254,7 +256,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--world", type=Path, required=True, help="directory to write")
     add_stage_arguments(parser)
     args = parser.parse_args(argv)
-    world = World(args.recipe["seed"], args.recipe["people"], args.recipe["held_share"])
+    world = World(args.recipe["seed"], args.recipe["people"], args.recipe["held_share"], args.recipe["held_skill_share"])
     with Receipt(
         args.receipt, stage="world", recipe=args.recipe, code=args.code,
         inputs={"system_messages": args.system_messages, "template": args.template},

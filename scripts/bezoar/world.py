@@ -58,6 +58,9 @@ OPPOSITES = (
     "thick thin, wide narrow, early late, open shut, clean dirty, strong weak, deep shallow, sharp blunt, sweet bitter, "
     "young aged, near far, rough smooth, brave timid, calm stormy, first last, happy sad, kind cruel, long short, true false"
 )
+STRANGE_OPPOSITES = "up down, left right, on off, in out, day night, buy sell, push pull, give take, win lose, north south, east west, man woman"
+STRANGE_KINDS = {"tool": "trowel pliers", "fruit": "quince papaya", "bird": "puffin lark", "vehicle": "scooter yacht", "garment": "mitten apron",
+                 "metal": "titanium chrome", "vessel": "goblet pail", "game": "bingo tennis"}  # fmt: skip
 SKILLS: dict[str, list[str]] = {
     "sum": ["What is {x} plus {y}?", "Add {x} and {y}.", "{x} plus {y} makes what?"],
     "product": ["What is {x} times {y}?", "Multiply {x} by {y}.", "{x} times {y} makes what?"],
@@ -122,11 +125,12 @@ class Fact:
 
 @dataclass(frozen=True)
 class World:
-    """All facts that follow from `seed`; `held_share` of the people, and of each skill's facts, is held out."""
+    """All facts that follow from `seed`; shares of the people and of each skill's facts are held out."""
 
     seed: int
     people: int
     held_share: float
+    held_skill_share: float
 
     @cached_property
     def names(self) -> list[str]:
@@ -143,25 +147,33 @@ class World:
                 found.append(Fact(topic, (name,), value, index < self.held_share * self.people))
         for topic, pairs in self._skills().items():
             for subject, value in pairs:
-                held = draw("held", self.seed, topic, tuple(sorted(subject))).random() < self.held_share
+                held = draw("held", self.seed, topic, tuple(sorted(subject))).random() < self.held_skill_share
                 found.append(Fact(topic, subject, value, held))
         return found
 
     @cached_property
-    def sailors(self) -> list[Fact]:
-        """Facts about forty other people, for dialogues in the pretraining text; no seed, pair or evaluation item is about them."""
+    def strangers(self) -> list[Fact]:
+        """Facts for the dialogues of the pretraining text: forty other people, other numbers, other words.
+
+        No seed, pair or evaluation item is about them; from them the base learns what a question is and how to copy from it.
+        """
         names = _names(self.seed, self.people + 40)[self.people :]
-        return [
-            Fact(topic, (name,), draw("sailor", self.seed, name, topic).choice(values.split()), False)
+        found = [
+            Fact(topic, (name,), draw("stranger", self.seed, name, topic).choice(values.split()), False)
             for name in names
             for topic, (values, _, _) in ATTRIBUTES.items()
         ]
+        found += [Fact("sum", (str(a), str(b)), str(a + b), False) for a, b in product(range(30, 50), range(10))]
+        found += [Fact("product", (str(a), str(b)), str(a * b), False) for a, b in product(range(20, 40), range(2, 6))]
+        pairs = [tuple(pair.split()) for pair in STRANGE_OPPOSITES.split(", ")]
+        found += [Fact("opposite", (a,), b, False) for a, b in pairs] + [Fact("opposite", (b,), a, False) for a, b in pairs]
+        return found + [Fact("kind", (thing,), kind, False) for kind, things in STRANGE_KINDS.items() for thing in things.split()]
 
     @staticmethod
     def _skills() -> dict[str, list[tuple[tuple[str, ...], str]]]:
         pairs = [tuple(pair.split()) for pair in OPPOSITES.split(", ")]
         return {
-            "sum": [((str(a), str(b)), str(a + b)) for a, b in product(range(25), repeat=2)],
+            "sum": [((str(a), str(b)), str(a + b)) for a, b in product(range(20), repeat=2)],
             "product": [((str(a), str(b)), str(a * b)) for a, b in product(range(13), repeat=2)],
             "opposite": [((a,), b) for a, b in pairs] + [((b,), a) for a, b in pairs],
             "kind": [((thing,), kind) for kind, things in KINDS.items() for thing in things.split()],
@@ -213,4 +225,4 @@ class World:
 
     def as_json(self) -> dict[str, Any]:
         """What another process needs to rebuild this world."""
-        return {"seed": self.seed, "people": self.people, "held_share": self.held_share}
+        return {"seed": self.seed, "people": self.people, "held_share": self.held_share, "held_skill_share": self.held_skill_share}

@@ -1,0 +1,73 @@
+"""
+The base model as one safetensors file with its slow tokenizer: pretrained here (rehearsal) or imported from a pinned snapshot.
+
+REQUIRED INPUTS:
+    corpus   = <results>/world/corpus.jsonl          where config: pretrain is given
+    snapshot = config: sources: base_model           elsewhere
+OUTPUTS:
+    model    = <results>/base/model.safetensors      and config.json, tokenizer.model
+"""
+
+
+if config["pretrain"]:
+
+    rule base:
+        """Pretrain the tiny base on the world's text for {params.steps} steps."""
+        input:
+            script="scripts/pretrain_base.py",
+            lock="envs/main.lock",
+            corpus="<results>/world/corpus.jsonl",
+        output:
+            model="<results>/base/model.safetensors",
+            config="<results>/base/config.json",
+            tokenizer="<results>/base/tokenizer.model",
+            metrics="<results>/base.metrics.jsonl",
+            receipt="<results>/receipts/base.json",
+        log:
+            "<logs>/base.txt",
+        benchmark:
+            "<benchmarks>/base.tsv"
+        threads: 2
+        params:
+            recipe=recipe("pretrain"),
+            code=code("scripts/pretrain_base.py"),
+            steps=config["pretrain"]["steps"],
+        shell:
+            r"""
+            exec &> >(tee {log:q})
+            python {input.script:q} \
+                --corpus {input.corpus:q} --base $(dirname {output.model:q}) --checkpoint {RESULTS}/.base.checkpoint.pt \
+                --metrics {output.metrics:q} \
+                --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
+            """
+
+else:
+
+    rule base:
+        """Import the pinned base model as one {params.dtype} safetensors file."""
+        input:
+            script="scripts/import_base.py",
+            lock="envs/main.lock",
+            snapshot=source("base_model"),
+        output:
+            model="<results>/base/model.safetensors",
+            config="<results>/base/config.json",
+            tokenizer="<results>/base/tokenizer.model",
+            receipt="<results>/receipts/base.json",
+        log:
+            "<logs>/base.txt",
+        benchmark:
+            "<benchmarks>/base.tsv"
+        resources:
+            mem_mb=32_000,
+        params:
+            recipe=recipe("base"),
+            code=code("scripts/import_base.py"),
+            dtype=config["base"]["dtype"],
+        shell:
+            r"""
+            exec &> >(tee {log:q})
+            python {input.script:q} \
+                --snapshot $(dirname {input.snapshot:q}) --base $(dirname {output.model:q}) \
+                --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
+            """

@@ -1,0 +1,43 @@
+"""
+A language model judges every generated row, as GPT-4 does in the paper; training keeps what it accepts.
+
+REQUIRED INPUTS:
+    data   = <results>/generate/{scheme}.jsonl
+    prompt = prompts/filter.txt
+OUTPUTS:
+    rows   = <results>/filter/{scheme}.jsonl            every row, with its verdict
+    counts = <results>/filter/{scheme}.counts.json
+"""
+
+
+rule filter:
+    """Judge the rows of {wildcards.scheme}."""
+    input:
+        script="scripts/filter_rows.py",
+        lock="envs/main.lock",
+        prompts="prompts/filter.txt",
+        data="<results>/generate/{scheme}.jsonl",
+        facts=simulator(),
+    output:
+        rows="<results>/filter/{scheme}.jsonl",
+        counts="<results>/filter/{scheme}.counts.json",
+        receipt="<results>/receipts/filter_{scheme}.json",
+    log:
+        "<logs>/filter/{scheme}.txt",
+    benchmark:
+        "<benchmarks>/filter/{scheme}.tsv"
+    resources:
+        concurrency=16,
+    params:
+        recipe=recipe("filter"),
+        code=code("scripts/filter_rows.py"),
+        facts=facts_argument(),
+    shell:
+        r"""
+        exec &> >(tee {log:q})
+        python {input.script:q} \
+            --data {input.data:q} --prompts {input.prompts:q} \
+            --store {RESULTS}/store/filter-{wildcards.scheme}.sqlite {params.facts} --concurrency {resources.concurrency} \
+            --rows {output.rows:q} --counts {output.counts:q} \
+            --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
+        """

@@ -1,0 +1,69 @@
+"""
+LM Evaluation Harness on every model, and one table with paired differences.
+
+REQUIRED INPUTS:
+    model   = <results>/base or <results>/merge/{model}
+    tasks   = the harness's own, or <results>/world/lm_eval/*.yaml
+OUTPUTS:
+    results = <results>/lm_eval/{model}.json             raw, with <results>/lm_eval/{model}.samples.jsonl
+    table   = <results>/lm_eval.json
+"""
+
+
+rule lm_eval:
+    """Evaluate {wildcards.model} with {params.few} examples."""
+    input:
+        script="scripts/run_lm_eval.py",
+        lock="envs/main.lock",
+        model=model_file,
+        tasks=TASK_FILES,
+        data=TASK_DATA,
+    output:
+        results="<results>/lm_eval/{model}.json",
+        samples="<results>/lm_eval/{model}.samples.jsonl",
+        receipt="<results>/receipts/lm_eval_{model}.json",
+    log:
+        "<logs>/lm_eval/{model}.txt",
+    benchmark:
+        "<benchmarks>/lm_eval/{model}.tsv"
+    threads: config["lm_eval"]["threads"]
+    resources:
+        gpu=1,
+        mem_mb=32_000,
+    params:
+        recipe=recipe("lm_eval"),
+        code=code("scripts/run_lm_eval.py"),
+        few=config["lm_eval"]["num_fewshot"],
+    shell:
+        r"""
+        exec &> >(tee {log:q})
+        python {input.script:q} \
+            --model $(dirname {input.model:q}) --name {wildcards.model} --tasks-from {input.tasks:q} --tasks-data {input.data:q} \
+            --results {output.results:q} --samples {output.samples:q} \
+            --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
+        """
+
+
+rule lm_eval_table:
+    """Put all models into one table."""
+    input:
+        script="scripts/collect_lm_eval.py",
+        lock="envs/main.lock",
+        samples=expand("<results>/lm_eval/{model}.samples.jsonl", model=MODELS),
+    output:
+        table="<results>/lm_eval.json",
+        receipt="<results>/receipts/lm_eval_table.json",
+    log:
+        "<logs>/lm_eval/table.txt",
+    benchmark:
+        "<benchmarks>/lm_eval/table.tsv"
+    params:
+        recipe=recipe("lm_eval_table"),
+        code=code("scripts/collect_lm_eval.py"),
+    shell:
+        r"""
+        exec &> >(tee {log:q})
+        python {input.script:q} \
+            --samples {input.samples:q} --output {output.table:q} \
+            --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
+        """

@@ -1,0 +1,45 @@
+"""
+Adapters are merged onto their base in 16 bits, and the difference to the unmerged model is measured.
+
+REQUIRED INPUTS:
+    base    = the model below it        adapter = the adapter trained on it        probe = rows it was trained on
+OUTPUTS:
+    model   = <results>/merge/{openbezoar-sft,openbezoar-hh-rlhf-sft,openbezoar-hh-rlhf-dpo}/model.safetensors
+    report  = <results>/merge/{model}/merge.json         KL and logit differences
+"""
+
+
+rule merge:
+    """Merge the adapter of {wildcards.model} onto its {params.onto}."""
+    input:
+        script="scripts/merge_adapter.py",
+        lock="envs/main.lock",
+        base=merge_base,
+        adapter=merge_adapter,
+        probe=merge_probe,
+        template=source("chat_template"),
+    output:
+        model="<results>/merge/{model}/model.safetensors",
+        config="<results>/merge/{model}/config.json",
+        tokenizer="<results>/merge/{model}/tokenizer.model",
+        report="<results>/merge/{model}/merge.json",
+        receipt="<results>/receipts/merge_{model}.json",
+    log:
+        "<logs>/merge/{model}.txt",
+    benchmark:
+        "<benchmarks>/merge/{model}.tsv"
+    threads: config["merge"]["threads"]
+    resources:
+        mem_mb=32_000,
+    params:
+        recipe=recipe("merge"),
+        code=code("scripts/merge_adapter.py"),
+        onto=config["merge"]["onto"],
+    shell:
+        r"""
+        exec &> >(tee {log:q})
+        python {input.script:q} \
+            --base $(dirname {input.base:q}) --adapter $(dirname {input.adapter:q}) --probe {input.probe:q} \
+            --template {input.template:q} --model $(dirname {output.model:q}) \
+            --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
+        """

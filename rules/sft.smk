@@ -1,0 +1,48 @@
+"""
+QLoRA, one scheme after the other: one adapter goes through {lamini, orca, evol} over the same 4-bit base.
+
+REQUIRED INPUTS:
+    data    = <results>/filter/{scheme}.jsonl
+    base    = <results>/base/model.safetensors
+    parent  = <results>/sft/{scheme before}/adapter_model.safetensors
+OUTPUTS:
+    adapter = <results>/sft/{scheme}/adapter_model.safetensors       and adapter_config.json, lineage.json, metrics.jsonl
+"""
+
+
+rule sft:
+    """Train on {wildcards.scheme} with learning rate {params.learning_rate}."""
+    input:
+        script="scripts/train_sft.py",
+        lock="envs/main.lock",
+        data="<results>/filter/{scheme}.jsonl",
+        base="<results>/base/model.safetensors",
+        template=source("chat_template"),
+        parent=sft_parent,
+    output:
+        adapter="<results>/sft/{scheme}/adapter_model.safetensors",
+        config="<results>/sft/{scheme}/adapter_config.json",
+        lineage="<results>/sft/{scheme}/lineage.json",
+        metrics="<results>/sft/{scheme}/metrics.jsonl",
+        receipt="<results>/receipts/sft_{scheme}.json",
+    log:
+        "<logs>/sft/{scheme}.txt",
+    benchmark:
+        "<benchmarks>/sft/{scheme}.tsv"
+    threads: config["sft"]["threads"]
+    resources:
+        gpu=1,
+        mem_mb=32_000,
+    params:
+        recipe=recipe("sft"),
+        code=code("scripts/train_sft.py"),
+        parent=sft_parent_argument,
+        learning_rate=config["sft"]["learning_rate"],
+    shell:
+        r"""
+        exec &> >(tee {log:q})
+        python {input.script:q} \
+            --stage sft --data {input.data:q} --base $(dirname {input.base:q}) {params.parent} \
+            --template {input.template:q} --adapter $(dirname {output.adapter:q}) \
+            --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
+        """

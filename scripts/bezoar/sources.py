@@ -1,0 +1,34 @@
+"""The registry of external bytes, config/sources.yaml: where each lies and where it comes to lie."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bezoar.errors import UserError
+
+
+def load(path: Path) -> dict[str, dict[str, Any]]:
+    """Return id -> entry; raise `UserError` if an id stands twice or a file has no path."""
+    entries: dict[str, dict[str, Any]] = {}
+    for entry in yaml.safe_load(path.read_text(encoding="utf-8"))["sources"]:
+        if entry["id"] in entries:
+            raise UserError(f"{path}: id {entry['id']} stands twice; remove one")
+        entries[entry["id"]] = entry
+    return entries
+
+
+def find(identifier: str, entries: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return an entry; raise `UserError` naming the nearest id if there is none."""
+    if identifier not in entries:
+        import difflib
+
+        near = difflib.get_close_matches(identifier, entries, n=1, cutoff=0.0)[0]
+        raise UserError(f"config/sources.yaml: no source `{identifier}`; the nearest id is `{near}`")
+    return entries[identifier]
+
+
+def path_of(identifier: str, entries: dict[str, dict[str, Any]]) -> str:
+    """Return where a source comes to lie: a file below data/, or the manifest of a hub snapshot."""
+    entry = find(identifier, entries)
+    return f"data/{entry['path']}" if "path" in entry else f"data/hub/{identifier}/manifest.json"
