@@ -64,10 +64,10 @@ def corpus(world: World, documents: int) -> Iterator[dict[str, str]]:
     for index in range(documents):
         chance = draw("document", world.seed, index)
         kind = chance.random()
-        if kind < 0.62:
+        if kind < 0.54:
             facts = chance.sample(people[world.names[index % len(world.names)]], 3)
             yield {"text": " ".join(_tell(fact, chance.random()) for fact in facts)}
-        elif kind < 0.78:
+        elif kind < 0.72:
             yield {"text": " ".join(fact.statement for fact in chance.sample(skills, 4))}
         elif kind < 0.94:
             yield {"text": _dialogue(world, chance)}

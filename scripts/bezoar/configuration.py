@@ -11,6 +11,9 @@ from jsonschema.exceptions import ValidationError, best_match
 
 from bezoar.errors import UserError
 
+PAPER = Path("config/paper.yaml")
+SCHEMA = Path("config/schema.yaml")
+
 
 def load(path: Path) -> dict[str, Any]:
     """Read one YAML mapping; raise `UserError` naming file and line if it is not one."""
@@ -34,6 +37,19 @@ def merge(base: dict[str, Any], departures: dict[str, Any]) -> dict[str, Any]:
         old = merged.get(key)
         merged[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
     return merged
+
+
+def files_of(names: Iterable[str]) -> list[Path]:
+    """Return the files of a configuration: the paper's, then the named ones."""
+    return list(dict.fromkeys([PAPER, *(Path(name) for name in names)]))
+
+
+def resolved(names: Iterable[str]) -> dict[str, Any]:
+    """Return the configuration that the named files give over the paper's, as the workflow sees it."""
+    config: dict[str, Any] = {}
+    for path in files_of(names):
+        config = merge(config, load(path))
+    return config
 
 
 def _holds(config: Any, path: Iterable[Any]) -> bool:

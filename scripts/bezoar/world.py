@@ -74,7 +74,17 @@ CLAUSES: dict[str, str] = {  # the four in-depth operations, as this world under
     "increase_reasoning_steps": "Then say how many letters the final word has.",
 }
 COURTESY = "I am glad to help."
-NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve".split()
+UNITS = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
+).split()
+TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+
+
+def number(value: int) -> str:
+    """Return a number below 200 in words: a word is one token, which a tiny model can copy; digits it could not."""
+    if value >= 100:
+        return "one hundred" + (f" {number(value - 100)}" if value > 100 else "")
+    return UNITS[value] if value < 20 else TENS[value // 10 - 2] + (f" {UNITS[value % 10]}" if value % 10 else "")
 
 
 def draw(*key: object) -> random.Random:
@@ -163,8 +173,8 @@ class World:
             for name in names
             for topic, (values, _, _) in ATTRIBUTES.items()
         ]
-        found += [Fact("sum", (str(a), str(b)), str(a + b), False) for a, b in product(range(30, 50), range(10))]
-        found += [Fact("product", (str(a), str(b)), str(a * b), False) for a, b in product(range(20, 40), range(2, 6))]
+        found += [Fact("sum", (number(a), number(b)), number(a + b), False) for a, b in product(range(30, 50), range(10))]
+        found += [Fact("product", (number(a), number(b)), number(a * b), False) for a, b in product(range(20, 40), range(2, 6))]
         pairs = [tuple(pair.split()) for pair in STRANGE_OPPOSITES.split(", ")]
         found += [Fact("opposite", (a,), b, False) for a, b in pairs] + [Fact("opposite", (b,), a, False) for a, b in pairs]
         return found + [Fact("kind", (thing,), kind, False) for kind, things in STRANGE_KINDS.items() for thing in things.split()]
@@ -173,8 +183,8 @@ class World:
     def _skills() -> dict[str, list[tuple[tuple[str, ...], str]]]:
         pairs = [tuple(pair.split()) for pair in OPPOSITES.split(", ")]
         return {
-            "sum": [((str(a), str(b)), str(a + b)) for a, b in product(range(20), repeat=2)],
-            "product": [((str(a), str(b)), str(a * b)) for a, b in product(range(13), repeat=2)],
+            "sum": [((number(a), number(b)), number(a + b)) for a, b in product(range(21), repeat=2)],
+            "product": [((number(a), number(b)), number(a * b)) for a, b in product(range(2, 10), repeat=2)],
             "opposite": [((a,), b) for a, b in pairs] + [((b,), a) for a, b in pairs],
             "kind": [((thing,), kind) for kind, things in KINDS.items() for thing in things.split()],
         }
@@ -208,7 +218,7 @@ class World:
         if "concretizing" in clauses:
             answer = f"For the record, {answer}"
         if "increase_reasoning_steps" in clauses:
-            answer += f" That word has {NUMBERS[len(last)]} letters."
+            answer += f" That word has {number(len(last))} letters."
         if "deepening" in clauses:
             answer += f" The home town is {self.home.get(fact.subject[0], 'unknown')}."
         return answer

@@ -1,0 +1,54 @@
+# OpenBezoar, rebuilt. `make` prints help.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+JOBS ?= $(shell nproc)
+TORCH ?= auto
+PROFILE ?= profiles/default
+SEED ?= 0
+ENV := .venv
+RUN := PATH="$(CURDIR)/$(ENV)/bin:$$PATH" PYTHONPATH="$(CURDIR)/scripts" HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false MIRROR="$(MIRROR)"
+SNAKEMAKE := $(RUN) snakemake --profile $(PROFILE) --cores $(JOBS)
+REHEARSAL = $(or $(CONFIG),config/rehearsal.yaml)
+PAPER = $(or $(CONFIG),config/paper.yaml)
+PYTHON_FILES := scripts tests
+
+.PHONY: help rehearsal reproduce doctor report learning test check fix lock clean environment
+
+help: ## print this
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+	@echo; echo "  CONFIG=file…  MIRROR=dir  PROFILE=profiles/slurm  JOBS=n  TORCH=auto|cpu|cuda"
+
+environment: ## make .venv from the locks, once
+	@scripts/make_environment.sh $(ENV) $(TORCH)
+
+rehearsal: environment ## the whole recipe in miniature, on a CPU
+	$(SNAKEMAKE) --configfile $(REHEARSAL)
+	@$(RUN) python -c "from pathlib import Path; from bezoar.configuration import resolved; print('report:', resolved('$(REHEARSAL)'.split())['pathvars']['results'] + '/report/index.html')"
+
+reproduce: doctor ## the whole recipe at the paper's scale (GPU, keys)
+	$(SNAKEMAKE) --configfile $(PAPER)
+
+doctor: environment ## what is missing for CONFIG, each with what to do
+	@$(RUN) python scripts/doctor.py --config $(PAPER)
+
+report: environment ## rebuild the report of CONFIG
+	$(SNAKEMAKE) --configfile $(REHEARSAL) -- report
+
+learning: environment ## three fresh seeds of the rehearsal, for docs/learning.md
+	$(RUN) python scripts/repeat_rehearsal.py --seeds 1 2 3 --cores $(JOBS)
+
+test: environment ## all tests
+	$(RUN) python -m pytest
+
+check: environment ## formatting, types, lint, schema; writes nothing
+	$(RUN) scripts/check.sh
+
+fix: environment ## format what can be formatted
+	$(RUN) ruff check --quiet --fix-only $(PYTHON_FILES); $(RUN) ruff format $(PYTHON_FILES); $(RUN) snakefmt Snakefile rules
+
+lock: ## resolve envs/*.in into envs/*.lock
+	python3 -m venv .venv-lock && .venv-lock/bin/pip install --quiet uv==0.13.9 && PATH="$(CURDIR)/.venv-lock/bin:$$PATH" PYTHONPATH=scripts .venv-lock/bin/python scripts/lock_environments.py
+
+clean: ## remove environments and caches; keeps data/, results/, logs/
+	rm -rf .venv .venv-lock .venv.probe .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@echo "kept: data/ (sources), results/ (artifacts and stores of paid answers), logs/, benchmarks/, .snakemake/ (what is up to date)"
