@@ -5,14 +5,16 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from peer import Peer
+
 from bezoar import llm
 from bezoar.errors import UserError
 from bezoar.llm import Door
-from conftest import Peer
 
 KEY = "canary-0123456789"
 SETTINGS: dict[str, Any] = {
@@ -21,11 +23,18 @@ SETTINGS: dict[str, Any] = {
 }  # fmt: skip
 
 
+@pytest.fixture
+def peer() -> Iterator[Peer]:
+    running = Peer()
+    yield running
+    running.stop()
+
+
 @pytest.fixture(autouse=True)
 def _environment(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PEER_URL", f"{peer.url}/v1")
     monkeypatch.setenv("PEER_KEY", KEY)
-    monkeypatch.setattr(llm, "FIRST_PAUSE_S", 0.01, raising=False)
+    monkeypatch.setattr(llm, "FIRST_PAUSE_S", 0.01)
 
 
 def door(folder: Path, mode: str = "online", concurrency: int = 8, **settings: Any) -> Door:
@@ -140,7 +149,7 @@ def test_a_stall_past_the_timeout_is_asked_again(tmp_path: Path, peer: Peer) -> 
     assert ask(tmp_path, ["a"], timeout_s=0.3)[0].text == "fine"
 
 
-STATES = {
+STATES: dict[str, dict[str, Any]] = {
     "answered": {"text": "x"},
     "truncated": {"text": "x", "finish": "length"},
     "refused": {"text": "", "refusal": "I will not"},
@@ -159,12 +168,13 @@ def test_every_request_ends_in_exactly_one_state_and_they_are_counted(tmp_path: 
 
 def test_a_row_the_server_cannot_take_does_not_stop_the_others(tmp_path: Path, peer: Peer) -> None:
     """A prompt beyond the context is a 400 of one row: at the teacher's 2,048 tokens some rows will meet it."""
-    too_long = {"status": 400, "body": '{"error": {"message": "maximum context length is 2048 tokens"}}'}
+    too_long: dict[str, Any] = {"status": 400, "body": '{"error": {"message": "maximum context length is 2048 tokens"}}'}
     peer.script = lambda prompt, turn: too_long if prompt == "b" else {"text": "fine"}
     answers = ask(tmp_path, ["a", "b", "c"])
     assert [answer.state for answer in answers] == ["answered", "provider_error", "answered"]
     assert "context length" in answers[1].error
     assert peer.turns["b"] == 1
+    assert ask(tmp_path, ["a", "b", "c"], mode="replay") == answers
 
 
 @pytest.mark.parametrize(("status", "hint"), [(401, "PEER_KEY"), (403, "PEER_KEY"), (404, "model")])
@@ -176,15 +186,16 @@ def test_a_wrong_key_or_model_is_one_line_without_the_key(tmp_path: Path, peer: 
     assert "\n" not in str(raised.value)
 
 
-def test_a_missing_key_names_the_variable(tmp_path: Path, peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("PEER_KEY")
-    with pytest.raises(UserError, match="PEER_KEY: not set"):
+@pytest.mark.parametrize("variable", ["PEER_KEY", "PEER_URL"])
+def test_a_missing_variable_is_named_before_anything_is_sent(tmp_path: Path, peer: Peer, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    """Without its address a client would send the key to its maker's own server."""
+    monkeypatch.delenv(variable)
+    with pytest.raises(UserError, match=f"{variable}: not set"):
         ask(tmp_path, ["a"])
+    assert peer.seen == []
 
 
-def test_an_address_where_nobody_listens_is_one_line_not_a_row_of_errors(
-    tmp_path: Path, peer: Peer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_address_where_nobody_listens_is_one_line_not_a_row_of_errors(tmp_path: Path, peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PEER_URL", "http://127.0.0.1:9/v1")
     with pytest.raises(UserError, match="PEER_URL"):
         ask(tmp_path, [str(i) for i in range(50)])
@@ -206,14 +217,11 @@ def test_after_a_kill_only_the_missing_answers_are_asked_for(tmp_path: Path, pee
         return {"text": f"echo {prompt}"}
 
     peer.script = script
-    program = (
-        "from test_llm import *; from pathlib import Path\n"
-        f"ask(Path({str(tmp_path)!r}), [str(i) for i in range(400)], concurrency=2)"
-    )
+    program = f"from test_llm import *; from pathlib import Path\nask(Path({str(tmp_path)!r}), [str(i) for i in range(400)], concurrency=2)"
     here = Path(__file__).parent
     paths = os.pathsep.join([str(here), str(here.parents[1] / "scripts")])
     child = subprocess.Popen([sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": paths})
-    while len(peer.seen) < 100:
+    while len(peer.seen) < 100 and child.poll() is None:
         time.sleep(0.01)
     child.send_signal(signal.SIGKILL)
     child.wait()
@@ -222,6 +230,13 @@ def test_after_a_kill_only_the_missing_answers_are_asked_for(tmp_path: Path, pee
     peer.script = lambda prompt, turn: {"text": f"echo {prompt}"}
     assert [answer.text for answer in ask(tmp_path, texts)] == [f"echo {text}" for text in texts]
     assert len(peer.seen) - before <= 40  # at most about a second's answers were not yet stored
+
+
+def test_half_a_character_does_not_end_the_stage(tmp_path: Path, peer: Peer) -> None:
+    peer.script = lambda prompt, turn: {"text": "smile \ud83d\ude00 cut \ud83d"}
+    first = ask(tmp_path, ["a"])
+    assert first[0].text == "smile \U0001f600 cut \ufffd"
+    assert ask(tmp_path, ["a"], mode="replay") == first
 
 
 def test_an_unparsable_answer_is_asked_again_with_another_attempt_up_to_the_bound(tmp_path: Path, peer: Peer) -> None:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from bezoar.errors import UserError
 from bezoar.store import Store, key_of
 
@@ -37,13 +38,15 @@ def test_nothing_stored_can_be_changed_or_removed(tmp_path: Path, statement: str
     store.put([("k", REQUEST, {"text": "x"}, 0.0)])
     with pytest.raises(sqlite3.IntegrityError, match="append-only"):
         store.connection.execute(statement)
+    store.connection.rollback()
+    assert store.get("k") == {"text": "x"}
     store.close()
 
 
 def test_a_tampered_answer_is_refused_with_the_way_out(tmp_path: Path) -> None:
     store = Store(tmp_path / "s.sqlite")
     store.put([("k", REQUEST, {"text": "x"}, 0.0)])
-    store.connection.executescript("DROP TRIGGER no_update; UPDATE answers SET answer = '{\"text\":\"y\"}'")
+    store.connection.executescript('DROP TRIGGER no_update; UPDATE answers SET answer = \'{"text":"y"}\'')
     with pytest.raises(UserError, match=r"s\.sqlite: answer k… does not match its hash; restore"):
         store.get("k")
     store.close()

@@ -5,11 +5,9 @@ import socket
 import struct
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-
-import pytest
 
 Script = Callable[[str, int], dict[str, Any]]  # (prompt text, how often it has been asked) -> what to do
 
@@ -36,6 +34,7 @@ class Peer:
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
+        self.server.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients hang up on purpose
         self.url = f"http://127.0.0.1:{self.server.server_port}"
         threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
 
@@ -63,6 +62,10 @@ class Peer:
         handler.end_headers()
         handler.wfile.write(data.encode())
 
+    def stop(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
     @staticmethod
     def said(path: str, model: str, act: dict[str, Any]) -> dict[str, Any]:
         """The answer in the protocol of `path`."""
@@ -75,12 +78,3 @@ class Peer:
             "message": {"role": "assistant", "content": text, "refusal": act.get("refusal")}}  # fmt: skip
         return {"id": "1", "object": "x", "created": 0, "model": model, "choices": act.get("choices", [choice]),
                 "usage": {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}}  # fmt: skip
-
-
-@pytest.fixture
-def peer() -> Iterator[Peer]:
-    """A running peer; stopped after the test."""
-    running = Peer()
-    yield running
-    running.server.shutdown()
-    running.server.server_close()
