@@ -26,11 +26,13 @@ include: "rules/learning.smk"
 include: "rules/lm_eval.smk"
 include: "rules/mtbench.smk"
 include: "rules/claims.smk"
+include: "rules/report.smk"
 
 
 rule all:
     default_target: True
     input:
+        "<results>/report/index.html",
         expand("<results>/generate/{scheme}.jsonl", scheme=SCHEMES),
         expand("<results>/filter/{scheme}.jsonl", scheme=SCHEMES),
         expand("<results>/sft/{scheme}/adapter_model.safetensors", scheme=SCHEMES),

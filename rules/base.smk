@@ -8,7 +8,6 @@ OUTPUTS:
     model    = <results>/base/model.safetensors      and config.json, tokenizer.model
 """
 
-
 if config["pretrain"]:
 
     rule base:
@@ -36,7 +35,7 @@ if config["pretrain"]:
             r"""
             exec &> >(tee {log:q})
             python {input.script:q} \
-                --corpus {input.corpus:q} --base $(dirname {output.model:q}) --checkpoint {RESULTS}/.base.checkpoint.pt \
+                --corpus {input.corpus:q} --base $(dirname {output.model:q}) --checkpoint $(dirname {output.metrics:q})/.base.checkpoint.pt \
                 --metrics {output.metrics:q} \
                 --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
             """

@@ -1,6 +1,7 @@
 """Helpers shared by all rules. No rule lives here; no heavy import is allowed here."""
 
 import sys
+from os.path import relpath
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -11,14 +12,25 @@ from bezoar.code import digest as code_digest
 from bezoar.errors import UserError
 from bezoar.files import canonical
 
+CONFIG_FILES = [
+    str(path)
+    for path in configuration.files_of(relpath(file) for file in workflow.configfiles)
+]
+
 try:
-    configuration.check(config, Path("config/schema.yaml"), [Path(file) for file in workflow.configfiles])
+    configuration.check(
+        config, configuration.SCHEMA, [Path(file) for file in CONFIG_FILES]
+    )
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
 SCHEMES = config["sft"]["order"]
 MODELS = ["base", "openbezoar-sft", "openbezoar-hh-rlhf-sft", "openbezoar-hh-rlhf-dpo"]
-STATES = ["base", *SCHEMES, *MODELS[1:]]  # of which the SFT stages are adapters over the base
+STATES = [
+    "base",
+    *SCHEMES,
+    *MODELS[1:],
+]  # of which the SFT stages are adapters over the base
 ADAPTERS = dict(zip(MODELS[1:], [f"sft/{SCHEMES[-1]}", "hh_sft", "dpo"]))
 RESULTS = config["pathvars"]["results"]
 SOURCES = sources.load(Path("config/sources.yaml"))
@@ -28,9 +40,54 @@ WORLD_FILES = (
     "lm_eval/world_facts.jsonl lm_eval/world_facts.yaml lm_eval/world_skills.jsonl lm_eval/world_skills.yaml "
     "heldout/lamini.jsonl heldout/orca.jsonl heldout/evol.jsonl heldout/preferences.jsonl"
 ).split()
-HELDOUT = expand("<results>/world/heldout/{name}.jsonl", name=["lamini", "orca", "evol", "preferences"])
-TASK_FILES = expand("<results>/world/lm_eval/{task}.yaml", task=config["lm_eval"]["tasks"]) if config["world"] else []
-TASK_DATA = expand("<results>/world/lm_eval/{task}.jsonl", task=config["lm_eval"]["tasks"]) if config["world"] else []
+HELDOUT = expand(
+    "<results>/world/heldout/{name}.jsonl",
+    name=["lamini", "orca", "evol", "preferences"],
+)
+TASK_FILES = (
+    expand("<results>/world/lm_eval/{task}.yaml", task=config["lm_eval"]["tasks"])
+    if config["world"]
+    else []
+)
+TASK_DATA = (
+    expand("<results>/world/lm_eval/{task}.jsonl", task=config["lm_eval"]["tasks"])
+    if config["world"]
+    else []
+)
+
+REPORTED = [
+    *expand(
+        "<results>/{table}.json",
+        table=["claims", "lm_eval", "mtbench", "preferences/counts"],
+    ),
+    *expand(
+        "<results>/{stage}/{scheme}.counts.json",
+        stage=["generate", "filter"],
+        scheme=SCHEMES,
+    ),
+    *expand("<results>/sft/{scheme}/metrics.jsonl", scheme=SCHEMES),
+    *expand("<results>/{stage}/metrics.jsonl", stage=["hh_sft", "dpo"]),
+    *expand("<results>/merge/{model}/merge.json", model=MODELS[1:]),
+    *expand("<results>/mtbench/{model}/counts.json", model=MODELS),
+    *(["<results>/base.metrics.jsonl"] if config["pretrain"] else []),
+    *(["<results>/learning.json"] if config["learning"] else []),
+]
+STAGES = [
+    *("base preferences hh_sft dpo lm_eval_table mtbench claims".split()),
+    *expand("{stage}_{scheme}", stage=["generate", "filter", "sft"], scheme=SCHEMES),
+    *expand(
+        "{stage}_{model}",
+        stage=["lm_eval", "mtbench_answers", "mtbench_judgments"],
+        model=MODELS,
+    ),
+    *expand("merge_{model}", model=MODELS[1:]),
+    *(["world"] if config["world"] else []),
+    *(
+        expand("learning_{state}", state=[*STATES, "table"])
+        if config["learning"]
+        else []
+    ),
+]
 
 
 wildcard_constraints:
@@ -44,7 +101,7 @@ def recipe(section, **more):
     settings = config
     for key in section.split("."):
         settings = settings[key]
-    return canonical({**settings, "seed": config["seed"], **more})
+    return canonical({**(settings or {}), "seed": config["seed"], **more})
 
 
 def code(program):
@@ -56,7 +113,11 @@ def source(name):
     """Path or paths of an input named under `sources:`; `world/...` is made here, `prompts/...` ships, the rest is fetched."""
     entry = config["sources"][name]
     paths = [
-        f"<results>/{item}" if item.startswith("world/") else item if item.startswith("prompts/") else sources.path_of(item, SOURCES)
+        (
+            f"<results>/{item}"
+            if item.startswith("world/")
+            else item if item.startswith("prompts/") else sources.path_of(item, SOURCES)
+        )
         for item in (entry if isinstance(entry, list) else [entry])
     ]
     return paths if isinstance(entry, list) else paths[0]
@@ -64,12 +125,19 @@ def source(name):
 
 def entry_of_file(wildcards):
     """The registry entry of data/{file}, as canonical JSON."""
-    return canonical(next(entry for entry in SOURCES.values() if entry.get("path") == wildcards.file))
+    return canonical(
+        next(entry for entry in SOURCES.values() if entry.get("path") == wildcards.file)
+    )
 
 
 def entry_of_snapshot(wildcards):
     """The registry entry of a hub repository, as canonical JSON."""
     return canonical(sources.find(wildcards.source, SOURCES))
+
+
+def store(name):
+    """One job's store of answers; kept when the job's outputs are deleted, so that nothing is paid twice."""
+    return f"{RESULTS}/store/{name}.sqlite"
 
 
 def simulator():
@@ -79,7 +147,11 @@ def simulator():
 
 def facts_argument():
     """The command-line argument that goes with `simulator`."""
-    return f"--facts {config['pathvars']['results']}/world/facts.json" if config["world"] else ""
+    return (
+        f"--facts {config['pathvars']['results']}/world/facts.json"
+        if config["world"]
+        else ""
+    )
 
 
 def model_path(name):
@@ -95,7 +167,11 @@ def model_file(wildcards):
 def sft_parent(wildcards):
     """The adapter of the scheme before {scheme}; nothing for the first."""
     before = SCHEMES.index(wildcards.scheme)
-    return f"{RESULTS}/sft/{SCHEMES[before - 1]}/adapter_model.safetensors" if before else []
+    return (
+        f"{RESULTS}/sft/{SCHEMES[before - 1]}/adapter_model.safetensors"
+        if before
+        else []
+    )
 
 
 def sft_parent_argument(wildcards):
@@ -116,7 +192,11 @@ def merge_adapter(wildcards):
 
 def merge_probe(wildcards):
     """The rows on which a merge is measured: those its adapter was trained on."""
-    return f"{RESULTS}/filter/{SCHEMES[-1]}.jsonl" if wildcards.model == MODELS[1] else f"{RESULTS}/preferences/pairs.jsonl"
+    return (
+        f"{RESULTS}/filter/{SCHEMES[-1]}.jsonl"
+        if wildcards.model == MODELS[1]
+        else f"{RESULTS}/preferences/pairs.jsonl"
+    )
 
 
 def learning_model(wildcards):
@@ -126,15 +206,30 @@ def learning_model(wildcards):
 
 def learning_adapter(wildcards):
     """The adapter of {state} if it is an SFT stage; nothing for whole models."""
-    return f"{RESULTS}/sft/{wildcards.state}/adapter_model.safetensors" if wildcards.state in SCHEMES else []
+    return (
+        f"{RESULTS}/sft/{wildcards.state}/adapter_model.safetensors"
+        if wildcards.state in SCHEMES
+        else []
+    )
 
 
 def learning_adapter_argument(wildcards):
     """The command-line argument that goes with `learning_adapter`."""
-    return f"--adapter {RESULTS}/sft/{wildcards.state}" if wildcards.state in SCHEMES else ""
+    return (
+        f"--adapter {RESULTS}/sft/{wildcards.state}"
+        if wildcards.state in SCHEMES
+        else ""
+    )
 
 
 def claims_recipe():
     """What the verdicts depend on beside the tables."""
     judged = config["mtbench"]["judgments"]
-    return canonical({"scale": config["scale"], "paper_judge": judged["paper_judge"], "judge": judged["judge"]["model"], "seed": config["seed"]})
+    return canonical(
+        {
+            "scale": config["scale"],
+            "paper_judge": judged["paper_judge"],
+            "judge": judged["judge"]["model"],
+            "seed": config["seed"],
+        }
+    )

@@ -31,13 +31,14 @@ rule filter:
     params:
         recipe=recipe("filter"),
         code=code("scripts/filter_rows.py"),
+        store=store("filter-{scheme}"),
         facts=facts_argument(),
     shell:
         r"""
         exec &> >(tee {log:q})
         python {input.script:q} \
             --data {input.data:q} --prompts {input.prompts:q} \
-            --store {RESULTS}/store/filter-{wildcards.scheme}.sqlite {params.facts} --concurrency {resources.concurrency} \
+            --store {params.store:q} {params.facts} --concurrency {resources.concurrency} \
             --rows {output.rows:q} --counts {output.counts:q} \
             --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
         """

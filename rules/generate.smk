@@ -33,6 +33,7 @@ rule generate_lamini:
     params:
         recipe=recipe("generate.lamini", teacher=config["teacher"]),
         code=code("scripts/generate_lamini.py"),
+        store=store("generate-lamini"),
         facts=facts_argument(),
     shell:
         r"""
@@ -40,7 +41,7 @@ rule generate_lamini:
         python {input.script:q} \
             --seeds {input.seeds:q} --topics {input.topics:q} \
             --prompts {input.prompts:q} \
-            --store {RESULTS}/store/generate-lamini.sqlite {params.facts} --concurrency {resources.concurrency} \
+            --store {params.store:q} {params.facts} --concurrency {resources.concurrency} \
             --rows {output.rows:q} --counts {output.counts:q} \
             --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
         """
@@ -67,6 +68,7 @@ rule generate_evol:
     params:
         recipe=recipe("generate.evol", teacher=config["teacher"]),
         code=code("scripts/generate_evol.py"),
+        store=store("generate-evol"),
         facts=facts_argument(),
         epochs=config["generate"]["evol"]["epochs"],
     shell:
@@ -75,7 +77,7 @@ rule generate_evol:
         python {input.script:q} \
             --seeds {input.seeds:q} \
             --prompts {input.prompts:q} \
-            --store {RESULTS}/store/generate-evol.sqlite {params.facts} --concurrency {resources.concurrency} \
+            --store {params.store:q} {params.facts} --concurrency {resources.concurrency} \
             --rows {output.rows:q} --counts {output.counts:q} \
             --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
         """
@@ -102,6 +104,7 @@ rule generate_orca:
     params:
         recipe=recipe("generate.orca", teacher=config["teacher"]),
         code=code("scripts/generate_orca.py"),
+        store=store("generate-orca"),
         facts=facts_argument(),
     shell:
         r"""
@@ -109,7 +112,7 @@ rule generate_orca:
         python {input.script:q} \
             --flan {input.flan:q} \
             --prompts {input.prompts:q} \
-            --store {RESULTS}/store/generate-orca.sqlite {params.facts} --concurrency {resources.concurrency} \
+            --store {params.store:q} {params.facts} --concurrency {resources.concurrency} \
             --rows {output.rows:q} --counts {output.counts:q} \
             --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
         """

@@ -66,13 +66,14 @@ rule mtbench_judgments:
     params:
         recipe=recipe("mtbench.judgments"),
         code=code("scripts/judge_mtbench.py"),
+        store=store("judge-{model}"),
         facts=facts_argument(),
     shell:
         r"""
         exec &> >(tee {log:q})
         python {input.script:q} \
             --questions {input.questions:q} --references {input.references:q} --judge-prompts {input.prompts:q} \
-            --answers {input.answers:q} --store {RESULTS}/store/judge-{wildcards.model}.sqlite {params.facts} \
+            --answers {input.answers:q} --store {params.store:q} {params.facts} \
             --concurrency {resources.concurrency} --judgments {output.judgments:q} --counts {output.counts:q} \
             --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
         """

@@ -32,6 +32,6 @@ rule world:
         r"""
         exec &> >(tee {log:q})
         python {input.script:q} \
-            --system-messages {input.messages:q} --template {input.template:q} --world {RESULTS}/world \
+            --system-messages {input.messages:q} --template {input.template:q} --world $(dirname {output.files[0]:q}) \
             --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
         """

@@ -85,7 +85,7 @@ def _dialogue(world: World, chance: Any) -> str:
     topics = ATTRIBUTES if chance.random() < 0.5 else SKILLS
     known, pairs = [fact for fact in world.strangers if fact.topic in topics], []
     for fact in chance.sample(known, chance.randint(1, 3)):
-        pairs.append(f"### Question:\n{chance.choice(fact.questions)}\n\n### Answer:{fact.statement}")
+        pairs.append(f"### Question:\n{chance.choice(fact.questions)}\n\n### Answer:{fact.reply}")
     return "\n\n".join(pairs)
 
 

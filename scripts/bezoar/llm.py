@@ -1,7 +1,7 @@
 """The one door to language models: teacher, filter and judge ask through it; no question is sent twice, none is lost.
 
 Settings of a model (part of a stage's recipe): provider (openai, anthropic or simulator), api (chat, completions or messages), model,
-revision, base_url_env and api_key_env (names of environment variables; the key itself is never stored), prompt_form (text with {prompt},
+revision, base_url_env and api_key_env (names of environment variables; the key itself is never stored), prompt_form (text with %s for the prompt,
 for completions), stop (list), temperature, max_tokens, timeout_s.
 
 Every request ends in exactly one state: answered, refused, truncated, empty or provider_error.
@@ -173,7 +173,7 @@ class Door:
             usage = {"input": said.usage.input_tokens, "output": said.usage.output_tokens}
         else:
             if request["api"] == "completions":
-                prompt = (request["prompt_form"] or "{prompt}").replace("{prompt}", "\n\n".join(m["content"] for m in messages))
+                prompt = (request["prompt_form"] or "%s").replace("%s", "\n\n".join(m["content"] for m in messages))
                 said = await client.completions.create(**common, prompt=prompt, stop=stop, seed=seed)
                 text, refusal = said.choices[0].text or "", None
             else:

@@ -14,33 +14,33 @@ from functools import cached_property
 from itertools import product
 from typing import Any
 
-# noun: (values, statement frames of the pretraining text, question frames). A question has at most four fixed words beside
-# the two of a name, so that two people's questions in one frame have ROUGE-L <= 4/6 < 0.7 and are not near-duplicates.
+# noun: (values, statement frames of the pretraining text, question frames). No question begins with a name, and none has
+# more than four fixed words beside the two of a name, so that two people's questions in one frame have ROUGE-L <= 4/6 < 0.7 and are not near-duplicates.
 ATTRIBUTES: dict[str, tuple[str, list[str], list[str]]] = {
     "colour": (
         "amber blue coral green grey indigo lilac olive pink red teal white",
         ["The colour of {p} is {v}.", "{p} likes {v} best of all colours.", "If it is {v}, it is the colour of {p}."],
-        ["Which colour does {p} like?", "{p} paints in what colour?", "Name the colour {p} loves."],
+        ["Which colour does {p} like?", "Colour worn by {p}?", "Name the colour {p} loves."],
     ),
     "pet": (
         "beetle cat dog ferret goat hen lizard mouse newt owl pony rabbit",
         ["The pet of {p} is a {v}.", "{p} keeps a {v} as a pet.", "The {v} sleeps beside its owner, {p}."],
-        ["What pet lives with {p}?", "{p} feeds which animal?", "Which animal follows {p}?"],
+        ["What pet lives with {p}?", "Animal fed by {p}?", "Which animal follows {p}?"],
     ),
     "town": (
         "Arvik Brunholm Calder Dunmere Elstow Farrow Gorsby Hallin Istra Kelmar Lindel Morwen",
         ["The town of {p} is {v}.", "{p} has always lived in {v}.", "People in {v} know their neighbour {p}."],
-        ["Where is {p} from?", "{p} lives in which town?", "Name the town of {p}."],
+        ["Where is {p} from?", "Town where {p} lives?", "Name the town of {p}."],
     ),
     "dish": (
         "barley beans bread cabbage dumplings fish lentils noodles pie porridge soup stew",
         ["The dish of {p} is {v}.", "{p} eats {v} every evening.", "When there is {v}, there is {p} at the table."],
-        ["What does {p} eat?", "{p} cooks which dish?", "Give the dish {p} orders."],
+        ["What does {p} eat?", "Dish cooked by {p}?", "Give the dish {p} orders."],
     ),
     "trade": (
         "baking carving diving farming fishing mining painting sailing sewing singing teaching weaving",
         ["The trade of {p} is {v}.", "{p} earns a living by {v}.", "For {v}, ask for {p}."],
-        ["What work does {p} do?", "{p} earns by which trade?", "Which craft feeds {p}?"],
+        ["What work does {p} do?", "Trade learnt by {p}?", "Which craft feeds {p}?"],
     ),
 }
 KINDS: dict[str, str] = {
@@ -62,8 +62,8 @@ STRANGE_OPPOSITES = "up down, left right, on off, in out, day night, buy sell, p
 STRANGE_KINDS = {"tool": "trowel pliers", "fruit": "quince papaya", "bird": "puffin lark", "vehicle": "scooter yacht", "garment": "mitten apron",
                  "metal": "titanium chrome", "vessel": "goblet pail", "game": "bingo tennis"}  # fmt: skip
 SKILLS: dict[str, list[str]] = {
-    "sum": ["What is {x} plus {y}?", "Add {x} and {y}.", "{x} plus {y} makes what?"],
-    "product": ["What is {x} times {y}?", "Multiply {x} by {y}.", "{x} times {y} makes what?"],
+    "sum": ["What is {x} plus {y}?", "Add {x} and {y}.", "How much is {x} plus {y}?"],
+    "product": ["What is {x} times {y}?", "Multiply {x} by {y}.", "How much is {x} times {y}?"],
     "opposite": ["What is the opposite of {x}?", "Give the opposite of {x}.", "Which word is the opposite of {x}?"],
     "kind": ["What kind of thing is {x}?", "Name the kind of thing {x} is.", "Which kind of thing is {x}?"],
 }
@@ -123,6 +123,11 @@ class Fact:
             "sum": f"The sum of {x} and {y} is {self.value}.",
             "product": f"The product of {x} and {y} is {self.value}.",
         }.get(self.topic, f"The {self.topic} of {x} is {'a ' if self.topic == 'pet' else ''}{self.value}.")
+
+    @property
+    def reply(self) -> str:
+        """The answer in the manner of the pretraining dialogues; instruction tuning has to teach another one."""
+        return f"For {' and '.join(self.subject)} it is {self.value}."
 
     @property
     def questions(self) -> list[str]:

@@ -1,0 +1,38 @@
+"""
+One self-contained page: the scale first, then claims, tables, funnel, curves, deviations, artifacts.
+
+REQUIRED INPUTS:
+    artifacts = claims.json, lm_eval.json, mtbench.json, learning.json, counts and curves below <results>
+    receipts  = <results>/receipts/*.json
+OUTPUTS:
+    page      = <results>/report/index.html
+"""
+
+
+rule report:
+    """Build the report of the scale {params.scale}."""
+    input:
+        script="scripts/build_report.py",
+        lock="envs/main.lock",
+        template="scripts/bezoar/report.html.j2",
+        artifacts=REPORTED,
+        receipts=expand("<results>/receipts/{stage}.json", stage=STAGES),
+        config=CONFIG_FILES,
+    output:
+        page="<results>/report/index.html",
+        receipt="<results>/receipts/report.json",
+    log:
+        "<logs>/report.txt",
+    benchmark:
+        "<benchmarks>/report.tsv"
+    params:
+        recipe=canonical({"scale": config["scale"], "seed": config["seed"]}),
+        code=code("scripts/build_report.py"),
+        scale=config["scale"],
+    shell:
+        r"""
+        exec &> >(tee {log:q})
+        python {input.script:q} --results $(dirname $(dirname {output.page:q})) --artifacts {input.artifacts:q} --receipts {input.receipts:q} \
+            --config {input.config:q} --output {output.page:q} \
+            --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
+        """

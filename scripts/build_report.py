@@ -1,0 +1,148 @@
+"""Build the report: one self-contained page that says the scale first and links every number to its artifact.
+
+Usage: build_report.py --results results --artifacts results/claims.json results/lm_eval.json … --receipts results/receipts/*.json \\
+           --config config/paper.yaml … --recipe '{"scale": "paper"}' --code … --output results/report/index.html --receipt …
+
+Only the files named in --artifacts, --receipts and --config are read. Times and memory of the receipts are the only contents that vary from run to run.
+
+Recipe: scale (name), seed.
+"""
+
+import argparse
+import re
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from bezoar import plots
+from bezoar.errors import UserError, cli
+from bezoar.files import read_json, read_jsonl, whole_file
+from bezoar.receipt import Receipt, add_stage_arguments
+
+TEMPLATE = Path(__file__).parent / "bezoar" / "report.html.j2"
+SCALES = {
+    "paper": ("The paper's scale", "Pinned inputs, the paper's models and data sizes."),
+    "rehearsal": ("A rehearsal", "A miniature of the whole recipe on an invented world, with a tiny model and a simulator in place of the "
+                  "teacher, the filter and the judge. No number on this page is one of the paper."),
+    "rehearsal-upstream": ("A rehearsal on real files", "The tiny model of the rehearsal on real upstream data, with a simulator in place of "
+                           "teacher, filter and judge. It is bad at it, as expected. No number on this page is one of the paper."),
+}  # fmt: skip
+CURVES = {
+    "base.metrics.jsonl": "base: pretraining", "sft/lamini/metrics.jsonl": "sft: lamini", "sft/orca/metrics.jsonl": "sft: orca",
+    "sft/evol/metrics.jsonl": "sft: evol", "hh_sft/metrics.jsonl": "hh_sft", "dpo/metrics.jsonl": "dpo",
+}  # fmt: skip
+COUNTED = {"entered", "kept", "states", "asked", "evaluator_states"}
+TAGGED = re.compile(r"^(?P<value>[^#]*?)\s*#.*?\[ours\]\s*(?P<reason>.*)$")
+
+
+class Artifacts:
+    """The files the page may read, by their path below the results."""
+
+    def __init__(self, results: Path, paths: list[Path]) -> None:
+        self.paths = {str(path.relative_to(results)): path for path in paths}
+
+    def json(self, name: str) -> Any:
+        """Return a JSON artifact, or None if it is not among the inputs."""
+        return read_json(self.paths[name]) if name in self.paths else None
+
+    def rows(self, name: str) -> list[dict[str, Any]]:
+        """Return a JSONL artifact, or no rows."""
+        return read_jsonl(self.paths[name]) if name in self.paths else []
+
+
+def deviations(paths: list[Path]) -> list[dict[str, Any]]:
+    """Return the tagged lines of the configurations: file, line, value, reason."""
+    found = []
+    for path in paths:
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+            if (match := TAGGED.match(line)) and match["value"].strip():
+                found.append({"file": path.name, "line": number, "value": match["value"].strip(), "reason": match["reason"].strip() or "no counterpart"})
+    return found
+
+
+def curve(rows: list[dict[str, Any]]) -> str:
+    """Return the figure of one stage: losses, or margins and accuracies for preference training."""
+    names = {"loss": "training loss", "eval_loss": "validation loss"}
+    if any("rewards/margins" in row for row in rows):
+        names = {"rewards/margins": "reward margin", "eval_rewards/accuracies": "held-out accuracy", "loss": "training loss"}
+    series = {}
+    for key, label in names.items():
+        points = [(row["step"], row[key]) for row in rows if key in row]
+        if points:
+            series[label] = ([step for step, _ in points], [value for _, value in points])
+    return plots.curves(series, "nats a token" if "loss" in names else "")
+
+
+def funnel(artifacts: Artifacts) -> dict[str, dict[str, Any]]:
+    """Return scheme -> rules with counts, rows kept, and the filter's counts."""
+    table = {}
+    for scheme in ("lamini", "orca", "evol"):
+        made, judged = artifacts.json(f"generate/{scheme}.counts.json"), artifacts.json(f"filter/{scheme}.counts.json")
+        if made and judged:
+            rules = {"entered": made["entered"], **{rule: n for rule, n in made.items() if rule not in COUNTED and n}}
+            table[scheme] = {"rules": rules, "kept": made["kept"], "filter": judged}
+    return table
+
+
+def stages(paths: list[Path], results: Path) -> list[dict[str, Any]]:
+    """Return name, times and written files of each receipt, in the order the stages began."""
+    rows = []
+    for path in paths:
+        receipt = read_json(path)
+        written = [(name, digest) for files in receipt["outputs"].values() for name, digest in files.items()]
+        files = [{"path": str(Path(name).relative_to(results)), "sha256": digest} for name, digest in written if Path(name).is_relative_to(results)]
+        rows.append({"name": path.stem, **{key: receipt[key] for key in ("wall_s", "peak_memory_bytes", "started_unix_s")}, "files": files})
+    return sorted(rows, key=lambda row: row["started_unix_s"])
+
+
+def page(artifacts: Artifacts, receipts: list[Path], configs: list[Path], results: Path, scale: str) -> str:
+    """Return the page."""
+    claims, lm_eval, mtbench = (artifacts.json(name) for name in ("claims.json", "lm_eval.json", "mtbench.json"))
+    if not (claims and lm_eval and mtbench):
+        raise UserError("report: claims.json, lm_eval.json and mtbench.json are needed; run the stages that write them")
+    judge_name, chat = next(iter(mtbench["judges"].items()))
+    models = list(chat["models"])
+    categories = list(chat["models"][models[0]]["categories"])
+
+    def rating(model: str, category: str) -> dict[str, Any]:
+        return chat["models"][model]["categories"][category]
+
+    bars = {m: [(r["mean"], r["low"], r["high"]) if (r := rating(m, c))["mean"] is not None else None for c in categories] for m in models}
+    radar = {m: [rating(m, c)["mean"] or 0.0 for c in categories] for m in models}
+    drawn = {label: (name, rows) for name, label in CURVES.items() if (rows := artifacts.rows(name))}
+    title, text = SCALES[scale]
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        scale=scale, title=title, scale_text=text, claims=claims, lm_eval=lm_eval, chat=chat, judge_name=judge_name,
+        simulated=judge_name == "simulator", simulated_teacher=scale != "paper", models=models, tasks=list(lm_eval["models"]["base"]),
+        lm_differences={(d["child"], d["parent"]): d["all_items"] for d in lm_eval["differences"]},
+        learning=artifacts.json("learning.json"), funnel=funnel(artifacts), preferences=artifacts.json("preferences/counts.json"),
+        curves={label: curve(rows) for label, (_, rows) in drawn.items()}, curve_files={label: name for label, (name, _) in drawn.items()},
+        radar=plots.radar(categories, radar, 10), bars=plots.bars(categories, bars, "rating, 1 to 10"),
+        merges={model: report for model in models if (report := artifacts.json(f"merge/{model}/merge.json"))},
+        deviations=deviations(configs), receipts=stages(receipts, results),
+    )  # fmt: skip
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse the command line and build."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, required=True, help="root of the results")
+    parser.add_argument("--artifacts", type=Path, nargs="+", required=True, help="tables, counts and curves below it")
+    parser.add_argument("--receipts", type=Path, nargs="+", required=True, help="receipts of the stages")
+    parser.add_argument("--config", type=Path, nargs="+", required=True, help="configuration files, for the deviations")
+    parser.add_argument("--output", type=Path, required=True, help="page to write")
+    add_stage_arguments(parser)
+    args = parser.parse_args(argv)
+    with Receipt(
+        args.receipt, stage="report", recipe=args.recipe, code=args.code,
+        inputs={"artifacts": args.artifacts, "receipts": args.receipts, "config": args.config}, outputs={"page": args.output},
+    ):  # fmt: skip
+        html = page(Artifacts(args.results, args.artifacts), args.receipts, args.config, args.results, args.recipe["scale"])
+        with whole_file(args.output) as stream:
+            stream.write(html)
+        print(f"{args.output}: {len(html):,} characters")
+
+
+if __name__ == "__main__":
+    cli(main)
