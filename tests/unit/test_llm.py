@@ -92,7 +92,7 @@ def test_each_protocol_is_spoken_with_its_own_fields(
     tmp_path: Path, peer: Peer, monkeypatch: pytest.MonkeyPatch, api: str, path: str, base: str
 ) -> None:
     monkeypatch.setenv("PEER_URL", peer.url + base)
-    settings = {**SETTINGS, "api": api, "prompt_form": "<p>{prompt}<a>" if api == "completions" else None, "stop": ["END"]}
+    settings = {**SETTINGS, "api": api, "prompt_form": "<p>%s<a>" if api == "completions" else None, "stop": ["END"]}
     messages = [{"role": "system", "content": "be {kind}"}, {"role": "user", "content": "hi"}]
     with Door(settings, tmp_path / "s.sqlite", 1, None) as opened:
         answer = opened.ask([messages], ["row"])[0]
