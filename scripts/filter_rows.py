@@ -25,7 +25,7 @@ def verdict(text: str) -> dict[str, Any] | None:
     body = text.strip().removeprefix("```json").removeprefix("```").removesuffix("```").strip()
     try:
         found = json.loads(body)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(found, dict) or found.get("status") not in ("Accept", "Reject") or not isinstance(found.get("reason"), str):
         return None
@@ -50,6 +50,8 @@ def rate(door: Door, rows: list[dict[str, Any]], template: str, recipe: dict[str
             instruction, _, response = training_text(row)
         except KeyError as column:
             raise UserError(f"{name}:{number}: no column {column}; expected the columns of one of the three schemes") from None
+        if not all(isinstance(text, str) for text in (instruction, response)):
+            raise UserError(f"{name}:{number}: expected texts as instruction and response; run the stage that writes them")
         prompts.append(user(template.format(instruction=instruction, response=response)))
         names.append(f"{name}:{number}")
     results = door.ask_until(prompts, names, verdict, recipe["attempts"])

@@ -9,7 +9,8 @@ Columns: instruction, response, category, evolution_strategy, in-depth-evolving_
 
 Elimination rules: no_information_gain (an evaluator calls child and parent equal, or does not say within 6 asks), sorry (the response
 contains "sorry" and has fewer than 80 words), only_stop_words (nothing but stop words and punctuation), copied_prompt (the instruction holds a
-section name of the prompt); and no_answer (nothing came back).
+section name of the prompt); and no_answer (nothing came back). Each epoch asks anew: a parent that stayed and draws the same operation again
+gets another answer, not the stored one.
 
 Recipe: epochs (int), seeds_per_category (int), max_seed_words (int; the paper's 1,024 teacher tokens, counted as words at 3/4 a token),
 breadth_share (0-1, chance that a pool's strategy is in-breadth), evaluator_attempts (int), max_failure_share (0-1), teacher and evaluator
@@ -35,13 +36,15 @@ STOP_WORDS = frozenset(
     "do does doing down during each few for from further had has have having he her here hers him his how i if in into is it its itself "
     "just me more most my no nor not now of off on once one only or other our out over own same she should so some such than that the their "
     "them then there these they this those through to too under until up very was we were what when where which while who whom why will "
-    "with would you your".split()
+    "with would you your yours yourself ours ourselves hers herself himself theirs themselves aren couldn d didn doesn don hadn hasn haven isn "
+    "ll m mightn mustn needn re s shan shouldn t ve wasn weren won wouldn".split()  # what an apostrophe leaves is a stop word, too
 )
 
 
 def seed_text(row: dict[str, Any], max_words: int) -> str:
     """Return a Dolly row as one instruction: the instruction, and its context after a blank line, cut to `max_words`."""
-    text = row["instruction"].strip() + (f"\n\n{row['context'].strip()}" if row.get("context", "").strip() else "")
+    context = (row.get("context") or "").strip()
+    text = row["instruction"].strip() + (f"\n\n{context}" if context else "")
     found = list(re.finditer(r"\S+", text))
     return text if len(found) <= max_words else text[: found[max_words - 1].end()]
 
@@ -96,7 +99,7 @@ def evolve(door: Door, evaluator: Door, texts: dict[str, str], rows: list[dict],
                 parents.append(text)
                 about.append((category, index, "in-breadth" if breadth else "in-depth", operation))
         names = [f"evol epoch {epoch} {category} seed {index}" for category, index, _, _ in about]
-        evolved = door.ask(prompts, names)
+        evolved = door.ask(prompts, names, attempt=epoch)
         check_failures(zip(names, evolved, strict=True), recipe["max_failure_share"], "generate evol")
         fate: dict[int, str] = {}
         for i, answer in enumerate(evolved):
@@ -105,11 +108,12 @@ def evolve(door: Door, evaluator: Door, texts: dict[str, str], rows: list[dict],
             elif copies_prompt(answer.text):
                 fate[i] = "copied_prompt"
         alive = [i for i in range(len(evolved)) if i not in fate]
-        compare = [user(texts["evol_equal"].replace("{first}", parents[i]).replace("{second}", evolved[i].text)) for i in alive]
+        compare = [user(texts["evol_equal"].format(first=parents[i], second=evolved[i].text)) for i in alive]
         verdicts = evaluator.ask_until(compare, [names[i] for i in alive], equal, recipe["evaluator_attempts"])
         fate |= {i: "no_information_gain" for i, (same, _) in zip(alive, verdicts, strict=True) if same is not False}
         alive = [i for i in alive if i not in fate]
-        responses = dict(zip(alive, door.ask([user(evolved[i].text) for i in alive], [names[i] for i in alive]), strict=True))
+        said = door.ask([user(evolved[i].text) for i in alive], [names[i] for i in alive], attempt=epoch)
+        responses = dict(zip(alive, said, strict=True))
         check_failures([(names[i], answer) for i, answer in responses.items()], recipe["max_failure_share"], "generate evol")
         for i, (category, index, strategy, operation) in enumerate(about):
             if i in responses:
@@ -133,8 +137,9 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     rows = read_jsonl(args.seeds)
     for number, row in enumerate(rows, start=1):
-        if not all(isinstance(row.get(column), str) for column in ("instruction", "category")):
-            raise UserError(f"{args.seeds}:{number}: expected texts under `instruction` and `category`; mend or remove the row")
+        texts_there = all(isinstance(row.get(column), str) and row[column].strip() for column in ("instruction", "category"))
+        if not texts_there or not isinstance(row.get("context") or "", str):
+            raise UserError(f"{args.seeds}:{number}: expected texts under `instruction`, `context`, `category`; mend or remove the row")
     texts = prompt_texts(args.prompts)
 
     def make(door: Door) -> tuple[list[dict], Funnel]:

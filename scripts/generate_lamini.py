@@ -5,7 +5,8 @@ Usage: generate_lamini.py --seeds seed_tasks.jsonl --topics topics.txt --prompts
 
 Columns: instruction, source (kind of prompt and seed set), response. Each drop has a rule id: malformed (no closing tag or empty),
 too_short (3 words or fewer), too_long (more than 150), not_for_text_model (images, audio, files), near_duplicate (ROUGE-L above
-`rouge_l` with any kept instruction or seed, as in Self-Instruct), surplus (beyond `rows`), no_response.
+`rouge_l` with any kept instruction or seed, as in Self-Instruct), surplus (beyond `rows`), no_response. The counts also say how many calls
+were asked and how many of them gave no item at all.
 
 Recipe: rows (int, to keep before the filter), rounds (int, at most so many rounds of calls), calls_per_round (int), instructions_per_call (int),
 examples (int), topics (int), rouge_l (0-1), seed_set (text, for `source`), max_failure_share (0-1), teacher (see bezoar.llm), seed.
@@ -36,8 +37,8 @@ def parse_list(text: str) -> list[str | None]:
 
 
 def words_of(text: str) -> list[str]:
-    """Return the lower-case word tokens that ROUGE compares."""
-    return re.findall(r"[a-z0-9]+", text.lower())
+    """Return the lower-case word tokens that ROUGE compares, in any script (rouge-score's own keep a-z and 0-9 only)."""
+    return re.findall(r"[^\W_]+", text.lower())
 
 
 class Kept:
@@ -98,7 +99,7 @@ def make(door: Door, texts: dict[str, str], seeds: list[str], topics: list[str],
     for text in seeds:
         kept.add(words_of(text))
     rows: list[dict[str, Any]] = []
-    asked = 0
+    asked = without_items = 0
     for turn in range(recipe["rounds"]):
         made = calls(texts, seeds, topics, recipe, turn)
         names = [f"lamini round {turn} call {index}" for index in range(len(made))]
@@ -106,7 +107,9 @@ def make(door: Door, texts: dict[str, str], seeds: list[str], topics: list[str],
         check_failures(zip(names, answers, strict=True), recipe["max_failure_share"], "generate lamini")
         asked += len(made)
         for (source, _), answer in zip(made, answers, strict=True):
-            for item in parse_list(answer.text):
+            items = parse_list(answer.text)
+            without_items += not items
+            for item in items:
                 rule = rule_for(item, kept)
                 if rule == "kept" and len(rows) == recipe["rows"]:
                     rule = "surplus"
@@ -127,7 +130,7 @@ def make(door: Door, texts: dict[str, str], seeds: list[str], topics: list[str],
         funnel.leave("kept" if usable else "no_response")
         if usable:
             whole.append({**row, "response": answer.text})
-    funnel.more = {"asked": asked}
+    funnel.more = {"asked": asked, "calls_without_items": without_items}
     return whole, funnel
 
 
@@ -137,10 +140,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=Path, required=True, help="seed tasks in Self-Instruct's schema, JSONL")
     parser.add_argument("--topics", type=Path, required=True, help="one topic a line")
     args = parser.parse_args(argv)
-    seeds = [row.get("instruction") for row in read_jsonl(args.seeds)]
-    for number, text in enumerate(seeds, start=1):
-        if not isinstance(text, str) or not text.strip():
+    seeds: list[str] = []
+    for number, row in enumerate(read_jsonl(args.seeds), start=1):
+        if not isinstance(row.get("instruction"), str) or not row["instruction"].strip():
             raise UserError(f"{args.seeds}:{number}: expected a text under `instruction`; mend or remove the row")
+        seeds.append(row["instruction"])
     topics = [line.strip() for line in args.topics.read_text(encoding="utf-8").splitlines() if line.strip()]
     if len(seeds) < args.recipe["examples"] or len(topics) < args.recipe["topics"]:
         raise UserError(f"{args.seeds}, {args.topics}: {len(seeds)} seeds and {len(topics)} topics, fewer than one prompt takes")

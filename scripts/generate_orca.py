@@ -7,12 +7,14 @@ Input files: chain-of-thought TSV (question TAB answer TAB explanation, newlines
 inputs, targets, task_source, task_name, template_type. Only zero-shot templates (zs_opt, zs_noopt) are taken.
 Columns: original_index, inputs, targets, task_source, task_name, template_type, system_message, explained_targets, dataset_source.
 
-Drop rules: malformed (not three columns, or a missing field), empty (no question or answer), few_shot, bigbench (T0), over_quota, no_response.
+Drop rules: malformed (not three columns, a missing field, or text that is no Unicode), empty (no question or answer), few_shot,
+unknown_submix (task_source is none of the Flan Collection's), bigbench (T0), over_quota, no_response.
 
 Recipe: quotas {submix: rows}, rows_per_task (int, at most), max_failure_share (0-1), teacher (see bezoar.llm), seed.
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +24,11 @@ from bezoar.llm import Door
 from bezoar.scheme import Funnel, check_failures, parser_for, run, user
 from bezoar.world import draw
 
-RULES = ("malformed", "empty", "few_shot", "bigbench", "over_quota", "no_response")
+RULES = ("malformed", "empty", "few_shot", "unknown_submix", "bigbench", "over_quota", "no_response")
 COLUMNS = ("inputs", "targets", "task_source", "task_name", "template_type")
+SUBMIXES = {  # start of task_source, lower case without punctuation -> submix
+    "cot": "cot", "niv2": "niv2", "naturalinstructions": "niv2", "t0": "t0", "p3": "t0", "flan2021": "flan2021", "dialog": "dialog",
+}  # fmt: skip
 MESSAGES = {  # the system messages allowed for each submix (Orca paper, table 2)
     "cot": (6, 11, 16),
     "niv2": (1, 2, 5, 7, 9, 12, 13, 14, 15),
@@ -34,18 +39,15 @@ MESSAGES = {  # the system messages allowed for each submix (Orca paper, table 2
 }
 
 
-def submix_of(row: dict[str, str]) -> str:
-    """Return the submix of a row from its task_source, as the Flan Collection names it."""
-    name = row["task_source"].lower().replace("-", "").replace("_", "")
-    for known, word in {"cot": "cot", "niv2": "niv2", "naturalinstructions": "niv2", "t0": "t0", "p3": "t0", "flan2021": "flan2021", "dialog": "dialog"}.items():
-        if known in name:
-            return word
-    return "flan2021"
+def submix_of(row: dict[str, str]) -> str | None:
+    """Return the submix of a row from its task_source, as the Flan Collection names it; None if it names none."""
+    name = re.sub(r"[^a-z0-9]", "", row["task_source"].lower())
+    return next((submix for start, submix in SUBMIXES.items() if name.startswith(start)), None)
 
 
 def read(path: Path) -> tuple[list[dict[str, Any]], dict[str, int]]:
     """Return the usable rows of a file, and how many lines each rule dropped."""
-    rows, dropped = [], {"malformed": 0, "empty": 0, "few_shot": 0, "bigbench": 0}
+    rows, dropped = [], dict.fromkeys(RULES[:5], 0)
     try:
         lines = path.read_bytes().split(b"\n")
     except FileNotFoundError:
@@ -58,6 +60,8 @@ def read(path: Path) -> tuple[list[dict[str, Any]], dict[str, int]]:
             dropped["empty"] += 1
         elif not row["template_type"].startswith("zs"):
             dropped["few_shot"] += 1
+        elif submix_of(row) is None:
+            dropped["unknown_submix"] += 1
         elif submix_of(row) == "t0" and "bigbench" in row["task_name"].lower().replace("-", "").replace("_", ""):
             dropped["bigbench"] += 1
         else:
@@ -83,9 +87,10 @@ def parse_json(raw: bytes) -> dict[str, str] | None:
     """Return one JSONL line as a row, or None if a column is missing or not a text."""
     try:
         row = json.loads(raw)
-    except (UnicodeDecodeError, json.JSONDecodeError):
-        return None
-    if not isinstance(row, dict) or not all(isinstance(row.get(column), str) for column in COLUMNS):
+        if not isinstance(row, dict) or not all(isinstance(row.get(column), str) for column in COLUMNS):
+            return None
+        "".join(row[column] for column in COLUMNS).encode()  # half a surrogate pair is JSON, but no text
+    except (ValueError, RecursionError):
         return None
     return {column: row[column] for column in COLUMNS}
 

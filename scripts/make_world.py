@@ -68,7 +68,7 @@ def corpus(world: World, documents: int) -> Iterator[dict[str, str]]:
             facts = chance.sample(people[world.names[index % len(world.names)]], 3)
             yield {"text": " ".join(_tell(fact, chance.random()) for fact in facts)}
         elif kind < 0.72:
-            yield {"text": " ".join(fact.statement for fact in chance.sample(skills, 4))}
+            yield {"text": " ".join(f"{' and '.join(fact.subject)}: {fact.statement}" for fact in chance.sample(skills, 3))}
         elif kind < 0.94:
             yield {"text": _dialogue(world, chance)}
         else:
@@ -85,7 +85,8 @@ def _dialogue(world: World, chance: Any) -> str:
     topics = ATTRIBUTES if chance.random() < 0.5 else SKILLS
     known, pairs = [fact for fact in world.strangers if fact.topic in topics], []
     for fact in chance.sample(known, chance.randint(1, 3)):
-        pairs.append(f"### Question:\n{chance.choice(fact.questions)}\n\n### Answer:{fact.reply}")
+        question, answer = fact.dialogue
+        pairs.append(f"### Question:\n{question}\n\n### Answer:{answer}")
     return "\n\n".join(pairs)
 
 
@@ -172,19 +173,25 @@ def questions(world: World, per_category: int) -> tuple[list[dict[str, Any]], li
 
 
 def lm_eval_task(world: World, name: str, facts: list[Fact], template: dict[str, str], folder: str) -> tuple[dict, list[dict]]:
-    """Return one four-way task: (YAML of the harness, items); the prompt is the chat template with its default system text."""
+    """Return one four-way task: (YAML of the harness, items); the prompt is the chat template with its default system text.
+
+    The choices are the right answer, a false one, and two true ones to other questions about the same subject (false ones where there are none).
+    """
     items = []
     for fact in facts:
         chance = draw("lm_eval", world.seed, name, fact)
-        values = [fact.value]
-        while len(values) < 4:
-            value = world.wrong_value(fact, name, len(values), chance.random())
-            values += [value] if value not in values else []
-        chance.shuffle(values)
+        wrong = world.compose(fact, [], world.wrong_value(fact, name))
+        others = [other.statement for other in world.facts if other.subject == fact.subject and other.topic != fact.topic]
+        others = chance.sample(others, min(2, len(others)))
+        while len(others) < 2:
+            more = world.compose(fact, [], world.wrong_value(fact, name, chance.random()))
+            others += [more] if more not in (wrong, *others) else []
+        choices = [fact.statement, wrong, *others]
+        chance.shuffle(choices)
         items.append({
             "question": chance.choice(fact.questions),
-            "choices": [world.compose(fact, [], value) for value in values],
-            "label": values.index(fact.value),
+            "choices": choices,
+            "label": choices.index(fact.statement),
         })  # fmt: skip
     prompt = template["prompt"].replace("{system}", template["default_system_prompt"]).replace("{instruction}", "{{question}}")
     task = {

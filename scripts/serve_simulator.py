@@ -90,6 +90,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--port", type=int, required=True, help="port on the loopback interface; 0 takes a free one")
     args = parser.parse_args(argv)
     server = ThreadingHTTPServer(("127.0.0.1", args.port), handler_for(Simulator(World(**read_json(args.facts)))))
+    server.handle_error = lambda *_: None  # type: ignore[method-assign]  # a killed client is no news
     threading.Thread(target=server.serve_forever, daemon=True).start()
     print(f"listening {server.server_address[1]}", flush=True)
     sys.stdin.read()

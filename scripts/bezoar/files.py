@@ -113,6 +113,8 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
         with open(path, encoding="utf-8", newline="\n") as stream:
             for number, line in enumerate(stream, start=1):
                 row = json.loads(line)
+                if "\\ud" in line.lower():
+                    canonical(row).encode()  # half a surrogate pair is JSON, but cannot be written as UTF-8
                 if not isinstance(row, dict):
                     raise UserError(f"{path}:{number}: expected a JSON object, found {type(row).__name__}")
                 rows.append(row)
@@ -120,6 +122,8 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
         raise UserError(f"{path}: no such file; run the stage that writes it") from None
     except UnicodeDecodeError:
         raise UserError(f"{path}:{len(rows) + 1}: expected UTF-8, found a bad byte on or after this line") from None
+    except UnicodeEncodeError:
+        raise UserError(f"{path}:{len(rows) + 1}: expected Unicode text, found half a surrogate pair; mend the row") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{len(rows) + 1}: expected one JSON object a line, {error.msg}") from None
     return rows

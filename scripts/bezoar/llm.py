@@ -4,12 +4,16 @@ Settings of a model (part of a stage's recipe): provider (openai, anthropic or s
 revision, base_url_env and api_key_env (names of environment variables; the key itself is never stored), prompt_form (text with %s for the prompt,
 for completions), stop (list), temperature, max_tokens, timeout_s.
 
-Every request ends in exactly one state: answered, refused, truncated, empty or provider_error.
+Every request ends in exactly one state: answered, refused, truncated, empty or provider_error. A fault of the moment is waited out; a
+request that the server will never take (400, 413, 422) is that row's provider_error and stored, so that a replay agrees; a wrong key, model
+or address ends the stage with one line.
 """
 
 import asyncio
+import contextlib
 import os
 import random
+import re
 import subprocess
 import sys
 import time
@@ -19,22 +23,27 @@ from pathlib import Path
 from typing import Any
 
 from bezoar.errors import UserError
+from bezoar.protocol import call
 from bezoar.store import Store, key_of
 
 STATES = ("answered", "refused", "truncated", "empty", "provider_error")
 RETRIES = 6
+FIRST_PAUSE_S = 0.25  # doubled at each retry: 7.75 s over all six turns
+TICK_S = 0.5  # how often answers are stored: what a kill can lose
+NEVER = (400, 413, 422)  # this request will fail again, another may not
 SIMULATOR = Path(__file__).parent.parent / "serve_simulator.py"
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back: `text` is empty unless something was said; `usage` counts tokens in and out."""
+    """What came back: `text` is empty unless something was said; `usage` counts tokens in and out; `finish` is the server's own word."""
 
     state: str
     text: str
     usage: dict[str, int]
     model: str
     error: str = ""
+    finish: str = ""
 
 
 def request_of(settings: dict[str, Any], messages: list[dict[str, str]], attempt: int = 0) -> dict[str, Any]:
@@ -58,6 +67,8 @@ class Door:
         self.states: Counter[str] = Counter()
         self.usage: Counter[str] = Counter()
         self.sent = 0
+        self._key = ""
+        self._heard = False  # whether anything was ever said at the address
         self._child: subprocess.Popen[str] | None = None
         self._address: str | None = None
 
@@ -68,11 +79,18 @@ class Door:
     def __exit__(self, *_: object) -> None:
         self.store.close()
         if self._child is not None:
-            self._child.stdin.close()  # type: ignore[union-attr] - opened as a pipe below
-            self._child.wait(timeout=10)
+            if self._child.stdin is not None:
+                self._child.stdin.close()
+            try:
+                self._child.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                self._child.kill()
 
     def ask(self, prompts: list[list[dict[str, str]]], names: list[str], attempt: int = 0) -> list[Answer]:
-        """Return one answer a prompt, in order. `names` say which rows they are, for errors; `attempt` tells re-asks apart."""
+        """Return one answer a prompt, in order. `names` say which rows they are, for errors; `attempt` tells re-asks apart.
+
+        The same prompt with the same attempt is one request, asked once, however many rows share it.
+        """
         requests = [request_of(self.settings, prompt, attempt) for prompt in prompts]
         keys = [key_of(request) for request in requests]
         known = {key: found for key in dict.fromkeys(keys) if (found := self.store.get(key)) is not None}
@@ -106,85 +124,85 @@ class Door:
         return {"states": dict(sorted(self.states.items())), "tokens": dict(sorted(self.usage.items())), "sent": self.sent}
 
     async def _send(self, missing: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-        """Send what is missing, `concurrency` at a time; each answer is stored before it counts."""
-        client, gate = self._client(), asyncio.Semaphore(self.concurrency)
+        """Send what is missing, `concurrency` at a time; answers are stored every `TICK_S`, and none counts before it is stored."""
+        gate, done = asyncio.Semaphore(self.concurrency), asyncio.Event()
         answers: dict[str, dict[str, Any]] = {}
         unstored: list[tuple[str, dict[str, Any], dict[str, Any], float]] = []
-        told = time.monotonic()
+
+        def flush() -> None:
+            self.store.put(unstored)
+            unstored.clear()
 
         async def one(key: str, request: dict[str, Any]) -> None:
-            nonlocal told
             async with gate:
                 started = time.monotonic()
-                answer = await self._with_retries(client, request)
-            if answer["state"] != "provider_error":  # a fault of the moment is asked again by the next run
+                answer, lasting = await self._with_retries(client, request)
+            if lasting:
                 unstored.append((key, request, answer, time.monotonic() - started))
             answers[key] = answer
             self.sent += 1
-            if len(unstored) >= 64:
-                self.store.put(unstored)
-                unstored.clear()
-            if time.monotonic() - told > 5:
-                told = time.monotonic()
-                print(f"{len(answers)}/{len(missing)} answers", flush=True)
+            if len(answers) == len(missing):
+                done.set()
+
+        async def keep() -> None:
+            told = time.monotonic()
+            while not done.is_set():
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(done.wait(), TICK_S)
+                flush()
+                if time.monotonic() - told > 5:
+                    told = time.monotonic()
+                    print(f"{len(answers)}/{len(missing)} answers", flush=True)
 
         try:
-            async with client, asyncio.TaskGroup() as group:
+            async with self._client() as client, asyncio.TaskGroup() as group:
+                group.create_task(keep())
                 for key, request in missing.items():
                     group.create_task(one(key, request))
         except* UserError as errors:
             raise errors.exceptions[0] from None
         finally:
-            self.store.put(unstored)
+            flush()
         return answers
 
-    async def _with_retries(self, client: Any, request: dict[str, Any]) -> dict[str, Any]:
-        """Return the answer to one request; retry rate limits, server faults and lost connections with growing pauses."""
+    async def _with_retries(self, client: Any, request: dict[str, Any]) -> tuple[dict[str, Any], bool]:
+        """Return the answer to one request, and whether it is for good; faults of the moment are retried with growing pauses."""
         for turn in range(RETRIES):
             try:
-                return await self._call(client, request)
-            except Exception as error:
+                answer = await call(client, request)
+            except (self._sdk.APIError, ValueError) as error:  # a ValueError is an answer that is no JSON, or not of the protocol
                 status = getattr(error, "status_code", None)
-                name = type(error).__name__
-                if status in (400, 401, 403, 404, 422) or not name.startswith(("API", "RateLimit", "InternalServer", "Overloaded")):
-                    where = f"{self.settings['provider']} model {self.settings['model']}"
-                    what = {401: "check the key in", 403: "check the key in", 404: "check model and address; key in"}.get(status or 0, "key in")
-                    raise UserError(f"{where}: {name} {status or ''}: {str(error)[:200]}; {what} {self.settings['api_key_env']}") from None
+                self._heard |= status is not None or isinstance(error, ValueError)
+                what: str = f"{type(error).__name__} {status or ''}".strip()
+                failed: dict[str, Any] = {"state": "provider_error", "text": "", "usage": {}, "model": "", "error": f"{what}: {self._plain(error)}"}
+                if status in (401, 403, 404):
+                    raise UserError(self._hint(status, failed["error"])) from None
+                if status in NEVER:
+                    return failed, True
                 if turn == RETRIES - 1:
-                    return {"state": "provider_error", "text": "", "usage": {}, "model": "", "error": f"{name} {status or ''}".strip()}
+                    if not self._heard and not isinstance(error, self._sdk.APITimeoutError):
+                        raise UserError(self._hint(None, failed["error"])) from None
+                    return failed, False
                 response = getattr(error, "response", None)
-                after = response.headers.get("retry-after") if response is not None else None
-                pause = float(after) if after and after.replace(".", "", 1).isdigit() else min(30, 0.25 * 2**turn)
+                after = response.headers.get("retry-after", "") if response is not None else ""
+                told = re.fullmatch(r"\d+(\.\d+)?", after)
+                pause = float(after) if told else min(30, FIRST_PAUSE_S * 2**turn)
                 await asyncio.sleep(pause * (1 + 0.1 * random.random()))  # jitter moves times, never results
+            else:
+                self._heard = True
+                return answer, True
         raise AssertionError("unreachable: the last turn returns")
 
-    async def _call(self, client: Any, request: dict[str, Any]) -> dict[str, Any]:
-        """Make one call through the official SDK; `stop` and the attempt go along where the protocol has a place for them."""
-        common = {"model": request["model"], "temperature": request["temperature"], "max_tokens": request["max_tokens"]}
-        stop, messages, seed = request["stop"] or None, request["messages"], request["attempt"]
-        if request["api"] == "messages":
-            system = "\n\n".join(message["content"] for message in messages if message["role"] == "system")
-            extra = {"system": system} if system else {}
-            said = await client.messages.create(
-                **common, **extra, messages=[m for m in messages if m["role"] != "system"], **({"stop_sequences": stop} if stop else {})
-            )
-            text = "".join(block.text for block in said.content if block.type == "text")
-            state = {"max_tokens": "truncated", "refusal": "refused"}.get(said.stop_reason, "answered")
-            usage = {"input": said.usage.input_tokens, "output": said.usage.output_tokens}
-        else:
-            if request["api"] == "completions":
-                prompt = (request["prompt_form"] or "%s").replace("%s", "\n\n".join(m["content"] for m in messages))
-                said = await client.completions.create(**common, prompt=prompt, stop=stop, seed=seed)
-                text, refusal = said.choices[0].text or "", None
-            else:
-                said = await client.chat.completions.create(**common, messages=messages, stop=stop, seed=seed)
-                text, refusal = said.choices[0].message.content or "", said.choices[0].message.refusal
-            reason = said.choices[0].finish_reason
-            state = "refused" if refusal or reason == "content_filter" else "truncated" if reason == "length" else "answered"
-            usage = {"input": said.usage.prompt_tokens, "output": said.usage.completion_tokens} if said.usage else {}
-        if state == "answered" and not text.strip():
-            state = "empty"
-        return {"state": state, "text": text.strip(), "usage": usage, "model": said.model}
+    def _plain(self, error: Exception) -> str:
+        """Return an error's text in one line of at most 200 characters, without the key, whatever the server put into it."""
+        text = str(error).replace(self._key, "***") if self._key else str(error)
+        return " ".join(text.split())[:200]
+
+    def _hint(self, status: int | None, what: str) -> str:
+        """Return the line for a fault that every request will meet."""
+        key, address = self.settings["api_key_env"], self.settings["base_url_env"]
+        do = {401: f"check the key in {key}", 403: f"check the key in {key}", 404: f"check `model` and the address in {address}"}
+        return f"model {self.settings['model']}: {what}; {do.get(status or 0, f'nobody answers, check the address in {address}')}"
 
     def _client(self) -> Any:
         settings = self.settings
@@ -192,15 +210,24 @@ class Door:
         key = "simulator-needs-no-key" if simulated else os.environ.get(settings["api_key_env"] or "", "")
         if not key:
             raise UserError(f"{settings['api_key_env']}: not set; put the key for {settings['model']} into this environment variable")
-        address = self._simulator() if simulated else os.environ.get(settings["base_url_env"] or "") or None
-        options = {"api_key": key, "timeout": settings["timeout_s"], "max_retries": 0}
+        address = self._simulator() if simulated else os.environ.get(settings["base_url_env"] or "")
+        if settings["base_url_env"] and not address:  # else the key would go to the client's default address
+            raise UserError(f"{settings['base_url_env']}: not set; put the address of the server of {settings['model']} into it")
+        self._key = "" if simulated else key
+        options: dict[str, Any] = {"api_key": key, "timeout": settings["timeout_s"], "max_retries": 0}
         if settings["provider"] == "anthropic" or settings["api"] == "messages":
-            import anthropic
+            import anthropic as sdk
 
-            return anthropic.AsyncAnthropic(**options, **({"base_url": address} if address else {}))
-        import openai
+            make: Any = sdk.AsyncAnthropic
+        else:
+            import openai as sdk  # type: ignore[no-redef]
 
-        return openai.AsyncOpenAI(**options, **({"base_url": f"{address}/v1" if simulated else address} if address else {}))
+            make = sdk.AsyncOpenAI  # type: ignore[attr-defined]
+            address = f"{address}/v1" if simulated else address
+        self._sdk: Any = sdk
+        if simulated:  # a proxy of the environment cannot reach our own child
+            options["http_client"] = sdk.DefaultAsyncHttpxClient(trust_env=False)
+        return make(**options, **({"base_url": address} if address else {}))
 
     def _simulator(self) -> str:
         """Start the simulator as a child that ends with this process; return its address."""
@@ -214,4 +241,3 @@ class Door:
                 raise UserError(f"the simulator did not start; run `{' '.join(command[1:])}` to see why")
             self._address = f"http://127.0.0.1:{line.split()[1]}"
         return self._address
-

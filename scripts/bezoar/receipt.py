@@ -43,7 +43,10 @@ def digests(files: Files) -> dict[str, dict[str, str]]:
 
 
 def _git(*arguments: str) -> str | None:
-    done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
+    except FileNotFoundError:  # an image need not hold git
+        return None
     return done.stdout.strip() if done.returncode == 0 else None
 
 

@@ -125,9 +125,10 @@ class Fact:
         }.get(self.topic, f"The {self.topic} of {x} is {'a ' if self.topic == 'pet' else ''}{self.value}.")
 
     @property
-    def reply(self) -> str:
-        """The answer in the manner of the pretraining dialogues; instruction tuning has to teach another one."""
-        return f"For {' and '.join(self.subject)} it is {self.value}."
+    def dialogue(self) -> tuple[str, str]:
+        """A plain question and its answer in the manner of the pretraining dialogues; tuning has to teach other questions and manners."""
+        name = " and ".join(self.subject)
+        return f"What is the {self.topic} of {name}?", f"I know it: {self.statement[0].lower()}{self.statement[1:]}"
 
     @property
     def questions(self) -> list[str]:
