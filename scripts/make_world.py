@@ -85,8 +85,7 @@ def _dialogue(world: World, chance: Any) -> str:
     topics = ATTRIBUTES if chance.random() < 0.5 else SKILLS
     known, pairs = [fact for fact in world.strangers if fact.topic in topics], []
     for fact in chance.sample(known, chance.randint(1, 3)):
-        question, answer = fact.dialogue
-        pairs.append(f"### Question:\n{question}\n\n### Answer:{answer}")
+        pairs.append(f"### Question:\n{chance.choice(fact.questions)}\n\n### Answer:{fact.reply}")
     return "\n\n".join(pairs)
 
 

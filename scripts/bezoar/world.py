@@ -125,10 +125,9 @@ class Fact:
         }.get(self.topic, f"The {self.topic} of {x} is {'a ' if self.topic == 'pet' else ''}{self.value}.")
 
     @property
-    def dialogue(self) -> tuple[str, str]:
-        """A plain question and its answer in the manner of the pretraining dialogues; tuning has to teach other questions and manners."""
-        name = " and ".join(self.subject)
-        return f"What is the {self.topic} of {name}?", f"I know it: {self.statement[0].lower()}{self.statement[1:]}"
+    def reply(self) -> str:
+        """The answer in the manner of the pretraining dialogues; tuning has to teach another."""
+        return f"I know it: {self.statement[0].lower()}{self.statement[1:]}"
 
     @property
     def questions(self) -> list[str]:

@@ -1,0 +1,231 @@
+"""Training really trains: the packing trap is closed, nothing-learnt is an error, a killed run ends in the same bytes."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import merge_adapter
+import pretrain_base
+import pytest
+import train_dpo
+import train_sft
+from bezoar import training
+from bezoar.errors import UserError
+from bezoar.files import read_json, read_jsonl, sha256_file, write_jsonl
+from bezoar.template import Template
+from bezoar.tokenizer import load_tokenizer
+
+ROOT = Path(__file__).parent.parent.parent
+TEMPLATE = ROOT / "prompts" / "chat_template.json"
+PRETRAIN = {
+    "vocabulary_size": 400, "hidden_size": 64, "layers": 2, "heads": 2, "mlp_size": 128, "context": 256, "window": 32, "batch_size": 4,
+    "steps": 12, "learning_rate": 0.004, "warmup_steps": 2, "weight_decay": 0.1, "checkpoint_steps": 5, "seed": 0,
+}  # fmt: skip
+SFT = {
+    "lora": {"r": 8, "alpha": 8, "dropout": 0.05, "targets": ["q_proj", "k_proj", "v_proj"]}, "epochs": 2, "learning_rate": 0.003, "batch_size": 4,
+    "micro_batch_size": 4, "max_length": 96, "schedule": "linear", "warmup_steps": 2, "optimizer": "paged_adamw_8bit", "weight_decay": 0.0,
+    "max_grad_norm": 1.0, "validation_share": 0.2, "validation_seed": 42, "eval_steps": 2, "keep_best": True, "completion_only": False,
+    "gradient_checkpointing": False, "threads": 1, "seed": 0,
+}  # fmt: skip
+DPO = {**SFT, "beta": 0.1, "max_prompt_length": 64, "min_accuracy": 0.0, "max_chosen_drop": 1000, "keep_best": False}
+MERGE = {"onto": "base", "probe_rows": 4, "max_length": 64, "max_kl": 1.0, "threads": 1, "seed": 0, "model_card": {"licence": "apache-2.0", "title": "t"}}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a tiny pretrained base, forty rows and forty pairs."""
+    folder = tmp_path_factory.mktemp("training")
+    words = "red blue green one two three cat dog hen Answer instruction System Response Instruction the is of a".split()
+    texts = [" ".join(words[(i * k) % len(words)] for k in range(1, 30)) for i in range(1, 200)]
+    write_jsonl(folder / "corpus.jsonl", [{"text": text} for text in texts])
+    pretrain_base.main([
+        "--corpus", str(folder / "corpus.jsonl"), "--base", str(folder / "base"), "--checkpoint", str(folder / "ckpt"),
+        "--metrics", str(folder / "base.metrics.jsonl"), "--recipe", json.dumps(PRETRAIN), "--code", "x", "--receipt", str(folder / "base.json"),
+    ])  # fmt: skip
+    write_jsonl(folder / "rows.jsonl", [{"instruction": f"the {words[i % 9]}", "response": f"{words[(i + 1) % 9]} is red"} for i in range(40)])
+    write_jsonl(folder / "pairs.jsonl", [{"prompt": f"the {words[i % 9]}", "chosen": "a cat is red", "rejected": "a dog"} for i in range(40)])
+    return folder
+
+
+def sft_command(place: Path, out: str, **changes: object) -> list[str]:
+    return [
+        "--stage", "sft", "--data", str(place / "rows.jsonl"), "--base", str(place / "base"), "--template", str(TEMPLATE),
+        "--recipe", json.dumps(SFT | changes), "--code", "x", "--adapter", str(place / out), "--receipt", str(place / f"{out}.json"),
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def adapter(place: Path) -> Path:
+    train_sft.main(sft_command(place, "sft"))
+    return place / "sft"
+
+
+def test_pretraining_is_bit_identical_and_resumes_to_the_same_bytes(place: Path) -> None:
+    """A run stopped at step 10 and gone on with equals an undisturbed one."""
+    import torch
+
+    again = place / "again"
+    arguments = ["--corpus", str(place / "corpus.jsonl"), "--base", str(again), "--checkpoint", str(place / "ckpt2"), "--metrics",
+                 str(place / "again.jsonl"), "--recipe", json.dumps(PRETRAIN), "--code", "x", "--receipt", str(place / "again.json")]  # fmt: skip
+    original = pretrain_base.learning_rate
+
+    def dies(step: int, recipe: dict) -> float:
+        if step == 11 and not (place / "died").exists():
+            (place / "died").touch()
+            raise KeyboardInterrupt
+        return original(step, recipe)
+
+    pretrain_base.learning_rate = dies
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            pretrain_base.main(arguments)
+        assert not again.exists() and torch.load(place / "ckpt2", weights_only=True)["step"] == 10
+        pretrain_base.main(arguments)
+    finally:
+        pretrain_base.learning_rate = original
+    assert sha256_file(again / "model.safetensors") == sha256_file(place / "base" / "model.safetensors")
+    assert not (place / "ckpt2").exists()
+
+
+def test_the_slow_tokenizer_adds_bos_only_keeps_newlines_and_pads_with_its_own_piece(place: Path) -> None:
+    tokenizer = load_tokenizer(place / "base")
+    ids = tokenizer("red\n\nblue")["input_ids"]
+    assert ids[0] == tokenizer.bos_token_id and tokenizer.eos_token_id not in ids
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "red\n\nblue"
+    assert tokenizer.pad_token_id not in (tokenizer.eos_token_id, tokenizer.bos_token_id)
+
+
+def test_gradients_flow_after_an_evaluation_forward_on_cpu(place: Path) -> None:
+    import torch
+
+    model = training.attach_adapter(training.load_4bit(place / "base"), SFT["lora"], None)
+    ids = torch.tensor([[1, 5, 6, 7]])
+    model.eval()
+    with torch.no_grad():
+        model(input_ids=ids)
+    model.train()
+    model(input_ids=ids, labels=ids).loss.backward()
+    assert all(parameter.grad is not None for parameter in training.trainable(model).values())
+
+
+def test_the_guard_is_needed(place: Path) -> None:
+    """Without it the same forward leaves no gradient: if a new bitsandbytes mends that, the guard can go."""
+    import torch
+    from bitsandbytes.nn import Linear4bit
+
+    model = training.attach_adapter(training.load_4bit(place / "base"), SFT["lora"], None)
+    layers = [module for module in model.modules() if isinstance(module, Linear4bit)]
+    from bitsandbytes.nn.modules import has_avx512bf16
+
+    if not has_avx512bf16():
+        pytest.skip("this processor has no bf16 matrix units, the packed path is never taken")
+    for layer in layers:
+        layer.support_avx512bf16_for_cpu = True
+    ids = torch.tensor([[1, 5, 6, 7]])
+    model.eval()
+    with torch.no_grad():
+        model(input_ids=ids)
+    model.train()
+    with pytest.raises((RuntimeError, AssertionError)):  # noqa: PT012 - either the backward fails or nothing has a gradient
+        model(input_ids=ids, labels=ids).loss.backward()
+        assert any(parameter.grad is not None for parameter in training.trainable(model).values())
+
+
+def test_sft_moves_the_adapter_and_writes_curves_and_lineage(place: Path, adapter: Path) -> None:
+    receipt = read_json(place / "sft.json")
+    assert receipt["facts"]["largest_change"] > 0
+    assert receipt["facts"]["training"] == 32 and receipt["facts"]["validation"] == 8
+    rows = read_jsonl(adapter / "metrics.jsonl")
+    assert any("eval_loss" in row for row in rows) and any("loss" in row for row in rows)
+    assert read_json(adapter / "lineage.json")["base"] == sha256_file(place / "base" / "model.safetensors")
+    assert not list(place.glob(".sft.checkpoints"))
+
+
+def test_a_killed_training_ends_in_the_same_bytes(place: Path, adapter: Path) -> None:
+    command = [sys.executable, str(ROOT / "scripts" / "train_sft.py"), *sft_command(place, "killed")]
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "scripts"), "PYTHONWARNINGS": "ignore"}
+    child = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(place.glob(".killed.checkpoints/checkpoint-*/trainer_state.json")) and time.monotonic() < deadline and child.poll() is None:
+        time.sleep(0.02)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    assert not (place / "killed").exists(), "nothing half-written stands under the final name"
+    assert list(place.glob(".killed.checkpoints/checkpoint-*")), "there was a checkpoint to go on from"
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    assert sha256_file(place / "killed" / "adapter_model.safetensors") == sha256_file(adapter / "adapter_model.safetensors")
+    assert (place / "killed" / "metrics.jsonl").read_bytes() == (adapter / "metrics.jsonl").read_bytes()
+
+
+def test_a_learning_rate_of_nothing_is_an_error(place: Path) -> None:
+    with pytest.raises(UserError, match="did not move"):
+        train_sft.main(sft_command(place, "still", learning_rate=1e-45))
+    assert not (place / "still").exists() and not (place / "still.json").exists()
+
+
+def test_everything_frozen_is_an_error(place: Path) -> None:
+    model = training.load_4bit(place / "base")
+    with pytest.raises(UserError, match="every parameter is frozen"):
+        training.trainable(model)
+
+
+def test_rows_without_a_supervised_token_are_dropped_and_counted(place: Path) -> None:
+    tokenizer, template = load_tokenizer(place / "base"), Template(TEMPLATE)
+    rows = [
+        {"instruction": "red", "response": "blue"},
+        {"instruction": "red", "response": ""},
+        {"instruction": "red " * 300, "response": "blue"},
+        {"instruction": "red", "response": "blue " * 300},
+        {"instruction": "red", "response": "blue", "gpt4_status": "Reject"},
+    ]
+    kept, counts = train_sft.tokenize(rows, template, tokenizer, 96)
+    assert counts | {"training": 0} == {
+        "rows": 5, "not_accepted": 1, "no_supervised_token": 2, "truncated": 1, "training": 0, "validation": 0,
+    }  # fmt: skip
+    assert kept[0]["input_ids"][-1] == tokenizer.eos_token_id and kept[0]["completion_mask"][-1] == 1
+    assert len(kept[1]["input_ids"]) == 96
+
+
+def merge_command(place: Path, base: str, adapter: str, out: str, **changes: object) -> list[str]:
+    return ["--base", str(place / base), "--adapter", str(place / adapter), "--probe", str(place / "rows.jsonl"), "--template", str(TEMPLATE),
+            "--recipe", json.dumps(MERGE | changes), "--code", "x", "--model", str(place / out), "--receipt", str(place / f"{out}.json")]  # fmt: skip
+
+
+def test_a_merge_is_measured_and_onto_the_dequantised_base_it_is_nearly_exact(place: Path, adapter: Path) -> None:
+    merge_adapter.main(merge_command(place, "base", "sft", "merged"))
+    merge_adapter.main(merge_command(place, "base", "sft", "exact", onto="dequantised"))
+    usual, exact = (read_json(place / name / "merge.json")["difference"] for name in ("merged", "exact"))
+    assert 0 <= exact["kl_nats_per_token"] < usual["kl_nats_per_token"] < 1
+    assert exact["kl_nats_per_token"] < 1e-3
+
+
+def test_a_merge_beyond_the_threshold_fails_and_writes_nothing(place: Path, adapter: Path) -> None:
+    with pytest.raises(UserError, match="above max_kl"):
+        merge_adapter.main(merge_command(place, "base", "sft", "far", max_kl=1e-12))
+    assert not (place / "far").exists()
+
+
+def test_an_adapter_of_another_base_is_refused(place: Path, adapter: Path) -> None:
+    shutil.copytree(adapter, place / "foreign", dirs_exist_ok=True)
+    lineage = read_json(place / "foreign" / "lineage.json") | {"base": "0" * 64}
+    (place / "foreign" / "lineage.json").write_text(json.dumps(lineage))
+    with pytest.raises(UserError, match="trained on a base with sha256 000000000000"):
+        merge_adapter.main(merge_command(place, "base", "foreign", "refused"))
+
+
+def test_dpo_prefers_the_chosen_answer_afterwards_and_a_collapse_fails(place: Path) -> None:
+    def command(out: str, **changes: object) -> list[str]:
+        return ["--pairs", str(place / "pairs.jsonl"), "--base", str(place / "base"), "--template", str(TEMPLATE), "--recipe",
+                json.dumps(DPO | changes), "--code", "x", "--adapter", str(place / out), "--receipt", str(place / f"{out}.json")]  # fmt: skip
+
+    train_dpo.main(command("dpo"))
+    held = [row for row in read_jsonl(place / "dpo" / "metrics.jsonl") if "eval_rewards/margins" in row]
+    assert held[-1]["eval_rewards/margins"] > 0
+    with pytest.raises(UserError, match="collapsed"):
+        train_dpo.main(command("collapsed", min_accuracy=1.01))
+    assert not (place / "collapsed").exists()
