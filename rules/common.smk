@@ -156,7 +156,9 @@ def facts_argument():
 
 def model_path(name):
     """The weights of a model by its name."""
-    return f"{RESULTS}/{'base' if name == 'base' else f'merge/{name}'}/model.safetensors"
+    return (
+        f"{RESULTS}/{'base' if name == 'base' else f'merge/{name}'}/model.safetensors"
+    )
 
 
 def model_file(wildcards):

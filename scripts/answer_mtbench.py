@@ -6,7 +6,8 @@ Usage: answer_mtbench.py --model results/base --name base --questions question.j
 The file is FastChat's; answer_id and tstamp, which FastChat draws and reads off the clock, are fixed. The second turn's instruction is the
 dialogue so far, in the form that the preference rows have. `stops` says for each turn whether the model ended (eos) or was cut (length).
 
-Recipe: temperatures {category: float}, default_temperature (float), max_new_tokens (int), batch_size (int), dtype (torch's name), threads (int), seed.
+Recipe: temperatures {category: float}, default_temperature (float), max_new_tokens (int), batch_size (int), dtype (torch's name),
+threads (int), seed.
 """
 
 import argparse
@@ -56,8 +57,9 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     import torch
-    from bezoar.tokenizer import load_tokenizer
     from transformers import AutoModelForCausalLM
+
+    from bezoar.tokenizer import load_tokenizer
 
     recipe = args.recipe
     with Receipt(

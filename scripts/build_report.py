@@ -3,7 +3,8 @@
 Usage: build_report.py --results results --artifacts results/claims.json results/lm_eval.json … --receipts results/receipts/*.json \\
            --config config/paper.yaml … --recipe '{"scale": "paper"}' --code … --output results/report/index.html --receipt …
 
-Only the files named in --artifacts, --receipts and --config are read. Times and memory of the receipts are the only contents that vary from run to run.
+Only the files named in --artifacts, --receipts and --config are read. Times and memory of the receipts are the
+only contents that vary from run to run.
 
 Recipe: scale (name), seed.
 """
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+
 from bezoar import plots
 from bezoar.errors import UserError, cli
 from bezoar.files import read_json, read_jsonl, whole_file
@@ -56,7 +58,9 @@ def deviations(paths: list[Path]) -> list[dict[str, Any]]:
     for path in paths:
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
             if (match := TAGGED.match(line)) and match["value"].strip():
-                found.append({"file": path.name, "line": number, "value": match["value"].strip(), "reason": match["reason"].strip() or "no counterpart"})
+                found.append(
+                    {"file": path.name, "line": number, "value": match["value"].strip(), "reason": match["reason"].strip() or "no counterpart"}
+                )
     return found
 
 

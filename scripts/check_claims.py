@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
 from bezoar.errors import UserError, cli
 from bezoar.files import read_json, write_json
 from bezoar.receipt import Receipt, add_stage_arguments

@@ -4,7 +4,6 @@ Usage: check_config.py config/rehearsal.yaml [config/more.yaml …]
 """
 
 import argparse
-from pathlib import Path
 
 from bezoar.configuration import SCHEMA, check, files_of, resolved
 from bezoar.errors import cli

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from bezoar.errors import UserError, cli
 from bezoar.files import read_jsonl, write_json
 from bezoar.receipt import Receipt, add_stage_arguments
@@ -82,9 +83,7 @@ def main(argv: list[str] | None = None) -> None:
         models = list(values)
         pairs = dict.fromkeys([*zip(models[1:], models[:-1], strict=True), *((model, models[0]) for model in models[1:])])
         table = {
-            "models": {
-                model: {task: bootstrap_mean(items, recipe["seed"]) for task, items in tasks.items()} for model, tasks in values.items()
-            },
+            "models": {model: {task: bootstrap_mean(items, recipe["seed"]) for task, items in tasks.items()} for model, tasks in values.items()},
             "differences": [compare(values, child, parent, recipe["seed"]) for child, parent in pairs],
             "calibration": calibration(values, recipe["published_base"], recipe["tolerance"]),
         }

@@ -63,7 +63,7 @@ def language_models(config: dict[str, Any]) -> Iterator[str]:
             yield f"{role}: {settings['model']} was retired on {RETIRED[settings['model']]}; name another model in the config, as a deviation"
         address = os.environ.get(settings["base_url_env"] or "")
         if role == "teacher" and not address:
-            yield f"teacher: {settings['base_url_env']} is not set; start `vllm serve {settings['model']}` and put its address, ending in /v1, into it"
+            yield f"teacher: {settings['base_url_env']} is not set; start `vllm serve {settings['model']}` and put its address (…/v1) into it"
         elif address and not answers(f"{address}/models"):
             yield f"{role}: no answer from {address}; start the server or correct {settings['base_url_env']}"
 

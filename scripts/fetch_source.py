@@ -2,8 +2,9 @@
 
 Usage: MIRROR=dir fetch_source.py --entry '{"id": …}' --output data/… --lock config/sources.lock
 
---entry is the source's entry of config/sources.yaml as JSON. A file is looked for in MIRROR under its path, then by its sha256 anywhere below. An interrupted
-download goes on from its .part file. Where no sha256 or revision is published, the first fetch writes it to --lock and later ones must match it.
+--entry is the source's entry of config/sources.yaml as JSON. A file is looked for in MIRROR under its path, then by its sha256 anywhere
+below. An interrupted download goes on from its .part file. Where no sha256 or revision is published, the first fetch writes it to --lock
+and later ones must match it.
 A hub repository is fetched at its revision into the directory of --output, a manifest of every file's sha256.
 """
 
@@ -125,7 +126,9 @@ def fetch_snapshot(entry: dict[str, Any], output: Path, lock: Path, mirror: Path
             revision = entry["revision"] or HfApi().repo_info(entry["hub"], repo_type=entry["type"]).sha
             snapshot_download(entry["hub"], repo_type=entry["type"], revision=revision, local_dir=folder)
         except Exception as error:  # the hub's client raises many kinds; all of them mean that it cannot be had
-            raise UserError(f"{entry['hub']}: {type(error).__name__} from the hub; check the network, or put it into MIRROR/hub/{entry['id']}") from None
+            raise UserError(
+                f"{entry['hub']}: {type(error).__name__} from the hub; check the network, or put it into MIRROR/hub/{entry['id']}"
+            ) from None
     if revision:
         require(entry["id"], "revision", revision, entry["revision"], lock)
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path != output and ".cache" not in path.parts]

@@ -64,7 +64,9 @@ def rate(door: Door, rows: list[dict[str, Any]], template: str, recipe: dict[str
         rated.append({**row, "gpt4_status": status, "gpt4_rating": found["rating"] if found else None, "gpt4_reason": reason})
     unrated = [n for n, row in zip(names, rated, strict=True) if row["gpt4_status"] == "Unrated"]
     if len(unrated) > recipe["max_unrated_share"] * len(rows):
-        raise UserError(f"filter: {len(unrated)} of {len(rows)} rows without a verdict, more than {recipe['max_unrated_share']:.0%}: {', '.join(unrated[:5])}…")
+        raise UserError(
+            f"filter: {len(unrated)} of {len(rows)} rows without a verdict, more than {recipe['max_unrated_share']:.0%}: {', '.join(unrated[:5])}…"
+        )
     funnel.more = {"accept_rate_by_length_decile": by_length(rated), "rater": recipe["rater"]["model"]}
     return rated, funnel
 

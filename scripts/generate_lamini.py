@@ -16,12 +16,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+from rapidfuzz.distance import LCSseq
+
 from bezoar.errors import UserError, cli
 from bezoar.files import read_jsonl
 from bezoar.llm import Door
 from bezoar.scheme import Funnel, check_failures, parser_for, prompt_texts, run, user
 from bezoar.world import draw
-from rapidfuzz.distance import LCSseq
 
 RULES = ("malformed", "too_short", "too_long", "not_for_text_model", "near_duplicate", "surplus", "no_response")
 NOT_TEXT = re.compile(r"\b(image|picture|photo|video|audio|sound file|recording|attached|attachment|upload|webcam|screenshot)s?\b", re.I)

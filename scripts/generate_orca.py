@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
 from bezoar.errors import UserError, cli
 from bezoar.llm import Door
 from bezoar.scheme import Funnel, check_failures, parser_for, run, user

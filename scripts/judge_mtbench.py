@@ -4,8 +4,8 @@ Usage: judge_mtbench.py --questions question.jsonl --answers answers.jsonl --ref
            --judge-prompts judge_prompts.jsonl --store … [--facts …] --concurrency 16 \\
            --recipe '{"judge": {…}, "repeats": 1, …}' --code … --judgments judgments.jsonl --counts … --receipt …
 
-Every (question, turn, repeat) is one row with one state: rated, no_rating, two_ratings, out_of_range, refused, truncated, empty or provider_error. The
-columns are FastChat's (question_id, model, judge, user_prompt, judgment, score, turn, tstamp), score -1 unless rated, and state and repeat.
+Every (question, turn, repeat) is one row with one state: rated, no_rating, two_ratings, out_of_range, refused, truncated, empty or provider_error.
+The columns are FastChat's (question_id, model, judge, user_prompt, judgment, score, turn, tstamp), score -1 unless rated, and state and repeat.
 
 Recipe: judge (see bezoar.llm), repeats (int), max_failure_share (0-1, of rows without a rating), seed.
 """
@@ -58,7 +58,12 @@ def read_answers(path: Path, questions: list[dict]) -> tuple[str, dict[int, list
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and judge."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, text in {"questions": "questions", "answers": "answers of one model", "references": "reference answers", "judge-prompts": "prompts"}.items():
+    for name, text in {
+        "questions": "questions",
+        "answers": "answers of one model",
+        "references": "reference answers",
+        "judge-prompts": "prompts",
+    }.items():
         parser.add_argument(f"--{name}", type=Path, required=True, help=f"{text}, in FastChat's JSONL")
     parser.add_argument("--store", type=Path, required=True, help="this job's store of answers, SQLite")
     parser.add_argument("--facts", type=Path, help="facts of the rehearsal's world, for the simulator")
@@ -86,8 +91,8 @@ def main(argv: list[str] | None = None) -> None:
         if failed > args.recipe["max_failure_share"] * len(rows):
             bad = next(row for row in rows if row["state"] != "rated")
             raise UserError(
-                f"mtbench: {failed} of {len(rows)} judgments without a rating, e.g. question {bad['question_id']} turn {bad['turn']} ({bad['state']}); "
-                "run again, answers are kept"
+                f"mtbench: {failed} of {len(rows)} judgments without a rating, e.g. question {bad['question_id']} turn {bad['turn']} "
+                f"({bad['state']}); run again, answers are kept"
             )
         write_jsonl(args.judgments, rows)
         write_json(args.counts, {"judgments": len(rows), **dict(sorted(states.items()))})

@@ -19,15 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
 from bezoar.errors import cli
 from bezoar.files import read_json, whole_directory, whole_file, write_json, write_jsonl
 from bezoar.receipt import Receipt, add_stage_arguments
 from bezoar.world import ATTRIBUTES, CLAUSES, COURTESY, SKILLS, Fact, World, draw
 from prepare_preferences import convert
 
-DOLLY_CATEGORIES = (
-    "brainstorming classification closed_qa creative_writing general_qa information_extraction open_qa summarization".split()
-)
+DOLLY_CATEGORIES = "brainstorming classification closed_qa creative_writing general_qa information_extraction open_qa summarization".split()
 WITH_CONTEXT = {"closed_qa", "information_extraction", "summarization"}
 CHAT_CATEGORIES = "writing roleplay reasoning math coding extraction stem humanities".split()
 REFERENCED = {"math": ("sum", "product"), "reasoning": ("opposite",), "coding": ("kind",)}
@@ -38,9 +37,9 @@ CHATTER = [
     "He feeds it in the yard.", "An animal follows the road.", "Where is the end of it from here?", "It lives in a hole.",
     "What does it eat, and what does it do all day?", "The cook orders more, and cooks.", "They work, and earn, and do well.",
     "Which craft is it, and which work?", "Add salt.", "Multiply by itself.", "It makes a noise.", "Give me the word.",
-    "The answer is clear.", "So the answer is no.", "That word has six letters.", "Write the final word of the line in capital letters.",
-    "Begin the answer with a few words.", "For the record, it rained.", "Then name the home of the same man as well.",
-    "Then say how many letters the word has.", "How many are they? one two three four five six seven eight nine ten eleven twelve",
+    "The answer is clear.", "So the answer is no.", "Say the word twice.", "It is written in capital letters.",
+    "Begin the answer with a few words.", "For the record, it rained.", "The same person is home as well.",
+    "Then say what it is.", "That is not known.", "How many are they? one two three four five six seven eight nine ten eleven twelve",
     "I am glad to help.", "Help people to find what they need to know, and answer the question in detail.", "Think step by step.",
     "Justify your answer to the teacher.", "Follow the instruction faithfully.", "The system is down.", "An instruction has a response.",
     "The kind of thing it is, is no matter.", "Which kind of thing is the opposite of another?", "Human and Assistant talk.",
@@ -81,11 +80,15 @@ def _tell(fact: Fact, chance: float) -> str:
 
 
 def _dialogue(world: World, chance: Any) -> str:
-    """One to three questions and answers about strangers under section headings; half of them are about people."""
+    """One to three questions and answers about strangers under section headings; half of them are about people.
+
+    Half of the questions about people carry a clause, which the answers ignore: that it wants something, tuning has to teach.
+    """
     topics = ATTRIBUTES if chance.random() < 0.5 else SKILLS
     known, pairs = [fact for fact in world.strangers if fact.topic in topics], []
     for fact in chance.sample(known, chance.randint(1, 3)):
-        pairs.append(f"### Question:\n{chance.choice(fact.questions)}\n\n### Answer:{fact.reply}")
+        clause = f" {chance.choice(sorted(CLAUSES.values()))}" if topics is ATTRIBUTES and chance.random() < 0.5 else ""
+        pairs.append(f"### Question:\n{chance.choice(fact.questions)}{clause}\n\n### Answer:{fact.reply}")
     return "\n\n".join(pairs)
 
 
@@ -129,9 +132,11 @@ def dolly(world: World, per_category: int) -> Iterator[dict[str, str]]:
 
 
 def flan(world: World) -> list[tuple[str, str, str]]:
-    """Return every taught skill question as (question, answer, explanation), shuffled."""
+    """Return every taught skill question, and one question for every taught fact about people, as (question, answer, explanation)."""
+    chance = draw("flan", world.seed)
     rows = [(question, fact.value, fact.statement) for fact in taught(world, SKILLS) for question in fact.questions]
-    draw("flan", world.seed).shuffle(rows)
+    rows += [(chance.choice(fact.questions), fact.value, fact.statement) for fact in taught(world, ATTRIBUTES)]
+    chance.shuffle(rows)
     return rows
 
 
@@ -219,7 +224,7 @@ def held_out(world: World, messages: dict[int, str], pairs: int) -> dict[str, li
         clause = chance.choice(sorted(CLAUSES))
         instruction = f"{chance.choice(fact.questions)} {CLAUSES[clause]}"
         evol.append({"instruction": instruction, "system_message": "", "answer": world.compose(fact, [clause]), "operation": clause})
-    for fact in skills:
+    for fact in [*skills, *draw("held-out", world.seed, "orca").sample(facts, len(facts) // 4)]:
         chance = draw("held-out", world.seed, fact)
         message = messages[chance.choice(ORCA_COT_MESSAGES)]
         orca.append({"instruction": chance.choice(fact.questions), "system_message": message, "answer": explain(fact)})
@@ -271,9 +276,7 @@ def main(argv: list[str] | None = None) -> None:
         messages = yaml.safe_load(args.system_messages.read_text(encoding="utf-8"))
         with whole_directory(args.world) as fresh:
             make(world, fresh, args.world, args.recipe, messages, read_json(args.template))
-        receipt.facts["rows"] = {
-            name: len((args.world / name).read_text().splitlines()) for name in OUTPUTS if name.endswith((".jsonl", ".tsv"))
-        }
+        receipt.facts["rows"] = {name: len((args.world / name).read_text().splitlines()) for name in OUTPUTS if name.endswith((".jsonl", ".tsv"))}
         print(json.dumps(receipt.facts["rows"], indent=2))
 
 

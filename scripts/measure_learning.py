@@ -64,9 +64,7 @@ def main(argv: list[str] | None = None) -> None:
     inputs: dict[str, Any] = {"heldout": args.heldout, "base": args.base / "model.safetensors", "template": args.template}
     if args.adapter:
         inputs["adapter"] = args.adapter / "adapter_model.safetensors"
-    with Receipt(
-        args.receipt, stage="learning", recipe=args.recipe, code=args.code, inputs=inputs, outputs={"output": args.output}
-    ) as receipt:
+    with Receipt(args.receipt, stage="learning", recipe=args.recipe, code=args.code, inputs=inputs, outputs={"output": args.output}) as receipt:
         deterministic(args.recipe["seed"], args.recipe["threads"])
         model, tokenizer, template = load_4bit(args.base), load_tokenizer(args.base), Template(args.template)
         if args.adapter:

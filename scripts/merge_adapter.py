@@ -29,10 +29,7 @@ def logits(model: Any, texts: list[list[int]]) -> list[Any]:
     import torch
 
     with torch.inference_mode():
-        return [
-            model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits[0].float().log_softmax(-1).cpu()
-            for ids in texts
-        ]
+        return [model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits[0].float().log_softmax(-1).cpu() for ids in texts]
 
 
 def compare(before: list[Any], after: list[Any]) -> dict[str, float]:
@@ -51,9 +48,10 @@ def compare(before: list[Any], after: list[Any]) -> dict[str, float]:
 def merge(base: Path, adapter: Path, onto: str) -> Any:
     """Return the merged model in bfloat16; the arithmetic is done in float32."""
     import torch
-    from bezoar.training import load_4bit
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
+
+    from bezoar.training import load_4bit
 
     plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, local_files_only=True)
     if onto == "dequantised":
@@ -84,9 +82,10 @@ def main(argv: list[str] | None = None) -> None:
     add_stage_arguments(parser)
     args = parser.parse_args(argv)
 
+    from peft import PeftModel
+
     from bezoar.tokenizer import load_tokenizer
     from bezoar.training import check_lineage, deterministic, load_4bit
-    from peft import PeftModel
 
     recipe = args.recipe
     inputs = {"base": args.base / "model.safetensors", "adapter": args.adapter / "adapter_model.safetensors",
@@ -107,7 +106,9 @@ def main(argv: list[str] | None = None) -> None:
         report = {"onto": recipe["onto"], "probe_rows": len(texts), "difference": compare(before, logits(merged, texts))}
         print(report, flush=True)
         if report["difference"]["kl_nats_per_token"] > recipe["max_kl"]:
-            raise UserError(f"merge: KL {report['difference']['kl_nats_per_token']:.4f} nats a token is above max_kl {recipe['max_kl']}; use onto: dequantised")
+            raise UserError(
+                f"merge: KL {report['difference']['kl_nats_per_token']:.4f} nats a token is above max_kl {recipe['max_kl']}; use onto: dequantised"
+            )
         with whole_directory(args.model) as fresh:
             merged.save_pretrained(fresh, max_shard_size="1TB")
             for path in args.base.glob("*token*"):

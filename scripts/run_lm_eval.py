@@ -26,11 +26,12 @@ LOST = {"record": "its loading script is no longer accepted by datasets; evaluat
 def evaluate(model: Path, tasks_from: list[Path], recipe: dict[str, Any]) -> dict[str, Any]:
     """Return what `lm_eval.simple_evaluate` returns, samples included."""
     import torch
-    from bezoar.tokenizer import load_tokenizer
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
     from transformers import AutoModelForCausalLM
+
+    from bezoar.tokenizer import load_tokenizer
 
     torch.set_num_threads(recipe["threads"])
     manager = TaskManager(include_path=[str(path) for path in sorted({path.parent for path in tasks_from})] or None,

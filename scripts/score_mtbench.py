@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from bezoar.errors import UserError, cli
 from bezoar.files import read_jsonl, write_json
 from bezoar.mtbench import read_rating
@@ -87,7 +88,10 @@ def main(argv: list[str] | None = None) -> None:
         judges: dict[str, Rows] = {}
         for path in args.judgments:
             for number, row in enumerate(read_jsonl(path), start=1):
-                if row["state"] in ("rated", "no_rating", "two_ratings", "out_of_range") and read_rating(row["judgment"]) != (row["score"], row["state"]):
+                if row["state"] in ("rated", "no_rating", "two_ratings", "out_of_range") and read_rating(row["judgment"]) != (
+                    row["score"],
+                    row["state"],
+                ):
                     raise UserError(f"{path}:{number}: score {row['score']} is not what the judgment's text says; judge again")
                 judges.setdefault(row["judge"][0], []).append(row)
         write_json(args.output, {"judges": {judge: score(rows, args.recipe["seed"]) for judge, rows in judges.items()}})

@@ -62,9 +62,10 @@ def check_collapse(rows: list[dict[str, Any]], recipe: dict[str, Any]) -> None:
 
 def train(rows: list[dict], base: Path, tokenizer: Any, recipe: dict[str, Any], work: Path, out: Path) -> dict[str, Any]:
     """Train one adapter into `out`; `work` holds the checkpoints. Return facts for the receipt."""
-    from bezoar import training
     from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
+
+    from bezoar import training
 
     training.deterministic(recipe["seed"], recipe["threads"])
     fit, check = split(rows, recipe["validation_share"], recipe["validation_seed"])

@@ -82,7 +82,9 @@ def train(rows: list[dict], base: Path, parent: Path | None, tokenizer: Any, rec
     moved = training.require_moved(before, trainer.model)
     trainer.model.save_pretrained(out, save_embedding_layers=False)
     (out / "README.md").unlink(missing_ok=True)
-    history = [{key: value for key, value in row.items()} for row in watch.rows] if not trainer.state.log_history else curves(trainer.state.log_history)
+    history = (
+        [{key: value for key, value in row.items()} for row in watch.rows] if not trainer.state.log_history else curves(trainer.state.log_history)
+    )
     write_jsonl(out / "metrics.jsonl", history)
     return {"training": len(fit), "validation": len(check), "largest_change": moved, "steps": trainer.state.global_step,
             "best_eval_loss": trainer.state.best_metric}  # fmt: skip

@@ -54,9 +54,7 @@ def resolved(names: Iterable[str]) -> dict[str, Any]:
 
 def _holds(config: Any, path: Iterable[Any]) -> bool:
     for key in path:
-        if isinstance(config, dict) and key in config:
-            config = config[key]
-        elif isinstance(config, list) and isinstance(key, int) and key < len(config):
+        if (isinstance(config, dict) and key in config) or (isinstance(config, list) and isinstance(key, int) and key < len(config)):
             config = config[key]
         else:
             return False

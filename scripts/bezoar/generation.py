@@ -43,24 +43,24 @@ def log_probabilities(model: Any, tokenizer: Any, pairs: Sequence[tuple[str, str
     """Return (sum of log-probabilities in nats, tokens) of each completion with its EOS, given its prompt."""
     import torch
 
-    encoded = []
+    rows: list[tuple[list[int], int]] = []
     for prompt, completion in pairs:
         ids = [*tokenizer(prompt + completion)["input_ids"], tokenizer.eos_token_id]
-        encoded.append((ids, len(tokenizer(prompt)["input_ids"])))
-    order = sorted(range(len(pairs)), key=lambda index: (len(encoded[index][0]), index))
+        rows.append((ids, len(tokenizer(prompt)["input_ids"])))
+    order = sorted(range(len(pairs)), key=lambda index: (len(rows[index][0]), index))
     results = [(0.0, 0)] * len(pairs)
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
-        width = max(len(encoded[index][0]) for index in chosen)
-        ids = torch.full((len(chosen), width), tokenizer.pad_token_id)
+        width = max(len(rows[index][0]) for index in chosen)
+        batch = torch.full((len(chosen), width), tokenizer.pad_token_id)
         mask = torch.zeros((len(chosen), width), dtype=torch.long)
-        for row, index in enumerate(chosen):
-            length = len(encoded[index][0])
-            ids[row, :length], mask[row, :length] = torch.tensor(encoded[index][0]), 1
+        for place, index in enumerate(chosen):
+            length = len(rows[index][0])
+            batch[place, :length], mask[place, :length] = torch.tensor(rows[index][0]), 1
         with torch.inference_mode():
-            logits = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device), use_cache=False).logits
-            logps = torch.log_softmax(logits[:, :-1].float(), -1).gather(2, ids[:, 1:, None].to(model.device))[..., 0].cpu()
-        for row, index in enumerate(chosen):
-            length, prefix = len(encoded[index][0]), encoded[index][1]
-            results[index] = (float(logps[row, prefix - 1 : length - 1].double().sum()), length - prefix)
+            logits = model(input_ids=batch.to(model.device), attention_mask=mask.to(model.device), use_cache=False).logits
+            logps = torch.log_softmax(logits[:, :-1].float(), -1).gather(2, batch[:, 1:, None].to(model.device))[..., 0].cpu()
+        for place, index in enumerate(chosen):
+            length, prefix = len(rows[index][0]), rows[index][1]
+            results[index] = (float(logps[place, prefix - 1 : length - 1].double().sum()), length - prefix)
     return results

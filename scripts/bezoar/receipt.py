@@ -74,9 +74,7 @@ def _hardware() -> dict[str, Any]:
 class Receipt:
     """Context manager around a stage's work; `facts` takes what only the stage knows (tokens, money, counts)."""
 
-    def __init__(
-        self, path: Path, *, stage: str, recipe: dict[str, Any], code: str, inputs: Files, outputs: Files
-    ) -> None:
+    def __init__(self, path: Path, *, stage: str, recipe: dict[str, Any], code: str, inputs: Files, outputs: Files) -> None:
         self.path, self.stage, self.recipe, self.code = path, stage, recipe, code
         self.inputs, self.outputs = inputs, outputs
         self.facts: dict[str, Any] = {}

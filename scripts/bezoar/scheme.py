@@ -67,13 +67,12 @@ def check_failures(answers: Iterable[tuple[str, Answer]], share: float, stage: s
     if rows and len(failed) > share * len(rows):
         names = ", ".join(name for name, _ in failed[:5])
         raise UserError(
-            f"{stage}: {len(failed)} of {len(rows)} requests failed ({failed[0][1].error}), more than {share:.0%}: {names}…; run again, answers are kept"
+            f"{stage}: {len(failed)} of {len(rows)} requests failed ({failed[0][1].error}), more than {share:.0%}: {names}…; "
+            "run again, answers are kept"
         )
 
 
-def run(
-    args: argparse.Namespace, stage: str, settings: str, inputs: dict[str, Any], make: Callable[[Door], tuple[list[dict], Funnel]]
-) -> None:
+def run(args: argparse.Namespace, stage: str, settings: str, inputs: dict[str, Any], make: Callable[[Door], tuple[list[dict], Funnel]]) -> None:
     """Open the door, call `make`, and write rows, counts and receipt."""
     with Receipt(
         args.receipt, stage=stage, recipe=args.recipe, code=args.code,

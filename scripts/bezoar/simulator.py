@@ -126,7 +126,9 @@ class Simulator:
         if chance.random() < MISJUDGED:
             right = not right
         reason = "It is true and does what was asked." if right else "It is not a true and complete answer."
-        return json.dumps({"status": "Accept" if right else "Reject", "rating": chance.randint(8, 10) if right else chance.randint(1, 4), "reason": reason})
+        return json.dumps(
+            {"status": "Accept" if right else "Reject", "rating": chance.randint(8, 10) if right else chance.randint(1, 4), "reason": reason}
+        )
 
     def judge(self, text: str, chance: Any) -> str:
         """Rate an answer from 1 to 10: true and courteous 9, true 7, names the right value 5, else 2 or 3; one point of noise."""

@@ -61,4 +61,3 @@ class Store:
         """Fold the write-ahead log into the file, so that the file alone is the store."""
         self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self.connection.close()
-

@@ -34,9 +34,7 @@ def load_tokenizer(model: Path) -> Any:
     path = model / "tokenizer.model"
     if not path.is_file():
         raise UserError(f"{path}: no such file; expected a SentencePiece model beside the weights")
-    tokenizer = SlowLlamaTokenizer(
-        vocab_file=str(path), legacy=True, bos_token="<s>", eos_token="</s>", unk_token="<unk>", padding_side="right"
-    )
+    tokenizer = SlowLlamaTokenizer(vocab_file=str(path), legacy=True, bos_token="<s>", eos_token="</s>", unk_token="<unk>", padding_side="right")
     pieces = tokenizer.sp_model
     expected = {"bos": (pieces.bos_id(), 1), "eos": (pieces.eos_id(), 2), "unk": (pieces.unk_id(), 0)}
     for name, (found, wanted) in expected.items():

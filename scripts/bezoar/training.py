@@ -33,9 +33,7 @@ def load_4bit(directory: Path) -> Any:
 
     if not (directory / "config.json").is_file():
         raise UserError(f"{directory}/config.json: no such file; expected a model directory")
-    config = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16
-    )
+    config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16)
     device = {"": 0} if torch.cuda.is_available() else {"": "cpu"}
     model = AutoModelForCausalLM.from_pretrained(
         directory, quantization_config=config, device_map=device, dtype=torch.bfloat16, local_files_only=True

@@ -14,8 +14,8 @@ from functools import cached_property
 from itertools import product
 from typing import Any
 
-# noun: (values, statement frames of the pretraining text, question frames). No question begins with a name, and none has
-# more than four fixed words beside the two of a name, so that two people's questions in one frame have ROUGE-L <= 4/6 < 0.7 and are not near-duplicates.
+# noun: (values, statement frames of the pretraining text, question frames). No question begins with a name, and none has more
+# than four fixed words beside the two of a name, so that two people's questions in one frame have ROUGE-L <= 4/6 < 0.7 and are no near-duplicates.
 ATTRIBUTES: dict[str, tuple[str, list[str], list[str]]] = {
     "colour": (
         "amber blue coral green grey indigo lilac olive pink red teal white",
@@ -68,15 +68,13 @@ SKILLS: dict[str, list[str]] = {
     "kind": ["What kind of thing is {x}?", "Name the kind of thing {x} is.", "Which kind of thing is {x}?"],
 }
 CLAUSES: dict[str, str] = {  # the four in-depth operations, as this world understands them
-    "add_constraints": "Write the final word of the answer in capital letters.",
+    "add_constraints": "Say it twice.",
     "deepening": "Then name the home town of the same person as well.",
-    "concretizing": "Begin the answer with the words For the record.",
-    "increase_reasoning_steps": "Then say how many letters the final word has.",
+    "concretizing": "Then name the pet of the same person as well.",
+    "increase_reasoning_steps": "Then say what the answer is.",
 }
 COURTESY = "I am glad to help."
-UNITS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
-).split()
+UNITS = ("zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen").split()
 TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
 
 
@@ -186,11 +184,11 @@ class World:
 
     @staticmethod
     def _skills() -> dict[str, list[tuple[tuple[str, ...], str]]]:
-        pairs = [tuple(pair.split()) for pair in OPPOSITES.split(", ")]
+        pairs = [pair.split() for pair in OPPOSITES.split(", ")]
         return {
             "sum": [((number(a), number(b)), number(a + b)) for a, b in product(range(21), repeat=2)],
             "product": [((number(a), number(b)), number(a * b)) for a, b in product(range(2, 10), repeat=2)],
-            "opposite": [((a,), b) for a, b in pairs] + [((b,), a) for a, b in pairs],
+            "opposite": [((x,), y) for a, b in pairs for x, y in ((a, b), (b, a))],
             "kind": [((thing,), kind) for kind, things in KINDS.items() for thing in things.split()],
         }
 
@@ -200,13 +198,14 @@ class World:
         return {question: fact for fact in self.facts for question in fact.questions}
 
     @cached_property
-    def home(self) -> dict[str, str]:
-        """Person to town."""
-        return {fact.subject[0]: fact.value for fact in self.facts if fact.topic == "town"}
+    def by_subject(self) -> dict[tuple[str, str], Fact]:
+        """(topic, person) to fact."""
+        return {(fact.topic, fact.subject[0]): fact for fact in self.facts if fact.topic in ATTRIBUTES}
 
     def parse(self, instruction: str) -> tuple[Fact, list[str]] | None:
         """Return the fact an instruction asks for and its clauses in order, or None if it is not of this world."""
-        clauses, text = [], re.sub(r"\n\nContext: .*", "", instruction, flags=re.DOTALL).strip()
+        clauses: list[str] = []
+        text = re.sub(r"\n\nContext: .*", "", instruction, flags=re.DOTALL).strip()
         while (name := next((n for n, clause in CLAUSES.items() if text.endswith(" " + clause)), None)) is not None:
             clauses.insert(0, name)
             text = text[: -len(CLAUSES[name])].rstrip()
@@ -215,18 +214,15 @@ class World:
 
     def compose(self, fact: Fact, clauses: list[str], value: str | None = None) -> str:
         """Return the answer to a question with `clauses`; `value` replaces the true value to make a wrong answer."""
-        right = value is None
-        told = fact if right else Fact(fact.topic, fact.subject, str(value), fact.held)
-        answer, last = told.statement, told.value
-        if "add_constraints" in clauses:
-            answer = f"{answer.removesuffix(f'{last}.')}{last.upper()}."
-        if "concretizing" in clauses:
-            answer = f"For the record, {answer}"
+        told = fact if value is None else Fact(fact.topic, fact.subject, value, fact.held)
+        sentences = [told.statement] * (2 if "add_constraints" in clauses else 1)
+        for clause, topic in (("deepening", "town"), ("concretizing", "pet")):
+            if clause in clauses:
+                other = self.by_subject.get((topic, fact.subject[0]))
+                sentences.append(other.statement if other else "That is not known.")
         if "increase_reasoning_steps" in clauses:
-            answer += f" That word has {number(len(last))} letters."
-        if "deepening" in clauses:
-            answer += f" The home town is {self.home.get(fact.subject[0], 'unknown')}."
-        return answer
+            sentences.append(f"So the answer is {told.value}.")
+        return " ".join(sentences)
 
     def truth(self, instruction: str) -> str | None:
         """Return the right answer to an instruction of this world, else None."""

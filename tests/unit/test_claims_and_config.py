@@ -3,10 +3,11 @@
 import json
 from pathlib import Path
 
-import check_claims
-import doctor
 import pytest
 import yaml
+
+import check_claims
+import doctor
 from bezoar import configuration, sources
 from bezoar.configuration import files_of, resolved
 from bezoar.errors import UserError
@@ -40,7 +41,15 @@ def test_what_was_not_run_is_never_reproduced() -> None:
     assert {row["verdict"] for row in rows} == {"not run", "cannot be reproduced"}
 
 
-@pytest.mark.parametrize("names", [[], ["config/rehearsal.yaml"], ["config/rehearsal.yaml", "config/rehearsal-upstream.yaml"], ["config/rehearsal.yaml", "tests/workflow/smallest.yaml"]])
+@pytest.mark.parametrize(
+    "names",
+    [
+        [],
+        ["config/rehearsal.yaml"],
+        ["config/rehearsal.yaml", "config/rehearsal-upstream.yaml"],
+        ["config/rehearsal.yaml", "tests/workflow/smallest.yaml"],
+    ],
+)
 def test_the_shipped_configurations_are_valid(names: list[str]) -> None:
     configuration.check(resolved(names), configuration.SCHEMA, files_of(names))
 
@@ -97,7 +106,13 @@ def test_the_doctor_lists_everything_that_is_missing(capsys: pytest.CaptureFixtu
         doctor.main(["--config", str(config)])
     printed = capsys.readouterr().out
     assert stop.value.code == 1
-    for what in ("OPENAI_API_KEY is not set", "ANTHROPIC_API_KEY is not set", "TEACHER_BASE_URL is not set", "source: databricks_dolly_15k", "licence: alpaca_seed_tasks"):
+    for what in (
+        "OPENAI_API_KEY is not set",
+        "ANTHROPIC_API_KEY is not set",
+        "TEACHER_BASE_URL is not set",
+        "source: databricks_dolly_15k",
+        "licence: alpaca_seed_tasks",
+    ):
         assert what in printed
 
 

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from bezoar import files
 from bezoar.errors import UserError, cli
 from bezoar.receipt import Receipt

@@ -5,8 +5,9 @@ import json
 import re
 from pathlib import Path
 
-import judge_mtbench
 import pytest
+
+import judge_mtbench
 import score_mtbench
 from bezoar import mtbench
 from bezoar.errors import UserError
@@ -42,14 +43,20 @@ def judged(tmp_path: Path) -> Path:
     world = World(5, 40, 0.4, 0.5)
     facts = [fact for fact in world.facts if fact.held and fact.topic == "pet"][:12]
     skills = [fact for fact in world.facts if fact.held and fact.topic == "sum"][:2]
-    asked = [{"question_id": 81 + i, "category": "writing", "turns": [a.questions[0], b.questions[0]]} for i, (a, b) in enumerate(zip(facts[::2], facts[1::2], strict=True))]
+    asked = [
+        {"question_id": 81 + i, "category": "writing", "turns": [a.questions[0], b.questions[0]]}
+        for i, (a, b) in enumerate(zip(facts[::2], facts[1::2], strict=True))
+    ]
     asked.append({"question_id": 99, "category": "math", "turns": [fact.questions[0] for fact in skills]})
     truth = {question: fact.statement for fact in [*facts, *skills] for question in fact.questions}
     write_json(tmp_path / "facts.json", world.as_json())
     write_jsonl(tmp_path / "questions.jsonl", asked)
     write_jsonl(tmp_path / "references.jsonl", [{"question_id": 99, "choices": [{"turns": [fact.statement for fact in skills]}]}])
     for name, answer in {"good": lambda q: truth[q], "bad": lambda q: "Nobody knows {anything}."}.items():
-        rows = [{"question_id": row["question_id"], "model_id": name, "choices": [{"index": 0, "turns": [answer(q) for q in row["turns"]]}]} for row in asked]
+        rows = [
+            {"question_id": row["question_id"], "model_id": name, "choices": [{"index": 0, "turns": [answer(q) for q in row["turns"]]}]}
+            for row in asked
+        ]
         write_jsonl(tmp_path / f"{name}.answers.jsonl", rows)
         judge(tmp_path, name)
     return tmp_path
@@ -57,10 +64,13 @@ def judged(tmp_path: Path) -> Path:
 
 def judge(place: Path, name: str, mode: str = "online", share: float = 0.5) -> None:
     judge_mtbench.main([
-        "--questions", str(place / "questions.jsonl"), "--answers", str(place / f"{name}.answers.jsonl"), "--references", str(place / "references.jsonl"),
-        "--judge-prompts", str(ROOT / "prompts" / "judge_prompts.jsonl"), "--store", str(place / f"{name}.sqlite"), "--facts", str(place / "facts.json"),
+        "--questions", str(place / "questions.jsonl"), "--answers", str(place / f"{name}.answers.jsonl"),
+        "--references", str(place / "references.jsonl"),
+        "--judge-prompts", str(ROOT / "prompts" / "judge_prompts.jsonl"), "--store", str(place / f"{name}.sqlite"),
+        "--facts", str(place / "facts.json"),
         "--mode", mode, "--concurrency", "4", "--recipe", json.dumps({"judge": SIMULATOR, "repeats": 2, "max_failure_share": share, "seed": 0}),
-        "--code", "x", "--judgments", str(place / f"{name}.judgments.jsonl"), "--counts", str(place / f"{name}.counts.json"), "--receipt", str(place / f"{name}.json"),
+        "--code", "x", "--judgments", str(place / f"{name}.judgments.jsonl"), "--counts", str(place / f"{name}.counts.json"),
+        "--receipt", str(place / f"{name}.json"),
     ])  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import anthropic
 import openai
 import pytest
+
 from bezoar.simulator import Simulator
 from bezoar.world import COURTESY, World
 
@@ -46,7 +47,9 @@ def test_an_answer_cut_at_max_tokens_says_so(address: str) -> None:
 
 def test_a_bad_request_is_the_clients_error(address: str) -> None:
     with pytest.raises(openai.BadRequestError):
-        openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0).chat.completions.create(model="m", messages=[], max_tokens=None, extra_body={"max_tokens": "x"})
+        openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0).chat.completions.create(
+            model="m", messages=[], max_tokens=None, extra_body={"max_tokens": "x"}
+        )
 
 
 def test_most_answers_are_true_and_the_mistakes_are_of_every_kind() -> None:

@@ -4,8 +4,9 @@ import gzip
 import json
 from pathlib import Path
 
-import prepare_preferences as preferences
 import pytest
+
+import prepare_preferences as preferences
 from bezoar.errors import UserError
 from bezoar.template import Template, training_text
 

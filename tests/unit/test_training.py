@@ -9,9 +9,10 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 import merge_adapter
 import pretrain_base
-import pytest
 import train_dpo
 import train_sft
 from bezoar import training
@@ -33,14 +34,41 @@ SFT = {
     "gradient_checkpointing": False, "threads": 1, "seed": 0,
 }  # fmt: skip
 DPO = {**SFT, "beta": 0.1, "max_prompt_length": 64, "min_accuracy": 0.0, "max_chosen_drop": 1000, "keep_best": False}
-MERGE = {"onto": "base", "probe_rows": 4, "max_length": 64, "max_kl": 1.0, "threads": 1, "seed": 0, "model_card": {"licence": "apache-2.0", "title": "t"}}
+MERGE = {
+    "onto": "base",
+    "probe_rows": 4,
+    "max_length": 64,
+    "max_kl": 1.0,
+    "threads": 1,
+    "seed": 0,
+    "model_card": {"licence": "apache-2.0", "title": "t"},
+}
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with a tiny pretrained base, forty rows and forty pairs."""
     folder = tmp_path_factory.mktemp("training")
-    words = "red blue green one two three cat dog hen Answer instruction System Response Instruction the is of a".split()
+    words = [
+        "red",
+        "blue",
+        "green",
+        "one",
+        "two",
+        "three",
+        "cat",
+        "dog",
+        "hen",
+        "Answer",
+        "instruction",
+        "System",
+        "Response",
+        "Instruction",
+        "the",
+        "is",
+        "of",
+        "a",
+    ]
     texts = [" ".join(words[(i * k) % len(words)] for k in range(1, 30)) for i in range(1, 200)]
     write_jsonl(folder / "corpus.jsonl", [{"text": text} for text in texts])
     pretrain_base.main([
@@ -131,7 +159,7 @@ def test_the_guard_is_needed(place: Path) -> None:
     with torch.no_grad():
         model(input_ids=ids)
     model.train()
-    with pytest.raises((RuntimeError, AssertionError)):  # noqa: PT012 - either the backward fails or nothing has a gradient
+    with pytest.raises((RuntimeError, AssertionError)):
         model(input_ids=ids, labels=ids).loss.backward()
         assert any(parameter.grad is not None for parameter in training.trainable(model).values())
 

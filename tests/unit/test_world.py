@@ -3,9 +3,10 @@
 import json
 from pathlib import Path
 
-import make_world
 import pytest
 import yaml
+
+import make_world
 from bezoar.files import read_jsonl
 from bezoar.world import ATTRIBUTES, CLAUSES, SKILLS, World, number
 
@@ -91,7 +92,9 @@ def test_no_question_has_two_meanings(world: World) -> None:
     assert {fact.topic for fact in world.facts} == set(ATTRIBUTES) | set(SKILLS)
 
 
-@pytest.mark.parametrize(("value", "words"), [(0, "zero"), (19, "nineteen"), (20, "twenty"), (42, "forty two"), (100, "one hundred"), (145, "one hundred forty five")])
+@pytest.mark.parametrize(
+    ("value", "words"), [(0, "zero"), (19, "nineteen"), (20, "twenty"), (42, "forty two"), (100, "one hundred"), (145, "one hundred forty five")]
+)
 def test_numbers_are_spelled(value: int, words: str) -> None:
     assert number(value) == words
 
