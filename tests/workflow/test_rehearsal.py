@@ -1,0 +1,154 @@
+"""The rehearsal's whole DAG at its smallest, in a copy of the project: it ends, it is lazy, and it rebuilds exactly what is missing."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SNAKEMAKE = Path(sys.executable).with_name("snakemake")
+CONFIG = ["config/rehearsal.yaml", "tests/workflow/smallest.yaml"]
+RESULTS = "results/smallest"
+SCHEMES = ("lamini", "orca", "evol")
+MODELS = ("openbezoar-sft", "openbezoar-hh-rlhf-sft", "openbezoar-hh-rlhf-dpo")
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+
+
+def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {
+        "PYTHONPATH": str(folder / "scripts"), "PATH": f"{SNAKEMAKE.parent}:{os.environ['PATH']}", "TOKENIZERS_PARALLELISM": "false",
+    }  # fmt: skip
+    command = [str(SNAKEMAKE), "--profile", "profiles/default", "--cores", "2", "--configfile", *CONFIG, *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def planned(folder: Path, *arguments: str) -> dict[str, int]:
+    """Rule -> number of jobs that a run would start now."""
+    done = snakemake(folder, "-n", *arguments)
+    assert done.returncode == 0, done.stderr[-3000:]
+    table = done.stdout.split("Job stats:")[-1] if "Job stats:" in done.stdout else ""
+    return {name: int(count) for name, count in re.findall(r"^(\w+)\s+(\d+)$", table, re.MULTILINE) if name not in ("total", "all")}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the project in which the smallest rehearsal has been run."""
+    folder = tmp_path_factory.mktemp("workflow") / "project"
+    ignored = shutil.ignore_patterns(".git", ".venv*", ".snakemake", "results", "logs", "benchmarks", "data", ".*_cache", "__pycache__")
+    shutil.copytree(ROOT, folder, ignore=ignored)
+    done = snakemake(folder)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+    return folder
+
+
+def test_every_artifact_is_there(finished: Path) -> None:
+    wanted = [
+        *(f"{stage}/{scheme}.jsonl" for stage in ("generate", "filter") for scheme in SCHEMES),
+        *(f"sft/{scheme}/adapter_model.safetensors" for scheme in SCHEMES),
+        *(f"merge/{model}/model.safetensors" for model in MODELS),
+        "base/model.safetensors", "hh_sft/adapter_model.safetensors", "dpo/adapter_model.safetensors",
+        *(f"{kind}/{model}{end}" for model in ("base", *MODELS) for kind, end in (("lm_eval", ".json"), ("mtbench", "/judgments.jsonl"))),
+        "lm_eval.json", "mtbench.json", "learning.json", "claims.json", "report/index.html",
+    ]  # fmt: skip
+    assert [name for name in wanted if not (finished / RESULTS / name).stat().st_size] == []
+
+
+def test_every_generated_row_is_accounted_for(finished: Path) -> None:
+    for scheme in SCHEMES:
+        counts = json.loads((finished / RESULTS / f"generate/{scheme}.counts.json").read_text())
+        judged = json.loads((finished / RESULTS / f"filter/{scheme}.counts.json").read_text())
+        rows = (finished / RESULTS / f"filter/{scheme}.jsonl").read_text().splitlines()
+        assert counts["kept"] == len(rows) == judged["kept"] + judged["reject"] + judged["unrated"]
+
+
+def test_every_turn_is_answered_and_judged_or_has_a_reason(finished: Path) -> None:
+    for model in ("base", *MODELS):
+        rows = [json.loads(line) for line in (finished / RESULTS / f"mtbench/{model}/judgments.jsonl").read_text().splitlines()]
+        questions = (finished / RESULTS / "world/questions.jsonl").read_text().splitlines()
+        assert len(rows) == 2 * len(questions)
+        assert all(row["state"] and (row["score"] == -1) == (row["state"] != "rated") for row in rows)
+
+
+def test_running_again_does_nothing(finished: Path) -> None:
+    assert planned(finished) == {}
+
+
+def test_touched_files_make_nothing_stale(finished: Path) -> None:
+    for path in [*finished.glob("scripts/**/*.py"), *finished.glob("config/*"), *finished.glob("prompts/*"), *finished.glob("envs/*")]:
+        path.touch()
+    assert planned(finished) == {}
+
+
+def test_a_touched_input_of_any_size_makes_nothing_stale(finished: Path) -> None:
+    for name in ("world/corpus.jsonl", "base/model.safetensors", "filter/orca.jsonl"):
+        (finished / RESULTS / name).touch()
+    assert planned(finished) == {}
+
+
+AFTER_SFT = {"merge": 3, "hh_sft": 1, "dpo": 1, "lm_eval": 3, "lm_eval_table": 1, "mtbench_answers": 3, "mtbench_judgments": 3, "mtbench": 1,
+             "claims": 1, "learning_table": 1, "report": 1}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("deleted", "rebuilt"),
+    [
+        ("generate/orca.jsonl", {"generate_orca": 1, "filter": 1, "sft": 2, "learning": 5, **AFTER_SFT}),
+        ("filter/evol.jsonl", {"filter": 1, "sft": 1, "learning": 4, **AFTER_SFT}),
+        ("sft/lamini/adapter_model.safetensors", {"sft": 3, "learning": 6, **AFTER_SFT}),
+        ("preferences/pairs.jsonl", {"preferences": 1, **AFTER_SFT, "learning": 2, "merge": 2, "lm_eval": 2, "mtbench_answers": 2, "mtbench_judgments": 2}),
+        ("dpo/adapter_model.safetensors", {"dpo": 1, "merge": 1, "learning": 1, "lm_eval": 1, "lm_eval_table": 1, "mtbench_answers": 1,
+                                           "mtbench_judgments": 1, "mtbench": 1, "claims": 1, "learning_table": 1, "report": 1}),
+        ("merge/openbezoar-hh-rlhf-dpo/model.safetensors", {"merge": 1, "learning": 1, "lm_eval": 1, "lm_eval_table": 1, "mtbench_answers": 1,
+                                                            "mtbench_judgments": 1, "mtbench": 1, "claims": 1, "learning_table": 1, "report": 1}),
+        ("lm_eval/base.json", {"lm_eval": 1, "lm_eval_table": 1, "claims": 1, "report": 1}),
+        ("mtbench/base/judgments.jsonl", {"mtbench_judgments": 1, "mtbench": 1, "claims": 1, "report": 1}),
+        ("claims.json", {"claims": 1, "report": 1}),
+        ("report/index.html", {"report": 1}),
+    ],
+)  # fmt: skip
+def test_a_deleted_artifact_is_rebuilt_with_what_depends_on_it_and_nothing_else(finished: Path, deleted: str, rebuilt: dict[str, int]) -> None:
+    path = finished / RESULTS / deleted
+    hidden = path.with_name(f".{path.name}.hidden")
+    path.rename(hidden)
+    try:
+        assert planned(finished) == rebuilt
+    finally:
+        hidden.rename(path)
+
+
+def test_editing_a_module_makes_stale_what_imports_it_and_nothing_that_does_not(finished: Path) -> None:
+    module = finished / "scripts/bezoar/stats.py"
+    text = module.read_text()
+    module.write_text(text + "\n# one more line\n")
+    try:
+        assert set(planned(finished)) == {"lm_eval_table", "mtbench", "learning_table", "claims", "report"}
+    finally:
+        module.write_text(text)
+
+
+def test_swapping_two_values_of_the_recipe_makes_sft_stale(finished: Path) -> None:
+    config = finished / "tests/workflow/smallest.yaml"
+    text = config.read_text()
+    config.write_text(text.replace("sft: {epochs: 1, eval_steps: 2}", "sft: {epochs: 2, eval_steps: 1}", 1))
+    try:
+        found = planned(finished)
+        assert found["sft"] == 3 and "generate_lamini" not in found and "filter" not in found
+    finally:
+        config.write_text(text)
+
+
+def test_a_deleted_result_comes_back_with_the_same_bytes(finished: Path) -> None:
+    """Really run, for the cheapest and for a training stage."""
+    kept = {}
+    for name in ("dpo/adapter_model.safetensors", "claims.json"):
+        path = finished / RESULTS / name
+        kept[path] = path.read_bytes()
+        path.unlink()
+    done = snakemake(finished, f"{RESULTS}/dpo/adapter_model.safetensors", f"{RESULTS}/claims.json")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert {path: path.read_bytes() for path in kept} == kept

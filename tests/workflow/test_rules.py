@@ -1,0 +1,75 @@
+"""What every rule promises, and the paper-scale plan on a machine that has nothing of it."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SNAKEMAKE = Path(sys.executable).with_name("snakemake")
+
+
+def rules() -> dict[str, str]:
+    """Return name (with a number where two rules of one name exclude each other) -> text, by indentation."""
+    found: dict[str, str] = {}
+    for path in sorted((ROOT / "rules").glob("*.smk")):
+        for match in re.finditer(r"^( *)rule (\w+):\n((?:\1 +.*\n|\n)+)", path.read_text(encoding="utf-8"), re.MULTILINE):
+            name = match[2] if match[2] not in found else f"{match[2]}_2"
+            found[name] = re.sub(rf"^{match[1]}", "", match[0], flags=re.MULTILINE)
+    return found
+
+
+RULES = rules()
+
+
+def plan(*arguments: str) -> str:
+    done = subprocess.run(
+        [SNAKEMAKE, "--profile", "profiles/default", "--cores", "2", "-n", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def test_all_rules_were_found() -> None:
+    assert set(RULES) >= {"fetch_file", "world", "base", "base_2", "generate_lamini", "filter", "sft", "merge", "hh_sft", "dpo", "lm_eval", "report"}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_rule_has_docstring_log_benchmark_code_digest_and_one_screen(name: str) -> None:
+    text = RULES[name]
+    assert text.splitlines()[1].startswith('    """'), "a docstring that says what it does"
+    for section in ("log", "benchmark", "output", "shell"):
+        assert f"\n    {section}:" in text
+    assert "code=code(" in text, "an edited module must make it stale"
+    assert "exec &> >(tee {log:q})" in text
+    assert len(text.rstrip().splitlines()) <= 40
+
+
+def test_the_snakefile_fits_a_screen() -> None:
+    assert len((ROOT / "Snakefile").read_text(encoding="utf-8").splitlines()) <= 50
+
+
+def test_the_whole_paper_can_be_planned_without_any_of_it() -> None:
+    text = plan()
+    for job in ("base", "generate_lamini", "sft", "dpo", "mtbench_judgments", "report"):
+        assert re.search(rf"^{job}\s+\d", text, re.MULTILINE), job
+    assert not re.search(r"^(world|learning)\s", text, re.MULTILINE), "nothing of the rehearsal is in it"
+
+
+def test_a_part_of_the_paper_can_be_planned() -> None:
+    text = plan("results/mtbench.json")
+    assert re.search(r"^mtbench_judgments\s+4", text, re.MULTILINE)
+    assert not re.search(r"^(lm_eval|report)\s", text, re.MULTILINE)
+
+
+def test_a_misspelt_key_stops_before_the_first_job(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("sft: {learning_rat: 0.1}\n")
+    done = subprocess.run(
+        [SNAKEMAKE, "-n", "--cores", "1", "--configfile", "config/paper.yaml", str(tmp_path / "mine.yaml")],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "mine.yaml" in done.stderr and "learning_rat" in done.stderr and "learning_rate" in done.stderr
+    assert "Traceback" not in done.stderr
