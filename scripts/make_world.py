@@ -23,7 +23,7 @@ import yaml
 from bezoar.errors import cli
 from bezoar.files import read_json, whole_directory, whole_file, write_json, write_jsonl
 from bezoar.receipt import Receipt, add_stage_arguments
-from bezoar.world import ATTRIBUTES, CLAUSES, COURTESY, SKILLS, Fact, World, draw
+from bezoar.world import ATTRIBUTES, CLAUSES, COURTESIES, SKILLS, Fact, World, draw
 from prepare_preferences import convert
 
 DOLLY_CATEGORIES = "brainstorming classification closed_qa creative_writing general_qa information_extraction open_qa summarization".split()
@@ -40,7 +40,7 @@ CHATTER = [
     "The answer is clear.", "So the answer is no.", "Say the word twice.", "It is written in capital letters.",
     "Begin the answer with a few words.", "For the record, it rained.", "The same person is home as well.",
     "Then say what it is.", "That is not known.", "How many are they? one two three four five six seven eight nine ten eleven twelve",
-    "I am glad to help.", "Help people to find what they need to know, and answer the question in detail.", "Think step by step.",
+    "I am glad to help.", "Ask me again.", "Help people to find what they need to know, and answer the question in detail.", "Think step by step.",
     "Justify your answer to the teacher.", "Follow the instruction faithfully.", "The system is down.", "An instruction has a response.",
     "The kind of thing it is, is no matter.", "Which kind of thing is the opposite of another?", "Human and Assistant talk.",
     "Context: a man lives in town.", "A question has an answer.", "The red ship is in the bay.", "Tell me the trade of the port.",
@@ -117,11 +117,11 @@ def held(world: World, topics: Any) -> list[Fact]:
 
 
 def dolly(world: World, per_category: int) -> Iterator[dict[str, str]]:
-    """Yield taught questions in databricks-dolly-15k's schema; three categories carry a context, as there."""
-    facts = taught(world, ATTRIBUTES)
+    """Yield taught questions in databricks-dolly-15k's schema, a quarter about skills; three categories carry a context, as there."""
+    facts, skills = taught(world, ATTRIBUTES), taught(world, SKILLS)
     for category in DOLLY_CATEGORIES:
         chance = draw("dolly", world.seed, category)
-        for fact in chance.sample(facts, per_category):
+        for fact in chance.sample(facts, per_category - per_category // 4) + chance.sample(skills, per_category // 4):
             context = f"Context: {fact.statement} {chance.choice(facts).statement}" if category in WITH_CONTEXT else ""
             yield {
                 "instruction": chance.choice(fact.questions),
@@ -132,31 +132,32 @@ def dolly(world: World, per_category: int) -> Iterator[dict[str, str]]:
 
 
 def flan(world: World) -> list[tuple[str, str, str]]:
-    """Return every taught skill question, and one question for every taught fact about people, as (question, answer, explanation)."""
+    """Return every taught skill question, and two questions for every taught fact about people, as (question, answer, explanation)."""
     chance = draw("flan", world.seed)
     rows = [(question, fact.value, fact.statement) for fact in taught(world, SKILLS) for question in fact.questions]
-    rows += [(chance.choice(fact.questions), fact.value, fact.statement) for fact in taught(world, ATTRIBUTES)]
+    rows += [(question, fact.value, fact.statement) for fact in taught(world, ATTRIBUTES) for question in chance.sample(fact.questions, 2)]
     chance.shuffle(rows)
     return rows
 
 
 def preferences(world: World, facts: list[Fact], count: int) -> Iterator[dict[str, str]]:
-    """Yield pairs in HH-RLHF's schema, one rung of a ladder each: wrong < wrong and courteous < right < right and courteous.
+    """Yield pairs in HH-RLHF's schema, one step of a ladder each: wrong < wrong and courteous < right < right and courteous < twice so.
 
-    The chosen answer is only the better of two neighbours (or wrong < right), so supervised tuning on it cannot saturate the
-    preference; a fifth of the rows carry an earlier turn.
+    The chosen answer is only the better of two neighbours. After a right answer three of four chosen ones go on with the first courtesy, and of
+    those one of three with the second: supervised tuning learns to prefer the first and to leave out the second, which only
+    the comparison teaches. A fifth of the rows carry an earlier turn.
     """
     for index in range(count):
         chance = draw("preference", world.seed, index)
         fact, earlier = chance.sample(facts, 2)
         right = fact.statement
         wrong = world.compose(fact, [], world.wrong_value(fact, index))
-        ladder = [wrong, f"{wrong} {COURTESY}", right, f"{right} {COURTESY}"]
-        low, high = chance.choice([(0, 1), (1, 2), (2, 3), (0, 2)])
+        ladder = [wrong, f"{wrong} {COURTESIES[0]}", right, f"{right} {COURTESIES[0]}", f"{right} {' '.join(COURTESIES)}"]
+        low = chance.choice([0, 1, 2, 2, 3])
         prompt = f"\n\nHuman: {chance.choice(fact.questions)}\n\nAssistant: "
         if chance.random() < 0.2:
             prompt = f"\n\nHuman: {chance.choice(earlier.questions)}\n\nAssistant: {earlier.statement}{prompt}"
-        yield {"chosen": prompt + ladder[high], "rejected": prompt + ladder[low]}
+        yield {"chosen": prompt + ladder[low + 1], "rejected": prompt + ladder[low]}
 
 
 def questions(world: World, per_category: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -179,18 +180,15 @@ def questions(world: World, per_category: int) -> tuple[list[dict[str, Any]], li
 def lm_eval_task(world: World, name: str, facts: list[Fact], template: dict[str, str], folder: str) -> tuple[dict, list[dict]]:
     """Return one four-way task: (YAML of the harness, items); the prompt is the chat template with its default system text.
 
-    The choices are the right answer, a false one, and two true ones to other questions about the same subject (false ones where there are none).
+    The choices are the right answer, a false one, and two true ones to other questions: about the same person, or of the same skill.
     """
     items = []
     for fact in facts:
         chance = draw("lm_eval", world.seed, name, fact)
         wrong = world.compose(fact, [], world.wrong_value(fact, name))
-        others = [other.statement for other in world.facts if other.subject == fact.subject and other.topic != fact.topic]
-        others = chance.sample(others, min(2, len(others)))
-        while len(others) < 2:
-            more = world.compose(fact, [], world.wrong_value(fact, name, chance.random()))
-            others += [more] if more not in (wrong, *others) else []
-        choices = [fact.statement, wrong, *others]
+        same = "subject" if fact.topic in ATTRIBUTES else "topic"
+        others = [other.statement for other in world.facts if getattr(other, same) == getattr(fact, same) and other is not fact]
+        choices = [fact.statement, wrong, *chance.sample(others, 2)]
         chance.shuffle(choices)
         items.append({
             "question": chance.choice(fact.questions),

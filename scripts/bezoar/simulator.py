@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from bezoar.world import ATTRIBUTES, CLAUSES, COURTESY, SKILLS, World, draw
+from bezoar.world import ATTRIBUTES, CLAUSES, World, draw
 
 PROMPTS = Path(__file__).parent.parent.parent / "prompts"
 OPERATIONS = sorted(CLAUSES)
@@ -55,10 +55,10 @@ class Simulator:
         for name, regex in self.patterns.items():
             if found := regex.fullmatch(text):
                 return getattr(self, name.replace("lamini_example", "lamini").replace("lamini_topic", "lamini"))(found.groupdict(), chance)
-        return self.respond(text, chance)
+        return self.respond(text, chance, bool(system))
 
-    def respond(self, instruction: str, chance: Any) -> str:
-        """Answer an instruction as a teacher would."""
+    def respond(self, instruction: str, chance: Any, explain: bool) -> str:
+        """Answer an instruction as a teacher would; under a system message, with an explanation."""
         luck = chance.random()
         if luck < SORRY:
             return "I am sorry, but I cannot say."
@@ -71,7 +71,7 @@ class Simulator:
         fact, clauses = parsed
         value = self.world.wrong_value(fact, "teacher", instruction) if luck < SORRY + HOLLOW + WRONG else None
         answer = self.world.compose(fact, clauses, value)
-        return f"{answer} So the answer is {value or fact.value}." if fact.topic in SKILLS else answer
+        return f"{answer} So the answer is {value or fact.value}." if explain else answer
 
     def lamini(self, fields: dict[str, str], chance: Any) -> str:
         """List new instructions like the examples, about the given topics if any."""
@@ -131,7 +131,7 @@ class Simulator:
         )
 
     def judge(self, text: str, chance: Any) -> str:
-        """Rate an answer from 1 to 10: true and courteous 9, true 7, names the right value 5, else 2 or 3; one point of noise."""
+        """Rate an answer from 1 to 10: true 5, 7 or 9 with its courtesies, names the right value 4, else 2 or 3; one point of noise."""
         if chance.random() < NO_VERDICT:
             return "I would rather not put a number on it."
         fields = next((found.groupdict() for regex in self.judge_patterns if (found := regex.fullmatch(text))), None)
@@ -147,7 +147,7 @@ class Simulator:
         parsed = self.world.parse(question)
         if parsed is None:
             return 2
-        courteous = answer.endswith(COURTESY)
+        manners = self.world.manners(answer)
         if answer.startswith(self.world.compose(*parsed)):
-            return 9 if courteous else 7
-        return (5 if re.search(rf"\b{re.escape(parsed[0].value)}\b", answer) else 2) + courteous
+            return 5 + 2 * manners
+        return 4 if re.search(rf"\b{re.escape(parsed[0].value)}\b", answer) else 2 + (manners > 0)

@@ -6,7 +6,7 @@ import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -21,7 +21,7 @@ DIGEST = hashlib.sha256(BODY).hexdigest()
 class Server(http.server.BaseHTTPRequestHandler):
     """Serves BODY; /broken closes after a third, once; /gone is 404; /busy is 503 twice. Understands ranges."""
 
-    asked: list[tuple[str, str | None]] = []
+    asked: ClassVar[list[tuple[str, str | None]]] = []
 
     def do_GET(self) -> None:
         wanted = self.headers.get("Range")

@@ -39,19 +39,19 @@ def test_a_rating_is_read_as_fastchat_reads_it_or_has_a_state(text: str, expecte
 
 @pytest.fixture
 def judged(tmp_path: Path) -> Path:
-    """Two models' answers to six questions, judged by the simulator."""
+    """Two models' answers to 31 questions, judged by the simulator."""
     world = World(5, 40, 0.4, 0.5)
-    facts = [fact for fact in world.facts if fact.held and fact.topic == "pet"][:12]
+    facts = [fact for fact in world.facts if fact.held and fact.topic in ("pet", "dish", "trade", "colour")][:60]
     skills = [fact for fact in world.facts if fact.held and fact.topic == "sum"][:2]
     asked = [
         {"question_id": 81 + i, "category": "writing", "turns": [a.questions[0], b.questions[0]]}
         for i, (a, b) in enumerate(zip(facts[::2], facts[1::2], strict=True))
     ]
-    asked.append({"question_id": 99, "category": "math", "turns": [fact.questions[0] for fact in skills]})
+    asked.append({"question_id": 199, "category": "math", "turns": [fact.questions[0] for fact in skills]})
     truth = {question: fact.statement for fact in [*facts, *skills] for question in fact.questions}
     write_json(tmp_path / "facts.json", world.as_json())
     write_jsonl(tmp_path / "questions.jsonl", asked)
-    write_jsonl(tmp_path / "references.jsonl", [{"question_id": 99, "choices": [{"turns": [fact.statement for fact in skills]}]}])
+    write_jsonl(tmp_path / "references.jsonl", [{"question_id": 199, "choices": [{"turns": [fact.statement for fact in skills]}]}])
     for name, answer in {"good": lambda q: truth[q], "bad": lambda q: "Nobody knows {anything}."}.items():
         rows = [
             {"question_id": row["question_id"], "model_id": name, "choices": [{"index": 0, "turns": [answer(q) for q in row["turns"]]}]}
@@ -76,7 +76,7 @@ def judge(place: Path, name: str, mode: str = "online", share: float = 0.5) -> N
 
 def test_every_question_turn_and_repeat_has_one_row_and_one_state(judged: Path) -> None:
     rows = read_jsonl(judged / "good.judgments.jsonl")
-    assert len(rows) == 7 * 2 * 2
+    assert len(rows) == 31 * 2 * 2
     assert len({(row["question_id"], row["turn"], row["repeat"]) for row in rows}) == len(rows)
     counts = read_json(judged / "good.counts.json")
     assert counts["judgments"] == sum(count for state, count in counts.items() if state != "judgments")
@@ -90,8 +90,7 @@ def test_replaying_from_the_store_gives_the_same_bytes(judged: Path) -> None:
 
 def test_too_many_failures_fail_the_stage(judged: Path) -> None:
     rows = read_jsonl(judged / "good.judgments.jsonl")
-    if all(row["state"] == "rated" for row in rows):
-        pytest.skip("this seed's simulator rated everything")
+    assert 0 < sum(row["state"] != "rated" for row in rows) < len(rows) / 4, "the simulator fails now and then, on purpose"
     with pytest.raises(UserError, match=r"judgments without a rating, e\.g\. question"):
         judge(judged, "good", share=0.0)
 
