@@ -1,49 +1,12 @@
 """The rehearsal's whole DAG at its smallest, in a copy of the project: it ends, it is lazy, and it rebuilds exactly what is missing."""
 
 import json
-import os
-import re
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from smallest import MODELS, RESULTS, SCHEMES, planned, snakemake
 
-ROOT = Path(__file__).parents[2]
-SNAKEMAKE = Path(sys.executable).with_name("snakemake")
-CONFIG = ["config/rehearsal.yaml", "tests/workflow/smallest.yaml"]
-RESULTS = "results/smallest"
-SCHEMES = ("lamini", "orca", "evol")
-MODELS = ("openbezoar-sft", "openbezoar-hh-rlhf-sft", "openbezoar-hh-rlhf-dpo")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
-
-
-def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {
-        "PYTHONPATH": str(folder / "scripts"), "PATH": f"{SNAKEMAKE.parent}:{os.environ['PATH']}", "TOKENIZERS_PARALLELISM": "false",
-    }  # fmt: skip
-    command = [str(SNAKEMAKE), "--profile", "profiles/default", "--cores", "2", "--configfile", *CONFIG, *arguments]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-
-
-def planned(folder: Path, *arguments: str) -> dict[str, int]:
-    """Rule -> number of jobs that a run would start now."""
-    done = snakemake(folder, "-n", *arguments)
-    assert done.returncode == 0, done.stderr[-3000:]
-    table = done.stdout.split("Job stats:")[-1] if "Job stats:" in done.stdout else ""
-    return {name: int(count) for name, count in re.findall(r"^(\w+)\s+(\d+)$", table, re.MULTILINE) if name not in ("total", "all")}
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the project in which the smallest rehearsal has been run."""
-    folder = tmp_path_factory.mktemp("workflow") / "project"
-    ignored = shutil.ignore_patterns(".git", ".venv*", ".snakemake", "results", "logs", "benchmarks", "data", ".*_cache", "__pycache__")
-    shutil.copytree(ROOT, folder, ignore=ignored)
-    done = snakemake(folder)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
-    return folder
 
 
 def test_every_artifact_is_there(finished: Path) -> None:

@@ -74,3 +74,8 @@ def test_a_misspelt_key_stops_before_the_first_job(tmp_path: Path) -> None:
     said = done.stdout + done.stderr
     assert "mine.yaml: `sft.learning_rat`: unknown key; the nearest valid key is `learning_rate`" in said
     assert "Traceback" not in said
+
+
+def test_the_images_base_is_pinned_by_digest() -> None:
+    first = next(line for line in (ROOT / "Dockerfile").read_text().splitlines() if line.startswith("ARG BASE="))
+    assert "nvidia/cuda:13.0.3-cudnn-runtime-ubuntu24.04@sha256:" in first and len(first.rsplit(":", 1)[1]) == 64

@@ -1,0 +1,18 @@
+"""The one expensive fixture of the workflow's tests."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from smallest import ROOT, snakemake
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the project in which the smallest rehearsal has been run."""
+    folder = tmp_path_factory.mktemp("workflow") / "project"
+    ignored = shutil.ignore_patterns(".git", ".venv*", ".snakemake", "results", "logs", "benchmarks", "data", ".*_cache", "__pycache__")
+    shutil.copytree(ROOT, folder, ignore=ignored)
+    done = snakemake(folder)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+    return folder
