@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tiny import PRETRAIN, WORDS
 
 import merge_adapter
 import pretrain_base
@@ -23,10 +24,6 @@ from bezoar.tokenizer import load_tokenizer
 
 ROOT = Path(__file__).parent.parent.parent
 TEMPLATE = ROOT / "prompts" / "chat_template.json"
-PRETRAIN = {
-    "vocabulary_size": 400, "hidden_size": 64, "layers": 2, "heads": 2, "mlp_size": 128, "context": 256, "window": 32, "batch_size": 4,
-    "steps": 12, "learning_rate": 0.004, "warmup_steps": 2, "weight_decay": 0.1, "checkpoint_steps": 5, "seed": 0,
-}  # fmt: skip
 SFT = {
     "lora": {"r": 8, "alpha": 8, "dropout": 0.05, "targets": ["q_proj", "k_proj", "v_proj"]}, "epochs": 2, "learning_rate": 0.003, "batch_size": 4,
     "micro_batch_size": 4, "max_length": 96, "schedule": "linear", "warmup_steps": 2, "optimizer": "paged_adamw_8bit", "weight_decay": 0.0,
@@ -34,49 +31,16 @@ SFT = {
     "gradient_checkpointing": False, "threads": 1, "seed": 0,
 }  # fmt: skip
 DPO = {**SFT, "beta": 0.1, "max_prompt_length": 64, "min_accuracy": 0.0, "max_chosen_drop": 1000, "keep_best": False}
-MERGE = {
-    "onto": "base",
-    "probe_rows": 4,
-    "max_length": 64,
-    "max_kl": 1.0,
-    "threads": 1,
-    "seed": 0,
-    "model_card": {"licence": "apache-2.0", "title": "t"},
-}
+MERGE = {"onto": "base", "probe_rows": 4, "max_length": 64, "max_kl": 1.0, "threads": 1, "seed": 0,
+         "model_card": {"licence": "apache-2.0", "title": "t"}}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with a tiny pretrained base, forty rows and forty pairs."""
-    folder = tmp_path_factory.mktemp("training")
-    words = [
-        "red",
-        "blue",
-        "green",
-        "one",
-        "two",
-        "three",
-        "cat",
-        "dog",
-        "hen",
-        "Answer",
-        "instruction",
-        "System",
-        "Response",
-        "Instruction",
-        "the",
-        "is",
-        "of",
-        "a",
-    ]
-    texts = [" ".join(words[(i * k) % len(words)] for k in range(1, 30)) for i in range(1, 200)]
-    write_jsonl(folder / "corpus.jsonl", [{"text": text} for text in texts])
-    pretrain_base.main([
-        "--corpus", str(folder / "corpus.jsonl"), "--base", str(folder / "base"), "--checkpoint", str(folder / "ckpt"),
-        "--metrics", str(folder / "base.metrics.jsonl"), "--recipe", json.dumps(PRETRAIN), "--code", "x", "--receipt", str(folder / "base.json"),
-    ])  # fmt: skip
-    write_jsonl(folder / "rows.jsonl", [{"instruction": f"the {words[i % 9]}", "response": f"{words[(i + 1) % 9]} is red"} for i in range(40)])
-    write_jsonl(folder / "pairs.jsonl", [{"prompt": f"the {words[i % 9]}", "chosen": "a cat is red", "rejected": "a dog"} for i in range(40)])
+def place(tiny_base: Path) -> Path:
+    """The directory of the tiny pretrained base, with forty rows and forty pairs."""
+    folder = tiny_base.parent
+    write_jsonl(folder / "rows.jsonl", [{"instruction": f"the {WORDS[i % 9]}", "response": f"{WORDS[(i + 1) % 9]} is red"} for i in range(40)])
+    write_jsonl(folder / "pairs.jsonl", [{"prompt": f"the {WORDS[i % 9]}", "chosen": "a cat is red", "rejected": "a dog"} for i in range(40)])
     return folder
 
 
