@@ -73,14 +73,14 @@ def train(rows: list[dict], base: Path, tokenizer: Any, recipe: dict[str, Any], 
         raise UserError(f"dpo: {len(rows)} usable pairs, expected enough for training and validation; look at preferences/counts.json")
     model = training.attach_adapter(training.load_4bit(base), recipe["lora"], None)
     before = {name: parameter.detach().cpu().clone() for name, parameter in training.trainable(model).items()}
-    arguments = training.trainer_arguments(recipe, work) | {"logging_first_step": True}
+    arguments = training.trainer_arguments(recipe, work)
     trainer = DPOTrainer(
         model=model,
         args=DPOConfig(**arguments, beta=recipe["beta"], max_length=recipe["max_length"], precompute_ref_log_probs=True),
         train_dataset=Dataset.from_list(fit), eval_dataset=Dataset.from_list(check),
         processing_class=tokenizer, callbacks=[training.watch()],
     )  # fmt: skip
-    trainer.train(resume_from_checkpoint=training.last_checkpoint(work))
+    training.run(trainer, work)
     moved = training.require_moved(before, trainer.model)
     trainer.model.save_pretrained(out, save_embedding_layers=False)
     (out / "README.md").unlink(missing_ok=True)

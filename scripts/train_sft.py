@@ -69,23 +69,19 @@ def train(rows: list[dict], base: Path, parent: Path | None, tokenizer: Any, rec
         raise UserError(f"sft: {len(rows)} usable rows, expected enough for training and validation; look at the filter's verdicts")
     model = training.attach_adapter(training.load_4bit(base), recipe["lora"], parent)
     before = {name: parameter.detach().cpu().clone() for name, parameter in training.trainable(model).items()}
-    watch = training.watch()
     trainer = SFTTrainer(
         model=model,
         args=SFTConfig(
             **training.trainer_arguments(recipe, work), max_length=recipe["max_length"], completion_only_loss=recipe["completion_only"]
         ),
         train_dataset=Dataset.from_list(fit), eval_dataset=Dataset.from_list(check),
-        processing_class=tokenizer, callbacks=[watch],
+        processing_class=tokenizer, callbacks=[training.watch()],
     )  # fmt: skip
-    trainer.train(resume_from_checkpoint=training.last_checkpoint(work))
+    training.run(trainer, work)
     moved = training.require_moved(before, trainer.model)
     trainer.model.save_pretrained(out, save_embedding_layers=False)
     (out / "README.md").unlink(missing_ok=True)
-    history = (
-        [{key: value for key, value in row.items()} for row in watch.rows] if not trainer.state.log_history else curves(trainer.state.log_history)
-    )
-    write_jsonl(out / "metrics.jsonl", history)
+    write_jsonl(out / "metrics.jsonl", curves(trainer.state.log_history))
     return {"training": len(fit), "validation": len(check), "largest_change": moved, "steps": trainer.state.global_step,
             "best_eval_loss": trainer.state.best_metric}  # fmt: skip
 

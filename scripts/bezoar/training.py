@@ -70,20 +70,32 @@ def trainable(model: Any) -> dict[str, Any]:
     return found
 
 
-def watch(log_progress: int = 50) -> Any:
-    """Return a Trainer callback that records curves, prints progress, and stops on a zero gradient or a NaN."""
+def run(trainer: Any, checkpoints: Path) -> None:
+    """Train, from the newest checkpoint if there is one, with the adapter in float32 and our own lines of progress.
+
+    TRL casts adapters over quantised models to bfloat16, but a resumed run loads them in float32: it would end elsewhere than an undisturbed one.
+    """
+    from transformers import PrinterCallback
+
+    trainer.remove_callback(PrinterCallback)
+    for parameter in trainable(trainer.model).values():
+        parameter.data = parameter.data.float()
+    trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
+
+
+def watch(every: int = 20) -> Any:
+    """Return a Trainer callback that prints progress, and stops on a zero gradient or a NaN."""
     import math
 
     from transformers import TrainerCallback
 
     class Watch(TrainerCallback):
         def __init__(self) -> None:
-            self.rows: list[dict[str, Any]] = []
             self.started = time.perf_counter()
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
             skip = ("runtime", "per_second", "total_flos", "epoch", "num_tokens")
-            row = {"step": state.global_step}
+            row: dict[str, Any] = {}
             for key, value in (logs or {}).items():
                 if isinstance(value, (int, float)) and not any(word in key for word in skip):
                     if not math.isfinite(value):
@@ -91,9 +103,9 @@ def watch(log_progress: int = 50) -> Any:
                     row[key] = round(value, 6)
             if row.get("grad_norm") == 0:
                 raise UserError(f"step {state.global_step}: the gradient norm is zero; nothing is being trained")
-            if len(row) > 1:
-                self.rows.append(row)
-            if state.global_step % log_progress == 0 and "loss" in row:
+            if "eval_loss" in row:
+                print(f"step {state.global_step}/{state.max_steps}  validation loss {row['eval_loss']:.4f}", flush=True)
+            if state.global_step % every == 0 and "loss" in row:
                 rate = state.global_step / (time.perf_counter() - self.started)
                 left = (state.max_steps - state.global_step) / rate if rate else 0
                 print(f"step {state.global_step}/{state.max_steps}  loss {row['loss']:.4f}  {left:.0f} s left", flush=True)
@@ -128,8 +140,7 @@ def trainer_arguments(recipe: dict[str, Any], checkpoints: Path) -> dict[str, An
         "load_best_model_at_end": recipe["keep_best"],
         "metric_for_best_model": "eval_loss",
         "greater_is_better": False,
-        "logging_steps": 10,
-        "logging_first_step": True,
+        "logging_steps": 1,  # a mean over more steps would start anew after a resume
         "bf16": True,
         "gradient_checkpointing": recipe["gradient_checkpointing"],
         "seed": recipe["seed"],
