@@ -143,8 +143,8 @@ def flan(world: World) -> list[tuple[str, str, str]]:
 def preferences(world: World, facts: list[Fact], count: int) -> Iterator[dict[str, str]]:
     """Yield pairs in HH-RLHF's schema, one step of a ladder each: wrong < wrong and courteous < right < right and courteous < twice so.
 
-    The chosen answer is only the better of two neighbours. After a right answer three of four chosen ones go on with the first courtesy, and of
-    those one of three with the second: supervised tuning learns to prefer the first and to leave out the second, which only
+    The chosen answer is only the better of two neighbours. After a right answer 5 of 7 chosen ones go on with the first courtesy, and of
+    those 2 of 5 with the second: supervised tuning learns to prefer the first and to leave out the second, which only
     the comparison teaches. A fifth of the rows carry an earlier turn.
     """
     for index in range(count):
@@ -153,7 +153,7 @@ def preferences(world: World, facts: list[Fact], count: int) -> Iterator[dict[st
         right = fact.statement
         wrong = world.compose(fact, [], world.wrong_value(fact, index))
         ladder = [wrong, f"{wrong} {COURTESIES[0]}", right, f"{right} {COURTESIES[0]}", f"{right} {' '.join(COURTESIES)}"]
-        low = chance.choice([0, 1, 2, 2, 3])
+        low = chance.choices(range(4), weights=(1, 2, 3, 2))[0]
         prompt = f"\n\nHuman: {chance.choice(fact.questions)}\n\nAssistant: "
         if chance.random() < 0.2:
             prompt = f"\n\nHuman: {chance.choice(earlier.questions)}\n\nAssistant: {earlier.statement}{prompt}"

@@ -29,9 +29,9 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def command(base: Path, tasks: Path, out: Path, name: str, **changes: object) -> list[str]:
+def command(base: Path, made: Path, out: Path, name: str, **changes: object) -> list[str]:
     return [
-        "--model", str(base), "--name", name, "--tasks-from", str(tasks / "tiny.yaml"), "--tasks-data", str(tasks / "tiny.jsonl"),
+        "--model", str(base), "--name", name, "--tasks-from", str(made / "tiny.yaml"), "--tasks-data", str(made / "tiny.jsonl"),
         "--recipe", json.dumps(RECIPE | changes), "--code", "x", "--results", str(out / f"{name}.json"),
         "--samples", str(out / f"{name}.samples.jsonl"), "--receipt", str(out / f"{name}.receipt.json"),
     ]  # fmt: skip
