@@ -8,6 +8,10 @@ min_version("9.27")
 configfile: "config/paper.yaml"
 
 
+# The CUDA base that Dockerfile starts from. Snakemake uses it only with --sdm apptainer, for which the built image has to be named here.
+container: "docker://nvidia/cuda:13.0.3-cudnn-runtime-ubuntu24.04@sha256:14f6d08d1cd4a96effbfe3101d0b56326f552c199d05e4979ee0bd616df5811b"
+
+
 include: "rules/common.smk"
 include: "rules/sources.smk"
 include: "rules/world.smk"
