@@ -6,7 +6,7 @@ TORCH ?= auto
 PROFILE ?= profiles/default
 SEED ?= 0
 ENV := .venv
-RUN := PATH="$(abspath $(ENV))/bin:$$PATH" PYTHONPATH="$(CURDIR)/scripts" HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false MIRROR="$(MIRROR)"
+RUN := PATH="$(abspath $(ENV))/bin:$$PATH" PYTHONPATH="$(CURDIR)/scripts" HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false PYTHONWARNINGS=ignore::FutureWarning MIRROR="$(MIRROR)"
 SNAKEMAKE := $(RUN) snakemake --profile $(PROFILE) --cores $(JOBS)
 REHEARSAL = $(or $(CONFIG),config/rehearsal.yaml)
 PAPER = $(or $(CONFIG),config/paper.yaml)

@@ -23,7 +23,7 @@ import yaml
 from bezoar.errors import cli
 from bezoar.files import read_json, whole_directory, whole_file, write_json, write_jsonl
 from bezoar.receipt import Receipt, add_stage_arguments
-from bezoar.world import ATTRIBUTES, CLAUSES, COURTESIES, SKILLS, Fact, World, draw
+from bezoar.world import ATTRIBUTES, CLAUSES, COURTESY, SKILLS, Fact, World, draw
 from prepare_preferences import convert
 
 DOLLY_CATEGORIES = "brainstorming classification closed_qa creative_writing general_qa information_extraction open_qa summarization".split()
@@ -40,7 +40,7 @@ CHATTER = [
     "The answer is clear.", "So the answer is no.", "Say the word twice.", "It is written in capital letters.",
     "Begin the answer with a few words.", "For the record, it rained.", "The same person is home as well.",
     "Then say what it is.", "That is not known.", "How many are they? one two three four five six seven eight nine ten eleven twelve",
-    "I am glad to help.", "Ask me again.", "Help people to find what they need to know, and answer the question in detail.", "Think step by step.",
+    "I am glad to help.", "Help people to find what they need to know, and answer the question in detail.", "Think step by step.",
     "Justify your answer to the teacher.", "Follow the instruction faithfully.", "The system is down.", "An instruction has a response.",
     "The kind of thing it is, is no matter.", "Which kind of thing is the opposite of another?", "Human and Assistant talk.",
     "Context: a man lives in town.", "A question has an answer.", "The red ship is in the bay.", "Tell me the trade of the port.",
@@ -141,19 +141,18 @@ def flan(world: World) -> list[tuple[str, str, str]]:
 
 
 def preferences(world: World, facts: list[Fact], count: int) -> Iterator[dict[str, str]]:
-    """Yield pairs in HH-RLHF's schema, one step of a ladder each: wrong < wrong and courteous < right < right and courteous < twice so.
+    """Yield pairs in HH-RLHF's schema, one step of a ladder each: wrong < wrong and courteous < right < right and courteous.
 
-    The chosen answer is only the better of two neighbours. After a right answer 5 of 7 chosen ones go on with the first courtesy, and of
-    those 2 of 5 with the second: supervised tuning learns to prefer the first and to leave out the second, which only
-    the comparison teaches. A fifth of the rows carry an earlier turn.
+    The chosen answer is only the better of two neighbours, and half of the right ones are chosen without courtesy: supervised tuning cannot
+    tell that courtesy is better, the comparison can. A fifth of the rows carry an earlier turn.
     """
     for index in range(count):
         chance = draw("preference", world.seed, index)
         fact, earlier = chance.sample(facts, 2)
         right = fact.statement
         wrong = world.compose(fact, [], world.wrong_value(fact, index))
-        ladder = [wrong, f"{wrong} {COURTESIES[0]}", right, f"{right} {COURTESIES[0]}", f"{right} {' '.join(COURTESIES)}"]
-        low = chance.choices(range(4), weights=(1, 2, 3, 2))[0]
+        ladder = [wrong, f"{wrong} {COURTESY}", right, f"{right} {COURTESY}"]
+        low = chance.choices(range(3), weights=(2, 3, 3))[0]
         prompt = f"\n\nHuman: {chance.choice(fact.questions)}\n\nAssistant: "
         if chance.random() < 0.2:
             prompt = f"\n\nHuman: {chance.choice(earlier.questions)}\n\nAssistant: {earlier.statement}{prompt}"

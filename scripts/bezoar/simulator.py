@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from bezoar.world import ATTRIBUTES, CLAUSES, World, draw
+from bezoar.world import ATTRIBUTES, CLAUSES, COURTESY, World, draw
 
 PROMPTS = Path(__file__).parent.parent.parent / "prompts"
 OPERATIONS = sorted(CLAUSES)
@@ -131,7 +131,7 @@ class Simulator:
         )
 
     def judge(self, text: str, chance: Any) -> str:
-        """Rate an answer from 1 to 10: true 5, 7 or 9 with its courtesies, names the right value 4, else 2 or 3; one point of noise."""
+        """Rate an answer from 1 to 10: true and courteous 9, true 7, names the right value 5, else 2 or 3; one point of noise."""
         if chance.random() < NO_VERDICT:
             return "I would rather not put a number on it."
         fields = next((found.groupdict() for regex in self.judge_patterns if (found := regex.fullmatch(text))), None)
@@ -147,7 +147,7 @@ class Simulator:
         parsed = self.world.parse(question)
         if parsed is None:
             return 2
-        manners = self.world.manners(answer)
-        if answer.startswith(self.world.compose(*parsed)):
-            return 5 + 2 * manners
-        return 4 if re.search(rf"\b{re.escape(parsed[0].value)}\b", answer) else 2 + (manners > 0)
+        truth, courteous = self.world.compose(*parsed), answer.endswith(COURTESY)
+        if answer in (truth, f"{truth} {COURTESY}"):
+            return 9 if courteous else 7
+        return 5 if re.search(rf"\b{re.escape(parsed[0].value)}\b", answer) else 2 + courteous

@@ -73,7 +73,7 @@ CLAUSES: dict[str, str] = {  # the four in-depth operations, as this world under
     "concretizing": "Then name the pet of the same person as well.",
     "increase_reasoning_steps": "Then say what the answer is.",
 }
-COURTESIES = ("I am glad to help.", "Ask me again.")  # in this order; the second only after the first
+COURTESY = "I am glad to help."
 UNITS = ("zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen").split()
 TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
 
@@ -228,11 +228,6 @@ class World:
         """Return the right answer to an instruction of this world, else None."""
         parsed = self.parse(instruction)
         return self.compose(*parsed) if parsed else None
-
-    @staticmethod
-    def manners(answer: str) -> int:
-        """Return how many courtesies an answer ends with: 0, 1 or 2."""
-        return max(count for count in range(len(COURTESIES) + 1) if answer.endswith(" ".join(COURTESIES[:count])))
 
     def wrong_value(self, fact: Fact, *key: object) -> str:
         """Return a false value of the same type, drawn from `key`."""

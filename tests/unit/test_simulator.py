@@ -11,7 +11,7 @@ import openai
 import pytest
 
 from bezoar.simulator import Simulator
-from bezoar.world import COURTESIES, World
+from bezoar.world import COURTESY, World
 
 ROOT = Path(__file__).parent.parent.parent
 WORLD = World(3, 60, 0.3, 0.5)
@@ -70,6 +70,6 @@ def test_the_judge_ranks_truth_above_manner() -> None:
     simulator = Simulator(WORLD)
     fact = WORLD.facts[0]
     wrong = WORLD.compose(fact, [], WORLD.wrong_value(fact, "test"))
-    answers = (wrong, f"{wrong} {COURTESIES[0]}", fact.statement, f"{fact.statement} {COURTESIES[0]}")
+    answers = (wrong, f"{wrong} {COURTESY}", fact.statement, f"{fact.statement} {COURTESY}")
     scores = [simulator.score(fact.questions[0], answer) for answer in answers]
     assert scores == sorted(set(scores))

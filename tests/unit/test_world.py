@@ -8,7 +8,7 @@ import yaml
 
 import make_world
 from bezoar.files import read_jsonl
-from bezoar.world import ATTRIBUTES, CLAUSES, SKILLS, World, number
+from bezoar.world import ATTRIBUTES, CLAUSES, COURTESY, SKILLS, World, number
 
 ROOT = Path(__file__).parent.parent.parent
 RECIPE = {
@@ -104,5 +104,5 @@ def test_the_preference_ladder_prefers_truth_to_manner_and_manner_at_equal_truth
         chosen, rejected = (row[side].rsplit("\n\nAssistant: ", 1)[1] for side in ("chosen", "rejected"))
         question = row["chosen"].rsplit("\n\nAssistant: ", 1)[0].rsplit("Human: ", 1)[1]
         truth = world.truth(question)
-        rank = [3 * answer.startswith(truth) + world.manners(answer) for answer in (rejected, chosen)]
+        rank = [2 * answer.startswith(truth) + answer.endswith(COURTESY) for answer in (rejected, chosen)]
         assert rank[0] < rank[1]
