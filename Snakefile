@@ -34,6 +34,9 @@ rule all:
     default_target: True
     input:
         "<results>/report/index.html",
+        REPORTED,
+        "<results>/base/model.safetensors",
+        "<results>/preferences/pairs.jsonl",
         expand("<results>/generate/{scheme}.jsonl", scheme=SCHEMES),
         expand("<results>/filter/{scheme}.jsonl", scheme=SCHEMES),
         expand("<results>/sft/{scheme}/adapter_model.safetensors", scheme=SCHEMES),
@@ -42,6 +45,3 @@ rule all:
         "<results>/dpo/adapter_model.safetensors",
         expand("<results>/lm_eval/{model}.json", model=MODELS),
         expand("<results>/mtbench/{model}/judgments.jsonl", model=MODELS),
-        "<results>/lm_eval.json",
-        "<results>/mtbench.json",
-        "<results>/claims.json",

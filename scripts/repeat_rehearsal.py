@@ -47,10 +47,10 @@ def lines_of(seed: int) -> dict[tuple[str, str], str]:
         for name, metrics in sets.items():
             for metric in ("loss", "exact_match", "right", "accuracy"):
                 if metric in metrics:
-                    found[(f"{name}: {metric.replace('_', ' ')}, n = {metrics[metric]['n']}", state)] = interval(metrics[metric], 3)
+                    found[(f"{name}: {metric.replace('_', ' ')}", state)] = f"{interval(metrics[metric], 3)}, n = {metrics[metric]['n']}"
     for model, tasks in harness["models"].items():
         for task, value in tasks.items():
-            found[(f"lm-eval {task}, n = {value['n']}", model)] = interval(value, 3)
+            found[(f"lm-eval {task}", model)] = f"{interval(value, 3)}, n = {value['n']}"
         found[("chat, judged by the simulator, 1–10", model)] = interval(judge["models"][model]["overall"], 2)
     return found
 

@@ -18,7 +18,7 @@ def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]
     environment = os.environ | {
         "PYTHONPATH": str(folder / "scripts"), "PATH": f"{SNAKEMAKE.parent}:{os.environ['PATH']}", "TOKENIZERS_PARALLELISM": "false",
     }  # fmt: skip
-    command = [str(SNAKEMAKE), "--profile", "profiles/default", "--cores", "2", "--configfile", *CONFIG, *arguments]
+    command = [str(SNAKEMAKE), "--profile", "profiles/default", "--cores", "2", *arguments, "--configfile", *CONFIG]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 

@@ -59,8 +59,8 @@ def test_every_link_leads_to_a_file_or_a_heading(page: Path) -> None:
 
 def test_the_scale_comes_first_and_every_section_is_there(page: Path) -> None:
     text = re.sub(r"\s+", " ", Page(page.read_text(encoding="utf-8")).text)
-    headings = ("Claims and verdicts", "All models", "What was learnt", "The data", "Training curves", "Chat by category", "Merges", "Deviations",
-                "Artifacts and receipts")  # fmt: skip
+    headings = ("Claims and verdicts", "All models", "What was learnt", "The data", "Training curves", "Chat by category",
+                "Training saw 4-bit weights", "Deviations and choices", "Artifacts and receipts")  # fmt: skip
     places = [text.index(words) for words in ("No number on this page is one of the paper", *headings)]
     assert places == sorted(places)
     assert "simulator" in text[: text.index("Training curves")]
