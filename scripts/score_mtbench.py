@@ -19,27 +19,33 @@ from bezoar.errors import UserError, cli
 from bezoar.files import read_jsonl, write_json
 from bezoar.mtbench import read_rating
 from bezoar.receipt import Receipt, add_stage_arguments
-from bezoar.stats import bootstrap_mean, detectable_difference, paired_difference
+from bezoar.stats import RESAMPLES, bootstrap_mean, noise, paired_difference
 
 Rows = list[dict[str, Any]]
 
 
-def by_question(rows: Iterable[dict[str, Any]]) -> dict[int, float]:
-    """Return the mean rating of each question that has one."""
+def ratings(rows: Iterable[dict[str, Any]]) -> dict[int, list[float]]:
+    """Return question_id -> its ratings, of all turns and repeats."""
     scores: dict[int, list[float]] = {}
     for row in rows:
         if row["state"] == "rated":
             scores.setdefault(row["question_id"], []).append(row["score"])
-    return {number: float(np.mean(values)) for number, values in sorted(scores.items())}
+    return dict(sorted(scores.items()))
 
 
-def summary(rows: Rows, seed: int) -> dict[str, Any]:
+def by_question(rows: Iterable[dict[str, Any]]) -> dict[int, float]:
+    """Return the mean rating of each question that has one."""
+    return {number: float(np.mean(values)) for number, values in ratings(rows).items()}
+
+
+def summary(rows: Rows, seed: int, resamples: int = RESAMPLES) -> dict[str, Any]:
     """Return mean (FastChat's: over ratings), interval over questions, counts, and bounds for the failures."""
     rated = [row["score"] for row in rows if row["state"] == "rated"]
     failed = len(rows) - len(rated)
     if not rated:
         return {"mean": None, "ratings": 0, "failures": failed}
-    interval = bootstrap_mean(list(by_question(rows).values()), seed)
+    weights = [len(scores) for scores in ratings(rows).values()]
+    interval = bootstrap_mean(list(by_question(rows).values()), seed, resamples=resamples, weights=weights)
     return {
         "mean": float(np.mean(rated)), "low": interval["low"], "high": interval["high"], "questions": interval["n"],
         "ratings": len(rated), "failures": failed,
@@ -47,13 +53,15 @@ def summary(rows: Rows, seed: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def difference(child: Rows, parent: Rows, seed: int) -> dict[str, Any]:
-    """Return the paired difference over the questions both have, and the difference this design could have shown."""
+def difference(child: Rows, parent: Rows, seed: int) -> dict[str, Any] | None:
+    """Return the paired difference over the questions both have, with k repeats, and what this design could have shown; None if none is shared."""
     a, b = by_question(child), by_question(parent)
     shared = sorted(set(a) & set(b))
-    gaps = np.array([a[number] - b[number] for number in shared])
+    if not shared:
+        return None
     found = paired_difference([a[number] for number in shared], [b[number] for number in shared], seed)
-    return {**found, "detectable": detectable_difference(float(gaps.std(ddof=1)), len(gaps)) if len(gaps) > 1 else None}
+    repeats = 1 + max(row.get("repeat", 0) for row in [*child, *parent])
+    return {**found, "repeats": repeats, **noise([a[number] - b[number] for number in shared], found)}
 
 
 def score(rows: Rows, seed: int) -> dict[str, Any]:
@@ -71,7 +79,9 @@ def score(rows: Rows, seed: int) -> dict[str, Any]:
             }
             for model, mine in of.items()
         },
-        "differences": [{"child": child, "parent": parent, **difference(of[child], of[parent], seed)} for child, parent in pairs],
+        "differences": [
+            {"child": child, "parent": parent, **found} for child, parent in pairs if (found := difference(of[child], of[parent], seed)) is not None
+        ],
     }
 
 

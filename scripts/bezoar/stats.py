@@ -1,28 +1,46 @@
-"""Intervals and tests for evaluation results: bootstrap over items, exact McNemar, Holm. Seeded and vectorised."""
+"""Intervals and tests for evaluation results: bootstrap over items, exact McNemar, sign flips, Holm. Seeded and vectorised."""
 
 import math
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.special import ndtr, stdtrit
 
 RESAMPLES = 10_000
 
 
-def bootstrap_mean(values: Sequence[float], seed: int, level: float = 0.95, resamples: int = RESAMPLES) -> dict[str, float]:
-    """Return {mean, low, high, n} of independent values, by the percentile bootstrap (Efron and Tibshirani 1993, ch. 13).
+def bootstrap_mean(
+    values: Sequence[float], seed: int, level: float = 0.95, resamples: int = RESAMPLES, weights: Sequence[float] | None = None
+) -> dict[str, float]:
+    """Return {mean, low, high, n} of independent values, by the expanded percentile bootstrap (Hesterberg 2015, American Statistician 69:371).
 
-    `values` has shape (n,). For clustered data give one mean a cluster. A single value gets the interval it deserves: itself.
+    `values` has shape (n,). For clustered data give one mean a cluster, and the clusters' sizes as `weights`. The plain percentile
+    interval is too narrow for few values, by the factor sqrt((n - 1) / n) and by the normal quantile where Student's belongs: with ten
+    ratings, a category of MT-Bench, it covers 92 times in 100. The tails are chosen so that both are made good. A single value gets the
+    interval it deserves: itself.
     """
     data = np.asarray(values, dtype=float)
     if data.size == 0:
         raise ValueError("bootstrap_mean: expected at least one value")
+    size = np.ones(data.size) if weights is None else np.asarray(weights, dtype=float)
     generator = np.random.default_rng(seed)
-    means = np.concatenate([
-        data[generator.integers(0, data.size, (rows, data.size))].mean(axis=1)
-        for rows in _blocks(resamples, data.size)
-    ])  # fmt: skip
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return {"mean": float(data.mean()), "low": float(low), "high": float(high), "n": int(data.size)}
+    means = np.concatenate([_resampled(data * size, size, generator, rows) for rows in _blocks(resamples, data.size)])
+    low, high = np.quantile(means, _tails(data.size, level))
+    return {"mean": float((data * size).sum() / size.sum()), "low": float(low), "high": float(high), "n": int(data.size)}
+
+
+def _resampled(sums: np.ndarray, sizes: np.ndarray, generator: np.random.Generator, rows: int) -> np.ndarray:
+    """Return `rows` means, each of as many clusters drawn with replacement."""
+    drawn = generator.integers(0, sums.size, (rows, sums.size))
+    return sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
+
+
+def _tails(n: int, level: float) -> list[float]:
+    """Return the two quantiles of the bootstrap distribution that bound an interval of `level` from `n` values."""
+    if n < 2:
+        return [0.0, 1.0]
+    low = float(ndtr(math.sqrt(n / (n - 1)) * stdtrit(n - 1, (1 - level) / 2)))
+    return [low, 1 - low]
 
 
 def _blocks(resamples: int, size: int) -> list[int]:
@@ -49,6 +67,43 @@ def mcnemar(child: Sequence[float], parent: Sequence[float]) -> float:
     return min(1.0, 2 * tail)
 
 
+def sign_flip(child: Sequence[float], parent: Sequence[float], seed: int, flips: int = RESAMPLES) -> float:
+    """Return the two-sided p value of the paired randomisation test on the mean difference (Fisher 1935), for scores that are not 0 or 1.
+
+    Under the null each difference is as likely with the other sign. The observed signs count as one flip, so p is never 0.
+    """
+    gaps = np.subtract(child, parent, dtype=float)
+    gaps = gaps[gaps != 0]
+    if gaps.size == 0:
+        return 1.0
+    generator = np.random.default_rng(seed)
+    sums = np.concatenate([generator.choice((-1.0, 1.0), (rows, gaps.size)) @ gaps for rows in _blocks(flips, gaps.size)])
+    return float((1 + np.sum(np.abs(sums) >= abs(gaps.sum()) * (1 - 1e-12))) / (flips + 1))
+
+
+def paired_p(child: Sequence[float], parent: Sequence[float], seed: int) -> tuple[str, float]:
+    """Return (name of the test, p value): exact McNemar for right and wrong, sign flips for anything finer."""
+    if set(child) | set(parent) <= {0.0, 1.0}:
+        return "McNemar, exact", mcnemar(child, parent)
+    return "sign flips", sign_flip(child, parent, seed)
+
+
+def mean_of_means(groups: Sequence[Sequence[float]], seed: int, level: float = 0.95, resamples: int = RESAMPLES) -> dict[str, float]:
+    """Return {mean, low, high, n} of the unweighted mean of the groups' means, resampling within each group (stratified bootstrap).
+
+    A leaderboard's average over tasks is of this kind: a task of 300 items counts as much as one of 10,000. `n` counts all values.
+    """
+    generator = np.random.default_rng(seed)
+    total = np.zeros(resamples)
+    for group in groups:
+        data = np.asarray(group, dtype=float)
+        total += np.concatenate([_resampled(data, np.ones(data.size), generator, rows) for rows in _blocks(resamples, data.size)])
+    smallest = min(len(group) for group in groups)
+    low, high = np.quantile(total / len(groups), _tails(smallest, level))
+    mean = float(np.mean([np.mean(group) for group in groups]))
+    return {"mean": mean, "low": float(low), "high": float(high), "n": sum(len(group) for group in groups)}
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """Return Holm's adjusted p values in the given order (Holm 1979): family-wise error over all of them."""
     order = sorted(range(len(p_values)), key=lambda index: p_values[index])
@@ -65,3 +120,20 @@ def detectable_difference(spread: float, n: int) -> float:
     `spread` is the standard deviation of the per-item differences, `n` the number of items (Cohen 1988, ch. 2).
     """
     return (1.959964 + 0.841621) * spread / math.sqrt(n)
+
+
+def noise(gaps: Sequence[float], interval: dict[str, float]) -> dict[str, float | bool | None]:
+    """Return {spread, detectable, told_apart}: what a difference of these paired `gaps` could have shown, and whether it did.
+
+    `spread` is their standard deviation, in the unit of the score; `told_apart` is whether the interval excludes 0.
+    """
+    spread = float(np.std(gaps, ddof=1)) if len(gaps) > 1 else None
+    detectable = None if spread is None else detectable_difference(spread, len(gaps))
+    return {"spread": spread, "detectable": detectable, "told_apart": interval["low"] > 0 or interval["high"] < 0}
+
+
+def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """Return Kendall's tau-b of two ratings of the same things (Kendall 1945), or None where either never varies."""
+    a, b = np.sign(np.subtract.outer(first, first)), np.sign(np.subtract.outer(second, second))
+    scale = math.sqrt(float(np.abs(a).sum()) * float(np.abs(b).sum()))
+    return float((a * b).sum()) / scale if scale else None

@@ -113,11 +113,16 @@ def test_fastchat_prints_our_means(judged: Path, capsys: pytest.CaptureFixture[s
     printed = capsys.readouterr().out
     average = printed.split("Average")[1]
     for model in ("good", "bad"):
-        shown = float(re.search(rf"{model}\s+([\d.]+)", average)[1])
-        assert shown == pytest.approx(table["models"][model]["overall"]["mean"], abs=1e-6)
+        shown = re.search(rf"{model}\s+([\d.]+)", average)[1]
+        assert shown == as_printed(table["models"][model]["overall"]["mean"], shown)
         for turn, part in (("1", "First turn"), ("2", "Second turn")):
-            shown = float(re.search(rf"{model}\s+{turn}\s+([\d.]+)", printed.split(part)[1])[1])
-            assert shown == pytest.approx(table["models"][model]["turns"][turn]["mean"], abs=1e-6)
+            shown = re.search(rf"{model}\s+{turn}\s+([\d.]+)", printed.split(part)[1])[1]
+            assert shown == as_printed(table["models"][model]["turns"][turn]["mean"], shown)
+
+
+def as_printed(mean: float, like: str) -> str:
+    """A mean with as many digits as FastChat printed: to the last one."""
+    return f"{mean:.{len(like.partition('.')[2])}f}"
 
 
 def test_right_answers_score_above_wrong_ones_with_an_interval_that_says_so(judged: Path) -> None:

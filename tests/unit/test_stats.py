@@ -1,18 +1,54 @@
-"""Intervals cover what they promise, tests agree with the binomial, corrections never lower a p value."""
+"""Intervals cover what they promise, tests keep their level, corrections never lower a p value. All of it by simulation, seeded."""
+
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
+from scipy.stats import binom, kendalltau
 
+import score_mtbench
 from bezoar import stats
 
+RUNS = 1000
+# A count outside this region has a chance of 1 in 1,000 if the promise holds exactly.
+COVERED = (binom.ppf(0.0005, RUNS, 0.95), binom.ppf(0.9995, RUNS, 0.95))
+REJECTED = binom.ppf(0.9995, RUNS, 0.05)
 
-def test_the_bootstrap_interval_covers_the_true_mean_in_about_95_of_100_runs() -> None:
+
+def covered(draw: Callable[[np.random.Generator], np.ndarray], truth: float) -> int:
+    """How many of RUNS intervals hold the truth."""
     generator = np.random.default_rng(11)
-    covered = 0
-    for run in range(300):
-        found = stats.bootstrap_mean(generator.normal(5, 2, 80), run, resamples=1000)
-        covered += found["low"] <= 5 <= found["high"]
-    assert 0.90 <= covered / 300 <= 0.98  # 95 % less the percentile bootstrap's known small-sample shortfall, 3 standard errors
+    found = (stats.bootstrap_mean(draw(generator), run, resamples=1000) for run in range(RUNS))
+    return sum(interval["low"] <= truth <= interval["high"] for interval in found)
+
+
+@pytest.mark.parametrize("n", [10, 80], ids=["a category of MT-Bench", "all of MT-Bench"])
+def test_a_judge_that_scores_at_random_gets_intervals_that_cover_its_mean(n: int) -> None:
+    assert COVERED[0] <= covered(lambda generator: generator.integers(1, 11, n), 5.5) <= COVERED[1]
+
+
+def random_judgments(generator: np.random.Generator, questions: int) -> Iterator[dict]:
+    """Two turns, two repeats, a question of its own difficulty, one rating in twenty missing: true mean 5.5."""
+    hardness = generator.integers(-2, 3, questions)
+    for number in range(questions):
+        for turn in (1, 2):
+            for repeat in range(2):
+                lost = generator.random() < 0.05
+                score = -1 if lost else int(generator.choice([4, 5, 6, 7]) + hardness[number])
+                yield {"question_id": number, "turn": turn, "repeat": repeat, "score": score, "state": "no_rating" if lost else "rated"}
+
+
+def test_intervals_of_the_score_itself_cover_although_turns_and_repeats_of_a_question_go_together() -> None:
+    generator = np.random.default_rng(5)
+    hits = naive = 0
+    for run in range(RUNS):
+        rows = list(random_judgments(generator, 40))
+        found = score_mtbench.summary(rows, run, resamples=1000)
+        hits += found["low"] <= 5.5 <= found["high"]
+        flat = stats.bootstrap_mean([row["score"] for row in rows if row["state"] == "rated"], run, resamples=200)
+        naive += flat["low"] <= 5.5 <= flat["high"]
+    assert COVERED[0] <= hits <= COVERED[1]
+    assert naive < COVERED[0], "an interval that ignores questions would promise too much; this test would see it"
 
 
 def test_pairing_narrows_the_interval_of_a_difference() -> None:
@@ -25,11 +61,79 @@ def test_pairing_narrows_the_interval_of_a_difference() -> None:
         stats.paired_difference([1], [1, 2], 0)
 
 
+def equals(generator: np.random.Generator, binary: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Two models of the same skill on the same 60 items."""
+    skill = generator.random(60)
+    if binary:
+        return (generator.random(60) < skill).astype(float), (generator.random(60) < skill).astype(float)
+    return skill + generator.normal(0, 0.3, 60), skill + generator.normal(0, 0.3, 60)
+
+
+@pytest.mark.parametrize("binary", [True, False], ids=["right or wrong", "scores"])
+def test_two_equal_models_are_told_apart_in_at_most_5_of_100_runs(binary: bool) -> None:
+    generator, rejected, intervals = np.random.default_rng(3), 0, 0
+    for run in range(RUNS):
+        a, b = equals(generator, binary)
+        name, p = (stats.paired_p(a, b, run)[0], stats.mcnemar(a, b)) if binary else ("sign flips", stats.sign_flip(a, b, run, flips=500))
+        assert name == ("McNemar, exact" if binary else "sign flips")
+        rejected += p <= 0.05
+        interval = stats.bootstrap_mean(a - b, run, resamples=1000)
+        intervals += interval["low"] <= 0 <= interval["high"]
+    assert rejected <= REJECTED, "the exact test may reject less often, never more"
+    assert COVERED[0] <= intervals <= COVERED[1]
+
+
+def test_ten_tasks_without_a_difference_give_one_after_correction_in_at_most_5_of_100_runs() -> None:
+    generator = np.random.default_rng(4)
+    found = sum(min(stats.holm([stats.mcnemar(*equals(generator, True)) for _ in range(10)])) <= 0.05 for _ in range(RUNS))
+    assert found <= REJECTED
+
+
+def test_a_difference_as_large_as_promised_is_seen_in_about_80_of_100_runs() -> None:
+    generator, seen = np.random.default_rng(6), 0
+    size = stats.detectable_difference(2.0, 80)
+    for run in range(RUNS):
+        interval = stats.bootstrap_mean(generator.normal(size, 2.0, 80), run, resamples=1000)
+        seen += interval["low"] > 0
+    assert binom.ppf(0.0005, RUNS, 0.8) <= seen <= binom.ppf(0.9995, RUNS, 0.8)
+
+
+def test_the_mean_of_tasks_counts_each_task_once_and_its_interval_covers() -> None:
+    generator, hits = np.random.default_rng(7), 0
+    for run in range(RUNS):
+        groups = [(generator.random(n) < share).astype(float) for n, share in ((40, 0.2), (400, 0.7))]
+        found = stats.mean_of_means(groups, run, resamples=1000)
+        hits += found["low"] <= 0.45 <= found["high"]
+    assert found["mean"] == pytest.approx(np.mean([np.mean(group) for group in groups])) and found["n"] == 440
+    assert COVERED[0] <= hits <= COVERED[1]
+
+
 @pytest.mark.parametrize(("better", "worse", "p"), [(0, 0, 1.0), (5, 0, 2 / 32), (6, 1, 2 * 8 / 128), (3, 3, 1.0)])
 def test_mcnemar_is_the_exact_binomial(better: int, worse: int, p: float) -> None:
     child = [1.0] * better + [0.0] * worse + [1.0] * 4
     parent = [0.0] * better + [1.0] * worse + [1.0] * 4
     assert stats.mcnemar(child, parent) == pytest.approx(p)
+
+
+def test_sign_flips_agree_with_all_flips_of_a_small_sample() -> None:
+    gaps = np.array([0.3, 0.1, 0.4, -0.2, 0.5])
+    signs = np.array(np.meshgrid(*[[-1, 1]] * 5)).reshape(5, -1).T
+    exact = np.mean(np.abs(signs @ gaps) >= gaps.sum() - 1e-12)
+    assert stats.sign_flip(gaps, np.zeros(5), 0) == pytest.approx(exact, abs=0.02)
+    assert stats.sign_flip([1.0, 2.0], [1.0, 2.0], 0) == 1.0
+
+
+def test_rank_correlation_is_kendalls_tau_b() -> None:
+    first, second = [1, 2, 2, 4, 5, 5], [2, 1, 3, 3, 6, 5]
+    assert stats.rank_correlation(first, second) == pytest.approx(kendalltau(first, second).statistic)
+    assert stats.rank_correlation([1, 1], [1, 2]) is None
+
+
+def test_what_cannot_be_told_apart_is_called_so() -> None:
+    assert stats.noise([1.0, -1.0, 1.0, -1.0], {"low": -0.5, "high": 0.5})["told_apart"] is False
+    found = stats.noise([1.0, 1.1, 0.9, 1.0], {"low": 0.9, "high": 1.1})
+    assert found["told_apart"] is True and found["detectable"] == pytest.approx(2.801585 * found["spread"] / 2)
+    assert stats.noise([1.0], {"low": 1.0, "high": 1.0})["detectable"] is None
 
 
 def test_holm_keeps_the_order_given_and_is_monotone() -> None:
@@ -40,3 +144,8 @@ def test_holm_keeps_the_order_given_and_is_monotone() -> None:
 def test_large_data_are_resampled_in_blocks() -> None:
     found = stats.bootstrap_mean(np.arange(50_000.0), 0, resamples=200)
     assert found["low"] < 24_999.5 < found["high"]
+
+
+def test_a_single_value_is_its_own_interval() -> None:
+    assert stats.bootstrap_mean([3.0], 0) == {"mean": 3.0, "low": 3.0, "high": 3.0, "n": 1}
+    assert stats.bootstrap_mean([2.0, 4.0], 0, weights=[3, 1])["mean"] == 2.5
