@@ -26,6 +26,7 @@ if config["pretrain"]:
             "<logs>/base.txt",
         benchmark:
             "<benchmarks>/base.tsv"
+        priority: TRAINING
         threads: 2
         params:
             recipe=recipe("pretrain"),

@@ -33,6 +33,10 @@ STATES = [
 ]  # of which the SFT stages are adapters over the base
 ADAPTERS = dict(zip(MODELS[1:], [f"sft/{SCHEMES[-1]}", "hh_sft", "dpo"]))
 RESULTS = config["pathvars"]["results"]
+TRAINING = 1  # priority: every model waits for the chain of trainings, nothing waits for an evaluation
+GPU = (
+    0 if config["pretrain"] else 1
+)  # a base made here is so small that its jobs share whatever there is
 SOURCES = sources.load(Path("config/sources.yaml"))
 EVOL_PROMPTS = sorted(str(path) for path in Path("prompts").glob("evol_*.txt"))
 WORLD_FILES = (

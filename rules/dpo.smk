@@ -27,9 +27,10 @@ rule dpo:
         "<logs>/dpo.txt",
     benchmark:
         "<benchmarks>/dpo.tsv"
+    priority: TRAINING
     threads: config["dpo"]["threads"]
     resources:
-        gpu=1,
+        gpu=GPU,
         mem_mb=32_000,
     params:
         recipe=recipe("dpo"),

@@ -27,9 +27,10 @@ rule hh_sft:
         "<logs>/hh_sft.txt",
     benchmark:
         "<benchmarks>/hh_sft.tsv"
+    priority: TRAINING
     threads: config["hh_sft"]["threads"]
     resources:
-        gpu=1,
+        gpu=GPU,
         mem_mb=32_000,
     params:
         recipe=recipe("hh_sft"),

@@ -28,7 +28,7 @@ rule lm_eval:
         "<benchmarks>/lm_eval/{model}.tsv"
     threads: config["lm_eval"]["threads"]
     resources:
-        gpu=1,
+        gpu=GPU,
         mem_mb=32_000,
     params:
         recipe=recipe("lm_eval"),

@@ -28,6 +28,7 @@ rule merge:
         "<logs>/merge/{model}.txt",
     benchmark:
         "<benchmarks>/merge/{model}.tsv"
+    priority: TRAINING
     threads: config["merge"]["threads"]
     resources:
         mem_mb=32_000,

@@ -28,7 +28,7 @@ rule mtbench_answers:
         "<benchmarks>/mtbench/{model}.answers.tsv"
     threads: config["mtbench"]["answers"]["threads"]
     resources:
-        gpu=1,
+        gpu=GPU,
         mem_mb=32_000,
     params:
         recipe=recipe("mtbench.answers"),

@@ -29,9 +29,10 @@ rule sft:
         "<logs>/sft/{scheme}.txt",
     benchmark:
         "<benchmarks>/sft/{scheme}.tsv"
+    priority: TRAINING
     threads: config["sft"]["threads"]
     resources:
-        gpu=1,
+        gpu=GPU,
         mem_mb=32_000,
     params:
         recipe=recipe("sft"),
