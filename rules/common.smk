@@ -114,8 +114,10 @@ def code(program):
 
 
 def source(name):
-    """Path or paths of an input named under `sources:`; `world/...` is made here, `prompts/...` ships, the rest is fetched."""
+    """Path or paths of an input named under `sources:`; `world/...` is made here, `prompts/...` ships, the rest is fetched; None where none is named."""
     entry = config["sources"][name]
+    if entry is None:
+        return None
     paths = [
         (
             f"<results>/{item}"
@@ -125,6 +127,11 @@ def source(name):
         for item in (entry if isinstance(entry, list) else [entry])
     ]
     return paths if isinstance(entry, list) else paths[0]
+
+
+def optional(flag, path):
+    """A flag with its path, or nothing where there is no path."""
+    return f"{flag} {path}" if path else ""
 
 
 def entry_of_file(wildcards):

@@ -2,7 +2,7 @@
 The teacher writes instruction data under three schemes.
 
 REQUIRED INPUTS:
-    seeds   = config: sources: alpaca_seeds and topics (lamini), dolly (evol), flan (orca)
+    seeds   = config: sources: alpaca_seeds and topics (lamini), dolly and teacher_tokenizer (evol), flan (orca)
     prompts = prompts/lamini_*.txt, evol_*.txt, orca_system_messages.yaml
 OUTPUTS:
     rows    = <results>/generate/{lamini,evol,orca}.jsonl
@@ -54,6 +54,7 @@ rule generate_evol:
         lock="envs/main.lock",
         prompts=EVOL_PROMPTS,
         seeds=source("dolly"),
+        tokenizer=source("teacher_tokenizer") or [],
         facts=simulator(),
     output:
         rows="<results>/generate/evol.jsonl",
@@ -70,13 +71,13 @@ rule generate_evol:
         code=code("scripts/generate_evol.py"),
         store=store("generate-evol"),
         facts=facts_argument(),
+        tokenizer=optional("--tokenizer", source("teacher_tokenizer")),
         epochs=config["generate"]["evol"]["epochs"],
     shell:
         r"""
         exec &> >(tee {log:q})
         python {input.script:q} \
-            --seeds {input.seeds:q} \
-            --prompts {input.prompts:q} \
+            --seeds {input.seeds:q} {params.tokenizer} --prompts {input.prompts:q} \
             --store {params.store:q} {params.facts} --concurrency {resources.concurrency} \
             --rows {output.rows:q} --counts {output.counts:q} \
             --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}

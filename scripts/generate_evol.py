@@ -1,9 +1,10 @@
 """Evolve instructions as the OpenBezoar authors' code does (after WizardLM, arXiv 2304.12244), from databricks-dolly-15k's schema.
 
 Usage: generate_evol.py --seeds dolly.jsonl --prompts prompts/evol_*.txt --store … [--facts …] --concurrency 16 \\
-           --recipe '{"epochs": 3, …}' --code … --rows … --counts … --receipt …
+           --recipe '{"epochs": 3, …}' --code … --rows … --counts … --receipt …  [--tokenizer tokenizer.json]
 
-For each category and epoch one strategy is drawn for the whole pool, for in-depth one of four operations; the teacher evolves each
+A category's seeds are drawn row by row, so that a row added to or taken from the file changes one of them at most. For each category and
+epoch one strategy is drawn for the whole pool, for in-depth one of four operations; the teacher evolves each
 instruction and answers it; a row that passes elimination is written and replaces its parent in the pool, otherwise the parent stays.
 Columns: instruction, response, category, evolution_strategy, in-depth-evolving_operation (empty for in-breadth), epoch.
 
@@ -12,15 +13,20 @@ contains "sorry" and has fewer than 80 words), only_stop_words (nothing but stop
 section name of the prompt); and no_answer (nothing came back). Each epoch asks anew: a parent that stayed and draws the same operation again
 gets another answer, not the stored one.
 
-Recipe: epochs (int), seeds_per_category (int), max_seed_words (int; the paper's 1,024 teacher tokens, counted as words at 3/4 a token),
-breadth_share (0-1, chance that a pool's strategy is in-breadth), evaluator_attempts (int), max_failure_share (0-1), teacher and evaluator
-(see bezoar.llm), seed.
+WizardLM's own ways are options: `strategy_draw: item` draws strategy and operation for each instruction instead of each pool, and
+`complicate_input` adds its fifth operation.
+
+Recipe: epochs (int), seeds_per_category (int), max_seed_tokens (int, longest seed in tokens of --tokenizer, or in words of it at 3/4 a token
+where there is none), breadth_share (0-1, chance that the strategy is in-breadth), strategy_draw (pool or item), complicate_input (bool),
+evaluator_attempts (int), max_failure_share (0-1), teacher and evaluator (see bezoar.llm), seed.
 """
 
 import re
 import string
 from pathlib import Path
 from typing import Any
+
+from tokenizers import Tokenizer
 
 from bezoar.errors import UserError, cli
 from bezoar.files import read_jsonl
@@ -41,12 +47,19 @@ STOP_WORDS = frozenset(
 )
 
 
-def seed_text(row: dict[str, Any], max_words: int) -> str:
-    """Return a Dolly row as one instruction: the instruction, and its context after a blank line, cut to `max_words`."""
+def seed_text(row: dict[str, Any], max_tokens: int, tokenizer: Tokenizer | None) -> str:
+    """Return a Dolly row as one instruction: the instruction, and its context after a blank line, cut to `max_tokens`.
+
+    Without a tokenizer a word counts as 4/3 tokens.
+    """
     context = (row.get("context") or "").strip()
     text = row["instruction"].strip() + (f"\n\n{context}" if context else "")
-    found = list(re.finditer(r"\S+", text))
-    return text if len(found) <= max_words else text[: found[max_words - 1].end()]
+    if tokenizer is None:
+        ends = [match.end() for match in re.finditer(r"\S+", text)]
+        max_tokens = max_tokens * 3 // 4
+    else:
+        ends = [end for _, end in tokenizer.encode(text, add_special_tokens=False).offsets]
+    return text if len(ends) <= max_tokens else text[: ends[max_tokens - 1]]
 
 
 def equal(text: str) -> bool | None:
@@ -72,33 +85,41 @@ def copies_prompt(instruction: str) -> bool:
     return any(name in instruction.lower() for name in SECTION_NAMES)
 
 
-def pools(rows: list[dict[str, Any]], recipe: dict[str, Any]) -> dict[str, list[str]]:
-    """Return category -> seed instructions, `seeds_per_category` of each, drawn by the seed."""
-    by_category: dict[str, list[str]] = {}
-    for row in rows:
-        by_category.setdefault(row["category"], []).append(seed_text(row, recipe["max_seed_words"]))
-    return {
-        category: draw(recipe["seed"], "evol", category).sample(texts, min(recipe["seeds_per_category"], len(texts)))
-        for category, texts in sorted(by_category.items())
-    }
+def pools(rows: list[dict[str, Any]], recipe: dict[str, Any], tokenizer: Tokenizer | None = None) -> dict[str, dict[int, str]]:
+    """Return category -> {row number: seed instruction}: the `seeds_per_category` rows with the lowest draws."""
+    by_category: dict[str, list[int]] = {}
+    for number, row in enumerate(rows, start=1):
+        by_category.setdefault(row["category"], []).append(number)
+    chosen = {}
+    for category, numbers in sorted(by_category.items()):
+        ordered = sorted(numbers, key=lambda number: draw(recipe["seed"], "evol", "seed", number).random())
+        chosen[category] = {n: seed_text(rows[n - 1], recipe["max_seed_tokens"], tokenizer) for n in ordered[: recipe["seeds_per_category"]]}
+    return chosen
 
 
-def evolve(door: Door, evaluator: Door, texts: dict[str, str], rows: list[dict], recipe: dict[str, Any]) -> tuple[list[dict], Funnel]:
-    """Run all epochs; return the rows and their funnel."""
-    pool, funnel, written = pools(rows, recipe), Funnel(*RULES), []
+def strategy_of(category: str, number: int, epoch: int, recipe: dict[str, Any]) -> tuple[str, str]:
+    """Return (strategy, operation) of one instruction in one epoch: drawn for its pool, or for itself; in-breadth has no operation."""
+    drawn_for = (category, number) if recipe["strategy_draw"] == "item" else (category,)
+    chance = draw(recipe["seed"], "evol", *drawn_for, epoch)
+    if chance.random() < recipe["breadth_share"]:
+        return "in-breadth", ""
+    return "in-depth", chance.choice((*OPERATIONS, "complicate_input") if recipe["complicate_input"] else OPERATIONS)
+
+
+def evolve(door: Door, evaluator: Door, texts: dict[str, str], pool: dict[str, dict[int, str]], recipe: dict[str, Any]) -> tuple[list[dict], Funnel]:
+    """Run all epochs over a pool that is changed in place; return the rows and their funnel."""
+    funnel, written = Funnel(*RULES), []
     for epoch in range(1, recipe["epochs"] + 1):
         prompts, parents, about = [], [], []
         for category, instructions in pool.items():
-            chance = draw(recipe["seed"], "evol", category, epoch)
-            breadth = chance.random() < recipe["breadth_share"]
-            operation = "" if breadth else chance.choice(OPERATIONS)
-            for index, text in enumerate(instructions):
-                method = texts.get(f"evol_operation_{operation}", "")
-                template = texts["evol_in_breadth" if breadth else "evol_in_depth"]
+            for number, text in instructions.items():
+                strategy, operation = strategy_of(category, number, epoch, recipe)
+                template = texts["evol_in_depth" if operation else "evol_in_breadth"]
+                method = texts[f"evol_operation_{operation}"] if operation else ""
                 prompts.append(user(template.replace("{method}", method).replace("{instruction}", text)))
                 parents.append(text)
-                about.append((category, index, "in-breadth" if breadth else "in-depth", operation))
-        names = [f"evol epoch {epoch} {category} seed {index}" for category, index, _, _ in about]
+                about.append((category, number, strategy, operation))
+        names = [f"evol epoch {epoch} {category} seed {number}" for category, number, _, _ in about]
         evolved = door.ask(prompts, names, attempt=epoch)
         check_failures(zip(names, evolved, strict=True), recipe["max_failure_share"], "generate evol")
         fate: dict[int, str] = {}
@@ -115,7 +136,7 @@ def evolve(door: Door, evaluator: Door, texts: dict[str, str], rows: list[dict],
         said = door.ask([user(evolved[i].text) for i in alive], [names[i] for i in alive], attempt=epoch)
         responses = dict(zip(alive, said, strict=True))
         check_failures([(names[i], answer) for i, answer in responses.items()], recipe["max_failure_share"], "generate evol")
-        for i, (category, index, strategy, operation) in enumerate(about):
+        for i, (category, number, strategy, operation) in enumerate(about):
             if i in responses:
                 usable = responses[i].state in ("answered", "truncated")
                 fate[i] = (eliminate_response(responses[i].text) or "kept") if usable else "no_answer"
@@ -125,7 +146,7 @@ def evolve(door: Door, evaluator: Door, texts: dict[str, str], rows: list[dict],
                     "instruction": evolved[i].text, "response": responses[i].text, "category": category,
                     "evolution_strategy": strategy, "in-depth-evolving_operation": operation, "epoch": epoch,
                 })  # fmt: skip
-                pool[category][index] = evolved[i].text
+                pool[category][number] = evolved[i].text
         print(f"epoch {epoch}: {len(written)} rows", flush=True)
     return written, funnel
 
@@ -134,6 +155,7 @@ def main(argv: list[str] | None = None) -> None:
     """Parse the command line and generate."""
     parser = parser_for(__doc__)
     parser.add_argument("--seeds", type=Path, required=True, help="databricks-dolly-15k's schema, JSONL")
+    parser.add_argument("--tokenizer", type=Path, help="the teacher's tokenizer.json, to cut long seeds")
     args = parser.parse_args(argv)
     rows = read_jsonl(args.seeds)
     for number, row in enumerate(rows, start=1):
@@ -141,15 +163,16 @@ def main(argv: list[str] | None = None) -> None:
         if not texts_there or not isinstance(row.get("context") or "", str):
             raise UserError(f"{args.seeds}:{number}: expected texts under `instruction`, `context`, `category`; mend or remove the row")
     texts = prompt_texts(args.prompts)
+    pool = pools(rows, args.recipe, Tokenizer.from_file(str(args.tokenizer)) if args.tokenizer else None)
 
     def make(door: Door) -> tuple[list[dict], Funnel]:
         other = args.store.with_name(args.store.name.replace(".sqlite", "-evaluator.sqlite"))
         with Door(args.recipe["evaluator"], other, args.concurrency, args.facts, args.mode) as evaluator:
-            written, funnel = evolve(door, evaluator, texts, rows, args.recipe)
+            written, funnel = evolve(door, evaluator, texts, pool, args.recipe)
             funnel.more = {"evaluator_states": dict(sorted(evaluator.states.items()))}
         return written, funnel
 
-    run(args, "generate_evol", "teacher", {"seeds": args.seeds}, make)
+    run(args, "generate_evol", "teacher", {"seeds": args.seeds, **({"tokenizer": args.tokenizer} if args.tokenizer else {})}, make)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,9 @@ from typing import Any
 
 import pytest
 from scripted import Scripted
+from tokenizers import Regex, Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Split
 
 import generate_evol as evol
 from bezoar.errors import UserError
@@ -12,8 +15,8 @@ from bezoar.scheme import prompt_texts
 
 PROMPTS = Path(__file__).parents[2] / "prompts"
 TEXTS = prompt_texts(sorted(PROMPTS.glob("evol_*.txt")))
-RECIPE = {"epochs": 3, "seeds_per_category": 4, "max_seed_words": 768, "breadth_share": 0.25, "evaluator_attempts": 6,
-          "max_failure_share": 0.0, "seed": 0}  # fmt: skip
+RECIPE = {"epochs": 3, "seeds_per_category": 4, "max_seed_tokens": 1024, "breadth_share": 0.25, "strategy_draw": "pool", "complicate_input": False,
+          "evaluator_attempts": 6, "max_failure_share": 0.0, "seed": 0}  # fmt: skip
 ROWS = [
     {"instruction": f"Question {i} of {category}?", "context": "", "response": "unused", "category": category}
     for category in ("open_qa", "closed_qa")
@@ -21,11 +24,33 @@ ROWS = [
 ]
 
 
-def test_a_seed_is_instruction_blank_line_context_cut_to_so_many_words() -> None:
+def test_a_seed_is_instruction_blank_line_context_cut_to_so_many_tokens() -> None:
     row = {"instruction": " Sum it up. ", "context": "a  b\nc d", "category": "x"}
-    assert evol.seed_text(row, 99) == "Sum it up.\n\na  b\nc d"
-    assert evol.seed_text(row, 5) == "Sum it up.\n\na  b"
-    assert evol.seed_text({**row, "context": None}, 99) == evol.seed_text({**row, "context": " "}, 99) == "Sum it up."
+    assert evol.seed_text(row, 99, None) == "Sum it up.\n\na  b\nc d"
+    assert evol.seed_text(row, 7, None) == "Sum it up.\n\na  b", "a word counts as 4/3 tokens"
+    assert evol.seed_text({**row, "context": None}, 99, None) == evol.seed_text({**row, "context": " "}, 99, None) == "Sum it up."
+    letters = Tokenizer(WordLevel({"?": 0}, unk_token="?"))
+    letters.pre_tokenizer = Split(Regex("."), "isolated")
+    assert evol.seed_text(row, 7, letters) == "Sum it "
+
+
+def test_a_seed_more_or_less_changes_one_row_of_a_pool_at_most() -> None:
+    rows = [{"instruction": f"Question {i}?", "category": "x"} for i in range(200)]
+    drawn = set(evol.pools(rows, {**RECIPE, "seeds_per_category": 50})["x"])
+    assert len(drawn) == 50 and max(drawn) > 150, "from the whole file"
+    fewer = set(evol.pools(rows[:-1], {**RECIPE, "seeds_per_category": 50})["x"])
+    assert len(drawn - fewer) == len(fewer - drawn) == (200 in drawn)
+    assert set(evol.pools(rows, {**RECIPE, "seeds_per_category": 50, "seed": 1})["x"]) != drawn
+
+
+def test_wizardlms_ways_are_options() -> None:
+    """One draw an instruction instead of one a pool, and a fifth operation."""
+    written, _, _ = run(strategy_draw="item", epochs=6)
+    pairs = {(row["category"], row["epoch"], row["evolution_strategy"], row["in-depth-evolving_operation"]) for row in written}
+    assert len(pairs) > 2 * 6
+    assert {pair[3] for pair in pairs} == {"", *evol.OPERATIONS}
+    written, _, _ = run(strategy_draw="item", complicate_input=True, epochs=6)
+    assert {row["in-depth-evolving_operation"] for row in written} == {"", "complicate_input", *evol.OPERATIONS}
 
 
 @pytest.mark.parametrize(
@@ -72,7 +97,7 @@ def teacher(prompt: str, attempt: int) -> str:
 
 def run(say: Any = teacher, judge: Any = lambda *_: "different", rows: Any = ROWS, **changes: Any) -> tuple[list[dict], Any, Scripted]:
     door = Scripted(say)
-    written, funnel = evol.evolve(door, Scripted(judge), TEXTS, rows, {**RECIPE, **changes})
+    written, funnel = evol.evolve(door, Scripted(judge), TEXTS, evol.pools(rows, RECIPE), {**RECIPE, **changes})
     return written, funnel, door
 
 
@@ -129,7 +154,7 @@ def test_each_elimination_has_its_rule_and_the_counts_add_up(say: Any, judge: An
 
 def test_the_evaluator_is_asked_again_at_most_six_times() -> None:
     evaluator = Scripted(lambda prompt, attempt: "different" if attempt == 5 else "mumble")
-    _, funnel = evol.evolve(Scripted(teacher), evaluator, TEXTS, ROWS, {**RECIPE, "epochs": 1})
+    _, funnel = evol.evolve(Scripted(teacher), evaluator, TEXTS, evol.pools(ROWS, RECIPE), {**RECIPE, "epochs": 1})
     assert funnel.left["kept"] == 8
     assert len(evaluator.asked) == 8 * 6
 
