@@ -19,6 +19,11 @@ from bezoar.llm import Door
 from bezoar.scheme import Funnel, check_failures, parser_for, prompt_texts, run, user
 from bezoar.template import training_text
 
+VERDICT = {  # what a rater that takes a JSON schema is held to; `verdict` stays as strict
+    "type": "object", "additionalProperties": False, "required": ["status", "rating", "reason"],
+    "properties": {"status": {"enum": ["Accept", "Reject"]}, "rating": {"type": "integer"}, "reason": {"type": "string"}},
+}  # fmt: skip
+
 
 def verdict(text: str) -> dict[str, Any] | None:
     """Return {status, rating, reason} of a rater's answer, or None unless it is exactly the JSON asked for (a code fence is forgiven)."""
@@ -54,8 +59,8 @@ def rate(door: Door, rows: list[dict[str, Any]], template: str, recipe: dict[str
             raise UserError(f"{name}:{number}: expected texts as instruction and response; run the stage that writes them")
         prompts.append(user(template.format(instruction=instruction, response=response)))
         names.append(f"{name}:{number}")
-    results = door.ask_until(prompts, names, verdict, recipe["attempts"])
-    check_failures([(n, answer) for n, (_, answer) in zip(names, results, strict=True)], recipe["max_failure_share"], "filter")
+    results = door.ask_until(prompts, names, verdict, recipe["attempts"], VERDICT)
+    check_failures([(n, answer) for n, (_, answer) in zip(names, results, strict=True)], recipe["max_failure_share"], "filter", ("provider_error",))
     funnel, rated = Funnel("reject", "unrated"), []
     for row, (found, answer) in zip(rows, results, strict=True):
         status = found["status"] if found else "Unrated"

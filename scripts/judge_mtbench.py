@@ -4,7 +4,8 @@ Usage: judge_mtbench.py --questions question.jsonl --answers answers.jsonl --ref
            --judge-prompts judge_prompts.jsonl --store … [--facts …] --concurrency 16 \\
            --recipe '{"judge": {…}, "repeats": 1, …}' --code … --judgments judgments.jsonl --counts … --receipt …
 
-Every (question, turn, repeat) is one row with one state: rated, no_rating, two_ratings, out_of_range, refused, truncated, empty or provider_error.
+Every (question, turn, repeat) is one row with one state: rated, no_rating, two_ratings, out_of_range, refused, truncated,
+unparsable or provider_error.
 The columns are FastChat's (question_id, model, judge, user_prompt, judgment, score, turn, tstamp), score -1 unless rated, and state and repeat.
 
 Recipe: judge (see bezoar.llm), repeats (int), max_failure_share (0-1, of rows without a rating), seed.
@@ -17,7 +18,7 @@ from typing import Any
 
 from bezoar.errors import UserError, cli
 from bezoar.files import read_jsonl, write_json, write_jsonl
-from bezoar.llm import Door
+from bezoar.llm import MODES, Door
 from bezoar.mtbench import judge_messages, read_judge_prompts, read_questions, read_rating, read_references
 from bezoar.receipt import Receipt, add_stage_arguments
 
@@ -67,7 +68,7 @@ def main(argv: list[str] | None = None) -> None:
         parser.add_argument(f"--{name}", type=Path, required=True, help=f"{text}, in FastChat's JSONL")
     parser.add_argument("--store", type=Path, required=True, help="this job's store of answers, SQLite")
     parser.add_argument("--facts", type=Path, help="facts of the rehearsal's world, for the simulator")
-    parser.add_argument("--mode", choices=("online", "replay"), default="online", help="replay sends nothing")
+    parser.add_argument("--mode", choices=MODES, help="replay sends nothing; without it, the environment's MODE, else online")
     parser.add_argument("--concurrency", type=int, required=True, help="requests under way at once")
     parser.add_argument("--judgments", type=Path, required=True, help="judgments to write, JSONL")
     parser.add_argument("--counts", type=Path, required=True, help="states to write, JSON")

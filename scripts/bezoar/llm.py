@@ -2,36 +2,44 @@
 
 Settings of a model (part of a stage's recipe): provider (openai, anthropic or simulator), api (chat, completions or messages), model,
 revision, base_url_env and api_key_env (names of environment variables; the key itself is never stored), prompt_form (text with %s for the prompt,
-for completions), stop (list), temperature, max_tokens, timeout_s.
+for completions), stop (list), temperature, max_tokens, timeout_s, reported_as (the id that the server answers under, if it is not `model`),
+json_schema (whether the server holds answers to a JSON schema), batch (whether MODE=batch goes through the provider's batch API).
 
-Every request ends in exactly one state: answered, refused, truncated, empty or provider_error. A fault of the moment is waited out; a
-request that the server will never take (400, 413, 422) is that row's provider_error and stored, so that a replay agrees; a wrong key, model
-or address ends the stage with one line.
+Every row ends in exactly one state: answered; refused; truncated (at max_tokens); unparsable (nothing in it, or not what was asked for, to the last
+re-ask); provider_error (also an answer under another model's id); over_budget. A fault of the moment is waited out; a request that the
+server will never take (400, 413, 422) is stored, so that a replay agrees; a wrong key, model or address ends the stage with one line.
+
+From the environment: MODE (online; batch; replay, which sends nothing and names the row whose answer is missing) and BUDGET_USD, which is
+reserved before each call and shared by all jobs of a results folder.
 """
 
 import asyncio
 import contextlib
 import os
 import random
-import re
-import subprocess
-import sys
 import time
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from bezoar import client as clients
+from bezoar.batches import MOST_REQUESTS, AnthropicBatches, OpenAIBatches
 from bezoar.errors import UserError
-from bezoar.protocol import call
-from bezoar.store import Store, key_of
+from bezoar.files import canonical, sha256_text
+from bezoar.limits import Limiter, retry_after
+from bezoar.prices import Ledger, budget_of_environment, most_tokens_in, price_of
+from bezoar.protocol import call, read_text
+from bezoar.store import Entry, Store, key_of
 
-STATES = ("answered", "refused", "truncated", "empty", "provider_error")
+STATES = ("answered", "refused", "truncated", "unparsable", "provider_error", "over_budget")
+MODES = ("online", "batch", "replay")
 RETRIES = 6
 FIRST_PAUSE_S = 0.25  # doubled at each retry: 7.75 s over all six turns
 TICK_S = 0.5  # how often answers are stored: what a kill can lose
+POLL_S = 30.0  # how often a batch is looked at
 NEVER = (400, 413, 422)  # this request will fail again, another may not
-SIMULATOR = Path(__file__).parent.parent / "serve_simulator.py"
 
 
 @dataclass(frozen=True)
@@ -46,198 +54,384 @@ class Answer:
     finish: str = ""
 
 
-def request_of(settings: dict[str, Any], messages: list[dict[str, str]], attempt: int = 0) -> dict[str, Any]:
+def request_of(settings: dict[str, Any], messages: list[dict[str, str]], attempt: int = 0, schema: dict[str, Any] | None = None) -> dict[str, Any]:
     """Return the canonical request: what decides the answer, and nothing else (no address, no key, no time)."""
     return {
         "provider": settings["provider"], "api": settings["api"], "model": settings["model"], "revision": settings["revision"],
         "messages": messages, "prompt_form": settings["prompt_form"], "stop": settings["stop"],
         "temperature": settings["temperature"], "max_tokens": settings["max_tokens"], "attempt": attempt,
+        **({"schema": schema} if schema and settings.get("json_schema") else {}),
     }  # fmt: skip
+
+
+def failure(error: str) -> dict[str, Any]:
+    """Return the answer of a request that got none."""
+    return {"state": "provider_error", "text": "", "usage": {}, "model": "", "error": error}
 
 
 class Door:
     """Context manager; `ask` takes lists of chat messages and returns their answers in the same order.
 
-    `store` is this job's own file. In `replay` mode nothing is sent and a missing record is an error that names the row.
+    `store` is this job's own file. `states` and `usage` count rows, `sent` counts calls, `usd` is what they were charged.
     """
 
-    def __init__(self, settings: dict[str, Any], store: Path, concurrency: int, facts: Path | None, mode: str = "online") -> None:
-        self.settings, self.concurrency, self.facts, self.mode = settings, concurrency, facts, mode
+    def __init__(self, settings: dict[str, Any], store: Path, concurrency: int, facts: Path | None, mode: str | None = None) -> None:
+        self.settings, self.concurrency, self.facts = settings, concurrency, facts
+        self.mode = mode or os.environ.get("MODE") or "online"
+        if self.mode not in MODES:
+            raise UserError(f"MODE: expected one of {', '.join(MODES)}, found {self.mode!r}")
         self.path = store
         self.states: Counter[str] = Counter()
         self.usage: Counter[str] = Counter()
-        self.sent = 0
-        self._key = ""
+        self.sent, self.usd = 0, 0.0
+        self.limiter = Limiter()
+        self.provider = clients.Provider(settings, facts)
+        self.ledger: Ledger | None = None
         self._heard = False  # whether anything was ever said at the address
-        self._child: subprocess.Popen[str] | None = None
-        self._address: str | None = None
 
     def __enter__(self) -> "Door":
+        self.price = price_of(self.settings["model"])
+        budget = budget_of_environment()
+        if budget is not None and self.price is None and self.mode != "replay":
+            raise UserError(f"BUDGET_USD: config/prices.yaml has no price for {self.settings['model']}; add it, or unset BUDGET_USD")
         self.store = Store(self.path)
+        if self.price and not self.price.free and self.mode != "replay":
+            self.ledger = Ledger(self.path.parent / "budget.db", budget)
+            self._reconcile()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.store.close()
-        if self._child is not None:
-            if self._child.stdin is not None:
-                self._child.stdin.close()
-            try:
-                self._child.wait(timeout=10)
-            except subprocess.TimeoutExpired:
-                self._child.kill()
+        try:
+            self.store.close()
+        finally:
+            if self.ledger:
+                self.ledger.close()
+            self.provider.close()
 
-    def ask(self, prompts: list[list[dict[str, str]]], names: list[str], attempt: int = 0) -> list[Answer]:
+    def ask(self, prompts: list[list[dict[str, str]]], names: list[str], attempt: int = 0, schema: dict[str, Any] | None = None) -> list[Answer]:
         """Return one answer a prompt, in order. `names` say which rows they are, for errors; `attempt` tells re-asks apart.
 
         The same prompt with the same attempt is one request, asked once, however many rows share it.
         """
-        requests = [request_of(self.settings, prompt, attempt) for prompt in prompts]
+        return self._count(self._ask(prompts, names, attempt, schema))
+
+    def ask_until(
+        self, prompts: list[list[dict[str, str]]], names: list[str], parse: Callable[[str], Any], attempts: int, schema: dict[str, Any] | None = None
+    ) -> list[tuple[Any, Answer]]:
+        """Ask each prompt until `parse(text)` is not None, at most `attempts` times; return (parsed or None, last answer).
+
+        A row that is never parsed is `unparsable`. `schema` is what a server with `json_schema` holds its answers to; the parser stays as strict.
+        """
+        results: list[tuple[Any, Answer]] = [(None, Answer("unparsable", "", {}, ""))] * len(prompts)
+        open_rows = list(range(len(prompts)))
+        for attempt in range(attempts):
+            answers = self._ask([prompts[i] for i in open_rows], [names[i] for i in open_rows], attempt, schema)
+            for i, answer in zip(open_rows, answers, strict=True):
+                parsed = parse(answer.text) if answer.state == "answered" else None
+                lost = parsed is None and answer.state == "answered"
+                results[i] = (parsed, replace(answer, state="unparsable") if lost else answer)
+            open_rows = [i for i in open_rows if results[i][0] is None]
+            if not open_rows:
+                break
+        self._count([answer for _, answer in results])
+        return results
+
+    def facts_for_receipt(self) -> dict[str, Any]:
+        """Return states and tokens of rows, calls sent and USD charged for them, for the stage's receipt."""
+        return {"states": self.counts(), "tokens": dict(sorted(self.usage.items())), "sent": self.sent, "usd": round(self.usd, 6), "mode": self.mode}
+
+    def counts(self) -> dict[str, int]:
+        """Return how many rows ended in each state that occurred."""
+        return dict(sorted(self.states.items()))
+
+    def cancel(self) -> list[str]:
+        """Ask the provider to end this store's open batches; return their ids. A later run collects what was answered until then."""
+        names = [name for _, name, _, _ in self.store.open_batches() if name]
+
+        async def all_of_them() -> None:
+            async with self.provider.client() as client:
+                for name in names:
+                    await self._batches(client).cancel(name)
+
+        if names:
+            asyncio.run(all_of_them())
+        return names
+
+    def _count(self, answers: list[Answer]) -> list[Answer]:
+        self.states.update(answer.state for answer in answers)
+        for answer in answers:
+            self.usage.update(answer.usage)
+        return answers
+
+    def _ask(self, prompts: list[list[dict[str, str]]], names: list[str], attempt: int, schema: dict[str, Any] | None) -> list[Answer]:
+        requests = [request_of(self.settings, prompt, attempt, schema) for prompt in prompts]
         keys = [key_of(request) for request in requests]
-        known = {key: found for key in dict.fromkeys(keys) if (found := self.store.get(key)) is not None}
+        known = self.store.get_many(dict.fromkeys(keys))
         missing = {key: request for key, request in zip(keys, requests, strict=True) if key not in known}
         if missing and self.mode == "replay":
             name = next(name for name, key in zip(names, keys, strict=True) if key in missing)
             raise UserError(f"{self.path}: no stored answer for {name} ({len(missing)} missing); replay sends nothing")
         if missing:
             known |= asyncio.run(self._send(missing))
-        answers = [Answer(**known[key]) for key in keys]
-        self.states.update(answer.state for answer in answers)
-        for answer in answers:
-            self.usage.update(answer.usage)
+        answers = [self._checked(known[key]) for key in keys]
+        late = [name for name, answer in zip(names, answers, strict=True) if answer.state == "over_budget"]
+        if late and self.ledger:
+            raise UserError(
+                f"BUDGET_USD={self.ledger.budget:g} is used up ({self.ledger.total():.4f} spent or reserved): {len(answers) - len(late)} of "
+                f"{len(answers)} rows are done and stored, {len(late)} over budget from {late[0]} on; raise it and run again"
+            )
         return answers
 
-    def ask_until(self, prompts: list[list[dict[str, str]]], names: list[str], parse: Any, attempts: int) -> list[tuple[Any, Answer]]:
-        """Ask each prompt until `parse(text)` is not None, at most `attempts` times; return (parsed or None, last answer)."""
-        results: list[Any] = [None] * len(prompts)
-        open_rows = list(range(len(prompts)))
-        for attempt in range(attempts):
-            answers = self.ask([prompts[i] for i in open_rows], [names[i] for i in open_rows], attempt)
-            for i, answer in zip(open_rows, answers, strict=True):
-                results[i] = (parse(answer.text) if answer.state == "answered" else None, answer)
-            open_rows = [i for i in open_rows if results[i][0] is None]
-            if not open_rows:
-                break
-        return results
-
-    def facts_for_receipt(self) -> dict[str, Any]:
-        """Return states, tokens and requests sent, for the stage's receipt."""
-        return {"states": dict(sorted(self.states.items())), "tokens": dict(sorted(self.usage.items())), "sent": self.sent}
+    def _checked(self, stored: dict[str, Any]) -> Answer:
+        """Return a stored answer; one that came under another model's id is a provider error as long as the settings do not name that id."""
+        answer = Answer(**stored)
+        expected = self.settings.get("reported_as") or self.settings["model"]
+        if not answer.model or clients.same_model(expected, answer.model):
+            return answer
+        why = f"asked for {expected}, {answer.model} answered; if that is the model you mean, set `reported_as`"
+        return replace(answer, state="provider_error", text="", error=why)
 
     async def _send(self, missing: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-        """Send what is missing, `concurrency` at a time; answers are stored every `TICK_S`, and none counts before it is stored."""
-        gate, done = asyncio.Semaphore(self.concurrency), asyncio.Event()
-        answers: dict[str, dict[str, Any]] = {}
-        unstored: list[tuple[str, dict[str, Any], dict[str, Any], float]] = []
-
-        def flush() -> None:
-            self.store.put(unstored)
-            unstored.clear()
-
-        async def one(key: str, request: dict[str, Any]) -> None:
-            async with gate:
-                started = time.monotonic()
-                answer, lasting = await self._with_retries(client, request)
-            if lasting:
-                unstored.append((key, request, answer, time.monotonic() - started))
-            answers[key] = answer
-            self.sent += 1
-            if len(answers) == len(missing):
-                done.set()
-
-        async def keep() -> None:
-            told = time.monotonic()
-            while not done.is_set():
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(done.wait(), TICK_S)
-                flush()
-                if time.monotonic() - told > 5:
-                    told = time.monotonic()
-                    print(f"{len(answers)}/{len(missing)} answers", flush=True)
-
+        """Send what is missing; answers are stored every `TICK_S`, and none counts before it is stored."""
+        sending = _Sending(self, missing)
+        work = self._in_batches if self.mode == "batch" and self.settings.get("batch") else self._one_by_one
         try:
-            async with self._client() as client, asyncio.TaskGroup() as group:
-                group.create_task(keep())
-                for key, request in missing.items():
-                    group.create_task(one(key, request))
+            async with self.provider.client() as client, asyncio.TaskGroup() as group:
+                keeper = group.create_task(sending.keep())
+                await work(client, sending)
+                sending.done.set()
+                await keeper
         except* UserError as errors:
-            raise errors.exceptions[0] from None
+            raise _first(errors) from None
         finally:
-            flush()
-        return answers
+            sending.flush()
+        return sending.answers
 
-    async def _with_retries(self, client: Any, request: dict[str, Any]) -> tuple[dict[str, Any], bool]:
-        """Return the answer to one request, and whether it is for good; faults of the moment are retried with growing pauses."""
+    async def _one_by_one(self, client: Any, sending: "_Sending") -> None:
+        """Send each request by itself, `concurrency` at a time."""
+        waiting = iter(sending.missing.items())
+
+        async def worker() -> None:
+            for key, request in waiting:
+                await self._with_retries(client, sending, key, request)
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(self.concurrency, len(sending.missing))):
+                group.create_task(worker())
+
+    async def _with_retries(self, client: Any, sending: "_Sending", key: str, request: dict[str, Any]) -> None:
+        """Bring one request to its end; faults of the moment are retried with growing pauses."""
+        bytes_in = most_tokens_in(request)
+        tokens, most = bytes_in / 4 + request["max_tokens"], self.price.of(bytes_in, request["max_tokens"]) if self.price else 0.0
+        error, reserved = "", False
         for turn in range(RETRIES):
+            if not reserved and not (reserved := await sending.reserve(key, most)):
+                sending.end(key, {**failure(""), "state": "over_budget"})
+                return
+            await self.limiter.reserve(tokens)
+            began, started, used, headers = time.time(), time.monotonic(), tokens, None
+            self.sent += 1
             try:
-                answer = await call(client, request)
-            except (self._sdk.APIError, ValueError) as error:  # a ValueError is an answer that is no JSON, or not of the protocol
-                status = getattr(error, "status_code", None)
-                self._heard |= status is not None or isinstance(error, ValueError)
-                what: str = f"{type(error).__name__} {status or ''}".strip()
-                failed: dict[str, Any] = {"state": "provider_error", "text": "", "usage": {}, "model": "", "error": f"{what}: {self._plain(error)}"}
-                if status in (401, 403, 404):
-                    raise UserError(self._hint(status, failed["error"])) from None
+                text, headers = await call(client, request)
+                answer = read_text(text, request["api"])
+                used = sum(answer["usage"].values()) or tokens
+            except (self.provider.sdk.APIError, ValueError) as fault:  # a ValueError is an answer that is no JSON, or not of the protocol
+                error, status = self._explain(fault), getattr(fault, "status_code", None)
+                self._heard |= status is not None or isinstance(fault, ValueError)
+                response = getattr(fault, "response", None)
+                headers = headers if response is None else response.headers
+                used = 0.0 if status else tokens
+                self._end_if_hopeless(fault, status, error)
+                if status is None and not clients.never_connected(fault):
+                    reserved = False  # it may have been charged: this reservation stays, the next turn makes another
                 if status in NEVER:
-                    return failed, True
-                if turn == RETRIES - 1:
-                    if not self._heard and not isinstance(error, self._sdk.APITimeoutError):
-                        raise UserError(self._hint(None, failed["error"])) from None
-                    return failed, False
-                response = getattr(error, "response", None)
-                after = response.headers.get("retry-after", "") if response is not None else ""
-                told = re.fullmatch(r"\d+(\.\d+)?", after)
-                pause = float(after) if told else min(30, FIRST_PAUSE_S * 2**turn)
-                await asyncio.sleep(pause * (1 + 0.1 * random.random()))  # jitter moves times, never results
+                    sending.end(key, failure(error), Entry(key, request, failure(error), "", began, time.monotonic() - started, 0.0))
+                    return
+                pause = (retry_after(headers) if headers else None) or min(30, FIRST_PAUSE_S * 2**turn)
             else:
                 self._heard = True
-                return answer, True
-        raise AssertionError("unreachable: the last turn returns")
+                usd = (
+                    self.price.of(answer["usage"].get("input", bytes_in), answer["usage"].get("output", request["max_tokens"]))
+                    if self.price
+                    else None
+                )
+                sending.end(key, answer, Entry(key, request, answer, text, began, time.monotonic() - started, usd))
+                return
+            finally:
+                self.limiter.give_back(tokens, used, headers)
+            if turn < RETRIES - 1:
+                await asyncio.sleep(pause * (1 + 0.1 * random.random()))  # jitter moves times, never results
+        if not self._heard and "Timeout" not in error:
+            raise UserError(self.provider.hint(None, error))
+        if reserved:
+            sending.release(key)
+        sending.end(key, failure(error))
 
-    def _plain(self, error: Exception) -> str:
-        """Return an error's text in one line of at most 200 characters, without the key, whatever the server put into it."""
-        text = str(error).replace(self._key, "***") if self._key else str(error)
-        return " ".join(text.split())[:200]
+    async def _in_batches(self, client: Any, sending: "_Sending") -> None:
+        """Hand requests to the provider's batch API and collect them, first what an earlier run left open; what failed is handed in again."""
+        batches, price, refused = self._batches(client), self.price, dict[str, str]()
+        try:
+            for turn in range(RETRIES):
+                for number, name, asked, requests in self.store.open_batches():
+                    name = name or await batches.find(_mark(requests, asked), asked, len(requests))
+                    if name is not None:
+                        self.store.batch_named(number, name)
+                        refused |= await self._collect(batches, sending, name, requests, asked)
+                    sending.flush()
+                    self.store.batch_collected(number)
+                left = {key: request for key, request in sending.missing.items() if key not in sending.answers}
+                if not left or turn == RETRIES - 1:
+                    break
+                costs = {key: price.of(most_tokens_in(r), r["max_tokens"], "batch") if price else 0.0 for key, r in left.items()}
+                taken = self.ledger.reserve(self.path.name, costs) if self.ledger else set(left)
+                for key in left.keys() - taken:
+                    sending.end(key, {**failure(""), "state": "over_budget"})
+                chosen = [key for key in left if key in taken]
+                for start in range(0, len(chosen), MOST_REQUESTS):
+                    part = {key: left[key] for key in chosen[start : start + MOST_REQUESTS]}
+                    number, asked = self.store.batch_asked(part)
+                    self.sent += len(part)
+                    self.store.batch_named(number, await batches.submit(part, _mark(part, asked)))
+        except self.provider.sdk.APIError as fault:
+            status = getattr(fault, "status_code", None)
+            raise UserError(f"{self.provider.hint(status, self._explain(fault))}; what was handed in is collected by the next run") from None
+        for key in left.keys() - sending.answers.keys():
+            sending.end(key, failure(refused.get(key, "no answer from the batch API")))
 
-    def _hint(self, status: int | None, what: str) -> str:
-        """Return the line for a fault that every request will meet."""
-        key, address = self.settings["api_key_env"], self.settings["base_url_env"]
-        do = {401: f"check the key in {key}", 403: f"check the key in {key}", 404: f"check `model` and the address in {address}"}
-        return f"model {self.settings['model']}: {what}; {do.get(status or 0, f'nobody answers, check the address in {address}')}"
+    async def _collect(self, batches: Any, sending: "_Sending", name: str, requests: dict[str, dict[str, Any]], asked: float) -> dict[str, str]:
+        """Wait until a batch has ended and take what is in it; return key -> why not, for what is missing from it."""
+        lost = dict.fromkeys(requests, "expired or cancelled")
+        while not (look := await batches.look(name))[0]:
+            print(f"batch {name}: {look[1]}", flush=True)
+            await asyncio.sleep(POLL_S)
+        async for key, text, error, final in batches.collect(name):
+            if key not in requests:
+                continue
+            request, seconds = requests[key], time.time() - asked
+            if text:
+                try:
+                    answer = read_text(text, request["api"])
+                except ValueError as fault:
+                    lost[key] = str(fault)[:200]
+                    continue
+                usage = answer["usage"]
+                usd = self.price.of(usage.get("input", 0), usage.get("output", 0), "batch") if self.price else None
+                sending.end(key, answer, Entry(key, request, answer, text, asked, seconds, usd, "batch"))
+            elif final:
+                sending.end(key, failure(error), Entry(key, request, failure(error), "", asked, seconds, 0.0, "batch"))
+            else:
+                lost[key] = error
+                sending.release(key)
+                continue
+            del lost[key]
+        print(f"batch {name}: {len(requests) - len(lost)} of {len(requests)} answered", flush=True)
+        return lost
 
-    def _client(self) -> Any:
-        settings = self.settings
-        simulated = settings["provider"] == "simulator"
-        key = "simulator-needs-no-key" if simulated else os.environ.get(settings["api_key_env"] or "", "")
-        if not key:
-            raise UserError(f"{settings['api_key_env']}: not set; put the key for {settings['model']} into this environment variable")
-        address = self._simulator() if simulated else os.environ.get(settings["base_url_env"] or "")
-        if settings["base_url_env"] and not address:  # else the key would go to the client's default address
-            raise UserError(f"{settings['base_url_env']}: not set; put the address of the server of {settings['model']} into it")
-        self._key = "" if simulated else key
-        options: dict[str, Any] = {"api_key": key, "timeout": settings["timeout_s"], "max_retries": 0}
-        if settings["provider"] == "anthropic" or settings["api"] == "messages":
-            import anthropic as sdk
+    def _batches(self, client: Any) -> Any:
+        return AnthropicBatches(client) if self.settings["api"] == "messages" else OpenAIBatches(client)
 
-            make: Any = sdk.AsyncAnthropic
-        else:
-            import openai as sdk  # type: ignore[no-redef]
+    def _end_if_hopeless(self, fault: Exception, status: int | None, error: str) -> None:
+        """Raise `UserError` for a fault that every request will meet: a wrong key, model or address, an account without credit."""
+        if status in (401, 403, 404) or (status == 429 and "insufficient_quota" in str(fault)):
+            raise UserError(self.provider.hint(status, error)) from None
 
-            make = sdk.AsyncOpenAI  # type: ignore[attr-defined]
-            address = f"{address}/v1" if simulated else address
-        self._sdk: Any = sdk
-        if simulated:  # a proxy of the environment cannot reach our own child
-            options["http_client"] = sdk.DefaultAsyncHttpxClient(trust_env=False)
-        return make(**options, **({"base_url": address} if address else {}))
+    def _explain(self, fault: Exception) -> str:
+        """Return a fault in one line of at most 200 characters, without the key, whatever the server put into it."""
+        text = " ".join(self.provider.without_key(str(fault)).split())[:200]
+        return f"{type(fault).__name__} {getattr(fault, 'status_code', None) or ''}".strip() + f": {text}"
 
-    def _simulator(self) -> str:
-        """Start the simulator as a child that ends with this process; return its address."""
-        if self._address is None:
-            if self.facts is None:
-                raise UserError("provider simulator: needs the world's facts; only the rehearsal has them")
-            command = [sys.executable, str(SIMULATOR), "--facts", str(self.facts), "--port", "0"]
-            self._child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-            line = self._child.stdout.readline() if self._child.stdout else ""
-            if not line.startswith("listening "):
-                raise UserError(f"the simulator did not start; run `{' '.join(command[1:])}` to see why")
-            self._address = f"http://127.0.0.1:{line.split()[1]}"
-        return self._address
+    def _reconcile(self) -> None:
+        """Settle the reservations of answers that a killed run had stored, but not yet accounted for."""
+        assert self.ledger is not None
+        found = self.store.prices(self.ledger.unsettled(self.path.name))
+        self.ledger.settle(self.path.name, found)
+
+
+class _Sending:
+    """The answers of one `ask` while they come in: what is unstored, and what is reserved for it."""
+
+    def __init__(self, door: Door, missing: dict[str, dict[str, Any]]) -> None:
+        self.door, self.missing = door, missing
+        self.answers: dict[str, dict[str, Any]] = {}
+        self.entries: list[Entry] = []
+        self.costs: dict[str, float] = {}
+        self.done, self.settled = asyncio.Event(), asyncio.Event()
+        self.held = 0  # reservations of calls under way
+        self.wanted: dict[str, tuple[float, asyncio.Future[bool]]] = {}
+
+    def end(self, key: str, answer: dict[str, Any], entry: Entry | None = None) -> None:
+        """Take a request's answer; with an entry it is for good, and stored at the next tick."""
+        if entry is not None:
+            self.entries.append(entry)
+            self.door.usd += entry.usd or 0.0
+            self.costs[key] = entry.usd or 0.0
+        if key in self.missing:
+            self.answers[key] = answer
+
+    def release(self, key: str) -> None:
+        """Give back what was reserved for a call that was refused for certain."""
+        self.costs[key] = 0.0
+
+    async def reserve(self, key: str, usd: float) -> bool:
+        """Reserve the most that a call can cost; wait for calls under way to give back what they did not need. False: over budget."""
+        if self.door.ledger is None:
+            return True
+        while True:
+            if not self.wanted:  # all that ask during one turn of the event loop share a transaction
+                asyncio.get_running_loop().call_soon(self._grant)
+            granted: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+            self.wanted[key] = (usd, granted)
+            if await granted:
+                self.held += 1
+                return True
+            if not self.held and not self.costs:
+                return False
+            await self.settled.wait()
+
+    def _grant(self) -> None:
+        assert self.door.ledger is not None
+        wanted, self.wanted = self.wanted, {}
+        try:
+            taken = self.door.ledger.reserve(self.door.path.name, {key: usd for key, (usd, _) in wanted.items()})
+        except UserError as error:
+            for _, future in wanted.values():
+                future.set_exception(error)
+            return
+        for key, (_, future) in wanted.items():
+            if not future.done():
+                future.set_result(key in taken)
+
+    def flush(self) -> None:
+        """Store the answers that came in, then settle what they cost."""
+        self.door.store.put(self.entries)
+        self.entries = []
+        if self.door.ledger and self.costs:
+            self.door.ledger.settle(self.door.path.name, self.costs)
+            self.held = max(0, self.held - len(self.costs))
+        self.costs = {}
+        self.settled.set()
+        self.settled = asyncio.Event()
+
+    async def keep(self) -> None:
+        """Flush every `TICK_S` until all is done, and say how far it is."""
+        told = time.monotonic()
+        while not self.done.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.done.wait(), TICK_S)
+            self.flush()
+            if time.monotonic() - told > 5:
+                told = time.monotonic()
+                print(f"{len(self.answers)}/{len(self.missing)} answers", flush=True)
+
+
+def _mark(requests: dict[str, Any], asked: float) -> str:
+    """Return the mark of one handing-in of requests."""
+    return sha256_text(canonical([sorted(requests), asked]))[:32]
+
+
+def _first(errors: BaseExceptionGroup) -> BaseException:
+    """Return the first plain exception of nested groups."""
+    error: BaseException = errors
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

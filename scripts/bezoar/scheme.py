@@ -1,14 +1,17 @@
 """What the three generation schemes and the filter share: their command line, their funnel, and their ending."""
 
 import argparse
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from bezoar.errors import UserError
 from bezoar.files import write_json, write_jsonl
-from bezoar.llm import Answer, Door
+from bezoar.llm import MODES, Answer, Door
 from bezoar.receipt import Receipt, add_stage_arguments
+
+FAILED = ("refused", "unparsable", "provider_error")  # a truncated answer is used; over budget never gets this far
 
 
 class Funnel:
@@ -25,9 +28,8 @@ class Funnel:
         self.left[rule] += count
 
     def as_json(self, door: Door | None) -> dict[str, Any]:
-        """Return the counts; `states` are the terminal states of all requests asked."""
-        states = dict(sorted(door.states.items())) if door else {}
-        return {"entered": self.entered, **self.left, **self.more, "states": states}
+        """Return the counts; `states` are the terminal states of all rows asked about."""
+        return {"entered": self.entered, **self.left, **self.more, "states": door.counts() if door else {}}
 
 
 def parser_for(description: str | None) -> argparse.ArgumentParser:
@@ -36,7 +38,7 @@ def parser_for(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--prompts", type=Path, nargs="+", required=True, help="the prompt files used")
     parser.add_argument("--store", type=Path, required=True, help="this job's store of answers, SQLite")
     parser.add_argument("--facts", type=Path, help="facts of the rehearsal's world, for the simulator")
-    parser.add_argument("--mode", choices=("online", "replay"), default="online", help="replay sends nothing")
+    parser.add_argument("--mode", choices=MODES, help="replay sends nothing; without it, the environment's MODE, else online")
     parser.add_argument("--concurrency", type=int, required=True, help="requests under way at once")
     parser.add_argument("--rows", type=Path, required=True, help="rows to write, JSONL")
     parser.add_argument("--counts", type=Path, required=True, help="the funnel to write, JSON")
@@ -60,16 +62,16 @@ def user(text: str, system: str = "") -> list[dict[str, str]]:
     return [*([{"role": "system", "content": system}] if system else []), {"role": "user", "content": text}]
 
 
-def check_failures(answers: Iterable[tuple[str, Answer]], share: float, stage: str) -> None:
-    """Raise `UserError` naming rows if more than `share` of the answers failed to come (provider errors)."""
+def check_failures(answers: Iterable[tuple[str, Answer]], share: float, stage: str, failed: tuple[str, ...] = FAILED) -> None:
+    """Raise `UserError` naming rows if more than `share` of the rows ended in one of the states `failed`."""
     rows = list(answers)
-    failed = [(name, answer) for name, answer in rows if answer.state == "provider_error"]
-    if rows and len(failed) > share * len(rows):
-        names = ", ".join(name for name, _ in failed[:5])
-        raise UserError(
-            f"{stage}: {len(failed)} of {len(rows)} requests failed ({failed[0][1].error}), more than {share:.0%}: {names}…; "
-            "run again, answers are kept"
-        )
+    lost = [(name, answer) for name, answer in rows if answer.state in failed]
+    if rows and len(lost) > share * len(rows):
+        names = ", ".join(name for name, _ in lost[:5])
+        states = ", ".join(f"{count} {state}" for state, count in sorted(Counter(answer.state for _, answer in lost).items()))
+        why = next((f" ({answer.error})" for _, answer in lost if answer.error), "")
+        what = f"{len(lost)} of {len(rows)} rows failed, more than {share:.0%}: {states}{why}: {names}…"
+        raise UserError(f"{stage}: {what}; run again, answers are kept")
 
 
 def run(args: argparse.Namespace, stage: str, settings: str, inputs: dict[str, Any], make: Callable[[Door], tuple[list[dict], Funnel]]) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from bezoar.llm import Answer, Door
 
@@ -13,9 +14,9 @@ class Scripted(Door):
         super().__init__({}, Path("unused"), 1, None)
         self.say, self.asked, self.systems = say, [], []
 
-    def ask(self, prompts: list[list[dict[str, str]]], names: list[str], attempt: int = 0) -> list[Answer]:
+    def _ask(self, prompts: list[list[dict[str, str]]], names: list[str], attempt: int, schema: Any) -> list[Answer]:
         assert len(prompts) == len(names)
         self.asked += [(prompt[-1]["content"], attempt) for prompt in prompts]
         self.systems += [prompt[0]["content"] if len(prompt) > 1 else "" for prompt in prompts]
         texts = [self.say(prompt[-1]["content"], attempt) for prompt in prompts]
-        return [Answer("answered" if text else "empty", text, {}, "m") for text in texts]
+        return [Answer("answered" if text else "unparsable", text, {}, "m") for text in texts]

@@ -53,7 +53,7 @@ def test_every_row_is_kept_in_order_with_its_verdict_and_the_counts_add_up() -> 
     statuses = [row["gpt4_status"] for row in rated]
     assert statuses == ["Unrated" if i % 5 == 0 else "Accept" if i % 2 else "Reject" for i in range(20)]
     assert [row["gpt4_rating"] for row in rated[:4]] == [None, 9, 2, 9]
-    assert rated[0]["gpt4_reason"] == "no verdict: answered"
+    assert rated[0]["gpt4_reason"] == "no verdict: unparsable"
     assert (funnel.entered, funnel.left) == (20, {"reject": 8, "unrated": 4, "kept": 8})
     assert len(door.asked) == 20 + 8 + 4
 

@@ -153,7 +153,7 @@ STATES: dict[str, dict[str, Any]] = {
     "answered": {"text": "x"},
     "truncated": {"text": "x", "finish": "length"},
     "refused": {"text": "", "refusal": "I will not"},
-    "empty": {"text": " \n"},
+    "unparsable": {"text": " \n"},
     "provider_error": {"status": 500},
 }
 

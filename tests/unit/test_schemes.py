@@ -30,11 +30,15 @@ def test_a_funnel_takes_only_rules_it_knows_and_adds_up() -> None:
         funnel.leave("misspelt")
 
 
-def test_a_stage_fails_when_more_than_its_share_of_requests_failed() -> None:
+def test_a_stage_fails_when_more_than_its_share_of_rows_failed() -> None:
     answers = [(f"row {i}", Answer("provider_error" if i < 3 else "answered", "", {}, "m", "InternalServerError 500")) for i in range(10)]
     check_failures(answers, 0.3, "filter")
-    with pytest.raises(UserError, match=r"filter: 3 of 10 requests failed \(InternalServerError 500\), more than 29%: row 0, row 1, row 2"):
+    with pytest.raises(UserError, match=r"3 of 10 rows failed, more than 29%: 3 provider_error \(InternalServerError 500\): row 0, row 1, row 2"):
         check_failures(answers, 0.29, "filter")
+    refused = [("row a", Answer("refused", "", {}, "m")), ("row b", Answer("truncated", "x", {}, "m")), ("row c", Answer("unparsable", "", {}, "m"))]
+    with pytest.raises(UserError, match=r"2 of 3 rows failed, more than 50%: 1 refused, 1 unparsable: row a, row c"):
+        check_failures(refused, 0.5, "generate")
+    check_failures(refused, 0.0, "filter", ("provider_error",))
     check_failures([], 0.0, "filter")
 
 

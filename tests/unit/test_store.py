@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bezoar.errors import UserError
-from bezoar.store import Store, key_of
+from bezoar.store import Entry, Store, key_of
 
 REQUEST = {"model": "m", "messages": [{"role": "user", "content": "שלום\u2028"}], "attempt": 0}
 
@@ -23,8 +23,8 @@ def test_a_key_depends_on_content_not_on_the_order_of_fields() -> None:
 def test_an_answer_comes_back_as_it_was_put_and_the_first_one_stays(tmp_path: Path) -> None:
     store, key = Store(tmp_path / "s.sqlite"), key_of(REQUEST)
     answer = {"state": "answered", "text": "a\tb\r\n\U0001f600", "usage": {"input": 1}}
-    store.put([(key, REQUEST, answer, 0.1)])
-    store.put([(key, REQUEST, {"state": "answered", "text": "later"}, 0.1)])
+    store.put([Entry(key, REQUEST, answer, '{"raw": 1}', 1.0, 0.1, 0.5)])
+    store.put([Entry(key, REQUEST, {"state": "answered", "text": "later"})])
     store.close()
     again = Store(tmp_path / "s.sqlite")
     assert again.get(key) == answer
@@ -35,7 +35,7 @@ def test_an_answer_comes_back_as_it_was_put_and_the_first_one_stays(tmp_path: Pa
 @pytest.mark.parametrize("statement", ["UPDATE answers SET answer = '{}'", "DELETE FROM answers"])
 def test_nothing_stored_can_be_changed_or_removed(tmp_path: Path, statement: str) -> None:
     store = Store(tmp_path / "s.sqlite")
-    store.put([("k", REQUEST, {"text": "x"}, 0.0)])
+    store.put([Entry("k", REQUEST, {"text": "x"}, "raw")])
     with pytest.raises(sqlite3.IntegrityError, match="append-only"):
         store.connection.execute(statement)
     store.connection.rollback()
@@ -43,10 +43,11 @@ def test_nothing_stored_can_be_changed_or_removed(tmp_path: Path, statement: str
     store.close()
 
 
-def test_a_tampered_answer_is_refused_with_the_way_out(tmp_path: Path) -> None:
+@pytest.mark.parametrize("change", ['answer = \'{"text":"y"}\'', "response = 'other'"])
+def test_a_tampered_answer_is_refused_with_the_way_out(tmp_path: Path, change: str) -> None:
     store = Store(tmp_path / "s.sqlite")
-    store.put([("k", REQUEST, {"text": "x"}, 0.0)])
-    store.connection.executescript('DROP TRIGGER no_update; UPDATE answers SET answer = \'{"text":"y"}\'')
+    store.put([Entry("k", REQUEST, {"text": "x"}, "raw")])
+    store.connection.executescript(f"DROP TRIGGER no_update; UPDATE answers SET {change}")
     with pytest.raises(UserError, match=r"s\.sqlite: answer k… does not match its hash; restore"):
         store.get("k")
     store.close()
@@ -64,9 +65,9 @@ def test_a_file_that_is_no_database_is_one_clear_line(tmp_path: Path) -> None:
 def test_what_was_put_survives_a_kill(tmp_path: Path) -> None:
     path = tmp_path / "s.sqlite"
     program = (
-        "import os, signal, sys; from pathlib import Path; from bezoar.store import Store\n"
+        "import os, signal, sys; from pathlib import Path; from bezoar.store import Entry, Store\n"
         f"store = Store(Path({str(path)!r}))\n"
-        "for i in range(50): store.put([(str(i), {}, {'text': str(i)}, 0.0)])\n"
+        "for i in range(50): store.put([Entry(str(i), {}, {'text': str(i)})])\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
     scripts = str(Path(__file__).parents[2] / "scripts")
