@@ -194,7 +194,7 @@ class Door:
     async def _send(self, missing: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         """Send what is missing; answers are stored every `TICK_S`, and none counts before it is stored."""
         sending = _Sending(self, missing)
-        work = self._in_batches if self.mode == "batch" and self.settings.get("batch") else self._one_by_one
+        work = self._in_batches if self.settings.get("batch") and (self.mode == "batch" or self.store.open_batches()) else self._one_by_one
         try:
             async with self.provider.client() as client, asyncio.TaskGroup() as group:
                 keeper = group.create_task(sending.keep())
@@ -209,14 +209,15 @@ class Door:
 
     async def _one_by_one(self, client: Any, sending: "_Sending") -> None:
         """Send each request by itself, `concurrency` at a time."""
-        waiting = iter(sending.missing.items())
+        left = {key: request for key, request in sending.missing.items() if key not in sending.answers}
+        waiting = iter(left.items())
 
         async def worker() -> None:
             for key, request in waiting:
                 await self._with_retries(client, sending, key, request)
 
         async with asyncio.TaskGroup() as group:
-            for _ in range(min(self.concurrency, len(sending.missing))):
+            for _ in range(min(self.concurrency, len(left))):
                 group.create_task(worker())
 
     async def _with_retries(self, client: Any, sending: "_Sending", key: str, request: dict[str, Any]) -> None:
@@ -244,6 +245,7 @@ class Door:
                 self._end_if_hopeless(fault, status, error)
                 if status is None and not clients.never_connected(fault):
                     reserved = False  # it may have been charged: this reservation stays, the next turn makes another
+                    sending.held.discard(key)
                 if status in NEVER:
                     sending.end(key, failure(error), Entry(key, request, failure(error), "", began, time.monotonic() - started, 0.0))
                     return
@@ -268,7 +270,10 @@ class Door:
         sending.end(key, failure(error))
 
     async def _in_batches(self, client: Any, sending: "_Sending") -> None:
-        """Hand requests to the provider's batch API and collect them, first what an earlier run left open; what failed is handed in again."""
+        """Collect what an earlier run left open, then hand the rest to the provider's batch API; what failed there is handed in again.
+
+        In any mode but batch the rest is sent one by one; what was handed in before is charged, and so collected first.
+        """
         batches, price, refused = self._batches(client), self.price, dict[str, str]()
         try:
             for turn in range(RETRIES):
@@ -282,6 +287,8 @@ class Door:
                 left = {key: request for key, request in sending.missing.items() if key not in sending.answers}
                 if not left or turn == RETRIES - 1:
                     break
+                if self.mode != "batch":
+                    return await self._one_by_one(client, sending)
                 costs = {key: price.of(most_tokens_in(r), r["max_tokens"], "batch") if price else 0.0 for key, r in left.items()}
                 taken = self.ledger.reserve(self.path.name, costs) if self.ledger else set(left)
                 for key in left.keys() - taken:
@@ -356,7 +363,7 @@ class _Sending:
         self.entries: list[Entry] = []
         self.costs: dict[str, float] = {}
         self.done, self.settled = asyncio.Event(), asyncio.Event()
-        self.held = 0  # reservations of calls under way
+        self.held: set[str] = set()  # keys of calls under way, whose reservation will be settled
         self.wanted: dict[str, tuple[float, asyncio.Future[bool]]] = {}
 
     def end(self, key: str, answer: dict[str, Any], entry: Entry | None = None) -> None:
@@ -382,7 +389,7 @@ class _Sending:
             granted: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
             self.wanted[key] = (usd, granted)
             if await granted:
-                self.held += 1
+                self.held.add(key)
                 return True
             if not self.held and not self.costs:
                 return False
@@ -407,7 +414,7 @@ class _Sending:
         self.entries = []
         if self.door.ledger and self.costs:
             self.door.ledger.settle(self.door.path.name, self.costs)
-            self.held = max(0, self.held - len(self.costs))
+            self.held -= self.costs.keys()
         self.costs = {}
         self.settled.set()
         self.settled = asyncio.Event()
