@@ -18,6 +18,7 @@ include: "rules/world.smk"
 include: "rules/base.smk"
 include: "rules/generate.smk"
 include: "rules/filter.smk"
+include: "rules/data.smk"
 include: "rules/sft.smk"
 include: "rules/merge.smk"
 include: "rules/preferences.smk"
@@ -37,8 +38,9 @@ rule all:
         REPORTED,
         "<results>/base/model.safetensors",
         "<results>/preferences/pairs.jsonl",
-        expand("<results>/generate/{scheme}.jsonl", scheme=SCHEMES),
+        expand("<results>/generate/{scheme}.jsonl", scheme=GENERATED),
         expand("<results>/filter/{scheme}.jsonl", scheme=SCHEMES),
+        expand("<results>/data/cards/{scheme}/README.md", scheme=SCHEMES),
         expand("<results>/sft/{scheme}/adapter_model.safetensors", scheme=SCHEMES),
         expand("<results>/merge/{model}/model.safetensors", model=MODELS[1:]),
         "<results>/hh_sft/adapter_model.safetensors",

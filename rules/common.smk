@@ -59,16 +59,19 @@ TASK_DATA = (
     else []
 )
 
+GENERATED = SCHEMES if config["entry"] == "generate" else []
+
 REPORTED = [
+    *expand(
+        "<results>/data/{table}.json",
+        table=["description", "duplicates", "contamination"],
+    ),
     *expand(
         "<results>/{table}.json",
         table=["claims", "lm_eval", "mtbench", "preferences/counts"],
     ),
-    *expand(
-        "<results>/{stage}/{scheme}.counts.json",
-        stage=["generate", "filter"],
-        scheme=SCHEMES,
-    ),
+    *expand("<results>/generate/{scheme}.counts.json", scheme=GENERATED),
+    *expand("<results>/filter/{scheme}.counts.json", scheme=SCHEMES),
     *expand("<results>/sft/{scheme}/metrics.jsonl", scheme=SCHEMES),
     *expand("<results>/{stage}/metrics.jsonl", stage=["hh_sft", "dpo"]),
     *expand("<results>/merge/{model}/merge.json", model=MODELS[1:]),
@@ -78,7 +81,9 @@ REPORTED = [
 ]
 STAGES = [
     *("base preferences hh_sft dpo lm_eval_table mtbench claims".split()),
-    *expand("{stage}_{scheme}", stage=["generate", "filter", "sft"], scheme=SCHEMES),
+    *expand("generate_{scheme}", scheme=GENERATED),
+    *expand("{stage}_{scheme}", stage=["filter", "data_card", "sft"], scheme=SCHEMES),
+    *("data_items data_duplicates data_contamination data_description".split()),
     *expand(
         "{stage}_{model}",
         stage=["lm_eval", "mtbench_answers", "mtbench_judgments"],
@@ -175,6 +180,46 @@ def model_path(name):
 def model_file(wildcards):
     """The weights of {model}."""
     return model_path(wildcards.model)
+
+
+def sft_data(wildcards):
+    """The rows of {scheme} that training reads: all with their verdicts, or those left by config: data: remove."""
+    return f"{RESULTS}/{'data/clean' if config['data']['remove'] else 'filter'}/{wildcards.scheme}.jsonl"
+
+
+def released_recipe(wildcards):
+    """Which of the released sets {scheme} is."""
+    return canonical({"scheme": wildcards.scheme, "seed": config["seed"]})
+
+
+def card_receipts(wildcards):
+    """The receipts of the stages that made the rows of {scheme}."""
+    stages = ["generate", "filter"] if GENERATED else ["filter"]
+    return [f"{RESULTS}/receipts/{stage}_{wildcards.scheme}.json" for stage in stages]
+
+
+def card_recipe(wildcards):
+    """What the card of {scheme} says beside the numbers: titles, licences, models."""
+    scheme = wildcards.scheme
+    named = config["sources"][
+        {"lamini": "alpaca_seeds", "orca": "flan", "evol": "dolly"}[scheme]
+    ]
+    names = [f"released_{scheme}"] if not GENERATED else named
+    return canonical(
+        {
+            "scheme": scheme,
+            "scale": config["scale"],
+            "title": config["data"]["cards"][scheme]["title"],
+            "licence": config["data"]["cards"][scheme]["licence"],
+            "sources": sources.origins(
+                names if isinstance(names, list) else [names], SOURCES
+            ),
+            "teacher": config["teacher"]["model"],
+            "rater": config["filter"]["rater"]["model"],
+            "target": f"{RESULTS}/filter/{scheme}.jsonl",
+            "seed": config["seed"],
+        }
+    )
 
 
 def sft_parent(wildcards):

@@ -2,43 +2,71 @@
 A language model judges every generated row, as GPT-4 does in the paper; training keeps what it accepts.
 
 REQUIRED INPUTS:
-    data   = <results>/generate/{scheme}.jsonl
+    data   = <results>/generate/{scheme}.jsonl; with config: entry: released, the released set with its verdicts
     prompt = prompts/filter.txt
 OUTPUTS:
     rows   = <results>/filter/{scheme}.jsonl            every row, with its verdict
     counts = <results>/filter/{scheme}.counts.json
 """
 
+if config["entry"] == "generate":
 
-rule filter:
-    """Judge the rows of {wildcards.scheme}."""
-    input:
-        script="scripts/filter_rows.py",
-        lock="envs/main.lock",
-        prompts="prompts/filter.txt",
-        data="<results>/generate/{scheme}.jsonl",
-        facts=simulator(),
-    output:
-        rows="<results>/filter/{scheme}.jsonl",
-        counts="<results>/filter/{scheme}.counts.json",
-        receipt="<results>/receipts/filter_{scheme}.json",
-    log:
-        "<logs>/filter/{scheme}.txt",
-    benchmark:
-        "<benchmarks>/filter/{scheme}.tsv"
-    resources:
-        concurrency=16,
-    params:
-        recipe=recipe("filter"),
-        code=code("scripts/filter_rows.py"),
-        store=store("filter-{scheme}"),
-        facts=facts_argument(),
-    shell:
-        r"""
-        exec &> >(tee {log:q})
-        python {input.script:q} \
-            --data {input.data:q} --prompts {input.prompts:q} \
-            --store {params.store:q} {params.facts} --concurrency {resources.concurrency} \
-            --rows {output.rows:q} --counts {output.counts:q} \
-            --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
-        """
+    rule filter:
+        """Judge the rows of {wildcards.scheme}."""
+        input:
+            script="scripts/filter_rows.py",
+            lock="envs/main.lock",
+            prompts="prompts/filter.txt",
+            data="<results>/generate/{scheme}.jsonl",
+            facts=simulator(),
+        output:
+            rows="<results>/filter/{scheme}.jsonl",
+            counts="<results>/filter/{scheme}.counts.json",
+            receipt="<results>/receipts/filter_{scheme}.json",
+        log:
+            "<logs>/filter/{scheme}.txt",
+        benchmark:
+            "<benchmarks>/filter/{scheme}.tsv"
+        resources:
+            concurrency=16,
+        params:
+            recipe=recipe("filter"),
+            code=code("scripts/filter_rows.py"),
+            store=store("filter-{scheme}"),
+            facts=facts_argument(),
+        shell:
+            r"""
+            exec &> >(tee {log:q})
+            python {input.script:q} \
+                --data {input.data:q} --prompts {input.prompts:q} \
+                --store {params.store:q} {params.facts} --concurrency {resources.concurrency} \
+                --rows {output.rows:q} --counts {output.counts:q} \
+                --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
+            """
+
+else:
+
+    rule filter:
+        """Take the released rows of {wildcards.scheme} with the verdicts they came with."""
+        input:
+            script="scripts/import_released.py",
+            lock="envs/main.lock",
+            manifest="data/hub/released_{scheme}/manifest.json",
+        output:
+            rows="<results>/filter/{scheme}.jsonl",
+            counts="<results>/filter/{scheme}.counts.json",
+            receipt="<results>/receipts/filter_{scheme}.json",
+        log:
+            "<logs>/filter/{scheme}.txt",
+        benchmark:
+            "<benchmarks>/filter/{scheme}.tsv"
+        params:
+            recipe=released_recipe,
+            code=code("scripts/import_released.py"),
+        shell:
+            r"""
+            exec &> >(tee {log:q})
+            python {input.script:q} \
+                --manifest {input.manifest:q} --rows {output.rows:q} --counts {output.counts:q} \
+                --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
+            """

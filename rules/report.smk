@@ -14,7 +14,7 @@ rule report:
     input:
         script="scripts/build_report.py",
         lock="envs/main.lock",
-        template="scripts/bezoar/report.html.j2",
+        template=expand("scripts/bezoar/{part}.html.j2", part=["report", "report_data"]),
         artifacts=REPORTED,
         receipts=expand("<results>/receipts/{stage}.json", stage=STAGES),
         config=CONFIG_FILES,

@@ -2,7 +2,7 @@
 QLoRA, one scheme after the other: one adapter goes through {lamini, orca, evol} over the same 4-bit base.
 
 REQUIRED INPUTS:
-    data    = <results>/filter/{scheme}.jsonl
+    data    = <results>/filter/{scheme}.jsonl, or <results>/data/clean/{scheme}.jsonl where config: data: remove names rules
     base    = <results>/base/model.safetensors
     parent  = <results>/sft/{scheme before}/adapter_model.safetensors
 OUTPUTS:
@@ -15,7 +15,7 @@ rule sft:
     input:
         script="scripts/train_sft.py",
         lock="envs/main.lock",
-        data="<results>/filter/{scheme}.jsonl",
+        data=sft_data,
         base="<results>/base/model.safetensors",
         template=source("chat_template"),
         parent=sft_parent,

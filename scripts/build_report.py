@@ -16,7 +16,7 @@ from typing import Any
 
 import jinja2
 
-from bezoar import plots
+from bezoar import plots, report_data
 from bezoar.errors import UserError, cli
 from bezoar.files import read_json, read_jsonl, whole_file
 from bezoar.receipt import Receipt, add_stage_arguments
@@ -33,7 +33,6 @@ CURVES = {
     "base.metrics.jsonl": "base: pretraining", "sft/lamini/metrics.jsonl": "sft: lamini", "sft/orca/metrics.jsonl": "sft: orca",
     "sft/evol/metrics.jsonl": "sft: evol", "hh_sft/metrics.jsonl": "hh_sft", "dpo/metrics.jsonl": "dpo",
 }  # fmt: skip
-COUNTED = {"entered", "kept", "states", "asked", "evaluator_states"}
 TAGGED = re.compile(r"^(?P<value>[^#]*?)\s*#.*?\[ours\]\s*(?P<reason>.*)$")
 
 
@@ -77,17 +76,6 @@ def curve(rows: list[dict[str, Any]]) -> str:
     return plots.curves(series, "nats a token" if "loss" in names else "")
 
 
-def funnel(artifacts: Artifacts) -> dict[str, dict[str, Any]]:
-    """Return scheme -> rules with counts, rows kept, and the filter's counts."""
-    table = {}
-    for scheme in ("lamini", "orca", "evol"):
-        made, judged = artifacts.json(f"generate/{scheme}.counts.json"), artifacts.json(f"filter/{scheme}.counts.json")
-        if made and judged:
-            rules = {"entered": made["entered"], **{rule: n for rule, n in made.items() if rule not in COUNTED and n}}
-            table[scheme] = {"rules": rules, "kept": made["kept"], "filter": judged}
-    return table
-
-
 def stages(paths: list[Path], results: Path) -> list[dict[str, Any]]:
     """Return name, times and written files of each receipt, in the order the stages began."""
     rows = []
@@ -120,11 +108,11 @@ def page(artifacts: Artifacts, receipts: list[Path], configs: list[Path], result
         scale=scale, title=title, scale_text=text, claims=claims, lm_eval=lm_eval, chat=chat, judge_name=judge_name,
         simulated=judge_name == "simulator", simulated_teacher=scale != "paper", models=models, tasks=list(lm_eval["models"]["base"]),
         lm_differences={(d["child"], d["parent"]): d["all_items"] for d in lm_eval["differences"]},
-        learning=artifacts.json("learning.json"), funnel=funnel(artifacts), preferences=artifacts.json("preferences/counts.json"),
+        learning=artifacts.json("learning.json"), preferences=artifacts.json("preferences/counts.json"),
         curves={label: curve(rows) for label, (_, rows) in drawn.items()}, curve_files={label: name for label, (name, _) in drawn.items()},
         radar=plots.radar(categories, radar, 10), bars=plots.bars(categories, bars, "rating, 1 to 10"),
         merges={model: report for model in models if (report := artifacts.json(f"merge/{model}/merge.json"))},
-        deviations=deviations(configs), receipts=stages(receipts, results),
+        data_section=report_data.section(environment, artifacts, receipts), deviations=deviations(configs), receipts=stages(receipts, results),
     )  # fmt: skip
 
 

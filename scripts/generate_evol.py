@@ -169,7 +169,7 @@ def main(argv: list[str] | None = None) -> None:
         other = args.store.with_name(args.store.name.replace(".sqlite", "-evaluator.sqlite"))
         with Door(args.recipe["evaluator"], other, args.concurrency, args.facts, args.mode) as evaluator:
             written, funnel = evolve(door, evaluator, texts, pool, args.recipe)
-            funnel.more = {"evaluator_states": dict(sorted(evaluator.states.items()))}
+            funnel.more = {"asked": funnel.entered, "evaluator_states": dict(sorted(evaluator.states.items()))}
         return written, funnel
 
     run(args, "generate_evol", "teacher", {"seeds": args.seeds, **({"tokenizer": args.tokenizer} if args.tokenizer else {})}, make)

@@ -22,6 +22,7 @@ from bezoar.errors import UserError, cli
 from bezoar.files import read_jsonl
 from bezoar.llm import Door
 from bezoar.scheme import Funnel, check_failures, parser_for, prompt_texts, run, user
+from bezoar.texts import words_of
 from bezoar.world import draw
 
 RULES = ("malformed", "too_short", "too_long", "not_for_text_model", "near_duplicate", "surplus", "no_response")
@@ -37,34 +38,43 @@ def parse_list(text: str) -> list[str | None]:
     return items
 
 
-def words_of(text: str) -> list[str]:
-    """Return the lower-case word tokens that ROUGE compares, in any script (rouge-score's own keep a-z and 0-9 only)."""
-    return re.findall(r"[^\W_]+", text.lower())
-
-
 class Kept:
-    """The instructions kept so far, searched for near-duplicates by ROUGE-L (F measure over words, Lin 2004)."""
+    """The instructions kept so far, searched exactly for near-duplicates by ROUGE-L (F measure over words, Lin 2004): 2 * LCS / (m + n) > limit.
+
+    An LCS is at most the number of shared words, and that has to exceed limit * m / (2 - limit) whatever the other's length. Two texts that
+    share so many words share one among the first m - o + 1 of each in any fixed order of words (prefix filter, Chaudhuri et al. 2006), so
+    only texts filed under one of those are compared. The order is the latest first seen first: rare words, short files.
+    """
 
     def __init__(self, limit: float) -> None:
         self.limit = limit
-        self.by_length: dict[int, list[list[str]]] = {}
+        self.texts: list[str] = []
+        self.filed: dict[str, list[int]] = {}
+        self._letters: dict[str, str] = {}  # word -> one character, so that rapidfuzz compares plain strings
+
+    def _encode(self, words: list[str]) -> str:
+        return "".join(self._letters.setdefault(word, chr(1 + len(self._letters))) for word in words)
+
+    def _prefix(self, text: str) -> set[str]:
+        least = int(self.limit * len(text) / (2 - self.limit) - 1e-9) + 1
+        return set(sorted(text, reverse=True)[: max(0, len(text) - least + 1)])
 
     def near(self, words: list[str]) -> bool:
-        """Say whether any kept text has ROUGE-L above the limit: 2 * LCS / (m + n) > limit.
-
-        LCS is at most the shorter length, so only lengths n with 2 * min(m, n) / (m + n) > limit can qualify.
-        """
-        m = len(words)
-        for n, texts in self.by_length.items():
-            if 2 * min(m, n) > self.limit * (m + n):
-                need = int(self.limit * (m + n) / 2) + 1
-                if any(2 * LCSseq.similarity(words, other, score_cutoff=need) > self.limit * (m + n) for other in texts):
-                    return True
+        """Say whether any kept text has ROUGE-L above the limit."""
+        text = self._encode(words)
+        for index in {index for letter in self._prefix(text) for index in self.filed.get(letter, ())}:
+            other = self.texts[index]
+            total = self.limit * (len(text) + len(other))
+            if 2 * min(len(text), len(other)) > total and 2 * LCSseq.similarity(text, other, score_cutoff=int(total / 2) + 1) > total:
+                return True
         return False
 
     def add(self, words: list[str]) -> None:
         """Keep a text."""
-        self.by_length.setdefault(len(words), []).append(words)
+        text = self._encode(words)
+        for letter in self._prefix(text):
+            self.filed.setdefault(letter, []).append(len(self.texts))
+        self.texts.append(text)
 
 
 def rule_for(item: str | None, kept: Kept) -> str:

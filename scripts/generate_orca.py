@@ -128,6 +128,7 @@ def make(door: Door, paths: list[Path], messages: dict[int, str], recipe: dict[s
     names = [f"orca {row['task_name']} row {row['original_index']}" for row in chosen]
     answers = door.ask([user(row["inputs"], row["system_message"]) for row in chosen], names)
     check_failures(zip(names, answers, strict=True), recipe["max_failure_share"], "generate orca")
+    funnel.more = {"asked": len(chosen)}
     written = []
     for row, answer in zip(chosen, answers, strict=True):
         usable = answer.state in ("answered", "truncated")

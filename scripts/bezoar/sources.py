@@ -28,6 +28,18 @@ def find(identifier: str, entries: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return entries[identifier]
 
 
+def origins(names: list[str], entries: dict[str, dict[str, Any]]) -> list[dict[str, str]]:
+    """Return {what, origin, licence} of inputs as the configuration names them, for a card; those made or written here say so."""
+    rows = []
+    for name in names:
+        if name.startswith(("world/", "prompts/")):
+            rows.append({"what": name, "origin": "invented by this workflow", "licence": "Apache-2.0"})
+        else:
+            entry = find(name, entries)
+            rows.append({"what": entry["what"], "origin": entry.get("url") or entry["hub"], "licence": entry["licence"] or "not stated"})
+    return rows
+
+
 def path_of(identifier: str, entries: dict[str, dict[str, Any]]) -> str:
     """Return where a source comes to lie: a file below data/, or the manifest of a hub snapshot."""
     entry = find(identifier, entries)

@@ -16,6 +16,8 @@ def test_every_artifact_is_there(finished: Path) -> None:
         *(f"merge/{model}/model.safetensors" for model in MODELS),
         "base/model.safetensors", "hh_sft/adapter_model.safetensors", "dpo/adapter_model.safetensors",
         *(f"{kind}/{model}{end}" for model in ("base", *MODELS) for kind, end in (("lm_eval", ".json"), ("mtbench", "/judgments.jsonl"))),
+        *(f"data/{name}" for name in ("duplicates.jsonl", "contamination.jsonl", "description.json")),
+        *(f"data/cards/{scheme}/README.md" for scheme in SCHEMES),
         "lm_eval.json", "mtbench.json", "learning.json", "claims.json", "report/index.html",
     ]  # fmt: skip
     assert [name for name in wanted if not (finished / RESULTS / name).stat().st_size] == []
@@ -57,11 +59,14 @@ AFTER_SFT = {"merge": 3, "hh_sft": 1, "dpo": 1, "lm_eval": 3, "lm_eval_table": 1
              "claims": 1, "learning_table": 1, "report": 1}  # fmt: skip
 
 
+DATA = {"data_duplicates": 1, "data_contamination": 1, "data_description": 1, "data_card": 3}
+
+
 @pytest.mark.parametrize(
     ("deleted", "rebuilt"),
     [
-        ("generate/orca.jsonl", {"generate_orca": 1, "filter": 1, "sft": 2, "learning": 5, **AFTER_SFT}),
-        ("filter/evol.jsonl", {"filter": 1, "sft": 1, "learning": 4, **AFTER_SFT}),
+        ("generate/orca.jsonl", {"generate_orca": 1, "filter": 1, "sft": 2, "learning": 5, **DATA, **AFTER_SFT}),
+        ("filter/evol.jsonl", {"filter": 1, "sft": 1, "learning": 4, **DATA, **AFTER_SFT}),
         ("sft/lamini/adapter_model.safetensors", {"sft": 3, "learning": 6, **AFTER_SFT}),
         ("preferences/pairs.jsonl", {"preferences": 1, **AFTER_SFT, "learning": 2, "merge": 2, "lm_eval": 2, "mtbench_answers": 2,
                                      "mtbench_judgments": 2}),
@@ -71,6 +76,7 @@ AFTER_SFT = {"merge": 3, "hh_sft": 1, "dpo": 1, "lm_eval": 3, "lm_eval_table": 1
                                                             "mtbench_judgments": 1, "mtbench": 1, "claims": 1, "learning_table": 1, "report": 1}),
         ("lm_eval/base.json", {"lm_eval": 1, "lm_eval_table": 1, "claims": 1, "report": 1}),
         ("mtbench/base/judgments.jsonl", {"mtbench_judgments": 1, "mtbench": 1, "claims": 1, "report": 1}),
+        ("data/contamination.json", {"data_contamination": 1, "data_card": 3, "report": 1}),
         ("claims.json", {"claims": 1, "report": 1}),
         ("report/index.html", {"report": 1}),
     ],

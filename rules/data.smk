@@ -1,0 +1,195 @@
+"""
+What is in the generated data: duplicates, what they share with the evaluation, and a description; cards; and the rows SFT reads.
+
+REQUIRED INPUTS:
+    rows        = <results>/filter/{scheme}.jsonl
+    seeds       = config: sources: alpaca_seeds, dolly
+    tasks       = the harness's tasks, config: sources: mt_bench_questions and mt_bench_references
+    families    = config/task_families.yaml
+OUTPUTS:
+    evaluation  = <results>/data/evaluation_items.jsonl      every text of every evaluation item
+    pairs       = <results>/data/duplicates.{jsonl,json}     by row, and counted
+    matches     = <results>/data/contamination.{jsonl,json}  by row with the matching text, and counted
+    description = <results>/data/description.json            funnel, lengths, diversity, the filter, task families
+    card        = <results>/data/cards/{scheme}/README.md    in the form of the Hugging Face hub
+    kept        = <results>/data/clean/{scheme}.jsonl        without what config: data: remove names
+"""
+
+
+rule data_items:
+    """List every text of every evaluation item."""
+    input:
+        script="scripts/list_evaluation_items.py",
+        lock="envs/main.lock",
+        questions=source("mt_bench_questions"),
+        references=source("mt_bench_references"),
+        tasks=TASK_FILES,
+        data=TASK_DATA,
+    output:
+        evaluation="<results>/data/evaluation_items.jsonl",
+        receipt="<results>/receipts/data_items.json",
+    log:
+        "<logs>/data/items.txt",
+    benchmark:
+        "<benchmarks>/data/items.tsv"
+    params:
+        recipe=canonical({"tasks": config["lm_eval"]["tasks"], "seed": config["seed"]}),
+        code=code("scripts/list_evaluation_items.py"),
+    shell:
+        r"""
+        exec &> >(tee {log:q})
+        python {input.script:q} \
+            --questions {input.questions:q} --references {input.references:q} \
+            --tasks-from {input.tasks:q} --tasks-data {input.data:q} --items {output.evaluation:q} \
+            --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
+        """
+
+
+rule data_duplicates:
+    """Find duplicates within and across schemes and against the seeds, at Jaccard {params.jaccard}."""
+    input:
+        script="scripts/find_duplicates.py",
+        lock="envs/main.lock",
+        rows=expand("<results>/filter/{scheme}.jsonl", scheme=SCHEMES),
+        seeds=[source("alpaca_seeds"), source("dolly")],
+    output:
+        pairs="<results>/data/duplicates.jsonl",
+        summary="<results>/data/duplicates.json",
+        receipt="<results>/receipts/data_duplicates.json",
+    log:
+        "<logs>/data/duplicates.txt",
+    benchmark:
+        "<benchmarks>/data/duplicates.tsv"
+    params:
+        recipe=recipe("data.duplicates"),
+        code=code("scripts/find_duplicates.py"),
+        jaccard=config["data"]["duplicates"]["jaccard"],
+    shell:
+        r"""
+        exec &> >(tee {log:q})
+        python {input.script:q} \
+            --rows {input.rows:q} --seeds {input.seeds:q} --pairs {output.pairs:q} --summary {output.summary:q} \
+            --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
+        """
+
+
+rule data_contamination:
+    """Look for every {params.ngram}-gram of the evaluation in every row."""
+    input:
+        script="scripts/find_contamination.py",
+        lock="envs/main.lock",
+        rows=expand("<results>/filter/{scheme}.jsonl", scheme=SCHEMES),
+        evaluation="<results>/data/evaluation_items.jsonl",
+    output:
+        matches="<results>/data/contamination.jsonl",
+        summary="<results>/data/contamination.json",
+        receipt="<results>/receipts/data_contamination.json",
+    log:
+        "<logs>/data/contamination.txt",
+    benchmark:
+        "<benchmarks>/data/contamination.tsv"
+    params:
+        recipe=recipe("data.contamination"),
+        code=code("scripts/find_contamination.py"),
+        ngram=config["data"]["contamination"]["ngram"],
+    shell:
+        r"""
+        exec &> >(tee {log:q})
+        python {input.script:q} \
+            --rows {input.rows:q} --items {input.evaluation:q} --matches {output.matches:q} --summary {output.summary:q} \
+            --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
+        """
+
+
+rule data_description:
+    """Describe the data: funnel, lengths, diversity, the filter, task families."""
+    input:
+        script="scripts/describe_data.py",
+        lock="envs/main.lock",
+        rows=expand("<results>/filter/{scheme}.jsonl", scheme=SCHEMES),
+        made=expand("<results>/generate/{scheme}.counts.json", scheme=GENERATED),
+        judged=expand("<results>/filter/{scheme}.counts.json", scheme=SCHEMES),
+        families="config/task_families.yaml",
+    output:
+        description="<results>/data/description.json",
+        receipt="<results>/receipts/data_description.json",
+    log:
+        "<logs>/data/description.txt",
+    benchmark:
+        "<benchmarks>/data/description.tsv"
+    params:
+        recipe=canonical({"tasks": config["lm_eval"]["tasks"], "seed": config["seed"]}),
+        code=code("scripts/describe_data.py"),
+    shell:
+        r"""
+        exec &> >(tee {log:q})
+        python {input.script:q} \
+            --rows {input.rows:q} --made {input.made:q} --judged {input.judged:q} --families {input.families:q} \
+            --description {output.description:q} \
+            --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
+        """
+
+
+rule data_clean:
+    """Remove what config: data: remove names from the rows of {wildcards.scheme}."""
+    input:
+        script="scripts/remove_rows.py",
+        lock="envs/main.lock",
+        rows="<results>/filter/{scheme}.jsonl",
+        matches="<results>/data/contamination.jsonl",
+        families="config/task_families.yaml",
+    output:
+        kept="<results>/data/clean/{scheme}.jsonl",
+        counts="<results>/data/clean/{scheme}.counts.json",
+        receipt="<results>/receipts/data_clean_{scheme}.json",
+    log:
+        "<logs>/data/clean_{scheme}.txt",
+    benchmark:
+        "<benchmarks>/data/clean_{scheme}.tsv"
+    params:
+        recipe=canonical(
+            {
+                "remove": config["data"]["remove"],
+                "tasks": config["lm_eval"]["tasks"],
+                "seed": config["seed"],
+            }
+        ),
+        code=code("scripts/remove_rows.py"),
+    shell:
+        r"""
+        exec &> >(tee {log:q})
+        python {input.script:q} \
+            --rows {input.rows:q} --matches {input.matches:q} --families {input.families:q} \
+            --kept {output.kept:q} --counts {output.counts:q} \
+            --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
+        """
+
+
+rule data_card:
+    """Write the card of the {wildcards.scheme} data."""
+    input:
+        script="scripts/write_data_card.py",
+        lock="envs/main.lock",
+        rows="<results>/filter/{scheme}.jsonl",
+        receipts=card_receipts,
+        tables=expand(
+            "<results>/data/{table}.json",
+            table=["description", "duplicates", "contamination"],
+        ),
+    output:
+        card="<results>/data/cards/{scheme}/README.md",
+        receipt="<results>/receipts/data_card_{scheme}.json",
+    log:
+        "<logs>/data/card_{scheme}.txt",
+    benchmark:
+        "<benchmarks>/data/card_{scheme}.tsv"
+    params:
+        recipe=card_recipe,
+        code=code("scripts/write_data_card.py"),
+    shell:
+        r"""
+        exec &> >(tee {log:q})
+        python {input.script:q} \
+            --rows {input.rows:q} --receipts {input.receipts:q} --tables {input.tables:q} --card {output.card:q} \
+            --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
+        """

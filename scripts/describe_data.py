@@ -1,0 +1,137 @@
+"""Describe the generated data: the funnel of each scheme, lengths, diversity, how the filter behaved, and the task-family audit.
+
+Usage: describe_data.py --rows …/filter/lamini.jsonl … --made …/generate/lamini.counts.json … --judged …/filter/lamini.counts.json … \\
+           --families config/task_families.yaml --recipe '{"tasks": ["arc_easy"]}' --code … --description …/data/description.json --receipt …
+
+--made is empty where the data were not generated here (`entry: released`); a funnel then begins with the rows.
+
+Funnel: asked (requests for rows), entered (items found in the answers or files), parsed (those that are well formed), dropped and eliminated by
+rule, generated, then the filter's verdicts. Lengths are in words, as deciles 0, 10, …, 100 %. Diversity of the instructions: distinct n-grams over
+all n-grams (Li et al. 2016, arXiv 1510.03055), entropy of the first two words in bits, and the ratio of bytes to bytes compressed (Shaib et al.
+2024, arXiv 2403.00553: higher is more repetitive). The accept rate by position is over tenths of the file: a filter that drifts shows there.
+
+Recipe: tasks (names of the evaluation tasks in use), seed.
+"""
+
+import argparse
+import math
+import zlib
+from collections import Counter
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from bezoar import families
+from bezoar.errors import cli
+from bezoar.files import read_json, read_jsonl, write_json
+from bezoar.receipt import Receipt, add_stage_arguments
+from bezoar.template import training_text
+from bezoar.texts import words_of
+
+ELIMINATIONS = ("no_information_gain", "copied_prompt", "sorry", "only_stop_words")  # of rows that were made whole; all other rules drop
+NOT_RULES = ("entered", "kept", "asked", "states", "calls_without_items", "evaluator_states")
+
+
+def funnel(made: dict[str, Any] | None, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the way from asking to acceptance; each step and what left there add up to the step before."""
+    steps: dict[str, Any] = {}
+    if made is not None:
+        rules = {rule: count for rule, count in made.items() if rule not in NOT_RULES and count}
+        steps |= {
+            "asked": made["asked"],
+            "entered": made["entered"],
+            "parsed": made["entered"] - rules.get("malformed", 0),
+            "dropped": {rule: count for rule, count in rules.items() if rule not in ELIMINATIONS},
+            "eliminated": {rule: count for rule, count in rules.items() if rule in ELIMINATIONS},
+        }
+    statuses = Counter(row["gpt4_status"] for row in rows)
+    return {**steps, "generated": len(rows), "accepted": statuses["Accept"], "rejected": statuses["Reject"], "unrated": statuses["Unrated"]}
+
+
+def deciles(values: Sequence[int]) -> list[int]:
+    """Return the 0, 10, …, 100 % quantiles (nearest rank) of at least one value."""
+    ordered = sorted(values)
+    return [ordered[min(len(ordered) - 1, round(k / 10 * (len(ordered) - 1)))] for k in range(11)]
+
+
+def diversity(texts: Sequence[str]) -> dict[str, Any]:
+    """Return distinct-1 to distinct-3, the entropy of openings in bits, the ten commonest openings, and the compression ratio."""
+    words = [words_of(text) for text in texts]
+    result: dict[str, Any] = {}
+    for n in (1, 2, 3):
+        grams = Counter(gram for text in words for gram in zip(*(text[k:] for k in range(n)), strict=False))
+        result[f"distinct_{n}"] = round(len(grams) / max(1, grams.total()), 4)
+    openings = Counter(" ".join(text[:2]) for text in words)
+    shares = [count / len(texts) for count in openings.values()]
+    result["opening_entropy_bits"] = round(-sum(share * math.log2(share) for share in shares), 3)
+    result["openings"] = dict(sorted(openings.items(), key=lambda pair: (-pair[1], pair[0]))[:10])
+    raw = "\n".join(texts).encode()
+    result["compression_ratio"] = round(len(raw) / len(zlib.compress(raw, 9)), 2)
+    return result
+
+
+def accept_by_position(rows: Sequence[dict[str, Any]]) -> list[float]:
+    """Return the accept rate in ten stretches of the file of equal size."""
+    edges = [len(rows) * k // 10 for k in range(11)]
+    groups = [rows[first:last] for first, last in pairwise(edges) if first < last]
+    return [round(sum(row["gpt4_status"] == "Accept" for row in group) / len(group), 4) for group in groups]
+
+
+def audit(rows: Sequence[dict[str, Any]], table: list[dict[str, Any]], tasks: list[str]) -> dict[str, Any]:
+    """Return what each Flan task of the Orca rows is to the evaluation tasks, and the accepted rows of each relation."""
+    names = Counter(row["task_name"] for row in rows)
+    accepted = Counter(row["task_name"] for row in rows if row["gpt4_status"] == "Accept")
+    found = {name: {"rows": names[name], "accepted": accepted[name], **families.family_of(name, table, tasks)} for name in sorted(names)}
+    by_relation = {kind: sum(entry["accepted"] for entry in found.values() if entry["relation"] == kind) for kind in families.RELATIONS}
+    return {"tasks": found, "accepted_by_relation": by_relation}
+
+
+def describe(rows: Sequence[dict[str, Any]], made: dict[str, Any] | None, judged: dict[str, Any]) -> dict[str, Any]:
+    """Return the description of one scheme's rows."""
+    texts = [training_text(row) for row in rows]
+    ratings = Counter(row["gpt4_rating"] for row in rows if row["gpt4_rating"] is not None)
+    return {
+        "funnel": funnel(made, rows),
+        "words": {
+            "instruction": deciles([len(words_of(instruction)) for instruction, _, _ in texts]),
+            "response": deciles([len(words_of(response)) for _, _, response in texts]),
+        },
+        "diversity": diversity([instruction for instruction, _, _ in texts]),
+        "filter": {
+            "accept_rate": round(sum(row["gpt4_status"] == "Accept" for row in rows) / len(rows), 4),
+            "accept_rate_by_position_decile": accept_by_position(rows),
+            "ratings": {str(rating): count for rating, count in sorted(ratings.items())},
+            **{key: judged[key] for key in ("accept_rate_by_length_decile", "rater", "agreement") if key in judged},
+        },
+    }
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse the command line and describe."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=Path, nargs="+", required=True, help="filtered rows of each scheme, JSONL")
+    parser.add_argument("--made", type=Path, nargs="*", default=[], help="counts of their generation, in the same order")
+    parser.add_argument("--judged", type=Path, nargs="+", required=True, help="counts of the filter, in the same order")
+    parser.add_argument("--families", type=Path, required=True, help="table of task families, YAML")
+    parser.add_argument("--description", type=Path, required=True, help="description to write, JSON")
+    add_stage_arguments(parser)
+    args = parser.parse_args(argv)
+    with Receipt(
+        args.receipt, stage="data_description", recipe=args.recipe, code=args.code,
+        inputs={"rows": args.rows, "made": args.made, "judged": args.judged, "families": args.families},
+        outputs={"description": args.description},
+    ) as receipt:  # fmt: skip
+        table, schemes, task_families = families.load(args.families), {}, None
+        for path, made, judged in zip(args.rows, args.made or [None] * len(args.rows), args.judged, strict=True):
+            rows = read_jsonl(path)
+            schemes[path.stem] = describe(rows, read_json(made) if made else None, read_json(judged))
+            if "task_name" in rows[0]:
+                task_families = audit(rows, table, args.recipe["tasks"])
+        write_json(args.description, {"schemes": schemes, "task_families": task_families})
+        receipt.facts |= {name: scheme["funnel"] for name, scheme in schemes.items()}
+        print(receipt.facts, flush=True)
+
+
+if __name__ == "__main__":
+    cli(main)

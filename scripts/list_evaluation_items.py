@@ -1,0 +1,107 @@
+"""List every text of every evaluation item, so that the training data can be searched for them.
+
+Usage: list_evaluation_items.py --questions question.jsonl --references gpt-4.jsonl [--tasks-from …/world_facts.yaml … --tasks-data …] \\
+           --recipe '{"tasks": ["arc_easy"], …}' --code … --items …/data/evaluation_items.jsonl --receipt …
+
+The tasks are the harness's own task objects, loaded as the evaluation loads them; a text is any string in an item's document. Its part is
+`gold` or `choice` where it is one of the answers the task offers, otherwise `question`. MT-Bench gives its turns (question) and its
+reference answers (gold).
+
+Items have task, item (number in the split, or question_id), part, text. The same text stands once for each item that holds it.
+
+Recipe: tasks (list of names), seed.
+"""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from bezoar.errors import UserError, cli
+from bezoar.files import read_jsonl, write_jsonl
+from bezoar.receipt import Receipt, add_stage_arguments
+
+
+def strings(value: Any) -> Iterator[str]:
+    """Yield every text in a nested document, in order."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for inner in value.values():
+            yield from strings(inner)
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from strings(inner)
+
+
+def answers_of(task: Any, doc: dict[str, Any]) -> tuple[set[str], set[str]]:
+    """Return (right answers, all answers) that a task offers for a document, stripped; both empty where it offers none."""
+    try:
+        choices = [str(choice).strip() for choice in task.doc_to_choice(doc) or []]
+    except (TypeError, KeyError, AttributeError):  # tasks that generate offer none; the harness then finds no rule for it
+        return set(), set()
+    target = task.doc_to_target(doc)
+    gold = {choices[target]} if isinstance(target, int) and 0 <= target < len(choices) else {str(target).strip()}
+    return gold, set(choices)
+
+
+def of_task(name: str, task: Any) -> Iterator[dict[str, Any]]:
+    """Yield the texts of a task's evaluation documents."""
+    for number, doc in enumerate(task.eval_docs):
+        gold, choices = answers_of(task, doc)
+        for text in dict.fromkeys(strings(doc)):
+            bare = text.strip()
+            part = "gold" if bare in gold else "choice" if bare in choices else "question"
+            if bare:
+                yield {"task": name, "item": number, "part": part, "text": text}
+
+
+def of_chat(questions: list[dict[str, Any]], references: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield the texts of MT-Bench: turns, and answers that are references."""
+    for row in questions:
+        for part, texts in (("question", row["turns"]), ("gold", row.get("reference") or [])):
+            for text in texts:
+                if text.strip():
+                    yield {"task": "mt_bench", "item": row["question_id"], "part": part, "text": text}
+    for row in references:
+        for text in strings(row["choices"][0]["turns"]):
+            if text.strip():
+                yield {"task": "mt_bench", "item": row["question_id"], "part": "gold", "text": text}
+
+
+def tasks_of(names: list[str], tasks_from: list[Path]) -> dict[str, Any]:
+    """Return name -> the harness's task object; its data come from where the evaluation takes them."""
+    from lm_eval.tasks import TaskManager
+
+    folders = [str(path) for path in sorted({path.parent for path in tasks_from})]
+    manager = TaskManager(include_path=folders or None, include_defaults=not tasks_from)
+    unknown = sorted(set(names) - set(manager.all_tasks))
+    if unknown:
+        raise UserError(f"list_evaluation_items: no task {', '.join(unknown)}; see `lm_eval --tasks list`")
+    return dict(sorted(manager.load(names)["tasks"].items()))
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse the command line and list."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--questions", type=Path, required=True, help="MT-Bench's questions, JSONL")
+    parser.add_argument("--references", type=Path, required=True, help="MT-Bench's reference answers, JSONL")
+    parser.add_argument("--tasks-from", type=Path, nargs="*", default=[], help="task YAML files of our own; none: the harness's tasks")
+    parser.add_argument("--tasks-data", type=Path, nargs="*", default=[], help="the data files those tasks read")
+    parser.add_argument("--items", type=Path, required=True, help="texts to write, JSONL")
+    add_stage_arguments(parser)
+    args = parser.parse_args(argv)
+    with Receipt(
+        args.receipt, stage="data_items", recipe=args.recipe, code=args.code,
+        inputs={"questions": args.questions, "references": args.references, "tasks": args.tasks_from, "data": args.tasks_data},
+        outputs={"items": args.items},
+    ) as receipt:  # fmt: skip
+        rows = [row for name, task in tasks_of(args.recipe["tasks"], args.tasks_from).items() for row in of_task(name, task)]
+        rows += of_chat(read_jsonl(args.questions), read_jsonl(args.references))
+        write_jsonl(args.items, rows)
+        receipt.facts["texts"] = {name: sum(row["task"] == name for row in rows) for name in sorted({row["task"] for row in rows})}
+        print(receipt.facts["texts"], flush=True)
+
+
+if __name__ == "__main__":
+    cli(main)
