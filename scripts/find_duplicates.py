@@ -64,7 +64,7 @@ class Classes:
 
     def add(self, name: str, row: int, text: str) -> None:
         """Take in row `row` of set `name`; a text without words counts as it stands."""
-        key = " ".join(words_of(text)) or text
+        key = " ".join(words_of(text)) or text.strip()
         number = self._by_text.setdefault(key, len(self.texts))
         if number == len(self.texts):
             self.texts.append(key)
