@@ -30,7 +30,7 @@ if config["entry"] == "generate":
         resources:
             concurrency=16,
         params:
-            recipe=recipe("filter"),
+            recipe=recipe("filter", teacher=config["teacher"]["model"]),
             code=code("scripts/filter_rows.py"),
             store=store("filter-{scheme}"),
             facts=facts_argument(),

@@ -31,6 +31,8 @@ def models(config: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     yield "teacher", config["teacher"]
     yield "evaluator", config["generate"]["evol"]["evaluator"]
     yield "rater", config["filter"]["rater"]
+    if config["filter"]["second_rater"]:
+        yield "second rater", config["filter"]["second_rater"]
     yield "judge", config["mtbench"]["judgments"]["judge"]
 
 

@@ -6,17 +6,24 @@ Usage: filter_rows.py --data results/generate/lamini.jsonl --prompts prompts/fil
 Adds gpt4_status (Accept, Reject, or Unrated where no verdict could be read), gpt4_rating (1-10 or null) and gpt4_reason. Training keeps Accept.
 The columns carry the paper's name whichever model the config puts in its place; the receipt says which.
 
-Recipe: rater (see bezoar.llm), attempts (int, asks before a row is Unrated), max_unrated_share (0-1), max_failure_share (0-1), seed.
+A second rater may read the same rows with the same prompt. Its verdict goes to second_status, second_rating and second_reason and decides
+nothing; the counts tell how far the two agree: Cohen's kappa over the rows that both rated, and the rows that either alone accepts. Whether a
+rater is also the teacher is said beside it: models tend to prefer their own text (Panickssery et al. 2024, arXiv 2404.13076).
+
+Recipe: rater and second_rater (see bezoar.llm; the second may be null), teacher (name, for that remark), attempts (int, asks before a row is
+Unrated), max_unrated_share (0-1), max_failure_share (0-1), seed.
 """
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from bezoar.agreement import cohen_kappa
 from bezoar.errors import UserError, cli
 from bezoar.files import read_jsonl
 from bezoar.llm import Door
-from bezoar.scheme import Funnel, check_failures, parser_for, prompt_texts, run, user
+from bezoar.scheme import Funnel, check_failures, parser_for, prompt_texts, run, second_store, user
 from bezoar.template import training_text
 
 VERDICT = {  # what a rater that takes a JSON schema is held to; `verdict` stays as strict
@@ -47,7 +54,38 @@ def by_length(rows: list[dict[str, Any]]) -> list[float]:
     return [round(sum(row["gpt4_status"] == "Accept" for row in group) / len(group), 4) for group in groups if group]
 
 
-def rate(door: Door, rows: list[dict[str, Any]], template: str, recipe: dict[str, Any], name: str) -> tuple[list[dict], Funnel]:
+def agreement(rated: list[dict[str, Any]], recipe: dict[str, Any]) -> dict[str, Any]:
+    """Return how far two raters agree on the rows that both rated, both directions of disagreement, and who rates its own text."""
+    both = [row for row in rated if "Unrated" not in (row["gpt4_status"], row["second_status"])]
+    accepts = [(row["gpt4_status"] == "Accept", row["second_status"] == "Accept") for row in both]
+    models = {"first": recipe["rater"]["model"], "second": recipe["second_rater"]["model"]}
+    return {
+        "second_rater": models["second"],
+        "both_rated": len(both),
+        "kappa": cohen_kappa(accepts, recipe["seed"]),
+        "only_first_accepts": accepts.count((True, False)),
+        "only_second_accepts": accepts.count((False, True)),
+        "accept_rate": {name: round(sum(pair[i] for pair in accepts) / max(1, len(both)), 4) for i, name in enumerate(models)},
+        "rates_itself": next((name for name, model in models.items() if model == recipe["teacher"]), None),
+    }
+
+
+def verdicts(door: Door, prompts: list[list[dict[str, str]]], names: list[str], recipe: dict[str, Any]) -> Iterator[tuple[str, int | None, str]]:
+    """Yield (status, rating, reason) of each prompt; raise `UserError` if too many have none."""
+    results = door.ask_until(prompts, names, verdict, recipe["attempts"], VERDICT)
+    check_failures([(n, answer) for n, (_, answer) in zip(names, results, strict=True)], recipe["max_failure_share"], "filter", ("provider_error",))
+    unrated = [n for n, (found, _) in zip(names, results, strict=True) if not found]
+    if len(unrated) > recipe["max_unrated_share"] * len(names):
+        raise UserError(
+            f"filter: {len(unrated)} of {len(names)} rows without a verdict, more than {recipe['max_unrated_share']:.0%}: {', '.join(unrated[:5])}…"
+        )
+    for found, answer in results:
+        yield (found["status"], found["rating"], found["reason"]) if found else ("Unrated", None, f"no verdict: {answer.state}")
+
+
+def rate(
+    door: Door, rows: list[dict[str, Any]], template: str, recipe: dict[str, Any], name: str, second: Door | None = None
+) -> tuple[list[dict], Funnel]:
     """Return every row with its verdict, and the counts."""
     prompts, names = [], []
     for number, row in enumerate(rows, start=1):
@@ -59,20 +97,15 @@ def rate(door: Door, rows: list[dict[str, Any]], template: str, recipe: dict[str
             raise UserError(f"{name}:{number}: expected texts as instruction and response; run the stage that writes them")
         prompts.append(user(template.format(instruction=instruction, response=response)))
         names.append(f"{name}:{number}")
-    results = door.ask_until(prompts, names, verdict, recipe["attempts"], VERDICT)
-    check_failures([(n, answer) for n, (_, answer) in zip(names, results, strict=True)], recipe["max_failure_share"], "filter", ("provider_error",))
     funnel, rated = Funnel("reject", "unrated"), []
-    for row, (found, answer) in zip(rows, results, strict=True):
-        status = found["status"] if found else "Unrated"
+    for row, (status, rating, reason) in zip(rows, verdicts(door, prompts, names, recipe), strict=True):
         funnel.leave({"Accept": "kept", "Reject": "reject"}.get(status, "unrated"))
-        reason = found["reason"] if found else f"no verdict: {answer.state}"
-        rated.append({**row, "gpt4_status": status, "gpt4_rating": found["rating"] if found else None, "gpt4_reason": reason})
-    unrated = [n for n, row in zip(names, rated, strict=True) if row["gpt4_status"] == "Unrated"]
-    if len(unrated) > recipe["max_unrated_share"] * len(rows):
-        raise UserError(
-            f"filter: {len(unrated)} of {len(rows)} rows without a verdict, more than {recipe['max_unrated_share']:.0%}: {', '.join(unrated[:5])}…"
-        )
+        rated.append({**row, "gpt4_status": status, "gpt4_rating": rating, "gpt4_reason": reason})
     funnel.more = {"accept_rate_by_length_decile": by_length(rated), "rater": recipe["rater"]["model"]}
+    if second:
+        for row, (status, rating, reason) in zip(rated, verdicts(second, prompts, names, recipe), strict=True):
+            row |= {"second_status": status, "second_rating": rating, "second_reason": reason}
+        funnel.more["agreement"] = agreement(rated, recipe)
     return rated, funnel
 
 
@@ -85,7 +118,14 @@ def main(argv: list[str] | None = None) -> None:
     if not rows:
         raise UserError(f"{args.data}: no rows; look at the counts of the stage that wrote it")
     template = prompt_texts(args.prompts)["filter"]
-    run(args, "filter", "rater", {"data": args.data}, lambda door: rate(door, rows, template, args.recipe, str(args.data)))
+
+    def make(door: Door) -> tuple[list[dict], Funnel]:
+        if args.recipe["second_rater"] is None:
+            return rate(door, rows, template, args.recipe, str(args.data))
+        with Door(args.recipe["second_rater"], second_store(args.store), args.concurrency, args.facts, args.mode) as second:
+            return rate(door, rows, template, args.recipe, str(args.data), second)
+
+    run(args, "filter", "rater", {"data": args.data}, make)
 
 
 if __name__ == "__main__":

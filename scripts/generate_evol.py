@@ -31,7 +31,7 @@ from tokenizers import Tokenizer
 from bezoar.errors import UserError, cli
 from bezoar.files import read_jsonl
 from bezoar.llm import Door
-from bezoar.scheme import Funnel, check_failures, parser_for, prompt_texts, run, user
+from bezoar.scheme import Funnel, check_failures, parser_for, prompt_texts, run, second_store, user
 from bezoar.world import draw
 
 OPERATIONS = ("add_constraints", "deepening", "concretizing", "increase_reasoning_steps")
@@ -166,7 +166,7 @@ def main(argv: list[str] | None = None) -> None:
     pool = pools(rows, args.recipe, Tokenizer.from_file(str(args.tokenizer)) if args.tokenizer else None)
 
     def make(door: Door) -> tuple[list[dict], Funnel]:
-        other = args.store.with_name(args.store.name.replace(".sqlite", "-evaluator.sqlite"))
+        other = second_store(args.store, "evaluator")
         with Door(args.recipe["evaluator"], other, args.concurrency, args.facts, args.mode) as evaluator:
             written, funnel = evolve(door, evaluator, texts, pool, args.recipe)
             funnel.more = {"asked": funnel.entered, "evaluator_states": dict(sorted(evaluator.states.items()))}

@@ -57,6 +57,11 @@ def prompt_texts(paths: Iterable[Path]) -> dict[str, str]:
     return texts
 
 
+def second_store(store: Path, role: str = "second") -> Path:
+    """Return the store of a job's other model, beside its first."""
+    return store.with_name(f"{store.stem}-{role}{store.suffix}")
+
+
 def user(text: str, system: str = "") -> list[dict[str, str]]:
     """Return the messages of one request."""
     return [*([{"role": "system", "content": system}] if system else []), {"role": "user", "content": text}]

@@ -181,10 +181,10 @@ def test_planted_texts_are_found_as_the_page_in_docs_says() -> None:
 class Task:
     """What is used of the harness's task object."""
 
-    eval_docs = [
+    eval_docs = (
         {"question": "Why is it so?", "choices": {"text": ["It rains.", "It snows."], "label": ["A", "B"]}, "answerKey": "B"},
         {"question": "Say \x00 what.", "choices": {"text": ["It rains.", " It thaws. "], "label": ["A", "B"]}, "answerKey": "A"},
-    ]
+    )
 
     def doc_to_choice(self, doc: dict[str, Any]) -> list[str]:
         return doc["choices"]["text"]
