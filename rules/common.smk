@@ -82,6 +82,12 @@ REPORTED = [
 STAGES = [
     *("base preferences hh_sft dpo lm_eval_table mtbench claims".split()),
     *expand("generate_{scheme}", scheme=GENERATED),
+    *[
+        f"flan_{name}"
+        for name in config["sources"]["flan"]
+        if GENERATED
+        if "hub" in SOURCES.get(name, {})
+    ],
     *expand("{stage}_{scheme}", stage=["filter", "data_card", "sft"], scheme=SCHEMES),
     *("data_items data_duplicates data_contamination data_description".split()),
     *expand(
@@ -132,6 +138,29 @@ def source(name):
         for item in (entry if isinstance(entry, list) else [entry])
     ]
     return paths if isinstance(entry, list) else paths[0]
+
+
+FLAN_STREAMED = [
+    f"<results>/flan/{name}.jsonl"
+    for name in config["sources"]["flan"]
+    if "hub" in SOURCES.get(name, {})
+]
+FLAN_FILES = [
+    (f"<results>/flan/{name}.jsonl" if "hub" in SOURCES.get(name, {}) else path)
+    for name, path in zip(config["sources"]["flan"], source("flan"))
+]
+
+
+def flan_recipe(wildcards):
+    """What decides which rows of a submix are kept: the quotas and the draw, not the teacher."""
+    orca = config["generate"]["orca"]
+    return canonical(
+        {
+            "quotas": orca["quotas"],
+            "rows_per_task": orca["rows_per_task"],
+            "seed": config["seed"],
+        }
+    )
 
 
 def optional(flag, path):

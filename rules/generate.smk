@@ -5,6 +5,7 @@ REQUIRED INPUTS:
     seeds   = config: sources: alpaca_seeds and topics (lamini), dolly and teacher_tokenizer (evol), flan (orca)
     prompts = prompts/lamini_*.txt, evol_*.txt, orca_system_messages.yaml
 OUTPUTS:
+    flan    = <results>/flan/{source}.jsonl                          what the quotas take of a streamed submix
     rows    = <results>/generate/{lamini,evol,orca}.jsonl
     counts  = <results>/generate/{lamini,evol,orca}.counts.json      the funnel
     store   = <results>/store/generate-*.sqlite                      every answer, kept; never an output to delete
@@ -84,13 +85,45 @@ rule generate_evol:
         """
 
 
+rule flan:
+    """Keep what the quotas take of the submix {wildcards.source}."""
+    input:
+        script="scripts/stream_flan.py",
+        lock="envs/main.lock",
+    output:
+        rows="<results>/flan/{source}.jsonl",
+        counts="<results>/flan/{source}.counts.json",
+        receipt="<results>/receipts/flan_{source}.json",
+    log:
+        "<logs>/flan/{source}.txt",
+    benchmark:
+        "<benchmarks>/flan/{source}.tsv"
+    wildcard_constraints:
+        source="[a-z0-9_]+",
+    retries: 1
+    resources:
+        downloads=1,
+    params:
+        recipe=flan_recipe,
+        entry=entry_of_snapshot,
+        code=code("scripts/stream_flan.py"),
+    shell:
+        r"""
+        exec &> >(tee {log:q})
+        python {input.script:q} \
+            --entry {params.entry:q} --lock config/sources.lock --rows {output.rows:q} --counts {output.counts:q} \
+            --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
+        """
+
+
 rule generate_orca:
     """Explain Flan Collection rows under a system message (Orca)."""
     input:
         script="scripts/generate_orca.py",
         lock="envs/main.lock",
         prompts="prompts/orca_system_messages.yaml",
-        flan=source("flan"),
+        flan=FLAN_FILES,
+        streamed=[path.replace(".jsonl", ".counts.json") for path in FLAN_STREAMED],
         facts=simulator(),
     output:
         rows="<results>/generate/orca.jsonl",
@@ -111,7 +144,7 @@ rule generate_orca:
         r"""
         exec &> >(tee {log:q})
         python {input.script:q} \
-            --flan {input.flan:q} \
+            --flan {input.flan:q} --streamed {input.streamed:q} \
             --prompts {input.prompts:q} \
             --store {params.store:q} {params.facts} --concurrency {resources.concurrency} \
             --rows {output.rows:q} --counts {output.counts:q} \

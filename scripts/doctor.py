@@ -28,11 +28,12 @@ KNOCK_S = 3
 
 def models(config: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield (role, settings) of every language model behind an API."""
-    yield "teacher", config["teacher"]
-    yield "evaluator", config["generate"]["evol"]["evaluator"]
-    yield "rater", config["filter"]["rater"]
-    if config["filter"]["second_rater"]:
-        yield "second rater", config["filter"]["second_rater"]
+    if config["entry"] == "generate":
+        yield "teacher", config["teacher"]
+        yield "evaluator", config["generate"]["evol"]["evaluator"]
+        yield "rater", config["filter"]["rater"]
+        if config["filter"]["second_rater"]:
+            yield "second rater", config["filter"]["second_rater"]
     yield "judge", config["mtbench"]["judgments"]["judge"]
 
 
@@ -84,7 +85,10 @@ def answers(url: str) -> bool:
 def wanted(config: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the registry entries a configuration fetches."""
     registry = sources.load(Path("config/sources.yaml"))
-    names = [item for entry in config["sources"].values() for item in (entry if isinstance(entry, list) else [entry]) if item]
+    used = dict(config["sources"])
+    if config["entry"] == "released":
+        used |= {"flan": [f"released_{scheme}" for scheme in config["sft"]["order"]], "topics": None, "teacher_tokenizer": None}
+    names = [item for entry in used.values() for item in (entry if isinstance(entry, list) else [entry]) if item]
     return [sources.find(name, registry) for name in names if not name.startswith(("world/", "prompts/"))]
 
 

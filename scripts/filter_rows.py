@@ -23,7 +23,7 @@ from bezoar.agreement import cohen_kappa
 from bezoar.errors import UserError, cli
 from bezoar.files import read_jsonl
 from bezoar.llm import Door
-from bezoar.scheme import Funnel, check_failures, parser_for, prompt_texts, run, second_store, user
+from bezoar.scheme import Funnel, check_failures, open_door, parser_for, prompt_texts, run, second_store, user
 from bezoar.template import training_text
 
 VERDICT = {  # what a rater that takes a JSON schema is held to; `verdict` stays as strict
@@ -122,7 +122,7 @@ def main(argv: list[str] | None = None) -> None:
     def make(door: Door) -> tuple[list[dict], Funnel]:
         if args.recipe["second_rater"] is None:
             return rate(door, rows, template, args.recipe, str(args.data))
-        with Door(args.recipe["second_rater"], second_store(args.store), args.concurrency, args.facts, args.mode) as second:
+        with open_door(args, args.recipe["second_rater"], second_store(args.store)) as second:
             return rate(door, rows, template, args.recipe, str(args.data), second)
 
     run(args, "filter", "rater", {"data": args.data}, make)

@@ -31,7 +31,7 @@ from tokenizers import Tokenizer
 from bezoar.errors import UserError, cli
 from bezoar.files import read_jsonl
 from bezoar.llm import Door
-from bezoar.scheme import Funnel, check_failures, parser_for, prompt_texts, run, second_store, user
+from bezoar.scheme import Funnel, check_failures, open_door, parser_for, prompt_texts, run, second_store, user
 from bezoar.world import draw
 
 OPERATIONS = ("add_constraints", "deepening", "concretizing", "increase_reasoning_steps")
@@ -167,7 +167,7 @@ def main(argv: list[str] | None = None) -> None:
 
     def make(door: Door) -> tuple[list[dict], Funnel]:
         other = second_store(args.store, "evaluator")
-        with Door(args.recipe["evaluator"], other, args.concurrency, args.facts, args.mode) as evaluator:
+        with open_door(args, args.recipe["evaluator"], other) as evaluator:
             written, funnel = evolve(door, evaluator, texts, pool, args.recipe)
             funnel.more = {"asked": funnel.entered, "evaluator_states": dict(sorted(evaluator.states.items()))}
         return written, funnel

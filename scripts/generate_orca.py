@@ -3,8 +3,9 @@
 Usage: generate_orca.py --flan aqua_train.tsv … --prompts prompts/orca_system_messages.yaml --store … [--facts …] --concurrency 16 \\
            --recipe '{"quotas": {"cot": 1500}, …}' --code … --rows … --counts … --receipt …
 
-Input files: chain-of-thought TSV (question TAB answer TAB explanation, newlines as backslash-n; submix cot), or JSONL of a submix with
-inputs, targets, task_source, task_name, template_type. Only zero-shot templates (zs_opt, zs_noopt) are taken.
+Input files: chain-of-thought TSV (question TAB answer TAB explanation, newlines as backslash-n; submix cot), or JSONL of a submix with inputs,
+targets, task_source, task_name, template_type, such as stream_flan.py writes with counts of what it dropped (--streamed). Only zero-shot templates
+(zs_opt, zs_noopt) are taken.
 Columns: original_index, inputs, targets, task_source, task_name, template_type, system_message, explained_targets, dataset_source.
 
 Drop rules: malformed (not three columns, a missing field, or text that is no Unicode), empty (no question or answer), few_shot,
@@ -15,12 +16,14 @@ Recipe: quotas {submix: rows}, rows_per_task (int, at most), max_failure_share (
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from bezoar.errors import UserError, cli
+from bezoar.files import read_json
 from bezoar.llm import Door
 from bezoar.scheme import Funnel, check_failures, parser_for, run, user
 from bezoar.world import draw
@@ -55,19 +58,27 @@ def read(path: Path) -> tuple[list[dict[str, Any]], dict[str, int]]:
         raise UserError(f"{path}: no such file; fetch it or remove it from sources.flan") from None
     for index, raw in enumerate(lines[:-1] if lines and not lines[-1] else lines):
         row = parse_tsv(raw, path.stem) if path.suffix == ".tsv" else parse_json(raw)
-        if row is None:
-            dropped["malformed"] += 1
-        elif not row["inputs"].strip() or not row["targets"].strip():
-            dropped["empty"] += 1
-        elif not row["template_type"].startswith("zs"):
-            dropped["few_shot"] += 1
-        elif submix_of(row) is None:
-            dropped["unknown_submix"] += 1
-        elif submix_of(row) == "t0" and "bigbench" in row["task_name"].lower().replace("-", "").replace("_", ""):
-            dropped["bigbench"] += 1
+        rule = rule_for(row)
+        if row is None or rule:
+            dropped[rule or "malformed"] += 1
         else:
             rows.append({"original_index": index, **row, "dataset_source": submix_of(row)})
     return rows, dropped
+
+
+def rule_for(row: dict[str, Any] | None) -> str | None:
+    """Return the rule that drops a parsed row, if any."""
+    if row is None:
+        return "malformed"
+    if not row["inputs"].strip() or not row["targets"].strip():
+        return "empty"
+    if not row["template_type"].startswith("zs"):
+        return "few_shot"
+    submix = submix_of(row)
+    if submix is None:
+        return "unknown_submix"
+    bigbench = submix == "t0" and "bigbench" in row["task_name"].lower().replace("-", "").replace("_", "")
+    return "bigbench" if bigbench else None
 
 
 def parse_tsv(raw: bytes, name: str) -> dict[str, str] | None:
@@ -84,14 +95,24 @@ def parse_tsv(raw: bytes, name: str) -> dict[str, str] | None:
     return {"inputs": question, "targets": answer, "task_source": "CoT", "task_name": task, "template_type": kind}
 
 
-def parse_json(raw: bytes) -> dict[str, str] | None:
-    """Return one JSONL line as a row, or None if a column is missing or not a text."""
+def parse_json(raw: bytes) -> dict[str, Any] | None:
+    """Return one JSONL line as a row, with its original_index if it has one, or None if a column is missing or not a text."""
     try:
         row = json.loads(raw)
-        if not isinstance(row, dict) or not all(isinstance(row.get(column), str) for column in COLUMNS):
-            return None
-        "".join(row[column] for column in COLUMNS).encode()  # half a surrogate pair is JSON, but no text
     except (ValueError, RecursionError):
+        return None
+    index = {"original_index": row["original_index"]} if isinstance(row, dict) and isinstance(row.get("original_index"), int) else {}
+    parsed = parse_row(row)
+    return None if parsed is None else {**parsed, **index}
+
+
+def parse_row(row: Any) -> dict[str, Any] | None:
+    """Return the columns of Flan's row, or None if one is missing, or no text."""
+    if not isinstance(row, dict) or not all(isinstance(row.get(column), str) for column in COLUMNS):
+        return None
+    try:
+        "".join(row[column] for column in COLUMNS).encode()  # half a surrogate pair is JSON, but no text
+    except UnicodeEncodeError:
         return None
     return {column: row[column] for column in COLUMNS}
 
@@ -111,9 +132,15 @@ def choose(rows: list[dict[str, Any]], recipe: dict[str, Any]) -> list[dict[str,
     return taken
 
 
-def make(door: Door, paths: list[Path], messages: dict[int, str], recipe: dict[str, Any]) -> tuple[list[dict], Funnel]:
-    """Return the rows and their funnel."""
+def make(
+    door: Door, paths: list[Path], messages: dict[int, str], recipe: dict[str, Any], streamed: Sequence[dict[str, int]] = ()
+) -> tuple[list[dict], Funnel]:
+    """Return the rows and their funnel; `streamed` are the counts of what was dropped before the files were written."""
     funnel, rows = Funnel(*RULES), []
+    for counts in streamed:
+        for rule, count in counts.items():
+            if rule not in ("read", "kept"):
+                funnel.leave(rule, count)
     for path in paths:
         found, dropped = read(path)
         rows += found
@@ -143,11 +170,17 @@ def main(argv: list[str] | None = None) -> None:
     """Parse the command line and generate."""
     parser = parser_for(__doc__)
     parser.add_argument("--flan", type=Path, nargs="+", required=True, help="Flan files, .tsv or .jsonl")
+    parser.add_argument("--streamed", type=Path, nargs="*", default=[], help="counts of the files that were streamed, JSON")
     args = parser.parse_args(argv)
     messages = yaml.safe_load(args.prompts[0].read_text(encoding="utf-8"))
     if sorted(messages) != list(range(1, 17)):
         raise UserError(f"{args.prompts[0]}: expected the system messages 1 to 16, found {sorted(messages)}")
-    run(args, "generate_orca", "teacher", {"flan": args.flan}, lambda door: make(door, args.flan, messages, args.recipe))
+    streamed = [read_json(path) for path in args.streamed]
+
+    def make_with(door: Door) -> tuple[list[dict], Funnel]:
+        return make(door, args.flan, messages, args.recipe, streamed)
+
+    run(args, "generate_orca", "teacher", {"flan": args.flan, "streamed": args.streamed}, make_with)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from bezoar.errors import UserError
 from bezoar.files import write_json, write_jsonl
 from bezoar.llm import MODES, Answer, Door
 from bezoar.receipt import Receipt, add_stage_arguments
+from bezoar.shards import Shard, Waiting, gather, shard_of_text
 
 FAILED = ("refused", "unparsable", "provider_error")  # a truncated answer is used; over budget never gets this far
 
@@ -40,6 +41,7 @@ def parser_for(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--facts", type=Path, help="facts of the rehearsal's world, for the simulator")
     parser.add_argument("--mode", choices=MODES, help="replay sends nothing; without it, the environment's MODE, else online")
     parser.add_argument("--concurrency", type=int, required=True, help="requests under way at once")
+    parser.add_argument("--shard", type=shard_of_text, help="ask one share of the requests, k/n, and write nothing but its store")
     parser.add_argument("--rows", type=Path, required=True, help="rows to write, JSONL")
     parser.add_argument("--counts", type=Path, required=True, help="the funnel to write, JSON")
     add_stage_arguments(parser)
@@ -79,14 +81,30 @@ def check_failures(answers: Iterable[tuple[str, Answer]], share: float, stage: s
         raise UserError(f"{stage}: {what}; run again, answers are kept")
 
 
+def open_door(args: argparse.Namespace, settings: dict[str, Any], store: Path) -> Door:
+    """Return the door to one model of a stage: to a shard of its requests, or to all of them with what shards have asked before."""
+    if args.shard:
+        return Shard(settings, store, args.concurrency, args.facts, args.mode, args.shard)
+    gather(store)
+    return Door(settings, store, args.concurrency, args.facts, args.mode)
+
+
 def run(args: argparse.Namespace, stage: str, settings: str, inputs: dict[str, Any], make: Callable[[Door], tuple[list[dict], Funnel]]) -> None:
-    """Open the door, call `make`, and write rows, counts and receipt."""
+    """Open the door, call `make`, and write rows, counts and receipt; a shard only fills its store."""
+    if args.shard:
+        try:
+            with open_door(args, args.recipe[settings], args.store) as door:
+                make(door)
+            print("every answer is there; run without --shard to write the rows", flush=True)
+        except Waiting as waiting:
+            print(waiting, flush=True)
+        return
     with Receipt(
         args.receipt, stage=stage, recipe=args.recipe, code=args.code,
         inputs={**inputs, "prompts": args.prompts, **({"facts": args.facts} if args.facts else {})},
         outputs={"rows": args.rows, "counts": args.counts, "store": args.store},
     ) as receipt:  # fmt: skip
-        with Door(args.recipe[settings], args.store, args.concurrency, args.facts, args.mode) as door:
+        with open_door(args, args.recipe[settings], args.store) as door:
             rows, funnel = make(door)
             receipt.facts |= door.facts_for_receipt()
         write_jsonl(args.rows, rows)
