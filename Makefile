@@ -12,7 +12,7 @@ REHEARSAL = $(or $(CONFIG),config/rehearsal.yaml)
 PAPER = $(or $(CONFIG),config/paper.yaml)
 PYTHON_FILES := scripts tests
 
-.PHONY: help rehearsal reproduce doctor report learning test check fix lock clean environment
+.PHONY: help rehearsal reproduce doctor report learning test bench check fix lock clean environment
 
 help: ## print this
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -40,6 +40,12 @@ learning: environment ## three fresh seeds of the rehearsal, for docs/learning.m
 test: environment ## all tests
 	$(RUN) python -m pytest
 
+bench: environment .venv-bench ## speed and memory beside named peers, for docs/benchmarks.md
+	$(RUN) python scripts/bench_data.py --output docs/benchmarks.md
+
+.venv-bench: envs/bench.lock
+	python3 -m venv $@ && $@/bin/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $< && touch $@
+
 check: environment ## formatting, types, lint, schema; writes nothing
 	$(RUN) scripts/check.sh
 
@@ -50,5 +56,5 @@ lock: ## resolve envs/*.in into envs/*.lock
 	python3 -m venv .venv-lock && .venv-lock/bin/pip install --quiet uv==0.13.9 && PATH="$(CURDIR)/.venv-lock/bin:$$PATH" PYTHONPATH=scripts .venv-lock/bin/python scripts/lock_environments.py
 
 clean: ## remove environments and caches; keeps data/, results/, logs/
-	rm -rf .venv .venv-lock .venv.probe .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-lock .venv-bench .venv.probe .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	@echo "kept: data/ (sources), results/ (artifacts and stores of paid answers), logs/, benchmarks/, .snakemake/ (what is up to date)"

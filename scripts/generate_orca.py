@@ -11,7 +11,7 @@ Columns: original_index, inputs, targets, task_source, task_name, template_type,
 Drop rules: malformed (not three columns, a missing field, or text that is no Unicode), empty (no question or answer), few_shot,
 unknown_submix (task_source is none of the Flan Collection's), bigbench (T0), over_quota, no_response.
 
-Recipe: quotas {submix: rows}, rows_per_task (int, at most), max_failure_share (0-1), teacher (see bezoar.llm), seed.
+Recipe: quotas {submix: rows}, rows_per_task (int, at most, of a task within its submix), max_failure_share (0-1), teacher (see bezoar.llm), seed.
 """
 
 import json
@@ -122,9 +122,9 @@ def choose(rows: list[dict[str, Any]], recipe: dict[str, Any]) -> list[dict[str,
     ordered = sorted(rows, key=lambda row: draw(recipe["seed"], "orca", row["task_name"], row["original_index"]).random())
     taken: list[dict[str, Any]] = []
     by_submix: dict[str, int] = {}
-    by_task: dict[str, int] = {}
+    by_task: dict[tuple[str, str], int] = {}  # within its submix, so that the limits are nested (stream_flan.py relies on it)
     for row in ordered:
-        submix, task = row["dataset_source"], row["task_name"]
+        submix, task = row["dataset_source"], (row["dataset_source"], row["task_name"])
         if by_submix.get(submix, 0) < recipe["quotas"].get(submix, 0) and by_task.get(task, 0) < recipe["rows_per_task"]:
             by_submix[submix] = by_submix.get(submix, 0) + 1
             by_task[task] = by_task.get(task, 0) + 1
