@@ -224,27 +224,44 @@ def released_recipe(wildcards):
 def card_receipts(wildcards):
     """The receipts of the stages that made the rows of {scheme}."""
     stages = ["generate", "filter"] if GENERATED else ["filter"]
-    return [f"{RESULTS}/receipts/{stage}_{wildcards.scheme}.json" for stage in stages]
+    streamed = FLAN_STREAMED if GENERATED and wildcards.scheme == "orca" else []
+    return [
+        *(f"{RESULTS}/receipts/flan_{Path(path).stem}.json" for path in streamed),
+        *(f"{RESULTS}/receipts/{stage}_{wildcards.scheme}.json" for stage in stages),
+    ]
 
 
 def card_recipe(wildcards):
     """What the card of {scheme} says beside the numbers: titles, licences, models."""
     scheme = wildcards.scheme
-    named = config["sources"][
-        {"lamini": "alpaca_seeds", "orca": "flan", "evol": "dolly"}[scheme]
+    seeds = {"lamini": ["alpaca_seeds", "topics"], "orca": ["flan"], "evol": ["dolly"]}
+    names = [
+        name
+        for key in seeds[scheme]
+        for name in (
+            [config["sources"][key]] if key != "flan" else config["sources"][key]
+        )
     ]
-    names = [f"released_{scheme}"] if not GENERATED else named
+    names = names if GENERATED else [f"released_{scheme}"]
+    teacher = config["teacher"]["model"]
+    rater = config["filter"]["rater"]["model"] if GENERATED else "GPT-4, as released"
     return canonical(
         {
             "scheme": scheme,
             "scale": config["scale"],
             "title": config["data"]["cards"][scheme]["title"],
             "licence": config["data"]["cards"][scheme]["licence"],
-            "sources": sources.origins(
-                names if isinstance(names, list) else [names], SOURCES
-            ),
-            "teacher": config["teacher"]["model"],
-            "rater": config["filter"]["rater"]["model"],
+            "sources": [
+                *sources.origins(names, SOURCES),
+                *(
+                    [sources.model_origin("responses", teacher, SOURCES)]
+                    if GENERATED
+                    else []
+                ),
+                sources.model_origin("verdicts", rater, SOURCES),
+            ],
+            "teacher": teacher,
+            "rater": rater,
             "target": f"{RESULTS}/filter/{scheme}.jsonl",
             "seed": config["seed"],
         }

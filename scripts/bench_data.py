@@ -31,9 +31,12 @@ import find_duplicates
 from bezoar.configuration import resolved
 from bezoar.errors import UserError, cli
 from bezoar.files import read_jsonl, whole_file, write_jsonl
+from bezoar.texts import words_of
+from generate_lamini import Kept
 from plant_data import sampler
 
 EVALUATION = 20_000
+ROUGE, MOST_ROUGE = "near-duplicates by ROUGE-L", 100_000  # LaMini's own rule; every kept row is a candidate for every new one
 NAIVE = """
 import json, resource, sys, time
 from datasketch import MinHash, MinHashLSH
@@ -77,11 +80,17 @@ def make_rows(count: int, folder: Path) -> Path:
 
 def own(kind: str, path: Path) -> dict[str, Any]:
     """Measure one of this project's searches in this process."""
-    recipe = {**resolved([])["data"][kind], "seed": 0}
+    recipe = {**resolved([])["data"].get(kind, {}), "seed": 0}
     rows = read_jsonl(path)
     items = read_jsonl(path.parent / "items.jsonl") if kind == "contamination" else []
     started = time.perf_counter()
-    if kind == "duplicates":
+    if kind == ROUGE:
+        kept, found = Kept(resolved([])["generate"]["lamini"]["rouge_l"]), 0
+        for row in rows:
+            words = words_of(row["instruction"])
+            found += kept.near(words)
+            kept.add(words)
+    elif kind == "duplicates":
         classes = find_duplicates.Classes()
         for number, row in enumerate(rows, start=1):
             classes.add("rows", number, row["instruction"])
@@ -155,6 +164,7 @@ def main(argv: list[str] | None = None) -> None:
         for count in sorted({*args.rows, *args.peer_rows}):
             path = make_rows(count, Path(folder))
             tools = [*(["duplicates", "contamination"] if count in args.rows else []),
+                     *([ROUGE] if count in args.rows and count <= MOST_ROUGE else []),
                      *(["datasketch, naively", "text-dedup"] if count in args.peer_rows else [])]  # fmt: skip
             for tool in tools:
                 runs = [measure(tool, path, args.peers) for _ in range(args.repeats if count == min(args.rows) else 1)]

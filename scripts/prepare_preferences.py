@@ -60,6 +60,10 @@ def convert(row: Any) -> dict[str, str] | str:
     """Return {prompt, chosen, rejected}, or the id of the rule that drops the row."""
     if not (isinstance(row, dict) and isinstance(row.get("chosen"), str) and isinstance(row.get("rejected"), str)):
         return "not_a_pair"
+    try:
+        (row["chosen"] + row["rejected"]).encode()
+    except UnicodeEncodeError:  # half a surrogate pair is JSON, but no text
+        return "not_a_pair"
     chosen, rejected = turns(row["chosen"]), turns(row["rejected"])
     for dialogue in (chosen, rejected):
         wanted = ["Human", "Assistant"] * (len(dialogue) // 2)

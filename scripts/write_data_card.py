@@ -75,8 +75,8 @@ def card(recipe: dict[str, Any], rows: list[dict[str, Any]], receipts: list[dict
         "are kept with their verdict; training reads those with `gpt4_status` = Accept.",
         "## Where it comes from",
         table(("part", "origin", "licence"), [(part["what"], part["origin"], part["licence"]) for part in recipe["sources"]]),
-        f"Responses were written by `{recipe['teacher']}`, verdicts by `{recipe['rater']}`; a provider's terms on the use of its outputs "
-        f"hold beside the licences. The set as a whole is under `{recipe['licence']}`, the strictest of its parts.",
+        f"Responses were written by `{recipe['teacher']}`, verdicts by `{recipe['rater']}`. The set as a whole is under `{recipe['licence']}`, the "
+        "strictest licence among its parts; a provider's terms on the use of its outputs hold beside it.",
         "## Counts", table(("step", "number"), counts(described["funnel"])),
         "## Columns", table(("column", "meaning"), [(f"`{column}`", COLUMNS[column]) for column in rows[0]]),
         "## Words", table(("text", *(f"{k}0 %" if k else "least" for k in range(11))),

@@ -40,6 +40,13 @@ def origins(names: list[str], entries: dict[str, dict[str, Any]]) -> list[dict[s
     return rows
 
 
+def model_origin(what: str, model: str, entries: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """Return {what, origin, licence} of texts that a language model wrote: its own licence if it is in the registry, else its provider's terms."""
+    licence = next((entry["licence"] for entry in entries.values() if entry.get("hub") == model), None)
+    simulated = {"simulator": "Apache-2.0, a program of this workflow"}
+    return {"what": what, "origin": model, "licence": licence or simulated.get(model, "the provider's terms on the use of outputs")}
+
+
 def path_of(identifier: str, entries: dict[str, dict[str, Any]]) -> str:
     """Return where a source comes to lie: a file below data/, or the manifest of a hub snapshot."""
     entry = find(identifier, entries)

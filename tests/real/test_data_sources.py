@@ -7,8 +7,14 @@ from typing import Any
 import pytest
 import yaml
 
+import describe_data
+import find_contamination
+import find_duplicates
 import generate_lamini as lamini
 import generate_orca as orca
+import list_evaluation_items
+from bezoar import families
+from bezoar.configuration import resolved
 from bezoar.files import read_jsonl
 from bezoar.llm import Answer, Door
 
@@ -67,3 +73,27 @@ def test_all_seed_tasks_are_used() -> None:
         assert len(examples) >= 3
         used |= set(examples)
     assert len(used) > 160
+
+
+def test_what_is_in_the_chain_of_thought_files_is_found() -> None:
+    """Exact duplicates counted by hand, nothing of MT-Bench, one planted question of it, and what the four tasks are to the ten."""
+    rows, _ = orca_rows()
+    rows = [{**row, "gpt4_status": "Accept"} for row in rows]
+    settings = {name: {**values, "seed": 0} for name, values in resolved([])["data"].items() if name in ("duplicates", "contamination")}
+    questions = read_jsonl(MIRROR / "mt_bench" / "question.jsonl")
+    references = read_jsonl(MIRROR / "mt_bench" / "reference_answer.gpt-4.jsonl")
+    items = find_contamination.Items(list(list_evaluation_items.of_chat(questions, references)), settings["contamination"])
+    planted = {**rows[0], "explained_targets": f"As someone asked: {questions[0]['turns'][0].upper()}"}
+    found = list(find_contamination.matches(items, [*rows, planted], "orca", settings["contamination"]))
+    assert [(line["row"], line["items"][0][:2], line["contaminated"]) for line in found] == [(len(rows) + 1, ["mt_bench", 81], True)]
+    sample = [row for row in rows if row["task_name"] in ("qasc", "strategyqa")]
+    classes = find_duplicates.Classes()
+    for number, row in enumerate(sample, start=1):
+        classes.add("orca", number, row["inputs"])
+    lines = list(find_duplicates.duplicates(classes, settings["duplicates"]))
+    distinct = {" ".join(find_duplicates.words_of(row["inputs"])) for row in sample}
+    assert sum(line["kind"] == "exact" for line in lines) == len(sample) - len(distinct)
+    audit = describe_data.audit(rows, families.load(ROOT / "config" / "task_families.yaml"), resolved([])["lm_eval"]["tasks"])
+    assert audit["accepted_by_relation"] == {
+        "training_split": 0, "same_form": LINES["creak"] + LINES["qasc"] + LINES["strategyqa"], "none": LINES["aqua"], "unlisted": 0,
+    }  # fmt: skip

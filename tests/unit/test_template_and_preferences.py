@@ -52,6 +52,15 @@ def pair(chosen: str, rejected: str) -> dict[str, str]:
         (pair("", ""), "odd_speakers"),
         ({"chosen": 1, "rejected": "x"}, "not_a_pair"),
         ("text", "not_a_pair"),
+        (pair("\n\nHuman: \ud83d\n\nAssistant: a", "\n\nHuman: q\n\nAssistant: b"), "not_a_pair"),
+        (
+            pair("\n\nHuman: a\tb \\n שלום\u200f\u2028\n\nAssistant: x", "\n\nHuman: a\tb \\n שלום\u200f\u2028\n\nAssistant: y"),
+            {"prompt": "a\tb \\n שלום\u200f", "chosen": "x", "rejected": "y"},
+        ),
+        (
+            pair(f"\n\nHuman: {'q ' * 500_000}\n\nAssistant: x", f"\n\nHuman: {'q ' * 500_000}\n\nAssistant: y"),
+            {"prompt": ("q " * 500_000).strip(), "chosen": "x", "rejected": "y"},
+        ),
     ],
 )
 def test_a_dialogue_is_a_row_or_has_a_rule(row: object, result: object) -> None:
