@@ -12,10 +12,10 @@ REHEARSAL = $(or $(CONFIG),config/rehearsal.yaml)
 PAPER = $(or $(CONFIG),config/paper.yaml)
 PYTHON_FILES := scripts tests
 
-.PHONY: help rehearsal reproduce doctor report learning test bench check fix lock clean environment
+.PHONY: help rehearsal reproduce doctor report learning plan export-answers import-answers test bench check fix lock clean environment
 
 help: ## print this
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 	@echo; echo "  CONFIG=file…  MIRROR=dir  PROFILE=profiles/slurm  JOBS=n  TORCH=auto|cpu|cuda"
 
 environment: ## make .venv from the locks, once
@@ -36,6 +36,15 @@ report: environment ## rebuild the report of CONFIG
 
 learning: environment ## three fresh seeds of the rehearsal, for docs/learning.md
 	$(RUN) python scripts/repeat_rehearsal.py --seeds 1 2 3 --cores $(JOBS)
+
+plan: environment ## what CONFIG's pending requests will cost: requests, tokens, money, GPU-hours
+	@$(RUN) python scripts/plan_requests.py --config $(PAPER)
+
+export-answers: environment ## every stored answer of CONFIG as one file, FILE=
+	$(RUN) python scripts/exchange_answers.py export --config $(REHEARSAL) --file $(or $(FILE),answers.jsonl.xz)
+
+import-answers: environment ## take in such a file; then MODE=replay make …
+	$(RUN) python scripts/exchange_answers.py import --config $(REHEARSAL) --file $(or $(FILE),answers.jsonl.xz)
 
 test: environment ## all tests
 	$(RUN) python -m pytest

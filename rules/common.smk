@@ -199,6 +199,23 @@ def facts_argument():
     )
 
 
+def teacher_server():
+    """The address of the teacher's server, for a stage that asks it, if the workflow keeps one."""
+    return "<results>/serve/teacher.url" if config["serve"] else []
+
+
+def teacher_address():
+    """The shell line that goes with `teacher_server`; a server on the loopback interface takes any key."""
+    teacher = config["teacher"]
+    address = f'{teacher["base_url_env"]}="$(cat {RESULTS}/serve/teacher.url)"'
+    return f"export {address} {teacher['api_key_env']}=none" if config["serve"] else ""
+
+
+def served():
+    """What the workflow serves, for the recipe of a stage that asks it: precision decides answers."""
+    return {"serve": config["serve"]} if config["serve"] else {}
+
+
 def model_path(name):
     """The weights of a model by its name."""
     return (

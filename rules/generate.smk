@@ -21,6 +21,7 @@ rule generate_lamini:
         seeds=source("alpaca_seeds"),
         topics=source("topics"),
         facts=simulator(),
+        server=teacher_server(),
     output:
         rows="<results>/generate/lamini.jsonl",
         counts="<results>/generate/lamini.counts.json",
@@ -32,13 +33,15 @@ rule generate_lamini:
     resources:
         concurrency=16,
     params:
-        recipe=recipe("generate.lamini", teacher=config["teacher"]),
+        recipe=recipe("generate.lamini", teacher=config["teacher"], **served()),
         code=code("scripts/generate_lamini.py"),
         store=store("generate-lamini"),
         facts=facts_argument(),
+        address=teacher_address(),
     shell:
         r"""
         exec &> >(tee {log:q})
+        {params.address}
         python {input.script:q} \
             --seeds {input.seeds:q} --topics {input.topics:q} \
             --prompts {input.prompts:q} \
@@ -57,6 +60,7 @@ rule generate_evol:
         seeds=source("dolly"),
         tokenizer=source("teacher_tokenizer") or [],
         facts=simulator(),
+        server=teacher_server(),
     output:
         rows="<results>/generate/evol.jsonl",
         counts="<results>/generate/evol.counts.json",
@@ -68,15 +72,17 @@ rule generate_evol:
     resources:
         concurrency=16,
     params:
-        recipe=recipe("generate.evol", teacher=config["teacher"]),
+        recipe=recipe("generate.evol", teacher=config["teacher"], **served()),
         code=code("scripts/generate_evol.py"),
         store=store("generate-evol"),
         facts=facts_argument(),
+        address=teacher_address(),
         tokenizer=optional("--tokenizer", source("teacher_tokenizer")),
         epochs=config["generate"]["evol"]["epochs"],
     shell:
         r"""
         exec &> >(tee {log:q})
+        {params.address}
         python {input.script:q} \
             --seeds {input.seeds:q} {params.tokenizer} --prompts {input.prompts:q} \
             --store {params.store:q} {params.facts} --concurrency {resources.concurrency} \
@@ -125,6 +131,7 @@ rule generate_orca:
         flan=FLAN_FILES,
         streamed=[path.replace(".jsonl", ".counts.json") for path in FLAN_STREAMED],
         facts=simulator(),
+        server=teacher_server(),
     output:
         rows="<results>/generate/orca.jsonl",
         counts="<results>/generate/orca.counts.json",
@@ -136,13 +143,15 @@ rule generate_orca:
     resources:
         concurrency=16,
     params:
-        recipe=recipe("generate.orca", teacher=config["teacher"]),
+        recipe=recipe("generate.orca", teacher=config["teacher"], **served()),
         code=code("scripts/generate_orca.py"),
         store=store("generate-orca"),
         facts=facts_argument(),
+        address=teacher_address(),
     shell:
         r"""
         exec &> >(tee {log:q})
+        {params.address}
         python {input.script:q} \
             --flan {input.flan:q} --streamed {input.streamed:q} \
             --prompts {input.prompts:q} \

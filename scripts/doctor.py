@@ -60,6 +60,10 @@ def language_models(config: dict[str, Any]) -> Iterator[str]:
     for role, settings in models(config):
         if settings["provider"] == "simulator":
             continue
+        if role == "teacher" and config["serve"]:
+            if shutil.which(config["serve"]["executable"]) is None:
+                yield f"teacher: no program {config['serve']['executable']}; make its environment (docs/reproducing.md) or correct serve.executable"
+            continue
         if not os.environ.get(settings["api_key_env"] or ""):
             yield f"{role}: {settings['api_key_env']} is not set; put the key for {settings['model']} into it (any text for a local server)"
         if settings["model"] in RETIRED:

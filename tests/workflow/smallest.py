@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -14,11 +15,11 @@ SCHEMES = ("lamini", "orca", "evol")
 MODELS = ("openbezoar-sft", "openbezoar-hh-rlhf-sft", "openbezoar-hh-rlhf-dpo")
 
 
-def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def snakemake(folder: Path, *arguments: str, more: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {
         "PYTHONPATH": str(folder / "scripts"), "PATH": f"{SNAKEMAKE.parent}:{os.environ['PATH']}", "TOKENIZERS_PARALLELISM": "false",
     }  # fmt: skip
-    command = [str(SNAKEMAKE), "--profile", "profiles/default", "--cores", "2", *arguments, "--configfile", *CONFIG]
+    command = [str(SNAKEMAKE), "--profile", "profiles/default", "--cores", "2", *arguments, "--configfile", *CONFIG, *more]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 

@@ -1,0 +1,41 @@
+"""
+The teacher's server, if `config: serve` describes one: started for the generation jobs, shared by them, ended after them.
+Without it, the environment variable of `teacher: base_url_env` names a server that somebody else keeps running.
+
+REQUIRED INPUTS:
+    the model's weights, which the server fetches itself, and its environment (envs/serve.lock)
+OUTPUTS:
+    address = <results>/serve/teacher.url      as long as it runs
+    record  = <results>/serve/teacher.json     precision, quantisation, command; kept
+"""
+
+if config["serve"]:
+
+    rule serve:
+        """Serve {params.model} until the last job that asks it has ended."""
+        input:
+            script="scripts/serve_model.py",
+            lock="envs/serve.lock",
+        output:
+            address=service("<results>/serve/teacher.url"),
+        log:
+            "<logs>/serve/teacher.txt",
+        benchmark:
+            "<benchmarks>/serve/teacher.tsv"
+        resources:
+            gpu=config["serve"]["tensor_parallel_size"],
+        params:
+            recipe=recipe(
+                "serve",
+                model=config["teacher"]["model"],
+                revision=config["teacher"]["revision"],
+            ),
+            code=code("scripts/serve_model.py"),
+            model=config["teacher"]["model"],
+            record=f"{RESULTS}/serve/teacher.json",
+        shell:
+            r"""
+            exec &> >(tee {log:q})
+            exec python {input.script:q} \
+                --recipe {params.recipe:q} --address {output.address:q} --record {params.record:q} # {params.code}
+            """

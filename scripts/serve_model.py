@@ -1,0 +1,112 @@
+"""Serve a model for the jobs that ask it, until this process is ended: a Snakemake service.
+
+Usage: serve_model.py --recipe '{"program": "vllm", "model": "…", "dtype": "bfloat16", …}' --address results/serve/teacher.url --record …/teacher.json
+
+Starts the server, waits until it answers a first completion (not only /health: weights load late), writes its address to --address and what it is
+to --record, and ends it when told to (SIGTERM) or when it dies. The server gets no key and listens on the loopback interface only.
+
+Recipe: program (vllm, or transformers for `transformers serve`), executable (path), model, revision (or null), dtype, quantization (or null),
+tensor_parallel_size (GPUs), max_model_len (tokens), start_timeout_s.
+"""
+
+import argparse
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from bezoar.errors import UserError, cli
+from bezoar.files import whole_file, write_json
+
+WAIT_S = 0.5
+
+
+def command(recipe: dict[str, Any], port: int) -> list[str]:
+    """Return the server's command line. Prefix caching is on: prompts put what they share first."""
+    place = ["--host", "127.0.0.1", "--port", str(port)]
+    if recipe["program"] == "transformers":
+        quantised = ["--quantization", recipe["quantization"]] if recipe["quantization"] else []
+        return [recipe["executable"], "serve", *place, "--dtype", recipe["dtype"], *quantised, recipe["model"]]
+    options = ["--dtype", recipe["dtype"], "--max-model-len", str(recipe["max_model_len"]), "--enable-prefix-caching",
+               "--tensor-parallel-size", str(recipe["tensor_parallel_size"])]  # fmt: skip
+    options += ["--quantization", recipe["quantization"]] if recipe["quantization"] else []
+    options += ["--revision", recipe["revision"]] if recipe["revision"] else []
+    return [recipe["executable"], "serve", recipe["model"], *place, *options]
+
+
+def free_port() -> int:
+    """Return a port of the loopback interface that nobody uses."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def answers(address: str, model: str) -> str:
+    """Return nothing once the server completes a prompt, else why it does not."""
+    body = json.dumps({"model": model, "prompt": "a", "max_tokens": 1}).encode()
+    request = urllib.request.Request(f"{address}/completions", body, {"Content-Type": "application/json"})
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy of the environment cannot reach our own child
+    try:
+        opener.open(request, timeout=60).close()
+    except urllib.error.HTTPError as error:
+        return f"{error.code} {error.read(200).decode(errors='replace')}"
+    except OSError as error:
+        return str(error)
+    return ""
+
+
+def wait(child: "subprocess.Popen[bytes]", address: str, model: str, timeout_s: float) -> None:
+    """Wait until the server answers; raise `UserError` if it dies or takes too long."""
+    deadline, why = time.monotonic() + timeout_s, ""
+    while time.monotonic() < deadline:
+        if child.poll() is not None:
+            raise UserError(f"the server of {model} ended with status {child.returncode} before it answered; its last lines above say why")
+        why = answers(address, model)
+        if not why:
+            return
+        time.sleep(WAIT_S)
+    raise UserError(f"the server of {model} did not answer within {timeout_s:g} s ({why}); raise serve.start_timeout_s or look at its log")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse the command line and serve."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", type=json.loads, required=True, help="settings of the server, JSON")
+    parser.add_argument("--address", type=Path, required=True, help="file to write the address to once the server answers")
+    parser.add_argument("--record", type=Path, required=True, help="file to write what was served to, JSON")
+    args = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    port, model = free_port(), args.recipe["model"]
+    started, line = time.monotonic(), command(args.recipe, port)
+    try:
+        child = subprocess.Popen(line, start_new_session=True)
+    except OSError as error:
+        raise UserError(
+            f"{line[0]}: cannot be started ({error.strerror}); make its environment (docs/reproducing.md) or correct serve.executable"
+        ) from None
+    try:
+        address = f"http://127.0.0.1:{port}/v1"
+        wait(child, address, model, args.recipe["start_timeout_s"])
+        write_json(args.record, {**args.recipe, "command": line, "seconds_to_first_answer": round(time.monotonic() - started, 1)})
+        with whole_file(args.address) as stream:
+            stream.write(f"{address}\n")
+        print(f"{model} answers at {address}", flush=True)
+        raise UserError(f"the server of {model} ended with status {child.wait()} while it was needed; run again, answers are kept")
+    finally:
+        if child.poll() is None:
+            os.killpg(child.pid, signal.SIGTERM)
+            try:
+                child.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                os.killpg(child.pid, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    cli(main)
