@@ -49,10 +49,11 @@ import-answers: environment ## take in such a file; then MODE=replay make …
 test: environment ## all tests
 	$(RUN) python -m pytest
 
-bench: environment .venv-bench ## speed and memory beside named peers, for docs/benchmarks.md
+bench: environment .venv-bench .venv-curator ## speed and memory beside named peers, for docs/benchmarks.md
 	$(RUN) python scripts/bench_data.py --output docs/benchmarks.md
+	$(RUN) python scripts/bench_door.py --output docs/benchmarks.md
 
-.venv-bench: envs/bench.lock
+.venv-bench .venv-curator: .venv-%: envs/%.lock
 	python3 -m venv $@ && $@/bin/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $< && touch $@
 
 check: environment ## formatting, types, lint, schema; writes nothing

@@ -42,8 +42,10 @@ def locks() -> dict[Path, str]:
         ENVS / "main.lock": head + "\n".join(common) + "\n",
         ENVS / "torch-cuda.lock": head + "\n".join(cuda) + "\n",
         ENVS / "torch-cpu.lock": head + f"{TORCH_CPU} \\\n    --hash=sha256:{TORCH_CPU_SHA256}\n",
-        ENVS / "bench.lock": HEAD.format(source="envs/bench.in") + "\n".join(resolve(ENVS / "bench.in")) + "\n",
-        ENVS / "serve.lock": HEAD.format(source="envs/serve.in") + "\n".join(resolve(ENVS / "serve.in")) + "\n",
+        **{
+            ENVS / f"{name}.lock": HEAD.format(source=f"envs/{name}.in") + "\n".join(resolve(ENVS / f"{name}.in")) + "\n"
+            for name in ("bench", "serve", "curator")
+        },
     }
 
 

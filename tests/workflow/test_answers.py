@@ -1,0 +1,44 @@
+"""After a run: nothing is pending, an export replays it elsewhere without a network, and a row that was never asked is named."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from smallest import CONFIG, RESULTS, SCHEMES, snakemake
+
+import exchange_answers
+import plan_requests
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+
+
+def test_after_a_run_nothing_is_pending(finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(finished)
+    plan_requests.main(["--config", *CONFIG])
+    lines = capsys.readouterr().out.splitlines()
+    rows = {line[:28].strip(): line[28:].replace(",", "").split() for line in lines if line.startswith(("generate", "filter", "judge"))}
+    assert len(rows) == 8
+    assert {stage: row[0] for stage, row in rows.items() if row[0] != "0"} == {}, "no request is pending, none is on an assumed input"
+    assert all(int(row[1]) > 0 for row in rows.values())
+
+
+def test_the_filter_is_replayed_from_an_export_and_a_missing_row_is_named(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reviewer's copy: somebody else's generated rows and answers, no simulator that could be asked."""
+    exchange_answers.export(finished / RESULTS / "store", tmp_path / "answers.xz")
+    shutil.copytree(finished, tmp_path / "reviewer", symlinks=True)
+    reviewer = tmp_path / "reviewer"
+    shutil.rmtree(reviewer / RESULTS / "store")
+    shutil.rmtree(reviewer / RESULTS / "filter")
+    exchange_answers.take_in(reviewer / RESULTS / "store", tmp_path / "answers.xz")
+    (reviewer / "scripts/serve_simulator.py").write_text("raise SystemExit('a replay asks nobody')")
+    monkeypatch.setenv("MODE", "replay")
+    targets = [f"{RESULTS}/filter/{scheme}.jsonl" for scheme in SCHEMES]
+    done = snakemake(reviewer, *targets)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for target in targets:
+        assert (reviewer / target).read_bytes() == (finished / target).read_bytes()
+    (reviewer / RESULTS / "store/filter-orca.sqlite").unlink()
+    (reviewer / RESULTS / "filter/orca.jsonl").unlink()
+    done = snakemake(reviewer, f"{RESULTS}/filter/orca.jsonl")
+    assert done.returncode != 0
+    assert "no stored answer for results/smallest/generate/orca.jsonl:1" in done.stdout + done.stderr
