@@ -179,6 +179,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--answers", type=int, default=100_000, help="stored answers to replay")
     parser.add_argument("--curator", default=".venv-curator/bin/python", help="Python of an environment with envs/curator.lock")
+    parser.add_argument("--output", type=Path, help="page whose section `## Door` is replaced")
     parser.add_argument("--once", choices=("serve", "door", "bare", "curator", "replay"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
@@ -187,7 +188,7 @@ def main(argv: list[str] | None = None) -> None:
     elif args.once:
         once(args.once, args.requests, args.concurrency, args.folder)
     else:
-        print(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {os.cpu_count()} cores of {_processor()}, Python {platform.python_version()}")
+        loads = [os.getloadavg()[0]]
         names = ["door", "bare", *(["curator"] if Path(args.curator).is_file() else [])]
         results: dict[str, list[dict[str, float]]] = {name: [] for name in [*names, "replay"]}
         counts: dict[str, Any] = {**dict.fromkeys(names, args.requests), "replay": args.answers}
@@ -202,11 +203,26 @@ def main(argv: list[str] | None = None) -> None:
                             python = args.curator if name == "curator" else sys.executable
                             folder = Path(stored if name == "replay" else fresh)
                             results[name].append(measured(python, name, counts[name], args.concurrency, folder, address))
+                            loads.append(os.getloadavg()[0])
                             rate = counts[name] / results[name][-1]["asking_s"]
-                            print(f"repeat {repeat + 1} {name}: {rate:,.0f} a second; load average {os.getloadavg()[0]:.1f}", flush=True)
+                            print(f"repeat {repeat + 1} {name}: {rate:,.0f} a second; load average {loads[-1]:.1f}", flush=True)
         finally:
             server.kill()
-        print(report(results, counts))
+        machine = f"{os.cpu_count()} cores of {_processor()}, Python {platform.python_version()}"
+        text = f"`bench_door.py`, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {machine}; {args.repeats} repeats, concurrency {args.concurrency}, "
+        text += f"load average {min(loads):.1f} to {max(loads):.1f} during the runs.\n\n"
+        text += f"{report(results, counts)}\n"
+        print(text)
+        if args.output:
+            replace_section(args.output, "Door", text)
+
+
+def replace_section(page: Path, title: str, text: str) -> None:
+    """Put `text` under `## title`, in place of what stands there; what was measured by others stays."""
+    old = page.read_text(encoding="utf-8") if page.is_file() else "# Benchmarks\n"
+    before, _, after = old.partition(f"\n## {title}\n")
+    rest = after.partition("\n## ")
+    page.write_text(f"{before.rstrip()}\n\n## {title}\n{text}" + (f"\n## {rest[2]}" if rest[1] else ""), encoding="utf-8")
 
 
 def _processor() -> str:

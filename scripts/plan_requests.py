@@ -118,9 +118,17 @@ class Plan:
     def paths(self, name: str) -> list[Path]:
         """Return the files of an input, or nothing unless all are there."""
         entry = self.config["sources"][name]
-        places = [self.results / item if item.startswith("world/") else Path(item) if item.startswith("prompts/")
-                  else Path(sources.path_of(item, self.registry)) for item in (entry if isinstance(entry, list) else [entry])]  # fmt: skip
+        places = [self.place(item) for item in (entry if isinstance(entry, list) else [entry])]
         return places if all(path.is_file() for path in places) else []
+
+    def place(self, item: str) -> Path:
+        """Return where an input comes to lie."""
+        if item.startswith("world/"):
+            return self.results / item
+        if item.startswith("prompts/"):
+            return Path(item)
+        streamed = "hub" in self.registry[item]
+        return self.results / "flan" / f"{item}.jsonl" if streamed else Path(sources.path_of(item, self.registry))
 
     def door(self, stage: str, store: str, settings: dict[str, Any], say: Callable[[str], tuple[str, str]], assumed: bool) -> Planner:
         """Return a door that counts under `stage`."""

@@ -24,7 +24,8 @@ def overlay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     (tmp_path / "prices.yaml").write_text(PRICES)
     monkeypatch.setenv("PRICES", str(tmp_path / "prices.yaml"))
     monkeypatch.chdir(Path(__file__).parents[2])
-    mine = {"pathvars": {"results": str(tmp_path / "results")}, "generate": {"lamini": {"rows": 30}, "orca": {"quotas": {"cot": 20}},
+    quotas = {"cot": 20, "niv2": 0, "t0": 0, "flan2021": 0, "dialog": 0}
+    mine = {"pathvars": {"results": str(tmp_path / "results")}, "generate": {"lamini": {"rows": 30}, "orca": {"quotas": quotas},
             "evol": {"epochs": 1, "seeds_per_category": 2}}}  # fmt: skip
     (tmp_path / "mine.yaml").write_text(json.dumps(mine))
     return ["config/paper.yaml", str(tmp_path / "mine.yaml")]
@@ -62,9 +63,12 @@ def test_every_stage_is_counted_and_priced_low_expected_and_high(
 def test_what_is_stored_is_not_pending(overlay: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     settings = resolved(overlay)["teacher"]
     seen: list[str] = []
-    planner = plan_requests.Planner(
-        plan_requests.Load(settings), tmp_path / "none.sqlite", len, lambda prompt: (seen.append(prompt) or "x", "response")
-    )
+
+    def say(prompt: str) -> tuple[str, str]:
+        seen.append(prompt)
+        return "x", "response"
+
+    planner = plan_requests.Planner(plan_requests.Load(settings), tmp_path / "none.sqlite", len, say)
     planner.ask([[{"role": "user", "content": text}] for text in "abc"], ["1", "2", "3"])
     assert (planner.load.requests, planner.load.stored, seen) == (3, 0, ["a", "b", "c"])
     store = Store(tmp_path / "some.sqlite")
