@@ -31,6 +31,25 @@ def test_every_generated_row_is_accounted_for(finished: Path) -> None:
         assert counts["kept"] == len(rows) == judged["kept"] + judged["reject"] + judged["unrated"]
 
 
+def test_the_data_stages_account_for_every_row_and_find_no_held_out_item_in_them(finished: Path) -> None:
+    def table(name: str) -> dict:
+        return json.loads((finished / RESULTS / "data" / f"{name}.json").read_text())
+
+    described, duplicates, shared = (table(name) for name in ("description", "duplicates", "contamination"))
+    for scheme in SCHEMES:
+        funnel = described["schemes"][scheme]["funnel"]
+        rows = (finished / RESULTS / f"filter/{scheme}.jsonl").read_text().splitlines()
+        assert funnel["entered"] == sum(funnel["dropped"].values()) + sum(funnel["eliminated"].values()) + len(rows)
+        assert (
+            funnel["accepted"] + funnel["rejected"] + funnel["unrated"] == len(rows) == duplicates["rows"][scheme] == shared["sets"][scheme]["rows"]
+        )
+        assert shared["sets"][scheme]["contaminated"] == 0, "the world splits what it teaches from what it asks"
+        assert f"{len(rows):,} rows" in (finished / RESULTS / f"data/cards/{scheme}/README.md").read_text()
+    assert duplicates["exact"]["lamini"]["lamini"] == 0, "LaMini's own rule drops them"
+    assert shared["texts_checked"].keys() == {"mt_bench", "world_facts", "world_skills"}
+    assert sum(described["task_families"]["accepted_by_relation"].values()) == described["schemes"]["orca"]["funnel"]["accepted"]
+
+
 def test_every_turn_is_answered_and_judged_or_has_a_reason(finished: Path) -> None:
     for model in ("base", *MODELS):
         rows = [json.loads(line) for line in (finished / RESULTS / f"mtbench/{model}/judgments.jsonl").read_text().splitlines()]

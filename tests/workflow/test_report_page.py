@@ -63,6 +63,8 @@ def test_the_scale_comes_first_and_every_section_is_there(page: Path) -> None:
                 "Training saw 4-bit weights", "Deviations and choices", "Artifacts and receipts")  # fmt: skip
     places = [text.index(words) for words in ("No number on this page is one of the paper", *headings)]
     assert places == sorted(places)
+    for words in ("Funnel", "The filter", "Lengths and diversity", "Duplicates", "Shared with the evaluation", "Task families"):
+        assert text.index("The data") < text.index(words, text.index("The data")) < text.index("Training curves"), words
     assert "simulator" in text[: text.index("Training curves")]
 
 

@@ -64,6 +64,26 @@ def test_a_part_of_the_paper_can_be_planned() -> None:
     assert not re.search(r"^(lm_eval|report)\s", text, re.MULTILINE)
 
 
+def test_the_released_data_need_no_teacher_and_no_filter() -> None:
+    text = plan("--configfile", "config/released.yaml")
+    assert re.search(r"^fetch_snapshot\s+4", text, re.MULTILINE), "base and three data sets"
+    assert not re.search(r"^(generate_\w+|flan)\s", text, re.MULTILINE)
+    assert "scripts/import_released.py" in text and "scripts/filter_rows.py" not in text
+
+
+def test_removal_puts_other_rows_before_sft_and_is_off_by_default() -> None:
+    assert not re.search(r"^data_clean\s", plan("results/sft/lamini/adapter_model.safetensors"), re.MULTILINE)
+    text = plan("results/decontaminated/sft/evol/adapter_model.safetensors", "--configfile", "config/paper.yaml", "config/decontaminated.yaml")
+    assert re.search(r"^data_clean\s+3", text, re.MULTILINE)
+    assert re.search(r"input: .*train_sft\.py.*results/decontaminated/data/clean/evol\.jsonl", text)
+
+
+def test_the_flan_submixes_are_streamed_by_default_and_the_files_are_an_overlay() -> None:
+    assert re.search(r"^flan\s+4", plan("results/generate/orca.jsonl"), re.MULTILINE)
+    text = plan("results/generate/orca.jsonl", "--configfile", "config/paper.yaml", "config/flan-cot.yaml")
+    assert re.search(r"^fetch_file\s+7", text, re.MULTILINE) and not re.search(r"^flan\s", text, re.MULTILINE)
+
+
 def test_a_misspelt_key_stops_before_the_first_job(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("sft: {learning_rat: 0.1}\n")
     done = subprocess.run(
