@@ -12,7 +12,7 @@ REHEARSAL = $(or $(CONFIG),config/rehearsal.yaml)
 PAPER = $(or $(CONFIG),config/paper.yaml)
 PYTHON_FILES := scripts tests
 
-.PHONY: help rehearsal reproduce doctor report learning plan export-answers import-answers test bench check fix lock clean environment
+.PHONY: help rehearsal reproduce doctor report learning plan export-answers import-answers test bench check fix lock clean environment stale audit
 
 help: ## print this
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -27,6 +27,12 @@ rehearsal: environment ## the whole recipe in miniature, on a CPU
 
 reproduce: doctor ## the whole recipe at the paper's scale (GPU, keys)
 	$(SNAKEMAKE) --configfile $(PAPER)
+
+stale: environment ## which stages of CONFIG are stale, and why
+	@$(RUN) python scripts/list_stale.py $(REHEARSAL)
+
+audit: environment ## hash and make again what CONFIG's results rest on; no GPU, key or network
+	@$(RUN) python scripts/audit_results.py --results "$$($(RUN) python -c "from bezoar.configuration import resolved; print(resolved('$(REHEARSAL)'.split())['pathvars']['results'])")"
 
 doctor: environment ## what is missing for CONFIG, each with what to do
 	@$(RUN) python scripts/doctor.py --config $(PAPER)

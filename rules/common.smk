@@ -7,7 +7,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
-from bezoar import configuration, sources
+from bezoar import configuration, deviations, planning, sources
 from bezoar.code import digest as code_digest
 from bezoar.errors import UserError
 from bezoar.files import canonical
@@ -23,6 +23,8 @@ try:
     )
 except UserError as error:
     raise WorkflowError(str(error)) from None
+
+planning.install()
 
 SCHEMES = config["sft"]["order"]
 MODELS = ["base", "openbezoar-sft", "openbezoar-hh-rlhf-sft", "openbezoar-hh-rlhf-dpo"]
@@ -351,6 +353,17 @@ def claims_recipe():
             "scale": config["scale"],
             "paper_judge": judged["paper_judge"],
             "judge": judged["judge"]["model"],
+            "seed": config["seed"],
+        }
+    )
+
+
+def report_recipe():
+    """What the page says beside the artifacts: the scale, and the values that are ours."""
+    return canonical(
+        {
+            "scale": config["scale"],
+            "deviations": deviations.ours([Path(file) for file in CONFIG_FILES]),
             "seed": config["seed"],
         }
     )

@@ -17,7 +17,6 @@ rule report:
         template=expand("scripts/bezoar/{part}.html.j2", part=["report", "report_data"]),
         artifacts=REPORTED,
         receipts=expand("<results>/receipts/{stage}.json", stage=STAGES),
-        config=CONFIG_FILES,
     output:
         page="<results>/report/index.html",
         receipt="<results>/receipts/report.json",
@@ -26,13 +25,13 @@ rule report:
     benchmark:
         "<benchmarks>/report.tsv"
     params:
-        recipe=canonical({"scale": config["scale"], "seed": config["seed"]}),
+        recipe=report_recipe(),
         code=code("scripts/build_report.py"),
         scale=config["scale"],
     shell:
         r"""
         exec &> >(tee {log:q})
         python {input.script:q} --results $(dirname $(dirname {output.page:q})) --artifacts {input.artifacts:q} --receipts {input.receipts:q} \
-            --config {input.config:q} --output {output.page:q} \
+            --template {input.template:q} --output {output.page:q} \
             --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
         """

@@ -1,16 +1,15 @@
 """Build the report: one self-contained page that says the scale first and links every number to its artifact.
 
 Usage: build_report.py --results results --artifacts results/claims.json results/lm_eval.json … --receipts results/receipts/*.json \\
-           --config config/paper.yaml … --recipe '{"scale": "paper"}' --code … --output results/report/index.html --receipt …
+           --template …/report.html.j2 --recipe '{"scale": "paper"}' --code … --output results/report/index.html --receipt …
 
-Only the files named in --artifacts, --receipts and --config are read. Times and memory of the receipts are the
+Only the files named in --artifacts, --receipts and --template are read. Times and memory of the receipts are the
 only contents that vary from run to run.
 
-Recipe: scale (name), seed.
+Recipe: scale (name), deviations (list of {file, key, value, reason}), seed.
 """
 
 import argparse
-import re
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from bezoar.errors import UserError, cli
 from bezoar.files import read_json, read_jsonl, whole_file
 from bezoar.receipt import Receipt, add_stage_arguments
 
-TEMPLATE = Path(__file__).parent / "bezoar" / "report.html.j2"
 SCALES = {
     "paper": ("The paper's scale", "Pinned inputs, the paper's models and data sizes."),
     "rehearsal": ("A rehearsal", "A miniature of the whole recipe on an invented world, with a tiny model and a simulator in place of the "
@@ -33,7 +31,6 @@ CURVES = {
     "base.metrics.jsonl": "base: pretraining", "sft/lamini/metrics.jsonl": "sft: lamini", "sft/orca/metrics.jsonl": "sft: orca",
     "sft/evol/metrics.jsonl": "sft: evol", "hh_sft/metrics.jsonl": "hh_sft", "dpo/metrics.jsonl": "dpo",
 }  # fmt: skip
-TAGGED = re.compile(r"^(?P<value>[^#]*?)\s*#.*?\[ours\]\s*(?P<reason>.*)$")
 
 
 class Artifacts:
@@ -49,18 +46,6 @@ class Artifacts:
     def rows(self, name: str) -> list[dict[str, Any]]:
         """Return a JSONL artifact, or no rows."""
         return read_jsonl(self.paths[name]) if name in self.paths else []
-
-
-def deviations(paths: list[Path]) -> list[dict[str, Any]]:
-    """Return the tagged lines of the configurations: file, line, value, reason."""
-    found = []
-    for path in paths:
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-            if (match := TAGGED.match(line)) and match["value"].strip():
-                found.append(
-                    {"file": path.name, "line": number, "value": match["value"].strip(), "reason": match["reason"].strip() or "no counterpart"}
-                )
-    return found
 
 
 def curve(rows: list[dict[str, Any]]) -> str:
@@ -87,7 +72,7 @@ def stages(paths: list[Path], results: Path) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: row["started_unix_s"])
 
 
-def page(artifacts: Artifacts, receipts: list[Path], configs: list[Path], results: Path, scale: str) -> str:
+def page(artifacts: Artifacts, receipts: list[Path], template: Path, results: Path, recipe: dict[str, Any]) -> str:
     """Return the page."""
     claims, lm_eval, mtbench = (artifacts.json(name) for name in ("claims.json", "lm_eval.json", "mtbench.json"))
     if not (claims and lm_eval and mtbench):
@@ -102,9 +87,10 @@ def page(artifacts: Artifacts, receipts: list[Path], configs: list[Path], result
     bars = {m: [(r["mean"], r["low"], r["high"]) if (r := rating(m, c))["mean"] is not None else None for c in categories] for m in models}
     radar = {m: [rating(m, c)["mean"] or 0.0 for c in categories] for m in models}
     drawn = {label: (name, rows) for name, label in CURVES.items() if (rows := artifacts.rows(name))}
+    scale = recipe["scale"]
     title, text = SCALES[scale]
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+    return environment.from_string(template.read_text(encoding="utf-8")).render(
         scale=scale, title=title, scale_text=text, claims=claims, lm_eval=lm_eval, chat=chat, judge_name=judge_name,
         simulated=judge_name == "simulator", simulated_teacher=scale != "paper", models=models, tasks=list(lm_eval["models"]["base"]),
         lm_differences={(d["child"], d["parent"]): d["all_items"] for d in lm_eval["differences"]},
@@ -112,7 +98,7 @@ def page(artifacts: Artifacts, receipts: list[Path], configs: list[Path], result
         curves={label: curve(rows) for label, (_, rows) in drawn.items()}, curve_files={label: name for label, (name, _) in drawn.items()},
         radar=plots.radar(categories, radar, 10), bars=plots.bars(categories, bars, "rating, 1 to 10"),
         merges={model: report for model in models if (report := artifacts.json(f"merge/{model}/merge.json"))},
-        data_section=report_data.section(environment, artifacts, receipts), deviations=deviations(configs), receipts=stages(receipts, results),
+        data_section=report_data.section(environment, artifacts, receipts), deviations=recipe["deviations"], receipts=stages(receipts, results),
     )  # fmt: skip
 
 
@@ -122,15 +108,15 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, required=True, help="root of the results")
     parser.add_argument("--artifacts", type=Path, nargs="+", required=True, help="tables, counts and curves below it")
     parser.add_argument("--receipts", type=Path, nargs="+", required=True, help="receipts of the stages")
-    parser.add_argument("--config", type=Path, nargs="+", required=True, help="configuration files, for the deviations")
+    parser.add_argument("--template", type=Path, nargs="+", required=True, help="the page's template, then those of its parts, Jinja")
     parser.add_argument("--output", type=Path, required=True, help="page to write")
     add_stage_arguments(parser)
     args = parser.parse_args(argv)
     with Receipt(
         args.receipt, stage="report", recipe=args.recipe, code=args.code,
-        inputs={"artifacts": args.artifacts, "receipts": args.receipts, "config": args.config}, outputs={"page": args.output},
+        inputs={"artifacts": args.artifacts, "receipts": args.receipts, "template": args.template}, outputs={"page": args.output},
     ):  # fmt: skip
-        html = page(Artifacts(args.results, args.artifacts), args.receipts, args.config, args.results, args.recipe["scale"])
+        html = page(Artifacts(args.results, args.artifacts), args.receipts, args.template[0], args.results, args.recipe)
         with whole_file(args.output) as stream:
             stream.write(html)
         print(f"{args.output}: {len(html):,} characters")

@@ -37,3 +37,15 @@ def digest(program: Path) -> str:
     for path in executed(program):
         total.update(f"{path}\0".encode() + path.read_bytes() + b"\0")
     return total.hexdigest()
+
+
+def libraries(program: Path) -> set[str]:
+    """Return the top-level names of everything that `program` and its modules import, anywhere in them."""
+    names: set[str] = set()
+    for path in executed(program):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                names.add(node.module.split(".")[0])
+    return names

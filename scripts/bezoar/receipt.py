@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bezoar.errors import UserError
+from bezoar.evidence import environment, files_in, recorded_command, row_digests
 from bezoar.files import sha256_file, write_json
 
 Files = dict[str, "Path | list[Path]"]
@@ -82,7 +83,7 @@ class Receipt:
     def __enter__(self) -> "Receipt":
         self.path.unlink(missing_ok=True)
         self.started, self.clock = time.time(), time.perf_counter()
-        self.before = digests(self.inputs)
+        self.before, self.environment = digests(self.inputs), environment()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -93,6 +94,8 @@ class Receipt:
             for path, digest in files.items():
                 if after[name][path] != digest:
                     raise UserError(f"{path}: changed while {self.stage} ran; run it again")
+        outputs = digests(self.outputs)
+        tables = [path for path in (*files_in(self.before), *files_in(outputs)) if path.endswith(".jsonl")]
         write_json(
             self.path,
             {
@@ -100,15 +103,16 @@ class Receipt:
                 "recipe": self.recipe,
                 "code": self.code,
                 "inputs": self.before,
-                "outputs": digests(self.outputs),
+                "outputs": outputs,
+                "rows": {path: row_digests(path) for path in tables},
                 "facts": self.facts,
-                "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+                "command": recorded_command(),
+                "environment": self.environment,
                 "git_commit": _git("rev-parse", "HEAD"),
                 "git_dirty": bool(_git("status", "--porcelain")),
                 "python": platform.python_version(),
                 "versions": _versions(),
                 "hardware": _hardware(),
-                "image": os.environ.get("BEZOAR_IMAGE"),
                 "started_unix_s": round(self.started, 3),
                 "wall_s": round(time.perf_counter() - self.clock, 3),
                 "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,

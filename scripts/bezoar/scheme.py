@@ -106,6 +106,7 @@ def run(args: argparse.Namespace, stage: str, settings: str, inputs: dict[str, A
     ) as receipt:  # fmt: skip
         with open_door(args, args.recipe[settings], args.store) as door:
             rows, funnel = make(door)
+            receipt.outputs["store"] = [args.store, *sorted(args.store.parent.glob(f"{args.store.stem}-*.sqlite"))]  # a second model's store
             receipt.facts |= door.facts_for_receipt()
         write_jsonl(args.rows, rows)
         counts = funnel.as_json(door)

@@ -1,0 +1,104 @@
+"""What Snakemake runs is decided by receipts: content in place of dates and metadata.
+
+Snakemake 9.27 offers no hook for this, so two of its methods are replaced, for plain `snakemake` as for `make`. `tests/workflow` holds them
+to their promise; the version is pinned in envs/main.lock.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from bezoar import evidence
+
+
+def job_reasons(job: Any, hashes: evidence.Hashes) -> list[str]:
+    """Return why a job of the DAG is stale. Stages are judged by their receipt, fetched files by the hash that the registry gives."""
+    if not job.output:
+        return []
+    receipt = job.output.get("receipt")
+    if receipt is None and not hasattr(job.params, "entry"):
+        return []  # a server: it is there while it runs
+    if receipt is None:
+        return source_reasons(str(job.output[0]), json.loads(job.params.entry), hashes)
+    # Judged as code, as environment, and, for a server's address, not at all: what is served stands in the recipe.
+    known = {str(path) for name in ("script", "lock", "server") if (path := job.input.get(name))}
+    return evidence.reasons(
+        Path(receipt),
+        inputs=[str(path) for path in job.input if str(path) not in known],
+        outputs=[str(path) for path in job.output],
+        recipe=job.params.recipe,
+        code=job.params.code,
+        command=evidence.command_in(shell_of(job)),
+        hashes=hashes,
+    )
+
+
+def shell_of(job: Any) -> str:
+    """Return the shell text of a job, filled in; Snakemake's own property needs numbers that jobs get only later."""
+    from snakemake.utils import format as fill
+
+    known = {name: getattr(job, name) for name in ("input", "output", "params", "wildcards", "threads", "resources", "log")}
+    return str(fill(job.rule.shellcmd, **known))
+
+
+def source_reasons(path: str, entry: dict[str, Any], hashes: evidence.Hashes, lock: Path = Path("config/sources.lock")) -> list[str]:
+    """Return why a fetched file, or any file of a fetched snapshot, is not what the registry or the first fetch says."""
+    if not Path(path).is_file():
+        return [evidence.NEVER]
+    pinned = json.loads(lock.read_text(encoding="utf-8")) if lock.is_file() else {}
+    if "path" in entry:
+        expected = entry["sha256"] or pinned.get(entry["id"])
+        if not expected:
+            return [f"source {path}: no hash is published, and none recorded in {lock}; fetching records it"]
+        return list(evidence.changed_files("source", {path: expected}, [], hashes))
+    held = json.loads(Path(path).read_text(encoding="utf-8"))
+    folder = Path(path).parent
+    files = {str(folder / name): digest for name, digest in held["files"].items()}
+    revision = entry["revision"] or pinned.get(entry["id"])
+    return [*evidence.differences(held["revision"], revision, "revision"), *evidence.changed_files("source", files, [], hashes)]
+
+
+def told(stale: dict[Any, list[str]]) -> list[str]:
+    """Return a line for each reason, and one that counts the stages that have never ended."""
+    names = {Path(job.output.get("receipt", job.output[0])).stem: found for job, found in stale.items()}
+    waiting = sum(found == [evidence.NEVER] for found in names.values())
+    lines = [f"stale: {name}: {reason}" for name, found in sorted(names.items()) if found != [evidence.NEVER] for reason in found]
+    return [*lines, *([f"not made yet: {waiting} stages and sources"] if waiting else []), *([""] if names else [])]
+
+
+def install() -> None:
+    """Let receipts decide in this process."""
+    from snakemake.dag import DAG
+    from snakemake.io import _IOFile, flag, is_flagged
+
+    original = DAG.update_needrun
+    if getattr(original, "by_receipts", False):
+        return
+
+    async def is_newer(self: Any, time: float) -> bool:
+        return False  # a date says nothing: what has other bytes is found by its hash
+
+    async def update_needrun(self: Any, create_inventory: bool = False) -> None:
+        # Kept while the job runs, so that a program can find that nothing has changed. A server's address is no such file.
+        kept = [path for job in self.jobs for path in job.output if not is_flagged(path, "service")]
+        for path in kept:
+            if not hasattr(path._file, "flags"):
+                path._file = flag(path._file, "update")
+            path._file.flags["update"] = True
+        if self.workflow.is_main_process and not hasattr(self, "stale"):
+            settings = self.workflow.dag_settings
+            settings.rerun_triggers = frozenset()
+            if settings.forcerun or settings.forceall or settings.forcetargets:
+                os.environ[evidence.AGAIN] = "1"  # whoever forces a rule wants it to run
+            hashes = evidence.Hashes(evidence.CACHE)
+            self.stale = {job: found for job in self.jobs if (found := job_reasons(job, hashes))}
+            hashes.save()
+            print(*told(self.stale), sep="\n", end="", file=sys.stderr)
+            self.forcefiles.update(path for job in self.stale for path in job.output)
+        await original(self, create_inventory)
+
+    update_needrun.by_receipts = True  # type: ignore[attr-defined]
+    DAG.update_needrun = update_needrun
+    _IOFile.is_newer = is_newer
