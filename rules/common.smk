@@ -208,9 +208,11 @@ def teacher_server():
 
 def teacher_address():
     """The shell line that goes with `teacher_server`; a server on the loopback interface takes any key."""
-    teacher = config["teacher"]
-    address = f'{teacher["base_url_env"]}="$(cat {RESULTS}/serve/teacher.url)"'
-    return f"export {address} {teacher['api_key_env']}=none" if config["serve"] else ""
+    if not config["serve"]:
+        return ""
+    folder, teacher = f"{RESULTS}/serve", config["teacher"]
+    wait = f"python scripts/serve_model.py --await {folder}/teacher.url --record {folder}/teacher.json"
+    return f"{teacher['base_url_env']}=$({wait}); export {teacher['base_url_env']} {teacher['api_key_env']}=none"
 
 
 def served():

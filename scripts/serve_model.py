@@ -2,14 +2,18 @@
 
 Usage: serve_model.py --recipe '{"program": "vllm", "model": "…", "dtype": "bfloat16", …}' --address results/serve/teacher.url --record …/teacher.json
 
-Starts the server, waits until it answers a first completion (not only /health: weights load late), writes its address to --address and what it is
-to --record, and ends it when told to (SIGTERM) or when it dies. The server gets no key and listens on the loopback interface only.
+       serve_model.py --await results/serve/teacher.url --record …/teacher.json        prints the address once the server answers
+
+Starts the server, writes its address to --address, waits until it answers a first completion (not only /health: weights load late), writes what it
+is to --record, and ends it when told to (SIGTERM) or when its parent is gone. The server gets no key and listens on the loopback interface only.
+Snakemake starts a service's consumers with it and waits for its file no longer than --latency-wait; so they wait for the record instead.
 
 Recipe: program (vllm, or transformers for `transformers serve`), executable (path), model, revision (or null), dtype, quantization (or null),
 tensor_parallel_size (GPUs), max_model_len (tokens), start_timeout_s.
 """
 
 import argparse
+import ctypes
 import json
 import os
 import signal
@@ -75,31 +79,53 @@ def wait(child: "subprocess.Popen[bytes]", address: str, model: str, timeout_s: 
     raise UserError(f"the server of {model} did not answer within {timeout_s:g} s ({why}); raise serve.start_timeout_s or look at its log")
 
 
+def awaited(address: Path, record: Path) -> str:
+    """Return the address once the server answers; raise `UserError` if it ended."""
+    while not record.is_file():
+        if not address.is_file():
+            raise UserError(f"{address}: gone, the server ended before it answered; its log says why")
+        time.sleep(WAIT_S)
+    return address.read_text(encoding="utf-8").strip()
+
+
+def end_with_parent() -> None:
+    """Have this process told to end when its parent is gone, however that ended (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and serve."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipe", type=json.loads, required=True, help="settings of the server, JSON")
-    parser.add_argument("--address", type=Path, required=True, help="file to write the address to once the server answers")
+    parser.add_argument("--recipe", type=json.loads, help="settings of the server, JSON")
+    parser.add_argument("--address", type=Path, help="file to write the address to")
+    parser.add_argument("--await", type=Path, dest="awaited", help="serve nothing; wait for the server that writes this address")
     parser.add_argument("--record", type=Path, required=True, help="file to write what was served to, JSON")
     args = parser.parse_args(argv)
+    if args.awaited:
+        print(awaited(args.awaited, args.record))
+        return
+    end_with_parent()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    args.record.unlink(missing_ok=True)
     port, model = free_port(), args.recipe["model"]
     started, line = time.monotonic(), command(args.recipe, port)
     try:
-        child = subprocess.Popen(line, start_new_session=True)
+        child = subprocess.Popen(line, start_new_session=True, preexec_fn=end_with_parent)
     except OSError as error:
         raise UserError(
             f"{line[0]}: cannot be started ({error.strerror}); make its environment (docs/reproducing.md) or correct serve.executable"
         ) from None
     try:
         address = f"http://127.0.0.1:{port}/v1"
-        wait(child, address, model, args.recipe["start_timeout_s"])
-        write_json(args.record, {**args.recipe, "command": line, "seconds_to_first_answer": round(time.monotonic() - started, 1)})
         with whole_file(args.address) as stream:
             stream.write(f"{address}\n")
+        wait(child, address, model, args.recipe["start_timeout_s"])
+        write_json(args.record, {**args.recipe, "command": line, "seconds_to_first_answer": round(time.monotonic() - started, 1)})
         print(f"{model} answers at {address}", flush=True)
         raise UserError(f"the server of {model} ended with status {child.wait()} while it was needed; run again, answers are kept")
     finally:
+        args.address.unlink(missing_ok=True)
         if child.poll() is None:
             os.killpg(child.pid, signal.SIGTERM)
             try:
