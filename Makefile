@@ -10,9 +10,10 @@ RUN := PATH="$(abspath $(ENV))/bin:$$PATH" PYTHONPATH="$(CURDIR)/scripts" HF_HUB
 SNAKEMAKE := $(RUN) snakemake --profile $(PROFILE) --cores $(JOBS)
 REHEARSAL = $(or $(CONFIG),config/rehearsal.yaml)
 PAPER = $(or $(CONFIG),config/paper.yaml)
+RESULTS := $(RUN) python -c "from bezoar.configuration import resolved; print(resolved('$(REHEARSAL)'.split())['pathvars']['results'])"
 PYTHON_FILES := scripts tests
 
-.PHONY: help rehearsal reproduce doctor report learning plan export-answers import-answers test bench check fix lock clean environment stale audit
+.PHONY: help rehearsal reproduce doctor report learning plan export-answers import-answers test bench check fix lock clean environment stale audit archive
 
 help: ## print this
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -32,7 +33,10 @@ stale: environment ## which stages of CONFIG are stale, and why
 	@$(RUN) python scripts/list_stale.py $(REHEARSAL)
 
 audit: environment ## hash and make again what CONFIG's results rest on; no GPU, key or network
-	@$(RUN) python scripts/audit_results.py --results "$$($(RUN) python -c "from bezoar.configuration import resolved; print(resolved('$(REHEARSAL)'.split())['pathvars']['results'])")"
+	@$(RUN) python scripts/audit_results.py --results "$$($(RESULTS))"
+
+archive: environment ## CONFIG's results, receipts and stores as one file to audit elsewhere
+	@$(RUN) python scripts/archive_results.py --results "$$($(RESULTS))" --output openbezoar.tar
 
 doctor: environment ## what is missing for CONFIG, each with what to do
 	@$(RUN) python scripts/doctor.py --config $(PAPER)
@@ -66,7 +70,7 @@ check: environment ## formatting, types, lint, schema; writes nothing
 	$(RUN) scripts/check.sh
 
 fix: environment ## format what can be formatted
-	$(RUN) ruff check --quiet --fix-only $(PYTHON_FILES); $(RUN) ruff format $(PYTHON_FILES); $(RUN) snakefmt Snakefile rules
+	$(RUN) ruff check --quiet --fix-only $(PYTHON_FILES); $(RUN) ruff format $(PYTHON_FILES); $(RUN) snakefmt Snakefile rules; $(RUN) python scripts/write_deviations.py
 
 lock: ## resolve envs/*.in into envs/*.lock
 	python3 -m venv .venv-lock && .venv-lock/bin/pip install --quiet uv==0.13.9 && PATH="$(CURDIR)/.venv-lock/bin:$$PATH" PYTHONPATH=scripts .venv-lock/bin/python scripts/lock_environments.py

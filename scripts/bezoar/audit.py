@@ -11,6 +11,7 @@ from bezoar.evidence import Hashes, files_in, first_row_changed
 from bezoar.files import canonical, read_json, sha256_text
 
 Receipts = dict[str, dict[str, Any]]
+ABSENT = "not there, though"
 KEYS = ("stage", "recipe", "code", "inputs", "outputs", "rows", "facts", "command", "environment", "git_commit", "git_dirty")
 
 
@@ -59,7 +60,7 @@ def hashes(receipts: Receipts) -> list[str]:
                     now[path] = seen.of(path)
                 found = now[path]
                 if found is None:
-                    wrong.append(f"{stage}: {path}: not there, though the receipt has it among its {kind}")
+                    wrong.append(f"{stage}: {path}: {ABSENT} the receipt has it among its {kind}")
                 elif found != recorded:
                     where = f" {first_row_changed(held['rows'][path], path)}:" if path in held["rows"] else ""
                     wrong.append(
@@ -143,7 +144,7 @@ def verdict(receipts: Receipts, wrong: list[str], reserved: list[str], again: li
         f"# Audit of {results}: {'SOUND' if not wrong else f'NOT SOUND, {len(wrong)} findings'}", "",
         f"- {len(receipts)} receipts, {len(files)} files hashed again; chain digest `{chain_digest(receipts)}`",
         f"- made again, byte for byte compared: {len(again)} stages ({', '.join(again) or 'none'})",
-        f"- held by hashes alone, since they load a model: {len(held)} stages ({', '.join(held) or 'none'})",
+        f"- held by hashes alone (they load a model, or were not asked for): {len(held)} stages ({', '.join(held) or 'none'})",
         f"- commits: {', '.join(f'{commit} ({count})' for commit, count in commits.items())}", "",
         *(["## Findings", "", *(f"- {line}" for line in wrong), ""] if wrong else []),
         "## To be known", "", *(f"- {line}" for line in reserved or ["nothing"]),
