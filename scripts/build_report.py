@@ -15,7 +15,7 @@ from typing import Any
 
 import jinja2
 
-from bezoar import plots, report_data
+from bezoar import plots, report_data, report_requests
 from bezoar.errors import UserError, cli
 from bezoar.files import read_json, read_jsonl, whole_file
 from bezoar.receipt import Receipt, add_stage_arguments
@@ -98,7 +98,8 @@ def page(artifacts: Artifacts, receipts: list[Path], template: Path, results: Pa
         curves={label: curve(rows) for label, (_, rows) in drawn.items()}, curve_files={label: name for label, (name, _) in drawn.items()},
         radar=plots.radar(categories, radar, 10), bars=plots.bars(categories, bars, "rating, 1 to 10"),
         merges={model: report for model in models if (report := artifacts.json(f"merge/{model}/merge.json"))},
-        data_section=report_data.section(environment, artifacts, receipts), deviations=recipe["deviations"], receipts=stages(receipts, results),
+        data_section=report_data.section(environment, artifacts, receipts), requests_section=report_requests.section(environment, receipts),
+        deviations=recipe["deviations"], receipts=stages(receipts, results),
     )  # fmt: skip
 
 
