@@ -3,6 +3,7 @@
 import random
 
 import pytest
+from rapidfuzz.distance import LCSseq
 from rouge_score import rouge_scorer
 from scripted import Scripted
 
@@ -114,3 +115,20 @@ def test_calls_that_list_nothing_are_counted_and_end_after_the_last_round() -> N
     assert rows == []
     assert isinstance(funnel, Funnel)
     assert funnel.more == {"asked": 6, "calls_without_items": 6}
+
+
+@pytest.mark.parametrize("limit", [0.0, 0.3, 0.5, 0.7, 0.9])
+def test_the_filed_search_finds_what_comparing_with_every_kept_text_finds(limit: float) -> None:
+    """Texts of few words, so that repeated words, every length and scores at the limit itself occur."""
+    chance, kept, texts = random.Random(limit), lamini.Kept(limit), [[]]
+    answers = []
+    for _ in range(400):
+        words = [word for word in chance.choice(texts) if chance.random() < 0.9] + chance.choices("abcdefghij", k=chance.randint(0, 3))
+        words = words[:14]
+        near = any(2 * LCSseq.similarity(words, other) > limit * (len(words) + len(other)) for other in texts)
+        assert kept.near(words) == near, (words, texts)
+        answers.append(near)
+        if not near or chance.random() < 0.1:
+            kept.add(words)
+            texts.append(words)
+    assert {True, False} <= set(answers) or limit == 0.0
