@@ -242,7 +242,9 @@ class Door:
                 response = getattr(fault, "response", None)
                 headers = headers if response is None else response.headers
                 used = 0.0 if status else tokens
-                self._end_if_hopeless(fault, status, error)
+                if self._hopeless(fault, status):
+                    sending.release(key)
+                    raise UserError(self.provider.hint(status, error)) from None
                 if status is None and not clients.never_connected(fault):
                     reserved = False  # it may have been charged: this reservation stays, the next turn makes another
                     sending.held.discard(key)
@@ -282,6 +284,9 @@ class Door:
                     if name is not None:
                         self.store.batch_named(number, name)
                         refused |= await self._collect(batches, sending, name, requests, asked)
+                    else:  # it never got there
+                        for key in requests:
+                            sending.release(key)
                     sending.flush()
                     self.store.batch_collected(number)
                 left = {key: request for key, request in sending.missing.items() if key not in sending.answers}
@@ -307,7 +312,7 @@ class Door:
 
     async def _collect(self, batches: Any, sending: "_Sending", name: str, requests: dict[str, dict[str, Any]], asked: float) -> dict[str, str]:
         """Wait until a batch has ended and take what is in it; return key -> why not, for what is missing from it."""
-        lost = dict.fromkeys(requests, "expired or cancelled")
+        lost, unreadable = dict.fromkeys(requests, "expired or cancelled"), set[str]()
         while not (look := await batches.look(name))[0]:
             print(f"batch {name}: {look[1]}", flush=True)
             await asyncio.sleep(POLL_S)
@@ -320,6 +325,7 @@ class Door:
                     answer = read_text(text, request["api"])
                 except ValueError as fault:
                     lost[key] = str(fault)[:200]
+                    unreadable.add(key)
                     continue
                 usage = answer["usage"]
                 usd = self.price.of(usage.get("input", 0), usage.get("output", 0), "batch") if self.price else None
@@ -328,19 +334,19 @@ class Door:
                 sending.end(key, failure(error), Entry(key, request, failure(error), "", asked, seconds, 0.0, "batch"))
             else:
                 lost[key] = error
-                sending.release(key)
                 continue
             del lost[key]
+        for key in lost.keys() - unreadable:  # providers charge for answers only
+            sending.release(key)
         print(f"batch {name}: {len(requests) - len(lost)} of {len(requests)} answered", flush=True)
         return lost
 
     def _batches(self, client: Any) -> Any:
         return AnthropicBatches(client) if self.settings["api"] == "messages" else OpenAIBatches(client)
 
-    def _end_if_hopeless(self, fault: Exception, status: int | None, error: str) -> None:
-        """Raise `UserError` for a fault that every request will meet: a wrong key, model or address, an account without credit."""
-        if status in (401, 403, 404) or (status == 429 and "insufficient_quota" in str(fault)):
-            raise UserError(self.provider.hint(status, error)) from None
+    def _hopeless(self, fault: Exception, status: int | None) -> bool:
+        """Say whether every request will meet this fault: a wrong key, model or address, an account without credit."""
+        return status in (401, 403, 404) or (status == 429 and "insufficient_quota" in str(fault))
 
     def _explain(self, fault: Exception) -> str:
         """Return a fault in one line of at most 200 characters, without the key, whatever the server put into it."""

@@ -15,6 +15,7 @@ from simulated import MESSAGES, SCRIPTS, SETTINGS, Simulated, names, questions, 
 from bezoar import llm
 from bezoar.errors import UserError
 from bezoar.llm import Door
+from bezoar.prices import Ledger
 
 BOTH = pytest.mark.parametrize("settings", [SETTINGS, MESSAGES], ids=["openai", "anthropic"])
 
@@ -22,6 +23,14 @@ BOTH = pytest.mark.parametrize("settings", [SETTINGS, MESSAGES], ids=["openai", 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(llm, "POLL_S", 0.05)
+
+
+def accounted(folder: Path) -> float:
+    """What the ledger says was spent or is reserved, in USD."""
+    ledger = Ledger(folder / "budget.db", None)
+    total = ledger.total()
+    ledger.close()
+    return total
 
 
 def use(server: Simulated, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,6 +76,7 @@ def test_requests_that_failed_or_expired_are_handed_in_again_and_nothing_is_paid
         assert batches(server, settings) == 2
         assert set(states) == {"answered", "refused", "truncated"}
         assert (server.meter()["answers"], server.meter()["most"]) == (60, 1)
+        assert accounted(tmp_path) == pytest.approx(server.meter()["usd"]), "nothing stays reserved for what was not charged"
 
 
 @BOTH
@@ -114,6 +124,7 @@ def test_after_a_kill_the_batch_is_found_again_not_handed_in_again(
             assert {answer.state for answer in door.ask(questions(20), names(20))} == {"answered"}
         assert batches(server, settings) == 1
         assert (server.meter()["answers"], server.meter()["most"]) == (20, 1)
+        assert accounted(tmp_path) == pytest.approx(server.meter()["usd"])
 
 
 @BOTH
@@ -137,6 +148,7 @@ def test_a_cancelled_batch_gives_what_was_answered_and_the_rest_is_asked_later(
             assert {answer.state for answer in door.ask(questions(20), names(20))} == {"answered"}
             assert door.sent == 10, "half had been answered when it was cancelled"
         assert (server.meter()["answers"], server.meter()["most"]) == (20, 1)
+        assert accounted(tmp_path) == pytest.approx(server.meter()["usd"])
 
 
 def _requests(door: Door) -> dict[str, Any]:
