@@ -26,6 +26,7 @@ include: "rules/preferences.smk"
 include: "rules/hh_sft.smk"
 include: "rules/dpo.smk"
 include: "rules/learning.smk"
+include: "rules/models.smk"
 include: "rules/lm_eval.smk"
 include: "rules/mtbench.smk"
 include: "rules/claims.smk"
@@ -46,5 +47,5 @@ rule all:
         expand("<results>/merge/{model}/model.safetensors", model=MODELS[1:]),
         "<results>/hh_sft/adapter_model.safetensors",
         "<results>/dpo/adapter_model.safetensors",
-        expand("<results>/lm_eval/{model}.json", model=MODELS),
-        expand("<results>/mtbench/{model}/judgments.jsonl", model=MODELS),
+        expand("<results>/lm_eval/{model}.json", model=EVALUATED),
+        expand("<results>/mtbench/{model}/judgments.jsonl", model=EVALUATED),

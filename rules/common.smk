@@ -1,5 +1,6 @@
 """Helpers shared by all rules. No rule lives here; no heavy import is allowed here."""
 
+import re
 import sys
 from os.path import relpath
 from pathlib import Path
@@ -26,8 +27,20 @@ except UserError as error:
 
 planning.install()
 
+def registry():
+    """Every source by its id, extra models with it."""
+    try:
+        return sources.with_models(
+            config["extra_models"], sources.load(Path("config/sources.yaml"))
+        )
+    except UserError as error:
+        raise WorkflowError(str(error)) from None
+
+
 SCHEMES = config["sft"]["order"]
 MODELS = ["base", "openbezoar-sft", "openbezoar-hh-rlhf-sft", "openbezoar-hh-rlhf-dpo"]
+EXTRA = config["extra_models"]
+EVALUATED = [*MODELS, *EXTRA]
 STATES = [
     "base",
     *SCHEMES,
@@ -39,7 +52,7 @@ TRAINING = 1  # priority: every model waits for the chain of trainings, nothing 
 GPU = (
     0 if config["pretrain"] else 1
 )  # a base made here is so small that its jobs share whatever there is
-SOURCES = sources.load(Path("config/sources.yaml"))
+SOURCES = registry()
 EVOL_PROMPTS = sorted(str(path) for path in Path("prompts").glob("evol_*.txt"))
 WORLD_FILES = (
     "corpus.jsonl alpaca_seeds.jsonl topics.txt dolly.jsonl flan.tsv preferences.jsonl questions.jsonl references.jsonl facts.json "
@@ -49,16 +62,6 @@ WORLD_FILES = (
 HELDOUT = expand(
     "<results>/world/heldout/{name}.jsonl",
     name=["lamini", "orca", "evol", "preferences"],
-)
-TASK_FILES = (
-    expand("<results>/world/lm_eval/{task}.yaml", task=config["lm_eval"]["tasks"])
-    if config["world"]
-    else []
-)
-TASK_DATA = (
-    expand("<results>/world/lm_eval/{task}.jsonl", task=config["lm_eval"]["tasks"])
-    if config["world"]
-    else []
 )
 
 GENERATED = SCHEMES if config["entry"] == "generate" else []
@@ -77,7 +80,7 @@ REPORTED = [
     *expand("<results>/sft/{scheme}/metrics.jsonl", scheme=SCHEMES),
     *expand("<results>/{stage}/metrics.jsonl", stage=["hh_sft", "dpo"]),
     *expand("<results>/merge/{model}/merge.json", model=MODELS[1:]),
-    *expand("<results>/mtbench/{model}/counts.json", model=MODELS),
+    *expand("<results>/mtbench/{model}/counts.json", model=EVALUATED),
     *(["<results>/base.metrics.jsonl"] if config["pretrain"] else []),
     *(["<results>/learning.json"] if config["learning"] else []),
 ]
@@ -95,9 +98,10 @@ STAGES = [
     *expand(
         "{stage}_{model}",
         stage=["lm_eval", "mtbench_answers", "mtbench_judgments"],
-        model=MODELS,
+        model=EVALUATED,
     ),
     *expand("merge_{model}", model=MODELS[1:]),
+    *expand("model_{extra}", extra=EXTRA),
     *(["world"] if config["world"] else []),
     *(
         expand("learning_{state}", state=[*STATES, "table"])
@@ -109,7 +113,8 @@ STAGES = [
 
 wildcard_constraints:
     scheme="|".join(SCHEMES),
-    model="|".join(MODELS),
+    model="|".join(map(re.escape, EVALUATED)),
+    extra="|".join(map(re.escape, EXTRA)) or "(?!)",
     state="|".join(STATES),
 
 
@@ -126,20 +131,19 @@ def code(program):
     return code_digest(Path(program))
 
 
+def place(item):
+    """Where a source lies: `world/...` is made here, `prompts/...` ships, a path is taken as it is, an id is fetched."""
+    if item.startswith("world/"):
+        return f"{RESULTS}/{item}"
+    return item if "/" in item else sources.path_of(item, SOURCES)
+
+
 def source(name):
-    """Path or paths of an input named under `sources:`; `world/...` is made here, `prompts/...` ships, the rest is fetched; None where none is named."""
+    """Path or paths of an input named under `sources:`; None where none is named."""
     entry = config["sources"][name]
     if entry is None:
         return None
-    paths = [
-        (
-            f"<results>/{item}"
-            if item.startswith("world/")
-            else item if item.startswith("prompts/") else sources.path_of(item, SOURCES)
-        )
-        for item in (entry if isinstance(entry, list) else [entry])
-    ]
-    return paths if isinstance(entry, list) else paths[0]
+    return list(map(place, entry)) if isinstance(entry, list) else place(entry)
 
 
 FLAN_STREAMED = [
@@ -222,8 +226,64 @@ def served():
 
 def model_path(name):
     """The weights of a model by its name."""
-    return (
-        f"{RESULTS}/{'base' if name == 'base' else f'merge/{name}'}/model.safetensors"
+    folder = "models" if name in EXTRA else "merge"
+    return f"{RESULTS}/{'base' if name == 'base' else f'{folder}/{name}'}/model.safetensors"
+
+
+def extra_folder(wildcards):
+    """The directory that an extra model is imported from."""
+    model = EXTRA[wildcards.extra]
+    return model.get("path") or str(
+        Path(sources.path_of(sources.model_source(model), SOURCES)).parent
+    )
+
+
+def extra_files(wildcards):
+    """What an extra model is imported from: the manifest of its snapshot, or every file of its directory."""
+    folder = Path(extra_folder(wildcards))
+    if not EXTRA[wildcards.extra].get("path"):
+        return str(folder / "manifest.json")
+    return sorted(str(file) for file in folder.glob("*") if file.is_file()) or str(
+        folder / "config.json"
+    )
+
+
+def template_of(wildcards):
+    """The chat template file of {model}; nothing where the model brings its own."""
+    name = EXTRA.get(wildcards.model, {}).get(
+        "template", config["sources"]["chat_template"]
+    )
+    return [] if name == "tokenizer" else place(name)
+
+
+def template_argument(wildcards):
+    """The command-line argument that goes with `template_of`."""
+    return template_of(wildcards) or "tokenizer"
+
+
+def task_files():
+    """The task files and, where they exist or are made here, the data beside them."""
+    files = list(map(place, config["lm_eval"]["task_files"]))
+    data = [str(Path(file).with_suffix(".jsonl")) for file in files]
+    return files + [file for file in data if config["world"] or Path(file).is_file()]
+
+
+def task_data():
+    """task=manifest of its data set, for those of the harness's own tasks that are asked for."""
+    named = config["lm_eval"]["data"]
+    return {
+        task: place(named[task]) for task in config["lm_eval"]["tasks"] if task in named
+    }
+
+
+def pairs():
+    """Which models are compared: each of ours with the one before it and with the base, an extra one with the base and with what it names."""
+    ours = [*zip(MODELS[1:], MODELS), *((model, "base") for model in MODELS[1:])]
+    beside = [
+        (name, model.get("compare_with") or "base") for name, model in EXTRA.items()
+    ]
+    return list(
+        map(list, dict.fromkeys([*ours, *((name, "base") for name in EXTRA), *beside]))
     )
 
 

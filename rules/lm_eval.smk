@@ -2,8 +2,8 @@
 LM Evaluation Harness on every model, and one table with paired differences.
 
 REQUIRED INPUTS:
-    model   = <results>/base or <results>/merge/{model}
-    tasks   = the harness's own, or <results>/world/lm_eval/*.yaml
+    model   = <results>/base, <results>/merge/{model} or <results>/models/{model}
+    tasks   = config: lm_eval: task_files, and the local data sets of config: lm_eval: data
 OUTPUTS:
     results = <results>/lm_eval/{model}.json             raw, with <results>/lm_eval/{model}.samples.jsonl
     table   = <results>/lm_eval.json
@@ -16,8 +16,8 @@ rule lm_eval:
         script="scripts/run_lm_eval.py",
         lock="envs/main.lock",
         model=model_file,
-        tasks=TASK_FILES,
-        data=TASK_DATA,
+        tasks=task_files(),
+        data=list(task_data().values()),
     output:
         results="<results>/lm_eval/{model}.json",
         samples="<results>/lm_eval/{model}.samples.jsonl",
@@ -34,11 +34,12 @@ rule lm_eval:
         recipe=recipe("lm_eval"),
         code=code("scripts/run_lm_eval.py"),
         few=config["lm_eval"]["num_fewshot"],
+        data=[f"{task}={path}" for task, path in task_data().items()],
     shell:
         r"""
         exec &> >(tee {log:q})
         python {input.script:q} \
-            --model $(dirname {input.model:q}) --name {wildcards.model} --tasks-from {input.tasks:q} --tasks-data {input.data:q} \
+            --model $(dirname {input.model:q}) --name {wildcards.model} --task-files {input.tasks:q} --task-data {params.data:q} \
             --results {output.results:q} --samples {output.samples:q} \
             --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
         """
@@ -49,7 +50,8 @@ rule lm_eval_table:
     input:
         script="scripts/collect_lm_eval.py",
         lock="envs/main.lock",
-        samples=expand("<results>/lm_eval/{model}.samples.jsonl", model=MODELS),
+        results=expand("<results>/lm_eval/{model}.json", model=EVALUATED),
+        samples=expand("<results>/lm_eval/{model}.samples.jsonl", model=EVALUATED),
     output:
         table="<results>/lm_eval.json",
         receipt="<results>/receipts/lm_eval_table.json",
@@ -58,12 +60,12 @@ rule lm_eval_table:
     benchmark:
         "<benchmarks>/lm_eval/table.tsv"
     params:
-        recipe=recipe("lm_eval_table"),
+        recipe=recipe("lm_eval_table", pairs=pairs()),
         code=code("scripts/collect_lm_eval.py"),
     shell:
         r"""
         exec &> >(tee {log:q})
         python {input.script:q} \
-            --samples {input.samples:q} --output {output.table:q} \
+            --results {input.results:q} --samples {input.samples:q} --output {output.table:q} \
             --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
         """

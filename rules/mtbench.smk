@@ -3,7 +3,7 @@ MT-Bench: answers of each model, judgments of each answer, and the scores of all
 
 REQUIRED INPUTS:
     questions = config: sources: mt_bench_questions, mt_bench_references, mt_bench_judge_prompts
-    model     = <results>/base or <results>/merge/{model}
+    model     = <results>/base, <results>/merge/{model} or <results>/models/{model}
 OUTPUTS:
     answers   = <results>/mtbench/{model}/answers.jsonl          FastChat's format
     judgments = <results>/mtbench/{model}/judgments.jsonl        FastChat's format, one terminal state a row
@@ -18,7 +18,7 @@ rule mtbench_answers:
         lock="envs/main.lock",
         model=model_file,
         questions=source("mt_bench_questions"),
-        template=source("chat_template"),
+        template=template_of,
     output:
         answers="<results>/mtbench/{model}/answers.jsonl",
         receipt="<results>/receipts/mtbench_answers_{model}.json",
@@ -33,12 +33,13 @@ rule mtbench_answers:
     params:
         recipe=recipe("mtbench.answers"),
         code=code("scripts/answer_mtbench.py"),
+        template=template_argument,
     shell:
         r"""
         exec &> >(tee {log:q})
         python {input.script:q} \
             --model $(dirname {input.model:q}) --name {wildcards.model} --questions {input.questions:q} \
-            --template {input.template:q} --answers {output.answers:q} \
+            --template {params.template:q} --answers {output.answers:q} \
             --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
         """
 
@@ -84,7 +85,7 @@ rule mtbench:
     input:
         script="scripts/score_mtbench.py",
         lock="envs/main.lock",
-        judgments=expand("<results>/mtbench/{model}/judgments.jsonl", model=MODELS),
+        judgments=expand("<results>/mtbench/{model}/judgments.jsonl", model=EVALUATED),
     output:
         scores="<results>/mtbench.json",
         receipt="<results>/receipts/mtbench.json",
@@ -93,7 +94,7 @@ rule mtbench:
     benchmark:
         "<benchmarks>/mtbench/scores.tsv"
     params:
-        recipe=canonical({"seed": config["seed"]}),
+        recipe=canonical({"seed": config["seed"], "pairs": pairs()}),
         code=code("scripts/score_mtbench.py"),
     shell:
         r"""

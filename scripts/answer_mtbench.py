@@ -1,30 +1,45 @@
-"""Answer MT-Bench's questions with a model: two turns, the chat template given by file, temperature by category.
+"""Answer MT-Bench's questions with a model: two turns, the chat template given by configuration, temperature by category.
 
 Usage: answer_mtbench.py --model results/base --name base --questions question.jsonl --template template.json \\
            --recipe '{"temperatures": {…}, …}' --code … --answers results/mtbench/base/answers.jsonl --receipt …
 
-The file is FastChat's; answer_id and tstamp, which FastChat draws and reads off the clock, are fixed. The second turn's instruction is the
-dialogue so far, in the form that the preference rows have. `stops` says for each turn whether the model ended (eos) or was cut (length).
+The file is FastChat's; answer_id and tstamp, which FastChat draws and reads off the clock, are fixed. One choice a question, as FastChat's
+judge grades no other. The template is a file, whatever the model is called, or `tokenizer` for the one the model brings. With a file the
+second turn's instruction is the dialogue so far, in the form that the preference rows have. `stops` says for each turn how it ended: eos
+(the model's own end), stop (one of the recipe's stop texts, which is cut off with all that follows) or length (cut at max_new_tokens).
 
-Recipe: temperatures {category: float}, default_temperature (float), max_new_tokens (int), batch_size (int), dtype (torch's name),
-threads (int), seed.
+Recipe: temperatures {category: float}, default_temperature (float), max_new_tokens (int), choices (1), stop (list of texts), batch_size (int),
+dtype (torch's name), threads (int), seed.
 """
 
 import argparse
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from bezoar.errors import cli
 from bezoar.files import sha256_text, write_jsonl
 from bezoar.generation import generate
+from bezoar.models import load
 from bezoar.mtbench import read_questions
 from bezoar.receipt import Receipt, add_stage_arguments
-from bezoar.template import Template
+from bezoar.template import OwnTemplate, Template
 from prepare_preferences import instruction
 
 
-def answer(model: Any, tokenizer: Any, template: Template, questions: list[dict], recipe: dict[str, Any]) -> dict[int, list[tuple[str, str]]]:
-    """Return question_id -> [(text, stop reason)] of both turns; questions of one temperature share batches."""
+def prompt_of(template: Template | OwnTemplate, earlier: list[tuple[str, str]]) -> str:
+    """Return the prompt for the turns so far."""
+    return template.dialogue(earlier) if isinstance(template, OwnTemplate) else template.prompt(instruction(earlier))
+
+
+def cut(text: str, ending: str, stops: list[str]) -> tuple[str, str]:
+    """Return (text before the first stop text, how it ended)."""
+    places = [place for stop in stops if (place := text.find(stop)) >= 0]
+    return (text[: min(places)].strip(), "stop") if places else (text.strip(), ending)
+
+
+def answer(model: Any, tokenizer: Any, template: Template | OwnTemplate, questions: list[dict], recipe: dict[str, Any]) -> dict[int, list]:
+    """Return question_id -> [(text, how it ended)] of both turns; questions of one temperature share batches."""
     said: dict[int, list[tuple[str, str]]] = {row["question_id"]: [] for row in questions}
     for turn in range(2):
         by_temperature: dict[float, list[dict]] = {}
@@ -36,11 +51,11 @@ def answer(model: Any, tokenizer: Any, template: Template, questions: list[dict]
                 earlier = [("Human", row["turns"][0])]
                 if turn == 1:
                     earlier += [("Assistant", said[row["question_id"]][0][0]), ("Human", row["turns"][1])]
-                prompts.append(template.prompt(instruction(earlier)))
+                prompts.append(prompt_of(template, earlier))
             seed = recipe["seed"] * 1000 + turn
             texts = generate(model, tokenizer, prompts, recipe["max_new_tokens"], recipe["batch_size"], temperature, seed)
-            for row, (text, stop) in zip(rows, texts, strict=True):
-                said[row["question_id"]].append((text.strip(), stop))
+            for row, (text, ending) in zip(rows, texts, strict=True):
+                said[row["question_id"]].append(cut(text, ending, recipe["stop"]))
             print(f"turn {turn + 1}, temperature {temperature}: {len(rows)} answers", flush=True)
     return said
 
@@ -51,36 +66,31 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--model", type=Path, required=True, help="model directory")
     parser.add_argument("--name", required=True, help="name of the model in every table")
     parser.add_argument("--questions", type=Path, required=True, help="MT-Bench's questions, JSONL")
-    parser.add_argument("--template", type=Path, required=True, help="chat template, JSON")
+    parser.add_argument("--template", required=True, help="chat template, JSON, or `tokenizer` for the model's own")
     parser.add_argument("--answers", type=Path, required=True, help="answers to write, JSONL")
     add_stage_arguments(parser)
     args = parser.parse_args(argv)
-
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    from bezoar.tokenizer import load_tokenizer
-
-    recipe = args.recipe
+    recipe, own = args.recipe, args.template == "tokenizer"
     with Receipt(
         args.receipt, stage="mtbench_answers", recipe=recipe, code=args.code,
-        inputs={"model": args.model / "model.safetensors", "questions": args.questions, "template": args.template},
+        inputs={"model": args.model / "model.safetensors", "questions": args.questions, "template": [] if own else Path(args.template)},
         outputs={"answers": args.answers},
     ) as receipt:  # fmt: skip
-        torch.set_num_threads(recipe["threads"])
         questions = read_questions(args.questions)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        model = AutoModelForCausalLM.from_pretrained(args.model, dtype=getattr(torch, recipe["dtype"]), local_files_only=True).to(device).eval()
-        said = answer(model, load_tokenizer(args.model), Template(args.template), questions, recipe)
+        template = OwnTemplate(args.model) if own else Template(Path(args.template))
+        network, tokenizer = load(args.model, recipe["dtype"], recipe["threads"])
+        said = answer(network, tokenizer, template, questions, recipe)
         write_jsonl(args.answers, ({
             "question_id": number,
             "answer_id": sha256_text(f"{args.name} {number}")[:22],
             "model_id": args.name,
             "choices": [{"index": 0, "turns": [text for text, _ in turns]}],
             "tstamp": 0.0,
-            "stops": [stop for _, stop in turns],
+            "stops": [ending for _, ending in turns],
         } for number, turns in said.items()))  # fmt: skip
-        receipt.facts["cut_at_length"] = sum(stop == "length" for turns in said.values() for _, stop in turns)
+        endings = Counter(ending for turns in said.values() for _, ending in turns)
+        receipt.facts |= {"template": args.template, "endings": dict(sorted(endings.items()))}
+        print(dict(endings), flush=True)
 
 
 if __name__ == "__main__":

@@ -88,12 +88,15 @@ def answers(url: str) -> bool:
 
 def wanted(config: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the registry entries a configuration fetches."""
-    registry = sources.load(Path("config/sources.yaml"))
+    extra, harness = config["extra_models"], config["lm_eval"]
+    registry = sources.with_models(extra, sources.load(Path("config/sources.yaml")))
     used = dict(config["sources"])
     if config["entry"] == "released":
         used |= {"flan": [f"released_{scheme}" for scheme in config["sft"]["order"]], "topics": None, "teacher_tokenizer": None}
     names = [item for entry in used.values() for item in (entry if isinstance(entry, list) else [entry]) if item]
-    return [sources.find(name, registry) for name in names if not name.startswith(("world/", "prompts/"))]
+    names += [harness["data"][task] for task in harness["tasks"] if task in harness["data"]]
+    names += [name for model in extra.values() if (name := sources.model_source(model))]
+    return [sources.find(name, registry) for name in dict.fromkeys(names) if "/" not in name]
 
 
 def licences(entries: list[dict[str, Any]]) -> Iterator[str]:

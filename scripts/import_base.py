@@ -18,17 +18,18 @@ from bezoar.errors import UserError, cli
 from bezoar.files import whole_directory
 from bezoar.receipt import Receipt, add_stage_arguments
 
-TOKENIZER_FILES = ["tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"]
+TOKENIZER_FILES = ["tokenizer.model", "tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json",
+                   "added_tokens.json", "chat_template.jinja"]  # fmt: skip
 
 
-def import_base(snapshot: Path, base: Path, dtype: str) -> int:
+def import_base(snapshot: Path, base: Path, dtype: str, any_tokenizer: bool = False) -> int:
     """Write `base` from `snapshot`; return the number of parameters."""
     import torch
     from transformers import AutoModelForCausalLM
 
     if not (snapshot / "config.json").is_file():
         raise UserError(f"{snapshot}/config.json: no such file; expected a Hugging Face model directory")
-    if not (snapshot / "tokenizer.model").is_file():
+    if not any_tokenizer and not (snapshot / "tokenizer.model").is_file():
         raise UserError(f"{snapshot}/tokenizer.model: no such file; the slow (SentencePiece) tokenizer is required")
     model = AutoModelForCausalLM.from_pretrained(snapshot, dtype=getattr(torch, dtype), local_files_only=True)
     with whole_directory(base) as fresh:
@@ -44,6 +45,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--snapshot", type=Path, required=True, help="directory with config, weights and tokenizer")
     parser.add_argument("--base", type=Path, required=True, help="directory to write")
+    parser.add_argument("--any-tokenizer", action="store_true", help="take a model without tokenizer.model too, to evaluate it")
     add_stage_arguments(parser)
     args = parser.parse_args(argv)
     inputs = sorted(path for path in args.snapshot.iterdir() if path.is_file()) if args.snapshot.is_dir() else []
@@ -53,9 +55,9 @@ def main(argv: list[str] | None = None) -> None:
         recipe=args.recipe,
         code=args.code,
         inputs={"snapshot": inputs},
-        outputs={"base": [args.base / name for name in ("config.json", "model.safetensors", "tokenizer.model")]},
+        outputs={"base": [args.base / name for name in ("config.json", "model.safetensors", *([] if args.any_tokenizer else ["tokenizer.model"]))]},
     ) as receipt:
-        receipt.facts["parameters"] = import_base(args.snapshot, args.base, args.recipe["dtype"])
+        receipt.facts["parameters"] = import_base(args.snapshot, args.base, args.recipe["dtype"], args.any_tokenizer)
 
 
 if __name__ == "__main__":

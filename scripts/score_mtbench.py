@@ -1,11 +1,12 @@
 """Aggregate MT-Bench judgments: means by model, turn and category with intervals over questions, and paired differences.
 
-Usage: score_mtbench.py --judgments results/mtbench/base/judgments.jsonl … --recipe '{"seed": 0}' --code … --output results/mtbench.json --receipt …
+Usage: score_mtbench.py --judgments results/mtbench/base/judgments.jsonl … --recipe '{"pairs": …, "seed": 0}' --code … \\
+           --output results/mtbench.json --receipt …
 
 Turns and repeats of one question are not independent: intervals resample questions. Failed judgments are counted, and bound the mean:
 `all_failures_1` and `all_failures_10` are what it would be had they all been 1, or 10. Judges are never mixed: each has its own tables.
 
-Recipe: seed.
+Recipe: pairs (list of [model, against which]), seed.
 """
 
 import argparse
@@ -64,12 +65,11 @@ def difference(child: Rows, parent: Rows, seed: int) -> dict[str, Any] | None:
     return {**found, "repeats": repeats, **noise([a[number] - b[number] for number in shared], found)}
 
 
-def score(rows: Rows, seed: int) -> dict[str, Any]:
-    """Return the tables of one judge."""
+def score(rows: Rows, pairs: list[list[str]], seed: int) -> dict[str, Any]:
+    """Return the tables of one judge; `pairs` are [model, against which]."""
     models = list(dict.fromkeys(row["model"] for row in rows))
     of = {model: [row for row in rows if row["model"] == model] for model in models}
     categories = list(dict.fromkeys(row["category"] for row in rows))
-    pairs = dict.fromkeys([*zip(models[1:], models[:-1], strict=True), *((model, models[0]) for model in models[1:])])
     return {
         "models": {
             model: {
@@ -80,7 +80,9 @@ def score(rows: Rows, seed: int) -> dict[str, Any]:
             for model, mine in of.items()
         },
         "differences": [
-            {"child": child, "parent": parent, **found} for child, parent in pairs if (found := difference(of[child], of[parent], seed)) is not None
+            {"child": child, "parent": parent, **found}
+            for child, parent in pairs
+            if child in of and parent in of and (found := difference(of[child], of[parent], seed)) is not None
         ],
     }
 
@@ -104,7 +106,7 @@ def main(argv: list[str] | None = None) -> None:
                 ):
                     raise UserError(f"{path}:{number}: score {row['score']} is not what the judgment's text says; judge again")
                 judges.setdefault(row["judge"][0], []).append(row)
-        write_json(args.output, {"judges": {judge: score(rows, args.recipe["seed"]) for judge, rows in judges.items()}})
+        write_json(args.output, {"judges": {judge: score(rows, args.recipe["pairs"], args.recipe["seed"]) for judge, rows in judges.items()}})
 
 
 if __name__ == "__main__":

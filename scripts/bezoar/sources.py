@@ -1,5 +1,6 @@
 """The registry of external bytes, config/sources.yaml: where each lies and where it comes to lie."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -51,3 +52,33 @@ def path_of(identifier: str, entries: dict[str, dict[str, Any]]) -> str:
     """Return where a source comes to lie: a file below data/, or the manifest of a hub snapshot."""
     entry = find(identifier, entries)
     return f"data/{entry['path']}" if "path" in entry else f"data/hub/{identifier}/manifest.json"
+
+
+def with_models(extra: dict[str, dict[str, Any]], entries: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the registry and, for each of `extra_models:` that names a hub repository of its own, an entry for it.
+
+    Raise `UserError` unless each model comes from one place: `source`, `hub` or `path`.
+    """
+    entries = dict(entries)
+    for name, model in extra.items():
+        places = [key for key in ("source", "hub", "path") if model.get(key)]
+        if len(places) != 1:
+            raise UserError(f"extra_models.{name}: expected one of source, hub and path, found {' and '.join(places) or 'none'}")
+        if places == ["source"]:
+            find(model["source"], entries)
+        if places == ["hub"]:
+            entries[model_source(model)] = {
+                "id": model_source(model), "what": name, "hub": model["hub"], "type": "model", "revision": model.get("revision"),
+                "licence": None, "why": "named under extra_models",
+            }  # fmt: skip
+    return entries
+
+
+def model_source(model: dict[str, Any]) -> str | None:
+    """Return the id of the registry entry of one of `extra_models:`, or None for a local directory.
+
+    A hub repository's is its name and revision: two revisions are two snapshots.
+    """
+    if model.get("hub"):
+        return re.sub(r"[^a-z0-9]+", "_", f"{model['hub']} {model.get('revision') or ''}".lower()).strip("_")
+    return model.get("source")

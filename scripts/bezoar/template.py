@@ -27,6 +27,26 @@ class Template:
         return text.rsplit(self.split, 1)[-1].strip()
 
 
+class OwnTemplate:
+    """The chat template that a model brings with its tokenizer (Jinja, in tokenizer_config.json or chat_template.jinja)."""
+
+    def __init__(self, model: Path) -> None:
+        from transformers import AutoTokenizer
+
+        try:
+            self._tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
+        except (OSError, ValueError):
+            self._tokenizer = None
+        if self._tokenizer is None or not self._tokenizer.chat_template:
+            raise UserError(f"{model}: the model brings no chat template; name a template file in its place")
+
+    def dialogue(self, earlier: list[tuple[str, str]]) -> str:
+        """Return the text up to where the response begins, of turns [(Human or Assistant, text)] ending with Human; without BOS."""
+        messages = [{"role": "user" if speaker == "Human" else "assistant", "content": text} for speaker, text in earlier]
+        text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return text.removeprefix(self._tokenizer.bos_token or "")
+
+
 def training_text(row: dict[str, Any]) -> tuple[str, str, str]:
     """Return (instruction, system message, response) of a row of any scheme, by its columns.
 

@@ -97,7 +97,8 @@ def test_too_many_failures_fail_the_stage(judged: Path) -> None:
 
 def score(place: Path) -> dict:
     score_mtbench.main([
-        "--judgments", str(place / "bad.judgments.jsonl"), str(place / "good.judgments.jsonl"), "--recipe", '{"seed": 0}', "--code", "x",
+        "--judgments", str(place / "bad.judgments.jsonl"), str(place / "good.judgments.jsonl"),
+        "--recipe", '{"seed": 0, "pairs": [["good", "bad"]]}', "--code", "x",
         "--output", str(place / "mtbench.json"), "--receipt", str(place / "score.json"),
     ])  # fmt: skip
     return read_json(place / "mtbench.json")["judges"]["simulator"]

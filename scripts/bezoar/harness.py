@@ -1,0 +1,89 @@
+"""The LM Evaluation Harness's tasks on local data: which are asked for, from which copy, and every item as text. Imports no torch.
+
+A task is one of the harness's own, redirected to a local copy of its data set, or a YAML file in the harness's form that names its data.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from bezoar.errors import UserError
+
+LOST = {"record": "its data set is read by a script, which datasets refuses since version 4 (lm-evaluation-harness issue 3171)"}
+
+
+def assignments(texts: Sequence[str]) -> dict[str, Path]:
+    """Return task -> directory from arguments of the form `task=path/of/manifest.json` (or of the directory itself)."""
+    found = {}
+    for text in texts:
+        task, sign, path = text.partition("=")
+        if not sign:
+            raise UserError(f"--task-data {text}: expected task=directory")
+        found[task] = Path(path).parent if Path(path).name == "manifest.json" else Path(path)
+    return found
+
+
+def load_tasks(names: Sequence[str], files: Sequence[Path], data: dict[str, Path]) -> dict[str, Any]:
+    """Return name -> the harness's task object, its data loaded, in the order of `names`.
+
+    `files` are YAML task files; `data` redirects the harness's own tasks to local data sets. Nothing is fetched: a task with neither
+    is refused, and so is one whose data set needs a loading script.
+    """
+    os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"  # read when datasets is imported, which is below
+    from lm_eval.tasks import TaskManager
+
+    for name in names:
+        if name in LOST:
+            raise UserError(f"lm_eval: {name} cannot be run: {LOST[name]}; evaluate another task")
+    own = TaskManager(include_path=[str(path) for path in sorted({path.parent for path in files})], include_defaults=False)
+    return {name: _load(own if name in own.all_subtasks else _defaults(), name, data.get(name), name in own.all_subtasks) for name in names}
+
+
+@cache
+def _defaults() -> Any:
+    """The harness's own definitions: some 13,000 files, six seconds."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager()
+
+
+def _load(manager: Any, name: str, folder: Path | None, own: bool) -> Any:
+    """Return one task with its data; for one of the harness's own, `folder` takes the place of the hub's repository."""
+    if name not in manager.all_subtasks:
+        raise UserError(f"lm_eval: no task {name}; see `lm_eval ls tasks`, or name its YAML file under lm_eval.task_files")
+    if folder is None and not own:
+        raise UserError(f"lm_eval: {name} has no local data; name its data set under lm_eval.data and in config/sources.yaml")
+    if folder is not None and not folder.is_dir():
+        raise UserError(f"{folder}: no such directory; expected the data set of {name}")
+    if folder is not None and (folder / f"{folder.name}.py").is_file() and not any(folder.rglob("*.parquet")):
+        raise UserError(f"lm_eval: {name} cannot be run: {folder} holds a loading script and no data; evaluate another task")
+    try:  # a group of one: in a group the harness lays what is given here over its own definition
+        loaded = manager.load([{"group": "local", "task": [{"task": name, "dataset_path": str(folder)}]}] if folder else name)
+    except (OSError, RuntimeError, ValueError, KeyError) as error:  # datasets and the harness raise each of these for data that are not there
+        where = folder or "the files its YAML names"
+        raise UserError(f"lm_eval: {name} cannot be read from {where}: {' '.join(str(error).split())[:200]}") from None
+    return loaded["tasks"][name]
+
+
+def versions(tasks: dict[str, Any]) -> dict[str, str]:
+    """Return name -> version of the task's definition, as the harness reports it."""
+    return {name: str(task.VERSION) for name, task in tasks.items()}
+
+
+def items(tasks: dict[str, Any]) -> Iterator[tuple[str, int, str]]:
+    """Yield (task, doc_id, text) of every evaluation item: the prompt, then each choice on a line of its own.
+
+    Where the prompt is what differs between choices (winogrande), each line is one choice with what follows it.
+    """
+    for name, task in tasks.items():
+        for number, doc in enumerate(task.eval_docs):
+            prompt, choices = task.doc_to_text(doc), task.doc_to_choice(doc) if task.config.doc_to_choice is not None else []
+            lines = [prompt, *choices] if isinstance(prompt, str) else [f"{choice} {task.doc_to_target(doc)}" for choice in choices]
+            yield name, number, "\n".join(map(str, lines))
+
+
+def task_texts(names: Sequence[str], files: Sequence[Path], data: dict[str, Path]) -> list[tuple[str, int, str]]:
+    """Return (task, doc_id, text) of every evaluation item of the named tasks, from where `run_lm_eval.py` takes them."""
+    return list(items(load_tasks(names, files, data)))
