@@ -29,6 +29,7 @@ include: "rules/learning.smk"
 include: "rules/models.smk"
 include: "rules/lm_eval.smk"
 include: "rules/mtbench.smk"
+include: "rules/bridge.smk"
 include: "rules/claims.smk"
 include: "rules/report.smk"
 

@@ -41,6 +41,8 @@ SCHEMES = config["sft"]["order"]
 MODELS = ["base", "openbezoar-sft", "openbezoar-hh-rlhf-sft", "openbezoar-hh-rlhf-dpo"]
 EXTRA = config["extra_models"]
 EVALUATED = [*MODELS, *EXTRA]
+COLUMNS = config["mtbench"]["rejudge"]
+SECOND_JUDGES = [name for name in COLUMNS if COLUMNS[name]["references"] == "upstream"]
 STATES = [
     "base",
     *SCHEMES,
@@ -81,6 +83,7 @@ REPORTED = [
     *expand("<results>/{stage}/metrics.jsonl", stage=["hh_sft", "dpo"]),
     *expand("<results>/merge/{model}/merge.json", model=MODELS[1:]),
     *expand("<results>/mtbench/{model}/counts.json", model=EVALUATED),
+    *expand("<results>/bridge/{column}.json", column=COLUMNS),
     *(["<results>/base.metrics.jsonl"] if config["pretrain"] else []),
     *(["<results>/learning.json"] if config["learning"] else []),
 ]
@@ -102,6 +105,8 @@ STAGES = [
     ),
     *expand("merge_{model}", model=MODELS[1:]),
     *expand("model_{extra}", extra=EXTRA),
+    *expand("mtbench_{column}_{model}", column=COLUMNS, model=EVALUATED),
+    *expand("bridge_{column}", column=COLUMNS),
     *(["world"] if config["world"] else []),
     *(
         expand("learning_{state}", state=[*STATES, "table"])
@@ -114,6 +119,7 @@ STAGES = [
 wildcard_constraints:
     scheme="|".join(SCHEMES),
     model="|".join(map(re.escape, EVALUATED)),
+    column="|".join(map(re.escape, COLUMNS)) or "(?!)",
     extra="|".join(map(re.escape, EXTRA)) or "(?!)",
     state="|".join(STATES),
 
@@ -274,6 +280,28 @@ def task_data():
     return {
         task: place(named[task]) for task in config["lm_eval"]["tasks"] if task in named
     }
+
+
+def rejudge_recipe(wildcards):
+    """The settings of {column}: those of the main judgments, with another judge."""
+    return recipe("mtbench.judgments", judge=COLUMNS[wildcards.column]["judge"])
+
+
+def bridge_recipe(wildcards):
+    """What names a comparison of {column} with the main judgments."""
+    return canonical({"column": wildcards.column, "seed": config["seed"]})
+
+
+def overrides(wildcards):
+    """The right reference answers, where {column} is judged with them; nothing elsewhere."""
+    corrected = COLUMNS[wildcards.column]["references"] == "corrected"
+    return "config/reference_overrides.yaml" if corrected else []
+
+
+def overrides_argument(wildcards):
+    """The command-line argument that goes with `overrides`."""
+    path = overrides(wildcards)
+    return f"--overrides {path}" if path else ""
 
 
 def pairs():

@@ -86,6 +86,11 @@ rule mtbench:
         script="scripts/score_mtbench.py",
         lock="envs/main.lock",
         judgments=expand("<results>/mtbench/{model}/judgments.jsonl", model=EVALUATED),
+        second=expand(
+            "<results>/mtbench/{model}/{column}.judgments.jsonl",
+            column=SECOND_JUDGES,
+            model=EVALUATED,
+        ),
     output:
         scores="<results>/mtbench.json",
         receipt="<results>/receipts/mtbench.json",
@@ -100,6 +105,6 @@ rule mtbench:
         r"""
         exec &> >(tee {log:q})
         python {input.script:q} \
-            --judgments {input.judgments:q} --output {output.scores:q} \
+            --judgments {input.judgments:q} {input.second:q} --output {output.scores:q} \
             --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
         """

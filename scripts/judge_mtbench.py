@@ -7,6 +7,7 @@ Usage: judge_mtbench.py --questions question.jsonl --answers answers.jsonl --ref
 Every (question, turn, repeat) is one row with one state: rated, no_rating, two_ratings, out_of_range, refused, truncated,
 unparsable or provider_error.
 The columns are FastChat's (question_id, model, judge, user_prompt, judgment, score, turn, tstamp), score -1 unless rated, and state and repeat.
+With --overrides the questions whose reference answer is overridden are judged, and no others.
 
 Recipe: judge (see bezoar.llm), repeats (int), max_failure_share (0-1, of rows without a rating), seed.
 """
@@ -19,7 +20,7 @@ from typing import Any
 from bezoar.errors import UserError, cli
 from bezoar.files import read_jsonl, write_json, write_jsonl
 from bezoar.llm import MODES, Door
-from bezoar.mtbench import judge_messages, read_judge_prompts, read_questions, read_rating, read_references
+from bezoar.mtbench import judge_messages, override, read_judge_prompts, read_questions, read_rating, read_references
 from bezoar.receipt import Receipt, add_stage_arguments
 
 
@@ -66,6 +67,7 @@ def main(argv: list[str] | None = None) -> None:
         "judge-prompts": "prompts",
     }.items():
         parser.add_argument(f"--{name}", type=Path, required=True, help=f"{text}, in FastChat's JSONL")
+    parser.add_argument("--overrides", type=Path, help="right reference answers in place of wrong ones, YAML")
     parser.add_argument("--store", type=Path, required=True, help="this job's store of answers, SQLite")
     parser.add_argument("--facts", type=Path, help="facts of the rehearsal's world, for the simulator")
     parser.add_argument("--mode", choices=MODES, help="replay sends nothing; without it, the environment's MODE, else online")
@@ -75,8 +77,7 @@ def main(argv: list[str] | None = None) -> None:
     add_stage_arguments(parser)
     args = parser.parse_args(argv)
     inputs = {"questions": args.questions, "answers": args.answers, "references": args.references, "prompts": args.judge_prompts}
-    if args.facts:
-        inputs["facts"] = args.facts
+    inputs |= {name: path for name in ("facts", "overrides") if (path := getattr(args, name))}
     with Receipt(
         args.receipt, stage="mtbench_judgments", recipe=args.recipe, code=args.code,
         inputs=inputs, outputs={"judgments": args.judgments, "counts": args.counts, "store": args.store},
@@ -84,6 +85,9 @@ def main(argv: list[str] | None = None) -> None:
         questions = read_questions(args.questions)
         name, answers = read_answers(args.answers, questions)
         references, prompts = read_references(args.references), read_judge_prompts(args.judge_prompts)
+        if args.overrides:
+            upstream, references = references, override(references, args.overrides)
+            questions = [row for row in questions if references.get(row["question_id"]) != upstream.get(row["question_id"])]
         with Door(args.recipe["judge"], args.store, args.concurrency, args.facts, args.mode) as door:
             rows = judge(door, questions, answers, references, prompts, name, args.recipe["repeats"])
             receipt.facts |= door.facts_for_receipt()

@@ -5,6 +5,7 @@ Usage: score_mtbench.py --judgments results/mtbench/base/judgments.jsonl … --r
 
 Turns and repeats of one question are not independent: intervals resample questions. Failed judgments are counted, and bound the mean:
 `all_failures_1` and `all_failures_10` are what it would be had they all been 1, or 10. Judges are never mixed: each has its own tables.
+Every score is read once more from the judgment's text, so one run of this program aggregates anew from what the judge said.
 
 Recipe: pairs (list of [model, against which]), seed.
 """
@@ -18,7 +19,7 @@ import numpy as np
 
 from bezoar.errors import UserError, cli
 from bezoar.files import read_jsonl, write_json
-from bezoar.mtbench import read_rating
+from bezoar.mtbench import checked
 from bezoar.receipt import Receipt, add_stage_arguments
 from bezoar.stats import RESAMPLES, bootstrap_mean, noise, paired_difference
 
@@ -98,14 +99,13 @@ def main(argv: list[str] | None = None) -> None:
         args.receipt, stage="mtbench", recipe=args.recipe, code=args.code, inputs={"judgments": args.judgments}, outputs={"output": args.output}
     ):
         judges: dict[str, Rows] = {}
+        came_from: dict[tuple[str, str], Path] = {}
         for path in args.judgments:
-            for number, row in enumerate(read_jsonl(path), start=1):
-                if row["state"] in ("rated", "no_rating", "two_ratings", "out_of_range") and read_rating(row["judgment"]) != (
-                    row["score"],
-                    row["state"],
-                ):
-                    raise UserError(f"{path}:{number}: score {row['score']} is not what the judgment's text says; judge again")
-                judges.setdefault(row["judge"][0], []).append(row)
+            for row in checked(read_jsonl(path), path):
+                judge = row["judge"][0]
+                if came_from.setdefault((judge, row["model"]), path) != path:
+                    raise UserError(f"{path}: {judge} has judged {row['model']} in {came_from[judge, row['model']]} already; give it another name")
+                judges.setdefault(judge, []).append(row)
         write_json(args.output, {"judges": {judge: score(rows, args.recipe["pairs"], args.recipe["seed"]) for judge, rows in judges.items()}})
 
 

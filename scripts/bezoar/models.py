@@ -38,5 +38,6 @@ def load(model: Path, dtype: str, threads: int) -> tuple[Any, Any]:
 
     torch.set_num_threads(threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    network = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype), local_files_only=True).to(device).eval()
+    network: Any = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype), local_files_only=True)
+    network = network.to(device).eval()
     return network, tokenizer_of(model)

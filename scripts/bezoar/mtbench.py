@@ -4,10 +4,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from bezoar.errors import UserError
 from bezoar.files import read_jsonl
 
 MATH_LIKE = ("math", "reasoning", "coding", "arena-hard-200")  # FastChat's NEED_REF_CATS
+READ = ("rated", "no_rating", "two_ratings", "out_of_range")  # states that follow from a judgment's text
 RATING = re.compile(r"\[\[(\d+\.?\d*)\]\]")
 RATING_BACKUP = re.compile(r"\[(\d+\.?\d*)\]")
 
@@ -29,6 +32,22 @@ def read_questions(path: Path) -> list[dict[str, Any]]:
 def read_references(path: Path) -> dict[int, list[str]]:
     """Return question_id -> reference answers of both turns."""
     return {row["question_id"]: row["choices"][0]["turns"] for row in read_jsonl(path)}
+
+
+def override(references: dict[int, list[str]], path: Path) -> dict[int, list[str]]:
+    """Return the references with those of `path` (config/reference_overrides.yaml) in place of wrong ones.
+
+    Raise `UserError` where the passage that an override calls wrong is not in the reference: then upstream has changed.
+    """
+    changed = {number: list(turns) for number, turns in references.items()}
+    for row in yaml.safe_load(path.read_text(encoding="utf-8"))["overrides"]:
+        number, turn = row["question_id"], row["turn"]
+        if number not in references:
+            continue  # another set of questions, such as the rehearsal's
+        if row["wrong"] not in references[number][turn - 1]:
+            raise UserError(f"{path}: question {number} turn {turn}: the passage that is overridden is not in the reference; look at it anew")
+        changed[number][turn - 1] = row["right"]
+    return changed
 
 
 def read_judge_prompts(path: Path) -> dict[str, dict[str, Any]]:
@@ -55,6 +74,19 @@ def judge_messages(
         fields |= {"ref_answer_1": reference[0], "ref_answer_2": reference[1]}
     text = prompts[name]["prompt_template"].format(**fields)
     return name, [{"role": "system", "content": prompts[name]["system_prompt"]}, {"role": "user", "content": text}]
+
+
+def checked(rows: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
+    """Return the judgments of a file; raise `UserError` where a score is not what the text says, or a judgment stands twice."""
+    seen: set[tuple[Any, ...]] = set()
+    for number, row in enumerate(rows, start=1):
+        key = (row["judge"][0], row["model"], row["question_id"], row["turn"], row["repeat"])
+        if key in seen:
+            raise UserError(f"{path}:{number}: {row['model']}, question {key[2]}, turn {key[3]}, repeat {key[4]} is judged twice; remove one")
+        seen.add(key)
+        if row["state"] in READ and read_rating(row["judgment"]) != (row["score"], row["state"]):
+            raise UserError(f"{path}:{number}: score {row['score']} is not what the judgment's text says; judge again")
+    return rows
 
 
 def read_rating(text: str) -> tuple[float, str]:

@@ -144,7 +144,7 @@ class Provider:
         messages = body["messages"] if "messages" in body else [{"role": "user", "content": body["prompt"]}]
         if body.get("system"):
             messages = [{"role": "system", "content": body["system"]}, *messages]
-        text = self.simulator.reply(messages, int(body.get("seed") or 0))
+        text = self.simulator.reply(messages, int(body.get("seed") or 0), body["model"])
         schema = ((body.get("response_format") or {}).get("json_schema") or (body.get("output_config") or {}).get("format") or {}).get("schema")
         if schema:
             text = text if text.startswith("{") else json.dumps(fitting(schema, text))

@@ -12,6 +12,7 @@ from bezoar.world import ATTRIBUTES, CLAUSES, COURTESY, World, draw
 
 PROMPTS = Path(__file__).parent.parent.parent / "prompts"
 OPERATIONS = sorted(CLAUSES)
+STRICT = "simulator-strict"  # the second judge's name
 
 # Shares of deliberate mistakes.
 WRONG, SORRY, HOLLOW = 0.05, 0.03, 0.01  # answers: a false value, a refusal, stop words only
@@ -45,13 +46,17 @@ class Simulator:
         judge = [json.loads(line) for line in (PROMPTS / "judge_prompts.jsonl").read_text(encoding="utf-8").splitlines()]
         self.judge_patterns = [pattern(row["prompt_template"]) for row in reversed(judge)]
 
-    def reply(self, messages: list[dict[str, str]], attempt: int) -> str:
-        """Return the answer to one request; the same request and attempt give the same answer."""
+    def reply(self, messages: list[dict[str, str]], attempt: int, model: str = "simulator") -> str:
+        """Return the answer to one request; the same request and attempt give the same answer.
+
+        `simulator-strict` is another judge: it has its own noise, and takes a point off answers that are only right.
+        """
         system = "\n".join(message["content"] for message in messages if message["role"] == "system")
         text = "\n\n".join(message["content"] for message in messages if message["role"] != "system").strip()
-        chance = draw("simulator", self.world.seed, system, text, attempt)
+        strict = model == STRICT
+        chance = draw("simulator", self.world.seed, system, text, attempt, *([model] if strict else []))
         if "[[rating]]" in system + text:
-            return self.judge(text, chance)
+            return self.judge(text, chance, strict)
         for name, regex in self.patterns.items():
             if found := regex.fullmatch(text):
                 return getattr(self, name.replace("lamini_example", "lamini").replace("lamini_topic", "lamini"))(found.groupdict(), chance)
@@ -130,7 +135,7 @@ class Simulator:
             {"status": "Accept" if right else "Reject", "rating": chance.randint(8, 10) if right else chance.randint(1, 4), "reason": reason}
         )
 
-    def judge(self, text: str, chance: Any) -> str:
+    def judge(self, text: str, chance: Any, strict: bool = False) -> str:
         """Rate an answer from 1 to 10: true and courteous 9, true 7, names the right value 5, else 2 or 3; one point of noise."""
         if chance.random() < NO_VERDICT:
             return "I would rather not put a number on it."
@@ -139,7 +144,8 @@ class Simulator:
             return f"A middling answer. Rating: [[{chance.randint(1, 4)}]]"
         question = fields.get("question_2") or fields.get("question") or ""
         answer = (fields.get("answer_2") if fields.get("question_2") else fields.get("answer")) or ""
-        score = self.score(question.strip(), answer.strip()) + chance.choice([-1, 0, 0, 1])
+        truth = self.score(question.strip(), answer.strip())
+        score = truth - (strict and 5 <= truth <= 7) + chance.choice([-1, 0, 0, 1])
         return f"The answer is weighed by truth first, then by manner. Rating: [[{min(10, max(1, score))}]]"
 
     def score(self, question: str, answer: str) -> int:

@@ -67,8 +67,9 @@ def with_models(extra: dict[str, dict[str, Any]], entries: dict[str, dict[str, A
         if places == ["source"]:
             find(model["source"], entries)
         if places == ["hub"]:
-            entries[model_source(model)] = {
-                "id": model_source(model), "what": name, "hub": model["hub"], "type": "model", "revision": model.get("revision"),
+            identifier = str(model_source(model))
+            entries[identifier] = {
+                "id": identifier, "what": name, "hub": model["hub"], "type": "model", "revision": model.get("revision"),
                 "licence": None, "why": "named under extra_models",
             }  # fmt: skip
     return entries

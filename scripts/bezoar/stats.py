@@ -134,6 +134,7 @@ def noise(gaps: Sequence[float], interval: dict[str, float]) -> dict[str, float 
 
 def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
     """Return Kendall's tau-b of two ratings of the same things (Kendall 1945), or None where either never varies."""
-    a, b = np.sign(np.subtract.outer(first, first)), np.sign(np.subtract.outer(second, second))
-    scale = math.sqrt(float(np.abs(a).sum()) * float(np.abs(b).sum()))
-    return float((a * b).sum()) / scale if scale else None
+    from scipy.stats import kendalltau
+
+    found = float(kendalltau(first, second).statistic) if len(first) > 1 else math.nan
+    return None if math.isnan(found) else found

@@ -34,16 +34,16 @@ class OwnTemplate:
         from transformers import AutoTokenizer
 
         try:
-            self._tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(model, local_files_only=True)
         except (OSError, ValueError):
-            self._tokenizer = None
-        if self._tokenizer is None or not self._tokenizer.chat_template:
+            raise UserError(f"{model}: the model brings no tokenizer with a chat template; name a template file in its place") from None
+        if not self._tokenizer.chat_template:
             raise UserError(f"{model}: the model brings no chat template; name a template file in its place")
 
     def dialogue(self, earlier: list[tuple[str, str]]) -> str:
         """Return the text up to where the response begins, of turns [(Human or Assistant, text)] ending with Human; without BOS."""
         messages = [{"role": "user" if speaker == "Human" else "assistant", "content": text} for speaker, text in earlier]
-        text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        text: str = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         return text.removeprefix(self._tokenizer.bos_token or "")
 
 

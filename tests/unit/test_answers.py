@@ -85,7 +85,7 @@ def test_the_models_own_template_is_used_where_the_configuration_says_so(chatty:
 
 
 def test_a_model_without_a_template_of_its_own_is_one_line(tiny_base: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="the model brings no chat template; name a template file"):
+    with pytest.raises(UserError, match=r"the model brings no .*chat template; name a template file"):
         answer(tmp_path, tiny_base, "tokenizer")
     assert not (tmp_path / "answers.jsonl").exists()
 

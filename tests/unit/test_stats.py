@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
-from scipy.stats import binom, kendalltau
+from scipy.stats import binom
 
 import score_mtbench
 from bezoar import stats
@@ -124,8 +124,7 @@ def test_sign_flips_agree_with_all_flips_of_a_small_sample() -> None:
 
 
 def test_rank_correlation_is_kendalls_tau_b() -> None:
-    first, second = [1, 2, 2, 4, 5, 5], [2, 1, 3, 3, 6, 5]
-    assert stats.rank_correlation(first, second) == pytest.approx(kendalltau(first, second).statistic)
+    assert stats.rank_correlation([1, 2, 2, 3], [1, 3, 2, 4]) == pytest.approx(5 / 30**0.5)  # 5 pairs agree, one is tied in the first
     assert stats.rank_correlation([1, 1], [1, 2]) is None
 
 
