@@ -1,11 +1,12 @@
 """
-A verdict for every claim of the paper that can be tested.
+A verdict for every claim of the paper that can be tested, and the paper's values beside ours where somebody filled them in.
 
 REQUIRED INPUTS:
-    claims   = config/claims.yaml
-    tables   = <results>/lm_eval.json, <results>/mtbench.json
+    claims       = config/claims.yaml
+    paper_values = config/paper_values.csv
+    artifacts    = what the claims name: tables, counts, the base's receipt
 OUTPUTS:
-    verdicts = <results>/claims.json
+    verdicts     = <results>/claims.json
 """
 
 
@@ -15,7 +16,13 @@ rule claims:
         script="scripts/check_claims.py",
         lock="envs/main.lock",
         claims="config/claims.yaml",
-        tables=["<results>/lm_eval.json", "<results>/mtbench.json"],
+        paper_values="config/paper_values.csv",
+        artifacts=[
+            "<results>/lm_eval.json",
+            "<results>/mtbench.json",
+            "<results>/receipts/base.json",
+            *expand("<results>/generate/{scheme}.counts.json", scheme=GENERATED),
+        ],
     output:
         verdicts="<results>/claims.json",
         receipt="<results>/receipts/claims.json",
@@ -30,6 +37,7 @@ rule claims:
     shell:
         r"""
         exec &> >(tee {log:q})
-        python {input.script:q} --claims {input.claims:q} --tables {input.tables:q} --output {output.verdicts:q} \
+        python {input.script:q} --claims {input.claims:q} --paper-values {input.paper_values:q} \
+            --results $(dirname {output.verdicts:q}) --artifacts {input.artifacts:q} --output {output.verdicts:q} \
             --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
         """

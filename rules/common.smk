@@ -67,7 +67,9 @@ HELDOUT = expand(
 )
 
 GENERATED = SCHEMES if config["entry"] == "generate" else []
-
+REPORT_TEMPLATES = sorted(
+    str(path) for path in Path("scripts/bezoar").glob("*.html.j2")
+)
 REPORTED = [
     *expand(
         "<results>/data/{table}.json",
@@ -443,6 +445,7 @@ def claims_recipe():
             "scale": config["scale"],
             "paper_judge": judged["paper_judge"],
             "judge": judged["judge"]["model"],
+            "models": EVALUATED,
             "seed": config["seed"],
         }
     )

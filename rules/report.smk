@@ -14,10 +14,7 @@ rule report:
     input:
         script="scripts/build_report.py",
         lock="envs/main.lock",
-        template=expand(
-            "scripts/bezoar/{part}.html.j2",
-            part=["report", "report_data", "report_requests"],
-        ),
+        template=REPORT_TEMPLATES,
         artifacts=REPORTED,
         receipts=expand("<results>/receipts/{stage}.json", stage=STAGES),
     output:

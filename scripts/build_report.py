@@ -77,7 +77,8 @@ def page(artifacts: Artifacts, receipts: list[Path], template: Path, results: Pa
     claims, lm_eval, mtbench = (artifacts.json(name) for name in ("claims.json", "lm_eval.json", "mtbench.json"))
     if not (claims and lm_eval and mtbench):
         raise UserError("report: claims.json, lm_eval.json and mtbench.json are needed; run the stages that write them")
-    judge_name, chat = next(iter(mtbench["judges"].items()))
+    judge_name = claims["judge"]["used"]
+    chat = mtbench["judges"][judge_name]
     models = list(chat["models"])
     categories = list(chat["models"][models[0]]["categories"])
 
@@ -89,11 +90,14 @@ def page(artifacts: Artifacts, receipts: list[Path], template: Path, results: Pa
     drawn = {label: (name, rows) for name, label in CURVES.items() if (rows := artifacts.rows(name))}
     scale = recipe["scale"]
     title, text = SCALES[scale]
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    return environment.from_string(template.read_text(encoding="utf-8")).render(
+    loader = jinja2.FileSystemLoader(template.parent)
+    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    return environment.get_template(template.name).render(
         scale=scale, title=title, scale_text=text, claims=claims, lm_eval=lm_eval, chat=chat, judge_name=judge_name,
         simulated=judge_name == "simulator", simulated_teacher=scale != "paper", models=models, tasks=list(lm_eval["models"]["base"]),
-        lm_differences={(d["child"], d["parent"]): d["all_items"] for d in lm_eval["differences"]},
+        lm_differences={(d["child"], d["parent"]): d for d in lm_eval["differences"]},
+        other_judges={name: table for name, table in mtbench["judges"].items() if name != judge_name},
+        bridges={Path(name).stem: artifacts.json(name) for name in artifacts.paths if name.startswith("bridge/")},
         learning=artifacts.json("learning.json"), preferences=artifacts.json("preferences/counts.json"),
         curves={label: curve(rows) for label, (_, rows) in drawn.items()}, curve_files={label: name for label, (name, _) in drawn.items()},
         radar=plots.radar(categories, radar, 10), bars=plots.bars(categories, bars, "rating, 1 to 10"),

@@ -75,7 +75,7 @@ def test_a_touched_input_of_any_size_makes_nothing_stale(finished: Path) -> None
 
 
 AFTER_SFT = {"merge": 3, "hh_sft": 1, "dpo": 1, "lm_eval": 3, "lm_eval_table": 1, "mtbench_answers": 3, "mtbench_judgments": 3, "mtbench": 1,
-             "claims": 1, "learning_table": 1, "report": 1}  # fmt: skip
+             "mtbench_rejudge": 3, "bridge": 1, "claims": 1, "learning_table": 1, "report": 1}  # fmt: skip
 
 
 DATA = {"data_duplicates": 1, "data_contamination": 1, "data_description": 1, "data_card": 3}
@@ -88,14 +88,17 @@ DATA = {"data_duplicates": 1, "data_contamination": 1, "data_description": 1, "d
         ("filter/evol.jsonl", {"filter": 1, "sft": 1, "learning": 4, **DATA, **AFTER_SFT}),
         ("sft/lamini/adapter_model.safetensors", {"sft": 3, "learning": 6, **AFTER_SFT}),
         ("preferences/pairs.jsonl", {"preferences": 1, **AFTER_SFT, "learning": 2, "merge": 2, "lm_eval": 2, "mtbench_answers": 2,
-                                     "mtbench_judgments": 2}),
+                                     "mtbench_judgments": 2, "mtbench_rejudge": 2}),
         ("dpo/adapter_model.safetensors", {"dpo": 1, "merge": 1, "learning": 1, "lm_eval": 1, "lm_eval_table": 1, "mtbench_answers": 1,
-                                           "mtbench_judgments": 1, "mtbench": 1, "claims": 1, "learning_table": 1, "report": 1}),
+                                           "mtbench_judgments": 1, "mtbench_rejudge": 1, "bridge": 1, "mtbench": 1, "claims": 1,
+                                           "learning_table": 1, "report": 1}),
         ("merge/openbezoar-hh-rlhf-dpo/model.safetensors", {"merge": 1, "learning": 1, "lm_eval": 1, "lm_eval_table": 1, "mtbench_answers": 1,
-                                                            "mtbench_judgments": 1, "mtbench": 1, "claims": 1, "learning_table": 1, "report": 1}),
+                                                            "mtbench_judgments": 1, "mtbench_rejudge": 1, "bridge": 1, "mtbench": 1,
+                                                            "claims": 1, "learning_table": 1, "report": 1}),
         ("lm_eval/base.json", {"lm_eval": 1, "lm_eval_table": 1, "claims": 1, "report": 1}),
-        ("mtbench/base/judgments.jsonl", {"mtbench_judgments": 1, "mtbench": 1, "claims": 1, "report": 1}),
         ("data/contamination.json", {"data_contamination": 1, "data_card": 3, "report": 1}),
+        ("mtbench/base/judgments.jsonl", {"mtbench_judgments": 1, "mtbench": 1, "bridge": 1, "claims": 1, "report": 1}),
+        ("bridge/strict.json", {"bridge": 1, "report": 1}),
         ("claims.json", {"claims": 1, "report": 1}),
         ("report/index.html", {"report": 1}),
     ],
@@ -115,7 +118,7 @@ def test_editing_a_module_makes_stale_what_imports_it_and_nothing_that_does_not(
     text = module.read_text()
     module.write_text(text + "\n# one more line\n")
     try:
-        assert set(planned(finished)) == {"lm_eval_table", "mtbench", "learning_table", "claims", "report"}
+        assert set(planned(finished)) == {"lm_eval_table", "mtbench", "bridge", "learning_table", "claims", "report"}
     finally:
         module.write_text(text)
 
