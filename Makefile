@@ -13,7 +13,7 @@ PAPER = $(or $(CONFIG),config/paper.yaml)
 RESULTS := $(RUN) python -c "from bezoar.configuration import resolved; print(resolved('$(REHEARSAL)'.split())['pathvars']['results'])"
 PYTHON_FILES := scripts tests
 
-.PHONY: help rehearsal reproduce doctor report learning plan export-answers import-answers test bench check fix lock clean environment stale audit archive
+.PHONY: help rehearsal reproduce evaluate doctor report learning plan export-answers import-answers test bench check fix lock clean environment stale audit archive
 
 help: ## print this
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -40,6 +40,9 @@ archive: environment ## CONFIG's results, receipts and stores as one file to aud
 
 doctor: environment ## what is missing for CONFIG, each with what to do
 	@$(RUN) python scripts/doctor.py --config $(PAPER)
+
+evaluate: environment ## both benchmarks on MODEL=directory or owner/name [REVISION= TEMPLATE= NAME=], a row in a table
+	@$(RUN) python scripts/evaluate_model.py --model "$(MODEL)" --revision "$(REVISION)" --template "$(TEMPLATE)" --name "$(NAME)" --config $(PAPER) --cores $(JOBS) --profile $(PROFILE)
 
 report: environment ## rebuild the report of CONFIG
 	$(SNAKEMAKE) --configfile $(REHEARSAL) -- report

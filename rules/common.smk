@@ -317,6 +317,25 @@ def pairs():
     )
 
 
+def pairs_of_extra():
+    """Each extra model against the first of them."""
+    names = list(EXTRA)
+    return [[name, names[0]] for name in names[1:]]
+
+
+def evaluate_recipe():
+    """What the rows of the extra models say of them."""
+    judge = config["mtbench"]["judgments"]["judge"]["model"]
+    return canonical(
+        {
+            "judge": judge,
+            "models": EXTRA,
+            "scale": config["scale"],
+            "seed": config["seed"],
+        }
+    )
+
+
 def model_file(wildcards):
     """The weights of {model}."""
     return model_path(wildcards.model)

@@ -1,0 +1,119 @@
+"""
+Models of others: imported in the layout that ours have, and both benchmarks on them alone, a row a model: what `make evaluate MODEL=…`
+asks for. Nothing is trained.
+
+REQUIRED INPUTS:
+    snapshot  = config: extra_models: source, hub or path
+    results   = <results>/lm_eval/{model}.json, <results>/lm_eval/{model}.samples.jsonl
+    judgments = <results>/mtbench/{model}/judgments.jsonl
+OUTPUTS:
+    model     = <results>/models/{extra}/model.safetensors     and config.json and its tokenizer's files
+    table     = <results>/evaluate/table.csv        from lm_eval.json and mtbench.json beside it
+"""
+
+
+rule import_model:
+    """Import {wildcards.extra} as one {params.dtype} safetensors file."""
+    input:
+        script="scripts/import_base.py",
+        lock="envs/main.lock",
+        snapshot=extra_files,
+    output:
+        model="<results>/models/{extra}/model.safetensors",
+        config="<results>/models/{extra}/config.json",
+        receipt="<results>/receipts/model_{extra}.json",
+    log:
+        "<logs>/models/{extra}.txt",
+    benchmark:
+        "<benchmarks>/models/{extra}.tsv"
+    resources:
+        mem_mb=32_000,
+    params:
+        recipe=recipe("base"),
+        code=code("scripts/import_base.py"),
+        dtype=config["base"]["dtype"],
+        folder=extra_folder,
+    shell:
+        r"""
+        exec &> >(tee {log:q})
+        python {input.script:q} \
+            --snapshot {params.folder:q} --base $(dirname {output.model:q}) --any-tokenizer \
+            --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
+        """
+
+
+rule evaluate_lm_eval:
+    """Put the harness's results of the extra models into one table."""
+    input:
+        script="scripts/collect_lm_eval.py",
+        lock="envs/main.lock",
+        results=expand("<results>/lm_eval/{model}.json", model=EXTRA),
+        samples=expand("<results>/lm_eval/{model}.samples.jsonl", model=EXTRA),
+    output:
+        table="<results>/evaluate/lm_eval.json",
+        receipt="<results>/receipts/evaluate_lm_eval.json",
+    log:
+        "<logs>/evaluate/lm_eval.txt",
+    benchmark:
+        "<benchmarks>/evaluate/lm_eval.tsv"
+    params:
+        recipe=recipe("lm_eval_table", pairs=pairs_of_extra()),
+        code=code("scripts/collect_lm_eval.py"),
+    shell:
+        r"""
+        exec &> >(tee {log:q})
+        python {input.script:q} \
+            --results {input.results:q} --samples {input.samples:q} --output {output.table:q} \
+            --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
+        """
+
+
+rule evaluate_mtbench:
+    """Aggregate the judgments of the extra models."""
+    input:
+        script="scripts/score_mtbench.py",
+        lock="envs/main.lock",
+        judgments=expand("<results>/mtbench/{model}/judgments.jsonl", model=EXTRA),
+    output:
+        scores="<results>/evaluate/mtbench.json",
+        receipt="<results>/receipts/evaluate_mtbench.json",
+    log:
+        "<logs>/evaluate/mtbench.txt",
+    benchmark:
+        "<benchmarks>/evaluate/mtbench.tsv"
+    params:
+        recipe=canonical({"seed": config["seed"], "pairs": pairs_of_extra()}),
+        code=code("scripts/score_mtbench.py"),
+    shell:
+        r"""
+        exec &> >(tee {log:q})
+        python {input.script:q} \
+            --judgments {input.judgments:q} --output {output.scores:q} \
+            --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
+        """
+
+
+rule evaluate:
+    """Write a row for each extra model."""
+    input:
+        script="scripts/tabulate_evaluations.py",
+        lock="envs/main.lock",
+        lm_eval="<results>/evaluate/lm_eval.json",
+        mtbench="<results>/evaluate/mtbench.json",
+    output:
+        table="<results>/evaluate/table.csv",
+        receipt="<results>/receipts/evaluate.json",
+    log:
+        "<logs>/evaluate/table.txt",
+    benchmark:
+        "<benchmarks>/evaluate/table.tsv"
+    params:
+        recipe=evaluate_recipe(),
+        code=code("scripts/tabulate_evaluations.py"),
+    shell:
+        r"""
+        exec &> >(tee {log:q})
+        python {input.script:q} \
+            --lm-eval {input.lm_eval:q} --mtbench {input.mtbench:q} --output {output.table:q} \
+            --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
+        """

@@ -1,0 +1,93 @@
+"""Any model can be evaluated: both benchmarks on a directory, a row a model, and nothing is trained; the 80 real questions are all accounted for."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from smallest import CONFIG, RESULTS, SNAKEMAKE, planned
+
+import answer_mtbench
+import judge_mtbench
+from bezoar.files import read_json, read_jsonl
+from bezoar.mtbench import read_questions
+
+MIRROR = Path(os.environ.get("MIRROR") or Path(__file__).parents[2] / "data")
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+
+
+def evaluate(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(folder / "scripts"), "PATH": f"{SNAKEMAKE.parent}:{os.environ['PATH']}"}
+    command = [sys.executable, "scripts/evaluate_model.py", *arguments, "--config", *CONFIG, "--cores", "2"]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_a_model_directory_gets_a_row_with_the_scores_it_has_in_the_rehearsal(finished: Path) -> None:
+    done = evaluate(finished, "--model", f"{RESULTS}/merge/openbezoar-sft", "--name", "again")
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    assert "pretrain_base" not in done.stdout and "train_sft" not in done.stdout
+    with open(finished / RESULTS / "evaluate/table.csv", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    harness, chat = (read_json(finished / RESULTS / name) for name in ("lm_eval.json", "mtbench.json"))
+    assert [row["model"] for row in rows] == ["again"] and rows[0]["source"].endswith("merge/openbezoar-sft")
+    for task, value in harness["models"]["openbezoar-sft"].items():
+        assert rows[0][task] == f"{value['mean']:.4f}"
+    overall = chat["judges"]["simulator"]["models"]["openbezoar-sft"]["overall"]
+    assert rows[0]["chat"] == f"{overall['mean']:.3f}" and rows[0]["chat failures"] == str(overall["failures"])
+    assert planned(finished) == {}, "the rehearsal's own results are as they were"
+
+
+def test_another_model_is_another_row_and_a_name_is_given_once(finished: Path) -> None:
+    hub = ("--model", "Some/Model-3B", "--revision", "a" * 40, "--template", "tokenizer", "--dry-run")
+    done = evaluate(finished, *hub)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for job in ("fetch_snapshot", "import_model", "lm_eval", "mtbench_judgments", "evaluate"):
+        assert any(line.split()[:2] == [job, "1"] for line in done.stdout.splitlines()), job
+    assert "Some/Model-3B" in (finished / RESULTS / "evaluate/models.yaml").read_text()
+    done = evaluate(finished, *hub[:2], "--revision", "b" * 40, "--name", "again", "--dry-run")
+    assert done.returncode == 2 and "the table has another model of this name" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", ""], "MODEL is not set"),
+        (["--model", "nowhere"], "neither a directory nor owner/name of a hub repository"),
+        (["--model", "scripts"], "no config.json; expected a Hugging Face model directory"),
+        (["--model", "a/b", "--revision", "main"], "revision"),
+    ],
+)
+def test_a_model_that_cannot_be_found_is_one_line(finished: Path, arguments: list[str], message: str) -> None:
+    done = evaluate(finished, *arguments, "--dry-run")
+    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.skipif(not (MIRROR / "mt_bench").is_dir(), reason="no upstream files: set MIRROR to a folder that holds them")
+def test_all_160_turns_of_the_real_questions_end_in_one_state(finished: Path, tmp_path: Path) -> None:
+    recipe = read_json(finished / RESULTS / "receipts/mtbench_answers_base.json")["recipe"]
+    answer_mtbench.main([
+        "--model", str(finished / RESULTS / "merge/openbezoar-hh-rlhf-dpo"), "--name", "tiny", "--questions", str(MIRROR / "mt_bench/question.jsonl"),
+        "--template", str(MIRROR / "openbezoar/alpaca_modified.json"), "--answers", str(tmp_path / "answers.jsonl"),
+        "--recipe", json.dumps(recipe), "--code", "x", "--receipt", str(tmp_path / "a.json"),
+    ])  # fmt: skip
+    judged = read_json(finished / RESULTS / "receipts/mtbench_judgments_base.json")["recipe"]
+    judge_mtbench.main([
+        "--questions", str(MIRROR / "mt_bench/question.jsonl"), "--answers", str(tmp_path / "answers.jsonl"),
+        "--references", str(MIRROR / "mt_bench/reference_answer.gpt-4.jsonl"), "--judge-prompts", str(MIRROR / "mt_bench/judge_prompts.jsonl"),
+        "--store", str(tmp_path / "store.sqlite"), "--facts", str(finished / RESULTS / "world/facts.json"), "--concurrency", "8",
+        "--recipe", json.dumps(judged), "--code", "x", "--judgments", str(tmp_path / "judgments.jsonl"), "--counts", str(tmp_path / "counts.json"),
+        "--receipt", str(tmp_path / "j.json"),
+    ])  # fmt: skip
+    questions = {row["question_id"]: row["category"] for row in read_questions(MIRROR / "mt_bench/question.jsonl")}
+    rows = read_jsonl(tmp_path / "judgments.jsonl")
+    assert Counter((row["question_id"], row["turn"], row["repeat"]) for row in rows) == Counter((n, t, 0) for n in questions for t in (1, 2))
+    assert all(row["state"] in ("rated", "no_rating") and (row["score"] == -1) == (row["state"] != "rated") for row in rows)
+    counts = read_json(tmp_path / "counts.json")
+    assert counts["judgments"] == 160 == counts["rated"] + counts.get("no_rating", 0)
+    for row in rows:
+        math = questions[row["question_id"]] in ("math", "reasoning", "coding")
+        assert row["judge"][1] == ("single-math-v1" if math else "single-v1") + ("-multi-turn" if row["turn"] == 2 else "")
