@@ -65,6 +65,7 @@ test: environment ## all tests
 bench: environment .venv-bench .venv-curator ## speed and memory beside named peers, for docs/benchmarks.md
 	$(RUN) python scripts/bench_data.py --output docs/benchmarks.md
 	$(RUN) python scripts/bench_door.py --output docs/benchmarks.md
+	$(RUN) python scripts/bench_evaluation.py --output docs/benchmarks.md
 
 .venv-bench .venv-curator: .venv-%: envs/%.lock
 	python3 -m venv $@ && $@/bin/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $< && touch $@

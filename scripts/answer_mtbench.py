@@ -14,6 +14,8 @@ dtype (torch's name), threads (int), seed.
 
 import argparse
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from bezoar.files import sha256_text, write_jsonl
 from bezoar.generation import generate
 from bezoar.models import load
 from bezoar.mtbench import read_questions
+from bezoar.parts import Parts
 from bezoar.receipt import Receipt, add_stage_arguments
 from bezoar.template import OwnTemplate, Template
 from prepare_preferences import instruction
@@ -38,8 +41,11 @@ def cut(text: str, ending: str, stops: list[str]) -> tuple[str, str]:
     return (text[: min(places)].strip(), "stop") if places else (text.strip(), ending)
 
 
-def answer(model: Any, tokenizer: Any, template: Template | OwnTemplate, questions: list[dict], recipe: dict[str, Any]) -> dict[int, list]:
-    """Return question_id -> [(text, how it ended)] of both turns; questions of one temperature share batches."""
+def answer(ask: Callable, template: Template | OwnTemplate, questions: list[dict], recipe: dict[str, Any], parts: Parts) -> dict[int, list]:
+    """Return question_id -> [(text, how it ended)] of both turns; questions of one temperature share batches.
+
+    `ask` is `bezoar.generation.generate` with its model and tokenizer; what it said is kept in `parts`.
+    """
     said: dict[int, list[tuple[str, str]]] = {row["question_id"]: [] for row in questions}
     for turn in range(2):
         by_temperature: dict[float, list[dict]] = {}
@@ -52,8 +58,8 @@ def answer(model: Any, tokenizer: Any, template: Template | OwnTemplate, questio
                 if turn == 1:
                     earlier += [("Assistant", said[row["question_id"]][0][0]), ("Human", row["turns"][1])]
                 prompts.append(prompt_of(template, earlier))
-            seed = recipe["seed"] * 1000 + turn
-            texts = generate(model, tokenizer, prompts, recipe["max_new_tokens"], recipe["batch_size"], temperature, seed)
+            settings = (recipe["max_new_tokens"], recipe["batch_size"], temperature, recipe["seed"] * 1000 + turn)
+            texts = parts.get(f"turn {turn + 1} temperature {temperature}", lambda prompts=prompts, settings=settings: ask(prompts, *settings))
             for row, (text, ending) in zip(rows, texts, strict=True):
                 said[row["question_id"]].append(cut(text, ending, recipe["stop"]))
             print(f"turn {turn + 1}, temperature {temperature}: {len(rows)} answers", flush=True)
@@ -79,7 +85,8 @@ def main(argv: list[str] | None = None) -> None:
         questions = read_questions(args.questions)
         template = OwnTemplate(args.model) if own else Template(Path(args.template))
         network, tokenizer = load(args.model, recipe["dtype"], recipe["threads"])
-        said = answer(network, tokenizer, template, questions, recipe)
+        parts = Parts(args.answers, [recipe, args.template, receipt.before])
+        said = answer(partial(generate, network, tokenizer), template, questions, recipe, parts)
         write_jsonl(args.answers, ({
             "question_id": number,
             "answer_id": sha256_text(f"{args.name} {number}")[:22],
@@ -88,6 +95,7 @@ def main(argv: list[str] | None = None) -> None:
             "tstamp": 0.0,
             "stops": [ending for _, ending in turns],
         } for number, turns in said.items()))  # fmt: skip
+        parts.clear()
         endings = Counter(ending for turns in said.values() for _, ending in turns)
         receipt.facts |= {"template": args.template, "endings": dict(sorted(endings.items()))}
         print(dict(endings), flush=True)

@@ -3,7 +3,9 @@
 Usage: run_lm_eval.py --model results/base --name base --task-data arc_easy=data/hub/ai2_arc/manifest.json … [--task-files own.yaml …] \\
            --recipe '{"tasks": ["arc_easy"], …}' --code … --results results/lm_eval/base.json --samples …/base.samples.jsonl --receipt …
 
-The harness's results are kept as they are, less what changes from run to run (times, dates, host, paths); those are in the receipt.
+The harness's results are kept as they are, less what changes from run to run (times, dates, host, paths); those are in the receipt. It is
+called task by task: so a task's scores do not depend on which others are asked (requests of several tasks would share batches), and a killed
+run goes on with the next task.
 Samples hold one row an item: task, doc_id, target, metrics and log-likelihoods, so that models can be compared item by item.
 
 Recipe: tasks (list of names), versions {task: version of its definition; another one is an error}, num_fewshot (int), batch_size (int; never
@@ -13,6 +15,7 @@ threads (int), seed (int: random's, numpy's, torch's and the few-shot sampler's)
 
 import argparse
 import json
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,7 @@ from bezoar.errors import UserError, cli
 from bezoar.files import write_json, write_jsonl
 from bezoar.harness import assignments, load_tasks, versions
 from bezoar.models import adds_bos, load
+from bezoar.parts import Parts
 from bezoar.receipt import Receipt, add_stage_arguments
 
 KEPT = ("results", "groups", "group_subtasks", "configs", "versions", "n-shot", "higher_is_better", "n-samples", "config")
@@ -36,22 +40,36 @@ def check_versions(found: dict[str, str], pinned: dict[str, float]) -> None:
             raise UserError(f"lm_eval: task {task} is version {version}, {pinned[task]} is pinned; scores of two versions do not compare")
 
 
-def evaluate(model: Path, tasks: dict[str, Any], recipe: dict[str, Any]) -> dict[str, Any]:
-    """Return what `lm_eval.simple_evaluate` returns, samples included."""
-    from lm_eval import simple_evaluate
+def backend(model: Path, recipe: dict[str, Any]) -> Any:
+    """Return the harness's Hugging Face backend around a model."""
     from lm_eval.models.huggingface import HFLM
-    from lm_eval.tasks import TaskManager
 
     network, tokenizer = load(model, recipe["dtype"], recipe["threads"])
-    backend = HFLM(pretrained=network, tokenizer=tokenizer, batch_size=recipe["batch_size"], max_length=recipe["max_length"],
-                   add_bos_token=adds_bos(tokenizer), backend="causal")  # fmt: skip
+    return HFLM(pretrained=network, tokenizer=tokenizer, batch_size=recipe["batch_size"], max_length=recipe["max_length"],
+                add_bos_token=adds_bos(tokenizer), backend="causal")  # fmt: skip
+
+
+def evaluate(model: Any, task: Any, recipe: dict[str, Any]) -> dict[str, Any]:
+    """Return what `lm_eval.simple_evaluate` returns for one task, as JSON gives it back: {raw, samples}."""
+    from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
     seed = recipe["seed"]
     found = simple_evaluate(
-        model=backend, tasks=list(tasks.values()), num_fewshot=recipe["num_fewshot"], batch_size=recipe["batch_size"], limit=recipe["limit"],
+        model=model, tasks=[task], num_fewshot=recipe["num_fewshot"], batch_size=recipe["batch_size"], limit=recipe["limit"],
         task_manager=TaskManager(include_defaults=False), bootstrap_iters=recipe["bootstrap_iters"], log_samples=True,
         random_seed=seed, numpy_random_seed=seed, torch_random_seed=seed, fewshot_random_seed=seed,
     )  # fmt: skip
-    return dict(found or {})
+    return {"raw": raw(dict(found or {})), "samples": samples(dict(found or {}))}
+
+
+def joined(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the harness's results of all tasks as one, in its own form."""
+    whole: dict[str, Any] = {}
+    for part in parts:
+        for key, value in part["raw"].items():
+            whole[key] = whole.get(key, {}) | value
+    return whole
 
 
 def raw(found: dict[str, Any]) -> dict[str, Any]:
@@ -64,8 +82,8 @@ def raw(found: dict[str, Any]) -> dict[str, Any]:
 def samples(found: dict[str, Any]) -> list[dict[str, Any]]:
     """Return one row an item, without the long texts of the prompts."""
     rows = []
-    for task, items in sorted(found["samples"].items()):
-        for item in sorted(items, key=lambda row: row["doc_id"]):
+    for task, items in found["samples"].items():
+        for item in items:
             metrics = {name: float(item[name]) for name in item["metrics"] if isinstance(item[name], (int, float))}
             scores = [float(response[0]) for response in item["filtered_resps"] if isinstance(response, (list, tuple))]
             rows.append({"task": task, "doc_id": item["doc_id"], "target": str(item["target"]), **metrics, "loglikelihoods": scores})
@@ -93,11 +111,14 @@ def main(argv: list[str] | None = None) -> None:
     ) as receipt:  # fmt: skip
         tasks = load_tasks(recipe["tasks"], [path for path in args.task_files if path.suffix == ".yaml"], data)
         check_versions(versions(tasks), recipe["versions"])
-        found = evaluate(args.model, tasks, recipe)
-        write_json(args.results, {"model": args.name, "harness": metadata.version("lm_eval"), "recipe": recipe, **raw(found)})
-        write_jsonl(args.samples, samples(found))
-        receipt.facts["results"] = raw(found)["results"]
-        print(json.dumps(receipt.facts["results"], indent=2))
+        parts, model = Parts(args.samples, [recipe, receipt.before]), cache(lambda: backend(args.model, recipe))
+        found = [parts.get(name, lambda task=task: evaluate(model(), task, recipe)) for name, task in tasks.items()]
+        whole = joined(found)
+        write_json(args.results, {"model": args.name, "harness": metadata.version("lm_eval"), "recipe": recipe, **whole})
+        write_jsonl(args.samples, sorted((row for part in found for row in part["samples"]), key=lambda row: (row["task"], row["doc_id"])))
+        parts.clear()
+        receipt.facts["results"] = whole["results"]
+        print(json.dumps(whole["results"], indent=2))
 
 
 if __name__ == "__main__":

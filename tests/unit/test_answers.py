@@ -13,6 +13,7 @@ from bezoar import sources
 from bezoar.errors import UserError
 from bezoar.files import read_json, read_jsonl, write_jsonl
 from bezoar.models import adds_bos, tokenizer_of
+from bezoar.parts import Parts
 
 ROOT = Path(__file__).parents[2]
 RECIPE = {
@@ -69,6 +70,31 @@ def test_a_stop_text_ends_an_answer_and_is_recorded(tiny_base: Path, tmp_path: P
     row = answer(tmp_path, tiny_base, stop=[stop])[0]
     assert row["choices"][0]["turns"][0] == said[: said.index(stop)].strip() and row["stops"][0] == "stop"
     assert answer_mtbench.cut("a ### b ## c", "eos", ["##", "###"]) == ("a", "stop")
+
+
+def test_a_killed_run_goes_on_to_the_same_answers(tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, real, calls = answer(tmp_path, tiny_base), answer_mtbench.generate, 0
+
+    def dies(*arguments: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(answer_mtbench, "generate", dies)
+    (tmp_path / "answers.jsonl").unlink()
+    with pytest.raises(KeyboardInterrupt):
+        answer(tmp_path, tiny_base)
+    assert not (tmp_path / "answers.jsonl").exists()
+    assert answer(tmp_path, tiny_base) == whole and calls == 3 + 2, "of four parts two were kept"
+    assert not list(tmp_path.glob(".*parts")), "nothing is left over"
+
+
+def test_parts_of_another_model_or_setting_do_not_count(tmp_path: Path) -> None:
+    Parts(tmp_path / "out", {"seed": 0}).get("a", lambda: [1])
+    assert Parts(tmp_path / "out", {"seed": 0}).get("a", lambda: [2]) == [1]
+    assert Parts(tmp_path / "out", {"seed": 1}).get("a", lambda: [2]) == [2]
 
 
 def test_the_models_own_template_is_used_where_the_configuration_says_so(chatty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

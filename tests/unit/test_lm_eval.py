@@ -105,6 +105,36 @@ def test_the_ten_tasks_run_on_local_copies_of_their_data(ten: tuple[Path, list[s
     assert len(read_json(out / "receipt.json")["inputs"]["data"]) == 8
 
 
+def test_a_killed_evaluation_goes_on_with_the_next_task_to_the_same_bytes(
+    ten: tuple[Path, list[str]], tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, data = ten
+    evaluated, real = [], run_lm_eval.evaluate
+
+    def dies(model: object, task: object, recipe: dict) -> dict:
+        evaluated.append(task.task_name)
+        if len(evaluated) == 2:
+            raise KeyboardInterrupt
+        return real(model, task, recipe)
+
+    def run(name: str) -> None:
+        recipe = RECIPE | {"tasks": ["piqa", "rte"], "max_length": 256}
+        run_lm_eval.main([
+            "--model", str(tiny_base), "--name", "base", "--task-data", *data, "--recipe", json.dumps(recipe), "--code", "x",
+            "--results", str(tmp_path / name), "--samples", str(tmp_path / f"{name}l"), "--receipt", str(tmp_path / "receipt"),
+        ])  # fmt: skip
+
+    run("whole.json")
+    monkeypatch.setattr(run_lm_eval, "evaluate", dies)
+    with pytest.raises(KeyboardInterrupt):
+        run("killed.json")
+    assert not (tmp_path / "killed.json").exists()
+    run("killed.json")
+    assert evaluated == ["piqa", "rte", "rte"]
+    for end in ("", "l"):
+        assert (tmp_path / f"killed.json{end}").read_bytes() == (tmp_path / f"whole.json{end}").read_bytes()
+
+
 def test_every_item_can_be_read_as_text_from_where_it_is_evaluated(ten: tuple[Path, list[str]]) -> None:
     _, data = ten
     found = harness.task_texts(["winogrande", "arc_easy"], [], harness.assignments(data))
