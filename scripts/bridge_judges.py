@@ -44,7 +44,7 @@ def offset(gaps: dict[Key, float], seed: int) -> dict[str, Any] | None:
         groups.setdefault(question, []).append(gap)
     means = [float(np.mean(values)) for values in groups.values()]
     found = bootstrap_mean(means, seed, weights=[len(values) for values in groups.values()])
-    return {**found, "judgments": len(gaps), **noise(means, found)}
+    return {**found, "judgments": len(gaps), **noise([means], found)}
 
 
 def bridge(first: Rows, second: Rows, seed: int) -> dict[str, Any]:

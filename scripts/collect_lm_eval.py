@@ -71,16 +71,16 @@ def compare(values: Values, child: str, parent: str, seed: int) -> dict[str, Any
     tasks = sorted(values[child])
     tests = [paired_p(values[child][task], values[parent][task], seed) for task in tasks]
     corrected = holm([p for _, p in tests])
-    gaps = {task: np.subtract(values[child][task], values[parent][task]) for task in tasks}
+    gaps = [np.subtract(values[child][task], values[parent][task]) for task in tasks]
     rows = {}
     for task, (test, p_value), adjusted in zip(tasks, tests, corrected, strict=True):
         found = paired_difference(values[child][task], values[parent][task], seed)
-        rows[task] = {**found, "test": test, "p": p_value, "p_holm": adjusted, **noise(gaps[task], found)}
-    pooled = np.concatenate(list(gaps.values()))
-    over_all, over_tasks = bootstrap_mean(pooled, seed), mean_of_means(list(gaps.values()), seed)
+        rows[task] = {**found, "test": test, "p": p_value, "p_holm": adjusted}
+    everything = [[value for task in tasks for value in values[model][task]] for model in (child, parent)]
+    over_tasks = mean_of_means(gaps, seed)
     return {
-        "child": child, "parent": parent, "tasks": rows, "all_items": {**over_all, **noise(pooled, over_all)},
-        "mean_of_tasks": {**over_tasks, "told_apart": over_tasks["low"] > 0 or over_tasks["high"] < 0},
+        "child": child, "parent": parent, "tasks": rows, "all_items": paired_difference(everything[0], everything[1], seed),
+        "mean_of_tasks": {**over_tasks, **noise(gaps, over_tasks)},
     }  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from bezoar.errors import UserError, cli
 from bezoar.files import read_jsonl, write_json
 from bezoar.mtbench import checked
 from bezoar.receipt import Receipt, add_stage_arguments
-from bezoar.stats import RESAMPLES, bootstrap_mean, noise, paired_difference
+from bezoar.stats import RESAMPLES, bootstrap_mean, paired_difference
 
 Rows = list[dict[str, Any]]
 
@@ -63,7 +63,7 @@ def difference(child: Rows, parent: Rows, seed: int) -> dict[str, Any] | None:
         return None
     found = paired_difference([a[number] for number in shared], [b[number] for number in shared], seed)
     repeats = 1 + max(row.get("repeat", 0) for row in [*child, *parent])
-    return {**found, "repeats": repeats, **noise([a[number] - b[number] for number in shared], found)}
+    return {**found, "repeats": repeats}
 
 
 def score(rows: Rows, pairs: list[list[str]], seed: int) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from scipy.special import ndtr, stdtrit
@@ -49,11 +50,13 @@ def _blocks(resamples: int, size: int) -> list[int]:
     return [rows] * (resamples // rows) + ([resamples % rows] if resamples % rows else [])
 
 
-def paired_difference(child: Sequence[float], parent: Sequence[float], seed: int) -> dict[str, float]:
-    """Return {mean, low, high, n} of child - parent over the same items, resampling items (paired bootstrap)."""
+def paired_difference(child: Sequence[float], parent: Sequence[float], seed: int) -> dict[str, Any]:
+    """Return {mean, low, high, n} of child - parent over the same items, resampling items (paired bootstrap), and its `noise`."""
     if len(child) != len(parent):
         raise ValueError(f"paired_difference: {len(child)} and {len(parent)} items; expected the same items in both")
-    return bootstrap_mean(np.asarray(child, dtype=float) - np.asarray(parent, dtype=float), seed)
+    gaps = np.asarray(child, dtype=float) - np.asarray(parent, dtype=float)
+    found = bootstrap_mean(gaps, seed)
+    return {**found, **noise([gaps], found)}
 
 
 def mcnemar(child: Sequence[float], parent: Sequence[float]) -> float:
@@ -122,13 +125,17 @@ def detectable_difference(spread: float, n: int) -> float:
     return (1.959964 + 0.841621) * spread / math.sqrt(n)
 
 
-def noise(gaps: Sequence[float], interval: dict[str, float]) -> dict[str, float | bool | None]:
-    """Return {spread, detectable, told_apart}: what a difference of these paired `gaps` could have shown, and whether it did.
+def noise(groups: Sequence[Sequence[float]], interval: dict[str, float]) -> dict[str, Any]:
+    """Return {spread, detectable, told_apart}: what a difference of these paired gaps could have shown, and whether it did.
 
-    `spread` is their standard deviation, in the unit of the score; `told_apart` is whether the interval excludes 0.
+    `groups` is one list of gaps, or one a task where the difference is the mean over tasks. `spread` is the standard deviation of a gap, in the
+    unit of the score (over groups: what makes the interval, times the root of n); `told_apart` is whether the interval excludes 0.
     """
-    spread = float(np.std(gaps, ddof=1)) if len(gaps) > 1 else None
-    detectable = None if spread is None else detectable_difference(spread, len(gaps))
+    n = sum(len(gaps) for gaps in groups)
+    spread = detectable = None
+    if all(len(gaps) > 1 for gaps in groups):
+        spread = math.sqrt(n * sum(float(np.var(gaps, ddof=1)) / len(gaps) for gaps in groups)) / len(groups)
+        detectable = detectable_difference(spread, n)
     return {"spread": spread, "detectable": detectable, "told_apart": interval["low"] > 0 or interval["high"] < 0}
 
 

@@ -106,7 +106,7 @@ def test_faults_of_the_network_are_waited_out_and_leave_no_trace_in_the_scores(t
     assert len(peer.seen) == 3 * 24
 
 
-def test_a_killed_judge_goes_on_where_it_was_and_asks_nothing_twice(tmp_path: Path, peer: Peer) -> None:
+def test_a_killed_judge_goes_on_where_it_was_and_asks_nothing_twice(tmp_path: Path, peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
     def slow(prompt: str, turn: int) -> dict[str, Any]:
         time.sleep(0.03)
         return {"text": f"[[{1 + key(prompt) % 10}]]"}
@@ -125,8 +125,9 @@ def test_a_killed_judge_goes_on_where_it_was_and_asks_nothing_twice(tmp_path: Pa
     again = Counter(count for count in peer.turns.values())
     assert again[2] < 60 and set(again) <= {1, 2}, "only what was under way, or not yet stored, is asked again"
     before, sent = (tmp_path / "judge.jsonl").read_bytes(), len(peer.seen)
+    monkeypatch.delenv("PEER_KEY")
     assert judged(tmp_path, 120, mode="replay") == rows
-    assert (tmp_path / "judge.jsonl").read_bytes() == before and len(peer.seen) == sent, "replay sends nothing and appends nothing"
+    assert (tmp_path / "judge.jsonl").read_bytes() == before and len(peer.seen) == sent, "a replay needs no key, sends nothing and appends nothing"
 
 
 def test_a_bridge_finds_the_offset_between_two_judges_by_category(tmp_path: Path, peer: Peer) -> None:

@@ -129,10 +129,13 @@ def test_rank_correlation_is_kendalls_tau_b() -> None:
 
 
 def test_what_cannot_be_told_apart_is_called_so() -> None:
-    assert stats.noise([1.0, -1.0, 1.0, -1.0], {"low": -0.5, "high": 0.5})["told_apart"] is False
-    found = stats.noise([1.0, 1.1, 0.9, 1.0], {"low": 0.9, "high": 1.1})
+    assert stats.noise([[1.0, -1.0, 1.0, -1.0]], {"low": -0.5, "high": 0.5})["told_apart"] is False
+    found = stats.noise([[1.0, 1.1, 0.9, 1.0]], {"low": 0.9, "high": 1.1})
     assert found["told_apart"] is True and found["detectable"] == pytest.approx(2.801585 * found["spread"] / 2)
-    assert stats.noise([1.0], {"low": 1.0, "high": 1.0})["detectable"] is None
+    assert stats.noise([[1.0]], {"low": 1.0, "high": 1.0})["detectable"] is None
+    a, b = np.random.default_rng(0).normal(1, 1, 50), np.random.default_rng(1).normal(1, 2, 200)
+    both = stats.noise([a, b], stats.mean_of_means([a, b], 0))
+    assert both["detectable"] == pytest.approx(2.801585 * (a.var(ddof=1) / 50 + b.var(ddof=1) / 200) ** 0.5 / 2)
 
 
 def test_holm_keeps_the_order_given_and_is_monotone() -> None:
