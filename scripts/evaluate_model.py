@@ -3,8 +3,8 @@
 Usage: evaluate_model.py --model DIRECTORY|owner/name [--revision 40-hex] [--template FILE|id|tokenizer] [--name NAME] \\
            --config config/paper.yaml … --cores 2
 
-The model is written into <results>/evaluate/models.yaml, beside those evaluated before, and Snakemake is started with that file laid over
-the configuration: it imports the model, evaluates it and makes <results>/evaluate/table.csv anew, a row a model. Nothing is trained.
+Snakemake is started with the model, and those evaluated before, laid over the configuration: it imports the model, evaluates it and makes
+<results>/evaluate/table.csv anew, a row a model. Nothing is trained. A model that was evaluated is written into models.yaml beside the table.
 The table's first model is what the others are compared with in pairs. `models.yaml` is a configuration: laid over in CONFIG it puts the
 same models into lm_eval.json and mtbench.json beside ours.
 """
@@ -69,15 +69,19 @@ def main(argv: list[str] | None = None) -> None:
     known = load(models)["extra_models"] if models.is_file() else {}
     extra = {"extra_models": add(known, args.name or name_of(args.model, args.revision), entry(args.model, args.revision, template))}
     check(merge(config, extra), SCHEMA, [*files_of(args.config), models])
-    with whole_file(models) as stream:
+    pending, target = folder / "models.pending.yaml", folder / "table.csv"  # a model that cannot be evaluated must not block those after it
+    with whole_file(pending) as stream:
         yaml.safe_dump(extra, stream, sort_keys=False)
-    target = str(folder / "table.csv")
-    command = ["snakemake", "--profile", args.profile, "--cores", args.cores, *(["-n"] if args.dry_run else []), target,
-               "--configfile", *args.config, str(models)]  # fmt: skip
-    if subprocess.run(command, check=False).returncode:
-        raise UserError(f"evaluation failed; the same command goes on where it stopped (to drop the model, take it out of {models})")
-    if not args.dry_run:
-        print(Path(target).read_text(encoding="utf-8"))
+    command = ["snakemake", "--profile", args.profile, "--cores", args.cores, *(["-n"] if args.dry_run else []), str(target),
+               "--configfile", *args.config, str(pending)]  # fmt: skip
+    failed = subprocess.run(command, check=False).returncode
+    if failed or args.dry_run:
+        pending.unlink()
+    else:
+        pending.replace(models)
+        print(target.read_text(encoding="utf-8"))
+    if failed:
+        raise UserError(f"{args.model}: the evaluation failed, see above; the same command goes on where it stopped")
 
 
 if __name__ == "__main__":

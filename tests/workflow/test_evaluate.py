@@ -13,6 +13,7 @@ from smallest import CONFIG, RESULTS, SNAKEMAKE, planned
 
 import answer_mtbench
 import judge_mtbench
+from bezoar.configuration import load
 from bezoar.files import read_json, read_jsonl
 from bezoar.mtbench import read_questions
 
@@ -47,7 +48,7 @@ def test_another_model_is_another_row_and_a_name_is_given_once(finished: Path) -
     assert done.returncode == 0, done.stderr[-3000:]
     for job in ("fetch_snapshot", "import_model", "lm_eval", "mtbench_judgments", "evaluate"):
         assert any(line.split()[:2] == [job, "1"] for line in done.stdout.splitlines()), job
-    assert "Some/Model-3B" in (finished / RESULTS / "evaluate/models.yaml").read_text()
+    assert list(load(finished / RESULTS / "evaluate/models.yaml")["extra_models"]) == ["again"], "a plan evaluates nothing"
     done = evaluate(finished, *hub[:2], "--revision", "b" * 40, "--name", "again", "--dry-run")
     assert done.returncode == 2 and "the table has another model of this name" in done.stderr
 
