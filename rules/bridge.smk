@@ -34,7 +34,7 @@ rule mtbench_rejudge:
     params:
         recipe=rejudge_recipe,
         code=code("scripts/judge_mtbench.py"),
-        store=store("judge-{column}-{model}"),
+        store=store("rejudge-{column}.{model}"),
         overrides=overrides_argument,
         facts=facts_argument(),
     shell:
