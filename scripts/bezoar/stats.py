@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy.special import ndtr, stdtrit
+from scipy.special import bdtr, ndtr, stdtrit
 
 RESAMPLES = 10_000
+FEW = 1 / 32  # distinct values, as a share of all, up to which counting is faster than drawing
 
 
 def bootstrap_mean(
@@ -25,15 +26,26 @@ def bootstrap_mean(
         raise ValueError("bootstrap_mean: expected at least one value")
     size = np.ones(data.size) if weights is None else np.asarray(weights, dtype=float)
     generator = np.random.default_rng(seed)
-    means = np.concatenate([_resampled(data * size, size, generator, rows) for rows in _blocks(resamples, data.size)])
+    means = _resampled(data * size, size, generator, resamples)
     low, high = np.quantile(means, _tails(data.size, level))
     return {"mean": float((data * size).sum() / size.sum()), "low": float(low), "high": float(high), "n": int(data.size)}
 
 
-def _resampled(sums: np.ndarray, sizes: np.ndarray, generator: np.random.Generator, rows: int) -> np.ndarray:
-    """Return `rows` means, each of as many clusters drawn with replacement."""
-    drawn = generator.integers(0, sums.size, (rows, sums.size))
-    return sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
+def _resampled(sums: np.ndarray, sizes: np.ndarray, generator: np.random.Generator, resamples: int) -> np.ndarray:
+    """Return `resamples` means, each of as many clusters as there are, drawn with replacement.
+
+    Where clusters take few values (right or wrong, better or worse), how often each is drawn is multinomial: the same distribution, without
+    drawing 10,000 times 10,000 items.
+    """
+    kinds, counts = np.unique(np.stack([sums, sizes], axis=1), axis=0, return_counts=True)
+    if len(kinds) <= FEW * sums.size:
+        drawn = generator.multinomial(sums.size, counts / sums.size, size=resamples)
+        return (drawn @ kinds[:, 0]) / (drawn @ kinds[:, 1])
+    means = []
+    for rows in _blocks(resamples, sums.size):
+        chosen = generator.integers(0, sums.size, (rows, sums.size))
+        means.append(sums[chosen].sum(axis=1) / sizes[chosen].sum(axis=1))
+    return np.concatenate(means)
 
 
 def _tails(n: int, level: float) -> list[float]:
@@ -66,8 +78,7 @@ def mcnemar(child: Sequence[float], parent: Sequence[float]) -> float:
     n = better + worse
     if n == 0:
         return 1.0
-    tail = sum(math.comb(n, k) for k in range(min(better, worse) + 1)) / 2**n
-    return min(1.0, 2 * tail)
+    return min(1.0, 2 * float(bdtr(min(better, worse), n, 0.5)))
 
 
 def sign_flip(child: Sequence[float], parent: Sequence[float], seed: int, flips: int = RESAMPLES) -> float:
@@ -100,7 +111,7 @@ def mean_of_means(groups: Sequence[Sequence[float]], seed: int, level: float = 0
     total = np.zeros(resamples)
     for group in groups:
         data = np.asarray(group, dtype=float)
-        total += np.concatenate([_resampled(data, np.ones(data.size), generator, rows) for rows in _blocks(resamples, data.size)])
+        total += _resampled(data, np.ones(data.size), generator, resamples)
     smallest = min(len(group) for group in groups)
     low, high = np.quantile(total / len(groups), _tails(smallest, level))
     mean = float(np.mean([np.mean(group) for group in groups]))

@@ -148,6 +148,15 @@ def test_large_data_are_resampled_in_blocks() -> None:
     assert found["low"] < 24_999.5 < found["high"]
 
 
+def test_counting_few_values_gives_the_interval_that_drawing_items_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(2).integers(0, 2, 300).astype(float)
+    counted = stats.bootstrap_mean(values, 0)
+    monkeypatch.setattr(stats, "FEW", 0)
+    drawn = stats.bootstrap_mean(values, 0)
+    assert counted["mean"] == drawn["mean"] and counted["n"] == drawn["n"]
+    assert counted["low"] == pytest.approx(drawn["low"], abs=0.004) and counted["high"] == pytest.approx(drawn["high"], abs=0.004)
+
+
 def test_a_single_value_is_its_own_interval() -> None:
     assert stats.bootstrap_mean([3.0], 0) == {"mean": 3.0, "low": 3.0, "high": 3.0, "n": 1}
     assert stats.bootstrap_mean([2.0, 4.0], 0, weights=[3, 1])["mean"] == 2.5
