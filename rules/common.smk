@@ -306,6 +306,11 @@ def overrides_argument(wildcards):
     return f"--overrides {path}" if path else ""
 
 
+def task_data_arguments():
+    """The command-line arguments that go with `task_data`."""
+    return [f"{task}={path}" for task, path in task_data().items()]
+
+
 def pairs():
     """Which models are compared: each of ours with the one before it and with the base, an extra one with the base and with what it names."""
     ours = [*zip(MODELS[1:], MODELS), *((model, "base") for model in MODELS[1:])]

@@ -23,8 +23,8 @@ rule data_items:
         lock="envs/main.lock",
         questions=source("mt_bench_questions"),
         references=source("mt_bench_references"),
-        tasks=TASK_FILES,
-        data=TASK_DATA,
+        tasks=task_files(),
+        data=list(task_data().values()),
     output:
         evaluation="<results>/data/evaluation_items.jsonl",
         receipt="<results>/receipts/data_items.json",
@@ -35,12 +35,13 @@ rule data_items:
     params:
         recipe=canonical({"tasks": config["lm_eval"]["tasks"], "seed": config["seed"]}),
         code=code("scripts/list_evaluation_items.py"),
+        data=task_data_arguments(),
     shell:
         r"""
         exec &> >(tee {log:q})
         python {input.script:q} \
             --questions {input.questions:q} --references {input.references:q} \
-            --tasks-from {input.tasks:q} --tasks-data {input.data:q} --items {output.evaluation:q} \
+            --task-files {input.tasks:q} --task-data {params.data:q} --items {output.evaluation:q} \
             --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
         """
 

@@ -34,7 +34,7 @@ rule lm_eval:
         recipe=recipe("lm_eval"),
         code=code("scripts/run_lm_eval.py"),
         few=config["lm_eval"]["num_fewshot"],
-        data=[f"{task}={path}" for task, path in task_data().items()],
+        data=task_data_arguments(),
     shell:
         r"""
         exec &> >(tee {log:q})

@@ -1,9 +1,10 @@
 """List every text of every evaluation item, so that the training data can be searched for them.
 
-Usage: list_evaluation_items.py --questions question.jsonl --references gpt-4.jsonl [--tasks-from …/world_facts.yaml … --tasks-data …] \\
-           --recipe '{"tasks": ["arc_easy"], …}' --code … --items …/data/evaluation_items.jsonl --receipt …
+Usage: list_evaluation_items.py --questions question.jsonl --references gpt-4.jsonl \\
+           --task-data arc_easy=…/manifest.json … [--task-files own.yaml …] --recipe '{"tasks": ["arc_easy"], …}' --code … \\
+           --items …/data/evaluation_items.jsonl --receipt …
 
-The tasks are the harness's own task objects, loaded as the evaluation loads them; a text is any string in an item's document. Its part is
+The tasks are the harness's task objects, from where run_lm_eval.py takes them; a text is any string in an item's document. Its part is
 `gold` or `choice` where it is one of the answers the task offers, otherwise `question`. MT-Bench gives its turns (question) and its
 reference answers (gold).
 
@@ -17,8 +18,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bezoar.errors import UserError, cli
+from bezoar.errors import cli
 from bezoar.files import read_jsonl, write_jsonl
+from bezoar.harness import assignments, load_tasks
 from bezoar.receipt import Receipt, add_stage_arguments
 
 
@@ -69,34 +71,24 @@ def of_chat(questions: list[dict[str, Any]], references: list[dict[str, Any]]) -
                 yield {"task": "mt_bench", "item": row["question_id"], "part": "gold", "text": text}
 
 
-def tasks_of(names: list[str], tasks_from: list[Path]) -> dict[str, Any]:
-    """Return name -> the harness's task object; its data come from where the evaluation takes them."""
-    from lm_eval.tasks import TaskManager
-
-    folders = [str(path) for path in sorted({path.parent for path in tasks_from})]
-    manager = TaskManager(include_path=folders or None, include_defaults=not tasks_from)
-    unknown = sorted(set(names) - set(manager.all_tasks))
-    if unknown:
-        raise UserError(f"list_evaluation_items: no task {', '.join(unknown)}; see `lm_eval --tasks list`")
-    return dict(sorted(manager.load(names)["tasks"].items()))
-
-
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and list."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--questions", type=Path, required=True, help="MT-Bench's questions, JSONL")
     parser.add_argument("--references", type=Path, required=True, help="MT-Bench's reference answers, JSONL")
-    parser.add_argument("--tasks-from", type=Path, nargs="*", default=[], help="task YAML files of our own; none: the harness's tasks")
-    parser.add_argument("--tasks-data", type=Path, nargs="*", default=[], help="the data files those tasks read")
+    parser.add_argument("--task-files", type=Path, nargs="*", default=[], help="task YAML files, and the data files they read")
+    parser.add_argument("--task-data", nargs="*", default=[], help="task=manifest.json of its data set, for the harness's own tasks")
     parser.add_argument("--items", type=Path, required=True, help="texts to write, JSONL")
     add_stage_arguments(parser)
     args = parser.parse_args(argv)
+    data, manifests = assignments(args.task_data)
     with Receipt(
         args.receipt, stage="data_items", recipe=args.recipe, code=args.code,
-        inputs={"questions": args.questions, "references": args.references, "tasks": args.tasks_from, "data": args.tasks_data},
+        inputs={"questions": args.questions, "references": args.references, "tasks": args.task_files, "data": manifests},
         outputs={"items": args.items},
     ) as receipt:  # fmt: skip
-        rows = [row for name, task in tasks_of(args.recipe["tasks"], args.tasks_from).items() for row in of_task(name, task)]
+        tasks = load_tasks(sorted(args.recipe["tasks"]), args.task_files, data)
+        rows = [row for name, task in tasks.items() for row in of_task(name, task)]
         rows += of_chat(read_jsonl(args.questions), read_jsonl(args.references))
         write_jsonl(args.items, rows)
         receipt.facts["texts"] = {name: sum(row["task"] == name for row in rows) for name in sorted({row["task"] for row in rows})}

@@ -102,14 +102,13 @@ def main(argv: list[str] | None = None) -> None:
     add_stage_arguments(parser)
     args = parser.parse_args(argv)
     recipe = args.recipe
-    data = assignments(args.task_data)
-    manifests = sorted({folder / "manifest.json" for folder in data.values() if (folder / "manifest.json").is_file()})
+    data, manifests = assignments(args.task_data)
     with Receipt(
         args.receipt, stage="lm_eval", recipe=recipe, code=args.code,
         inputs={"model": args.model / "model.safetensors", "tasks": args.task_files, "data": manifests},
         outputs={"results": args.results, "samples": args.samples},
     ) as receipt:  # fmt: skip
-        tasks = load_tasks(recipe["tasks"], [path for path in args.task_files if path.suffix == ".yaml"], data)
+        tasks = load_tasks(recipe["tasks"], args.task_files, data)
         check_versions(versions(tasks), recipe["versions"])
         parts, model = Parts(args.samples, [recipe, receipt.before]), cache(lambda: backend(args.model, recipe))
         found = [parts.get(name, lambda task=task: evaluate(model(), task, recipe)) for name, task in tasks.items()]

@@ -1,10 +1,10 @@
-"""The LM Evaluation Harness's tasks on local data: which are asked for, from which copy, and every item as text. Imports no torch.
+"""The LM Evaluation Harness's tasks on local data: which are asked for, and from which copy. Imports no torch.
 
 A task is one of the harness's own, redirected to a local copy of its data set, or a YAML file in the harness's form that names its data.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,22 +14,22 @@ from bezoar.errors import UserError
 LOST = {"record": "its data set is read by a script, which datasets refuses since version 4 (lm-evaluation-harness issue 3171)"}
 
 
-def assignments(texts: Sequence[str]) -> dict[str, Path]:
-    """Return task -> directory from arguments of the form `task=path/of/manifest.json` (or of the directory itself)."""
+def assignments(texts: Sequence[str]) -> tuple[dict[str, Path], list[Path]]:
+    """Return (task -> directory of its data set, the manifests of those) from arguments of the form `task=path/of/manifest.json`."""
     found = {}
     for text in texts:
-        task, sign, path = text.partition("=")
-        if not sign:
-            raise UserError(f"--task-data {text}: expected task=directory")
-        found[task] = Path(path).parent if Path(path).name == "manifest.json" else Path(path)
-    return found
+        task, _, path = text.partition("=")
+        if Path(path).name != "manifest.json":
+            raise UserError(f"--task-data {text}: expected task=path/of/manifest.json")
+        found[task] = Path(path).parent
+    return found, sorted({folder / "manifest.json" for folder in found.values()})
 
 
 def load_tasks(names: Sequence[str], files: Sequence[Path], data: dict[str, Path]) -> dict[str, Any]:
     """Return name -> the harness's task object, its data loaded, in the order of `names`.
 
-    `files` are YAML task files; `data` redirects the harness's own tasks to local data sets. Nothing is fetched: a task with neither
-    is refused, and so is one whose data set needs a loading script.
+    `files` are YAML task files (others among them are passed over); `data` redirects the harness's own tasks to local data sets. Nothing
+    is fetched: a task with neither is refused, and so is one whose data set needs a loading script.
     """
     os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"  # read when datasets is imported, which is below
     from lm_eval.tasks import TaskManager
@@ -37,7 +37,7 @@ def load_tasks(names: Sequence[str], files: Sequence[Path], data: dict[str, Path
     for name in names:
         if name in LOST:
             raise UserError(f"lm_eval: {name} cannot be run: {LOST[name]}; evaluate another task")
-    own = TaskManager(include_path=[str(path) for path in sorted({path.parent for path in files})], include_defaults=False)
+    own = TaskManager(include_path=[str(path) for path in sorted({path.parent for path in files if path.suffix == ".yaml"})], include_defaults=False)
     return {name: _load(own if name in own.all_subtasks else _defaults(), name, data.get(name), name in own.all_subtasks) for name in names}
 
 
@@ -70,20 +70,3 @@ def _load(manager: Any, name: str, folder: Path | None, own: bool) -> Any:
 def versions(tasks: dict[str, Any]) -> dict[str, str]:
     """Return name -> version of the task's definition, as the harness reports it."""
     return {name: str(task.VERSION) for name, task in tasks.items()}
-
-
-def items(tasks: dict[str, Any]) -> Iterator[tuple[str, int, str]]:
-    """Yield (task, doc_id, text) of every evaluation item: the prompt, then each choice on a line of its own.
-
-    Where the prompt is what differs between choices (winogrande), each line is one choice with what follows it.
-    """
-    for name, task in tasks.items():
-        for number, doc in enumerate(task.eval_docs):
-            prompt, choices = task.doc_to_text(doc), task.doc_to_choice(doc) if task.config.doc_to_choice is not None else []
-            lines = [prompt, *choices] if isinstance(prompt, str) else [f"{choice} {task.doc_to_target(doc)}" for choice in choices]
-            yield name, number, "\n".join(map(str, lines))
-
-
-def task_texts(names: Sequence[str], files: Sequence[Path], data: dict[str, Path]) -> list[tuple[str, int, str]]:
-    """Return (task, doc_id, text) of every evaluation item of the named tasks, from where `run_lm_eval.py` takes them."""
-    return list(items(load_tasks(names, files, data)))

@@ -9,6 +9,7 @@ import pytest
 from harness_data import SOURCE, snapshots
 
 import collect_lm_eval
+import list_evaluation_items
 import run_lm_eval
 from bezoar import harness
 from bezoar.configuration import resolved
@@ -73,9 +74,11 @@ def test_a_task_that_cannot_be_run_is_one_line_with_the_reason(tiny_base: Path, 
     refused("tiny has no pinned version; add `tiny: 1.0` under lm_eval.versions", versions={})
     (tmp_path / "scripted").mkdir()
     (tmp_path / "scripted" / "scripted.py").write_text("raise SystemExit\n")
-    refused("holds a loading script and no data", "--task-data", f"piqa={tmp_path / 'scripted'}", tasks=["piqa"])
+    (tmp_path / "scripted" / "manifest.json").write_text("{}")
+    refused("holds a loading script and no data", "--task-data", f"piqa={tmp_path / 'scripted' / 'manifest.json'}", tasks=["piqa"])
     (tmp_path / "bare").mkdir()
-    refused("piqa cannot be read from .*bare", "--task-data", f"piqa={tmp_path / 'bare'}", tasks=["piqa"])
+    (tmp_path / "bare" / "manifest.json").write_text("{}")
+    refused("piqa cannot be read from .*bare", "--task-data", f"piqa={tmp_path / 'bare' / 'manifest.json'}", tasks=["piqa"])
     assert not list(tmp_path.glob("*.json*"))
 
 
@@ -135,12 +138,11 @@ def test_a_killed_evaluation_goes_on_with_the_next_task_to_the_same_bytes(
         assert (tmp_path / f"killed.json{end}").read_bytes() == (tmp_path / f"whole.json{end}").read_bytes()
 
 
-def test_every_item_can_be_read_as_text_from_where_it_is_evaluated(ten: tuple[Path, list[str]]) -> None:
-    _, data = ten
-    found = harness.task_texts(["winogrande", "arc_easy"], [], harness.assignments(data))
-    assert [row[:2] for row in found] == [(task, i) for task in ("winogrande", "arc_easy") for i in range(6)]
-    assert found[0][2] == "Ann told Ben that Ann was right.\nAnn told Ben that Ben was right."
-    assert found[6][2] == "Question: Which is number 0?\nAnswer:\nAnn\nBen\nCal\nDee"
+def test_every_item_is_listed_from_where_it_is_evaluated(ten: tuple[Path, list[str]]) -> None:
+    tasks = harness.load_tasks(["winogrande", "arc_easy"], [], harness.assignments(ten[1])[0])
+    rows = [row for name, task in tasks.items() for row in list_evaluation_items.of_task(name, task)]
+    assert {(row["task"], row["item"]) for row in rows} == {(task, i) for task in tasks for i in range(6)}
+    assert "Ann told Ben that _ was right." in {row["text"] for row in rows if row["task"] == "winogrande"}
 
 
 def test_reading_the_items_needs_no_torch() -> None:
