@@ -99,7 +99,7 @@ def calibration(base: Scores | None, published: dict[str, dict[str, float]] | No
     ]  # fmt: skip
     outside = [f"{row['task']} {row['metric']}" for row in rows if abs(row["ours"] - row["published"]) > tolerance + 1e-9]
     reason = f"outside the tolerance of {tolerance}: {', '.join(outside)}" if outside else f"all {len(rows)} values within {tolerance}"
-    return {"verdict": "not calibrated" if outside else "calibrated", "reason": reason, "tolerance": tolerance, "values": rows}
+    return {"verdict": "not calibrated" if outside else "calibrated", "reason": reason, "tolerance": tolerance, "rows": rows}
 
 
 def table(scores: dict[str, Scores], settings: dict[str, Any], recipe: dict[str, Any]) -> dict[str, Any]:

@@ -33,7 +33,7 @@ FAILURES: dict[str, tuple[dict[str, Any], str]] = {
     "rating 11": ({"text": "Rating: [[11]]"}, "out_of_range"),
     "rating 0": ({"text": "Rating: [[0]]"}, "out_of_range"),
     "N/A": ({"text": "Rating: [[N/A]]"}, "no_rating"),
-    "empty": ({"text": ""}, "empty"),
+    "empty": ({"text": ""}, "unparsable"),
     "refusal": ({"text": None, "refusal": "I will not."}, "refused"),
     "truncated": ({"text": "The answer is", "finish": "length"}, "truncated"),
     "bad request": ({"status": 400, "body": '{"error": {"message": "no"}}'}, "provider_error"),

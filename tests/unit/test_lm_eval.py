@@ -194,7 +194,7 @@ def test_the_harness_is_calibrated_against_published_values_or_says_that_it_is_n
     assert verdict(published_base={"t": {"acc": 0.51}})["verdict"] == "calibrated"
     found = verdict(published_base={"t": {"acc": 0.60}})
     assert found["verdict"] == "not calibrated" and "t acc" in found["reason"]
-    assert found["values"] == [{"task": "t", "metric": "acc", "published": 0.6, "ours": 0.5, "n": 100}]
+    assert found["rows"] == [{"task": "t", "metric": "acc", "published": 0.6, "ours": 0.5, "n": 100}]
     assert verdict(published_base={"other": {"acc": 0.5}})["verdict"] == "not run"
     limited = {model: {"limit": 20} for model in values}
     assert verdict(published_base={"t": {"acc": 0.5}}, settings=limited)["verdict"] == "not run"
