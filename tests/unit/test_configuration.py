@@ -26,6 +26,7 @@ def at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
         ["config/rehearsal.yaml", "config/rehearsal-upstream.yaml"],
         ["config/rehearsal.yaml", "tests/workflow/smallest.yaml"],
         ["config/released.yaml"],
+        ["config/released-models.yaml"],
         ["config/second-judge.yaml"],
     ],
 )
