@@ -67,6 +67,10 @@ HELDOUT = expand(
 )
 
 GENERATED = SCHEMES if config["entry"] == "generate" else []
+EVALUATIONS = [
+    *expand("<results>/lm_eval/{model}.json", model=EVALUATED),
+    *expand("<results>/mtbench/{model}/judgments.jsonl", model=EVALUATED),
+]
 REPORT_TEMPLATES = sorted(
     str(path) for path in Path("scripts/bezoar").glob("*.html.j2")
 )

@@ -1,6 +1,6 @@
 """Measure evaluation: seconds per 1,000 harness items against the plain `lm_eval` command, and judgments a second against a bare client.
 
-Usage: bench_evaluation.py --runs 3
+Usage: bench_evaluation.py --runs 3 [--output docs/benchmarks.md]
 
 Makes the rehearsal's world and a model of its size (one training step: speed does not depend on what it knows) in a temporary directory.
 Ours and the peer run in turns, each a process of its own from start to end, on the same model, tasks, batch size and threads; the accuracies
@@ -17,9 +17,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from bench_door import replace_section
 from bezoar.configuration import resolved
 from bezoar.errors import UserError, cli
 from bezoar.files import canonical, read_json, read_jsonl
@@ -135,6 +137,7 @@ def main(argv: list[str] | None = None) -> None:
     """Parse the command line, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=3, help="runs of each way")
+    parser.add_argument("--output", type=Path, help="page whose section `## Evaluation` is replaced")
     args = parser.parse_args(argv)
     config = resolved(["config/rehearsal.yaml"])
     with tempfile.TemporaryDirectory() as name:
@@ -144,7 +147,11 @@ def main(argv: list[str] | None = None) -> None:
         text = lines(f"LM Eval Harness, {items} items", "s for 1,000 items", seconds, lambda s: s / items * 1000, "lm_eval")
         seconds, judgments = judging(folder, config, args.runs)
         text += lines(f"Judging, {judgments} judgments", "judgments a second", seconds, lambda s: judgments / s, "bare client")
-    print("\n".join(text))
+    load = f"load average at the end {os.getloadavg()[0]:.1f}"
+    head = f"`bench_evaluation.py --runs {args.runs}`, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {os.cpu_count()} cores, {load}.\n"
+    print(page := "\n".join([head, *text]))
+    if args.output:
+        replace_section(args.output, "Evaluation", page)
 
 
 if __name__ == "__main__":
