@@ -66,7 +66,7 @@ def test_a_part_of_the_paper_can_be_planned() -> None:
 
 def test_the_released_data_need_no_teacher_and_no_filter() -> None:
     text = plan("--configfile", "config/released.yaml")
-    assert re.search(r"^fetch_snapshot\s+4", text, re.MULTILINE), "base and three data sets"
+    assert re.search(r"^fetch_snapshot\s+12", text, re.MULTILINE), "base, three data sets, and eight that the evaluation reads"
     assert not re.search(r"^(generate_\w+|flan)\s", text, re.MULTILINE)
     assert "scripts/import_released.py" in text and "scripts/filter_rows.py" not in text
 
