@@ -27,6 +27,7 @@ except UserError as error:
 
 planning.install()
 
+
 def registry():
     """Every source by its id, extra models with it."""
     try:
