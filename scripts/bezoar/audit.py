@@ -130,7 +130,7 @@ def reservations(receipts: Receipts, results: Path) -> list[str]:
             found.append(f"other code: {program} or a module of it has been edited since: {', '.join(other)}")
     declared = {path for held in receipts.values() for path in files_in(held["outputs"])}
     declared |= {f"{results}/receipts/{stage}.json" for stage in receipts}
-    others = sorted(str(path) for path in results.rglob("*") if path.is_file() and str(path) not in declared and not path.name.startswith("."))
+    others = sorted(str(path) for path in results.rglob("*") if path.is_file() and str(path) not in declared and "/." not in str(path))
     others = [path for path in others if not path.startswith(f"{results}/store/")]
     return [*found, *(f"undeclared: {path}: no receipt wrote it" for path in others)]
 

@@ -1,5 +1,6 @@
 """The one expensive fixture of the workflow's tests."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -9,7 +10,9 @@ from smallest import ROOT, snakemake
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the project in which the smallest rehearsal has been run."""
+    """A copy of the project in which the smallest rehearsal has been run; FINISHED names one that is there already."""
+    if os.environ.get("FINISHED"):
+        return Path(os.environ["FINISHED"])
     folder = tmp_path_factory.mktemp("workflow") / "project"
     ignored = shutil.ignore_patterns(".git", ".venv*", ".snakemake", "results", "logs", "benchmarks", "data", ".*_cache", "__pycache__")
     shutil.copytree(ROOT, folder, ignore=ignored)

@@ -1,0 +1,195 @@
+"""Mutations of a finished rehearsal and what each must make stale; `tests/workflow/test_stale.py` and `scripts/measure_evidence.py` try them."""
+
+import json
+import os
+import re
+from collections.abc import Callable
+from contextlib import contextmanager
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import yaml
+from smallest import RESULTS
+
+CONFIG = "tests/workflow/smallest.yaml"
+
+
+def receipts(folder: Path) -> dict[str, dict[str, Any]]:
+    return {path.stem: json.loads(path.read_text()) for path in sorted((folder / RESULTS / "receipts").glob("*.json"))}
+
+
+def paths(section: dict[str, dict[str, str]]) -> set[str]:
+    return {path for files in section.values() for path in files}
+
+
+def downstream(stale: set[str], held: dict[str, dict[str, Any]]) -> set[str]:
+    """The stale stages and all that read, over any number of steps, what they write."""
+    found, waiting = set(stale), list(stale)
+    while waiting:
+        stage = waiting.pop()
+        made = paths(held[stage]["outputs"]) | {f"{RESULTS}/receipts/{stage}.json"}
+        fresh = {name for name, receipt in held.items() if name not in found and paths(receipt["inputs"]) & made}
+        found |= fresh
+        waiting += fresh
+    return found
+
+
+def rules_of(stages: set[str], rules: set[str]) -> dict[str, int]:
+    """Rule -> number of its stages: the longest rule name that a stage's name begins with."""
+    counted: dict[str, int] = {}
+    for stage in stages:
+        rule = max((rule for rule in rules if stage == rule or stage.startswith(f"{rule}_")), key=len)
+        counted[rule] = counted.get(rule, 0) + 1
+    return counted
+
+
+class Attack:
+    """One change to a project folder that can be taken back."""
+
+    def __init__(self, name: str, stale: str | Callable[[dict[str, Any]], set[str]], change: Callable[[Path], None], *files: str,
+                 variables: dict[str, str] | None = None) -> None:  # fmt: skip
+        self.name, self.change, self.files, self.variables = name, change, files, variables or {}
+        self.wanted = stale
+        self.deleted = set(files) if "deleted" in name else set()
+
+    def stale(self, held: dict[str, dict[str, Any]]) -> set[str]:
+        """The stages whose own receipt no longer holds."""
+        if callable(self.wanted):
+            return self.wanted(held)
+        return {stage for stage in held if any(fnmatch(stage, pattern) for pattern in self.wanted.split())}
+
+    @contextmanager
+    def on(self, folder: Path) -> Any:
+        kept = {name: ((folder / name).read_bytes(), (folder / name).stat()) for name in self.files}
+        old = {name: os.environ.get(name) for name in self.variables}
+        os.environ.update(self.variables)
+        try:
+            self.change(folder)
+            yield
+        finally:
+            for name, (content, facts) in kept.items():
+                (folder / name).write_bytes(content)
+                os.utime(folder / name, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+            for name, value in old.items():
+                os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def nothing(folder: Path) -> None:
+    return
+
+
+def append(name: str, text: str = "\n# one more line\n") -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        with open(folder / name, "a", encoding="utf-8") as stream:
+            stream.write(text)
+
+    return change
+
+
+def flip(name: str, keep_mtime: bool = True) -> Callable[[Path], None]:
+    """Change one bit in the middle of a file, in place, and set its date back."""
+
+    def change(folder: Path) -> None:
+        facts = (folder / name).stat()
+        content = bytearray((folder / name).read_bytes())
+        content[len(content) // 2] ^= 1
+        with open(folder / name, "r+b") as stream:
+            stream.write(content)
+        if keep_mtime:
+            os.utime(folder / name, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+
+    return change
+
+
+def leaf(key: str, value: Any) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        config = yaml.safe_load((folder / CONFIG).read_text())
+        *outer, last = key.split(".")
+        place = config
+        for name in outer:
+            place = place.setdefault(name, {})
+        place[last] = value
+        (folder / CONFIG).write_text(yaml.safe_dump(config))
+
+    return change
+
+
+def edit(name: str, old: str, new: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        text = (folder / name).read_text(encoding="utf-8")
+        assert old in text, f"{name}: no {old!r}"
+        (folder / name).write_text(text.replace(old, new, 1), encoding="utf-8")
+
+    return change
+
+
+def reads_or_writes(name: str) -> Callable[[dict[str, Any]], set[str]]:
+    def stale(held: dict[str, Any]) -> set[str]:
+        return {stage for stage, receipt in held.items() if name in paths(receipt["inputs"]) | paths(receipt["outputs"])}
+
+    return stale
+
+
+def runs(program: str) -> Callable[[dict[str, Any]], set[str]]:
+    """The stages whose program this is, or imports from it."""
+    scripts = Path(__file__).parents[2] / "scripts"
+    users = {path.name for path in scripts.glob("*.py") if f"from {program.removesuffix('.py')} import" in path.read_text()} | {program}
+    return lambda held: {stage for stage, receipt in held.items() if receipt["command"][0] in users}
+
+
+def programs() -> list[str]:
+    """Every program that a rule names, with a receipt to its name."""
+    root = Path(__file__).parents[2]
+    named = {name for path in (root / "rules").glob("*.smk") for name in re.findall(r'script="scripts/(\w+\.py)"', path.read_text())}
+    return sorted(named - {"fetch_source.py", "import_base.py"})
+
+
+TEACHING = "generate_lamini generate_evol generate_orca"
+PROMPTS = {
+    "prompts/lamini_topic.txt": "generate_lamini", "prompts/evol_in_depth.txt": "generate_evol", "prompts/filter.txt": "filter_*",
+}  # fmt: skip
+LEAVES: list[tuple[str, Any, str]] = [
+    ("seed", 7, "*"), ("scale", "paper", "claims report data_card_*"), ("generate.lamini.rouge_l", 0.6, "generate_lamini"),
+    ("generate.evol.breadth_share", 0.4, "generate_evol"), ("generate.orca.rows_per_task", 61, "generate_orca"), ("filter.attempts", 9, "filter_*"),
+    ("sft.lora.r", 9, "sft_*"), ("hh_sft.learning_rate", 0.9, "hh_sft"), ("dpo.beta", 0.2, "dpo"), ("merge.probe_rows", 5, "merge_*"),
+    ("lm_eval.num_fewshot", 1, "lm_eval_base lm_eval_openbezoar*"), ("mtbench.answers.max_new_tokens", 9, "mtbench_answers_*"),
+    ("mtbench.judgments.repeats", 2, "mtbench_judgments_*"), ("learning.max_new_tokens", 9, "learning_*"), ("pretrain.steps", 61, "base"),
+    ("world.people", 31, "world"), ("preferences.first", 99, "preferences"),
+]  # fmt: skip
+ARTIFACTS = [
+    "world/corpus.jsonl", "world/facts.json", "base/model.safetensors", "base/tokenizer.model", "generate/evol.jsonl", "generate/orca.counts.json",
+    "filter/lamini.jsonl", "sft/orca/adapter_model.safetensors", "merge/openbezoar-sft/model.safetensors", "dpo/lineage.json",
+    "lm_eval/base.samples.jsonl", "mtbench/base/answers.jsonl", "mtbench/base/judgments.jsonl", "mtbench.json", "claims.json", "report/index.html",
+]  # fmt: skip
+
+GONE = ["base/config.json", "filter/evol.jsonl"]  # one that no rule reads, and one whose readers are finished
+
+
+def _delete(name: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).unlink()
+
+
+ATTACKS = [
+    *(Attack(f"program {name}", runs(name), append(f"scripts/{name}"), f"scripts/{name}") for name in programs()),
+    Attack("module stats.py", "lm_eval_table mtbench learning_table", append("scripts/bezoar/stats.py"), "scripts/bezoar/stats.py"),
+    Attack("module receipt.py", "*", append("scripts/bezoar/receipt.py"), "scripts/bezoar/receipt.py"),
+    Attack("module plots.py", "report", append("scripts/bezoar/plots.py"), "scripts/bezoar/plots.py"),
+    Attack("page template", "report", append("scripts/bezoar/report.html.j2", "\n<!-- x -->"), "scripts/bezoar/report.html.j2"),
+    *(Attack(f"prompt {name}", stages, append(name), name) for name, stages in PROMPTS.items()),
+    *(Attack(f"config {key}", stages, leaf(key, value), CONFIG) for key, value, stages in LEAVES),
+    Attack("two values of sft swapped", "sft_*", edit(CONFIG, "sft: {epochs: 1, eval_steps: 2}", "sft: {epochs: 2, eval_steps: 1}"), CONFIG),
+    Attack("reason of a deviation", "report", edit("config/paper.yaml", "# [ours] every draw", "# [ours] each draw"), "config/paper.yaml"),
+    Attack("claims", "claims", append("config/claims.yaml"), "config/claims.yaml"),
+    Attack("lock main", "*", append("envs/main.lock"), "envs/main.lock"),
+    Attack("lock torch", "*", append("envs/torch-cpu.lock"), "envs/torch-cpu.lock"),
+    Attack("image digest", "*", nothing, variables={"BEZOAR_IMAGE": "sha256:1234"}),
+    Attack("processor features", "*", nothing, variables={"ATEN_CPU_CAPABILITY": "default"}),
+    Attack("option in a rule's shell", "claims", edit("rules/claims.smk", "--claims {", "--new 1 --claims {"), "rules/claims.smk"),
+    *(Attack(f"{name}, same size and date", reads_or_writes(path), flip(path), path) for name in ARTIFACTS if (path := f"{RESULTS}/{name}")),
+    *(Attack(f"{name} deleted", reads_or_writes(path), _delete(path), path) for name in GONE if (path := f"{RESULTS}/{name}")),
+    Attack("receipt deleted", "dpo report", _delete(f"{RESULTS}/receipts/dpo.json"), f"{RESULTS}/receipts/dpo.json"),
+    Attack("receipt cut short", "filter_orca report", lambda folder: (folder / RESULTS / "receipts/filter_orca.json").write_text("{"),
+           f"{RESULTS}/receipts/filter_orca.json"),
+    Attack("receipt edited", "report", edit(f"{RESULTS}/receipts/mtbench.json", '"wall_s": ', '"wall_s": 1'), f"{RESULTS}/receipts/mtbench.json"),
+]  # fmt: skip
