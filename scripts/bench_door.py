@@ -4,7 +4,8 @@ Usage: bench_door.py [--requests 5000] [--concurrency 64] [--repeats 3] [--answe
 
 Each run is a process of its own, so that its start-up and its peak memory are its own. A server in a further process answers each request after
 20 ms. The runs are interleaved: door, bare loop, curator, then again. Curator (envs/curator.lock) is left out where its Python is not there.
-Reported: requests a second over the whole process and over the sending alone, the median and the range over the repeats, and peak memory.
+Reported: requests a second over the whole process and over the sending alone, a CPU second, which other load moves less,
+the median and the range over the repeats, and peak memory.
 """
 
 import argparse
@@ -136,7 +137,8 @@ def once(what: str, count: int, concurrency: int, folder: Path) -> None:
         "curator": lambda: curator(count, concurrency, folder), "replay": lambda: door(count, concurrency, folder, "replay"),
     }  # fmt: skip
     seconds = runs[what]()
-    print(json.dumps({"asking_s": seconds, "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}), flush=True)
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    print(json.dumps({"asking_s": seconds, "cpu_s": used.ru_utime + used.ru_stime, "peak_mib": used.ru_maxrss / 1024}), flush=True)
 
 
 def measured(python: str, what: str, count: int, concurrency: int, folder: Path, address: str) -> dict[str, float]:
@@ -162,12 +164,14 @@ def report(results: dict[str, list[dict[str, float]]], counts: dict[str, int]) -
         "|---|---|---|---|---|---|",
     ]
     for name, runs in results.items():
-        rates = [sorted(counts[name] / run[key] for run in runs) for key in ("asking_s", "whole_s")]
+        rates = [sorted(counts[name] / run[key] for run in runs) for key in ("asking_s", "whole_s", "cpu_s")]
         cells = [f"{statistics.median(rate):,.0f} ({rate[0]:,.0f}–{rate[-1]:,.0f})" for rate in rates]
         ratio = (
-            " , ".join(f"{middle('bare', key) / middle(name, key):.2f}" for key in ("asking_s", "whole_s")) if counts[name] == counts["bare"] else "–"
+            " , ".join(f"{middle('bare', key) / middle(name, key):.2f}" for key in ("asking_s", "whole_s", "cpu_s"))
+            if counts[name] == counts["bare"]
+            else "–"
         )
-        lines.append(f"| {name} | {counts[name]:,} | {cells[0]} | {cells[1]} | {ratio} | {max(run['peak_mib'] for run in runs):.0f} |")
+        lines.append(f"| {name} | {counts[name]:,} | {cells[0]} | {cells[1]} | {cells[2]} | {ratio} | {max(run['peak_mib'] for run in runs):.0f} |")
     return "\n".join(lines)
 
 
