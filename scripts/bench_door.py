@@ -160,8 +160,8 @@ def report(results: dict[str, list[dict[str, float]]], counts: dict[str, int]) -
         return statistics.median(run[key] for run in results[name])
 
     lines = [
-        "| | requests | a second, sending alone | a second, whole process | ratio to the bare loop: alone, whole | peak MiB |",
-        "|---|---|---|---|---|---|",
+        "| | requests | a second, sending alone | a second, whole process | a CPU second | ratio to the bare loop: alone, whole, CPU | peak MiB |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name, runs in results.items():
         rates = [sorted(counts[name] / run[key] for run in runs) for key in ("asking_s", "whole_s", "cpu_s")]
