@@ -131,6 +131,11 @@ def reads_or_writes(name: str) -> Callable[[dict[str, Any]], set[str]]:
     return stale
 
 
+def itself_and_readers(stage: str) -> Callable[[dict[str, Any]], set[str]]:
+    """A stage and those that read its receipt."""
+    return lambda held: {stage} | reads_or_writes(f"{RESULTS}/receipts/{stage}.json")(held)
+
+
 def runs(program: str) -> Callable[[dict[str, Any]], set[str]]:
     """The stages whose program this is, or imports from it."""
     scripts = Path(__file__).parents[2] / "scripts"
@@ -163,6 +168,7 @@ ARTIFACTS = [
     "lm_eval/base.samples.jsonl", "mtbench/base/answers.jsonl", "mtbench/base/judgments.jsonl", "mtbench.json", "claims.json", "report/index.html",
 ]  # fmt: skip
 
+MTBENCH = f"{RESULTS}/receipts/mtbench.json"
 GONE = ["base/config.json", "filter/evol.jsonl"]  # one that no rule reads, and one whose readers are finished
 
 
@@ -188,8 +194,8 @@ ATTACKS = [
     Attack("option in a rule's shell", "claims", edit("rules/claims.smk", "--claims {", "--new 1 --claims {"), "rules/claims.smk"),
     *(Attack(f"{name}, same size and date", reads_or_writes(path), flip(path), path) for name in ARTIFACTS if (path := f"{RESULTS}/{name}")),
     *(Attack(f"{name} deleted", reads_or_writes(path), _delete(path), path) for name in GONE if (path := f"{RESULTS}/{name}")),
-    Attack("receipt deleted", "dpo report", _delete(f"{RESULTS}/receipts/dpo.json"), f"{RESULTS}/receipts/dpo.json"),
-    Attack("receipt cut short", "filter_orca report", lambda folder: (folder / RESULTS / "receipts/filter_orca.json").write_text("{"),
+    Attack("receipt deleted", itself_and_readers("dpo"), _delete(f"{RESULTS}/receipts/dpo.json"), f"{RESULTS}/receipts/dpo.json"),
+    Attack("receipt cut short", itself_and_readers("filter_orca"), lambda folder: (folder / RESULTS / "receipts/filter_orca.json").write_text("{"),
            f"{RESULTS}/receipts/filter_orca.json"),
-    Attack("receipt edited", "report", edit(f"{RESULTS}/receipts/mtbench.json", '"wall_s": ', '"wall_s": 1'), f"{RESULTS}/receipts/mtbench.json"),
+    Attack("receipt edited", reads_or_writes(MTBENCH), edit(MTBENCH, '"wall_s": ', '"wall_s": 1'), MTBENCH),
 ]  # fmt: skip
