@@ -24,7 +24,7 @@ rule mtbench_rejudge:
     output:
         judgments="<results>/mtbench/{model}/{column}.judgments.jsonl",
         counts="<results>/mtbench/{model}/{column}.counts.json",
-        receipt="<results>/receipts/mtbench_{column}_{model}.json",
+        receipt="<results>/receipts/mtbench_rejudge_{column}_{model}.json",
     log:
         "<logs>/mtbench/{model}.{column}.txt",
     benchmark:

@@ -111,8 +111,8 @@ STAGES = [
         model=EVALUATED,
     ),
     *expand("merge_{model}", model=MODELS[1:]),
-    *expand("model_{extra}", extra=EXTRA),
-    *expand("mtbench_{column}_{model}", column=COLUMNS, model=EVALUATED),
+    *expand("import_model_{extra}", extra=EXTRA),
+    *expand("mtbench_rejudge_{column}_{model}", column=COLUMNS, model=EVALUATED),
     *expand("bridge_{column}", column=COLUMNS),
     *(["world"] if config["world"] else []),
     *(
@@ -291,7 +291,7 @@ def task_data():
 
 def rejudge_recipe(wildcards):
     """The settings of {column}: those of the main judgments, with another judge."""
-    return recipe("mtbench.judgments", judge=COLUMNS[wildcards.column]["judge"])
+    return recipe("mtbench.judgments", **COLUMNS[wildcards.column])
 
 
 def bridge_recipe(wildcards):

@@ -21,7 +21,7 @@ rule import_model:
     output:
         model="<results>/models/{extra}/model.safetensors",
         config="<results>/models/{extra}/config.json",
-        receipt="<results>/receipts/model_{extra}.json",
+        receipt="<results>/receipts/import_model_{extra}.json",
     log:
         "<logs>/models/{extra}.txt",
     benchmark:

@@ -147,7 +147,7 @@ def programs() -> list[str]:
     """Every program that a rule names, with a receipt to its name."""
     root = Path(__file__).parents[2]
     named = {name for path in (root / "rules").glob("*.smk") for name in re.findall(r'script="scripts/(\w+\.py)"', path.read_text())}
-    return sorted(named - {"fetch_source.py", "import_base.py"})
+    return sorted(named - {"fetch_source.py", "import_base.py", "tabulate_evaluations.py"})
 
 
 TEACHING = "generate_lamini generate_evol generate_orca"
@@ -159,7 +159,8 @@ LEAVES: list[tuple[str, Any, str]] = [
     ("generate.evol.breadth_share", 0.4, "generate_evol"), ("generate.orca.rows_per_task", 61, "generate_orca"), ("filter.attempts", 9, "filter_*"),
     ("sft.lora.r", 9, "sft_*"), ("hh_sft.learning_rate", 0.9, "hh_sft"), ("dpo.beta", 0.2, "dpo"), ("merge.probe_rows", 5, "merge_*"),
     ("lm_eval.num_fewshot", 1, "lm_eval_base lm_eval_openbezoar*"), ("mtbench.answers.max_new_tokens", 9, "mtbench_answers_*"),
-    ("mtbench.judgments.repeats", 2, "mtbench_judgments_*"), ("learning.max_new_tokens", 9, "learning_*"), ("pretrain.steps", 61, "base"),
+    ("mtbench.judgments.repeats", 2, "mtbench_judgments_* mtbench_rejudge_*"),
+    ("learning.max_new_tokens", 9, "learning_*"), ("pretrain.steps", 61, "base"),
     ("world.people", 31, "world"), ("preferences.first", 99, "preferences"),
 ]  # fmt: skip
 ARTIFACTS = [
@@ -178,7 +179,7 @@ def _delete(name: str) -> Callable[[Path], None]:
 
 ATTACKS = [
     *(Attack(f"program {name}", runs(name), append(f"scripts/{name}"), f"scripts/{name}") for name in programs()),
-    Attack("module stats.py", "lm_eval_table mtbench learning_table", append("scripts/bezoar/stats.py"), "scripts/bezoar/stats.py"),
+    Attack("module stats.py", "lm_eval_table mtbench bridge_* learning_table", append("scripts/bezoar/stats.py"), "scripts/bezoar/stats.py"),
     Attack("module receipt.py", "*", append("scripts/bezoar/receipt.py"), "scripts/bezoar/receipt.py"),
     Attack("module plots.py", "report", append("scripts/bezoar/plots.py"), "scripts/bezoar/plots.py"),
     Attack("page template", "report", append("scripts/bezoar/report.html.j2", "\n<!-- x -->"), "scripts/bezoar/report.html.j2"),

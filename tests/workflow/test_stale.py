@@ -162,9 +162,10 @@ SECTIONS = {
     "world": "world", "pretrain": "base", "teacher": "generate_lamini", "generate.lamini": "generate_lamini", "generate.evol": "generate_evol",
     "generate.orca": "generate_orca", "filter": "filter_orca", "sft": "sft_orca", "preferences": "preferences", "hh_sft": "hh_sft", "dpo": "dpo",
     "merge": "merge_openbezoar-sft", "learning": "learning_table", "lm_eval_table": "lm_eval_table", "lm_eval": "lm_eval_base",
-    "mtbench.answers": "mtbench_answers_base", "mtbench.judgments": "mtbench_judgments_base", "seed": "dpo", "scale": "claims",
+    "mtbench.answers": "mtbench_answers_base", "mtbench.judgments": "mtbench_judgments_base",
+    "mtbench.rejudge.strict": "mtbench_rejudge_strict_base", "seed": "dpo", "scale": "claims",
 }  # fmt: skip
-PLACES = {"pathvars", "sources", "base"}  # `base` is the import's, which the rehearsal replaces by `pretrain`
+PLACES = {"pathvars", "sources", "base", "extra_models"}  # `base` is the import's, which the rehearsal replaces by `pretrain`
 
 
 def test_every_leaf_of_the_configuration_is_in_the_recipe_of_the_stage_it_belongs_to(project: Path, held: dict[str, Any]) -> None:
