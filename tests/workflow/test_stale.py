@@ -80,10 +80,9 @@ def _touch_backwards(folder: Path) -> None:
 
 
 def _reorder(folder: Path) -> None:
-    for name in ("config/paper.yaml", "config/rehearsal.yaml"):
-        text = (folder / name).read_text()
-        blocks = re.split(r"^(?=\w[\w_]*:)", text, flags=re.MULTILINE)
-        (folder / name).write_text(blocks[0] + "".join(block.rstrip("\n") + "\n\n" for block in reversed(blocks[1:])))
+    path = folder / "config/paper.yaml"
+    head, *blocks = re.split(r"^(?=\w[\w_]*:)", path.read_text(), flags=re.MULTILINE)
+    path.write_text(head + "".join(block.rstrip("\n") + "\n\n" for block in reversed(blocks)))
 
 
 def _rename_keys_order(folder: Path) -> None:
@@ -101,8 +100,8 @@ def _docs(folder: Path) -> None:
 
 
 def _logs(folder: Path) -> None:
-    shutil.rmtree(folder / "logs")
-    shutil.rmtree(folder / "benchmarks")
+    for name in ("logs", "benchmarks"):
+        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 FILES = ("config/paper.yaml", "config/rehearsal.yaml", CONFIG)
