@@ -70,7 +70,8 @@ def whole_directory(path: Path) -> Iterator[Path]:
     fresh = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         yield fresh
-        fresh.chmod(0o777 & (_open_mode() | 0o111))
+        for inner in [fresh, *fresh.rglob("*")]:  # safetensors writes 0o600, which nobody else could read
+            inner.chmod(_open_mode() | 0o111 if inner.is_dir() else _open_mode())
         if path.exists():
             shutil.rmtree(path)
         os.replace(fresh, path)
