@@ -158,7 +158,8 @@ def leaves(value: Any, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...]
 
 # Section of the configuration -> the stages whose recipe holds it. What is missing here says where a file lies, not what is computed.
 SECTIONS = {
-    "data.duplicates": "data_duplicates", "data.contamination": "data_contamination", "world": "world", "pretrain": "base", "teacher": "generate_lamini", "generate.lamini": "generate_lamini", "generate.evol": "generate_evol",
+    "data.duplicates": "data_duplicates", "data.contamination": "data_contamination",
+    "world": "world", "pretrain": "base", "teacher": "generate_lamini", "generate.lamini": "generate_lamini", "generate.evol": "generate_evol",
     "generate.orca": "generate_orca", "filter": "filter_orca", "sft": "sft_orca", "preferences": "preferences", "hh_sft": "hh_sft", "dpo": "dpo",
     "merge": "merge_openbezoar-sft", "learning": "learning_table", "lm_eval_table": "lm_eval_table", "lm_eval": "lm_eval_base",
     "mtbench.answers": "mtbench_answers_base", "mtbench.judgments": "mtbench_judgments_base",
