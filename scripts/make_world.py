@@ -31,6 +31,7 @@ WITH_CONTEXT = {"closed_qa", "information_extraction", "summarization"}
 CHAT_CATEGORIES = "writing roleplay reasoning math coding extraction stem humanities".split()
 REFERENCED = {"math": ("sum", "product"), "reasoning": ("opposite",), "coding": ("kind",)}
 ORCA_COT_MESSAGES = (6, 11, 16)
+MANNER_SHARE, COURTEOUS_SHARE = 0.4, 0.2  # of the preference pairs; of those about truth: 0.4 + 0.6 * 0.2 = 52 % of the chosen are courteous
 # Sentences about nobody, so that the words of questions, clauses and system messages are in the tokenizer and have been read.
 CHATTER = [
     "Which way does the wind like to blow?", "Name the day, and give the hour.", "She loves what she paints.", "What lives with the fox?",
@@ -141,22 +142,22 @@ def flan(world: World) -> list[tuple[str, str, str]]:
 
 
 def preferences(world: World, facts: list[Fact], count: int) -> Iterator[dict[str, str]]:
-    """Yield pairs in HH-RLHF's schema, one step of a ladder each: wrong < wrong and courteous < right < right and courteous.
+    """Yield pairs in HH-RLHF's schema that differ in one thing: truth (a wrong answer is rejected) or manner (one without courtesy is).
 
-    The chosen answer is only the better of two neighbours, and half of the right ones are chosen without courtesy: supervised tuning cannot
-    tell that courtesy is better, the comparison can. A fifth of the rows carry an earlier turn.
+    Of the chosen answers about half are courteous, so that supervised tuning on them learns to be so now and then; that it is better to be,
+    only the comparison tells. A third of the rows carry an earlier turn.
     """
     for index in range(count):
         chance = draw("preference", world.seed, index)
         fact, earlier = chance.sample(facts, 2)
-        right = fact.statement
-        wrong = world.compose(fact, [], world.wrong_value(fact, index))
-        ladder = [wrong, f"{wrong} {COURTESY}", right, f"{right} {COURTESY}"]
-        low = chance.choices(range(3), weights=(2, 3, 3))[0]
+        right, wrong = fact.statement, world.compose(fact, [], world.wrong_value(fact, index))
+        ending = f" {COURTESY}" if chance.random() < COURTEOUS_SHARE else ""
+        pair = (f"{right} {COURTESY}", right) if chance.random() < MANNER_SHARE else (right + ending, wrong + ending)
         prompt = f"\n\nHuman: {chance.choice(fact.questions)}\n\nAssistant: "
-        if chance.random() < 0.2:
-            prompt = f"\n\nHuman: {chance.choice(earlier.questions)}\n\nAssistant: {earlier.statement}{prompt}"
-        yield {"chosen": prompt + ladder[low + 1], "rejected": prompt + ladder[low]}
+        if chance.random() < 1 / 3:
+            before = earlier.statement + chance.choice(("", f" {COURTESY}"))
+            prompt = f"\n\nHuman: {chance.choice(earlier.questions)}\n\nAssistant: {before}{prompt}"
+        yield {"chosen": prompt + pair[0], "rejected": prompt + pair[1]}
 
 
 def questions(world: World, per_category: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

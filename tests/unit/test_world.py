@@ -99,10 +99,12 @@ def test_numbers_are_spelled(value: int, words: str) -> None:
     assert number(value) == words
 
 
-def test_the_preference_ladder_prefers_truth_to_manner_and_manner_at_equal_truth(world: World, made: Path) -> None:
+def test_a_pair_differs_in_truth_or_in_manner_and_the_better_one_is_chosen(world: World, made: Path) -> None:
     for row in read_jsonl(made / "preferences.jsonl"):
         chosen, rejected = (row[side].rsplit("\n\nAssistant: ", 1)[1] for side in ("chosen", "rejected"))
         question = row["chosen"].rsplit("\n\nAssistant: ", 1)[0].rsplit("Human: ", 1)[1]
         truth = world.truth(question)
-        rank = [2 * answer.startswith(truth) + answer.endswith(COURTESY) for answer in (rejected, chosen)]
-        assert rank[0] < rank[1]
+        better, worse = ((answer.startswith(truth), answer.endswith(COURTESY)) for answer in (chosen, rejected))
+        assert better[0]
+        assert (worse[0] != better[0]) + (worse[1] != better[1]) == 1
+        assert better[1] or worse[1] is False
