@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -21,35 +22,41 @@ MIRROR = Path(os.environ.get("MIRROR") or Path(__file__).parents[2] / "data")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 
+@pytest.fixture(scope="module")
+def project(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the finished rehearsal, so that what is evaluated here is in no other test's results."""
+    return Path(shutil.copytree(finished, tmp_path_factory.mktemp("evaluate") / "project"))
+
+
 def evaluate(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PYTHONPATH": str(folder / "scripts"), "PATH": f"{SNAKEMAKE.parent}:{os.environ['PATH']}"}
     command = [sys.executable, "scripts/evaluate_model.py", *arguments, "--config", *CONFIG, "--cores", "2"]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
-def test_a_model_directory_gets_a_row_with_the_scores_it_has_in_the_rehearsal(finished: Path) -> None:
-    done = evaluate(finished, "--model", f"{RESULTS}/merge/openbezoar-sft", "--name", "again")
+def test_a_model_directory_gets_a_row_with_the_scores_it_has_in_the_rehearsal(project: Path) -> None:
+    done = evaluate(project, "--model", f"{RESULTS}/merge/openbezoar-sft", "--name", "again")
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     assert "pretrain_base" not in done.stdout and "train_sft" not in done.stdout
-    with open(finished / RESULTS / "evaluate/table.csv", encoding="utf-8") as stream:
+    with open(project / RESULTS / "evaluate/table.csv", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
-    harness, chat = (read_json(finished / RESULTS / name) for name in ("lm_eval.json", "mtbench.json"))
+    harness, chat = (read_json(project / RESULTS / name) for name in ("lm_eval.json", "mtbench.json"))
     assert [row["model"] for row in rows] == ["again"] and rows[0]["source"].endswith("merge/openbezoar-sft")
     for task, value in harness["models"]["openbezoar-sft"].items():
         assert rows[0][task] == f"{value['mean']:.4f}"
     overall = chat["judges"]["simulator"]["models"]["openbezoar-sft"]["overall"]
     assert rows[0]["chat"] == f"{overall['mean']:.3f}" and rows[0]["chat failures"] == str(overall["failures"])
-    assert planned(finished) == {}, "the rehearsal's own results are as they were"
+    assert planned(project) == {}, "the rehearsal's own results are as they were"
 
 
-def test_another_model_is_another_row_and_a_name_is_given_once(finished: Path) -> None:
-    hub = ("--model", "Some/Model-3B", "--revision", "a" * 40, "--template", "tokenizer", "--dry-run")
-    done = evaluate(finished, *hub)
+def test_another_model_is_another_row_and_a_name_is_given_once(project: Path) -> None:
+    hub = ("--model", "Some/Model-3B", "--revision", "9f2c4e7a1b3d5f60718293a4b5c6d7e8f9012345", "--template", "tokenizer", "--dry-run")
+    done = evaluate(project, *hub)
     assert done.returncode == 0, done.stderr[-3000:]
     for job in ("fetch_snapshot", "import_model", "lm_eval", "mtbench_judgments", "evaluate"):
         assert any(line.split()[:2] == [job, "1"] for line in done.stdout.splitlines()), job
-    assert list(load(finished / RESULTS / "evaluate/models.yaml")["extra_models"]) == ["again"], "a plan evaluates nothing"
-    done = evaluate(finished, *hub[:2], "--revision", "b" * 40, "--name", "again", "--dry-run")
+    assert list(load(project / RESULTS / "evaluate/models.yaml")["extra_models"]) == ["again"], "a plan evaluates nothing"
+    done = evaluate(project, *hub[:2], "--revision", "0123c4e7a1b3d5f60718293a4b5c6d7e8f9a45ff", "--name", "again", "--dry-run")
     assert done.returncode == 2 and "the table has another model of this name" in done.stderr
 
 
@@ -62,8 +69,8 @@ def test_another_model_is_another_row_and_a_name_is_given_once(finished: Path) -
         (["--model", "a/b", "--revision", "main"], "revision"),
     ],
 )
-def test_a_model_that_cannot_be_found_is_one_line(finished: Path, arguments: list[str], message: str) -> None:
-    done = evaluate(finished, *arguments, "--dry-run")
+def test_a_model_that_cannot_be_found_is_one_line(project: Path, arguments: list[str], message: str) -> None:
+    done = evaluate(project, *arguments, "--dry-run")
     assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr and len(done.stderr.splitlines()) == 1
 
 
