@@ -77,7 +77,7 @@ def page(seeds: list[int]) -> str:
     text = [
         "# What the rehearsal learns", "",
         f"Written by `make learning` (`scripts/repeat_rehearsal.py --seeds {seeded}`) on {machine}.",
-        "Means of held-out items with 95 % bootstrap intervals. Seeds 0 to 3 were looked at while the world and its rates were designed; these were not.", "",
+        "Means of held-out items, 95 % bootstrap intervals. Seeds 0 to 3 were looked at while the world was designed; these were not.", "",
         "## Differences, in pairs", "", "A **bold** difference is an improvement whose interval excludes none.", "",
         f"| difference | | {columns} |", rule,
     ]  # fmt: skip
