@@ -49,7 +49,15 @@ STATES = [
     *SCHEMES,
     *MODELS[1:],
 ]  # of which the SFT stages are adapters over the base
-ADAPTERS = dict(zip(MODELS[1:], [f"sft/{SCHEMES[-1]}", "hh_sft", "dpo"]))
+STEPS = (
+    [f"sft-{scheme}" for scheme in SCHEMES[:-1]]
+    if config["sft"]["chaining"] == "merge"
+    else []
+)  # models between two schemes
+MERGED = [*STEPS, *MODELS[1:]]  # each onto the one before it
+ADAPTERS = dict(zip(MODELS[1:], [f"sft/{SCHEMES[-1]}", "hh_sft", "dpo"])) | {
+    f"sft-{scheme}": f"sft/{scheme}" for scheme in SCHEMES[:-1]
+}
 RESULTS = config["pathvars"]["results"]
 TRAINING = 1  # priority: every model waits for the chain of trainings, nothing waits for an evaluation
 GPU = (
@@ -95,7 +103,7 @@ REPORTED = [
     *(["<results>/learning.json"] if config["learning"] else []),
 ]
 STAGES = [
-    *("base preferences hh_sft dpo lm_eval_table mtbench claims".split()),
+    *("base preferences hh_sft dpo_reference dpo lm_eval_table mtbench claims".split()),
     *expand("generate_{scheme}", scheme=GENERATED),
     *[
         f"flan_{name}"
@@ -110,7 +118,7 @@ STAGES = [
         stage=["lm_eval", "mtbench_answers", "mtbench_judgments"],
         model=EVALUATED,
     ),
-    *expand("merge_{model}", model=MODELS[1:]),
+    *expand("merge_{model}", model=MERGED),
     *expand("import_model_{extra}", extra=EXTRA),
     *expand("mtbench_rejudge_{column}_{model}", column=COLUMNS, model=EVALUATED),
     *expand("bridge_{column}", column=COLUMNS),
@@ -125,7 +133,7 @@ STAGES = [
 
 wildcard_constraints:
     scheme="|".join(SCHEMES),
-    model="|".join(map(re.escape, EVALUATED)),
+    model="|".join(map(re.escape, [*EVALUATED, *STEPS])),
     column="|".join(map(re.escape, COLUMNS)) or "(?!)",
     extra="|".join(map(re.escape, EXTRA)) or "(?!)",
     state="|".join(STATES),
@@ -408,12 +416,17 @@ def card_recipe(wildcards):
     )
 
 
+def sft_base(wildcards):
+    """The model that {scheme} is trained over: the base, or what the schemes before it were merged into."""
+    return model_path(["base", *STEPS][SCHEMES.index(wildcards.scheme) if STEPS else 0])
+
+
 def sft_parent(wildcards):
-    """The adapter of the scheme before {scheme}; nothing for the first."""
+    """The adapter of the scheme before {scheme}; nothing for the first, and nothing where each scheme is merged."""
     before = SCHEMES.index(wildcards.scheme)
     return (
         f"{RESULTS}/sft/{SCHEMES[before - 1]}/adapter_model.safetensors"
-        if before
+        if before and not STEPS
         else []
     )
 
@@ -424,9 +437,32 @@ def sft_parent_argument(wildcards):
     return f"--parent {Path(parent).parent}" if parent else ""
 
 
+def launch():
+    """How a training is started: by itself, or by accelerate in several processes."""
+    settings = config["launch"]
+    return (
+        "python"
+        if settings["processes"] == 1
+        else f"accelerate launch --config_file {settings['accelerate']} --num_processes {settings['processes']}"
+    )
+
+
+def reference_recipe():
+    """What decides the reference's log-probabilities; beta and learning rate do not."""
+    dpo = config["dpo"]
+    kept = ["max_prompt_length", "max_length", "resident", "threads"]
+    return canonical(
+        {
+            **{key: dpo[key] for key in kept},
+            "batch_size": dpo["reference_batch_size"],
+            "seed": config["seed"],
+        }
+    )
+
+
 def merge_base(wildcards):
     """What the adapter of {model} is merged onto: the model one step before."""
-    return model_path(MODELS[MODELS.index(wildcards.model) - 1])
+    return model_path(["base", *MERGED][MERGED.index(wildcards.model)])
 
 
 def merge_adapter(wildcards):
@@ -436,16 +472,19 @@ def merge_adapter(wildcards):
 
 def merge_probe(wildcards):
     """The rows on which a merge is measured: those its adapter was trained on."""
+    folder, _, scheme = ADAPTERS[wildcards.model].partition("/")
     return (
-        f"{RESULTS}/filter/{SCHEMES[-1]}.jsonl"
-        if wildcards.model == MODELS[1]
+        f"{RESULTS}/filter/{scheme}.jsonl"
+        if folder == "sft"
         else f"{RESULTS}/preferences/pairs.jsonl"
     )
 
 
 def learning_model(wildcards):
-    """The weights of {state}; an SFT stage is an adapter over the base."""
-    return model_path("base" if wildcards.state in SCHEMES else wildcards.state)
+    """The weights of {state}; an SFT stage is an adapter over what it was trained over."""
+    if wildcards.state not in SCHEMES:
+        return model_path(wildcards.state)
+    return model_path(["base", *STEPS][SCHEMES.index(wildcards.state) if STEPS else 0])
 
 
 def learning_adapter(wildcards):

@@ -2,11 +2,45 @@
 Direct Preference Optimisation over the merged HH-RLHF-SFT model, which is also the reference.
 
 REQUIRED INPUTS:
-    pairs   = <results>/preferences/pairs.jsonl
-    base    = <results>/merge/openbezoar-hh-rlhf-sft/model.safetensors
+    pairs     = <results>/preferences/pairs.jsonl
+    base      = <results>/merge/openbezoar-hh-rlhf-sft/model.safetensors
 OUTPUTS:
-    adapter = <results>/dpo/adapter_model.safetensors
+    reference = <results>/dpo_reference/logps.jsonl          what the reference says of each pair, whatever beta is
+    adapter   = <results>/dpo/adapter_model.safetensors      and held_out.json: parent and child on held-out pairs
 """
+
+
+rule dpo_reference:
+    """Log-probabilities of every pair under the model that DPO starts from."""
+    input:
+        script="scripts/score_reference.py",
+        lock="envs/main.lock",
+        pairs="<results>/preferences/pairs.jsonl",
+        base="<results>/merge/openbezoar-hh-rlhf-sft/model.safetensors",
+        template=source("chat_template"),
+    output:
+        reference="<results>/dpo_reference/logps.jsonl",
+        receipt="<results>/receipts/dpo_reference.json",
+    log:
+        "<logs>/dpo_reference.txt",
+    benchmark:
+        "<benchmarks>/dpo_reference.tsv"
+    priority: TRAINING
+    threads: config["dpo"]["threads"]
+    resources:
+        gpu=GPU,
+        mem_mb=32_000,
+    params:
+        recipe=reference_recipe(),
+        code=code("scripts/score_reference.py"),
+    shell:
+        r"""
+        exec &> >(tee {log:q})
+        python {input.script:q} \
+            --pairs {input.pairs:q} --base $(dirname {input.base:q}) \
+            --template {input.template:q} --reference {output.reference:q} \
+            --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
+        """
 
 
 rule dpo:
@@ -15,6 +49,7 @@ rule dpo:
         script="scripts/train_dpo.py",
         lock="envs/main.lock",
         pairs="<results>/preferences/pairs.jsonl",
+        reference="<results>/dpo_reference/logps.jsonl",
         base="<results>/merge/openbezoar-hh-rlhf-sft/model.safetensors",
         template=source("chat_template"),
     output:
@@ -22,25 +57,27 @@ rule dpo:
         config="<results>/dpo/adapter_config.json",
         lineage="<results>/dpo/lineage.json",
         metrics="<results>/dpo/metrics.jsonl",
+        held_out="<results>/dpo/held_out.json",
         receipt="<results>/receipts/dpo.json",
     log:
         "<logs>/dpo.txt",
     benchmark:
         "<benchmarks>/dpo.tsv"
     priority: TRAINING
-    threads: config["dpo"]["threads"]
+    threads: config["dpo"]["threads"] * config["launch"]["processes"]
     resources:
-        gpu=GPU,
+        gpu=GPU * config["launch"]["processes"],
         mem_mb=32_000,
     params:
         recipe=recipe("dpo"),
         code=code("scripts/train_dpo.py"),
+        launch=launch(),
         beta=config["dpo"]["beta"],
     shell:
         r"""
         exec &> >(tee {log:q})
-        python {input.script:q} \
-            --pairs {input.pairs:q} --base $(dirname {input.base:q}) \
+        {params.launch} {input.script:q} \
+            --pairs {input.pairs:q} --reference {input.reference:q} --base $(dirname {input.base:q}) \
             --template {input.template:q} --adapter $(dirname {output.adapter:q}) \
             --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
         """

@@ -28,18 +28,19 @@ rule hh_sft:
     benchmark:
         "<benchmarks>/hh_sft.tsv"
     priority: TRAINING
-    threads: config["hh_sft"]["threads"]
+    threads: config["hh_sft"]["threads"] * config["launch"]["processes"]
     resources:
-        gpu=GPU,
+        gpu=GPU * config["launch"]["processes"],
         mem_mb=32_000,
     params:
         recipe=recipe("hh_sft"),
         code=code("scripts/train_sft.py"),
+        launch=launch(),
         epochs=config["hh_sft"]["epochs"],
     shell:
         r"""
         exec &> >(tee {log:q})
-        python {input.script:q} \
+        {params.launch} {input.script:q} \
             --stage hh_sft --data {input.data:q} --base $(dirname {input.base:q}) \
             --template {input.template:q} --adapter $(dirname {output.adapter:q}) \
             --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}

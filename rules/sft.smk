@@ -1,10 +1,11 @@
 """
-QLoRA, one scheme after the other: one adapter goes through {lamini, orca, evol} over the same 4-bit base.
+QLoRA, one scheme after the other: one adapter goes through {lamini, orca, evol} over the same 4-bit base (config: sft: chaining: carry),
+or each scheme has an adapter of its own, merged before the next (merge).
 
 REQUIRED INPUTS:
     data    = <results>/filter/{scheme}.jsonl, or <results>/data/clean/{scheme}.jsonl where config: data: remove names rules
-    base    = <results>/base/model.safetensors
-    parent  = <results>/sft/{scheme before}/adapter_model.safetensors
+    base    = <results>/base/model.safetensors, or <results>/merge/sft-{scheme before}/model.safetensors
+    parent  = <results>/sft/{scheme before}/adapter_model.safetensors, where it is carried on
 OUTPUTS:
     adapter = <results>/sft/{scheme}/adapter_model.safetensors       and adapter_config.json, lineage.json, metrics.jsonl
 """
@@ -16,7 +17,7 @@ rule sft:
         script="scripts/train_sft.py",
         lock="envs/main.lock",
         data=sft_data,
-        base="<results>/base/model.safetensors",
+        base=sft_base,
         template=source("chat_template"),
         parent=sft_parent,
     output:
@@ -30,19 +31,20 @@ rule sft:
     benchmark:
         "<benchmarks>/sft/{scheme}.tsv"
     priority: TRAINING
-    threads: config["sft"]["threads"]
+    threads: config["sft"]["threads"] * config["launch"]["processes"]
     resources:
-        gpu=GPU,
+        gpu=GPU * config["launch"]["processes"],
         mem_mb=32_000,
     params:
         recipe=recipe("sft"),
         code=code("scripts/train_sft.py"),
+        launch=launch(),
         parent=sft_parent_argument,
         learning_rate=config["sft"]["learning_rate"],
     shell:
         r"""
         exec &> >(tee {log:q})
-        python {input.script:q} \
+        {params.launch} {input.script:q} \
             --stage sft --data {input.data:q} --base $(dirname {input.base:q}) {params.parent} \
             --template {input.template:q} --adapter $(dirname {output.adapter:q}) \
             --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}

@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> None:
         inputs["adapter"] = args.adapter / "adapter_model.safetensors"
     with Receipt(args.receipt, stage="learning", recipe=args.recipe, code=args.code, inputs=inputs, outputs={"output": args.output}) as receipt:
         deterministic(args.recipe["seed"], args.recipe["threads"])
-        model, tokenizer, template = load_4bit(args.base), load_tokenizer(args.base), Template(args.template)
+        model, tokenizer, template = load_4bit(args.base, resident=True), load_tokenizer(args.base), Template(args.template)
         if args.adapter:
             check_lineage(args.adapter, args.base)
             model = PeftModel.from_pretrained(model, args.adapter)

@@ -101,7 +101,7 @@ def main(argv: list[str] | None = None) -> None:
         for row in read_jsonl(args.probe)[: recipe["probe_rows"]]:
             instruction, system, response = training_text(row)
             texts.append(tokenizer(template.prompt(instruction, system) + response)["input_ids"][: recipe["max_length"]])
-        before = logits(PeftModel.from_pretrained(load_4bit(args.base), args.adapter).eval(), texts)
+        before = logits(PeftModel.from_pretrained(load_4bit(args.base, resident=True), args.adapter).eval(), texts)
         merged = merge(args.base, args.adapter, recipe["onto"]).eval()
         report = {"onto": recipe["onto"], "probe_rows": len(texts), "difference": compare(before, logits(merged, texts))}
         print(report, flush=True)

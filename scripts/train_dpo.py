@@ -3,12 +3,13 @@
 Usage: train_dpo.py --pairs results/preferences/pairs.jsonl --base results/merge/openbezoar-hh-rlhf-sft --template template.json \\
            --recipe '{"beta": 0.1, …}' --code … --adapter results/dpo --receipt results/dpo/receipt.json
 
-The reference is the base itself (the adapter switched off); its log-probabilities are computed once, before training.
+The reference is the base itself (the adapter switched off); its log-probabilities come from score_reference.py.
 A run whose held-out accuracy ends below `min_accuracy`, or whose chosen answers lose more than `max_chosen_drop` nats, has collapsed and fails.
+held_out.json compares parent and child on the pairs that validate: preference accuracy with paired intervals, and KL(child || parent).
 
-Recipe: as train_sft.py (lora, epochs, learning_rate, batch_size, micro_batch_size, schedule, warmup_steps, optimizer, weight_decay,
-max_grad_norm, validation_share, validation_seed, eval_steps, keep_best, gradient_checkpointing, threads, seed), and beta (float), max_prompt_length
-and max_length (tokens; longer pairs are dropped and counted), min_accuracy (0-1), max_chosen_drop (nats).
+Recipe: as train_sft.py (lora, epochs, learning_rate, batch_size, micro_batch_size, resident, schedule, warmup_steps, optimizer, weight_decay,
+max_grad_norm, validation_share, validation_seed, eval_steps, keep_best, gradient_checkpointing, threads, seed), and beta (float),
+max_prompt_length and max_length (tokens; longer pairs are dropped and counted), min_accuracy (0-1), max_chosen_drop (nats).
 """
 
 import argparse
@@ -16,32 +17,29 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from bezoar import pairs
 from bezoar.errors import UserError, cli
-from bezoar.files import read_jsonl, whole_directory, write_jsonl
+from bezoar.files import read_jsonl, sha256_file, whole_directory, write_json, write_jsonl
 from bezoar.receipt import Receipt, add_stage_arguments
 from bezoar.template import Template
 from train_sft import split
 
-
-def render(rows: list[dict[str, Any]], template: Template, tokenizer: Any, recipe: dict[str, Any]) -> tuple[list[dict], dict[str, int]]:
-    """Return rows of prompt, chosen and rejected texts that fit the lengths; and counts."""
-    counts = {"rows": len(rows), "prompt_too_long": 0, "too_long": 0}
-    kept = []
-    for row in rows:
-        prompt = template.prompt(row["prompt"])
-        longest = max(len(tokenizer(prompt + row[side])["input_ids"]) + 1 for side in ("chosen", "rejected"))
-        if len(tokenizer(prompt)["input_ids"]) > recipe["max_prompt_length"]:
-            counts["prompt_too_long"] += 1
-        elif longest > recipe["max_length"]:
-            counts["too_long"] += 1
-        else:
-            kept.append({"prompt": prompt, "chosen": row["chosen"], "rejected": row["rejected"]})
-    return kept, counts
+KL_PAIRS = 64  # of the held-out ones
 
 
 def curves(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return losses, margins, accuracies and log-probabilities by step, without times."""
-    wanted = ("loss", "grad_norm", "learning_rate", "rewards/margins", "rewards/accuracies", "logps/chosen", "logps/rejected")
+    """Return losses, rewards (beta times the log-ratio to the reference), margins, accuracies and log-probabilities by step, without times."""
+    wanted = (
+        "loss",
+        "grad_norm",
+        "learning_rate",
+        "rewards/chosen",
+        "rewards/rejected",
+        "rewards/margins",
+        "rewards/accuracies",
+        "logps/chosen",
+        "logps/rejected",
+    )
     names = [*wanted, *(f"eval_{name}" for name in wanted)]
     rows = [{"step": row["step"], **{key: row[key] for key in names if key in row}} for row in history]
     return [row for row in rows if "loss" in row or "eval_loss" in row]
@@ -60,6 +58,34 @@ def check_collapse(rows: list[dict[str, Any]], recipe: dict[str, Any]) -> None:
         raise UserError(f"dpo: collapsed, chosen answers lost {drop:.1f} nats, more than max_chosen_drop {recipe['max_chosen_drop']}")
 
 
+def held_out(model: Any, check: list[dict[str, Any]], tokenizer: Any, recipe: dict[str, Any]) -> dict[str, Any]:
+    """Return {parent, child, difference, kl_nats_per_token} on held-out pairs; the parent is the model with its adapter switched off."""
+    import torch
+
+    from bezoar.stats import bootstrap_mean, paired_difference
+
+    model.eval()
+    child = [float(chosen > rejected) for chosen, rejected in pairs.score(model, check, tokenizer.pad_token_id, recipe["micro_batch_size"])]
+    parent = [float(pair["ref_chosen_logps"] > pair["ref_rejected_logps"]) for pair in check]
+    divergence, tokens = 0.0, 0
+    for pair in check[:KL_PAIRS]:
+        ids = torch.tensor([pair["ids"]["prompt"] + pair["ids"]["chosen"]], device=model.device)
+        with torch.no_grad(), torch.autocast(model.device.type, torch.bfloat16):
+            ours = model(input_ids=ids, use_cache=False).logits[0, len(pair["ids"]["prompt"]) - 1 : -1].float().log_softmax(-1)
+            with model.disable_adapter():
+                theirs = model(input_ids=ids, use_cache=False).logits[0, len(pair["ids"]["prompt"]) - 1 : -1].float().log_softmax(-1)
+        divergence += float((ours.exp() * (ours - theirs)).sum())
+        tokens += len(ours)
+    return {
+        "pairs": len(check),
+        "parent": bootstrap_mean(parent, recipe["seed"]),
+        "child": bootstrap_mean(child, recipe["seed"]),
+        "difference": paired_difference(child, parent, recipe["seed"]),
+        "kl_nats_per_token": round(divergence / tokens, 6),
+        "kl_tokens": tokens,
+    }
+
+
 def train(rows: list[dict], base: Path, tokenizer: Any, recipe: dict[str, Any], work: Path, out: Path) -> dict[str, Any]:
     """Train one adapter into `out`; `work` holds the checkpoints. Return facts for the receipt."""
     from datasets import Dataset
@@ -71,29 +97,38 @@ def train(rows: list[dict], base: Path, tokenizer: Any, recipe: dict[str, Any], 
     fit, check = split(rows, recipe["validation_share"], recipe["validation_seed"])
     if not fit or not check:
         raise UserError(f"dpo: {len(rows)} usable pairs, expected enough for training and validation; look at preferences/counts.json")
-    model = training.attach_adapter(training.load_4bit(base), recipe["lora"], None)
+    check.sort(key=lambda pair: -pairs.length(pair))
+    order = training.in_order([pairs.length(pair) for pair in fit], recipe["batch_size"], recipe["epochs"], recipe["seed"])
+    model = training.attach_adapter(training.load_4bit(base, recipe["resident"]), recipe["lora"], None)
     before = {name: parameter.detach().cpu().clone() for name, parameter in training.trainable(model).items()}
-    arguments = training.trainer_arguments(recipe, work)
     trainer = DPOTrainer(
         model=model,
-        args=DPOConfig(**arguments, beta=recipe["beta"], max_length=recipe["max_length"], precompute_ref_log_probs=True),
-        train_dataset=Dataset.from_list(fit), eval_dataset=Dataset.from_list(check),
+        args=DPOConfig(**training.trainer_arguments(recipe, work), beta=recipe["beta"], max_length=recipe["max_length"]),
+        train_dataset=Dataset.from_list(fit).remove_columns("ids").select(order), eval_dataset=Dataset.from_list(check).remove_columns("ids"),
         processing_class=tokenizer, callbacks=[training.watch()],
     )  # fmt: skip
+    if "ref" in trainer.model.peft_config:
+        trainer.model.delete_adapter("ref")  # the trainer's copy of the fresh adapter; the reference is in the rows
+    trainer.precompute_ref_logps = True  # they are in the rows already; the trainer's own option would compute them again
     training.run(trainer, work)
-    moved = training.require_moved(before, trainer.model)
-    trainer.model.save_pretrained(out, save_embedding_layers=False)
-    (out / "README.md").unlink(missing_ok=True)
-    rows = curves(trainer.state.log_history)
-    check_collapse(rows, recipe)
-    write_jsonl(out / "metrics.jsonl", rows)
-    return {"training": len(fit), "validation": len(check), "largest_change": moved, "steps": trainer.state.global_step}
+    facts = {"training": len(fit), "validation": len(check), "largest_change": training.require_moved(before, trainer.model),
+             "steps": trainer.state.global_step}  # fmt: skip
+    if training.first_process():
+        curve = curves(trainer.state.log_history)
+        check_collapse(curve, recipe)
+        training.save_adapter(trainer.model, out)
+        write_jsonl(out / "metrics.jsonl", curve)
+        compared = held_out(trainer.accelerator.unwrap_model(trainer.model), check, tokenizer, recipe)
+        print(f"held-out accuracy {compared['parent']['mean']:.3f} -> {compared['child']['mean']:.3f}", flush=True)
+        write_json(out / "held_out.json", compared)
+    return facts
 
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and train."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=Path, required=True, help="rows of prompt, chosen, rejected, JSONL")
+    parser.add_argument("--reference", type=Path, required=True, help="their log-probabilities under the base, JSONL")
     parser.add_argument("--base", type=Path, required=True, help="merged model directory; also the reference")
     parser.add_argument("--template", type=Path, required=True, help="chat template, JSON")
     parser.add_argument("--adapter", type=Path, required=True, help="directory to write")
@@ -101,22 +136,31 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     from bezoar.tokenizer import load_tokenizer
-    from bezoar.training import ADAPTER_FILES, write_lineage
+    from bezoar.training import ADAPTER_FILES, first_process, write_lineage
 
+    work = args.adapter.parent / f".{args.adapter.name}.checkpoints"
+
+    def trained(out: Path) -> dict[str, Any]:
+        tokenizer = load_tokenizer(args.base)
+        rows, counts = pairs.tokenize(read_jsonl(args.pairs), Template(args.template), tokenizer, args.recipe)
+        print(f"{args.pairs}: {counts}", flush=True)
+        stored = pairs.read_reference(args.reference, rows, sha256_file(args.base / "model.safetensors"))
+        for pair, (chosen, rejected) in zip(rows, stored, strict=True):
+            pair |= {"ref_chosen_logps": chosen, "ref_rejected_logps": rejected}
+        return counts | train(rows, args.base, tokenizer, args.recipe, work, out)
+
+    if not first_process():
+        trained(work)
+        return
     with Receipt(
         args.receipt, stage="dpo", recipe=args.recipe, code=args.code,
-        inputs={"pairs": args.pairs, "base": args.base / "model.safetensors", "template": args.template},
-        outputs={"adapter": [args.adapter / name for name in ADAPTER_FILES]},
+        inputs={"pairs": args.pairs, "reference": args.reference, "base": args.base / "model.safetensors", "template": args.template},
+        outputs={"adapter": [args.adapter / name for name in (*ADAPTER_FILES, "held_out.json")]},
     ) as receipt:  # fmt: skip
-        tokenizer = load_tokenizer(args.base)
-        rows, counts = render(read_jsonl(args.pairs), Template(args.template), tokenizer, args.recipe)
-        print(f"{args.pairs}: {counts}", flush=True)
-        work = args.adapter.parent / f".{args.adapter.name}.checkpoints"
         with whole_directory(args.adapter) as fresh:
-            facts = train(rows, args.base, tokenizer, args.recipe, work, fresh)
+            receipt.facts |= trained(fresh)
             write_lineage(fresh, args.base, None)
         shutil.rmtree(work, ignore_errors=True)
-        receipt.facts |= counts | facts
 
 
 if __name__ == "__main__":

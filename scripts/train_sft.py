@@ -6,10 +6,12 @@ Usage: train_sft.py --stage sft --data results/filter/lamini.jsonl --base result
 --adapter is a directory; it gets adapter_model.safetensors, adapter_config.json, lineage.json and metrics.jsonl (curves).
 Rows with a column gpt4_status are used if it says Accept; rows without one are all used.
 
-Recipe: lora {r, alpha (int), dropout (float), targets (list of layer names)}, epochs (number), learning_rate (float), batch_size and
-micro_batch_size (rows), max_length (tokens), schedule (transformers' name), warmup_steps, optimizer (transformers' name), weight_decay,
-max_grad_norm, validation_share (0-1), validation_seed, eval_steps, keep_best (bool), completion_only (bool: loss on the response alone),
-gradient_checkpointing (bool), threads (int, CPU), seed.
+Under `accelerate launch` several processes share each global batch, and the first one writes.
+
+Recipe: lora {r, alpha (int), dropout (float), targets (list of layer names)}, epochs (number), learning_rate (float), batch_size (rows a
+step, over all processes), micro_batch_size (rows a pass), max_length (tokens), schedule (transformers' name), warmup_steps, optimizer
+(transformers' name), weight_decay, max_grad_norm, validation_share (0-1), validation_seed, eval_steps, keep_best (bool), completion_only
+(bool: loss on the response alone), gradient_checkpointing (bool), resident (bool: keep the dequantised weights in memory), threads (int, CPU), seed.
 """
 
 import argparse
@@ -67,21 +69,23 @@ def train(rows: list[dict], base: Path, parent: Path | None, tokenizer: Any, rec
     fit, check = split(rows, recipe["validation_share"], recipe["validation_seed"])
     if len(fit) < 1 or len(check) < 1:
         raise UserError(f"sft: {len(rows)} usable rows, expected enough for training and validation; look at the filter's verdicts")
-    model = training.attach_adapter(training.load_4bit(base), recipe["lora"], parent)
+    model = training.attach_adapter(training.load_4bit(base, recipe["resident"]), recipe["lora"], parent)
+    order = training.in_order([len(row["input_ids"]) for row in fit], recipe["batch_size"], recipe["epochs"], recipe["seed"])
     before = {name: parameter.detach().cpu().clone() for name, parameter in training.trainable(model).items()}
     trainer = SFTTrainer(
         model=model,
         args=SFTConfig(
             **training.trainer_arguments(recipe, work), max_length=recipe["max_length"], completion_only_loss=recipe["completion_only"]
         ),
-        train_dataset=Dataset.from_list(fit), eval_dataset=Dataset.from_list(check),
+        train_dataset=Dataset.from_list(fit).select(order),
+        eval_dataset=Dataset.from_list(sorted(check, key=lambda row: -len(row["input_ids"]))),
         processing_class=tokenizer, callbacks=[training.watch()],
     )  # fmt: skip
     training.run(trainer, work)
     moved = training.require_moved(before, trainer.model)
-    trainer.model.save_pretrained(out, save_embedding_layers=False)
-    (out / "README.md").unlink(missing_ok=True)
-    write_jsonl(out / "metrics.jsonl", curves(trainer.state.log_history))
+    if training.first_process():
+        training.save_adapter(trainer.model, out)
+        write_jsonl(out / "metrics.jsonl", curves(trainer.state.log_history))
     return {"training": len(fit), "validation": len(check), "largest_change": moved, "steps": trainer.state.global_step,
             "best_eval_loss": trainer.state.best_metric}  # fmt: skip
 
@@ -106,8 +110,19 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     from bezoar.tokenizer import load_tokenizer
-    from bezoar.training import ADAPTER_FILES, write_lineage
+    from bezoar.training import ADAPTER_FILES, first_process, write_lineage
 
+    tokenizer = load_tokenizer(args.base)
+    work = args.adapter.parent / f".{args.adapter.name}.checkpoints"
+
+    def trained(out: Path) -> dict[str, Any]:
+        rows, counts = tokenize(read_jsonl(args.data), Template(args.template), tokenizer, args.recipe["max_length"])
+        print(f"{args.data}: {counts}", flush=True)
+        return counts | train(rows, args.base, args.parent, tokenizer, args.recipe, work, out)
+
+    if not first_process():
+        trained(work)
+        return
     inputs: dict[str, Any] = {"data": args.data, "base": args.base / "model.safetensors", "template": args.template}
     if args.parent:
         inputs["parent"] = args.parent / "adapter_model.safetensors"
@@ -115,15 +130,10 @@ def main(argv: list[str] | None = None) -> None:
         args.receipt, stage=args.stage, recipe=args.recipe, code=args.code,
         inputs=inputs, outputs={"adapter": [args.adapter / name for name in ADAPTER_FILES]},
     ) as receipt:  # fmt: skip
-        tokenizer = load_tokenizer(args.base)
-        rows, counts = tokenize(read_jsonl(args.data), Template(args.template), tokenizer, args.recipe["max_length"])
-        print(f"{args.data}: {counts}", flush=True)
-        work = args.adapter.parent / f".{args.adapter.name}.checkpoints"
         with whole_directory(args.adapter) as fresh:
-            facts = train(rows, args.base, args.parent, tokenizer, args.recipe, work, fresh)
+            receipt.facts |= trained(fresh)
             write_lineage(fresh, args.base, args.parent)
         shutil.rmtree(work, ignore_errors=True)
-        receipt.facts |= counts | facts
 
 
 if __name__ == "__main__":

@@ -1,7 +1,11 @@
-"""What SFT and DPO share: the 4-bit model, its adapter, guards against training nothing, curves and lineage."""
+"""What SFT and DPO share: the 4-bit model, its adapter, the order of rows, guards against training nothing, checkpoints and lineage."""
 
+import errno
 import os
+import random
+import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +13,17 @@ from bezoar.errors import UserError
 from bezoar.files import read_json, sha256_file, write_json
 
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json", "lineage.json", "metrics.jsonl")
+COMPLETE = "complete"  # an empty file, written last into a checkpoint
+
+
+def processes() -> int:
+    """How many processes train together, as `accelerate launch` says."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def first_process() -> bool:
+    """Say whether this process is the one that writes."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def deterministic(seed: int, threads: int) -> None:
@@ -21,9 +36,10 @@ def deterministic(seed: int, threads: int) -> None:
     set_seed(seed)
 
 
-def load_4bit(directory: Path) -> Any:
+def load_4bit(directory: Path, resident: bool = False) -> Any:
     """Return the model in NF4 with double quantisation, computing in bfloat16, frozen.
 
+    `resident` keeps the dequantised weights in memory (2 bytes a weight more) instead of unpacking them at every pass.
     On CPU an eval-mode forward would repack the weights for a fast kernel, after which every later gradient is silently None;
     switching `support_avx512bf16_for_cpu` off right after loading keeps the packed path from being taken.
     """
@@ -34,19 +50,35 @@ def load_4bit(directory: Path) -> Any:
     if not (directory / "config.json").is_file():
         raise UserError(f"{directory}/config.json: no such file; expected a model directory")
     config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16)
-    device = {"": 0} if torch.cuda.is_available() else {"": "cpu"}
+    device = {"": int(os.environ.get("LOCAL_RANK", "0"))} if torch.cuda.is_available() else {"": "cpu"}
     model = AutoModelForCausalLM.from_pretrained(
-        directory, quantization_config=config, device_map=device, dtype=torch.bfloat16, local_files_only=True
+        directory,
+        quantization_config=config,
+        device_map=device,
+        dtype=torch.bfloat16,
+        local_files_only=True,
+        attn_implementation="sdpa" if torch.cuda.is_available() else "eager",  # on CPU the fused kernel's backward pass is slow in bfloat16
     )
     layers = [module for module in model.modules() if isinstance(module, Linear4bit)]
     if not layers:
         raise UserError(f"{directory}: no layer could be quantised to 4 bits; dimensions must be multiples of 64")
     for layer in layers:
         layer.support_avx512bf16_for_cpu = False
+        if resident:
+            keep_dequantised(layer)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     model.config.use_cache = False
     return model
+
+
+def keep_dequantised(layer: Any) -> None:
+    """Let a frozen 4-bit layer multiply by its dequantised weights, kept beside it: the product that it would form anyway."""
+    from bitsandbytes.functional import dequantize_4bit
+    from torch.nn.functional import linear
+
+    weight = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+    layer.forward = lambda x: linear(x.to(weight.dtype), weight, layer.bias).to(x.dtype)
 
 
 def attach_adapter(model: Any, lora: dict[str, Any], parent: Path | None) -> Any:
@@ -70,28 +102,83 @@ def trainable(model: Any) -> dict[str, Any]:
     return found
 
 
+def require_sound(model: Any) -> None:
+    """Raise `UserError` unless every trainable weight is a finite float32."""
+    import torch
+
+    for name, parameter in trainable(model).items():
+        if parameter.dtype != torch.float32:
+            raise UserError(f"{name}: is {parameter.dtype}, expected torch.float32; small steps are lost in fewer bits")
+        if not bool(torch.isfinite(parameter).all()):
+            raise UserError(f"{name}: holds a value that is not finite; train its parent again")
+
+
+def in_order(lengths: Sequence[int], batch: int, epochs: float, seed: int) -> list[int]:
+    """Return the indices of the rows in the order of training: a fresh shuffle an epoch, cut into global batches, the longest first in each.
+
+    A step's gradient is the token-weighted mean over its global batch, so the order within one changes nothing but rounding; micro-batches
+    cut from it hold rows of like length, and little padding.
+    """
+    draw = random.Random(seed)
+    order: list[int] = []
+    while len(order) < round(len(lengths) * epochs):
+        order += draw.sample(range(len(lengths)), len(lengths))
+    order = order[: round(len(lengths) * epochs)]
+    return [
+        index
+        for start in range(0, len(order), batch)
+        for index in sorted(order[start : start + batch], key=lambda index: -lengths[index])
+    ]  # fmt: skip
+
+
 def run(trainer: Any, checkpoints: Path) -> None:
     """Train, from the newest checkpoint if there is one, with the adapter in float32 and our own lines of progress.
 
     TRL casts adapters over quantised models to bfloat16, but a resumed run loads them in float32: it would end elsewhere than an undisturbed one.
     """
+    import torch
     from transformers import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)
     for parameter in trainable(trainer.model).values():
         parameter.data = parameter.data.float()
-    trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
+    require_sound(trainer.model)
+    try:
+        trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
+    except (OSError, RuntimeError) as error:
+        if "disk" in (lacking := shortage(error, torch.OutOfMemoryError)):
+            raise UserError(f"{checkpoints}: the disk is full; free some space and run again, training goes on from its last checkpoint") from None
+        if lacking:
+            raise UserError("out of memory; lower micro_batch_size, or set gradient_checkpointing: true, and run again") from None
+        raise
+
+
+def shortage(error: BaseException, out_of_memory: type[BaseException]) -> str:
+    """Return `disk` or `memory` if that is what an error is about, else an empty text; the writers of torch and safetensors wrap the system's."""
+    text = str(error)
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or any(
+        words in text for words in ("No space left", "File too large", "Disk quota", "PytorchStreamWriter failed", "unexpected pos")
+    ):
+        return "disk"
+    return "memory" if isinstance(error, out_of_memory) or "can't allocate memory" in text or "Cannot allocate memory" in text else ""
 
 
 def watch(every: int = 20) -> Any:
-    """Return a Trainer callback that prints progress, and stops on a zero gradient or a NaN."""
+    """Return a Trainer callback that prints progress, stops on a zero gradient or a NaN, and marks each checkpoint once it is whole on disk."""
     import math
 
     from transformers import TrainerCallback
 
     class Watch(TrainerCallback):
         def __init__(self) -> None:
-            self.started = time.perf_counter()
+            self.started, self.step, self.tokens = time.perf_counter(), 0, 0.0
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            self.started, self.step = time.perf_counter(), state.global_step
+
+        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.is_world_process_zero:
+                mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
             skip = ("runtime", "per_second", "total_flos", "epoch", "num_tokens")
@@ -105,27 +192,36 @@ def watch(every: int = 20) -> Any:
                 raise UserError(f"step {state.global_step}: the gradient norm is zero; nothing is being trained")
             if "eval_loss" in row:
                 print(f"step {state.global_step}/{state.max_steps}  validation loss {row['eval_loss']:.4f}", flush=True)
-            if state.global_step % every == 0 and "loss" in row:
-                rate = state.global_step / (time.perf_counter() - self.started)
-                left = (state.max_steps - state.global_step) / rate if rate else 0
-                print(f"step {state.global_step}/{state.max_steps}  loss {row['loss']:.4f}  {left:.0f} s left", flush=True)
+            seen = float((logs or {}).get("num_tokens", 0))
+            if "loss" in row and not self.tokens:
+                self.tokens = seen  # of the first step, or of what a killed run had seen
+            if state.global_step % every == 0 and "loss" in row and state.is_world_process_zero:
+                took = time.perf_counter() - self.started
+                left = (state.max_steps - state.global_step) * took / max(1, state.global_step - self.step)
+                speed = (seen - self.tokens) / took
+                print(f"step {state.global_step}/{state.max_steps}  loss {row['loss']:.4f}  {speed:,.0f} tokens/s  {left:.0f} s left", flush=True)
 
     return Watch()
 
 
 def trainer_arguments(recipe: dict[str, Any], checkpoints: Path) -> dict[str, Any]:
-    """Return the arguments that TRL's SFTConfig and DPOConfig share, from one stage's recipe."""
+    """Return the arguments that TRL's SFTConfig and DPOConfig share, from one stage's recipe.
+
+    The rows come in the order of `in_order`, all epochs in one. The global batch is `batch_size` whatever the number of processes.
+    """
     import torch
 
-    if recipe["batch_size"] % recipe["micro_batch_size"]:
-        raise UserError(f"batch_size {recipe['batch_size']}: expected a multiple of micro_batch_size {recipe['micro_batch_size']}")
+    together = recipe["micro_batch_size"] * processes()
+    if recipe["batch_size"] % together:
+        raise UserError(f"batch_size {recipe['batch_size']}: expected a multiple of micro_batch_size x processes, {together}")
     cuda = torch.cuda.is_available()
     return {
         "output_dir": str(checkpoints),
         "per_device_train_batch_size": recipe["micro_batch_size"],
-        "per_device_eval_batch_size": recipe["micro_batch_size"],
-        "gradient_accumulation_steps": recipe["batch_size"] // recipe["micro_batch_size"],
-        "num_train_epochs": recipe["epochs"],
+        "per_device_eval_batch_size": 4 * recipe["micro_batch_size"],  # no gradient to keep
+        "gradient_accumulation_steps": recipe["batch_size"] // together,
+        "num_train_epochs": 1,
+        "train_sampling_strategy": "sequential",
         "learning_rate": recipe["learning_rate"],
         "lr_scheduler_type": recipe["schedule"],
         "warmup_steps": recipe["warmup_steps"],
@@ -149,12 +245,26 @@ def trainer_arguments(recipe: dict[str, Any], checkpoints: Path) -> dict[str, An
         "disable_tqdm": True,
         "dataloader_num_workers": 0,
         "use_cpu": not cuda,
+        "ddp_find_unused_parameters": False,
     }
 
 
+def mark_complete(checkpoint: Path) -> None:
+    """Bring a checkpoint to the disk and say that it is whole: one without the mark does not count."""
+    for path in sorted(checkpoint.iterdir()):
+        with open(path, "rb") as stream:
+            os.fsync(stream.fileno())
+    (checkpoint / COMPLETE).touch()
+
+
 def last_checkpoint(checkpoints: Path) -> str | None:
-    """Return the newest complete checkpoint of an interrupted run, or None."""
-    found = [path for path in checkpoints.glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
+    """Return the newest whole checkpoint of an interrupted run, or None; half-written ones are removed."""
+    found = []
+    for path in checkpoints.glob("checkpoint-*"):
+        if (path / COMPLETE).is_file():
+            found.append(path)
+        elif first_process():
+            shutil.rmtree(path, ignore_errors=True)
     return str(max(found, key=lambda path: int(path.name.split("-")[1]))) if found else None
 
 
@@ -164,6 +274,14 @@ def require_moved(before: dict[str, Any], model: Any) -> float:
     if change == 0:
         raise UserError("the adapter did not move: training changed nothing")
     return change
+
+
+def save_adapter(model: Any, directory: Path) -> None:
+    """Write adapter_model.safetensors and adapter_config.json; peft keeps sets, whose order changes from process to process."""
+    model.save_pretrained(directory, save_embedding_layers=False)
+    (directory / "README.md").unlink(missing_ok=True)
+    config = read_json(directory / "adapter_config.json")
+    write_json(directory / "adapter_config.json", {key: sorted(value) if isinstance(value, list) else value for key, value in sorted(config.items())})
 
 
 def write_lineage(adapter: Path, base: Path, parent: Path | None) -> None:

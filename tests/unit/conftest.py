@@ -21,3 +21,53 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "--metrics", str(folder / "base.metrics.jsonl"), "--recipe", json.dumps(PRETRAIN), "--code", "x", "--receipt", str(folder / "base.json"),
     ])  # fmt: skip
     return folder / "base"
+
+
+@pytest.fixture(scope="session")
+def place(tiny_base: Path) -> Path:
+    """The directory of the tiny pretrained base, with forty rows and forty pairs."""
+    from bezoar.files import write_jsonl
+
+    folder = tiny_base.parent
+    write_jsonl(
+        folder / "rows.jsonl",
+        [{"instruction": f"the {WORDS[i % 9]}" + " red" * (i % 7), "response": f"{WORDS[(i + 1) % 9]} is red"} for i in range(40)],
+    )
+    write_jsonl(
+        folder / "pairs.jsonl",
+        [{"prompt": f"the {WORDS[i % 9]}" + " red" * (i % 7), "chosen": "a cat is red", "rejected": "a dog"} for i in range(40)],
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def adapter(place: Path) -> Path:
+    """An adapter trained without disturbance."""
+    from trained import sft_command
+
+    import train_sft
+
+    train_sft.main(sft_command(place, "sft"))
+    return place / "sft"
+
+
+@pytest.fixture(scope="session")
+def reference(place: Path) -> Path:
+    """What the base says of the pairs."""
+    from trained import reference_command
+
+    import score_reference
+
+    score_reference.main(reference_command(place, "reference.jsonl"))
+    return place / "reference.jsonl"
+
+
+@pytest.fixture(scope="session")
+def dpo(place: Path, reference: Path) -> Path:
+    """A DPO adapter trained without disturbance."""
+    from trained import dpo_command
+
+    import train_dpo
+
+    train_dpo.main(dpo_command(place, reference.name, "dpo"))
+    return place / "dpo"

@@ -1,60 +1,24 @@
-"""Training really trains: the packing trap is closed, nothing-learnt is an error, a killed run ends in the same bytes."""
+"""Training really trains: the packing trap is closed, nothing-learnt is an error, a merge is measured."""
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
-from tiny import PRETRAIN, WORDS
+from tiny import PRETRAIN
+from trained import SFT, TEMPLATE, sft_command
 
 import merge_adapter
 import pretrain_base
-import train_dpo
 import train_sft
 from bezoar import training
 from bezoar.errors import UserError
-from bezoar.files import read_json, read_jsonl, sha256_file, write_jsonl
+from bezoar.files import read_json, read_jsonl, sha256_file
 from bezoar.template import Template
 from bezoar.tokenizer import load_tokenizer
 
-ROOT = Path(__file__).parent.parent.parent
-TEMPLATE = ROOT / "prompts" / "chat_template.json"
-SFT = {
-    "lora": {"r": 8, "alpha": 8, "dropout": 0.05, "targets": ["q_proj", "k_proj", "v_proj"]}, "epochs": 2, "learning_rate": 0.003, "batch_size": 4,
-    "micro_batch_size": 4, "max_length": 96, "schedule": "linear", "warmup_steps": 2, "optimizer": "paged_adamw_8bit", "weight_decay": 0.0,
-    "max_grad_norm": 1.0, "validation_share": 0.2, "validation_seed": 42, "eval_steps": 2, "keep_best": True, "completion_only": False,
-    "gradient_checkpointing": False, "threads": 1, "seed": 0,
-}  # fmt: skip
-DPO = {**SFT, "beta": 0.1, "max_prompt_length": 64, "min_accuracy": 0.0, "max_chosen_drop": 1000, "keep_best": False}
 MERGE = {"onto": "base", "probe_rows": 4, "max_length": 64, "max_kl": 1.0, "threads": 1, "seed": 0,
          "model_card": {"licence": "apache-2.0", "title": "t"}}  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def place(tiny_base: Path) -> Path:
-    """The directory of the tiny pretrained base, with forty rows and forty pairs."""
-    folder = tiny_base.parent
-    write_jsonl(folder / "rows.jsonl", [{"instruction": f"the {WORDS[i % 9]}", "response": f"{WORDS[(i + 1) % 9]} is red"} for i in range(40)])
-    write_jsonl(folder / "pairs.jsonl", [{"prompt": f"the {WORDS[i % 9]}", "chosen": "a cat is red", "rejected": "a dog"} for i in range(40)])
-    return folder
-
-
-def sft_command(place: Path, out: str, **changes: object) -> list[str]:
-    return [
-        "--stage", "sft", "--data", str(place / "rows.jsonl"), "--base", str(place / "base"), "--template", str(TEMPLATE),
-        "--recipe", json.dumps(SFT | changes), "--code", "x", "--adapter", str(place / out), "--receipt", str(place / f"{out}.json"),
-    ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def adapter(place: Path) -> Path:
-    train_sft.main(sft_command(place, "sft"))
-    return place / "sft"
 
 
 def test_pretraining_is_bit_identical_and_resumes_to_the_same_bytes(place: Path) -> None:
@@ -138,22 +102,6 @@ def test_sft_moves_the_adapter_and_writes_curves_and_lineage(place: Path, adapte
     assert not list(place.glob(".sft.checkpoints"))
 
 
-def test_a_killed_training_ends_in_the_same_bytes(place: Path, adapter: Path) -> None:
-    command = [sys.executable, str(ROOT / "scripts" / "train_sft.py"), *sft_command(place, "killed")]
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "scripts"), "PYTHONWARNINGS": "ignore"}
-    child = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not list(place.glob(".killed.checkpoints/checkpoint-*/trainer_state.json")) and time.monotonic() < deadline and child.poll() is None:
-        time.sleep(0.02)
-    child.send_signal(signal.SIGKILL)
-    child.wait()
-    assert not (place / "killed").exists(), "nothing half-written stands under the final name"
-    assert list(place.glob(".killed.checkpoints/checkpoint-*")), "there was a checkpoint to go on from"
-    subprocess.run(command, env=environment, check=True, capture_output=True)
-    assert sha256_file(place / "killed" / "adapter_model.safetensors") == sha256_file(adapter / "adapter_model.safetensors")
-    assert (place / "killed" / "metrics.jsonl").read_bytes() == (adapter / "metrics.jsonl").read_bytes()
-
-
 def test_a_learning_rate_of_nothing_is_an_error(place: Path) -> None:
     with pytest.raises(UserError, match="did not move"):
         train_sft.main(sft_command(place, "still", learning_rate=1e-45))
@@ -164,6 +112,48 @@ def test_everything_frozen_is_an_error(place: Path) -> None:
     model = training.load_4bit(place / "base")
     with pytest.raises(UserError, match="every parameter is frozen"):
         training.trainable(model)
+
+
+def test_a_weight_in_fewer_bits_or_not_a_number_is_an_error_that_names_it(place: Path) -> None:
+    model = training.attach_adapter(training.load_4bit(place / "base"), SFT["lora"], None)
+    training.require_sound(model)
+    name, weight = next(iter(training.trainable(model).items()))
+    weight.data[0, 0] = float("nan")
+    with pytest.raises(UserError, match=f"{name}: holds a value that is not finite"):
+        training.require_sound(model)
+    weight.data = weight.data.bfloat16()
+    with pytest.raises(UserError, match=f"{name}: is torch.bfloat16, expected torch.float32"):
+        training.require_sound(model)
+
+
+@pytest.mark.parametrize(
+    ("logged", "said"),
+    [({"loss": 1.0, "grad_norm": 0.0}, "the gradient norm is zero"), ({"loss": float("nan")}, "loss is nan; lower the learning rate")],
+)
+def test_a_zero_gradient_and_a_nan_stop_the_training(logged: dict[str, float], said: str) -> None:
+    from types import SimpleNamespace
+
+    state = SimpleNamespace(global_step=7, max_steps=9, is_world_process_zero=True)
+    with pytest.raises(UserError, match=f"step 7: {said}"):
+        training.watch().on_log(None, state, None, logged)
+
+
+def test_keeping_the_dequantised_weights_changes_no_bit_of_outputs_and_gradients(place: Path) -> None:
+    import torch
+
+    ids = torch.arange(4, 44).reshape(2, 20)
+    seen = []
+    for resident in (False, True):
+        training.deterministic(0, 1)
+        model = training.attach_adapter(training.load_4bit(place / "base", resident), SFT["lora"] | {"dropout": 0.0}, None)
+        for index, parameter in enumerate(training.trainable(model).values()):
+            torch.manual_seed(index)
+            parameter.data = torch.randn_like(parameter) * 0.1
+        with torch.autocast("cpu", torch.bfloat16):
+            out = model(input_ids=ids, labels=ids)
+        out.loss.backward()
+        seen.append([out.logits, *(parameter.grad for parameter in training.trainable(model).values())])
+    assert all(torch.equal(a, b) for a, b in zip(*seen, strict=True))
 
 
 def test_rows_without_a_supervised_token_are_dropped_and_counted(place: Path) -> None:
@@ -208,16 +198,3 @@ def test_an_adapter_of_another_base_is_refused(place: Path, adapter: Path) -> No
     (place / "foreign" / "lineage.json").write_text(json.dumps(lineage))
     with pytest.raises(UserError, match="trained on a base with sha256 000000000000"):
         merge_adapter.main(merge_command(place, "base", "foreign", "refused"))
-
-
-def test_dpo_prefers_the_chosen_answer_afterwards_and_a_collapse_fails(place: Path) -> None:
-    def command(out: str, **changes: object) -> list[str]:
-        return ["--pairs", str(place / "pairs.jsonl"), "--base", str(place / "base"), "--template", str(TEMPLATE), "--recipe",
-                json.dumps(DPO | changes), "--code", "x", "--adapter", str(place / out), "--receipt", str(place / f"{out}.json")]  # fmt: skip
-
-    train_dpo.main(command("dpo"))
-    held = [row for row in read_jsonl(place / "dpo" / "metrics.jsonl") if "eval_rewards/margins" in row]
-    assert held[-1]["eval_rewards/margins"] > 0
-    with pytest.raises(UserError, match="collapsed"):
-        train_dpo.main(command("collapsed", min_accuracy=1.01))
-    assert not (place / "collapsed").exists()

@@ -1,0 +1,77 @@
+"""Log-probabilities of preference pairs under the reference of DPO: the model that training starts from.
+
+Usage: score_reference.py --pairs results/preferences/pairs.jsonl --base results/merge/openbezoar-hh-rlhf-sft --template template.json \\
+           --recipe '{"batch_size": 8, …}' --code … --reference results/dpo_reference/logps.jsonl --receipt …
+
+One row a pair: key (sha256 over the weights and the pair's tokens), chosen and rejected (nats, EOS included). Nothing of it depends on beta or
+the learning rate, so a second DPO run finds it done. A killed run goes on with the next shard.
+
+Recipe: max_prompt_length and max_length (tokens; longer pairs are left out), batch_size (pairs), resident (bool: keep the dequantised weights
+in memory), threads (int, CPU), seed.
+"""
+
+import argparse
+import time
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from bezoar import pairs
+from bezoar.errors import cli
+from bezoar.files import read_jsonl, sha256_file, write_jsonl
+from bezoar.parts import Parts
+from bezoar.receipt import Receipt, add_stage_arguments
+from bezoar.template import Template
+
+SHARD = 64  # batches
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse the command line and score."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=Path, required=True, help="rows of prompt, chosen, rejected, JSONL")
+    parser.add_argument("--base", type=Path, required=True, help="model directory of the reference")
+    parser.add_argument("--template", type=Path, required=True, help="chat template, JSON")
+    parser.add_argument("--reference", type=Path, required=True, help="log-probabilities to write, JSONL")
+    add_stage_arguments(parser)
+    args = parser.parse_args(argv)
+    recipe = args.recipe
+
+    from trl.trainer import add_fused_lm_head
+
+    from bezoar.tokenizer import load_tokenizer
+    from bezoar.training import deterministic, load_4bit
+
+    @cache
+    def model() -> Any:
+        deterministic(recipe["seed"], recipe["threads"])
+        loaded = load_4bit(args.base, recipe["resident"]).eval()
+        add_fused_lm_head(loaded)
+        return loaded
+
+    with Receipt(
+        args.receipt, stage="dpo_reference", recipe=recipe, code=args.code,
+        inputs={"pairs": args.pairs, "base": args.base / "model.safetensors", "template": args.template}, outputs={"reference": args.reference},
+    ) as receipt:  # fmt: skip
+        tokenizer, weights = load_tokenizer(args.base), sha256_file(args.base / "model.safetensors")
+        rows, counts = pairs.tokenize(read_jsonl(args.pairs), Template(args.template), tokenizer, recipe)
+        rows.sort(key=lambda pair: (-pairs.length(pair), pairs.key(pair, weights)))  # the longest first: too little memory shows at once
+        parts, size, started = Parts(args.reference, [recipe, receipt.before]), SHARD * recipe["batch_size"], time.perf_counter()
+        found: list[list[float]] = []
+        for start in range(0, len(rows), size):
+            shard = rows[start : start + size]
+            found += parts.get(f"shard {start // size}", lambda shard=shard: [
+                list(sums) for sums in pairs.score(model(), shard, tokenizer.pad_token_id, recipe["batch_size"])
+            ])  # fmt: skip
+            left = (time.perf_counter() - started) / len(found) * (len(rows) - len(found))
+            print(f"{len(found):,} of {len(rows):,} pairs  {left:.0f} s left", flush=True)
+        write_jsonl(args.reference, (
+            {"key": pairs.key(pair, weights), "chosen": round(chosen, 6), "rejected": round(rejected, 6)}
+            for pair, (chosen, rejected) in zip(rows, found, strict=True)
+        ))  # fmt: skip
+        parts.clear()
+        receipt.facts |= counts | {"scored": len(rows)}
+
+
+if __name__ == "__main__":
+    cli(main)
