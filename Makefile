@@ -13,7 +13,7 @@ PAPER = $(or $(CONFIG),config/paper.yaml)
 RESULTS := $(RUN) python -c "from bezoar.configuration import resolved; print(resolved('$(REHEARSAL)'.split())['pathvars']['results'])"
 PYTHON_FILES := scripts tests
 
-.PHONY: help rehearsal reproduce evaluate doctor report learning plan export-answers import-answers test bench check fix lock clean environment stale audit archive
+.PHONY: help rehearsal reproduce evaluate doctor report learning plan export-answers import-answers test bench check fix lock clean environment stale audit archive crate
 
 help: ## print this
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -37,6 +37,10 @@ audit: environment ## hash and make again what CONFIG's results rest on; no GPU,
 
 archive: environment ## CONFIG's results, receipts and stores as one file to audit elsewhere
 	@$(RUN) python scripts/archive_results.py --results "$$($(RESULTS))" --output openbezoar.tar
+
+crate: environment .venv-crate ## CONFIG's run as a Workflow Run RO-Crate, validated; ro-crate-metadata.json
+	@$(RUN) python scripts/write_crate.py --results "$$($(RESULTS))"
+	@PYTHONPATH=scripts .venv-crate/bin/python scripts/validate_crate.py .
 
 doctor: environment ## what is missing for CONFIG, each with what to do
 	@$(RUN) python scripts/doctor.py --config $(PAPER)
@@ -67,7 +71,7 @@ bench: environment .venv-bench .venv-curator ## speed and memory beside named pe
 	$(RUN) python scripts/bench_door.py --output docs/benchmarks.md
 	$(RUN) python scripts/bench_evaluation.py --output docs/benchmarks.md
 
-.venv-bench .venv-curator: .venv-%: envs/%.lock
+.venv-bench .venv-curator .venv-crate: .venv-%: envs/%.lock
 	python3 -m venv $@ && $@/bin/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $< && touch $@
 
 check: environment ## formatting, types, lint, schema; writes nothing
@@ -80,5 +84,5 @@ lock: ## resolve envs/*.in into envs/*.lock
 	python3 -m venv .venv-lock && .venv-lock/bin/pip install --quiet uv==0.13.9 && PATH="$(CURDIR)/.venv-lock/bin:$$PATH" PYTHONPATH=scripts .venv-lock/bin/python scripts/lock_environments.py
 
 clean: ## remove environments and caches; keeps data/, results/, logs/
-	rm -rf .venv .venv-lock .venv-bench .venv.probe .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-lock .venv-bench .venv-curator .venv-crate .venv.probe .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	@echo "kept: data/ (sources), results/ (artifacts and stores of paid answers), logs/, benchmarks/, .snakemake/ (what is up to date)"

@@ -1,4 +1,4 @@
-"""Pack a finished run into one file that a reviewer unpacks and audits elsewhere: the project, the receipts, and every file they name.
+"""Pack a finished run into one file that a reviewer unpacks and audits elsewhere: the project, the receipts, every file they name, and the crate.
 
 Usage: archive_results.py --results results/rehearsal --output openbezoar-rehearsal.tar [--max-bytes 100000000]
 
@@ -8,9 +8,10 @@ Files above --max-bytes (weights of real models) stay behind and are listed; aud
 
 import argparse
 import tarfile
+from io import BytesIO
 from pathlib import Path
 
-from bezoar import audit
+from bezoar import audit, crate
 from bezoar.errors import UserError, cli
 from bezoar.evidence import files_in
 from bezoar.files import sha256_file, whole_file
@@ -32,11 +33,8 @@ PROJECT = [
 ]
 
 
-def contents(results: Path) -> list[Path]:
+def contents(receipts: audit.Receipts, results: Path) -> list[Path]:
     """Return the project's files, the receipts, and every file that a receipt read or wrote, sorted; all must be there."""
-    receipts, wrong = audit.read_receipts(results)
-    if wrong or not receipts:
-        raise UserError(f"{wrong[0] if wrong else f'{results}/receipts: no receipts; finish a run first'}")
     named = {Path(path) for held in receipts.values() for kind in ("inputs", "outputs") for path in files_in(held[kind])}
     named |= {results / "receipts" / f"{stage}.json" for stage in receipts}
     for name in PROJECT:
@@ -51,9 +49,12 @@ def contents(results: Path) -> list[Path]:
     return sorted(path for path in named if "__pycache__" not in path.parts and not path.name.endswith(".guard"))
 
 
-def pack(paths: list[Path], output: Path) -> None:
-    """Write the archive, whole or not at all."""
+def pack(paths: list[Path], described: bytes, output: Path) -> None:
+    """Write the archive, whole or not at all; its description as an RO-Crate comes first."""
     with whole_file(output, "wb") as stream, tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        first = tarfile.TarInfo(crate.NAME)
+        first.size, first.mode = len(described), 0o644
+        archive.addfile(first, BytesIO(described))
         for path in paths:
             entry = tarfile.TarInfo(str(path))
             entry.size, entry.mode = path.stat().st_size, 0o755 if path.suffix == ".sh" else 0o644
@@ -68,12 +69,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True, help="archive to write, .tar")
     parser.add_argument("--max-bytes", type=int, help="leave larger files behind")
     args = parser.parse_args(argv)
-    paths = contents(args.results)
+    receipts = audit.finished(args.results)
+    paths = contents(receipts, args.results)
     behind = [path for path in paths if args.max_bytes is not None and path.stat().st_size > args.max_bytes]
-    pack([path for path in paths if path not in behind], args.output)
-    print(
-        *(f"left behind: {path}" for path in behind), f"{args.output}: {len(paths) - len(behind)} files, sha256 {sha256_file(args.output)}", sep="\n"
-    )
+    packed = [path for path in paths if path not in behind]
+    pack(packed, crate.text(receipts, args.results).encode(), args.output)
+    print(*(f"left behind: {path}" for path in behind), f"{args.output}: {len(packed) + 1} files, sha256 {sha256_file(args.output)}", sep="\n")
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def locks() -> dict[Path, str]:
         ENVS / "torch-cpu.lock": head + f"{TORCH_CPU} \\\n    --hash=sha256:{TORCH_CPU_SHA256}\n",
         **{
             ENVS / f"{name}.lock": HEAD.format(source=f"envs/{name}.in") + "\n".join(resolve(ENVS / f"{name}.in")) + "\n"
-            for name in ("bench", "serve", "curator")
+            for name in ("bench", "serve", "curator", "crate")
         },
     }
 

@@ -37,6 +37,14 @@ def read_receipts(results: Path) -> tuple[Receipts, list[str]]:
     return receipts, wrong
 
 
+def finished(results: Path) -> Receipts:
+    """Return stage name -> receipt; raise `UserError` if there is none or one is no receipt."""
+    receipts, wrong = read_receipts(results)
+    if wrong or not receipts:
+        raise UserError(wrong[0] if wrong else f"{results}/receipts: no receipts; finish a run first")
+    return receipts
+
+
 def first_difference(old: Path, new: Path, scratch: str = "") -> str | None:
     """Return the row where two files part, None if they are the same. A file that names its neighbours names them below `scratch` when new."""
     if not old.is_file() or not new.is_file():
