@@ -2,20 +2,55 @@
 
 import ast
 import hashlib
+import json
+import os
 from functools import cache
 from pathlib import Path
+
+CACHE = Path(".snakemake/bezoar-imports.json")
+
+
+@cache
+def _known() -> dict[str, list[str]]:
+    """sha256 of a source -> the names it imports, from the last run; parsing all sources takes longer than hashing them."""
+    try:
+        return dict(json.loads(CACHE.read_text(encoding="utf-8")))
+    except (OSError, ValueError):  # another user's, or cut short: it only saves time
+        return {}
+
+
+def save() -> None:
+    """Keep the names found, for the next run, if the place can be written."""
+    try:
+        CACHE.parent.mkdir(exist_ok=True)
+        fresh = CACHE.with_suffix(f".{os.getpid()}")
+        fresh.write_text(json.dumps(_known()), encoding="utf-8")
+        os.replace(fresh, CACHE)
+    except OSError:
+        return
+
+
+@cache
+def _names(path: Path) -> frozenset[str]:
+    """The dotted names that one file imports, anywhere in it."""
+    content = path.read_bytes()
+    key = hashlib.sha256(content).hexdigest()
+    if key not in _known():
+        names: set[str] = set()
+        for node in ast.walk(ast.parse(content)):
+            if isinstance(node, ast.Import):
+                names |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+        _known()[key] = sorted(names)
+    return frozenset(_known()[key])
 
 
 @cache
 def _imports(path: Path) -> frozenset[Path]:
     """The project's own modules that one file imports, anywhere in it, as paths."""
     root = next(parent for parent in path.parents if parent.name == "scripts")
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    names = _names(path)
     files = {root / f"{name.replace('.', '/')}.py" for name in names}
     files |= {file.parent / "__init__.py" for file in files if file.parent != root}
     return frozenset(file for file in files if file.is_file())
@@ -41,11 +76,4 @@ def digest(program: Path) -> str:
 
 def libraries(program: Path) -> set[str]:
     """Return the top-level names of everything that `program` and its modules import, anywhere in them."""
-    names: set[str] = set()
-    for path in executed(program):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Import):
-                names |= {alias.name.split(".")[0] for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                names.add(node.module.split(".")[0])
-    return names
+    return {name.split(".")[0] for path in executed(program) for name in _names(path)}

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bezoar import evidence
+from bezoar import code, evidence
 
 
 def job_reasons(job: Any, hashes: evidence.Hashes) -> list[str]:
@@ -95,6 +95,7 @@ def install() -> None:
             hashes = evidence.Hashes(evidence.CACHE)
             self.stale = {job: found for job in self.jobs if (found := job_reasons(job, hashes))}
             hashes.save()
+            code.save()
             print(*told(self.stale), sep="\n", end="", file=sys.stderr)
             self.forcefiles.update(path for job in self.stale for path in job.output)
         await original(self, create_inventory)

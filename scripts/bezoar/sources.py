@@ -12,7 +12,7 @@ from bezoar.errors import UserError
 def load(path: Path) -> dict[str, dict[str, Any]]:
     """Return id -> entry; raise `UserError` if an id stands twice or a file has no path."""
     entries: dict[str, dict[str, Any]] = {}
-    for entry in yaml.safe_load(path.read_text(encoding="utf-8"))["sources"]:
+    for entry in yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))["sources"]:
         if entry["id"] in entries:
             raise UserError(f"{path}: id {entry['id']} stands twice; remove one")
         entries[entry["id"]] = entry

@@ -1,10 +1,15 @@
 """The digest of a program covers exactly what the program executes."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from bezoar import code
+
+CODE = Path(code.__file__).parents[1]
 
 
 @pytest.fixture
@@ -30,3 +35,17 @@ def test_only_an_edit_of_something_executed_changes_the_digest(scripts: Path) ->
     assert code.digest(scripts / "score.py") == before
     (scripts / "bezoar" / "files.py").write_text("A = 2\n")
     assert code.digest(scripts / "score.py") != before
+
+
+def test_what_a_source_imports_is_kept_by_its_content(scripts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(scripts.parent)
+    asked = ["from bezoar.code import digest, executed, save", "from pathlib import Path", "import ast, sys",
+             "if sys.argv[1] == 'kept': ast.parse = None", "print([p.name for p in executed(Path('scripts/score.py'))])", "save()"]  # fmt: skip
+    ask = [sys.executable, "-c", "\n".join(asked)]
+    again = [subprocess.run([*ask, word], capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": str(CODE)})
+             for word in ("first", "kept")]  # fmt: skip
+    assert again[0].returncode == again[1].returncode == 0, again[1].stderr
+    assert again[0].stdout == again[1].stdout == "['__init__.py', 'files.py', 'stats.py', 'score.py']\n"
+    (scripts / "score.py").write_text("from bezoar import other\n")
+    edited = subprocess.run([*ask, "first"], capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": str(CODE)})
+    assert edited.stdout == "['__init__.py', 'other.py', 'score.py']\n", edited.stderr
