@@ -96,6 +96,7 @@ REPORTED = [
     *expand("<results>/filter/{scheme}.counts.json", scheme=SCHEMES),
     *expand("<results>/sft/{scheme}/metrics.jsonl", scheme=SCHEMES),
     *expand("<results>/{stage}/metrics.jsonl", stage=["hh_sft", "dpo"]),
+    "<results>/dpo/held_out.json",
     *expand("<results>/merge/{model}/merge.json", model=MODELS[1:]),
     *expand("<results>/mtbench/{model}/counts.json", model=EVALUATED),
     *expand("<results>/bridge/{column}.json", column=COLUMNS),
@@ -118,7 +119,7 @@ STAGES = [
         stage=["lm_eval", "mtbench_answers", "mtbench_judgments"],
         model=EVALUATED,
     ),
-    *expand("merge_{model}", model=MERGED),
+    *expand("{stage}_{model}", stage=["merge", "model_card"], model=MERGED),
     *expand("import_model_{extra}", extra=EXTRA),
     *expand("mtbench_rejudge_{column}_{model}", column=COLUMNS, model=EVALUATED),
     *expand("bridge_{column}", column=COLUMNS),
@@ -477,6 +478,51 @@ def merge_probe(wildcards):
         f"{RESULTS}/filter/{scheme}.jsonl"
         if folder == "sft"
         else f"{RESULTS}/preferences/pairs.jsonl"
+    )
+
+
+def trained_since(model):
+    """The trainings between the merge before {model} and its own, in order: names below <results>/."""
+    last = ADAPTERS[model]
+    carried = (
+        [f"sft/{scheme}" for scheme in SCHEMES] if not STEPS and "sft" in last else []
+    )
+    return carried or [last]
+
+
+def model_card_receipts(wildcards):
+    """The receipts of those trainings."""
+    names = trained_since(wildcards.model)
+    return [f"{RESULTS}/receipts/{name.replace('/', '_')}.json" for name in names]
+
+
+def model_card_adapters(wildcards):
+    """The directories of those trainings' adapters."""
+    return [f"{RESULTS}/{name}" for name in trained_since(wildcards.model)]
+
+
+def model_card_recipe(wildcards):
+    """What the card says beside the numbers: names, licence, the tags of the settings."""
+    below = ["base", *MERGED][MERGED.index(wildcards.model)]
+    base = config["sources"]["base_model"]
+    hub = (base and SOURCES[base].get("hub")) or f"{RESULTS}/base"
+    stages = {name.partition("/")[0] for name in trained_since(wildcards.model)}
+    tags = {}
+    for row in deviations.tagged([Path(file) for file in CONFIG_FILES]):
+        section, _, key = row["key"].partition(".")
+        if section in stages and key:
+            tags.setdefault(section, {})[key.partition(".")[0]] = row["tag"]
+    data = {"sft": SCHEMES, "hh_sft": ["hh-rlhf"], "dpo": ["hh-rlhf"]}
+    return canonical(
+        {
+            **config["model_card"],
+            "model": wildcards.model,
+            "scale": config["scale"],
+            "base_model": hub if below == "base" else below,
+            "datasets": sorted({name for stage in stages for name in data[stage]}),
+            "tags": tags,
+            "seed": config["seed"],
+        }
     )
 
 

@@ -6,6 +6,7 @@ REQUIRED INPUTS:
 OUTPUTS:
     model   = <results>/merge/{openbezoar-sft,openbezoar-hh-rlhf-sft,openbezoar-hh-rlhf-dpo}/model.safetensors
     report  = <results>/merge/{model}/merge.json         KL and logit differences
+    card    = <results>/merge/{model}/README.md          for the hub
 """
 
 
@@ -43,4 +44,31 @@ rule merge:
             --base $(dirname {input.base:q}) --adapter $(dirname {input.adapter:q}) --probe {input.probe:q} \
             --template {input.template:q} --model $(dirname {output.model:q}) \
             --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
+        """
+
+
+rule model_card:
+    """Write the card of {wildcards.model}."""
+    input:
+        script="scripts/write_model_card.py",
+        lock="envs/main.lock",
+        receipts=model_card_receipts,
+        merge="<results>/receipts/merge_{model}.json",
+    output:
+        card="<results>/merge/{model}/README.md",
+        receipt="<results>/receipts/model_card_{model}.json",
+    log:
+        "<logs>/merge/{model}.card.txt",
+    benchmark:
+        "<benchmarks>/merge/{model}.card.tsv"
+    params:
+        recipe=model_card_recipe,
+        code=code("scripts/write_model_card.py"),
+        adapters=model_card_adapters,
+    shell:
+        r"""
+        exec &> >(tee {log:q})
+        python {input.script:q} \
+            --model $(dirname {output.card:q}) --receipts {input.receipts:q} --merge-receipt {input.merge:q} --adapters {params.adapters:q} \
+            --card {output.card:q} --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
         """

@@ -102,6 +102,7 @@ def page(artifacts: Artifacts, receipts: list[Path], template: Path, results: Pa
         curves={label: curve(rows) for label, (_, rows) in drawn.items()}, curve_files={label: name for label, (name, _) in drawn.items()},
         radar=plots.radar(categories, radar, 10), bars=plots.bars(categories, bars, "rating, 1 to 10"),
         merges={model: report for model in models if (report := artifacts.json(f"merge/{model}/merge.json"))},
+        held_out=artifacts.json("dpo/held_out.json"),
         data_section=report_data.section(environment, artifacts, receipts), requests_section=report_requests.section(environment, receipts),
         deviations=recipe["deviations"], receipts=stages(receipts, results),
     )  # fmt: skip

@@ -3,12 +3,12 @@
 Usage: merge_adapter.py --base results/base --adapter results/sft/evol --probe results/filter/evol.jsonl --template template.json \\
            --recipe '{"onto": "base", …}' --code … --model results/merge/openbezoar-sft --receipt …/receipt.json
 
---model is a directory; it gets a Hugging Face model (model.safetensors, config.json, tokenizer, README.md) and merge.json: max and
+--model is a directory; it gets a Hugging Face model (model.safetensors, config.json, tokenizer) and merge.json: max and
 mean absolute logit difference and KL divergence (nats a token) of the merged model from the 4-bit base with the adapter beside it, on
 the first `probe_rows` rows. Training saw the quantised base, so a merge onto the 16-bit one differs; beyond `max_kl` the stage fails.
 
 Recipe: onto (base: the 16-bit base, as the paper; dequantised: the 4-bit weights written out), probe_rows (int), max_length (int, tokens),
-max_kl (float, nats), threads (int), model_card {licence, title}, seed.
+max_kl (float, nats), threads (int), seed.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from bezoar.files import read_jsonl, whole_directory, write_json
 from bezoar.receipt import Receipt, add_stage_arguments
 from bezoar.template import Template, training_text
 
-OUTPUTS = ("model.safetensors", "config.json", "tokenizer.model", "merge.json", "README.md")
+OUTPUTS = ("model.safetensors", "config.json", "tokenizer.model", "merge.json")
 
 
 def logits(model: Any, texts: list[list[int]]) -> list[Any]:
@@ -61,14 +61,6 @@ def merge(base: Path, adapter: Path, onto: str) -> Any:
             if hasattr(getattr(module, "weight", None), "quant_state"):
                 plain.get_submodule(name).weight.data = dequantize_4bit(module.weight.data, module.weight.quant_state).float().cpu()
     return PeftModel.from_pretrained(plain, adapter).merge_and_unload(safe_merge=True).to(torch.bfloat16)
-
-
-def card(name: str, report: dict[str, Any], recipe: dict[str, Any]) -> str:
-    """Return a Hugging Face model card made of what was measured."""
-    about = recipe["model_card"]
-    lines = [f"- {key}: {value}" for key, value in report.items() if not isinstance(value, dict)]
-    head = f"---\nlicense: {about['licence']}\nlibrary_name: transformers\n---\n\n# {name}\n\n{about['title']}\n\n## Merge\n"
-    return head + "\n".join([*lines, *(f"- {key}: {value}" for key, value in report["difference"].items())]) + "\n"
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -114,7 +106,6 @@ def main(argv: list[str] | None = None) -> None:
             for path in args.base.glob("*token*"):
                 shutil.copyfile(path, fresh / path.name)
             write_json(fresh / "merge.json", report)
-            (fresh / "README.md").write_text(card(args.model.name, report, recipe), encoding="utf-8")
         receipt.facts |= report
 
 

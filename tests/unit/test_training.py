@@ -17,8 +17,7 @@ from bezoar.files import read_json, read_jsonl, sha256_file
 from bezoar.template import Template
 from bezoar.tokenizer import load_tokenizer
 
-MERGE = {"onto": "base", "probe_rows": 4, "max_length": 64, "max_kl": 1.0, "threads": 1, "seed": 0,
-         "model_card": {"licence": "apache-2.0", "title": "t"}}  # fmt: skip
+MERGE = {"onto": "base", "probe_rows": 4, "max_length": 64, "max_kl": 1.0, "threads": 1, "seed": 0}
 
 
 def test_pretraining_is_bit_identical_and_resumes_to_the_same_bytes(place: Path) -> None:

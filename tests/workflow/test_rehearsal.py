@@ -1,5 +1,6 @@
 """The rehearsal's whole DAG at its smallest, in a copy of the project: it ends, it is lazy, and it rebuilds exactly what is missing."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -18,6 +19,8 @@ def test_every_artifact_is_there(finished: Path) -> None:
         *(f"{kind}/{model}{end}" for model in ("base", *MODELS) for kind, end in (("lm_eval", ".json"), ("mtbench", "/judgments.jsonl"))),
         *(f"data/{name}" for name in ("duplicates.jsonl", "contamination.jsonl", "description.json")),
         *(f"data/cards/{scheme}/README.md" for scheme in SCHEMES),
+        *(f"merge/{model}/README.md" for model in MODELS),
+        "dpo_reference/logps.jsonl", "dpo/held_out.json",
         "lm_eval.json", "mtbench.json", "learning.json", "claims.json", "report/index.html",
     ]  # fmt: skip
     assert [name for name in wanted if not (finished / RESULTS / name).stat().st_size] == []
@@ -48,6 +51,20 @@ def test_the_data_stages_account_for_every_row_and_find_no_held_out_item_in_them
     assert duplicates["exact"]["lamini"]["lamini"] == 0, "LaMini's own rule drops them"
     assert shared["texts_checked"].keys() == {"mt_bench", "world_facts", "world_skills"}
     assert sum(described["task_families"]["accepted_by_relation"].values()) == described["schemes"]["orca"]["funnel"]["accepted"]
+
+
+def test_a_model_card_tells_its_lineage_its_settings_and_its_losses(finished: Path) -> None:
+    """Each digest is the file's own, and each setting says where it comes from."""
+    for model, parent, adapters in (
+        (MODELS[0], f"{RESULTS}/base", [f"sft/{scheme}" for scheme in SCHEMES]), (MODELS[1], MODELS[0], ["hh_sft"]), (MODELS[2], MODELS[1], ["dpo"]),
+    ):  # fmt: skip
+        card = (finished / RESULTS / f"merge/{model}/README.md").read_text()
+        assert f"base_model: {parent}\n" in card and "license: apache-2.0" in card
+        for path in (f"merge/{model}", *adapters):
+            folder = finished / RESULTS / path
+            weights = folder / ("model.safetensors" if path.startswith("merge") else "adapter_model.safetensors")
+            assert hashlib.sha256(weights.read_bytes()).hexdigest() in card
+        assert "| learning_rate | " in card and card.count("| ours |") > 10 and "kl nats per token" in card
 
 
 def test_every_turn_is_answered_and_judged_or_has_a_reason(finished: Path) -> None:
