@@ -1,6 +1,6 @@
-"""Run the rehearsal for several seeds, each below its own results root, and write what was learnt as a Markdown table.
+"""Run the rehearsal for several seeds, each below its own results root, and write what was learnt: numbers as JSON, and tables made from them.
 
-Usage: repeat_rehearsal.py --seeds 1 2 3 [--cores 2] [--output docs/learning.md]
+Usage: repeat_rehearsal.py --seeds 1 2 3 [--cores 2] [--output docs/learning.md]        (the numbers go to docs/learning.json)
 
 A seed changes everything: the world, its split, the base, the data and the training. Seeds that no design choice has seen are the ones that count.
 """
@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from bezoar.errors import UserError, cli
-from bezoar.files import read_json, whole_file
+from bezoar.files import read_json, whole_file, write_json
 
 CONFIG = "config/rehearsal.yaml"
+CHAT = "chat, judged by the simulator, 1–10"
 
 
 def root(seed: int) -> Path:
@@ -33,30 +34,30 @@ def run(seed: int, cores: int) -> None:
         raise UserError(f"seed {seed}: the rehearsal failed; its log is below logs/rehearsal-seed-{seed}")
 
 
-def interval(found: dict[str, float], digits: int) -> str:
-    """Write a mean with its interval."""
-    return f"{found['mean']:.{digits}f} ({found['low']:.{digits}f} – {found['high']:.{digits}f})"
+def number(found: dict[str, Any]) -> dict[str, Any]:
+    """Return mean, interval and, where it is known, the number of items, to six digits."""
+    return {key: round(found[key], 6) for key in ("mean", "low", "high")} | ({"n": found["n"]} if "n" in found else {})
 
 
-def lines_of(seed: int) -> dict[tuple[str, str], str]:
-    """Return (what, state) -> value with interval, from one seed's tables."""
+def states_of(seed: int) -> list[dict[str, Any]]:
+    """Return {what, after, mean, low, high, n} of every measure of every state, from one seed's tables."""
     learning, harness, chat = (read_json(root(seed) / f"{name}.json") for name in ("learning", "lm_eval", "mtbench"))
     judge = next(iter(chat["judges"].values()))
-    found: dict[tuple[str, str], str] = {}
+    found = []
     for state, sets in learning["states"].items():
         for name, metrics in sets.items():
             for metric in ("loss", "exact_match", "right", "accuracy"):
                 if metric in metrics:
-                    found[(f"{name}: {metric.replace('_', ' ')}", state)] = f"{interval(metrics[metric], 3)}, n = {metrics[metric]['n']}"
+                    found.append({"what": f"{name}: {metric.replace('_', ' ')}", "after": state, **number(metrics[metric])})
     for model, tasks in harness["models"].items():
-        for task, value in tasks.items():
-            found[(f"lm-eval {task}", model)] = f"{interval(value, 3)}, n = {value['n']}"
-        found[("chat, judged by the simulator, 1–10", model)] = interval(judge["models"][model]["overall"], 2)
+        found += [{"what": f"lm-eval {task}", "after": model, **number(value)} for task, value in tasks.items()]
+        overall = {key: judge["models"][model]["overall"][key] for key in ("mean", "low", "high")}
+        found.append({"what": CHAT, "after": model, **number(overall)})
     return found
 
 
-def differences_of(seed: int) -> dict[str, tuple[str, bool]]:
-    """Return claim -> (paired difference with its interval, whether the interval excludes no change for the better)."""
+def differences_of(seed: int) -> list[dict[str, Any]]:
+    """Return {what, mean, low, high, better} of every paired difference; better: the interval holds nothing but improvements."""
     learning, harness, chat = (read_json(root(seed) / f"{name}.json") for name in ("learning", "lm_eval", "mtbench"))
     rows: list[tuple[str, dict[str, Any], int]] = [
         (f"{d['child']} on its own set against {d['parent']}: {d['metric'].replace('_', ' ')}", d, -1 if d["metric"] == "loss" else 1)
@@ -64,29 +65,36 @@ def differences_of(seed: int) -> dict[str, tuple[str, bool]]:
     ]  # fmt: skip
     rows += [(f"lm-eval, all items: {d['child']} against {d['parent']}", d["all_items"], 1) for d in harness["differences"]]
     rows += [(f"chat: {d['child']} against {d['parent']}", d, 1) for d in next(iter(chat["judges"].values()))["differences"]]
-    return {name: (interval(d, 3), (d["low"] > 0) if sign > 0 else (d["high"] < 0)) for name, d, sign in rows}
+    return [{"what": name, **number({key: d[key] for key in ("mean", "low", "high")}), "better": (d["low"] > 0) if sign > 0 else (d["high"] < 0)}
+            for name, d, sign in rows]  # fmt: skip
 
 
-def page(seeds: list[int]) -> str:
+def shown(found: dict[str, Any], digits: int = 3) -> str:
+    """Write a mean with its interval, and the number of items where it is known."""
+    items = f", n = {found['n']}" if "n" in found else ""
+    return f"{found['mean']:.{digits}f} ({found['low']:.{digits}f} – {found['high']:.{digits}f}){items}"
+
+
+def page(raw: dict[str, Any]) -> str:
     """Return the Markdown page of all seeds."""
-    columns = " | ".join(f"seed {seed}" for seed in seeds)
+    seeds = list(raw["seeds"].values())
+    columns = " | ".join(f"seed {seed}" for seed in raw["seeds"])
     rule = "|---" * (len(seeds) + 2) + "|"
-    values = {seed: lines_of(seed) for seed in seeds}
-    gaps = {seed: differences_of(seed) for seed in seeds}
-    seeded, machine = " ".join(map(str, seeds)), f"{platform.machine()}, {os.cpu_count()} cores"
     text = [
         "# What the rehearsal learns", "",
-        f"Written by `make learning` (`scripts/repeat_rehearsal.py --seeds {seeded}`) on {machine}.",
+        f"Written by `make learning` (`scripts/repeat_rehearsal.py --seeds {' '.join(raw['seeds'])}`) on {raw['machine']}.",
+        "The numbers in full: [learning.json](learning.json), from which this page is made.",
         "Means of held-out items, 95 % bootstrap intervals. Seeds 0 to 3 were looked at while the world was designed; these were not.", "",
         "## Differences, in pairs", "", "A **bold** difference is an improvement whose interval excludes none.", "",
         f"| difference | | {columns} |", rule,
     ]  # fmt: skip
-    for name in gaps[seeds[0]]:
-        cells = [f"**{shown}**" if better else shown for shown, better in (gaps[seed][name] for seed in seeds)]
-        what, _, rest = name.partition(": ")
-        text.append(f"| {what} | {rest} | {' | '.join(cells)} |")
+    for found in zip(*(seed["differences"] for seed in seeds), strict=True):
+        what, _, rest = found[0]["what"].partition(": ")
+        text.append(f"| {what} | {rest} | {' | '.join(f'**{shown(one)}**' if one['better'] else shown(one) for one in found)} |")
     text += ["", "## Every state", "", f"| measure | after | {columns} |", rule]
-    text += [f"| {what} | {state} | {' | '.join(values[seed].get((what, state), '–') for seed in seeds)} |" for what, state in values[seeds[0]]]
+    for found in zip(*(seed["states"] for seed in seeds), strict=True):
+        cells = [shown(one, 2 if one["what"] == CHAT else 3) for one in found]
+        text.append(f"| {found[0]['what']} | {found[0]['after']} | {' | '.join(cells)} |")
     return "\n".join(text) + "\n"
 
 
@@ -100,8 +108,11 @@ def main(argv: list[str] | None = None) -> None:
     for seed in args.seeds:
         print(f"seed {seed}", file=sys.stderr)
         run(seed, args.cores)
+    raw = {"machine": f"{platform.machine()}, {os.cpu_count()} cores",
+           "seeds": {str(seed): {"differences": differences_of(seed), "states": states_of(seed)} for seed in args.seeds}}  # fmt: skip
+    write_json(args.output.with_suffix(".json"), raw)
     with whole_file(args.output) as stream:
-        stream.write(page(args.seeds))
+        stream.write(page(raw))
 
 
 if __name__ == "__main__":
