@@ -26,7 +26,7 @@ if config["pretrain"]:
             "<logs>/base.txt",
         benchmark:
             "<benchmarks>/base.tsv"
-        priority: TRAINING
+        priority: FIRST
         threads: 2
         params:
             recipe=recipe("pretrain"),

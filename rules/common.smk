@@ -59,7 +59,7 @@ ADAPTERS = dict(zip(MODELS[1:], [f"sft/{SCHEMES[-1]}", "hh_sft", "dpo"])) | {
     f"sft-{scheme}": f"sft/{scheme}" for scheme in SCHEMES[:-1]
 }
 RESULTS = config["pathvars"]["results"]
-TRAINING = 1  # priority: every model waits for the chain of trainings, nothing waits for an evaluation
+FIRST = 1  # priority of what the trainings wait for, and of the trainings: nothing waits for an evaluation
 GPU = (
     0 if config["pretrain"] else 1
 )  # a base made here is so small that its jobs share whatever there is

@@ -25,7 +25,7 @@ rule dpo_reference:
         "<logs>/dpo_reference.txt",
     benchmark:
         "<benchmarks>/dpo_reference.tsv"
-    priority: TRAINING
+    priority: FIRST
     threads: config["dpo"]["threads"]
     resources:
         gpu=GPU,
@@ -63,7 +63,7 @@ rule dpo:
         "<logs>/dpo.txt",
     benchmark:
         "<benchmarks>/dpo.tsv"
-    priority: TRAINING
+    priority: FIRST
     threads: config["dpo"]["threads"] * config["launch"]["processes"]
     resources:
         gpu=GPU * config["launch"]["processes"],

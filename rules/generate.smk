@@ -30,6 +30,7 @@ rule generate_lamini:
         "<logs>/generate/lamini.txt",
     benchmark:
         "<benchmarks>/generate/lamini.tsv"
+    priority: FIRST
     resources:
         concurrency=16,
     params:
@@ -69,6 +70,7 @@ rule generate_evol:
         "<logs>/generate/evol.txt",
     benchmark:
         "<benchmarks>/generate/evol.tsv"
+    priority: FIRST
     resources:
         concurrency=16,
     params:
@@ -106,6 +108,7 @@ rule flan:
         "<benchmarks>/flan/{source}.tsv"
     wildcard_constraints:
         source="[a-z0-9_]+",
+    priority: FIRST
     retries: 1
     resources:
         downloads=1,
@@ -140,6 +143,7 @@ rule generate_orca:
         "<logs>/generate/orca.txt",
     benchmark:
         "<benchmarks>/generate/orca.tsv"
+    priority: FIRST
     resources:
         concurrency=16,
     params:

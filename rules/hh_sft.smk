@@ -27,7 +27,7 @@ rule hh_sft:
         "<logs>/hh_sft.txt",
     benchmark:
         "<benchmarks>/hh_sft.tsv"
-    priority: TRAINING
+    priority: FIRST
     threads: config["hh_sft"]["threads"] * config["launch"]["processes"]
     resources:
         gpu=GPU * config["launch"]["processes"],

@@ -29,7 +29,7 @@ rule merge:
         "<logs>/merge/{model}.txt",
     benchmark:
         "<benchmarks>/merge/{model}.tsv"
-    priority: TRAINING
+    priority: FIRST
     threads: config["merge"]["threads"]
     resources:
         mem_mb=32_000,

@@ -23,6 +23,7 @@ rule preferences:
         "<logs>/preferences.txt",
     benchmark:
         "<benchmarks>/preferences.tsv"
+    priority: FIRST
     params:
         recipe=recipe("preferences"),
         code=code("scripts/prepare_preferences.py"),

@@ -30,7 +30,7 @@ rule sft:
         "<logs>/sft/{scheme}.txt",
     benchmark:
         "<benchmarks>/sft/{scheme}.tsv"
-    priority: TRAINING
+    priority: FIRST
     threads: config["sft"]["threads"] * config["launch"]["processes"]
     resources:
         gpu=GPU * config["launch"]["processes"],

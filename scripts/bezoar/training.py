@@ -176,6 +176,10 @@ def watch(every: int = 20) -> Any:
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             self.started, self.step = time.perf_counter(), state.global_step
 
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step == state.max_steps:  # the last step competes for the best checkpoint too
+                control.should_evaluate = control.should_save = True
+
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             if state.is_world_process_zero:
                 mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}")
