@@ -27,6 +27,7 @@ if config["entry"] == "generate":
             "<logs>/filter/{scheme}.txt",
         benchmark:
             "<benchmarks>/filter/{scheme}.tsv"
+        priority: FIRST
         resources:
             concurrency=16,
         params:

@@ -63,11 +63,11 @@ def test_the_reference_goes_on_from_its_last_shard(place: Path, reference: Path,
 
     monkeypatch.setattr(pairs, "score", dies)
     with pytest.raises(KeyboardInterrupt):
-        score_reference.main(reference_command(place, "again.jsonl"))
-    assert not (place / "again.jsonl").exists()
-    score_reference.main(reference_command(place, "again.jsonl"))
+        score_reference.main(reference_command(place, "resumed.jsonl"))
+    assert not (place / "resumed.jsonl").exists()
+    score_reference.main(reference_command(place, "resumed.jsonl"))
     assert asked == [8, 8, 8, 8, 8, 8], "two shards before the end, three after it; only the interrupted one was asked twice"
-    assert (place / "again.jsonl").read_bytes() == reference.read_bytes()
+    assert (place / "resumed.jsonl").read_bytes() == reference.read_bytes()
 
 
 def test_a_reference_of_other_weights_or_another_template_is_refused(place: Path, reference: Path, tmp_path: Path) -> None:
