@@ -483,11 +483,9 @@ def merge_probe(wildcards):
 
 def trained_since(model):
     """The trainings between the merge before {model} and its own, in order: names below <results>/."""
-    last = ADAPTERS[model]
-    carried = (
-        [f"sft/{scheme}" for scheme in SCHEMES] if not STEPS and "sft" in last else []
-    )
-    return carried or [last]
+    if model == MODELS[1] and not STEPS:
+        return [f"sft/{scheme}" for scheme in SCHEMES]
+    return [ADAPTERS[model]]
 
 
 def model_card_receipts(wildcards):
