@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from smallest import CONFIG, RESULTS, SCHEMES, snakemake
+from smallest import CONFIG, MODELS, RESULTS, SCHEMES, snakemake
 
 import exchange_answers
 import plan_requests
@@ -22,23 +22,40 @@ def test_after_a_run_nothing_is_pending(finished: Path, monkeypatch: pytest.Monk
     assert all(int(row[1]) > 0 for row in rows.values())
 
 
-def test_the_filter_is_replayed_from_an_export_and_a_missing_row_is_named(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The reviewer's copy: somebody else's generated rows and answers, no simulator that could be asked."""
-    exchange_answers.export(finished / RESULTS / "store", tmp_path / "answers.xz")
-    shutil.copytree(finished, tmp_path / "reviewer", symlinks=True)
-    reviewer = tmp_path / "reviewer"
-    shutil.rmtree(reviewer / RESULTS / "store")
-    shutil.rmtree(reviewer / RESULTS / "filter")
-    exchange_answers.take_in(reviewer / RESULTS / "store", tmp_path / "answers.xz")
-    (reviewer / "scripts/serve_simulator.py").write_text("raise SystemExit('a replay asks nobody')")
-    monkeypatch.setenv("MODE", "replay")
-    targets = [f"{RESULTS}/filter/{scheme}.jsonl" for scheme in SCHEMES]
+@pytest.fixture(scope="module")
+def reviewer(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The reviewer's copy: somebody else's generated rows, models' answers and bundle of stored answers, no simulator that could be asked."""
+    folder = tmp_path_factory.mktemp("reviewer")
+    exchange_answers.export(finished / RESULTS / "store", folder / "answers.xz")
+    shutil.copytree(finished, folder / "project", symlinks=True)
+    shutil.rmtree(folder / "project" / RESULTS / "store")
+    exchange_answers.take_in(folder / "project" / RESULTS / "store", folder / "answers.xz")
+    (folder / "project/scripts/serve_simulator.py").write_text("raise SystemExit('a replay asks nobody')")
+    return folder / "project"
+
+
+def replayed(reviewer: Path, finished: Path, targets: list[str]) -> None:
+    """Delete the targets, have them made again, and compare."""
+    for target in targets:
+        (reviewer / target).unlink()
     done = snakemake(reviewer, *targets)
     assert done.returncode == 0, done.stderr[-3000:]
     for target in targets:
         assert (reviewer / target).read_bytes() == (finished / target).read_bytes()
+
+
+def test_the_filter_is_replayed_from_an_export_and_a_missing_row_is_named(finished: Path, reviewer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODE", "replay")
+    replayed(reviewer, finished, [f"{RESULTS}/filter/{scheme}.jsonl" for scheme in SCHEMES])
     (reviewer / RESULTS / "store/filter-orca.sqlite").unlink()
     (reviewer / RESULTS / "filter/orca.jsonl").unlink()
     done = snakemake(reviewer, f"{RESULTS}/filter/orca.jsonl")
     assert done.returncode != 0
     assert "no stored answer for results/smallest/generate/orca.jsonl:1" in done.stdout + done.stderr
+
+
+def test_both_judges_are_replayed_from_the_bundle_to_the_same_scores(finished: Path, reviewer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODE", "replay")
+    models = ("base", *MODELS)
+    judged = [f"{RESULTS}/mtbench/{model}/{name}.jsonl" for model in models for name in ("judgments", "strict.judgments")]
+    replayed(reviewer, finished, [*judged, f"{RESULTS}/mtbench.json"])
