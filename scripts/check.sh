@@ -5,7 +5,7 @@ ruff check scripts tests
 ruff format --check scripts tests
 snakefmt --check Snakefile rules
 mypy
-for config in config/paper.yaml config/rehearsal.yaml "config/rehearsal.yaml config/rehearsal-upstream.yaml" config/released.yaml "config/paper.yaml config/flan-cot.yaml" config/decontaminated.yaml config/serve-vllm.yaml; do
+for config in config/paper.yaml config/rehearsal.yaml "config/rehearsal.yaml config/rehearsal-upstream.yaml" config/released.yaml "config/paper.yaml config/flan-cot.yaml" config/decontaminated.yaml "config/paper.yaml config/gpu-80gb.yaml" config/serve-vllm.yaml; do
     # shellcheck disable=SC2086 # several files are several arguments
     python scripts/check_config.py $config
 done

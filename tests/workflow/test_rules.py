@@ -99,3 +99,13 @@ def test_a_misspelt_key_stops_before_the_first_job(tmp_path: Path) -> None:
 def test_the_images_base_is_pinned_by_digest() -> None:
     first = next(line for line in (ROOT / "Dockerfile").read_text().splitlines() if line.startswith("ARG BASE="))
     assert "nvidia/cuda:13.0.3-cudnn-runtime-ubuntu24.04@sha256:" in first and len(first.rsplit(":", 1)[1]) == 64
+
+
+def test_schemes_can_be_merged_one_after_the_other() -> None:
+    """Each adapter stands on the model before it, and none is carried on."""
+    text = plan("results/merge/openbezoar-sft/model.safetensors", "-p", "--config", "sft={chaining: merge}")
+    assert re.search(r"^merge\s+3", text, re.MULTILINE)
+    trained = re.findall(r"--stage sft --data \S+/(\w+)\.jsonl --base \$\(dirname (\S+)/model.safetensors\) (.*?)\\", text)
+    assert trained == [("lamini", "results/base", " "), ("orca", "results/merge/sft-lamini", " "), ("evol", "results/merge/sft-orca", " ")]
+    carried = plan("results/merge/openbezoar-sft/model.safetensors", "-p")
+    assert re.search(r"^merge\s+1$", carried, re.MULTILINE) and carried.count("--parent results/sft/") == 2
