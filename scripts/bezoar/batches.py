@@ -115,3 +115,8 @@ class AnthropicBatches:
     async def cancel(self, name: str) -> None:
         """Ask that a batch be ended; what was answered until then is charged and can be collected."""
         await self.client.messages.batches.cancel(name)
+
+
+def batch_api(settings: dict[str, Any], client: Any) -> OpenAIBatches | AnthropicBatches:
+    """Return the batch API that goes with a model's settings."""
+    return AnthropicBatches(client) if settings["api"] == "messages" else OpenAIBatches(client)

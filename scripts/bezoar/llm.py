@@ -14,31 +14,29 @@ reserved before each call and shared by all jobs of a results folder.
 """
 
 import asyncio
-import contextlib
 import os
 import random
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from bezoar import client as clients
-from bezoar.batches import MOST_REQUESTS, AnthropicBatches, OpenAIBatches
+from bezoar.batches import batch_api
 from bezoar.errors import UserError
-from bezoar.files import canonical, sha256_text
 from bezoar.limits import Limiter, retry_after
 from bezoar.prices import Ledger, budget_of_environment, most_tokens_in, price_of
 from bezoar.protocol import call, read_text
+from bezoar.sending import Sending, failure, in_batches
 from bezoar.store import Entry, Store, key_of
 
 STATES = ("answered", "refused", "truncated", "unparsable", "provider_error", "over_budget")
 MODES = ("online", "batch", "replay")
 RETRIES = 6
 FIRST_PAUSE_S = 0.25  # doubled at each retry: 7.75 s over all six turns
-TICK_S = 0.5  # how often answers are stored: what a kill can lose
-POLL_S = 30.0  # how often a batch is looked at
 NEVER = (400, 413, 422)  # this request will fail again, another may not
 
 
@@ -62,11 +60,6 @@ def request_of(settings: dict[str, Any], messages: list[dict[str, str]], attempt
         "temperature": settings["temperature"], "max_tokens": settings["max_tokens"], "attempt": attempt,
         **({"schema": schema} if schema and settings.get("json_schema") else {}),
     }  # fmt: skip
-
-
-def failure(error: str) -> dict[str, Any]:
-    """Return the answer of a request that got none."""
-    return {"state": "provider_error", "text": "", "usage": {}, "model": "", "error": error}
 
 
 class Door:
@@ -151,7 +144,7 @@ class Door:
         async def all_of_them() -> None:
             async with self.provider.client() as client:
                 for name in names:
-                    await self._batches(client).cancel(name)
+                    await batch_api(self.settings, client).cancel(name)
 
         if names:
             asyncio.run(all_of_them())
@@ -192,9 +185,9 @@ class Door:
         return replace(answer, state="provider_error", text="", error=why)
 
     async def _send(self, missing: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-        """Send what is missing; answers are stored every `TICK_S`, and none counts before it is stored."""
-        sending = _Sending(self, missing)
-        work = self._in_batches if self.settings.get("batch") and (self.mode == "batch" or self.store.open_batches()) else self._one_by_one
+        """Send what is missing; answers are stored every `sending.TICK_S`, and none counts before it is stored."""
+        sending = Sending(self, missing)
+        work = partial(in_batches, self) if self.settings.get("batch") and (self.mode == "batch" or self.store.open_batches()) else self.one_by_one
         try:
             async with self.provider.client() as client, asyncio.TaskGroup() as group:
                 keeper = group.create_task(sending.keep())
@@ -207,7 +200,7 @@ class Door:
             sending.flush()
         return sending.answers
 
-    async def _one_by_one(self, client: Any, sending: "_Sending") -> None:
+    async def one_by_one(self, client: Any, sending: Sending) -> None:
         """Send each request by itself, `concurrency` at a time."""
         left = {key: request for key, request in sending.missing.items() if key not in sending.answers}
         waiting = iter(left.items())
@@ -220,7 +213,7 @@ class Door:
             for _ in range(min(self.concurrency, len(left))):
                 group.create_task(worker())
 
-    async def _with_retries(self, client: Any, sending: "_Sending", key: str, request: dict[str, Any]) -> None:
+    async def _with_retries(self, client: Any, sending: Sending, key: str, request: dict[str, Any]) -> None:
         """Bring one request to its end; faults of the moment are retried with growing pauses."""
         bytes_in = most_tokens_in(request)
         tokens, most = bytes_in / 4 + request["max_tokens"], self.price.of(bytes_in, request["max_tokens"]) if self.price else 0.0
@@ -237,7 +230,7 @@ class Door:
                 answer = read_text(text, request["api"])
                 used = sum(answer["usage"].values()) or tokens
             except (self.provider.sdk.APIError, ValueError) as fault:  # a ValueError is an answer that is no JSON, or not of the protocol
-                error, status = self._explain(fault), getattr(fault, "status_code", None)
+                error, status = self.explain(fault), getattr(fault, "status_code", None)
                 self._heard |= status is not None or isinstance(fault, ValueError)
                 response = getattr(fault, "response", None)
                 headers = headers if response is None else response.headers
@@ -271,84 +264,11 @@ class Door:
             sending.release(key)
         sending.end(key, failure(error))
 
-    async def _in_batches(self, client: Any, sending: "_Sending") -> None:
-        """Collect what an earlier run left open, then hand the rest to the provider's batch API; what failed there is handed in again.
-
-        In any mode but batch the rest is sent one by one; what was handed in before is charged, and so collected first.
-        """
-        batches, price, refused = self._batches(client), self.price, dict[str, str]()
-        try:
-            for turn in range(RETRIES):
-                for number, name, asked, requests in self.store.open_batches():
-                    name = name or await batches.find(_mark(requests, asked), asked, len(requests))
-                    if name is not None:
-                        self.store.batch_named(number, name)
-                        refused |= await self._collect(batches, sending, name, requests, asked)
-                    else:  # it never got there
-                        for key in requests:
-                            sending.release(key)
-                    sending.flush()
-                    self.store.batch_collected(number)
-                left = {key: request for key, request in sending.missing.items() if key not in sending.answers}
-                if not left or turn == RETRIES - 1:
-                    break
-                if self.mode != "batch":
-                    return await self._one_by_one(client, sending)
-                costs = {key: price.of(most_tokens_in(r), r["max_tokens"], "batch") if price else 0.0 for key, r in left.items()}
-                taken = self.ledger.reserve(self.path.name, costs) if self.ledger else set(left)
-                for key in left.keys() - taken:
-                    sending.end(key, {**failure(""), "state": "over_budget"})
-                chosen = [key for key in left if key in taken]
-                for start in range(0, len(chosen), MOST_REQUESTS):
-                    part = {key: left[key] for key in chosen[start : start + MOST_REQUESTS]}
-                    number, asked = self.store.batch_asked(part)
-                    self.sent += len(part)
-                    self.store.batch_named(number, await batches.submit(part, _mark(part, asked)))
-        except self.provider.sdk.APIError as fault:
-            status = getattr(fault, "status_code", None)
-            raise UserError(f"{self.provider.hint(status, self._explain(fault))}; what was handed in is collected by the next run") from None
-        for key in left.keys() - sending.answers.keys():
-            sending.end(key, failure(refused.get(key, "no answer from the batch API")))
-
-    async def _collect(self, batches: Any, sending: "_Sending", name: str, requests: dict[str, dict[str, Any]], asked: float) -> dict[str, str]:
-        """Wait until a batch has ended and take what is in it; return key -> why not, for what is missing from it."""
-        lost, unreadable = dict.fromkeys(requests, "expired or cancelled"), set[str]()
-        while not (look := await batches.look(name))[0]:
-            print(f"batch {name}: {look[1]}", flush=True)
-            await asyncio.sleep(POLL_S)
-        async for key, text, error, final in batches.collect(name):
-            if key not in requests:
-                continue
-            request, seconds = requests[key], time.time() - asked
-            if text:
-                try:
-                    answer = read_text(text, request["api"])
-                except ValueError as fault:
-                    lost[key] = str(fault)[:200]
-                    unreadable.add(key)
-                    continue
-                usage = answer["usage"]
-                usd = self.price.of(usage.get("input", 0), usage.get("output", 0), "batch") if self.price else None
-                sending.end(key, answer, Entry(key, request, answer, text, asked, seconds, usd, "batch"))
-            elif final:
-                sending.end(key, failure(error), Entry(key, request, failure(error), "", asked, seconds, 0.0, "batch"))
-            else:
-                lost[key] = error
-                continue
-            del lost[key]
-        for key in lost.keys() - unreadable:  # providers charge for answers only
-            sending.release(key)
-        print(f"batch {name}: {len(requests) - len(lost)} of {len(requests)} answered", flush=True)
-        return lost
-
-    def _batches(self, client: Any) -> Any:
-        return AnthropicBatches(client) if self.settings["api"] == "messages" else OpenAIBatches(client)
-
     def _hopeless(self, fault: Exception, status: int | None) -> bool:
         """Say whether every request will meet this fault: a wrong key, model or address, an account without credit."""
         return status in (401, 403, 404) or (status == 429 and "insufficient_quota" in str(fault))
 
-    def _explain(self, fault: Exception) -> str:
+    def explain(self, fault: Exception) -> str:
         """Return a fault in one line of at most 200 characters, without the key, whatever the server put into it."""
         text = " ".join(self.provider.without_key(str(fault)).split())[:200]
         return f"{type(fault).__name__} {getattr(fault, 'status_code', None) or ''}".strip() + f": {text}"
@@ -358,88 +278,6 @@ class Door:
         assert self.ledger is not None
         found = self.store.prices(self.ledger.unsettled(self.path.name))
         self.ledger.settle(self.path.name, found)
-
-
-class _Sending:
-    """The answers of one `ask` while they come in: what is unstored, and what is reserved for it."""
-
-    def __init__(self, door: Door, missing: dict[str, dict[str, Any]]) -> None:
-        self.door, self.missing = door, missing
-        self.answers: dict[str, dict[str, Any]] = {}
-        self.entries: list[Entry] = []
-        self.costs: dict[str, float] = {}
-        self.done, self.settled = asyncio.Event(), asyncio.Event()
-        self.held: set[str] = set()  # keys of calls under way, whose reservation will be settled
-        self.wanted: dict[str, tuple[float, asyncio.Future[bool]]] = {}
-
-    def end(self, key: str, answer: dict[str, Any], entry: Entry | None = None) -> None:
-        """Take a request's answer; with an entry it is for good, and stored at the next tick."""
-        if entry is not None:
-            self.entries.append(entry)
-            self.door.usd += entry.usd or 0.0
-            self.costs[key] = entry.usd or 0.0
-        if key in self.missing:
-            self.answers[key] = answer
-
-    def release(self, key: str) -> None:
-        """Give back what was reserved for a call that was refused for certain."""
-        self.costs[key] = 0.0
-
-    async def reserve(self, key: str, usd: float) -> bool:
-        """Reserve the most that a call can cost; wait for calls under way to give back what they did not need. False: over budget."""
-        if self.door.ledger is None:
-            return True
-        while True:
-            if not self.wanted:  # all that ask during one turn of the event loop share a transaction
-                asyncio.get_running_loop().call_soon(self._grant)
-            granted: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-            self.wanted[key] = (usd, granted)
-            if await granted:
-                self.held.add(key)
-                return True
-            if not self.held and not self.costs:
-                return False
-            await self.settled.wait()
-
-    def _grant(self) -> None:
-        assert self.door.ledger is not None
-        wanted, self.wanted = self.wanted, {}
-        try:
-            taken = self.door.ledger.reserve(self.door.path.name, {key: usd for key, (usd, _) in wanted.items()})
-        except UserError as error:
-            for _, future in wanted.values():
-                future.set_exception(error)
-            return
-        for key, (_, future) in wanted.items():
-            if not future.done():
-                future.set_result(key in taken)
-
-    def flush(self) -> None:
-        """Store the answers that came in, then settle what they cost."""
-        self.door.store.put(self.entries)
-        self.entries = []
-        if self.door.ledger and self.costs:
-            self.door.ledger.settle(self.door.path.name, self.costs)
-            self.held -= self.costs.keys()
-        self.costs = {}
-        self.settled.set()
-        self.settled = asyncio.Event()
-
-    async def keep(self) -> None:
-        """Flush every `TICK_S` until all is done, and say how far it is."""
-        told = time.monotonic()
-        while not self.done.is_set():
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.done.wait(), TICK_S)
-            self.flush()
-            if time.monotonic() - told > 5:
-                told = time.monotonic()
-                print(f"{len(self.answers)}/{len(self.missing)} answers", flush=True)
-
-
-def _mark(requests: dict[str, Any], asked: float) -> str:
-    """Return the mark of one handing-in of requests."""
-    return sha256_text(canonical([sorted(requests), asked]))[:32]
 
 
 def _first(errors: BaseExceptionGroup) -> BaseException:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from simulated import MESSAGES, SCRIPTS, SETTINGS, Simulated, names, questions, simulated
 
-from bezoar import llm
+from bezoar import llm, sending
 from bezoar.errors import UserError
 from bezoar.llm import Door
 from bezoar.prices import Ledger
@@ -22,7 +22,7 @@ BOTH = pytest.mark.parametrize("settings", [SETTINGS, MESSAGES], ids=["openai", 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(llm, "POLL_S", 0.05)
+    monkeypatch.setattr(sending, "POLL_S", 0.05)
 
 
 def accounted(folder: Path) -> float:
@@ -84,7 +84,7 @@ def test_a_request_the_provider_cannot_take_fails_alone_and_for_good(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
 ) -> None:
     prompts = [*questions(3), [{"role": "user", "content": 7}]]  # no text: a bad request
-    monkeypatch.setattr(llm, "most_tokens_in", lambda request: 10)
+    monkeypatch.setattr(sending, "most_tokens_in", lambda request: 10)
     with simulated(tmp_path) as server:
         use(server, tmp_path, monkeypatch)
         with Door(settings, tmp_path / "b.sqlite", 4, None, "batch") as door:
@@ -96,8 +96,8 @@ def test_a_request_the_provider_cannot_take_fails_alone_and_for_good(
 
 
 PROGRAM = """
-import sys; from pathlib import Path; from simulated import MESSAGES, SETTINGS, names, questions; from bezoar import llm
-llm.POLL_S = 0.05
+import sys; from pathlib import Path; from simulated import MESSAGES, SETTINGS, names, questions; from bezoar import llm, sending
+sending.POLL_S = 0.05
 with llm.Door({"SETTINGS": SETTINGS, "MESSAGES": MESSAGES}[sys.argv[1]], Path(sys.argv[2]), 4, None, "batch") as door:
     if sys.argv[3] == "unnamed":
         door.store.batch_named = lambda number, name: __import__("os").kill(__import__("os").getpid(), 9)
@@ -134,7 +134,7 @@ def test_a_cancelled_batch_gives_what_was_answered_and_the_rest_is_asked_later(
     with simulated(tmp_path, batch_s="60") as server:
         use(server, tmp_path, monkeypatch)
         with Door(settings, tmp_path / "b.sqlite", 4, None, "batch") as door:
-            monkeypatch.setattr(llm, "POLL_S", 3600)
+            monkeypatch.setattr(sending, "POLL_S", 3600)
             started = time.monotonic()
 
             async def impatient() -> None:

@@ -64,8 +64,9 @@ def test_five_thousand_rows_under_mixed_faults_end_in_one_state_each_and_are_pai
 
 
 PROGRAM = """
-import sys; from pathlib import Path; from simulated import SETTINGS, names, questions; from bezoar import llm; from bezoar.files import write_jsonl
-llm.FIRST_PAUSE_S, llm.TICK_S = 0.02, 0.05
+import sys; from pathlib import Path; from simulated import SETTINGS, names, questions; from bezoar import llm, sending
+from bezoar.files import write_jsonl
+llm.FIRST_PAUSE_S, sending.TICK_S = 0.02, 0.05
 with llm.Door(SETTINGS, Path(sys.argv[1]), 8, None) as door:
     answers = door.ask(questions(int(sys.argv[3])), names(int(sys.argv[3])))
 write_jsonl(Path(sys.argv[2]), [{"text": answer.text, "state": answer.state} for answer in answers])

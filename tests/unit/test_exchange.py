@@ -10,6 +10,7 @@ from simulated import SETTINGS, names, questions, simulated
 import cancel_batches
 import exchange_answers
 from bezoar import llm
+from bezoar.batches import batch_api
 from bezoar.errors import UserError
 from bezoar.llm import Door
 from bezoar.store import Store
@@ -100,7 +101,7 @@ def test_open_batches_are_cancelled_by_one_command(
 
             async def submit() -> str:
                 async with door.provider.client() as client:
-                    return await door._batches(client).submit({llm.key_of(request): request}, "mark")
+                    return await batch_api(SETTINGS, client).submit({llm.key_of(request): request}, "mark")
 
             door.store.batch_named(number, llm.asyncio.run(submit()))
         cancel_batches.main(["--config", config(tmp_path, "mine")])
