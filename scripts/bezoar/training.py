@@ -137,6 +137,7 @@ def run(trainer: Any, checkpoints: Path) -> None:
     TRL casts adapters over quantised models to bfloat16, but a resumed run loads them in float32: it would end elsewhere than an undisturbed one.
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)
@@ -145,7 +146,7 @@ def run(trainer: Any, checkpoints: Path) -> None:
     require_sound(trainer.model)
     try:
         trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         if "disk" in (lacking := shortage(error, torch.OutOfMemoryError)):
             raise UserError(f"{checkpoints}: the disk is full; free some space and run again, training goes on from its last checkpoint") from None
         if lacking:
