@@ -66,13 +66,17 @@ import-answers: environment ## take in such a file; then MODE=replay make …
 test: environment ## all tests
 	$(RUN) python -m pytest
 
-bench: environment .venv-bench .venv-curator ## speed and memory beside named peers, for docs/benchmarks.md
+bench: environment .venv-bench .venv-curator .venv-bench-training ## speed and memory beside named peers, for docs/benchmarks.md
 	$(RUN) python scripts/bench_data.py --output docs/benchmarks.md
 	$(RUN) python scripts/bench_door.py --output docs/benchmarks.md
 	$(RUN) python scripts/bench_evaluation.py --output docs/benchmarks.md
+	$(RUN) python scripts/bench_training.py --output docs/benchmarks.md
 
 .venv-bench .venv-curator .venv-crate: .venv-%: envs/%.lock
 	python3 -m venv $@ && $@/bin/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $< && touch $@
+
+.venv-bench-training: envs/bench-training.lock # with the torch that .venv has
+	python3 -m venv $@ && $@/bin/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $< -r envs/torch-$(if $(wildcard $(ENV)/.made-cuda-*),cuda,cpu).lock && touch $@
 
 check: environment ## formatting, types, lint, schema; writes nothing
 	$(RUN) scripts/check.sh
@@ -84,5 +88,5 @@ lock: ## resolve envs/*.in into envs/*.lock
 	python3 -m venv .venv-lock && .venv-lock/bin/pip install --quiet uv==0.13.9 && PATH="$(CURDIR)/.venv-lock/bin:$$PATH" PYTHONPATH=scripts .venv-lock/bin/python scripts/lock_environments.py
 
 clean: ## remove environments and caches; keeps data/, results/, logs/
-	rm -rf .venv .venv-lock .venv-bench .venv-curator .venv-crate .venv.probe .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-lock .venv-bench .venv-bench-training .venv-curator .venv-crate .venv.probe .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	@echo "kept: data/ (sources), results/ (artifacts and stores of paid answers), logs/, benchmarks/, .snakemake/ (what is up to date)"

@@ -20,6 +20,7 @@ ENVS = Path("envs")
 TORCH_CPU = "torch==2.13.0+cpu ; python_full_version < '3.12' and platform_machine == 'x86_64' and sys_platform == 'linux'"
 TORCH_CPU_SHA256 = "6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b"
 CUDA_ONLY = re.compile(r"(nvidia-|cuda-|triton|torch==)")
+MEDIA = re.compile(r"torch(audio|vision)==")  # built for CUDA alone on the index, and then broken beside the CPU's torch; texts need neither
 HEAD = "# Written by `make lock` from {source}; do not edit.\n"
 
 
@@ -35,11 +36,13 @@ def resolve(source: Path) -> list[str]:
 def locks() -> dict[Path, str]:
     """Return the text of every lock."""
     blocks = resolve(ENVS / "main.in")
+    factory = [block for block in resolve(ENVS / "bench-training.in") if not (CUDA_ONLY.match(block) or MEDIA.match(block))]
     common = [block for block in blocks if not CUDA_ONLY.match(block)]
     cuda = [block for block in blocks if CUDA_ONLY.match(block)]
     head = HEAD.format(source="envs/main.in")
     return {
         ENVS / "main.lock": head + "\n".join(common) + "\n",
+        ENVS / "bench-training.lock": HEAD.format(source="envs/bench-training.in") + "\n".join(factory) + "\n",
         ENVS / "torch-cuda.lock": head + "\n".join(cuda) + "\n",
         ENVS / "torch-cpu.lock": head + f"{TORCH_CPU} \\\n    --hash=sha256:{TORCH_CPU_SHA256}\n",
         **{
