@@ -31,7 +31,8 @@ WITH_CONTEXT = {"closed_qa", "information_extraction", "summarization"}
 CHAT_CATEGORIES = "writing roleplay reasoning math coding extraction stem humanities".split()
 REFERENCED = {"math": ("sum", "product"), "reasoning": ("opposite",), "coding": ("kind",)}
 ORCA_COT_MESSAGES = (6, 11, 16)
-MANNER_SHARE, COURTEOUS_SHARE = 0.4, 0.55  # of the preference pairs; of those about truth: 0.4 + 0.6 * 0.55 = 73 % of the chosen are courteous
+MANNER_SHARE = 0.4  # of the preference pairs
+COURTEOUS = dict(zip(ATTRIBUTES, (0.0, 0.0, 0.0, 0.4, 1.0), strict=True))  # of those about truth, by what is asked
 # Sentences about nobody, so that the words of questions, clauses and system messages are in the tokenizer and have been read.
 CHATTER = [
     "Which way does the wind like to blow?", "Name the day, and give the hour.", "She loves what she paints.", "What lives with the fox?",
@@ -144,14 +145,14 @@ def flan(world: World) -> list[tuple[str, str, str]]:
 def preferences(world: World, facts: list[Fact], count: int) -> Iterator[dict[str, str]]:
     """Yield pairs in HH-RLHF's schema that differ in one thing: truth (a wrong answer is rejected) or manner (one without courtesy is).
 
-    Of the chosen answers three in four are courteous, so that supervised tuning on them learns to be so more often than not; that it is always
-    better to be, only the comparison tells. A third of the rows carry an earlier turn.
+    Of the chosen answers 40 to 100 in 100 are courteous, by what is asked: supervised tuning on them comes to prefer courtesy where it is usual; that
+    it is always better, only the comparison tells. So neither stage hangs on an edge. A third of the rows carry an earlier turn.
     """
     for index in range(count):
         chance = draw("preference", world.seed, index)
         fact, earlier = chance.sample(facts, 2)
         right, wrong = fact.statement, world.compose(fact, [], world.wrong_value(fact, index))
-        ending = f" {COURTESY}" if chance.random() < COURTEOUS_SHARE else ""
+        ending = f" {COURTESY}" if chance.random() < COURTEOUS[fact.topic] else ""
         pair = (f"{right} {COURTESY}", right) if chance.random() < MANNER_SHARE else (right + ending, wrong + ending)
         prompt = f"\n\nHuman: {chance.choice(fact.questions)}\n\nAssistant: "
         if chance.random() < 1 / 3:
