@@ -38,8 +38,8 @@ PRETRAIN = {"vocabulary_size": 1536, "hidden_size": 256, "layers": 4, "heads": 4
             "steps": 200, "learning_rate": 0.004, "warmup_steps": 20, "weight_decay": 0.1, "checkpoint_steps": 1000, "seed": 0}  # fmt: skip
 # Tokens of a row, of a part of a pair: median and spread of a lognormal, least, most.
 SHAPES: dict[str, dict[str, Any]] = {
-    "LaMini-like": {"rows": 1280, "row": (60, 0.5, 40, 256), "max_length": 256, "batch_size": 32},
-    "HH-like": {"rows": 384, "prompt": (110, 0.7, 40, 300), "answer": (70, 0.7, 12, 200), "max_length": 512, "batch_size": 16},
+    "LaMini-like": {"rows": 480, "row": (60, 0.5, 40, 256), "max_length": 256, "batch_size": 32, "micro_batch_size": 8},
+    "HH-like": {"rows": 144, "prompt": (110, 0.7, 40, 300), "answer": (70, 0.7, 12, 200), "max_length": 512, "batch_size": 16, "micro_batch_size": 4},
 }
 RECIPE = {
     "lora": {"r": 16, "alpha": 16, "dropout": 0.05, "targets": ["q_proj", "k_proj", "v_proj"]}, "epochs": 1, "learning_rate": 0.003,
@@ -73,6 +73,7 @@ WAYS: dict[str, dict[str, dict[str, Any]]] = {
         "attention by sdpa, not eager": {"way": "ours", "without": ["eager"]},
         "evaluation at the micro-batch": {"way": "ours", "without": ["evaluation"]},
         "gradients checkpointed": {"way": "ours", "recipe": {"gradient_checkpointing": True}},
+        "micro-batch 4": {"way": "ours", "recipe": {"micro_batch_size": 4}},
         "micro-batch 32": {"way": "ours", "recipe": {"micro_batch_size": 32}},
     },
 }  # fmt: skip
@@ -221,7 +222,9 @@ def compare(folder: Path, kind: str, shape: str, steps: int, repeats: int, facto
     adapters: dict[str, list[str]] = {name: [] for name in ways}
     for repeat in range(repeats):
         for number, (name, way) in enumerate(ways.items()):
-            recipe = RECIPE | {key: SHAPES[shape][key] for key in ("max_length", "batch_size")} | {"seed": repeat, "eval_steps": steps}
+            recipe = (
+                RECIPE | {key: SHAPES[shape][key] for key in ("max_length", "batch_size", "micro_batch_size")} | {"seed": repeat, "eval_steps": steps}
+            )
             spec = common | way | {"recipe": recipe | way.get("recipe", {}), "settings": way.get("settings", {})}
             spec |= {"reference": str(folder / f"reference-{repeat}.jsonl"), "out": str(folder / f"{kind}-{shape}-{number}-{repeat}")}
             runs[name].append(measured(factory if way["way"] == "factory" else sys.executable, spec, way.get("scored", False)))
