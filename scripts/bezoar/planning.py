@@ -1,12 +1,16 @@
 """What Snakemake runs is decided by receipts: content in place of dates and metadata.
 
-Snakemake 9.27 offers no hook for this, so two of its methods are replaced, for plain `snakemake` as for `make`. `tests/workflow` holds them
+Snakemake 9.27 offers no hook for this, so three of its methods are replaced, for plain `snakemake` as for `make`. `tests/workflow` holds them
 to their promise; the version is pinned in envs/main.lock.
 """
 
+import fcntl
 import json
 import os
+import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +72,34 @@ def told(stale: dict[Any, list[str]]) -> list[str]:
     return [*lines, *([f"not made yet: {waiting} stages and sources"] if waiting else []), *([""] if names else [])]
 
 
+@contextmanager
+def one_run(file: Path = Path(".snakemake/bezoar-run")) -> Iterator[bool]:
+    """Hold this directory's lock; yield whether what Snakemake's own locks still hold can only be left over from a run that was killed.
+
+    The system releases the lock when its holder dies, however it dies. Raise `WorkflowError` in one line if another run holds it. The file
+    names host and process, because not every network file system shares such locks between machines: another host's are not touched.
+    """
+    from snakemake.exceptions import WorkflowError
+
+    with open(os.open(file, os.O_RDWR | os.O_CREAT, 0o666), "r+", encoding="utf-8") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            host, _, process = stream.read().partition(" ")
+            holder = f"process {process} on {host}" if process else "it has just begun"
+            raise WorkflowError(f"another run is at work in this directory ({holder}); wait until it has ended, or end it") from None
+        host = stream.read().partition(" ")[0]
+        stream.seek(0)
+        stream.truncate()
+        print(socket.gethostname(), os.getpid(), end="", file=stream, flush=True)
+        yield host in ("", socket.gethostname())
+
+
 def install() -> None:
-    """Let receipts decide in this process."""
+    """Let receipts decide in this process, and let one run at a time be at work in a directory."""
     from snakemake.dag import DAG
     from snakemake.io import _IOFile, flag, is_flagged
+    from snakemake.persistence import PersistenceBase
 
     original = DAG.update_needrun
     if getattr(original, "by_receipts", False):
@@ -100,6 +128,18 @@ def install() -> None:
             self.forcefiles.update(path for job in self.stale for path in job.output)
         await original(self, create_inventory)
 
+    locked = PersistenceBase.lock
+
+    @contextmanager
+    def lock(self: Any) -> Iterator[None]:
+        with one_run() as abandoned:
+            if abandoned:
+                self.cleanup_locks()
+            (self.path / "locks").mkdir(exist_ok=True)  # a run that ends removes it, perhaps after this one has made it
+            with locked(self):
+                yield
+
     update_needrun.by_receipts = True  # type: ignore[attr-defined]
     DAG.update_needrun = update_needrun
     _IOFile.is_newer = is_newer
+    PersistenceBase.lock = lock
