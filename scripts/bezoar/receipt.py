@@ -21,6 +21,12 @@ from bezoar.files import sha256_file, write_json
 
 Files = dict[str, "Path | list[Path]"]
 
+# Whoever loads a directory by its weights reads these as well.
+COMPANIONS = {
+    "model.safetensors": ["config.json", "generation_config.json", "tokenizer.model", "tokenizer.json", "vocab.json", "merges.txt",
+                          "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"],
+    "adapter_model.safetensors": ["adapter_config.json"],
+}  # fmt: skip
 LIBRARIES = ["snakemake", "torch", "transformers", "peft", "bitsandbytes", "trl", "datasets", "lm-eval", "openai", "anthropic"]
 
 
@@ -32,14 +38,15 @@ def add_stage_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def digests(files: Files) -> dict[str, dict[str, str]]:
-    """Return {name: {path: sha256}}; raise `UserError` naming a file that is not there."""
+    """Return {name: {path: sha256}}, with weights the files without which they are no model; raise `UserError` naming a file that is not there."""
     result: dict[str, dict[str, str]] = {}
     for name, paths in files.items():
         result[name] = {}
         for path in paths if isinstance(paths, list) else [paths]:
             if not path.is_file():
                 raise UserError(f"{path}: expected a file as `{name}`; run the stage that writes it")
-            result[name][str(path)] = sha256_file(path)
+            beside = [found for other in COMPANIONS.get(path.name, ()) if (found := path.with_name(other)).is_file()]
+            result[name] |= {str(found): sha256_file(found) for found in (path, *beside)}
     return result
 
 

@@ -164,13 +164,14 @@ LEAVES: list[tuple[str, Any, str]] = [
     ("world.people", 31, "world"), ("preferences.first", 99, "preferences"),
 ]  # fmt: skip
 ARTIFACTS = [
-    "world/corpus.jsonl", "world/facts.json", "base/model.safetensors", "base/tokenizer.model", "generate/evol.jsonl", "generate/orca.counts.json",
+    "world/corpus.jsonl", "world/facts.json", "base/model.safetensors", "base/tokenizer.model", "base/config.json",
+    "merge/openbezoar-sft/generation_config.json", "generate/evol.jsonl", "generate/orca.counts.json",
     "filter/lamini.jsonl", "sft/orca/adapter_model.safetensors", "merge/openbezoar-sft/model.safetensors", "dpo/lineage.json",
     "lm_eval/base.samples.jsonl", "mtbench/base/answers.jsonl", "mtbench/base/judgments.jsonl", "mtbench.json", "claims.json", "report/index.html",
 ]  # fmt: skip
 
 MTBENCH = f"{RESULTS}/receipts/mtbench.json"
-GONE = ["base/config.json", "filter/evol.jsonl"]  # one that no rule reads, and one whose readers are finished
+GONE = ["base/config.json", "filter/evol.jsonl"]  # one that comes with the weights, and one that rules name
 
 
 def _delete(name: str) -> Callable[[Path], None]:
