@@ -13,7 +13,7 @@ PAPER = $(or $(CONFIG),config/paper.yaml)
 RESULTS := $(RUN) python -c "from bezoar.configuration import resolved; print(resolved('$(REHEARSAL)'.split())['pathvars']['results'])"
 PYTHON_FILES := scripts tests
 
-.PHONY: help rehearsal reproduce evaluate doctor report learning plan export-answers import-answers test bench check fix lock clean environment stale audit archive crate
+.PHONY: help rehearsal reproduce evaluate doctor report learning plan export-answers import-answers test bench check fix lock clean environment stale audit archive crate evidence
 
 help: ## print this
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -65,6 +65,9 @@ import-answers: environment ## take in such a file; then MODE=replay make …
 
 test: environment ## all tests
 	$(RUN) python -m pytest
+
+evidence: environment .venv-crate ## try to break every promise, beside Snakemake's own triggers; half an hour; for docs/evidence.md
+	$(RUN) python scripts/measure_evidence.py --output docs/evidence.md
 
 bench: environment .venv-bench .venv-curator .venv-bench-training ## speed and memory beside named peers, for docs/benchmarks.md
 	$(RUN) python scripts/bench_data.py --output docs/benchmarks.md
