@@ -491,7 +491,7 @@ def trained_since(model):
 def model_card_receipts(wildcards):
     """The receipts of those trainings."""
     names = trained_since(wildcards.model)
-    return [f"{RESULTS}/receipts/{name.replace('/', '_')}.json" for name in names]
+    return [f"{RESULTS}/receipts/{'_'.join(Path(name).parts)}.json" for name in names]
 
 
 def model_card_adapters(wildcards):
