@@ -180,3 +180,21 @@ def test_a_tagged_value_is_found_with_its_key_and_reason_wherever_its_line_stand
     assert ours([first]) == [{"file": "x.yaml", "key": "b.c", "value": "c: 2", "tag": "ours", "reason": "temperature why not"}]
     assert tagged([first]) == tagged([second])
     assert json.dumps(ours([first])) == json.dumps(ours([second]))
+
+
+def test_a_receipt_of_weights_holds_what_is_loaded_with_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", COMMAND)
+    Path("base").mkdir()
+    for name in ("model.safetensors", "config.json", "generation_config.json", "README.md"):
+        Path("base", name).write_text(name)
+    with Receipt(Path("receipt.json"), stage="copy", recipe={"a": {"b": 1}}, code="c0de", inputs={"base": Path("base/model.safetensors")},
+                 outputs={"output": Path("out.jsonl")}):  # fmt: skip
+        Path("out.jsonl").write_text("{}\n")
+    assert why(inputs=["base/model.safetensors"]) == []
+    Path("base/generation_config.json").write_text("do_sample")
+    assert [line.split(":")[0] for line in why(inputs=["base/model.safetensors"])] == ["input base/generation_config.json"]
+    assert not nothing_to_do(COMMAND)
+    Path("base/generation_config.json").write_text("generation_config.json")
+    Path("base/README.md").write_text("another card")
+    assert why(inputs=["base/model.safetensors"]) == []
