@@ -34,8 +34,9 @@ from bezoar.world import COURTESY
 SCRIPTS = Path(__file__).parent
 TEMPLATE = "prompts/chat_template.json"
 TOLERANCE = 0.1
+THREADS = {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE"}  # threads that wait spinning would count as work, and slow down everything else
 PRETRAIN = {"vocabulary_size": 1536, "hidden_size": 256, "layers": 4, "heads": 4, "mlp_size": 704, "context": 512, "window": 128, "batch_size": 16,
-            "steps": 200, "learning_rate": 0.004, "warmup_steps": 20, "weight_decay": 0.1, "checkpoint_steps": 1000, "seed": 0}  # fmt: skip
+            "steps": 100, "learning_rate": 0.004, "warmup_steps": 10, "weight_decay": 0.1, "checkpoint_steps": 1000, "seed": 0}  # fmt: skip
 # Tokens of a row, of a part of a pair: median and spread of a lognormal, least, most.
 SHAPES: dict[str, dict[str, Any]] = {
     "LaMini-like": {"rows": 480, "row": (60, 0.5, 40, 256), "max_length": 256, "batch_size": 32, "micro_batch_size": 8},
@@ -148,8 +149,8 @@ def prepare(folder: Path, small: bool) -> dict[str, int]:
 
 def child(python: str, spec: dict[str, Any]) -> dict[str, Any]:
     """Run one process to its end; return what it printed last."""
-    environment = os.environ | {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": str(SCRIPTS),
-                                "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "HF_DATASETS_CACHE": spec["out"] + "-cache"}  # fmt: skip
+    environment = os.environ | THREADS | {"TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": str(SCRIPTS), "HF_HUB_OFFLINE": "1",
+                                          "TRANSFORMERS_VERBOSITY": "error", "HF_DATASETS_CACHE": spec["out"] + "-cache"}  # fmt: skip
     done = subprocess.run([python, SCRIPTS / "bench_training_run.py", json.dumps(spec | {"started": time.time()})], env=environment,
                           capture_output=True, text=True, check=False)  # fmt: skip
     if done.returncode:
@@ -245,16 +246,18 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--small", action="store_true", help="a few steps, to see that everything runs; measures nothing")
     parser.add_argument("--only", nargs="+", default=["sft LaMini-like", "sft HH-like", "dpo HH-like", "parts LaMini-like"])
     args = parser.parse_args(argv)
+    os.environ.update(THREADS)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         steps, lines = prepare(folder, args.small), []
         for what in args.only:
             kind, shape = what.split()
             lines += compare(folder, kind, shape, steps[shape], args.repeats, args.factory)
-    head = f"`bench_training.py --repeats {args.repeats}`, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {os.cpu_count()} cores of {_processor()}, "
-    print(page := "\n".join([f"{head}load average at the end {os.getloadavg()[0]:.1f}.\n", *lines]))
-    if args.output:
-        replace_section(args.output, "Training", page)
+            head = f"`bench_training.py --repeats {args.repeats}`, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {os.cpu_count()} cores of {_processor()}, "
+            page = "\n".join([f"{head}load average at the end {os.getloadavg()[0]:.1f}.\n", *lines])
+            if args.output:  # after each table: an interrupted run keeps the ones before
+                replace_section(args.output, "Training", page)
+        print(page)
 
 
 if __name__ == "__main__":
