@@ -84,8 +84,8 @@ def page(raw: dict[str, Any]) -> str:
         "# What the rehearsal learns", "",
         f"Written by `make learning` (`scripts/repeat_rehearsal.py --seeds {' '.join(raw['seeds'])}`) on {raw['machine']}.",
         "The numbers in full: [learning.json](learning.json), from which this page is made.",
-        "Means of held-out items, 95 % bootstrap intervals. Seeds 0 to 3 were looked at while the world was designed, and the preference stages of 0 and",
-        "21 to 23 while its preference pairs were; no design choice has seen the others.", "",
+        "Means of held-out items, 95 % bootstrap intervals. Seeds 0 to 3 were looked at while the world was designed, and the preference stages",
+        "of 0 and 21 to 23 while its preference pairs were; no design choice has seen the others.", "",
         "## Differences, in pairs", "", "A **bold** difference is an improvement whose interval excludes none.", "",
         f"| difference | | {columns} |", rule,
     ]  # fmt: skip
