@@ -51,9 +51,10 @@ def backend(model: Path, recipe: dict[str, Any]) -> Any:
 
 def evaluate(model: Any, task: Any, recipe: dict[str, Any]) -> dict[str, Any]:
     """Return what `lm_eval.simple_evaluate` returns for one task, as JSON gives it back: {raw, samples}."""
-    from lm_eval import simple_evaluate
+    from lm_eval import evaluator, simple_evaluate
     from lm_eval.tasks import TaskManager
 
+    evaluator.add_env_info = lambda results: None  # it asks pip, gcc and lscpu each time, for seconds; the receipt says what counts
     seed = recipe["seed"]
     found = simple_evaluate(
         model=model, tasks=[task], num_fewshot=recipe["num_fewshot"], batch_size=recipe["batch_size"], limit=recipe["limit"],
