@@ -18,6 +18,7 @@ import jinja2
 from bezoar import plots, report_data, report_requests
 from bezoar.errors import UserError, cli
 from bezoar.files import read_json, read_jsonl, whole_file
+from bezoar.held_out import compared
 from bezoar.receipt import Receipt, add_stage_arguments
 
 SCALES = {
@@ -102,7 +103,7 @@ def page(artifacts: Artifacts, receipts: list[Path], template: Path, results: Pa
         curves={label: curve(rows) for label, (_, rows) in drawn.items()}, curve_files={label: name for label, (name, _) in drawn.items()},
         radar=plots.radar(categories, radar, 10), bars=plots.bars(categories, bars, "rating, 1 to 10"),
         merges={model: report for model in models if (report := artifacts.json(f"merge/{model}/merge.json"))},
-        held_out=artifacts.json("dpo/held_out.json"),
+        held_out=compared(held, recipe["seed"]) if (held := artifacts.json("dpo/held_out.json")) else None,
         data_section=report_data.section(environment, artifacts, receipts), requests_section=report_requests.section(environment, receipts),
         deviations=recipe["deviations"], receipts=stages(receipts, results),
     )  # fmt: skip

@@ -18,6 +18,7 @@ from huggingface_hub import ModelCardData
 
 from bezoar.errors import UserError, cli
 from bezoar.files import canonical, read_json, read_jsonl, whole_file
+from bezoar.held_out import compared
 from bezoar.receipt import Receipt, add_stage_arguments
 from write_data_card import table
 
@@ -86,7 +87,7 @@ def card(recipe: dict[str, Any], receipts: list[dict[str, Any]], merge: dict[str
         "## Losses",
         *(part for adapter in adapters
           for part in (f"### {adapter.name}", table(("step", "training", "validation"), curve(read_jsonl(adapter / "metrics.jsonl"))))),
-        *held_out(adapters[-1]),
+        *held_out(adapters[-1], recipe["seed"]),
         "## Merge", f"Onto the {'16-bit base' if report['onto'] == 'base' else 'dequantised base'}, beside the 4-bit base with its adapter, on "
         f"{report['probe_rows']} rows ({difference['tokens']:,} tokens):",
         table(("measure", "value"), [(key.replace("_", " "), value) for key, value in difference.items() if key != "tokens"]),
@@ -94,11 +95,11 @@ def card(recipe: dict[str, Any], receipts: list[dict[str, Any]], merge: dict[str
     return front_matter(recipe) + "\n" + "\n\n".join(parts) + "\n"
 
 
-def held_out(adapter: Path) -> list[str]:
+def held_out(adapter: Path, seed: int) -> list[str]:
     """Return what DPO changed on held-out pairs, or nothing for another stage."""
     if not (adapter / "held_out.json").is_file():
         return []
-    found = read_json(adapter / "held_out.json")
+    found = compared(read_json(adapter / "held_out.json"), seed)
     rows = [(name, *(f"{found[name][key]:.3f}" for key in ("mean", "low", "high"))) for name in ("parent", "child", "difference")]
     return ["## Held-out preference accuracy", table((f"of {found['pairs']:,} pairs", "mean", "low", "high"), rows),
             f"KL(child || parent): {found['kl_nats_per_token']} nats a token."]  # fmt: skip

@@ -11,6 +11,7 @@ import train_dpo
 from bezoar import pairs, training
 from bezoar.errors import UserError
 from bezoar.files import read_json, read_jsonl, sha256_file, write_jsonl
+from bezoar.held_out import compared
 from bezoar.template import Template
 from bezoar.tokenizer import load_tokenizer
 
@@ -18,10 +19,11 @@ from bezoar.tokenizer import load_tokenizer
 def test_dpo_prefers_the_chosen_answer_afterwards_and_says_so_beside_its_parent(dpo: Path) -> None:
     held = [row for row in read_jsonl(dpo / "metrics.jsonl") if "eval_rewards/margins" in row]
     assert held[-1]["eval_rewards/margins"] > 0
-    compared = read_json(dpo / "held_out.json")
-    assert compared["pairs"] == 8 and compared["kl_nats_per_token"] > 0
-    assert compared["difference"]["mean"] == pytest.approx(compared["child"]["mean"] - compared["parent"]["mean"])
-    assert compared["child"]["mean"] == held[-1]["eval_rewards/accuracies"] or compared["parent"]["mean"] != 0.5
+    raw = read_json(dpo / "held_out.json")
+    found = compared(raw, seed=0)
+    assert found["pairs"] == len(raw["margins"]) == 8 and found["kl_nats_per_token"] > 0
+    assert found["difference"]["mean"] == pytest.approx(found["child"]["mean"] - found["parent"]["mean"])
+    assert sum(child > parent for parent, child in raw["margins"]) / 8 == held[-1]["eval_rewards/accuracies"]
 
 
 def test_a_collapse_fails_and_leaves_nothing(place: Path, reference: Path) -> None:

@@ -64,7 +64,7 @@ def test_a_model_card_tells_its_lineage_its_settings_and_its_losses(finished: Pa
             folder = finished / RESULTS / path
             weights = folder / ("model.safetensors" if path.startswith("merge") else "adapter_model.safetensors")
             assert hashlib.sha256(weights.read_bytes()).hexdigest() in card
-        assert "| learning_rate | " in card and card.count("| ours |") > 10 and "kl nats per token" in card
+        assert "| learning_rate | " in card and card.count("| ours |") >= 8 and "kl nats per token" in card
 
 
 def test_every_turn_is_answered_and_judged_or_has_a_reason(finished: Path) -> None:
@@ -91,7 +91,8 @@ def test_a_touched_input_of_any_size_makes_nothing_stale(finished: Path) -> None
     assert planned(finished) == {}
 
 
-AFTER_SFT = {"merge": 3, "hh_sft": 1, "dpo": 1, "lm_eval": 3, "lm_eval_table": 1, "mtbench_answers": 3, "mtbench_judgments": 3, "mtbench": 1,
+AFTER_SFT = {"merge": 3, "model_card": 3, "hh_sft": 1, "dpo_reference": 1, "dpo": 1,
+             "lm_eval": 3, "lm_eval_table": 1, "mtbench_answers": 3, "mtbench_judgments": 3, "mtbench": 1,
              "mtbench_rejudge": 3, "bridge": 1, "claims": 1, "learning_table": 1, "report": 1}  # fmt: skip
 
 
@@ -104,12 +105,14 @@ DATA = {"data_duplicates": 1, "data_contamination": 1, "data_description": 1, "d
         ("generate/orca.jsonl", {"generate_orca": 1, "filter": 1, "sft": 2, "learning": 5, **DATA, **AFTER_SFT}),
         ("filter/evol.jsonl", {"filter": 1, "sft": 1, "learning": 4, **DATA, **AFTER_SFT}),
         ("sft/lamini/adapter_model.safetensors", {"sft": 3, "learning": 6, **AFTER_SFT}),
-        ("preferences/pairs.jsonl", {"preferences": 1, **AFTER_SFT, "learning": 2, "merge": 2, "lm_eval": 2, "mtbench_answers": 2,
+        ("preferences/pairs.jsonl", {"preferences": 1, **AFTER_SFT, "learning": 2, "merge": 2, "model_card": 2, "lm_eval": 2, "mtbench_answers": 2,
                                      "mtbench_judgments": 2, "mtbench_rejudge": 2}),
-        ("dpo/adapter_model.safetensors", {"dpo": 1, "merge": 1, "learning": 1, "lm_eval": 1, "lm_eval_table": 1, "mtbench_answers": 1,
+        ("dpo/adapter_model.safetensors", {"dpo": 1, "merge": 1, "model_card": 1, "learning": 1, "lm_eval": 1, "lm_eval_table": 1,
+                                           "mtbench_answers": 1,
                                            "mtbench_judgments": 1, "mtbench_rejudge": 1, "bridge": 1, "mtbench": 1, "claims": 1,
                                            "learning_table": 1, "report": 1}),
-        ("merge/openbezoar-hh-rlhf-dpo/model.safetensors", {"merge": 1, "learning": 1, "lm_eval": 1, "lm_eval_table": 1, "mtbench_answers": 1,
+        ("merge/openbezoar-hh-rlhf-dpo/model.safetensors", {"merge": 1, "model_card": 1, "learning": 1, "lm_eval": 1, "lm_eval_table": 1,
+                                                            "mtbench_answers": 1,
                                                             "mtbench_judgments": 1, "mtbench_rejudge": 1, "bridge": 1, "mtbench": 1,
                                                             "claims": 1, "learning_table": 1, "report": 1}),
         ("lm_eval/base.json", {"lm_eval": 1, "lm_eval_table": 1, "claims": 1, "report": 1}),
@@ -135,7 +138,7 @@ def test_editing_a_module_makes_stale_what_imports_it_and_nothing_that_does_not(
     text = module.read_text()
     module.write_text(text + "\n# one more line\n")
     try:
-        assert set(planned(finished)) == {"lm_eval_table", "mtbench", "bridge", "learning_table", "claims", "report"}
+        assert set(planned(finished)) == {"lm_eval_table", "mtbench", "bridge", "learning_table", "claims", "model_card", "report"}
     finally:
         module.write_text(text)
 

@@ -44,6 +44,13 @@ def replayed(reviewer: Path, finished: Path, targets: list[str]) -> None:
         assert (reviewer / target).read_bytes() == (finished / target).read_bytes()
 
 
+def test_both_judges_are_replayed_from_the_bundle_to_the_same_scores(finished: Path, reviewer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODE", "replay")
+    models = ("base", *MODELS)
+    judged = [f"{RESULTS}/mtbench/{model}/{name}.jsonl" for model in models for name in ("judgments", "strict.judgments")]
+    replayed(reviewer, finished, [*judged, f"{RESULTS}/mtbench.json"])
+
+
 def test_the_filter_is_replayed_from_an_export_and_a_missing_row_is_named(finished: Path, reviewer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MODE", "replay")
     replayed(reviewer, finished, [f"{RESULTS}/filter/{scheme}.jsonl" for scheme in SCHEMES])
@@ -52,10 +59,3 @@ def test_the_filter_is_replayed_from_an_export_and_a_missing_row_is_named(finish
     done = snakemake(reviewer, f"{RESULTS}/filter/orca.jsonl")
     assert done.returncode != 0
     assert "no stored answer for results/smallest/generate/orca.jsonl:1" in done.stdout + done.stderr
-
-
-def test_both_judges_are_replayed_from_the_bundle_to_the_same_scores(finished: Path, reviewer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MODE", "replay")
-    models = ("base", *MODELS)
-    judged = [f"{RESULTS}/mtbench/{model}/{name}.jsonl" for model in models for name in ("judgments", "strict.judgments")]
-    replayed(reviewer, finished, [*judged, f"{RESULTS}/mtbench.json"])
