@@ -65,9 +65,11 @@ def whole_file(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
 
 @contextmanager
 def whole_directory(path: Path) -> Iterator[Path]:
-    """Yield an empty directory that takes `path`'s place only when the block ends well."""
+    """Yield an empty directory that takes `path`'s place only when the block ends well; what a killed run left of one is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    for left in path.parent.glob(f".{path.name}.*.partial"):
+        shutil.rmtree(left, ignore_errors=True)
+    fresh = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
     try:
         yield fresh
         for inner in [fresh, *fresh.rglob("*")]:  # safetensors writes 0o600, which nobody else could read

@@ -34,7 +34,7 @@ def killed_until_done(program: str, arguments: list[str], seed: int) -> int:
 
 
 @pytest.mark.parametrize("stage", ["sft", "dpo", "dpo_reference", "merge"])
-def test_kills_at_random_moments_do_not_show_in_the_result(stage: str, place: Path, reference: Path, tmp_path: Path) -> None:
+def test_kills_at_random_moments_do_not_show_in_the_result(stage: str, place: Path, adapter: Path, reference: Path) -> None:
     from test_training import merge_command
 
     def command(out: str) -> tuple[str, list[str]]:
