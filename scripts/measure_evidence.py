@@ -1,6 +1,8 @@
 """Measure what the package's promises are worth: attacks caught and missed, beside Snakemake's own triggers, and what the checks cost in time.
 
-Usage: measure_evidence.py [--finished DIR] [--output docs/evidence.md]        (DIR: a project in which the smallest rehearsal has been run)
+Usage: measure_evidence.py [--finished DIR] [--tests test_reruns …] [--output docs/evidence.md]
+
+DIR is a project in which the smallest rehearsal has been run; with --tests, only these files of tests are measured again and the rest stays.
 
 Runs the tests of the promises (tests/workflow, with EVIDENCE=1: all of them), asks Snakemake without our planning about the same mutations, and
 times the commands. Raw results go to a .json beside the page, which is written from them. About half an hour on two cores.
@@ -51,10 +53,10 @@ def finish(folder: Path) -> None:
         raise UserError(f"{folder}: the smallest rehearsal failed: {done.stderr.strip().splitlines()[-1]}")
 
 
-def tested(finished: Path, scratch: Path) -> list[dict[str, Any]]:
-    """Run the promises' tests; return {file, name, outcome, attacks, missed, seconds} of each."""
+def tested(finished: Path, scratch: Path, names: list[str]) -> list[dict[str, Any]]:
+    """Run these files of tests; return {file, name, outcome, attacks, missed, seconds} of each."""
     report = scratch / "tests.xml"
-    files = sorted({f"tests/workflow/{file}.py" for _, file, _ in PROMISES})
+    files = [f"tests/workflow/{name}.py" for name in names]
     environment = os.environ | {"FINISHED": str(finished), "EVIDENCE": "1", "PYTHONPATH": str(ROOT / "scripts")}
     command = [sys.executable, "-m", "pytest", "-q", *files, f"--junitxml={report}", "-o", "junit_family=xunit1"]
     subprocess.run(command, cwd=ROOT, env=environment, check=False, stdout=sys.stderr)
@@ -169,6 +171,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--finished", type=Path, help="a copy of the project in which the smallest rehearsal has been run")
     parser.add_argument("--output", type=Path, default=Path("docs/evidence.md"), help="page to write; raw results go beside it")
+    parser.add_argument("--tests", nargs="+", choices=sorted({file for _, file, _ in PROMISES}), help="measure only these files of tests again")
     parser.add_argument("--page-only", action="store_true", help="write the page again from the raw results")
     args = parser.parse_args(argv)
     sys.path.insert(0, str(TESTS))
@@ -178,8 +181,12 @@ def main(argv: list[str] | None = None) -> None:
             finished = args.finished or place / "project"
             if not args.finished:
                 finish(finished)
-            raw = {"date": time.strftime("%Y-%m-%d", time.gmtime()), "machine": machine(), "times": times(finished, place / "empty"),
-                   "own": own_triggers(finished, place / "own"), "tests": tested(finished, place)}  # fmt: skip
+            raw = read_json(args.output.with_suffix(".json")) if args.tests else {"tests": []}
+            if not args.tests:
+                raw |= {"times": times(finished, place / "empty"), "own": own_triggers(finished, place / "own")}
+            names = args.tests or sorted({file for _, file, _ in PROMISES})
+            kept = [row for row in raw["tests"] if row["file"] not in names]
+            raw |= {"date": time.strftime("%Y-%m-%d", time.gmtime()), "machine": machine(), "tests": [*kept, *tested(finished, place, names)]}
         write_json(args.output.with_suffix(".json"), raw)
     with whole_file(args.output) as stream:
         stream.write(page(read_json(args.output.with_suffix(".json"))))

@@ -3,7 +3,10 @@
 A task is one of the harness's own, redirected to a local copy of its data set, or a YAML file in the harness's form that names its data.
 """
 
+import atexit
 import os
+import shutil
+import tempfile
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -32,6 +35,7 @@ def load_tasks(names: Sequence[str], files: Sequence[Path], data: dict[str, Path
     is fetched: a task with neither is refused, and so is one whose data set needs a loading script.
     """
     os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"  # read when datasets is imported, which is below
+    os.environ["HF_DATASETS_CACHE"] = _cache()
     from lm_eval.tasks import TaskManager
 
     for name in names:
@@ -39,6 +43,14 @@ def load_tasks(names: Sequence[str], files: Sequence[Path], data: dict[str, Path
             raise UserError(f"lm_eval: {name} cannot be run: {LOST[name]}; evaluate another task")
     own = TaskManager(include_path=[str(path) for path in sorted({path.parent for path in files if path.suffix == ".yaml"})], include_defaults=False)
     return {name: _load(own if name in own.all_subtasks else _defaults(), name, data.get(name), name in own.all_subtasks) for name in names}
+
+
+@cache
+def _cache() -> str:
+    """A directory for this process's copies of the data: datasets knows a file by its path and date, and would read an earlier copy of it."""
+    folder = tempfile.mkdtemp(prefix="datasets-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 @cache

@@ -25,7 +25,7 @@ Files = dict[str, "Path | list[Path]"]
 COMPANIONS = {
     "model.safetensors": ["config.json", "generation_config.json", "tokenizer.model", "tokenizer.json", "vocab.json", "merges.txt",
                           "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"],
-    "adapter_model.safetensors": ["adapter_config.json"],
+    "adapter_model.safetensors": ["adapter_config.json", "lineage.json"],
 }  # fmt: skip
 LIBRARIES = ["snakemake", "torch", "transformers", "peft", "bitsandbytes", "trl", "datasets", "lm-eval", "openai", "anthropic"]
 

@@ -1,6 +1,7 @@
 """The harness really runs on task files of our own; its items are kept, compared in pairs, and calibrated where something is published."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -43,6 +44,24 @@ def command(base: Path, made: Path, out: Path, name: str, **changes: object) -> 
         "--recipe", json.dumps(RECIPE | changes), "--code", "x", "--results", str(out / f"{name}.json"),
         "--samples", str(out / f"{name}.samples.jsonl"), "--receipt", str(out / f"{name}.receipt.json"),
     ]  # fmt: skip
+
+
+def test_an_edit_that_keeps_the_date_is_read_and_not_an_earlier_copy_of_the_data(tmp_path: Path) -> None:
+    data, task = tmp_path / "tiny.jsonl", tmp_path / "tiny.yaml"
+    task.write_text(
+        f"task: tiny\ndataset_path: json\ndataset_kwargs: {{data_files: {{test: {data}}}}}\ntest_split: test\noutput_type: multiple_choice\n"
+        "doc_to_text: '{{question}}'\ndoc_to_choice: ['a', 'b']\ndoc_to_target: 0\nmetric_list: [{metric: acc}]\nmetadata: {version: 1.0}\n"
+    )
+    ask = "import sys; from pathlib import Path; from bezoar.harness import load_tasks\n"
+    ask += "print([row['question'] for row in load_tasks(['tiny'], [Path(sys.argv[1])], {})['tiny'].dataset['test']])"
+    said = []
+    for word in ("red", "sad"):
+        write_jsonl(data, [{"question": word}])
+        os.utime(data, (1_700_000_000, 1_700_000_000))
+        done = subprocess.run([sys.executable, "-c", ask, str(task)], env=os.environ | {"PYTHONPATH": str(ROOT / "scripts"), "HOME": str(tmp_path)},
+                              capture_output=True, text=True, check=True)  # fmt: skip
+        said.append(done.stdout.splitlines()[-1])
+    assert said == ["['red']", "['sad']"]
 
 
 def test_every_item_is_kept_and_running_again_gives_the_same_bytes(tiny_base: Path, tasks: Path, tmp_path: Path) -> None:

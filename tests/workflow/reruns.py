@@ -111,7 +111,8 @@ def opened(trace: Path) -> dict[str, set[str]]:
     return result
 
 
-SYSTEM = ("/usr/", "/lib", "/etc/", "/proc/", "/sys/", "/dev/", "/run/", "pipe:", "socket:", "anon_inode:")
+SYSTEM = ("/usr/", "/lib", "/etc/", "/var/cache/fontconfig/", "/proc/", "/sys/", "/dev/", "/run/", "pipe:", "socket:", "anon_inode:")
+FONTS = "/.cache/matplotlib/fontlist-"  # matplotlib's own list of the system's fonts, in the home directory
 # What an answer cost is a fact of the run: it stands in stores and receipts, and decides no row. A new price list makes nothing stale.
 PRICES = "config/prices.yaml"
 
@@ -135,6 +136,13 @@ def outside(folder: Path, paths: set[str], temporary: Path) -> set[str]:
     for path in paths:
         inside = path.startswith(f"{folder}/")
         hidden = inside and re.search(r"/\.", path.removeprefix(str(folder)))  # a half-made file or directory, or a checkpoint
-        if not (path.startswith(mine) or (not inside and path.startswith(SYSTEM)) or hidden or "/__pycache__/" in path or os.path.isdir(path)):
+        if not (
+            path.startswith(mine)
+            or (not inside and path.startswith(SYSTEM))
+            or hidden
+            or "/__pycache__/" in path
+            or FONTS in path
+            or os.path.isdir(path)
+        ):
             left.add(path)
     return left
