@@ -11,6 +11,7 @@ Markdown: median, range, and the ratio of the medians.
 import argparse
 import asyncio
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from bezoar.errors import UserError, cli
 from bezoar.files import canonical, read_json, read_jsonl
 from bezoar.llm import Door
 from bezoar.mtbench import judge_messages, read_judge_prompts, read_questions, read_references
+from bezoar.tokenizer import load_tokenizer
 
 SCRIPTS = Path(__file__).parent
 
@@ -45,6 +47,18 @@ def prepare(folder: Path, config: dict[str, Any]) -> None:
         "--world", folder / "world", "--recipe", canonical(config["world"] | {"seed": 0}), *stage)  # fmt: skip
     run(SCRIPTS / "pretrain_base.py", "--corpus", folder / "world/corpus.jsonl", "--base", folder / "base", "--checkpoint", folder / "checkpoint.pt",
         "--metrics", folder / "metrics.jsonl", "--recipe", canonical(config["pretrain"] | {"seed": 0, "steps": 1}), *stage)  # fmt: skip
+
+
+def with_fast_tokenizer(base: Path, copy: Path) -> None:
+    """Copy a model with the fast tokenizer that transformers makes of its SentencePiece file: the plain command reads no other."""
+    from transformers import LlamaTokenizer
+    from transformers.convert_slow_tokenizer import generate_merges
+
+    pieces = load_tokenizer(base).sp_model
+    vocabulary = {pieces.id_to_piece(index): index for index in range(pieces.get_piece_size())}
+    merges = generate_merges(vocabulary, {piece: pieces.get_score(index) for piece, index in vocabulary.items()})
+    shutil.copytree(base, copy, ignore=shutil.ignore_patterns("tokenizer*"))
+    LlamaTokenizer(vocab=vocabulary, merges=merges, add_bos_token=True).save_pretrained(copy)
 
 
 def in_turns(ways: dict[str, Callable[[], None]], runs: int) -> dict[str, list[float]]:
@@ -70,8 +84,10 @@ def harness(folder: Path, config: dict[str, Any], runs: int) -> tuple[dict[str, 
         run(SCRIPTS / "run_lm_eval.py", "--model", folder / "base", "--name", "base", "--task-files", *files, *out,
             "--recipe", canonical(settings), "--code", "bench")  # fmt: skip
 
+    with_fast_tokenizer(folder / "base", folder / "fast")
+
     def plain() -> None:
-        model = f"pretrained={folder / 'base'},dtype={settings['dtype']},max_length={settings['max_length']},add_bos_token=True"
+        model = f"pretrained={folder / 'fast'},dtype={settings['dtype']},max_length={settings['max_length']},add_bos_token=True"
         run("-m", "lm_eval", "run", "--model", "hf", "--model_args", model, "--tasks", ",".join(settings["tasks"]), "--num_fewshot",
             str(settings["num_fewshot"]), "--batch_size", str(settings["batch_size"]), "--device", "cpu", "--include_path",
             folder / "world" / "lm_eval", "--output_path", folder / "plain.json", "--seed", "0")  # fmt: skip
