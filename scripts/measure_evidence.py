@@ -1,8 +1,8 @@
 """Measure what the package's promises are worth: attacks caught and missed, beside Snakemake's own triggers, and what the checks cost in time.
 
-Usage: measure_evidence.py [--finished DIR] [--tests test_reruns …] [--output docs/evidence.md]
+Usage: measure_evidence.py [--finished DIR] [--only times own test_reruns …] [--output docs/evidence.md]
 
-DIR is a project in which the smallest rehearsal has been run; with --tests, only these files of tests are measured again and the rest stays.
+DIR is a project in which the smallest rehearsal has been run; with --only, these parts are measured again and the others stay.
 
 Runs the tests of the promises (tests/workflow, with EVIDENCE=1: all of them), asks Snakemake without our planning about the same mutations, and
 times the commands. Raw results go to a .json beside the page, which is written from them. About half an hour on two cores.
@@ -42,6 +42,7 @@ PROMISES = [
     ("One run at a time in a directory", "test_reruns", "test_a_second_run"),
     ("The provenance is a valid Provenance Run Crate; a planted fault is found", "test_crate", "test_a_planted|test_the_official"),
 ]  # fmt: skip
+PARTS = ["times", "own", *sorted({file for _, file, _ in PROMISES})]
 
 
 def finish(folder: Path) -> None:
@@ -76,20 +77,24 @@ def own_triggers(finished: Path, folder: Path) -> dict[str, Any]:
     import attacks
     import test_stale
 
-    shutil.copytree(finished, folder)
-    common = folder / "rules/common.smk"
+    plain = folder / "plain"
+    shutil.copytree(finished, plain)
+    common = plain / "rules/common.smk"
     text = common.read_text(encoding="utf-8")
     if "\nplanning.install()\n" not in text:
         raise UserError(f"{common}: no line `planning.install()` to leave out")
     common.write_text(text.replace("\nplanning.install()\n", "\n"), encoding="utf-8")
-    held = attacks.receipts(folder)
-    rules = set(re.findall(r"^ *rule (\w+):", "".join(path.read_text() for path in (folder / "rules").glob("*.smk")), re.MULTILINE))
-    rows = [{"name": "nothing", "stale": [], "planned": sorted(test_stale.ask(folder)[1])}]
-    for attack in [*attacks.ATTACKS, *test_stale.QUIET]:
-        with attack.on(folder):
+    held = attacks.receipts(plain)
+    rules = set(re.findall(r"^ *rule (\w+):", "".join(path.read_text() for path in (plain / "rules").glob("*.smk")), re.MULTILINE))
+    rows = []
+    for attack in [attacks.Attack("nothing", "", attacks.nothing), *attacks.ATTACKS, *test_stale.QUIET]:
+        copy = folder / "copy"  # of its own for each, with all dates: some change what cannot be changed back
+        shutil.copytree(plain, copy)
+        with attack.on(copy):
             rows.append(
-                {"name": attack.name, "stale": sorted(attacks.rules_of(attack.stale(held), rules)), "planned": sorted(test_stale.ask(folder)[1])}
+                {"name": attack.name, "stale": sorted(attacks.rules_of(attack.stale(held), rules)), "planned": sorted(test_stale.ask(copy)[1])}
             )
+        shutil.rmtree(copy)
     return {"rows": rows}
 
 
@@ -111,6 +116,7 @@ def times(finished: Path, empty: Path) -> dict[str, Any]:
     empty.mkdir()
     (empty / "Snakefile").write_text("rule all:\n")
     return {
+        "load": round(os.getloadavg()[0], 1),
         "`make stale`, nothing stale": timed([*make, "stale"], finished, 7),
         "`make rehearsal`, nothing to do": timed([*make, "rehearsal"], finished, 7),
         "`make audit`": timed([*make, "audit"], finished, 3),
@@ -119,9 +125,9 @@ def times(finished: Path, empty: Path) -> dict[str, Any]:
 
 
 def machine() -> str:
-    """Name processor, cores and load."""
+    """Name processor, cores and Python."""
     cpu = next((line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "?")
-    return f"{cpu}, {os.cpu_count()} cores, Python {platform.python_version()}, load average {os.getloadavg()[0]:.1f}"
+    return f"{cpu}, {os.cpu_count()} cores, Python {platform.python_version()}"
 
 
 def page(raw: dict[str, Any]) -> str:
@@ -154,9 +160,8 @@ def page(raw: dict[str, Any]) -> str:
     text += [f"Before any mutation it would run: {', '.join(raw['own']['rows'][0]['planned']) or 'nothing'}.", "",
              f"Missed: {'; '.join(row['name'] for row in missed) or 'none'}.", "",
              f"False alarms: {'; '.join(row['name'] for row in alarms) or 'none'}.", "",
-             "## Time", "", "| | median s | from – to | runs |", "|---|---|---|---|"]  # fmt: skip
-    for what, found in raw["times"].items():
-        spread = found["seconds"]
+             "## Time", "", f"Load average when this began: {raw['times']['load']}.", "", "| | median s | from – to | runs |", "|---|---|---|---|"]  # fmt: skip
+    for what, spread in ((what, found["seconds"]) for what, found in raw["times"].items() if what != "load"):
         text.append(f"| {what} | {statistics.median(spread):.2f} | {min(spread):.2f} – {max(spread):.2f} | {len(spread)} |")
     return "\n".join(text) + "\n"
 
@@ -171,7 +176,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--finished", type=Path, help="a copy of the project in which the smallest rehearsal has been run")
     parser.add_argument("--output", type=Path, default=Path("docs/evidence.md"), help="page to write; raw results go beside it")
-    parser.add_argument("--tests", nargs="+", choices=sorted({file for _, file, _ in PROMISES}), help="measure only these files of tests again")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="measure only these parts again")
     parser.add_argument("--page-only", action="store_true", help="write the page again from the raw results")
     args = parser.parse_args(argv)
     sys.path.insert(0, str(TESTS))
@@ -181,12 +186,14 @@ def main(argv: list[str] | None = None) -> None:
             finished = args.finished or place / "project"
             if not args.finished:
                 finish(finished)
-            raw = read_json(args.output.with_suffix(".json")) if args.tests else {"tests": []}
-            if not args.tests:
-                raw |= {"times": times(finished, place / "empty"), "own": own_triggers(finished, place / "own")}
-            names = args.tests or sorted({file for _, file, _ in PROMISES})
-            kept = [row for row in raw["tests"] if row["file"] not in names]
-            raw |= {"date": time.strftime("%Y-%m-%d", time.gmtime()), "machine": machine(), "tests": [*kept, *tested(finished, place, names)]}
+            raw = {"tests": []} if args.only == PARTS else read_json(args.output.with_suffix(".json"))
+            if "times" in args.only:
+                raw["times"] = times(finished, place / "empty")
+            if "own" in args.only:
+                raw["own"] = own_triggers(finished, place / "own")
+            if names := [part for part in args.only if part.startswith("test_")]:
+                raw["tests"] = [*(row for row in raw["tests"] if row["file"] not in names), *tested(finished, place, names)]
+            raw |= {"date": time.strftime("%Y-%m-%d", time.gmtime()), "machine": machine()}
         write_json(args.output.with_suffix(".json"), raw)
     with whole_file(args.output) as stream:
         stream.write(page(read_json(args.output.with_suffix(".json"))))

@@ -144,11 +144,12 @@ def arguments(command: list[str]) -> list[str]:
 
 
 def command_in(shell: str) -> list[str]:
-    """Return the words of the last `python …` line of a rule's shell text, with `$(dirname …)` evaluated."""
-    text = re.split(r"^\s*python ", shell, flags=re.MULTILINE)[-1].replace("\\\n", " ")
+    """Return the words of the last `python …` or `accelerate …` line of a rule's shell text from the program on, `$(dirname …)` evaluated."""
+    text = re.split(r"^\s*(?:python|accelerate) ", shell, flags=re.MULTILINE)[-1].replace("\\\n", " ")
     while match := re.search(r"\$\(dirname ([^()]*)\)", text):
         text = text[: match.start()] + shlex.quote(os.path.dirname(shlex.split(match[1])[0]) or ".") + text[match.end() :]
-    return shlex.split(text)
+    words = shlex.split(text)
+    return words[next((number for number, word in enumerate(words) if word.endswith(".py")), 0) :]
 
 
 def reasons(receipt: Path, *, inputs: list[str], outputs: list[str], recipe: str, code: str, command: list[str], hashes: Hashes) -> list[str]:

@@ -134,6 +134,8 @@ def test_variables_that_move_results_are_recorded(monkeypatch: pytest.MonkeyPatc
 def test_the_words_of_a_rules_shell_text_are_those_the_program_sees() -> None:
     text = "\n  exec &> >(tee logs/x.txt)\n  python scripts/a.py \\\n      --in 'a b/c.json' --root $(dirname $(dirname r/report/index.html)) --x 1\n"
     assert command_in(text) == ["scripts/a.py", "--in", "a b/c.json", "--root", "r", "--x", "1"]
+    many = text.replace("python ", "accelerate launch --config_file profiles/accelerate/ddp.yaml --num_processes 2 ")
+    assert command_in(many) == command_in(text)  # in how many processes decides nothing
 
 
 @pytest.mark.parametrize(("rows", "place"), [(9, "row 4"), (evidence.BLOCKS * 2, "rows 3-4")])

@@ -155,7 +155,7 @@ PROMPTS = {
     "prompts/lamini_topic.txt": "generate_lamini", "prompts/evol_in_depth.txt": "generate_evol", "prompts/filter.txt": "filter_*",
 }  # fmt: skip
 LEAVES: list[tuple[str, Any, str]] = [
-    ("seed", 7, "*"), ("scale", "paper", "claims report data_card_*"), ("generate.lamini.rouge_l", 0.6, "generate_lamini"),
+    ("seed", 7, "*"), ("scale", "paper", "claims report data_card_* model_card_*"), ("generate.lamini.rouge_l", 0.6, "generate_lamini"),
     ("generate.evol.breadth_share", 0.4, "generate_evol"), ("generate.orca.rows_per_task", 61, "generate_orca"), ("filter.attempts", 9, "filter_*"),
     ("sft.lora.r", 9, "sft_*"), ("hh_sft.learning_rate", 0.9, "hh_sft"), ("dpo.beta", 0.2, "dpo"), ("merge.probe_rows", 5, "merge_*"),
     ("lm_eval.num_fewshot", 1, "lm_eval_base lm_eval_openbezoar*"), ("mtbench.answers.max_new_tokens", 9, "mtbench_answers_*"),

@@ -100,7 +100,9 @@ def test_an_untouched_run_is_sound_and_every_stage_is_in_the_verdict(project: Pa
 
 @pytest.mark.parametrize("forgery", FORGERIES)
 @pytest.mark.parametrize("receipt_too", [False, True], ids=["file", "file and its receipt"])
-def test_every_published_file_is_attacked_and_none_passes(project: Path, forgery: str, receipt_too: bool) -> None:
+def test_every_published_file_is_attacked_and_none_passes(
+    project: Path, forgery: str, receipt_too: bool, record_property: Callable[[str, object], None]
+) -> None:
     attacked, passed = 0, []
     for stage, held in receipts(project).items():
         for path in sorted(paths(held["outputs"])):
@@ -120,6 +122,8 @@ def test_every_published_file_is_attacked_and_none_passes(project: Path, forgery
                 passed.append(path)
             elif path.endswith(".jsonl") and not receipt_too and not any(re.search(r": rows? \d+", line) for line in named):
                 passed.append(f"{path}: no row named")
+    record_property("attacks", attacked)
+    record_property("missed", len(passed))
     assert attacked >= (10 if forgery in ("drop", "duplicate", "reorder") else 60)
     assert passed == []
     assert findings() == []

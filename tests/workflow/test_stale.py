@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from modulefinder import ModuleFinder
 from pathlib import Path
 from typing import Any
@@ -164,20 +165,23 @@ SECTIONS = {
     "data.cards.orca": "data_card_orca", "data.cards.evol": "data_card_evol",
     "world": "world", "pretrain": "base", "teacher": "generate_lamini", "generate.lamini": "generate_lamini", "generate.evol": "generate_evol",
     "generate.orca": "generate_orca", "filter": "filter_orca", "sft": "sft_orca", "preferences": "preferences", "hh_sft": "hh_sft", "dpo": "dpo",
-    "merge": "merge_openbezoar-sft", "learning": "learning_table", "lm_eval_table": "lm_eval_table", "lm_eval": "lm_eval_base",
+    "merge": "merge_openbezoar-sft", "model_card": "model_card_openbezoar-sft", "learning": "learning_table", "lm_eval_table": "lm_eval_table", "lm_eval": "lm_eval_base",
     "mtbench.answers": "mtbench_answers_base", "mtbench.judgments": "mtbench_judgments_base",
     "mtbench.rejudge.strict": "mtbench_rejudge_strict_base", "seed": "dpo", "scale": "claims",
 }  # fmt: skip
-# Where files lie, or which rules there are; `base` is the import's, which the rehearsal replaces by `pretrain`.
-PLACES = {"pathvars", "sources", "base", "extra_models", "entry", "serve", "data.remove"}
+# Where files lie, which rules there are, or in how many processes; `base` is the import's, which the rehearsal replaces by `pretrain`.
+PLACES = {"pathvars", "sources", "base", "extra_models", "entry", "serve", "data.remove", "launch"}
 
 
-def test_every_leaf_of_the_configuration_is_in_the_recipe_of_the_stage_it_belongs_to(project: Path, held: dict[str, Any]) -> None:
+def test_every_leaf_of_the_configuration_is_in_the_recipe_of_the_stage_it_belongs_to(
+    project: Path, held: dict[str, Any], record_property: Callable[[str, object], None]
+) -> None:
     config = resolved([str(project / "config/paper.yaml"), str(project / "config/rehearsal.yaml"), str(project / CONFIG)])
-    lost = []
+    lost, tried = [], 0
     for path, value in leaves(config):
         if PLACES & {path[0], ".".join(path[:2])}:
             continue
+        tried += 1
         section = next((name for name in SECTIONS if ".".join(path) == name or ".".join(path).startswith(f"{name}.")), None)
         if section is None:
             lost.append(f"{'.'.join(path)}: no stage")
@@ -193,6 +197,8 @@ def test_every_leaf_of_the_configuration_is_in_the_recipe_of_the_stage_it_belong
             continue
         if recipe != value:
             lost.append(f"{'.'.join(path)}: {value!r} here, {recipe!r} in the recipe")
+    record_property("attacks", tried)
+    record_property("missed", len(lost))
     assert lost == []
 
 
