@@ -160,7 +160,8 @@ def page(raw: dict[str, Any]) -> str:
     text += [f"Before any mutation it would run: {', '.join(raw['own']['rows'][0]['planned']) or 'nothing'}.", "",
              f"Missed: {'; '.join(row['name'] for row in missed) or 'none'}.", "",
              f"False alarms: {'; '.join(row['name'] for row in alarms) or 'none'}.", "",
-             "## Time", "", f"Load average when this began: {raw['times']['load']}.", "", "| | median s | from – to | runs |", "|---|---|---|---|"]  # fmt: skip
+             "## Time", "", f"Load average when this began: {raw['times']['load']}.", "",
+             "| | median s | from – to | runs |", "|---|---|---|---|"]  # fmt: skip
     for what, spread in ((what, found["seconds"]) for what, found in raw["times"].items() if what != "load"):
         text.append(f"| {what} | {statistics.median(spread):.2f} | {min(spread):.2f} – {max(spread):.2f} | {len(spread)} |")
     return "\n".join(text) + "\n"

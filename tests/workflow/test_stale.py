@@ -165,7 +165,8 @@ SECTIONS = {
     "data.cards.orca": "data_card_orca", "data.cards.evol": "data_card_evol",
     "world": "world", "pretrain": "base", "teacher": "generate_lamini", "generate.lamini": "generate_lamini", "generate.evol": "generate_evol",
     "generate.orca": "generate_orca", "filter": "filter_orca", "sft": "sft_orca", "preferences": "preferences", "hh_sft": "hh_sft", "dpo": "dpo",
-    "merge": "merge_openbezoar-sft", "model_card": "model_card_openbezoar-sft", "learning": "learning_table", "lm_eval_table": "lm_eval_table", "lm_eval": "lm_eval_base",
+    "model_card": "model_card_openbezoar-sft",
+    "merge": "merge_openbezoar-sft", "learning": "learning_table", "lm_eval_table": "lm_eval_table", "lm_eval": "lm_eval_base",
     "mtbench.answers": "mtbench_answers_base", "mtbench.judgments": "mtbench_judgments_base",
     "mtbench.rejudge.strict": "mtbench_rejudge_strict_base", "seed": "dpo", "scale": "claims",
 }  # fmt: skip
