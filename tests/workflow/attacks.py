@@ -180,7 +180,8 @@ def _delete(name: str) -> Callable[[Path], None]:
 
 ATTACKS = [
     *(Attack(f"program {name}", runs(name), append(f"scripts/{name}"), f"scripts/{name}") for name in programs()),
-    Attack("module stats.py", "lm_eval_table mtbench bridge_* learning_table", append("scripts/bezoar/stats.py"), "scripts/bezoar/stats.py"),
+    Attack("module stats.py", "lm_eval_table mtbench bridge_* learning_table model_card_* report", append("scripts/bezoar/stats.py"),
+           "scripts/bezoar/stats.py"),
     Attack("module receipt.py", "*", append("scripts/bezoar/receipt.py"), "scripts/bezoar/receipt.py"),
     Attack("module plots.py", "report", append("scripts/bezoar/plots.py"), "scripts/bezoar/plots.py"),
     Attack("page template", "report", append("scripts/bezoar/report.html.j2", "\n<!-- x -->"), "scripts/bezoar/report.html.j2"),
