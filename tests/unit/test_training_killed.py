@@ -15,7 +15,7 @@ from trained import ROOT, dpo_command, reference_command, sft_command
 from bezoar import training
 from bezoar.files import sha256_file
 
-KILLS = int(os.environ.get("KILLS", "2"))  # a stage; the more, the longer the test takes
+KILLS = int(os.environ.get("KILLS", "1"))  # a stage; the more, the longer the test takes
 SLOW = {"eval_steps": 1}  # a checkpoint at every step
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT / "scripts"), "PYTHONWARNINGS": "ignore", "OMP_WAIT_POLICY": "PASSIVE"}
 
