@@ -13,6 +13,7 @@ from bezoar.errors import UserError
 from bezoar.files import read_json, sha256_file, write_json
 
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json", "lineage.json", "metrics.jsonl")
+WINDOW = 8  # global batches whose rows are sorted by length together
 COMPLETE = "complete"  # an empty file, written last into a checkpoint
 
 
@@ -114,21 +115,24 @@ def require_sound(model: Any) -> None:
 
 
 def in_order(lengths: Sequence[int], batch: int, epochs: float, seed: int) -> list[int]:
-    """Return the indices of the rows in the order of training: a fresh shuffle an epoch, cut into global batches, the longest first in each.
+    """Return the indices of the rows in the order of training: a fresh shuffle an epoch, each row in it once.
 
-    A step's gradient is the token-weighted mean over its global batch, so the order within one changes nothing but rounding; micro-batches
-    cut from it hold rows of like length, and little padding.
+    Of each `WINDOW` global batches of that, rows of like length go together, which leaves little padding, and the batches so formed are shuffled.
+    In a batch the longest row is first; a last batch that is not full stays last.
     """
     draw = random.Random(seed)
+    shuffled: list[int] = []
+    while len(shuffled) < round(len(lengths) * epochs):
+        shuffled += draw.sample(range(len(lengths)), len(lengths))
+    shuffled = shuffled[: round(len(lengths) * epochs)]
     order: list[int] = []
-    while len(order) < round(len(lengths) * epochs):
-        order += draw.sample(range(len(lengths)), len(lengths))
-    order = order[: round(len(lengths) * epochs)]
-    return [
-        index
-        for start in range(0, len(order), batch)
-        for index in sorted(order[start : start + batch], key=lambda index: -lengths[index])
-    ]  # fmt: skip
+    for start in range(0, len(shuffled), WINDOW * batch):
+        window = sorted(shuffled[start : start + WINDOW * batch], key=lambda index: -lengths[index])
+        rest = len(window) % batch
+        batches = [window[cut : cut + batch] for cut in range(rest, len(window), batch)]
+        draw.shuffle(batches)
+        order += [index for rows in (*batches, window[:rest]) for index in rows]
+    return order
 
 
 def run(trainer: Any, checkpoints: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -23,15 +24,24 @@ def losses(adapter: Path) -> list[float]:
 
 
 def test_the_order_holds_every_row_once_an_epoch_and_like_lengths_together() -> None:
-    lengths = [(7 * index) % 31 for index in range(40)]
-    order = in_order(lengths, 8, 3, seed=0)
-    assert len(order) == 120
-    for start in range(0, 120, 40):
-        assert sorted(order[start : start + 40]) == list(range(40))
-    for start in range(0, 120, 8):
-        held = [lengths[index] for index in order[start : start + 8]]
-        assert held == sorted(held, reverse=True)
-    assert order[:40] != order[40:80] and order != in_order(lengths, 8, 3, seed=1) and order == in_order(lengths, 8, 3, seed=0)
+    """Sixteen batches of eight: two windows, of an epoch each."""
+    draw = random.Random(0)
+    lengths = [draw.randint(10, 200) for _ in range(64)]
+    order = in_order(lengths, 8, 2, seed=0)
+    assert sorted(order[:64]) == sorted(order[64:]) == list(range(64))
+    batches = [[lengths[index] for index in order[start : start + 8]] for start in range(0, 128, 8)]
+    assert all(held == sorted(held, reverse=True) for held in batches)
+    assert all(max(held) - min(held) < 60 for held in batches), "rows of like length share a batch"
+    first = [held[0] for held in batches[:8]]
+    assert first != sorted(first) and first != sorted(first, reverse=True), "batches come in no order of length"
+    assert order[:64] != order[64:] and order != in_order(lengths, 8, 2, seed=1) and order == in_order(lengths, 8, 2, seed=0)
+
+
+def test_a_last_batch_that_is_not_full_stays_last() -> None:
+    order = in_order(list(range(20)), 8, 1, seed=0)
+    assert sorted(order) == list(range(20))
+    for batch in (order[:8], order[8:16]):
+        assert batch == list(range(batch[0], batch[0] - 8, -1)), "full batches hold neighbours in length, the four left over come last"
 
 
 def test_half_an_epoch_is_half_the_rows() -> None:
