@@ -143,7 +143,8 @@ def page(raw: dict[str, Any]) -> str:
         skipped = f" ({len(rows) - len(tried)} not tried here)" if len(rows) > len(tried) else ""
         text.append(f"| {promise} | `{file}.py`{skipped} | {attacks:,} | {attacks - missed:,} | {missed:,} |")
     text += ["", "What counts as an attack: a mutation; a value of the configuration; a forged file;",
-             "a published file made in another place and compared; a file that a program opened under strace; a rule killed; a second run; a fault planted in the crate."]  # fmt: skip
+             "a published file made in another place and compared; a file that a program opened under strace;",
+             "a rule killed; a second run; a fault planted in the crate."]  # fmt: skip
     failed = [f"- {row['file']}: {row['name']}" for row in raw["tests"] if row["outcome"] in ("failure", "error")]
     text += ["", *(["Tests that failed:", *failed, ""] if failed else ["No test of these files failed.", ""])]
     rows = raw["own"]["rows"][1:]
