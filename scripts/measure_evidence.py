@@ -107,7 +107,7 @@ def timed(command: list[str], folder: Path, repeats: int) -> dict[str, Any]:
         seconds.append(round(time.perf_counter() - began, 3))
         if done.returncode:
             raise UserError(f"{' '.join(command)}: {(done.stderr or done.stdout).strip().splitlines()[-1]}")
-    return {"command": " ".join(command), "seconds": seconds}
+    return {"command": " ".join(command).replace(sys.prefix, ".venv"), "seconds": seconds}
 
 
 def times(finished: Path, empty: Path) -> dict[str, Any]:
