@@ -28,9 +28,10 @@ from typing import Any
 
 import find_contamination
 import find_duplicates
+from bench_door import peak_mib, replace_section
 from bezoar.configuration import resolved
 from bezoar.errors import UserError, cli
-from bezoar.files import read_jsonl, whole_file, write_jsonl
+from bezoar.files import read_jsonl, write_jsonl
 from bezoar.texts import words_of
 from generate_lamini import Kept
 from plant_data import sampler
@@ -99,7 +100,7 @@ def own(kind: str, path: Path) -> dict[str, Any]:
         lines = find_contamination.matches(find_contamination.Items(items, recipe), rows, "rows", recipe)
         found = len({line["row"] for line in lines if line["contaminated"]})
     seconds = time.perf_counter() - started
-    return {"seconds": seconds, "found": found, "bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+    return {"seconds": seconds, "found": found, "bytes": peak_mib() * 2**20}
 
 
 def text_dedup(path: Path, python: Path) -> dict[str, Any]:
@@ -130,9 +131,8 @@ def measure(tool: str, path: Path, peers: Path) -> dict[str, Any]:
 
 
 def section(results: list[dict[str, Any]], command: str) -> str:
-    """Return the section of the page."""
+    """Return the text of the section."""
     lines = [
-        "## Data", "",
         f"`{command}`, {datetime.date.today()}, {platform.machine()} with {os.cpu_count()} cores, Python {platform.python_version()}; "
         f"load average at the end {os.getloadavg()[0]:.1f}.", "",
         "| search | rows | seconds | spread of repeats | µs a row | peak MiB | rows found |", "|---|---|---|---|---|---|---|",
@@ -174,11 +174,7 @@ def main(argv: list[str] | None = None) -> None:
     text = section(results, f"python scripts/bench_data.py {' '.join(sys.argv[1:])}".strip())
     print(text)
     if args.output:
-        page = args.output.read_text(encoding="utf-8") if args.output.is_file() else "# Benchmarks\n\n"
-        before, _, after = page.partition("## Data\n")
-        rest = re.search(r"^## .*", after, re.MULTILINE | re.DOTALL)
-        with whole_file(args.output) as stream:
-            stream.write(f"{before}{text}{chr(10) + rest[0] if rest else ''}")
+        replace_section(args.output, "Data", text)
 
 
 if __name__ == "__main__":

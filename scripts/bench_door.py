@@ -229,10 +229,13 @@ def main(argv: list[str] | None = None) -> None:
 
 def replace_section(page: Path, title: str, text: str) -> None:
     """Put `text` under `## title`, in place of what stands there; what was measured by others stays."""
+    from bezoar.files import whole_file
+
     old = page.read_text(encoding="utf-8") if page.is_file() else "# Benchmarks\n"
     before, _, after = old.partition(f"\n## {title}\n")
     rest = after.partition("\n## ")
-    page.write_text(f"{before.rstrip()}\n\n## {title}\n{text}" + (f"\n## {rest[2]}" if rest[1] else ""), encoding="utf-8")
+    with whole_file(page) as stream:
+        stream.write(f"{before.rstrip()}\n\n## {title}\n{text}" + (f"\n## {rest[2]}" if rest[1] else ""))
 
 
 def _processor() -> str:

@@ -116,7 +116,6 @@ def times(finished: Path, empty: Path) -> dict[str, Any]:
     empty.mkdir()
     (empty / "Snakefile").write_text("rule all:\n")
     return {
-        "load": round(os.getloadavg()[0], 1),
         "`make stale`, nothing stale": timed([*make, "stale"], finished, 7),
         "`make rehearsal`, nothing to do": timed([*make, "rehearsal"], finished, 7),
         "`make audit`": timed([*make, "audit"], finished, 3),
@@ -163,9 +162,10 @@ def page(raw: dict[str, Any]) -> str:
     text += [f"Before any mutation it would run: {', '.join(raw['own']['rows'][0]['planned']) or 'nothing'}.", "",
              f"Missed: {'; '.join(row['name'] for row in missed) or 'none'}.", "",
              f"False alarms: {'; '.join(row['name'] for row in alarms) or 'none'}.", "",
-             "## Time", "", f"Load average when this began: {raw['times']['load']}.", "",
+             "## Time", "", f"Load average when this began: {raw['load']}.", "",
              "| | median s | from – to | runs |", "|---|---|---|---|"]  # fmt: skip
-    for what, spread in ((what, found["seconds"]) for what, found in raw["times"].items() if what != "load"):
+    for what, found in raw["times"].items():
+        spread = found["seconds"]
         text.append(f"| {what} | {statistics.median(spread):.2f} | {min(spread):.2f} – {max(spread):.2f} | {len(spread)} |")
     return "\n".join(text) + "\n"
 
@@ -192,7 +192,7 @@ def main(argv: list[str] | None = None) -> None:
                 finish(finished)
             raw = {"tests": []} if args.only == PARTS else read_json(args.output.with_suffix(".json"))
             if "times" in args.only:
-                raw["times"] = times(finished, place / "empty")
+                raw |= {"load": round(os.getloadavg()[0], 1), "times": times(finished, place / "empty")}
             if "own" in args.only:
                 raw["own"] = own_triggers(finished, place / "own")
             if names := [part for part in args.only if part.startswith("test_")]:

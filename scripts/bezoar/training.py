@@ -122,9 +122,9 @@ def in_order(lengths: Sequence[int], batch: int, epochs: float, seed: int) -> li
     """
     draw = random.Random(seed)
     shuffled: list[int] = []
-    while len(shuffled) < round(len(lengths) * epochs):
+    while len(shuffled) < (count := round(len(lengths) * epochs)):
         shuffled += draw.sample(range(len(lengths)), len(lengths))
-    shuffled = shuffled[: round(len(lengths) * epochs)]
+    shuffled = shuffled[:count]
     order: list[int] = []
     for start in range(0, len(shuffled), WINDOW * batch):
         window = sorted(shuffled[start : start + WINDOW * batch], key=lambda index: -lengths[index])
