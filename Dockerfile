@@ -17,8 +17,8 @@ RUN apt-get update \
 ARG TORCH=cuda
 WORKDIR /opt/build
 COPY envs envs
-COPY scripts/make_environment.sh scripts/make_environment.sh
-RUN scripts/make_environment.sh /opt/openbezoar "${TORCH}" \
+COPY scripts/commands/make_environment.sh scripts/commands/make_environment.sh
+RUN scripts/commands/make_environment.sh /opt/openbezoar "${TORCH}" \
     && rm -rf /root/.cache /opt/build/*
 
 ENV PATH=/opt/openbezoar/bin:$PATH \

@@ -10,7 +10,7 @@ RUN := PATH="$(abspath $(ENV))/bin:$$PATH" PYTHONPATH="$(CURDIR)/scripts" HF_HUB
 SNAKEMAKE := $(RUN) snakemake --profile $(PROFILE) --cores $(JOBS)
 REHEARSAL = $(or $(CONFIG),config/rehearsal.yaml)
 PAPER = $(or $(CONFIG),config/paper.yaml)
-RESULTS := $(RUN) python -c "from bezoar.configuration import resolved; print(resolved('$(REHEARSAL)'.split())['pathvars']['results'])"
+RESULTS := $(RUN) python -c "from bezoar.workflow.configuration import resolved; print(resolved('$(REHEARSAL)'.split())['pathvars']['results'])"
 PYTHON_FILES := scripts tests
 
 .PHONY: help rehearsal reproduce evaluate doctor report learning plan export-answers import-answers test bench check fix lock clean environment stale audit archive crate evidence
@@ -20,60 +20,60 @@ help: ## print this
 	@echo; echo "  CONFIG=file…  MIRROR=dir  PROFILE=profiles/slurm  JOBS=n  TORCH=auto|cpu|cuda"
 
 environment: ## make .venv from the locks, once
-	@scripts/make_environment.sh $(ENV) $(TORCH)
+	@scripts/commands/make_environment.sh $(ENV) $(TORCH)
 
 rehearsal: environment ## the whole recipe in miniature, on a CPU
 	$(SNAKEMAKE) --configfile $(REHEARSAL)
-	@$(RUN) python -c "from pathlib import Path; from bezoar.configuration import resolved; print('report:', resolved('$(REHEARSAL)'.split())['pathvars']['results'] + '/report/index.html')"
+	@$(RUN) python -c "from pathlib import Path; from bezoar.workflow.configuration import resolved; print('report:', resolved('$(REHEARSAL)'.split())['pathvars']['results'] + '/report/index.html')"
 
 reproduce: doctor ## the whole recipe at the paper's scale (GPU, keys)
 	$(SNAKEMAKE) --configfile $(PAPER)
 
 stale: environment ## which stages of CONFIG are stale, and why
-	@$(RUN) python scripts/list_stale.py $(REHEARSAL)
+	@$(RUN) python scripts/commands/list_stale.py $(REHEARSAL)
 
 audit: environment ## hash and make again what CONFIG's results rest on; no GPU, key or network
-	@$(RUN) python scripts/audit_results.py --results "$$($(RESULTS))"
+	@$(RUN) python scripts/commands/audit_results.py --results "$$($(RESULTS))"
 
 archive: environment ## CONFIG's results, receipts and stores as one file to audit elsewhere
-	@$(RUN) python scripts/archive_results.py --results "$$($(RESULTS))" --output openbezoar.tar
+	@$(RUN) python scripts/commands/archive_results.py --results "$$($(RESULTS))" --output openbezoar.tar
 
 crate: environment .venv-crate ## CONFIG's run as a Workflow Run RO-Crate, validated; ro-crate-metadata.json
-	@$(RUN) python scripts/write_crate.py --results "$$($(RESULTS))"
-	@PYTHONPATH=scripts .venv-crate/bin/python scripts/validate_crate.py .
+	@$(RUN) python scripts/commands/write_crate.py --results "$$($(RESULTS))"
+	@PYTHONPATH=scripts .venv-crate/bin/python scripts/commands/validate_crate.py .
 
 doctor: environment ## what is missing for CONFIG, each with what to do
-	@$(RUN) python scripts/doctor.py --config $(PAPER)
+	@$(RUN) python scripts/commands/doctor.py --config $(PAPER)
 
 evaluate: environment ## both benchmarks on MODEL=directory or owner/name [REVISION= TEMPLATE= NAME=], a row in a table
-	@$(RUN) python scripts/evaluate_model.py --model "$(MODEL)" --revision "$(REVISION)" --template "$(TEMPLATE)" --name "$(NAME)" --config $(PAPER) --cores $(JOBS) --profile $(PROFILE)
+	@$(RUN) python scripts/commands/evaluate_model.py --model "$(MODEL)" --revision "$(REVISION)" --template "$(TEMPLATE)" --name "$(NAME)" --config $(PAPER) --cores $(JOBS) --profile $(PROFILE)
 
 report: environment ## rebuild the report of CONFIG
 	$(SNAKEMAKE) --configfile $(REHEARSAL) -- report
 
 learning: environment ## three fresh seeds of the rehearsal, for docs/learning.md
-	$(RUN) python scripts/repeat_rehearsal.py --seeds 33 34 35 --cores $(JOBS)
+	$(RUN) python scripts/dev/repeat_rehearsal.py --seeds 33 34 35 --cores $(JOBS)
 
 plan: environment ## what CONFIG's pending requests will cost: requests, tokens, money, GPU-hours
-	@$(RUN) python scripts/plan_requests.py --config $(PAPER)
+	@$(RUN) python scripts/commands/plan_requests.py --config $(PAPER)
 
 export-answers: environment ## every stored answer of CONFIG as one file, FILE=
-	$(RUN) python scripts/exchange_answers.py export --config $(REHEARSAL) --file $(or $(FILE),answers.jsonl.xz)
+	$(RUN) python scripts/commands/exchange_answers.py export --config $(REHEARSAL) --file $(or $(FILE),answers.jsonl.xz)
 
 import-answers: environment ## take in such a file; then MODE=replay make …
-	$(RUN) python scripts/exchange_answers.py import --config $(REHEARSAL) --file $(or $(FILE),answers.jsonl.xz)
+	$(RUN) python scripts/commands/exchange_answers.py import --config $(REHEARSAL) --file $(or $(FILE),answers.jsonl.xz)
 
 test: environment ## all tests
 	$(RUN) python -m pytest
 
 evidence: environment .venv-crate ## try to break every promise, beside Snakemake's own triggers; half an hour; for docs/evidence.md
-	$(RUN) python scripts/measure_evidence.py --output docs/evidence.md
+	$(RUN) python scripts/dev/measure_evidence.py --output docs/evidence.md
 
 bench: environment .venv-bench .venv-curator .venv-bench-training ## speed and memory beside named peers, for docs/benchmarks.md
-	$(RUN) python scripts/bench_data.py --output docs/benchmarks.md
-	$(RUN) python scripts/bench_door.py --output docs/benchmarks.md
-	$(RUN) python scripts/bench_evaluation.py --output docs/benchmarks.md
-	$(RUN) python scripts/bench_training.py --output docs/benchmarks.md
+	$(RUN) python scripts/dev/bench_data.py --output docs/benchmarks.md
+	$(RUN) python scripts/dev/bench_door.py --output docs/benchmarks.md
+	$(RUN) python scripts/dev/bench_evaluation.py --output docs/benchmarks.md
+	$(RUN) python scripts/dev/bench_training.py --output docs/benchmarks.md
 
 .venv-bench .venv-curator .venv-crate: .venv-%: envs/%.lock
 	python3 -m venv $@ && $@/bin/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $< && touch $@
@@ -82,13 +82,13 @@ bench: environment .venv-bench .venv-curator .venv-bench-training ## speed and m
 	python3 -m venv $@ && $@/bin/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $< -r envs/torch-$(if $(wildcard $(ENV)/.made-cuda-*),cuda,cpu).lock && touch $@
 
 check: environment ## formatting, types, lint, schema; writes nothing
-	$(RUN) scripts/check.sh
+	$(RUN) scripts/dev/check.sh
 
 fix: environment ## format what can be formatted
-	$(RUN) ruff check --quiet --fix-only $(PYTHON_FILES); $(RUN) ruff format $(PYTHON_FILES); $(RUN) snakefmt Snakefile rules; $(RUN) python scripts/write_deviations.py
+	$(RUN) ruff check --quiet --fix-only $(PYTHON_FILES); $(RUN) ruff format $(PYTHON_FILES); $(RUN) snakefmt Snakefile rules; $(RUN) python scripts/dev/write_deviations.py
 
 lock: ## resolve envs/*.in into envs/*.lock
-	python3 -m venv .venv-lock && .venv-lock/bin/pip install --quiet uv==0.13.9 && PATH="$(CURDIR)/.venv-lock/bin:$$PATH" PYTHONPATH=scripts .venv-lock/bin/python scripts/lock_environments.py
+	python3 -m venv .venv-lock && .venv-lock/bin/pip install --quiet uv==0.13.9 && PATH="$(CURDIR)/.venv-lock/bin:$$PATH" PYTHONPATH=scripts .venv-lock/bin/python scripts/dev/lock_environments.py
 
 clean: ## remove environments and caches; keeps data/, results/, logs/
 	rm -rf .venv .venv-lock .venv-bench .venv-bench-training .venv-curator .venv-crate .venv.probe .mypy_cache .ruff_cache .pytest_cache .hypothesis

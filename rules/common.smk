@@ -8,8 +8,9 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
-from bezoar import configuration, deviations, planning, sources
-from bezoar.code import digest as code_digest
+from bezoar.provenance import snakemake_patch
+from bezoar.workflow import configuration, deviations, sources
+from bezoar.provenance.code_digest import digest as code_digest
 from bezoar.errors import UserError
 from bezoar.files import canonical
 
@@ -25,7 +26,7 @@ try:
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
-planning.install()
+snakemake_patch.install()
 
 
 def registry():

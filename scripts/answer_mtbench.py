@@ -21,12 +21,12 @@ from typing import Any
 
 from bezoar.errors import cli
 from bezoar.files import sha256_text, write_jsonl
-from bezoar.generation import generate
-from bezoar.models import load
-from bezoar.mtbench import read_questions
-from bezoar.parts import Parts
-from bezoar.receipt import Receipt, add_stage_arguments
-from bezoar.template import OwnTemplate, Template
+from bezoar.evaluation.generation import generate
+from bezoar.evaluation.models import load
+from bezoar.evaluation.mtbench import read_questions
+from bezoar.evaluation.parts import Parts
+from bezoar.provenance.receipt import Receipt, add_stage_arguments
+from bezoar.training.template import OwnTemplate, Template
 from prepare_preferences import instruction
 
 
@@ -44,7 +44,7 @@ def cut(text: str, ending: str, stops: list[str]) -> tuple[str, str]:
 def answer(ask: Callable, template: Template | OwnTemplate, questions: list[dict], recipe: dict[str, Any], parts: Parts) -> dict[int, list]:
     """Return question_id -> [(text, how it ended)] of both turns; questions of one temperature share batches.
 
-    `ask` is `bezoar.generation.generate` with its model and tokenizer; what it said is kept in `parts`.
+    `ask` is `bezoar.evaluation.generation.generate` with its model and tokenizer; what it said is kept in `parts`.
     """
     said: dict[int, list[tuple[str, str]]] = {row["question_id"]: [] for row in questions}
     for turn in range(2):

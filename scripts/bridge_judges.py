@@ -18,9 +18,9 @@ import numpy as np
 
 from bezoar.errors import UserError, cli
 from bezoar.files import read_jsonl, write_json
-from bezoar.mtbench import checked
-from bezoar.receipt import Receipt, add_stage_arguments
-from bezoar.stats import bootstrap_mean, noise, rank_correlation
+from bezoar.evaluation.mtbench import checked
+from bezoar.provenance.receipt import Receipt, add_stage_arguments
+from bezoar.evaluation.statistics import bootstrap_mean, noise, rank_correlation
 
 Key = tuple[str, int, int, int]  # model, question_id, turn, repeat
 Rows = dict[Key, dict[str, Any]]

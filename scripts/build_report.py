@@ -15,11 +15,11 @@ from typing import Any
 
 import jinja2
 
-from bezoar import plots, report_data, report_requests
+from bezoar.report import data_section, plots, requests_section
 from bezoar.errors import UserError, cli
 from bezoar.files import read_json, read_jsonl, whole_file
-from bezoar.held_out import compared
-from bezoar.receipt import Receipt, add_stage_arguments
+from bezoar.evaluation.held_out import compared
+from bezoar.provenance.receipt import Receipt, add_stage_arguments
 
 SCALES = {
     "paper": ("The paper's scale", "Pinned inputs, the paper's models and data sizes."),
@@ -104,7 +104,7 @@ def page(artifacts: Artifacts, receipts: list[Path], template: Path, results: Pa
         radar=plots.radar(categories, radar, 10), bars=plots.bars(categories, bars, "rating, 1 to 10"),
         merges={model: report for model in models if (report := artifacts.json(f"merge/{model}/merge.json"))},
         held_out=compared(held, recipe["seed"]) if (held := artifacts.json("dpo/held_out.json")) else None,
-        data_section=report_data.section(environment, artifacts, receipts), requests_section=report_requests.section(environment, receipts),
+        data_section=data_section.section(environment, artifacts, receipts), requests_section=requests_section.section(environment, receipts),
         deviations=recipe["deviations"], receipts=stages(receipts, results),
     )  # fmt: skip
 

@@ -15,10 +15,10 @@ from typing import Any
 
 import yaml
 
-from bezoar import paper_values
+from bezoar.evaluation import paper_values
 from bezoar.errors import UserError, cli
 from bezoar.files import read_json, write_json
-from bezoar.receipt import Receipt, add_stage_arguments
+from bezoar.provenance.receipt import Receipt, add_stage_arguments
 
 NEEDED = {"id", "statement", "where", "artifact", "reason"}
 

@@ -15,8 +15,8 @@ from typing import Any
 
 from bezoar.errors import cli
 from bezoar.files import read_json, write_json
-from bezoar.receipt import Receipt, add_stage_arguments
-from bezoar.stats import bootstrap_mean, paired_difference
+from bezoar.provenance.receipt import Receipt, add_stage_arguments
+from bezoar.evaluation.statistics import bootstrap_mean, paired_difference
 
 OWN = {
     "lamini": "lamini", "orca": "orca", "evol": "evol",

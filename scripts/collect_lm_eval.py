@@ -21,8 +21,8 @@ import numpy as np
 
 from bezoar.errors import UserError, cli
 from bezoar.files import read_json, read_jsonl, write_json
-from bezoar.receipt import Receipt, add_stage_arguments
-from bezoar.stats import bootstrap_mean, holm, mean_of_means, noise, paired_difference, paired_p
+from bezoar.provenance.receipt import Receipt, add_stage_arguments
+from bezoar.evaluation.statistics import bootstrap_mean, holm, mean_of_means, noise, paired_difference, paired_p
 
 Scores = dict[str, dict[str, list[float]]]  # task -> metric -> value an item, in the order of doc_id
 Values = dict[str, dict[str, list[float]]]  # model -> task -> value an item of the metric that is compared

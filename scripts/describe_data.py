@@ -22,12 +22,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from bezoar import families
+from bezoar.data import task_families
 from bezoar.errors import cli
 from bezoar.files import read_json, read_jsonl, write_json
-from bezoar.receipt import Receipt, add_stage_arguments
-from bezoar.template import training_text
-from bezoar.texts import words_of
+from bezoar.provenance.receipt import Receipt, add_stage_arguments
+from bezoar.training.template import training_text
+from bezoar.data.texts import words_of
 
 ELIMINATIONS = ("no_information_gain", "copied_prompt", "sorry", "only_stop_words")  # of rows that were made whole; all other rules drop
 NOT_RULES = ("entered", "kept", "asked", "states", "calls_without_items", "evaluator_states")
@@ -82,8 +82,8 @@ def audit(rows: Sequence[dict[str, Any]], table: list[dict[str, Any]], tasks: li
     """Return what each Flan task of the Orca rows is to the evaluation tasks, and the accepted rows of each relation."""
     names = Counter(row["task_name"] for row in rows)
     accepted = Counter(row["task_name"] for row in rows if row["gpt4_status"] == "Accept")
-    found = {name: {"rows": names[name], "accepted": accepted[name], **families.family_of(name, table, tasks)} for name in sorted(names)}
-    by_relation = {kind: sum(entry["accepted"] for entry in found.values() if entry["relation"] == kind) for kind in families.RELATIONS}
+    found = {name: {"rows": names[name], "accepted": accepted[name], **task_families.family_of(name, table, tasks)} for name in sorted(names)}
+    by_relation = {kind: sum(entry["accepted"] for entry in found.values() if entry["relation"] == kind) for kind in task_families.RELATIONS}
     return {"tasks": found, "accepted_by_relation": by_relation}
 
 
@@ -122,7 +122,7 @@ def main(argv: list[str] | None = None) -> None:
         inputs={"rows": args.rows, "made": args.made, "judged": args.judged, "families": args.families},
         outputs={"description": args.description},
     ) as receipt:  # fmt: skip
-        table, schemes, task_families = families.load(args.families), {}, None
+        table, schemes, task_families = task_families.load(args.families), {}, None
         for path, made, judged in zip(args.rows, args.made or [None] * len(args.rows), args.judged, strict=True):
             rows = read_jsonl(path)
             schemes[path.stem] = describe(rows, read_json(made) if made else None, read_json(judged))

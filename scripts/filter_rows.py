@@ -10,7 +10,7 @@ A second rater may read the same rows with the same prompt. Its verdict goes to 
 nothing; the counts tell how far the two agree: Cohen's kappa over the rows that both rated, and the rows that either alone accepts. Whether a
 rater is also the teacher is said beside it: models tend to prefer their own text (Panickssery et al. 2024, arXiv 2404.13076).
 
-Recipe: rater and second_rater (see bezoar.llm; the second may be null), teacher (name, for that remark), attempts (int, asks before a row is
+Recipe: rater and second_rater (see bezoar.llm.client; the second may be null), teacher (name, for that remark), attempts (int, asks before a row is
 Unrated), max_unrated_share (0-1), max_failure_share (0-1), seed.
 """
 
@@ -19,12 +19,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bezoar.agreement import cohen_kappa
+from bezoar.evaluation.agreement import cohen_kappa
 from bezoar.errors import UserError, cli
 from bezoar.files import read_jsonl
-from bezoar.llm import Door
-from bezoar.scheme import Funnel, check_failures, open_door, parser_for, prompt_texts, run, second_store, user
-from bezoar.template import training_text
+from bezoar.llm.client import Door
+from bezoar.data.schemes import Funnel, check_failures, open_door, parser_for, prompt_texts, run, second_store, user
+from bezoar.training.template import training_text
 
 VERDICT = {  # what a rater that takes a JSON schema is held to; `verdict` stays as strict
     "type": "object", "additionalProperties": False, "required": ["status", "rating", "reason"],

@@ -24,9 +24,9 @@ import numpy as np
 
 from bezoar.errors import cli
 from bezoar.files import read_jsonl, write_json, write_jsonl
-from bezoar.receipt import Receipt, add_stage_arguments
-from bezoar.template import training_text
-from bezoar.texts import word_spans, words_of
+from bezoar.provenance.receipt import Receipt, add_stage_arguments
+from bezoar.training.template import training_text
+from bezoar.data.texts import word_spans, words_of
 
 CHUNK = 20_000  # rows searched at once: about 20 MB of word numbers
 BASE = np.uint64(6364136223846793005)  # odd, so that no word number is lost to the overflow (Knuth, MMIX)

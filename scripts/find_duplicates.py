@@ -25,9 +25,9 @@ from rensa import RMinHash, RMinHashLSH
 
 from bezoar.errors import UserError, cli
 from bezoar.files import read_jsonl, write_json, write_jsonl
-from bezoar.receipt import Receipt, add_stage_arguments
-from bezoar.template import training_text
-from bezoar.texts import features, jaccard, words_of
+from bezoar.provenance.receipt import Receipt, add_stage_arguments
+from bezoar.training.template import training_text
+from bezoar.data.texts import features, jaccard, words_of
 
 CHUNK = 20_000  # rows sketched at once: about 100 MB of words
 

@@ -18,7 +18,7 @@ WizardLM's own ways are options: `strategy_draw: item` draws strategy and operat
 
 Recipe: epochs (int), seeds_per_category (int), max_seed_tokens (int, longest seed in tokens of --tokenizer, or in words of it at 3/4 a token
 where there is none), breadth_share (0-1, chance that the strategy is in-breadth), strategy_draw (pool or item), complicate_input (bool),
-evaluator_attempts (int), max_failure_share (0-1), teacher and evaluator (see bezoar.llm), seed.
+evaluator_attempts (int), max_failure_share (0-1), teacher and evaluator (see bezoar.llm.client), seed.
 """
 
 import re
@@ -30,9 +30,9 @@ from tokenizers import Tokenizer
 
 from bezoar.errors import UserError, cli
 from bezoar.files import read_jsonl
-from bezoar.llm import Door
-from bezoar.scheme import Funnel, check_failures, open_door, parser_for, prompt_texts, run, second_store, user
-from bezoar.world import draw
+from bezoar.llm.client import Door
+from bezoar.data.schemes import Funnel, check_failures, open_door, parser_for, prompt_texts, run, second_store, user
+from bezoar.rehearsal.world import draw
 
 OPERATIONS = ("add_constraints", "deepening", "concretizing", "increase_reasoning_steps")
 RULES = ("no_answer", "copied_prompt", "no_information_gain", "sorry", "only_stop_words")

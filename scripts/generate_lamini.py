@@ -9,7 +9,7 @@ too_short (3 words or fewer), too_long (more than 150), not_for_text_model (imag
 were asked and how many of them gave no item at all.
 
 Recipe: rows (int, to keep before the filter), rounds (int, at most so many rounds of calls), calls_per_round (int), instructions_per_call (int),
-examples (int), topics (int), rouge_l (0-1), seed_set (text, for `source`), max_failure_share (0-1), teacher (see bezoar.llm), seed.
+examples (int), topics (int), rouge_l (0-1), seed_set (text, for `source`), max_failure_share (0-1), teacher (see bezoar.llm.client), seed.
 """
 
 import re
@@ -20,10 +20,10 @@ from rapidfuzz.distance import LCSseq
 
 from bezoar.errors import UserError, cli
 from bezoar.files import read_jsonl
-from bezoar.llm import Door
-from bezoar.scheme import Funnel, check_failures, parser_for, prompt_texts, run, user
-from bezoar.texts import words_of
-from bezoar.world import draw
+from bezoar.llm.client import Door
+from bezoar.data.schemes import Funnel, check_failures, parser_for, prompt_texts, run, user
+from bezoar.data.texts import words_of
+from bezoar.rehearsal.world import draw
 
 RULES = ("malformed", "too_short", "too_long", "not_for_text_model", "near_duplicate", "surplus", "no_response")
 NOT_TEXT = re.compile(r"\b(image|picture|photo|video|audio|sound file|recording|attached|attachment|upload|webcam|screenshot)s?\b", re.I)

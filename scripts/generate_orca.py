@@ -11,7 +11,7 @@ Columns: original_index, inputs, targets, task_source, task_name, template_type,
 Drop rules: malformed (not three columns, a missing field, or text that is no Unicode), empty (no question or answer), few_shot,
 unknown_submix (task_source is none of the Flan Collection's), bigbench (T0), over_quota, no_response.
 
-Recipe: quotas {submix: rows}, rows_per_task (int, at most, of a task within its submix), max_failure_share (0-1), teacher (see bezoar.llm), seed.
+Recipe: quotas {submix: rows}, rows_per_task (int, at most, of a task within its submix), max_failure_share (0-1), teacher (see bezoar.llm.client), seed.
 """
 
 import json
@@ -24,9 +24,9 @@ import yaml
 
 from bezoar.errors import UserError, cli
 from bezoar.files import read_json
-from bezoar.llm import Door
-from bezoar.scheme import Funnel, check_failures, parser_for, run, user
-from bezoar.world import draw
+from bezoar.llm.client import Door
+from bezoar.data.schemes import Funnel, check_failures, parser_for, run, user
+from bezoar.rehearsal.world import draw
 
 RULES = ("malformed", "empty", "few_shot", "unknown_submix", "bigbench", "over_quota", "no_response")
 COLUMNS = ("inputs", "targets", "task_source", "task_name", "template_type")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from bezoar.errors import UserError, cli
 from bezoar.files import whole_directory
-from bezoar.receipt import Receipt, add_stage_arguments
+from bezoar.provenance.receipt import Receipt, add_stage_arguments
 
 TOKENIZER_FILES = ["tokenizer.model", "tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json",
                    "added_tokens.json", "chat_template.jinja"]  # fmt: skip

@@ -17,8 +17,8 @@ from typing import Any
 
 from bezoar.errors import UserError, cli
 from bezoar.files import read_json, sha256_file, write_json, write_jsonl
-from bezoar.receipt import Receipt, add_stage_arguments
-from bezoar.scheme import Funnel
+from bezoar.provenance.receipt import Receipt, add_stage_arguments
+from bezoar.data.schemes import Funnel
 from filter_rows import by_length
 
 COLUMNS = {

@@ -9,7 +9,7 @@ unparsable or provider_error.
 The columns are FastChat's (question_id, model, judge, user_prompt, judgment, score, turn, tstamp), score -1 unless rated, and state and repeat.
 With --overrides the questions whose reference answer is overridden are judged, and no others.
 
-Recipe: judge (see bezoar.llm), repeats (int), max_failure_share (0-1, of rows without a rating), seed.
+Recipe: judge (see bezoar.llm.client), repeats (int), max_failure_share (0-1, of rows without a rating), seed.
 """
 
 import argparse
@@ -19,9 +19,9 @@ from typing import Any
 
 from bezoar.errors import UserError, cli
 from bezoar.files import read_jsonl, write_json, write_jsonl
-from bezoar.llm import MODES, Door
-from bezoar.mtbench import judge_messages, override, read_judge_prompts, read_questions, read_rating, read_references
-from bezoar.receipt import Receipt, add_stage_arguments
+from bezoar.llm.client import MODES, Door
+from bezoar.evaluation.mtbench import judge_messages, override, read_judge_prompts, read_questions, read_rating, read_references
+from bezoar.provenance.receipt import Receipt, add_stage_arguments
 
 
 def judge(door: Door, questions: list[dict], answers: dict[int, list[str]], references: dict[int, list[str]], prompts: dict[str, Any], name: str,

@@ -20,8 +20,8 @@ from typing import Any
 
 from bezoar.errors import cli
 from bezoar.files import read_jsonl, write_jsonl
-from bezoar.harness import assignments, load_tasks
-from bezoar.receipt import Receipt, add_stage_arguments
+from bezoar.evaluation.harness import assignments, load_tasks
+from bezoar.provenance.receipt import Receipt, add_stage_arguments
 
 
 def strings(value: Any) -> Iterator[str]:

@@ -22,8 +22,8 @@ import yaml
 
 from bezoar.errors import cli
 from bezoar.files import read_json, whole_directory, whole_file, write_json, write_jsonl
-from bezoar.receipt import Receipt, add_stage_arguments
-from bezoar.world import ATTRIBUTES, CLAUSES, COURTESY, SKILLS, Fact, World, draw
+from bezoar.provenance.receipt import Receipt, add_stage_arguments
+from bezoar.rehearsal.world import ATTRIBUTES, CLAUSES, COURTESY, SKILLS, Fact, World, draw
 from prepare_preferences import convert
 
 DOLLY_CATEGORIES = "brainstorming classification closed_qa creative_writing general_qa information_extraction open_qa summarization".split()

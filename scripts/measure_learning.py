@@ -16,9 +16,9 @@ from typing import Any
 
 from bezoar.errors import cli
 from bezoar.files import read_jsonl, write_json
-from bezoar.generation import generate, log_probabilities
-from bezoar.receipt import Receipt, add_stage_arguments
-from bezoar.template import Template
+from bezoar.evaluation.generation import generate, log_probabilities
+from bezoar.provenance.receipt import Receipt, add_stage_arguments
+from bezoar.training.template import Template
 
 SETS = ("lamini", "orca", "evol")
 
@@ -58,8 +58,8 @@ def main(argv: list[str] | None = None) -> None:
 
     from peft import PeftModel
 
-    from bezoar.tokenizer import load_tokenizer
-    from bezoar.training import check_lineage, deterministic, load_4bit
+    from bezoar.training.tokenizer import load_tokenizer
+    from bezoar.training.qlora import check_lineage, deterministic, load_4bit
 
     inputs: dict[str, Any] = {"heldout": args.heldout, "base": args.base / "model.safetensors", "template": args.template}
     if args.adapter:

@@ -18,8 +18,8 @@ from typing import Any
 
 from bezoar.errors import UserError, cli
 from bezoar.files import read_jsonl, whole_directory, write_json
-from bezoar.receipt import Receipt, add_stage_arguments
-from bezoar.template import Template, training_text
+from bezoar.provenance.receipt import Receipt, add_stage_arguments
+from bezoar.training.template import Template, training_text
 
 OUTPUTS = ("model.safetensors", "config.json", "tokenizer.model", "merge.json")
 
@@ -51,7 +51,7 @@ def merge(base: Path, adapter: Path, onto: str) -> Any:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    from bezoar.training import load_4bit
+    from bezoar.training.qlora import load_4bit
 
     plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, local_files_only=True)
     if onto == "dequantised":
@@ -76,8 +76,8 @@ def main(argv: list[str] | None = None) -> None:
 
     from peft import PeftModel
 
-    from bezoar.tokenizer import load_tokenizer
-    from bezoar.training import check_lineage, deterministic, load_4bit
+    from bezoar.training.tokenizer import load_tokenizer
+    from bezoar.training.qlora import check_lineage, deterministic, load_4bit
 
     recipe = args.recipe
     inputs = {"base": args.base / "model.safetensors", "adapter": args.adapter / "adapter_model.safetensors",

@@ -22,7 +22,7 @@ from typing import Any
 
 from bezoar.errors import UserError, cli
 from bezoar.files import write_json, write_jsonl
-from bezoar.receipt import Receipt, add_stage_arguments
+from bezoar.provenance.receipt import Receipt, add_stage_arguments
 
 RULES = ("not_a_pair", "odd_speakers", "empty_turn", "no_shared_prefix", "equal_answers")
 SPEAKER = re.compile(r"(?:^|\n\n)(Human|Assistant):")

@@ -20,7 +20,7 @@ from typing import Any
 
 from bezoar.errors import UserError, cli
 from bezoar.files import read_jsonl, whole_directory, whole_file, write_jsonl
-from bezoar.receipt import Receipt, add_stage_arguments
+from bezoar.provenance.receipt import Receipt, add_stage_arguments
 
 
 def train_tokenizer(texts: list[str], vocabulary_size: int) -> bytes:
@@ -140,7 +140,7 @@ def main(argv: list[str] | None = None) -> None:
 
     import torch
 
-    from bezoar.tokenizer import load_tokenizer
+    from bezoar.training.tokenizer import load_tokenizer
 
     torch.set_num_threads(2)  # a fixed number: the order of a sum decides its last bits
     torch.use_deterministic_algorithms(True)

@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bezoar import families
+from bezoar.data import task_families
 from bezoar.errors import UserError, cli
 from bezoar.files import read_jsonl, write_json, write_jsonl
-from bezoar.receipt import Receipt, add_stage_arguments
-from bezoar.scheme import Funnel
+from bezoar.provenance.receipt import Receipt, add_stage_arguments
+from bezoar.data.schemes import Funnel
 
 
 def clean(
@@ -27,7 +27,7 @@ def clean(
     """Return the rows that stay and the counts; `contaminated` are row numbers from 1."""
     funnel, kept = Funnel("contaminated", "task_family"), []
     for number, row in enumerate(rows, start=1):
-        taught = "task_name" in row and families.family_of(row["task_name"], table, recipe["tasks"])["relation"] == "training_split"
+        taught = "task_name" in row and task_families.family_of(row["task_name"], table, recipe["tasks"])["relation"] == "training_split"
         falls = {"contaminated": number in contaminated, "task_family": taught}
         rule = next((rule for rule, does in falls.items() if does and rule in recipe["remove"]), "kept")
         funnel.leave(rule)
@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
         inputs={"rows": args.rows, "matches": args.matches, "families": args.families}, outputs={"kept": args.kept, "counts": args.counts},
     ) as receipt:  # fmt: skip
         contaminated = {line["row"] for line in read_jsonl(args.matches) if line["set"] == args.rows.stem and line["contaminated"]}
-        kept, funnel = clean(read_jsonl(args.rows), contaminated, families.load(args.families), args.recipe)
+        kept, funnel = clean(read_jsonl(args.rows), contaminated, task_families.load(args.families), args.recipe)
         if not kept:
             raise UserError(f"{args.rows}: no row is left after {', '.join(args.recipe['remove'])}; look at data.remove")
         write_jsonl(args.kept, kept)

@@ -22,10 +22,10 @@ from typing import Any
 
 from bezoar.errors import UserError, cli
 from bezoar.files import write_json, write_jsonl
-from bezoar.harness import assignments, load_tasks, versions
-from bezoar.models import adds_bos, load
-from bezoar.parts import Parts
-from bezoar.receipt import Receipt, add_stage_arguments
+from bezoar.evaluation.harness import assignments, load_tasks, versions
+from bezoar.evaluation.models import adds_bos, load
+from bezoar.evaluation.parts import Parts
+from bezoar.provenance.receipt import Receipt, add_stage_arguments
 
 KEPT = ("results", "groups", "group_subtasks", "configs", "versions", "n-shot", "higher_is_better", "n-samples", "config")
 MOVING = ("model_sha", "peft_sha", "device")  # of the harness's `config`; they depend on the machine

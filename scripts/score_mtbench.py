@@ -19,9 +19,9 @@ import numpy as np
 
 from bezoar.errors import UserError, cli
 from bezoar.files import read_jsonl, write_json
-from bezoar.mtbench import checked
-from bezoar.receipt import Receipt, add_stage_arguments
-from bezoar.stats import RESAMPLES, bootstrap_mean, paired_difference
+from bezoar.evaluation.mtbench import checked
+from bezoar.provenance.receipt import Receipt, add_stage_arguments
+from bezoar.evaluation.statistics import RESAMPLES, bootstrap_mean, paired_difference
 
 Rows = list[dict[str, Any]]
 

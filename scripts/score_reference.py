@@ -16,12 +16,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from bezoar import pairs
+from bezoar.training.qlora import preference_pairs
 from bezoar.errors import cli
 from bezoar.files import read_jsonl, sha256_file, write_jsonl
-from bezoar.parts import Parts
-from bezoar.receipt import Receipt, add_stage_arguments
-from bezoar.template import Template
+from bezoar.evaluation.parts import Parts
+from bezoar.provenance.receipt import Receipt, add_stage_arguments
+from bezoar.training.template import Template
 
 SHARD = 64  # batches
 
@@ -39,8 +39,8 @@ def main(argv: list[str] | None = None) -> None:
 
     from trl.trainer import add_fused_lm_head
 
-    from bezoar.tokenizer import load_tokenizer
-    from bezoar.training import deterministic, load_4bit
+    from bezoar.training.tokenizer import load_tokenizer
+    from bezoar.training.qlora import deterministic, load_4bit
 
     @cache
     def model() -> Any:
@@ -54,19 +54,19 @@ def main(argv: list[str] | None = None) -> None:
         inputs={"pairs": args.pairs, "base": args.base / "model.safetensors", "template": args.template}, outputs={"reference": args.reference},
     ) as receipt:  # fmt: skip
         tokenizer, weights = load_tokenizer(args.base), sha256_file(args.base / "model.safetensors")
-        rows, counts = pairs.tokenize(read_jsonl(args.pairs), Template(args.template), tokenizer, recipe)
-        rows.sort(key=lambda pair: (-pairs.length(pair), pairs.key(pair, weights)))  # the longest first: too little memory shows at once
+        rows, counts = preference_pairs.tokenize(read_jsonl(args.pairs), Template(args.template), tokenizer, recipe)
+        rows.sort(key=lambda pair: (-preference_pairs.length(pair), preference_pairs.key(pair, weights)))  # the longest first: too little memory shows at once
         parts, size, started = Parts(args.reference, [recipe, receipt.before]), SHARD * recipe["batch_size"], time.perf_counter()
         found: list[list[float]] = []
         for start in range(0, len(rows), size):
             shard = rows[start : start + size]
             found += parts.get(f"shard {start // size}", lambda shard=shard: [
-                list(sums) for sums in pairs.score(model(), shard, tokenizer.pad_token_id, recipe["batch_size"])
+                list(sums) for sums in preference_pairs.score(model(), shard, tokenizer.pad_token_id, recipe["batch_size"])
             ])  # fmt: skip
             left = (time.perf_counter() - started) / len(found) * (len(rows) - len(found))
             print(f"{len(found):,} of {len(rows):,} pairs  {left:.0f} s left", flush=True)
         write_jsonl(args.reference, (
-            {"key": pairs.key(pair, weights), "chosen": round(chosen, 6), "rejected": round(rejected, 6)}
+            {"key": preference_pairs.key(pair, weights), "chosen": round(chosen, 6), "rejected": round(rejected, 6)}
             for pair, (chosen, rejected) in zip(rows, found, strict=True)
         ))  # fmt: skip
         parts.clear()

@@ -4,7 +4,7 @@ Usage: serve_simulator.py --facts results/rehearsal/world/facts.json --port 0 [-
 
 Prints `listening <port>` and ends when its standard input closes, so it never outlives the program that started it.
 Paths: POST /v1/chat/completions, /v1/completions, /v1/messages, /v1/files, /v1/batches, /v1/messages/batches; GET /v1/models, /meter.
-With a key in the environment's SIMULATOR_KEY, it refuses every other. Faults, rates and the meter: see bezoar.provider.
+With a key in the environment's SIMULATOR_KEY, it refuses every other. Faults, rates and the meter: see bezoar.rehearsal.fake_provider.
 """
 
 import argparse
@@ -25,9 +25,9 @@ from typing import Any
 
 from bezoar.errors import cli
 from bezoar.files import canonical, read_json, sha256_text
-from bezoar.provider import ANSWERING, Faults, Meter, Provider, Rate
-from bezoar.simulator import Simulator
-from bezoar.world import World
+from bezoar.rehearsal.fake_provider import ANSWERING, Faults, Meter, Provider, Rate
+from bezoar.rehearsal.simulator import Simulator
+from bezoar.rehearsal.world import World
 
 STATUS = {"429": 429, "429_retry_after": 429, "500": 500, "529": 529}
 

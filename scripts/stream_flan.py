@@ -19,7 +19,7 @@ from typing import Any
 
 from bezoar.errors import UserError, cli
 from bezoar.files import write_json, write_jsonl
-from bezoar.receipt import Receipt, add_stage_arguments
+from bezoar.provenance.receipt import Receipt, add_stage_arguments
 from fetch_source import require
 from generate_orca import choose, parse_row, rule_for, submix_of
 

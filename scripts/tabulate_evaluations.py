@@ -13,7 +13,7 @@ from typing import Any
 
 from bezoar.errors import cli
 from bezoar.files import read_json, whole_file
-from bezoar.receipt import Receipt, add_stage_arguments
+from bezoar.provenance.receipt import Receipt, add_stage_arguments
 
 
 def cells(name: str, value: dict[str, Any] | None, digits: int) -> dict[str, str]:

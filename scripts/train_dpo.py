@@ -17,11 +17,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from bezoar import pairs
+from bezoar.training.qlora import preference_pairs
 from bezoar.errors import UserError, cli
 from bezoar.files import read_jsonl, sha256_file, whole_directory, write_json, write_jsonl
-from bezoar.receipt import Receipt, add_stage_arguments
-from bezoar.template import Template
+from bezoar.provenance.receipt import Receipt, add_stage_arguments
+from bezoar.training.template import Template
 from train_sft import split
 
 KL_PAIRS = 64  # of the held-out ones
@@ -66,7 +66,7 @@ def held_out(model: Any, check: list[dict[str, Any]], tokenizer: Any, recipe: di
     import torch
 
     model.eval()
-    child = [chosen - rejected for chosen, rejected in pairs.score(model, check, tokenizer.pad_token_id, recipe["micro_batch_size"])]
+    child = [chosen - rejected for chosen, rejected in preference_pairs.score(model, check, tokenizer.pad_token_id, recipe["micro_batch_size"])]
     parent = [pair["ref_chosen_logps"] - pair["ref_rejected_logps"] for pair in check]
     divergence, tokens = 0.0, 0
     for pair in check[:KL_PAIRS]:
@@ -86,32 +86,32 @@ def train(rows: list[dict], base: Path, tokenizer: Any, recipe: dict[str, Any], 
     from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
 
-    from bezoar import training
+    from bezoar.training.qlora import qlora
 
-    training.deterministic(recipe["seed"], recipe["threads"])
+    qlora.deterministic(recipe["seed"], recipe["threads"])
     fit, check = split(rows, recipe["validation_share"], recipe["validation_seed"])
     if not fit or not check:
         raise UserError(f"dpo: {len(rows)} usable pairs, expected enough for training and validation; look at preferences/counts.json")
-    check.sort(key=lambda pair: -pairs.length(pair))
-    order = training.in_order([pairs.length(pair) for pair in fit], recipe["batch_size"], recipe["epochs"], recipe["seed"])
-    model = training.attach_adapter(training.load_4bit(base, recipe["resident"]), recipe["lora"], None)
-    before = {name: parameter.detach().cpu().clone() for name, parameter in training.trainable(model).items()}
+    check.sort(key=lambda pair: -preference_pairs.length(pair))
+    order = qlora.in_order([preference_pairs.length(pair) for pair in fit], recipe["batch_size"], recipe["epochs"], recipe["seed"])
+    model = qlora.attach_adapter(qlora.load_4bit(base, recipe["resident"]), recipe["lora"], None)
+    before = {name: parameter.detach().cpu().clone() for name, parameter in qlora.trainable(model).items()}
     trainer = DPOTrainer(
         model=model,
-        args=DPOConfig(**training.trainer_arguments(recipe, work), beta=recipe["beta"], max_length=recipe["max_length"]),
+        args=DPOConfig(**qlora.trainer_arguments(recipe, work), beta=recipe["beta"], max_length=recipe["max_length"]),
         train_dataset=Dataset.from_list(fit).remove_columns("ids").select(order), eval_dataset=Dataset.from_list(check).remove_columns("ids"),
-        processing_class=tokenizer, callbacks=[training.watch()],
+        processing_class=tokenizer, callbacks=[qlora.watch()],
     )  # fmt: skip
     if "ref" in trainer.model.peft_config:
         trainer.model.delete_adapter("ref")  # the trainer's copy of the fresh adapter; the reference is in the rows
     trainer.precompute_ref_logps = True  # they are in the rows already; the trainer's own option would compute them again
-    training.run(trainer, work)
-    facts = {"training": len(fit), "validation": len(check), "largest_change": training.require_moved(before, trainer.model),
+    qlora.run(trainer, work)
+    facts = {"training": len(fit), "validation": len(check), "largest_change": qlora.require_moved(before, trainer.model),
              "steps": trainer.state.global_step}  # fmt: skip
-    if training.first_process():
+    if qlora.first_process():
         curve = curves(trainer.state.log_history)
         check_collapse(curve, recipe)
-        training.save_adapter(trainer.model, out)
+        qlora.save_adapter(trainer.model, out)
         write_jsonl(out / "metrics.jsonl", curve)
         compared = held_out(trainer.accelerator.unwrap_model(trainer.model), check, tokenizer, recipe)
         before_after = [sum(margins[side] > 0 for margins in compared["margins"]) / len(check) for side in (0, 1)]
@@ -131,16 +131,16 @@ def main(argv: list[str] | None = None) -> None:
     add_stage_arguments(parser)
     args = parser.parse_args(argv)
 
-    from bezoar.tokenizer import load_tokenizer
-    from bezoar.training import ADAPTER_FILES, first_process, write_lineage
+    from bezoar.training.tokenizer import load_tokenizer
+    from bezoar.training.qlora import ADAPTER_FILES, first_process, write_lineage
 
     work = args.adapter.parent / f".{args.adapter.name}.checkpoints"
 
     def trained(out: Path) -> dict[str, Any]:
         tokenizer = load_tokenizer(args.base)
-        rows, counts = pairs.tokenize(read_jsonl(args.pairs), Template(args.template), tokenizer, args.recipe)
+        rows, counts = preference_pairs.tokenize(read_jsonl(args.pairs), Template(args.template), tokenizer, args.recipe)
         print(f"{args.pairs}: {counts}", flush=True)
-        stored = pairs.read_reference(args.reference, rows, sha256_file(args.base / "model.safetensors"))
+        stored = preference_pairs.read_reference(args.reference, rows, sha256_file(args.base / "model.safetensors"))
         for pair, (chosen, rejected) in zip(rows, stored, strict=True):
             pair |= {"ref_chosen_logps": chosen, "ref_rejected_logps": rejected}
         return counts | train(rows, args.base, tokenizer, args.recipe, work, out)

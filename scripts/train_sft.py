@@ -22,8 +22,8 @@ from typing import Any
 
 from bezoar.errors import UserError, cli
 from bezoar.files import read_jsonl, whole_directory, write_jsonl
-from bezoar.receipt import Receipt, add_stage_arguments
-from bezoar.template import Template, training_text
+from bezoar.provenance.receipt import Receipt, add_stage_arguments
+from bezoar.training.template import Template, training_text
 
 COUNTED = ("rows", "not_accepted", "no_supervised_token", "truncated", "training", "validation")
 
@@ -63,28 +63,28 @@ def train(rows: list[dict], base: Path, parent: Path | None, tokenizer: Any, rec
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
-    from bezoar import training
+    from bezoar.training.qlora import qlora
 
-    training.deterministic(recipe["seed"], recipe["threads"])
+    qlora.deterministic(recipe["seed"], recipe["threads"])
     fit, check = split(rows, recipe["validation_share"], recipe["validation_seed"])
     if len(fit) < 1 or len(check) < 1:
         raise UserError(f"sft: {len(rows)} usable rows, expected enough for training and validation; look at the filter's verdicts")
-    model = training.attach_adapter(training.load_4bit(base, recipe["resident"]), recipe["lora"], parent)
-    order = training.in_order([len(row["input_ids"]) for row in fit], recipe["batch_size"], recipe["epochs"], recipe["seed"])
-    before = {name: parameter.detach().cpu().clone() for name, parameter in training.trainable(model).items()}
+    model = qlora.attach_adapter(qlora.load_4bit(base, recipe["resident"]), recipe["lora"], parent)
+    order = qlora.in_order([len(row["input_ids"]) for row in fit], recipe["batch_size"], recipe["epochs"], recipe["seed"])
+    before = {name: parameter.detach().cpu().clone() for name, parameter in qlora.trainable(model).items()}
     trainer = SFTTrainer(
         model=model,
         args=SFTConfig(
-            **training.trainer_arguments(recipe, work), max_length=recipe["max_length"], completion_only_loss=recipe["completion_only"]
+            **qlora.trainer_arguments(recipe, work), max_length=recipe["max_length"], completion_only_loss=recipe["completion_only"]
         ),
         train_dataset=Dataset.from_list(fit).select(order),
         eval_dataset=Dataset.from_list(sorted(check, key=lambda row: -len(row["input_ids"]))),
-        processing_class=tokenizer, callbacks=[training.watch()],
+        processing_class=tokenizer, callbacks=[qlora.watch()],
     )  # fmt: skip
-    training.run(trainer, work)
-    moved = training.require_moved(before, trainer.model)
-    if training.first_process():
-        training.save_adapter(trainer.model, out)
+    qlora.run(trainer, work)
+    moved = qlora.require_moved(before, trainer.model)
+    if qlora.first_process():
+        qlora.save_adapter(trainer.model, out)
         write_jsonl(out / "metrics.jsonl", curves(trainer.state.log_history))
     return {"training": len(fit), "validation": len(check), "largest_change": moved, "steps": trainer.state.global_step,
             "best_eval_loss": trainer.state.best_metric}  # fmt: skip
@@ -109,8 +109,8 @@ def main(argv: list[str] | None = None) -> None:
     add_stage_arguments(parser)
     args = parser.parse_args(argv)
 
-    from bezoar.tokenizer import load_tokenizer
-    from bezoar.training import ADAPTER_FILES, first_process, write_lineage
+    from bezoar.training.tokenizer import load_tokenizer
+    from bezoar.training.qlora import ADAPTER_FILES, first_process, write_lineage
 
     tokenizer = load_tokenizer(args.base)
     work = args.adapter.parent / f".{args.adapter.name}.checkpoints"

@@ -19,7 +19,7 @@ from huggingface_hub import DatasetCardData
 
 from bezoar.errors import UserError, cli
 from bezoar.files import read_json, read_jsonl, whole_file
-from bezoar.receipt import Receipt, add_stage_arguments
+from bezoar.provenance.receipt import Receipt, add_stage_arguments
 
 COLUMNS = {
     "instruction": "what is asked", "source": "kind of prompt and seed set that made the instruction", "response": "the teacher's answer",

@@ -18,8 +18,8 @@ from huggingface_hub import ModelCardData
 
 from bezoar.errors import UserError, cli
 from bezoar.files import canonical, read_json, read_jsonl, whole_file
-from bezoar.held_out import compared
-from bezoar.receipt import Receipt, add_stage_arguments
+from bezoar.evaluation.held_out import compared
+from bezoar.provenance.receipt import Receipt, add_stage_arguments
 from write_data_card import table
 
 COUNTED = ("rows", "not_accepted", "no_supervised_token", "truncated", "prompt_too_long", "too_long", "training", "validation", "steps")

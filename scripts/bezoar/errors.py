@@ -10,7 +10,7 @@ class UserError(Exception):
 
 def cli(main: Callable[[], None]) -> None:
     """Run a program's `main` unless its receipt says that nothing changed; a `UserError` becomes one line on stderr and exit status 2."""
-    from bezoar.evidence import AGAIN, nothing_to_do, recorded_command
+    from bezoar.provenance.staleness import AGAIN, nothing_to_do, recorded_command
 
     if nothing_to_do(recorded_command()):
         print(f"unchanged: same command, inputs, code and environment, and the outputs are as they were left ({AGAIN}=1 runs it anyway)")

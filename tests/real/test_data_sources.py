@@ -13,10 +13,10 @@ import find_duplicates
 import generate_lamini as lamini
 import generate_orca as orca
 import list_evaluation_items
-from bezoar import families
-from bezoar.configuration import resolved
+from bezoar.data import task_families
+from bezoar.workflow.configuration import resolved
 from bezoar.files import read_jsonl
-from bezoar.llm import Answer, Door
+from bezoar.llm.client import Answer, Door
 
 ROOT = Path(__file__).parents[2]
 MIRROR = Path(os.environ.get("MIRROR") or ROOT / "data")
@@ -93,7 +93,7 @@ def test_what_is_in_the_chain_of_thought_files_is_found() -> None:
     lines = list(find_duplicates.duplicates(classes, settings["duplicates"]))
     distinct = {" ".join(find_duplicates.words_of(row["inputs"])) for row in sample}
     assert sum(line["kind"] == "exact" for line in lines) == len(sample) - len(distinct)
-    audit = describe_data.audit(rows, families.load(ROOT / "config" / "task_families.yaml"), resolved([])["lm_eval"]["tasks"])
+    audit = describe_data.audit(rows, task_families.load(ROOT / "config" / "task_families.yaml"), resolved([])["lm_eval"]["tasks"])
     assert audit["accepted_by_relation"] == {
         "training_split": 0, "same_form": LINES["creak"] + LINES["qasc"] + LINES["strategyqa"], "none": LINES["aqua"], "unlisted": 0,
     }  # fmt: skip

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from bezoar import mtbench
+from bezoar.evaluation import mtbench
 from bezoar.errors import UserError
 
 ROOT = Path(__file__).parents[2]

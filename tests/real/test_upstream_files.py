@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 import prepare_preferences
-from bezoar import mtbench
+from bezoar.evaluation import mtbench
 from bezoar.files import read_json, read_jsonl
-from bezoar.template import Template
+from bezoar.training.template import Template
 
 ROOT = Path(__file__).parents[2]
 MIRROR = Path(os.environ.get("MIRROR") or ROOT / "data")

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bezoar.llm import Answer, Door
+from bezoar.llm.client import Answer, Door
 
 
 class Scripted(Door):

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bezoar.world import World
+from bezoar.rehearsal.world import World
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 KEY = "canary-5b1f0c2e9d"

@@ -1,4 +1,4 @@
-"""Promises of bezoar.files, bezoar.errors and bezoar.receipt."""
+"""Promises of bezoar.files, bezoar.errors and bezoar.provenance.receipt."""
 
 import json
 import os
@@ -8,7 +8,7 @@ import pytest
 
 from bezoar import files
 from bezoar.errors import UserError, cli
-from bezoar.receipt import Receipt
+from bezoar.provenance.receipt import Receipt
 
 
 def test_an_interrupted_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Mutations of a finished rehearsal and what each must make stale; `tests/workflow/test_stale.py` and `scripts/measure_evidence.py` try them."""
+"""Mutations of a finished rehearsal and what each must make stale; `tests/workflow/test_stale.py` and `scripts/dev/measure_evidence.py` try them."""
 
 import json
 import os
@@ -180,11 +180,11 @@ def _delete(name: str) -> Callable[[Path], None]:
 
 ATTACKS = [
     *(Attack(f"program {name}", runs(name), append(f"scripts/{name}"), f"scripts/{name}") for name in programs()),
-    Attack("module stats.py", "lm_eval_table mtbench bridge_* learning_table model_card_* report", append("scripts/bezoar/stats.py"),
-           "scripts/bezoar/stats.py"),
-    Attack("module receipt.py", "*", append("scripts/bezoar/receipt.py"), "scripts/bezoar/receipt.py"),
-    Attack("module plots.py", "report", append("scripts/bezoar/plots.py"), "scripts/bezoar/plots.py"),
-    Attack("page template", "report", append("scripts/bezoar/report.html.j2", "\n<!-- x -->"), "scripts/bezoar/report.html.j2"),
+    Attack("module stats.py", "lm_eval_table mtbench bridge_* learning_table model_card_* report", append("scripts/bezoar/evaluation/statistics.py"),
+           "scripts/bezoar/evaluation/statistics.py"),
+    Attack("module receipt.py", "*", append("scripts/bezoar/provenance/receipt.py"), "scripts/bezoar/provenance/receipt.py"),
+    Attack("module plots.py", "report", append("scripts/bezoar/report/plots.py"), "scripts/bezoar/report/plots.py"),
+    Attack("page template", "report", append("scripts/bezoar/report/report.html.j2", "\n<!-- x -->"), "scripts/bezoar/report/report.html.j2"),
     *(Attack(f"prompt {name}", stages, append(name), name) for name, stages in PROMPTS.items()),
     *(Attack(f"config {key}", stages, leaf(key, value), CONFIG) for key, value, stages in LEAVES),
     Attack("two values of sft swapped", "sft_*", edit(CONFIG, "sft: {epochs: 1, eval_steps: 2}", "sft: {epochs: 2, eval_steps: 1}"), CONFIG),

@@ -119,8 +119,8 @@ PRICES = "config/prices.yaml"
 
 def undeclared(folder: Path, receipt: dict[str, Any], paths: set[str], temporary: Path) -> set[str]:
     """Those of the opened paths that are no input or output, no code, no lock, no log, nothing of the interpreter's, the system's or temporary."""
-    from bezoar.code import executed
-    from bezoar.evidence import files_in
+    from bezoar.provenance.code_digest import executed
+    from bezoar.provenance.staleness import files_in
 
     declared = {str(folder / path) for kind in ("inputs", "outputs") for path in files_in(receipt[kind])}
     declared |= {str(folder / word) for word in receipt["command"][1:] if "/" in word and len(word) < 1000}  # stores and checkpoints, too

@@ -15,8 +15,8 @@ import pytest
 from attacks import flip, paths, receipts
 from smallest import RESULTS
 
-from bezoar import audit
-from bezoar.evidence import row_digests
+from bezoar.provenance import audit
+from bezoar.provenance.staleness import row_digests
 from bezoar.files import sha256_file
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
@@ -35,7 +35,7 @@ def here(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(project: Path, *only: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "scripts/audit_results.py", "--results", RESULTS, *(["--only", *only] if only else [])]
+    command = [sys.executable, "scripts/commands/audit_results.py", "--results", RESULTS, *(["--only", *only] if only else [])]
     environment = {name: value for name, value in os.environ.items() if not name.endswith("_KEY")} | {"PYTHONPATH": str(project / "scripts")}
     return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
 
@@ -196,13 +196,13 @@ def test_a_file_that_no_receipt_wrote_is_listed(project: Path) -> None:
 
 
 def test_a_folder_without_results_is_one_line(project: Path) -> None:
-    done = subprocess.run([sys.executable, "scripts/audit_results.py", "--results", "nowhere"], capture_output=True, text=True, check=False,
+    done = subprocess.run([sys.executable, "scripts/commands/audit_results.py", "--results", "nowhere"], capture_output=True, text=True, check=False,
                           env=os.environ | {"PYTHONPATH": str(project / "scripts")})  # fmt: skip
     assert done.returncode == 2 and done.stderr.count("\n") == 1
 
 
 def pack(project: Path, output: Path, umask: int, **more: str) -> None:
-    done = subprocess.run([sys.executable, "scripts/archive_results.py", "--results", RESULTS, "--output", str(output)], cwd=project, umask=umask,
+    done = subprocess.run([sys.executable, "scripts/commands/archive_results.py", "--results", RESULTS, "--output", str(output)], cwd=project, umask=umask,
                           capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": str(project / "scripts")} | more)  # fmt: skip
     assert done.returncode == 0, done.stderr
 
@@ -224,7 +224,7 @@ def test_an_archive_is_the_same_wherever_it_is_packed_and_audits_elsewhere_as_an
             other = []
         else:
             subprocess.run(["chown", "-R", "65534:65534", reviewer], check=True)
-        command = [*other, sys.executable, "scripts/audit_results.py", "--results", RESULTS, "--only", "claims", "mtbench", "filter_orca"]
+        command = [*other, sys.executable, "scripts/commands/audit_results.py", "--results", RESULTS, "--only", "claims", "mtbench", "filter_orca"]
         done = subprocess.run(command, cwd=reviewer, capture_output=True, text=True, check=False,
                               env={"PATH": os.environ["PATH"], "PYTHONPATH": str(reviewer / "scripts"), "TZ": "America/Lima"})  # fmt: skip
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]

@@ -106,7 +106,7 @@ def validate(folder: Path) -> subprocess.CompletedProcess[str]:
         pytest.skip("needs the validator's environment: `make .venv-crate`")
     # No network, to prove that none is needed; where a namespace cannot be made, the validator's own offline mode has to do.
     alone = ["unshare", "-rn"] if not subprocess.run(["unshare", "-rn", "true"], capture_output=True, check=False).returncode else []
-    command = [*alone, str(VALIDATOR), str(ROOT / "scripts/validate_crate.py"), str(folder)]
+    command = [*alone, str(VALIDATOR), str(ROOT / "scripts/commands/validate_crate.py"), str(folder)]
     return subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT / "scripts")}, capture_output=True, text=True, check=False)
 
 

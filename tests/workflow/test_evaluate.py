@@ -14,9 +14,9 @@ from smallest import CONFIG, RESULTS, SNAKEMAKE, planned
 
 import answer_mtbench
 import judge_mtbench
-from bezoar.configuration import load
+from bezoar.workflow.configuration import load
 from bezoar.files import read_json, read_jsonl
-from bezoar.mtbench import read_questions
+from bezoar.evaluation.mtbench import read_questions
 
 MIRROR = Path(os.environ.get("MIRROR") or Path(__file__).parents[2] / "data")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
@@ -30,7 +30,7 @@ def project(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def evaluate(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PYTHONPATH": str(folder / "scripts"), "PATH": f"{SNAKEMAKE.parent}:{os.environ['PATH']}"}
-    command = [sys.executable, "scripts/evaluate_model.py", *arguments, "--config", *CONFIG, "--cores", "2"]
+    command = [sys.executable, "scripts/commands/evaluate_model.py", *arguments, "--config", *CONFIG, "--cores", "2"]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 

@@ -134,7 +134,7 @@ def test_a_deleted_artifact_is_rebuilt_with_what_depends_on_it_and_nothing_else(
 
 
 def test_editing_a_module_makes_stale_what_imports_it_and_nothing_that_does_not(finished: Path) -> None:
-    module = finished / "scripts/bezoar/stats.py"
+    module = finished / "scripts/bezoar/evaluation/statistics.py"
     text = module.read_text()
     module.write_text(text + "\n# one more line\n")
     try:

@@ -18,10 +18,10 @@ from attacks import paths, receipts, rules_of
 from reruns import ALONE, PRICES, SIMULATOR, TRACE, UNCOMPARED, can, differences, fresh, names, opened, outside, run, undeclared
 from smallest import CONFIG, RESULTS, ROOT, SCHEMES, SNAKEMAKE, snakemake
 
-from bezoar.code import executed
-from bezoar.evidence import files_in
+from bezoar.provenance.code_digest import executed
+from bezoar.provenance.staleness import files_in
 from bezoar.files import sha256_file
-from bezoar.receipt import COMPANIONS
+from bezoar.provenance.receipt import COMPANIONS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 EVERYTHING = bool(os.environ.get("EVIDENCE"))

@@ -15,7 +15,7 @@ import yaml
 from attacks import ATTACKS, CONFIG, Attack, append, downstream, nothing, receipts, rules_of
 from smallest import RESULTS, planned, snakemake
 
-from bezoar.configuration import resolved
+from bezoar.workflow.configuration import resolved
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -115,7 +115,7 @@ QUIET = [
     Attack("a comment, and the laid-over file rewritten", "", _rename_keys_order, *FILES),
     Attack("Snakemake's metadata lost", "", _forget),
     Attack("documents edited", "", _docs, "README.md", "docs/architecture.md", "CHANGELOG.md"),
-    Attack("a program that no stage runs edited", "", append("scripts/doctor.py"), "scripts/doctor.py"),
+    Attack("a program that no stage runs edited", "", append("scripts/commands/doctor.py"), "scripts/commands/doctor.py"),
     Attack("logs and benchmarks removed", "", _logs),
     Attack("another time zone", "", nothing, variables={"TZ": "Pacific/Auckland"}),
     Attack("another locale", "", nothing, variables={"LC_ALL": "C.UTF-8", "LANG": "tr_TR.UTF-8"}),
@@ -145,7 +145,7 @@ def test_another_user_sees_the_same(project: Path) -> None:
             part.chmod(0o755)
     shutil.rmtree(project / ".snakemake", ignore_errors=True)
     project.chmod(0o777)
-    code = f"import sys; sys.path[:0] = [{str(project / 'scripts')!r}]; from bezoar.evidence import *; from pathlib import Path; import json\n"
+    code = f"import sys; sys.path[:0] = [{str(project / 'scripts')!r}]; from bezoar.provenance.staleness import *; from pathlib import Path; import json\n"
     code += f"for p in sorted(Path('{RESULTS}/receipts').glob('*.json')):\n    r = json.loads(p.read_text()); h = Hashes(CACHE)\n"
     code += "    print(*changed_files('file', {**files_in(r['inputs']), **files_in(r['outputs'])}, [], h), end='')"
     done = subprocess.run(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", sys.executable, "-c", code], cwd=project,
@@ -204,7 +204,7 @@ def test_every_leaf_of_the_configuration_is_in_the_recipe_of_the_stage_it_belong
 
 
 def test_the_code_digest_follows_what_an_independent_reader_of_imports_finds(project: Path, held: dict[str, Any]) -> None:
-    from bezoar.code import executed
+    from bezoar.provenance.code_digest import executed
 
     scripts = project / "scripts"
     for program in sorted({receipt["command"][0] for receipt in held.values()}):

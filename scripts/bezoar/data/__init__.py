@@ -1,0 +1,1 @@
+"""Instruction data: schemes, texts, task families."""

@@ -1,0 +1,1 @@
+"""LM Eval Harness, MT-Bench, and the statistics of both."""

@@ -1,0 +1,1 @@
+"""Requests to language models: client, transport, batches, limits, budget, stored answers."""

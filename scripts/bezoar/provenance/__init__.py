@@ -1,0 +1,1 @@
+"""What a result rests on: receipts, staleness, digests of code, audit, crate."""

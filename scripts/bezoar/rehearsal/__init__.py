@@ -1,0 +1,1 @@
+"""The invented world and its simulated provider."""

@@ -1,0 +1,1 @@
+"""QLoRA fine-tuning and DPO: models in four bits, templates, tokenizers, preference pairs."""

@@ -1,0 +1,1 @@
+"""What the workflow is made of: configuration, sources, deviations."""

@@ -1,0 +1,12 @@
+#!/bin/sh
+# Judge and never write: formatting, lint, types, the workflow's own lint, the configurations.
+set -eu
+ruff check scripts tests
+ruff format --check scripts tests
+snakefmt --check Snakefile rules
+mypy
+for config in config/paper.yaml config/rehearsal.yaml "config/rehearsal.yaml config/rehearsal-upstream.yaml" config/released.yaml "config/paper.yaml config/flan-cot.yaml" config/decontaminated.yaml "config/paper.yaml config/gpu-80gb.yaml" config/serve-vllm.yaml; do
+    # shellcheck disable=SC2086 # several files are several arguments
+    python scripts/commands/check_config.py $config
+done
+snakemake --lint

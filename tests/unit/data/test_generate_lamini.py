@@ -1,0 +1,134 @@
+"""Promises of the LaMini scheme: its list parser, its drop rules, its near-duplicates, and that order changes nothing."""
+
+import random
+
+import pytest
+from rapidfuzz.distance import LCSseq
+from rouge_score import rouge_scorer
+from scripted import Scripted
+
+import generate_lamini as lamini
+from bezoar.data.schemes import Funnel
+
+RECIPE = {
+    "rows": 6, "rounds": 3, "calls_per_round": 2, "instructions_per_call": 20, "examples": 3, "topics": 2, "rouge_l": 0.7,
+    "seed_set": "own", "max_failure_share": 0.0, "seed": 0,
+}  # fmt: skip
+TEXTS = {"lamini_example": "{examples}\n{count}", "lamini_topic": "{examples}\n{count}\n{topics}"}
+SEEDS = ["Say how glass is blown.", "Count the legs of a spider.", "Which river crosses Vienna today?", "Write a poem on moss."]
+
+
+@pytest.mark.parametrize(
+    ("text", "items"),
+    [
+        ("<example>a</example> <example>\nb\nc </example>", ["a", "b\nc"]),
+        ("1. <example>a</example>\n2. <example>b", ["a", None]),
+        ("<example>a <example>b</example>", [None, "b"]),
+        ("<example> </example>", [None]),
+        ("1. a\n2. b", []),
+        ("", []),
+        ("<example>שלום\u2028\U0001f600\t</example>", ["שלום\u2028\U0001f600"]),
+    ],
+)
+def test_the_list_is_read_strictly(text: str, items: list[str | None]) -> None:
+    assert lamini.parse_list(text) == items
+
+
+@pytest.mark.parametrize(
+    ("item", "rule"),
+    [
+        (None, "malformed"),
+        ("one two three", "too_short"),
+        ("one two three four", "kept"),
+        ("word " * 150, "kept"),
+        ("word " * 151, "too_long"),
+        ("Describe the picture I sent.", "not_for_text_model"),
+        ("Imagine a world of moss.", "kept"),
+        ("Count the LEGS of a spider!", "near_duplicate"),
+    ],
+)
+def test_each_item_leaves_by_its_rule(item: str | None, rule: str) -> None:
+    kept = lamini.Kept(0.7)
+    kept.add(lamini.words_of(SEEDS[1]))
+    assert lamini.rule_for(item, kept) == rule
+
+
+def test_the_same_text_in_another_script_is_a_duplicate() -> None:
+    kept = lamini.Kept(0.7)
+    kept.add(lamini.words_of("Напиши стихи о мхе и камне."))
+    assert kept.near(lamini.words_of("Напиши стихи о мхе и камне"))
+    assert not kept.near(lamini.words_of("Сколько лап у большого паука?"))
+
+
+def test_near_duplicates_are_those_of_the_rouge_library() -> None:
+    """Words from a small set, so that scores lie on both sides of the limit."""
+    chance, scorer = random.Random(0), rouge_scorer.RougeScorer(["rougeL"])
+    found = {True: 0, False: 0}
+    for _ in range(1500):
+        first = [chance.choice("abcd") for _ in range(chance.randint(1, 12))]
+        second = [word if chance.random() < 0.8 else chance.choice("abcd") for word in first][: chance.randint(1, 12)]
+        kept = lamini.Kept(0.7)
+        kept.add(first)
+        score = scorer.score(" ".join(first), " ".join(second))["rougeL"].fmeasure
+        if abs(score - 0.7) > 1e-9:
+            assert kept.near(second) == (score > 0.7)
+            found[score > 0.7] += 1
+    assert min(found.values()) > 300
+
+
+def answers(prompt: str, attempt: int) -> str:
+    if "<example>" not in prompt:
+        return f"response to {prompt}"
+    words = [f"{hash_word(prompt, i)} {hash_word(prompt, i + 50)} {hash_word(prompt, i + 99)} {i} it is" for i in range(3)]
+    return "".join(f"<example>{text}</example>" for text in [*words, words[0], "too short"]) + "<example>open"
+
+
+def hash_word(prompt: str, index: int) -> str:
+    return f"w{random.Random(f'{prompt}{index}').randint(0, 10**9)}"
+
+
+def test_every_item_is_counted_once_and_the_wanted_number_is_kept() -> None:
+    door = Scripted(answers)
+    rows, funnel = lamini.make(door, TEXTS, SEEDS, ["Tea", "Tides", "Jazz"], RECIPE)
+    assert len(rows) == RECIPE["rows"] == funnel.left["kept"]
+    assert funnel.entered == sum(funnel.left.values()) == 6 * funnel.more["asked"]
+    assert funnel.left["malformed"] == funnel.left["too_short"] == funnel.more["asked"] == 2
+    assert funnel.left["near_duplicate"] == 2
+    assert {row["source"] for row in rows} == {"example-own", "topic-own"}
+    assert all(list(row) == ["instruction", "source", "response"] for row in rows)
+    assert all(row["response"] == f"response to {row['instruction']}" for row in rows)
+
+
+def test_each_prompt_holds_three_tagged_examples_and_only_topic_prompts_hold_topics() -> None:
+    for turn in range(3):
+        made = lamini.calls(TEXTS, SEEDS, ["Tea", "Tides", "Jazz"], RECIPE, turn)
+        assert made == lamini.calls(TEXTS, SEEDS, ["Tea", "Tides", "Jazz"], RECIPE, turn)
+        for source, prompt in made:
+            examples = lamini.parse_list(prompt)
+            assert len(set(examples)) == 3
+            assert set(examples) <= set(SEEDS)
+            assert sum(topic in prompt for topic in ("Tea", "Tides", "Jazz")) == (2 if source == "topic-own" else 0)
+
+
+def test_calls_that_list_nothing_are_counted_and_end_after_the_last_round() -> None:
+    rows, funnel = lamini.make(Scripted(lambda *_: "1. no tags"), TEXTS, SEEDS, ["Tea", "Tides"], RECIPE)
+    assert rows == []
+    assert isinstance(funnel, Funnel)
+    assert funnel.more == {"asked": 6, "calls_without_items": 6}
+
+
+@pytest.mark.parametrize("limit", [0.0, 0.3, 0.5, 0.7, 0.9])
+def test_the_filed_search_finds_what_comparing_with_every_kept_text_finds(limit: float) -> None:
+    """Texts of few words, so that repeated words, every length and scores at the limit itself occur."""
+    chance, kept, texts = random.Random(limit), lamini.Kept(limit), [[]]
+    answers = []
+    for _ in range(400):
+        words = [word for word in chance.choice(texts) if chance.random() < 0.9] + chance.choices("abcdefghij", k=chance.randint(0, 3))
+        words = words[:14]
+        near = any(2 * LCSseq.similarity(words, other) > limit * (len(words) + len(other)) for other in texts)
+        assert kept.near(words) == near, (words, texts)
+        answers.append(near)
+        if not near or chance.random() < 0.1:
+            kept.add(words)
+            texts.append(words)
+    assert {True, False} <= set(answers) or limit == 0.0

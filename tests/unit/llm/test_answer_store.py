@@ -1,0 +1,78 @@
+"""Promises of the store of answers: append-only, checked on reading, whole after a kill."""
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bezoar.errors import UserError
+from bezoar.llm.answer_store import Entry, Store, key_of
+
+REQUEST = {"model": "m", "messages": [{"role": "user", "content": "שלום\u2028"}], "attempt": 0}
+
+
+def test_a_key_depends_on_content_not_on_the_order_of_fields() -> None:
+    assert key_of(REQUEST) == key_of(dict(reversed(REQUEST.items())))
+    assert len({key_of({**REQUEST, name: value}) for name, value in [("model", "n"), ("attempt", 1), ("messages", [])]} | {key_of(REQUEST)}) == 4
+
+
+def test_an_answer_comes_back_as_it_was_put_and_the_first_one_stays(tmp_path: Path) -> None:
+    store, key = Store(tmp_path / "s.sqlite"), key_of(REQUEST)
+    answer = {"state": "answered", "text": "a\tb\r\n\U0001f600", "usage": {"input": 1}}
+    store.put([Entry(key, REQUEST, answer, '{"raw": 1}', 1.0, 0.1, 0.5)])
+    store.put([Entry(key, REQUEST, {"state": "answered", "text": "later"})])
+    store.close()
+    again = Store(tmp_path / "s.sqlite")
+    assert again.get(key) == answer
+    assert again.get("0" * 64) is None
+    again.close()
+
+
+@pytest.mark.parametrize("statement", ["UPDATE answers SET answer = '{}'", "DELETE FROM answers"])
+def test_nothing_stored_can_be_changed_or_removed(tmp_path: Path, statement: str) -> None:
+    store = Store(tmp_path / "s.sqlite")
+    store.put([Entry("k", REQUEST, {"text": "x"}, "raw")])
+    with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+        store.connection.execute(statement)
+    store.connection.rollback()
+    assert store.get("k") == {"text": "x"}
+    store.close()
+
+
+@pytest.mark.parametrize("change", ['answer = \'{"text":"y"}\'', "response = 'other'"])
+def test_a_tampered_answer_is_refused_with_the_way_out(tmp_path: Path, change: str) -> None:
+    store = Store(tmp_path / "s.sqlite")
+    store.put([Entry("k", REQUEST, {"text": "x"}, "raw")])
+    store.connection.executescript(f"DROP TRIGGER no_update; UPDATE answers SET {change}")
+    with pytest.raises(UserError, match=r"s\.sqlite: answer k… does not match its hash; restore"):
+        store.get("k")
+    store.close()
+
+
+def test_a_file_that_is_no_database_is_one_clear_line(tmp_path: Path) -> None:
+    path = tmp_path / "s.sqlite"
+    path.write_text("not a database, but long enough to be taken for a header of one " * 20)
+    with pytest.raises(UserError, match=r"s\.sqlite: cannot be used as a store"):
+        Store(path)
+    with pytest.raises(UserError, match="cannot be used as a store"):
+        Store(tmp_path)
+
+
+def test_what_was_put_survives_a_kill(tmp_path: Path) -> None:
+    path = tmp_path / "s.sqlite"
+    program = (
+        "import os, signal, sys; from pathlib import Path; from bezoar.llm.answer_store import Entry, Store\n"
+        f"store = Store(Path({str(path)!r}))\n"
+        "for i in range(50): store.put([Entry(str(i), {}, {'text': str(i)})])\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    scripts = str(Path(__file__).parents[2] / "scripts")
+    done = subprocess.run([sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": scripts}, check=False)
+    assert done.returncode == -signal.SIGKILL
+    store = Store(path)
+    assert [store.get(str(i)) for i in range(50)] == [{"text": str(i)} for i in range(50)]
+    store.close()

@@ -1,0 +1,247 @@
+"""Promises of the door to language models, against a peer that fails on command."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from peer import Peer
+
+from bezoar.llm.client import client
+from bezoar.errors import UserError
+from bezoar.llm.client import Door
+
+KEY = "canary-0123456789"
+SETTINGS: dict[str, Any] = {
+    "provider": "openai", "api": "chat", "model": "m", "revision": None, "base_url_env": "PEER_URL", "api_key_env": "PEER_KEY",
+    "prompt_form": None, "stop": [], "temperature": 0.5, "max_tokens": 9, "timeout_s": 2,
+}  # fmt: skip
+
+
+@pytest.fixture
+def peer() -> Iterator[Peer]:
+    running = Peer()
+    yield running
+    running.stop()
+
+
+@pytest.fixture(autouse=True)
+def _environment(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PEER_URL", f"{peer.url}/v1")
+    monkeypatch.setenv("PEER_KEY", KEY)
+    monkeypatch.setattr(client, "FIRST_PAUSE_S", 0.01)
+
+
+def door(folder: Path, mode: str = "online", concurrency: int = 8, **settings: Any) -> Door:
+    return Door({**SETTINGS, **settings}, folder / "s.sqlite", concurrency, None, mode)
+
+
+def chat(texts: list[str]) -> list[list[dict[str, str]]]:
+    return [[{"role": "user", "content": text}] for text in texts]
+
+
+def ask(folder: Path, texts: list[str], **more: Any) -> list[client.Answer]:
+    with door(folder, **more) as opened:
+        return opened.ask(chat(texts), texts)
+
+
+def test_answers_keep_the_order_of_the_questions_and_concurrency_is_bounded(tmp_path: Path, peer: Peer) -> None:
+    def slow_start(prompt: str, turn: int) -> dict[str, Any]:
+        time.sleep(0.05 if int(prompt) < 5 else 0.005)
+        return {"text": f"echo {prompt}"}
+
+    peer.script = slow_start
+    texts = [str(i) for i in range(40)]
+    assert [answer.text for answer in ask(tmp_path, texts, concurrency=4)] == [f"echo {text}" for text in texts]
+    assert 1 < peer.most_active <= 4
+
+
+def test_a_second_run_sends_nothing_and_says_the_same(tmp_path: Path, peer: Peer) -> None:
+    first = ask(tmp_path, ["a", "b", "a"])
+    assert len(peer.seen) == 2
+    assert ask(tmp_path, ["a", "b", "a"]) == first
+    assert ask(tmp_path, ["b", "a"], mode="replay") == [first[1], first[0]]
+    assert len(peer.seen) == 2
+
+
+@pytest.mark.parametrize("change", [{"temperature": 0.6}, {"model": "n"}, {"max_tokens": 8}, {"revision": "abc"}, {"stop": ["x"]}])
+def test_another_model_or_decoding_is_another_question(tmp_path: Path, peer: Peer, change: dict[str, Any]) -> None:
+    ask(tmp_path, ["a"])
+    ask(tmp_path, ["a"], **change)
+    assert len(peer.seen) == 2
+
+
+def test_replay_names_the_missing_row_and_sends_nothing(tmp_path: Path, peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    ask(tmp_path, ["a"])
+    monkeypatch.delenv("PEER_KEY")
+    with pytest.raises(UserError, match=r"no stored answer for b"):
+        ask(tmp_path, ["a", "b"], mode="replay")
+    assert len(peer.seen) == 1
+
+
+@pytest.mark.parametrize(
+    ("api", "path", "base"),
+    [("chat", "/v1/chat/completions", "/v1"), ("completions", "/v1/completions", "/v1"), ("messages", "/v1/messages", "")],
+)
+def test_each_protocol_is_spoken_with_its_own_fields(
+    tmp_path: Path, peer: Peer, monkeypatch: pytest.MonkeyPatch, api: str, path: str, base: str
+) -> None:
+    monkeypatch.setenv("PEER_URL", peer.url + base)
+    settings = {**SETTINGS, "api": api, "prompt_form": "<p>%s<a>" if api == "completions" else None, "stop": ["END"]}
+    messages = [{"role": "system", "content": "be {kind}"}, {"role": "user", "content": "hi"}]
+    with Door(settings, tmp_path / "s.sqlite", 1, None) as opened:
+        answer = opened.ask([messages], ["row"])[0]
+    sent = peer.seen[0]
+    assert (sent["path"], sent["model"], sent["temperature"], sent["max_tokens"]) == (path, "m", 0.5, 9)
+    assert sent.get("stop_sequences" if api == "messages" else "stop") == ["END"]
+    if api == "completions":
+        assert sent["prompt"] == "<p>be {kind}\n\nhi<a>"
+    elif api == "messages":
+        assert (sent["system"], sent["messages"]) == ("be {kind}", messages[1:])
+    else:
+        assert sent["messages"] == messages
+    assert (answer.state, answer.model, answer.usage) == ("answered", "m", {"input": 3, "output": 2})
+
+
+PASSING = {
+    "429 with Retry-After": {"status": 429, "headers": {"retry-after": "0.05"}},
+    "429 without": {"status": 429},
+    "500": {"status": 500},
+    "529": {"status": 529},
+    "reset": {"reset": True},
+    "truncated body": {"body": '{"id": "1", "choi', "headers": {"content-length": "500"}},
+    "invalid JSON": {"body": '{"id": "1", "choi'},
+    "a page of HTML": {"body": "<html>busy</html>", "headers": {"content-type": "text/html"}},
+    "no choices": {"choices": []},
+}
+
+
+@pytest.mark.parametrize("fault", PASSING.values(), ids=PASSING)
+def test_a_passing_fault_is_waited_out(tmp_path: Path, peer: Peer, fault: dict[str, Any]) -> None:
+    peer.script = lambda prompt, turn: fault if turn == 0 and prompt == "b" else {"text": "fine"}
+    assert [(answer.state, answer.text) for answer in ask(tmp_path, ["a", "b", "c"])] == [("answered", "fine")] * 3
+    assert peer.turns == {"a": 1, "b": 2, "c": 1}
+
+
+def test_retry_after_is_honoured(tmp_path: Path, peer: Peer) -> None:
+    times: list[float] = []
+
+    def script(prompt: str, turn: int) -> dict[str, Any]:
+        times.append(time.monotonic())
+        return {"status": 429, "headers": {"retry-after": "0.4"}} if turn == 0 else {"text": "fine"}
+
+    peer.script = script
+    ask(tmp_path, ["a"])
+    assert times[1] - times[0] >= 0.4
+
+
+def test_a_stall_past_the_timeout_is_asked_again(tmp_path: Path, peer: Peer) -> None:
+    def script(prompt: str, turn: int) -> dict[str, Any]:
+        time.sleep(0.6 if turn == 0 else 0)
+        return {"text": "fine"}
+
+    peer.script = script
+    assert ask(tmp_path, ["a"], timeout_s=0.3)[0].text == "fine"
+
+
+STATES: dict[str, dict[str, Any]] = {
+    "answered": {"text": "x"},
+    "truncated": {"text": "x", "finish": "length"},
+    "refused": {"text": "", "refusal": "I will not"},
+    "unparsable": {"text": " \n"},
+    "provider_error": {"status": 500},
+}
+
+
+def test_every_request_ends_in_exactly_one_state_and_they_are_counted(tmp_path: Path, peer: Peer) -> None:
+    peer.script = lambda prompt, turn: STATES[prompt]
+    with door(tmp_path) as opened:
+        answers = opened.ask(chat(list(STATES)), list(STATES))
+        assert [answer.state for answer in answers] == list(STATES)
+        assert opened.states == dict.fromkeys(STATES, 1)
+
+
+def test_a_row_the_server_cannot_take_does_not_stop_the_others(tmp_path: Path, peer: Peer) -> None:
+    """A prompt beyond the context is a 400 of one row: at the teacher's 2,048 tokens some rows will meet it."""
+    too_long: dict[str, Any] = {"status": 400, "body": '{"error": {"message": "maximum context length is 2048 tokens"}}'}
+    peer.script = lambda prompt, turn: too_long if prompt == "b" else {"text": "fine"}
+    answers = ask(tmp_path, ["a", "b", "c"])
+    assert [answer.state for answer in answers] == ["answered", "provider_error", "answered"]
+    assert "context length" in answers[1].error
+    assert peer.turns["b"] == 1
+    assert ask(tmp_path, ["a", "b", "c"], mode="replay") == answers
+
+
+@pytest.mark.parametrize(("status", "hint"), [(401, "PEER_KEY"), (403, "PEER_KEY"), (404, "model")])
+def test_a_wrong_key_or_model_is_one_line_without_the_key(tmp_path: Path, peer: Peer, status: int, hint: str) -> None:
+    peer.script = lambda prompt, turn: {"status": status, "body": f'{{"error": {{"message": "no\\nto {KEY}"}}}}'}
+    with pytest.raises(UserError, match=hint) as raised:
+        ask(tmp_path, [str(i) for i in range(20)])
+    assert KEY not in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("variable", ["PEER_KEY", "PEER_URL"])
+def test_a_missing_variable_is_named_before_anything_is_sent(tmp_path: Path, peer: Peer, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    """Without its address a client would send the key to its maker's own server."""
+    monkeypatch.delenv(variable)
+    with pytest.raises(UserError, match=f"{variable}: not set"):
+        ask(tmp_path, ["a"])
+    assert peer.seen == []
+
+
+def test_an_address_where_nobody_listens_is_one_line_not_a_row_of_errors(tmp_path: Path, peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PEER_URL", "http://127.0.0.1:9/v1")
+    with pytest.raises(UserError, match="PEER_URL"):
+        ask(tmp_path, [str(i) for i in range(50)])
+
+
+def test_the_key_is_written_nowhere(tmp_path: Path, peer: Peer, capfd: pytest.CaptureFixture[str]) -> None:
+    peer.script = lambda prompt, turn: STATES[prompt]
+    ask(tmp_path, list(STATES))
+    assert peer.seen[0]["headers"]["authorization"] == f"Bearer {KEY}"
+    assert all(KEY.encode() not in path.read_bytes() for path in tmp_path.iterdir())
+    assert KEY not in "".join(capfd.readouterr())
+
+
+def test_after_a_kill_only_the_missing_answers_are_asked_for(tmp_path: Path, peer: Peer) -> None:
+    """Answers come 40 a second; the store must keep nearly all of them however slowly they come."""
+
+    def script(prompt: str, turn: int) -> dict[str, Any]:
+        time.sleep(0.05)
+        return {"text": f"echo {prompt}"}
+
+    peer.script = script
+    program = f"from test_llm import *; from pathlib import Path\nask(Path({str(tmp_path)!r}), [str(i) for i in range(400)], concurrency=2)"
+    here = Path(__file__).parent
+    paths = os.pathsep.join([str(here), str(here.parents[1] / "scripts")])
+    child = subprocess.Popen([sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": paths})
+    while len(peer.seen) < 100 and child.poll() is None:
+        time.sleep(0.01)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    before = len(peer.seen)
+    texts = [str(i) for i in range(before)]
+    peer.script = lambda prompt, turn: {"text": f"echo {prompt}"}
+    assert [answer.text for answer in ask(tmp_path, texts)] == [f"echo {text}" for text in texts]
+    assert len(peer.seen) - before <= 40  # at most about a second's answers were not yet stored
+
+
+def test_half_a_character_does_not_end_the_stage(tmp_path: Path, peer: Peer) -> None:
+    peer.script = lambda prompt, turn: {"text": "smile \ud83d\ude00 cut \ud83d"}
+    first = ask(tmp_path, ["a"])
+    assert first[0].text == "smile \U0001f600 cut \ufffd"
+    assert ask(tmp_path, ["a"], mode="replay") == first
+
+
+def test_an_unparsable_answer_is_asked_again_with_another_attempt_up_to_the_bound(tmp_path: Path, peer: Peer) -> None:
+    peer.script = lambda prompt, turn: {"text": "7" if turn == int(prompt) else "mumble"}
+    with door(tmp_path) as opened:
+        results = opened.ask_until(chat(["0", "2", "9"]), ["0", "2", "9"], lambda text: int(text) if text.isdigit() else None, 4)
+    assert [parsed for parsed, _ in results] == [7, 7, None]
+    assert peer.turns == {"0": 1, "2": 3, "9": 4}

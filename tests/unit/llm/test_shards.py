@@ -1,0 +1,163 @@
+"""Promise: sharded in 1, 3 or 8 parts, in any order, killed and resumed, every stage that asks a model writes the same bytes."""
+
+import asyncio
+import json
+import random
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import filter_rows
+import generate_evol
+import generate_lamini
+import generate_orca
+from bezoar.errors import UserError
+from bezoar.files import read_jsonl, write_jsonl
+from bezoar.llm.client import Door
+from bezoar.llm.shards import shard_of_text
+from bezoar.llm.answer_store import Entry
+
+ROOT = Path(__file__).parents[2]
+MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # hundreds of small stores, each synced to disk at every answer
+MODEL = {"provider": "openai", "api": "chat", "model": "m", "revision": None, "base_url_env": None, "api_key_env": "NONE", "prompt_form": None,
+         "stop": [], "temperature": 0.8, "max_tokens": 9, "timeout_s": 1, "reported_as": None, "json_schema": False, "batch": False}  # fmt: skip
+
+
+class Killed(BaseException):
+    """What ends a process in the middle."""
+
+
+def say(request: dict[str, Any]) -> str:
+    """What the model says: it follows from the request alone, errs now and then, and needs a second asking now and then."""
+    prompt, attempt = request["messages"][-1]["content"], request["attempt"]
+    chance = random.Random(f"{prompt} {attempt}")
+    if "<example>" in prompt:
+        items = [" ".join(f"w{chance.randrange(9000)}" for _ in range(chance.randint(3, 9))) for _ in range(5)]
+        return "".join(f"<example>{item}</example>" for item in items)
+    if "one word, either equal" in prompt:
+        return chance.choice(["equal", "different", "different", "hmm"])
+    if "JSON object" in prompt:
+        return chance.choice(['{"status": "Accept", "rating": 9, "reason": "x"}', '{"status": "Reject", "rating": 2, "reason": "y"}', "hmm"])
+    return chance.choice(["I am sorry.", f"words {chance.randrange(10**6)}", f"other words {chance.randrange(10**6)}"])
+
+
+class Network:
+    """Stands for the provider; ends the process after `left` answers, the stored ones of which stay."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.left = 10**9
+        self.sent = 0
+        network = self
+
+        async def send(door: Door, missing: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+            answers = {}
+            for key, request in missing.items():
+                if network.left == 0:
+                    raise Killed
+                network.left -= 1
+                network.sent += 1
+                answers[key] = {"state": "answered", "text": say(request), "usage": {}, "model": "m", "error": "", "finish": "stop"}
+                door.store.put([Entry(key, request, answers[key])])
+                await asyncio.sleep(0)
+            return answers
+
+        monkeypatch.setattr(Door, "_send", send)
+
+
+def prompts(*names: str) -> list[str]:
+    return [str(ROOT / "prompts" / name) for name in names]
+
+
+def stage(name: str, folder: Path) -> tuple[Any, list[str], dict[str, Any]]:
+    """The program, its inputs and its recipe."""
+    common = {"max_failure_share": 0.0, "seed": 1}
+    seeds, rows, flan = folder / "seeds.jsonl", folder / "rows.jsonl", folder / "x_train.tsv"
+    write_jsonl(seeds, [{"instruction": f"Say {i} of it.", "context": "", "category": f"c{i % 2}", "response": "r"} for i in range(8)])
+    write_jsonl(rows, [{"instruction": f"Ask {i}", "source": "s", "response": f"r{i}"} for i in range(12)])
+    flan.write_text("".join(f"Why {i}?\tyes\tso\n" for i in range(20)))
+    (folder / "topics.txt").write_text("Tea\nTides\nJazz\n")
+    if name == "lamini":
+        recipe = {
+            "rows": 14,
+            "rounds": 3,
+            "calls_per_round": 3,
+            "instructions_per_call": 5,
+            "examples": 2,
+            "topics": 2,
+            "rouge_l": 0.7,
+            "seed_set": "x",
+        }
+        return generate_lamini, ["--seeds", str(seeds), "--topics", str(folder / "topics.txt"), "--prompts",
+                                 *prompts("lamini_example.txt", "lamini_topic.txt")], {**recipe, "teacher": MODEL, **common}  # fmt: skip
+    if name == "evol":
+        recipe = {"epochs": 3, "seeds_per_category": 3, "max_seed_tokens": 99, "breadth_share": 0.3, "strategy_draw": "item",
+                  "complicate_input": True, "evaluator_attempts": 3, "teacher": MODEL,
+                  "evaluator": {**MODEL, "model": "e", "reported_as": "m"}}  # fmt: skip
+        names = sorted(str(path) for path in (ROOT / "prompts").glob("evol_*.txt"))
+        return generate_evol, ["--seeds", str(seeds), "--prompts", *names], {**recipe, **common}
+    if name == "orca":
+        recipe = {"quotas": {"cot": 12}, "rows_per_task": 12, "teacher": MODEL}
+        return generate_orca, ["--flan", str(flan), "--prompts", *prompts("orca_system_messages.yaml")], {**recipe, **common}
+    recipe = {"attempts": 3, "max_unrated_share": 1.0, "rater": MODEL, "teacher": "m",
+              "second_rater": {**MODEL, "model": "s", "reported_as": "m"}}  # fmt: skip
+    return filter_rows, ["--data", str(rows), "--prompts", *prompts("filter.txt")], {**recipe, **common}
+
+
+def run(program: Any, inputs: list[str], recipe: dict[str, Any], folder: Path, *more: str) -> None:
+    out = [part for name, end in (("store", "s.sqlite"), ("rows", "r.jsonl"), ("counts", "c.json"), ("receipt", "t.json"))
+           for part in (f"--{name}", str(folder / end))]  # fmt: skip
+    program.main([*inputs, *out, "--recipe", json.dumps(recipe), "--code", "c", "--concurrency", "4", "--mode", "online", *more])
+
+
+@pytest.mark.parametrize("name", ["lamini", "evol", "orca", "filter"])
+@settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(parts=st.sampled_from([1, 3, 8]), order=st.randoms(use_true_random=False), kills=st.lists(st.integers(0, 9), max_size=6))
+def test_shards_in_any_order_killed_and_resumed_write_the_same_bytes(
+    monkeypatch: pytest.MonkeyPatch, name: str, parts: int, order: random.Random, kills: list[int]
+) -> None:
+    with tempfile.TemporaryDirectory(dir=MEMORY) as place:
+        whole, sharded = Path(place, "whole"), Path(place, "sharded")
+        whole.mkdir()
+        sharded.mkdir()
+        network = Network(monkeypatch)
+        program, inputs, recipe = stage(name, Path(place))
+        run(program, inputs, recipe, whole)
+        once, network.sent = network.sent, 0
+        for limit in [*kills, *[10**9] * 40]:  # every pass of all shards asks at least one generation of requests
+            numbers = list(range(1, parts + 1))
+            order.shuffle(numbers)
+            before = network.sent
+            for number in numbers:
+                network.left = limit
+                try:
+                    run(program, inputs, recipe, sharded, "--shard", f"{number}/{parts}")
+                except Killed:
+                    assert not (sharded / "r.jsonl").exists()
+            if limit == 10**9 and network.sent == before:
+                break
+        assert network.sent == once, "no request is asked twice, none is left"
+        assert not (sharded / "r.jsonl").exists(), "a shard writes its store and nothing else"
+        run(program, inputs, recipe, sharded)
+        assert network.sent == once
+        for end in ("r.jsonl", "c.json"):
+            assert (sharded / end).read_bytes() == (whole / end).read_bytes()
+        assert len(read_jsonl(whole / "r.jsonl")) >= 5
+
+
+@pytest.mark.parametrize("text", ["0/3", "4/3", "x", "1/0", "1/3/3", "-1/3"])
+def test_a_shard_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match=r"expected k/n with 1 <= k <= n"):
+        shard_of_text(text)
+
+
+def test_only_the_missing_shard_is_asked_by_the_run_that_writes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    network = Network(monkeypatch)
+    program, inputs, recipe = stage("orca", tmp_path)
+    run(program, inputs, recipe, tmp_path, "--shard", "2/3")
+    asked = network.sent
+    run(program, inputs, recipe, tmp_path)
+    assert 0 < asked < network.sent == 12

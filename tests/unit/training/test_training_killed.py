@@ -1,0 +1,99 @@
+"""Killed is not lost: whatever moment a training is killed at, the next run ends in the bytes of an undisturbed one."""
+
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from trained import ROOT, dpo_command, reference_command, sft_command
+
+from bezoar.training.qlora import qlora
+from bezoar.files import sha256_file
+
+KILLS = int(os.environ.get("KILLS", "1"))  # a stage; the more, the longer the test takes
+SLOW = {"eval_steps": 1}  # a checkpoint at every step
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT / "scripts"), "PYTHONWARNINGS": "ignore", "OMP_WAIT_POLICY": "PASSIVE"}
+
+
+def killed_until_done(program: str, arguments: list[str], seed: int) -> int:
+    """Run a program, kill it `KILLS` times at random moments of its work, and let it end; return how many kills hit it alive."""
+    command, draw, hits = [sys.executable, str(ROOT / "scripts" / program), *arguments], random.Random(seed), 0
+    for _ in range(KILLS):
+        child = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(draw.uniform(1.0, 9.0))
+        hits += child.poll() is None
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+    subprocess.run(command, env=ENVIRONMENT, check=True, capture_output=True)
+    return hits
+
+
+@pytest.mark.parametrize("stage", ["sft", "dpo", "dpo_reference", "merge"])
+def test_kills_at_random_moments_do_not_show_in_the_result(stage: str, place: Path, adapter: Path, reference: Path) -> None:
+    from test_training import merge_command
+
+    def command(out: str) -> tuple[str, list[str]]:
+        return {
+            "sft": ("train_sft.py", sft_command(place, out, **SLOW)),
+            "dpo": ("train_dpo.py", dpo_command(place, reference.name, out, **SLOW)),
+            "dpo_reference": ("score_reference.py", reference_command(place, out)),
+            "merge": ("merge_adapter.py", merge_command(place, "base", "sft", out)),
+        }[stage]
+
+    for name in (f"{stage}-quiet", f"{stage}-killed"):
+        killed_until_done(*command(name), seed=0) if name.endswith("killed") else subprocess.run(
+            [sys.executable, str(ROOT / "scripts" / command(name)[0]), *command(name)[1]], env=ENVIRONMENT, check=True, capture_output=True
+        )
+    quiet, killed = (
+        {str(path.relative_to(root)): sha256_file(path) for path in sorted(root.rglob("*"))} if root.is_dir() else {"": sha256_file(root)}
+        for root in (place / f"{stage}-quiet", place / f"{stage}-killed")
+    )
+    assert killed == quiet and quiet
+    assert not list(place.glob(f".{stage}-killed*")), "nothing is left beside it"
+
+
+def test_a_half_written_checkpoint_does_not_count_and_goes(tmp_path: Path) -> None:
+    for step, whole in ((2, True), (4, True), (6, False)):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        (folder / "trainer_state.json").write_text("{")
+        if whole:
+            qlora.mark_complete(folder)
+    assert qlora.last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-4")
+    assert not (tmp_path / "checkpoint-6").exists()
+
+
+def test_a_full_disk_gives_one_line_and_leaves_the_last_checkpoint_usable(place: Path, adapter: Path) -> None:
+    """A limit on the size of a file stands for the disk: optimiser states grow beyond it, after the first checkpoints of the adapter alone."""
+    command = [sys.executable, str(ROOT / "scripts" / "train_sft.py"), *sft_command(place, "full")]
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    done = subprocess.run(command, env=ENVIRONMENT, preexec_fn=limit, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr[-2000:]
+    assert done.stderr.strip().splitlines()[-1].startswith("error: ") and "the disk is full; free some space and run again" in done.stderr
+    assert not (place / "full").exists()
+    subprocess.run(command, env=ENVIRONMENT, check=True, capture_output=True)
+    assert sha256_file(place / "full" / "adapter_model.safetensors") == sha256_file(adapter / "adapter_model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(28, "No space left on device"), "disk"),
+        (RuntimeError("[enforce fail at inline_container.cc:783] . PytorchStreamWriter failed writing file data/3"), "disk"),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory"), "memory"),
+        (MemoryError("CUDA out of memory"), "memory"),
+        (OSError(2, "No such file or directory"), ""),
+        (RuntimeError("shape mismatch"), ""),
+    ],
+)
+def test_what_an_error_lacked_is_told_from_its_kind(error: BaseException, said: str) -> None:
+    assert qlora.shortage(error, MemoryError) == said

@@ -1,0 +1,115 @@
+"""A wrong configuration stops with one line that names key, file and the nearest valid key."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import doctor
+from bezoar.workflow import configuration, sources
+from bezoar.workflow.configuration import files_of, resolved
+from bezoar.errors import UserError
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture(autouse=True)
+def at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [],
+        ["config/rehearsal.yaml"],
+        ["config/rehearsal.yaml", "config/rehearsal-upstream.yaml"],
+        ["config/rehearsal.yaml", "tests/workflow/smallest.yaml"],
+        ["config/released.yaml"],
+        ["config/released-models.yaml"],
+        ["config/second-judge.yaml"],
+    ],
+)
+def test_the_shipped_configurations_are_valid(names: list[str]) -> None:
+    configuration.check(resolved(names), configuration.SCHEMA, files_of(names))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("sft: {learning_rte: 0.1}", r"mine\.yaml: `sft\.learning_rte`: unknown key; the nearest valid key is `learning_rate`"),
+        ("sft: {learning_rate: fast}", r"mine\.yaml: `sft\.learning_rate`: expected number, found 'fast' \(peak"),
+        ("sft: {order: [lamini, orka]}", r"mine\.yaml: `sft\.order\.1`: expected one of .* found 'orka'; nearest is `orca`"),
+        ("generate: {wizard: {}}", r"mine\.yaml: `generate\.wizard`: unknown key; the nearest valid key is"),
+        ("teacher: {timeout_s: 10m}", r"mine\.yaml: `teacher\.timeout_s`: expected number, found '10m' .*seconds"),
+        ("dpo: {completion_only: true}", r"mine\.yaml: `dpo\.completion_only`: unknown key"),
+        ("sft: [1", r"mine\.yaml:1: expected YAML"),
+    ],
+)
+def test_a_mistake_is_one_line_with_key_file_and_what_was_meant(tmp_path: Path, text: str, message: str) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(text)
+    with pytest.raises(UserError, match=message) as error:
+        configuration.check(resolved([str(mine)]), configuration.SCHEMA, files_of([str(mine)]))
+    assert "\n" not in str(error.value)
+
+
+def test_every_value_of_the_papers_config_has_a_tag() -> None:
+    missing = [
+        f"{number}: {line}"
+        for number, line in enumerate(Path("config/paper.yaml").read_text().splitlines(), start=1)
+        if ":" in line and not line.lstrip().startswith(("#", "{", "prompt_form")) and line.split("#")[0].rstrip()[-1:] not in (":", ",")
+        and not line.startswith(("scale", "pathvars", "world", "pretrain", "learning:")) and "[" + "" not in line.split("#")[-1]
+    ]  # fmt: skip
+    assert not missing
+
+
+def test_every_key_of_the_schema_is_set_by_the_papers_config_or_the_rehearsals() -> None:
+    schema = configuration.load(configuration.SCHEMA)
+    assert set(schema["properties"]) == set(resolved(["config/rehearsal.yaml"]))
+
+
+def test_every_source_is_found_and_the_nearest_id_is_named() -> None:
+    registry = sources.load(Path("config/sources.yaml"))
+    for name in ("config/paper.yaml", "config/rehearsal-upstream.yaml"):
+        assert doctor.wanted(resolved([name]))
+    with pytest.raises(UserError, match="no source `alpaca_seeds`; the nearest id is `alpaca_seed_tasks`"):
+        sources.find("alpaca_seeds", registry)
+
+
+def test_the_doctor_lists_everything_that_is_missing(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "TEACHER_BASE_URL", "TEACHER_API_KEY", "MIRROR", "ACKNOWLEDGE_LICENCES"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(doctor, "answers", lambda url: False)
+    config = Path("config/paper.yaml")
+    with pytest.raises(SystemExit) as stop:
+        doctor.main(["--config", str(config)])
+    printed = capsys.readouterr().out
+    assert stop.value.code == 1
+    for what in (
+        "OPENAI_API_KEY is not set",
+        "ANTHROPIC_API_KEY is not set",
+        "TEACHER_BASE_URL is not set",
+        "source: databricks_dolly_15k",
+        "licence: alpaca_seed_tasks",
+    ):
+        assert what in printed
+
+
+def test_a_retired_judge_is_named_with_its_date(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = resolved([])
+    config["mtbench"]["judgments"]["judge"]["model"] = "claude-2.1"
+    assert any("claude-2.1 was retired on 2025-07-21" in line for line in doctor.language_models(config))
+
+
+def test_nothing_is_missing_for_the_rehearsal(capsys: pytest.CaptureFixture[str]) -> None:
+    doctor.main(["--config", "config/rehearsal.yaml"])
+    assert "nothing is missing for the rehearsal scale" in capsys.readouterr().out
+
+
+def test_the_registry_is_pinned_or_says_that_it_is_not() -> None:
+    for entry in sources.load(Path("config/sources.yaml")).values():
+        pin = entry["revision"] if "hub" in entry else entry["sha256"]
+        assert pin is None or len(pin) in (40, 64)
+        assert entry["licence"] is None or isinstance(entry["licence"], str)
+        assert json.dumps(entry)
