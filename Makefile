@@ -71,7 +71,7 @@ evidence: environment .venv-crate ## try to break every promise, beside Snakemak
 
 bench: environment .venv-bench .venv-curator .venv-bench-training ## speed and memory beside named peers, for docs/benchmarks.md
 	$(RUN) python scripts/dev/bench_data.py --output docs/benchmarks.md
-	$(RUN) python scripts/dev/bench_door.py --output docs/benchmarks.md
+	$(RUN) python scripts/dev/bench_client.py --output docs/benchmarks.md
 	$(RUN) python scripts/dev/bench_evaluation.py --output docs/benchmarks.md
 	$(RUN) python scripts/dev/bench_training.py --output docs/benchmarks.md
 
@@ -85,7 +85,7 @@ check: environment ## formatting, types, lint, schema; writes nothing
 	$(RUN) scripts/dev/check.sh
 
 fix: environment ## format what can be formatted
-	$(RUN) ruff check --quiet --fix-only $(PYTHON_FILES); $(RUN) ruff format $(PYTHON_FILES); $(RUN) snakefmt Snakefile rules; $(RUN) python scripts/dev/write_deviations.py
+	$(RUN) ruff check --quiet --fix-only $(PYTHON_FILES); $(RUN) ruff format $(PYTHON_FILES); $(RUN) snakefmt --line-length 100 Snakefile rules; $(RUN) python scripts/dev/write_deviations.py
 
 lock: ## resolve envs/*.in into envs/*.lock
 	python3 -m venv .venv-lock && .venv-lock/bin/pip install --quiet uv==0.13.9 && PATH="$(CURDIR)/.venv-lock/bin:$$PATH" PYTHONPATH=scripts .venv-lock/bin/python scripts/dev/lock_environments.py

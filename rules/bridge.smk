@@ -54,9 +54,7 @@ rule bridge:
         script="scripts/bridge_judges.py",
         lock="envs/main.lock",
         first=expand("<results>/mtbench/{model}/judgments.jsonl", model=EVALUATED),
-        second=expand(
-            "<results>/mtbench/{model}/{{column}}.judgments.jsonl", model=EVALUATED
-        ),
+        second=expand("<results>/mtbench/{model}/{{column}}.judgments.jsonl", model=EVALUATED),
     output:
         bridge="<results>/bridge/{column}.json",
         receipt="<results>/receipts/bridge_{column}.json",

@@ -15,14 +15,11 @@ from bezoar.errors import UserError
 from bezoar.files import canonical
 
 CONFIG_FILES = [
-    str(path)
-    for path in configuration.files_of(relpath(file) for file in workflow.configfiles)
+    str(path) for path in configuration.files_of(relpath(file) for file in workflow.configfiles)
 ]
 
 try:
-    configuration.check(
-        config, configuration.SCHEMA, [Path(file) for file in CONFIG_FILES]
-    )
+    configuration.check(config, configuration.SCHEMA, [Path(file) for file in CONFIG_FILES])
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
@@ -51,9 +48,7 @@ STATES = [
     *MODELS[1:],
 ]  # of which the SFT stages are adapters over the base
 STEPS = (
-    [f"sft-{scheme}" for scheme in SCHEMES[:-1]]
-    if config["sft"]["chaining"] == "merge"
-    else []
+    [f"sft-{scheme}" for scheme in SCHEMES[:-1]] if config["sft"]["chaining"] == "merge" else []
 )  # models between two schemes
 MERGED = [*STEPS, *MODELS[1:]]  # each onto the one before it
 ADAPTERS = dict(zip(MODELS[1:], [f"sft/{SCHEMES[-1]}", "hh_sft", "dpo"])) | {
@@ -81,9 +76,7 @@ EVALUATIONS = [
     *expand("<results>/lm_eval/{model}.json", model=EVALUATED),
     *expand("<results>/mtbench/{model}/judgments.jsonl", model=EVALUATED),
 ]
-REPORT_TEMPLATES = sorted(
-    str(path) for path in Path("scripts/bezoar").glob("*.html.j2")
-)
+REPORT_TEMPLATES = sorted(str(path) for path in Path("scripts/bezoar").glob("*.html.j2"))
 REPORTED = [
     *expand(
         "<results>/data/{table}.json",
@@ -125,11 +118,7 @@ STAGES = [
     *expand("mtbench_rejudge_{column}_{model}", column=COLUMNS, model=EVALUATED),
     *expand("bridge_{column}", column=COLUMNS),
     *(["world"] if config["world"] else []),
-    *(
-        expand("learning_{state}", state=[*STATES, "table"])
-        if config["learning"]
-        else []
-    ),
+    *(expand("learning_{state}", state=[*STATES, "table"]) if config["learning"] else []),
 ]
 
 
@@ -221,11 +210,7 @@ def simulator():
 
 def facts_argument():
     """The command-line argument that goes with `simulator`."""
-    return (
-        f"--facts {config['pathvars']['results']}/world/facts.json"
-        if config["world"]
-        else ""
-    )
+    return f"--facts {config['pathvars']['results']}/world/facts.json" if config["world"] else ""
 
 
 def teacher_server():
@@ -238,7 +223,9 @@ def teacher_address():
     if not config["serve"]:
         return ""
     folder, teacher = f"{RESULTS}/serve", config["teacher"]
-    wait = f"python scripts/serve_model.py --await {folder}/teacher.url --record {folder}/teacher.json"
+    wait = (
+        f"python scripts/serve_model.py --await {folder}/teacher.url --record {folder}/teacher.json"
+    )
     return f"{teacher['base_url_env']}=$({wait}); export {teacher['base_url_env']} {teacher['api_key_env']}=none"
 
 
@@ -273,9 +260,7 @@ def extra_files(wildcards):
 
 def template_of(wildcards):
     """The chat template file of {model}; nothing where the model brings its own."""
-    name = EXTRA.get(wildcards.model, {}).get(
-        "template", config["sources"]["chat_template"]
-    )
+    name = EXTRA.get(wildcards.model, {}).get("template", config["sources"]["chat_template"])
     return [] if name == "tokenizer" else place(name)
 
 
@@ -294,9 +279,7 @@ def task_files():
 def task_data():
     """task=manifest of its data set, for those of the harness's own tasks that are asked for."""
     named = config["lm_eval"]["data"]
-    return {
-        task: place(named[task]) for task in config["lm_eval"]["tasks"] if task in named
-    }
+    return {task: place(named[task]) for task in config["lm_eval"]["tasks"] if task in named}
 
 
 def rejudge_recipe(wildcards):
@@ -329,12 +312,8 @@ def task_data_arguments():
 def pairs():
     """Which models are compared: each of ours with the one before it and with the base, an extra one with the base and with what it names."""
     ours = [*zip(MODELS[1:], MODELS), *((model, "base") for model in MODELS[1:])]
-    beside = [
-        (name, model.get("compare_with") or "base") for name, model in EXTRA.items()
-    ]
-    return list(
-        map(list, dict.fromkeys([*ours, *((name, "base") for name in EXTRA), *beside]))
-    )
+    beside = [(name, model.get("compare_with") or "base") for name, model in EXTRA.items()]
+    return list(map(list, dict.fromkeys([*ours, *((name, "base") for name in EXTRA), *beside])))
 
 
 def pairs_of_extra():
@@ -388,9 +367,7 @@ def card_recipe(wildcards):
     names = [
         name
         for key in seeds[scheme]
-        for name in (
-            [config["sources"][key]] if key != "flan" else config["sources"][key]
-        )
+        for name in ([config["sources"][key]] if key != "flan" else config["sources"][key])
     ]
     names = names if GENERATED else [f"released_{scheme}"]
     teacher = config["teacher"]["model"]
@@ -403,11 +380,7 @@ def card_recipe(wildcards):
             "licence": config["data"]["cards"][scheme]["licence"],
             "sources": [
                 *sources.origins(names, SOURCES),
-                *(
-                    [sources.model_origin("responses", teacher, SOURCES)]
-                    if GENERATED
-                    else []
-                ),
+                *([sources.model_origin("responses", teacher, SOURCES)] if GENERATED else []),
                 sources.model_origin("verdicts", rater, SOURCES),
             ],
             "teacher": teacher,
@@ -452,7 +425,7 @@ def launch():
 def reference_recipe():
     """What decides the reference's log-probabilities; beta and learning rate do not."""
     dpo = config["dpo"]
-    kept = ["max_prompt_length", "max_length", "resident", "threads"]
+    kept = ["max_prompt_length", "max_length", "cache_dequantized", "threads"]
     return canonical(
         {
             **{key: dpo[key] for key in kept},
@@ -543,11 +516,7 @@ def learning_adapter(wildcards):
 
 def learning_adapter_argument(wildcards):
     """The command-line argument that goes with `learning_adapter`."""
-    return (
-        f"--adapter {RESULTS}/sft/{wildcards.state}"
-        if wildcards.state in SCHEMES
-        else ""
-    )
+    return f"--adapter {RESULTS}/sft/{wildcards.state}" if wildcards.state in SCHEMES else ""
 
 
 def claims_recipe():

@@ -1,15 +1,20 @@
-"""Answer MT-Bench's questions with a model: two turns, the chat template given by configuration, temperature by category.
+"""Answer MT-Bench's questions with a model: two turns, the chat template given by configuration,
+temperature by category.
 
-Usage: answer_mtbench.py --model results/base --name base --questions question.jsonl --template template.json \\
-           --recipe '{"temperatures": {…}, …}' --code … --answers results/mtbench/base/answers.jsonl --receipt …
+Usage: answer_mtbench.py --model results/base --name base --questions question.jsonl \\
+           --template template.json \\
+           --recipe '{"temperatures": {…}, …}' --code … --answers results/mtbench/base/answers.jsonl
+             --receipt …
 
-The file is FastChat's; answer_id and tstamp, which FastChat draws and reads off the clock, are fixed. One choice a question, as FastChat's
-judge grades no other. The template is a file, whatever the model is called, or `tokenizer` for the one the model brings. With a file the
-second turn's instruction is the dialogue so far, in the form that the preference rows have. `stops` says for each turn how it ended: eos
-(the model's own end), stop (one of the recipe's stop texts, which is cut off with all that follows) or length (cut at max_new_tokens).
+The file is FastChat's; answer_id and tstamp, which FastChat draws and reads off the clock, are
+fixed. One choice a question, as FastChat's judge grades no other. The template is a file, whatever
+the model is called, or `tokenizer` for the one the model brings. With a file the second turn's
+instruction is the dialogue so far, in the form that the preference rows have. `stops` says for each
+turn how it ended: eos (the model's own end), stop (one of the recipe's stop texts, which is cut off
+with all that follows) or length (cut at max_new_tokens).
 
-Recipe: temperatures {category: float}, default_temperature (float), max_new_tokens (int), choices (1), stop (list of texts), batch_size (int),
-dtype (torch's name), threads (int), seed.
+Recipe: temperatures {category: float}, default_temperature (float), max_new_tokens (int), choices
+(1), stop (list of texts), batch_size (int), dtype (torch's name), threads (int), seed.
 """
 
 import argparse
@@ -19,12 +24,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bezoar.errors import cli
-from bezoar.files import sha256_text, write_jsonl
+from bezoar import program
 from bezoar.evaluation.generation import generate
 from bezoar.evaluation.models import load
 from bezoar.evaluation.mtbench import read_questions
 from bezoar.evaluation.parts import Parts
+from bezoar.files import sha256_text, write_jsonl
 from bezoar.provenance.receipt import Receipt, add_stage_arguments
 from bezoar.training.template import OwnTemplate, Template
 from prepare_preferences import instruction
@@ -32,7 +37,11 @@ from prepare_preferences import instruction
 
 def prompt_of(template: Template | OwnTemplate, earlier: list[tuple[str, str]]) -> str:
     """Return the prompt for the turns so far."""
-    return template.dialogue(earlier) if isinstance(template, OwnTemplate) else template.prompt(instruction(earlier))
+    return (
+        template.dialogue(earlier)
+        if isinstance(template, OwnTemplate)
+        else template.prompt(instruction(earlier))
+    )
 
 
 def cut(text: str, ending: str, stops: list[str]) -> tuple[str, str]:
@@ -41,25 +50,46 @@ def cut(text: str, ending: str, stops: list[str]) -> tuple[str, str]:
     return (text[: min(places)].strip(), "stop") if places else (text.strip(), ending)
 
 
-def answer(ask: Callable, template: Template | OwnTemplate, questions: list[dict], recipe: dict[str, Any], parts: Parts) -> dict[int, list]:
-    """Return question_id -> [(text, how it ended)] of both turns; questions of one temperature share batches.
+def answer(
+    ask: Callable,
+    template: Template | OwnTemplate,
+    questions: list[dict],
+    recipe: dict[str, Any],
+    parts: Parts,
+) -> dict[int, list]:
+    """Return question_id -> [(text, how it ended)] of both turns; questions of one temperature
+    share batches.
 
-    `ask` is `bezoar.evaluation.generation.generate` with its model and tokenizer; what it said is kept in `parts`.
+    `ask` is `bezoar.evaluation.generation.generate` with its model and tokenizer; what it said is
+    kept in `parts`.
     """
     said: dict[int, list[tuple[str, str]]] = {row["question_id"]: [] for row in questions}
     for turn in range(2):
         by_temperature: dict[float, list[dict]] = {}
         for row in questions:
-            by_temperature.setdefault(recipe["temperatures"].get(row["category"], recipe["default_temperature"]), []).append(row)
+            by_temperature.setdefault(
+                recipe["temperatures"].get(row["category"], recipe["default_temperature"]), []
+            ).append(row)
         for temperature, rows in sorted(by_temperature.items()):
             prompts = []
             for row in rows:
                 earlier = [("Human", row["turns"][0])]
                 if turn == 1:
-                    earlier += [("Assistant", said[row["question_id"]][0][0]), ("Human", row["turns"][1])]
+                    earlier += [
+                        ("Assistant", said[row["question_id"]][0][0]),
+                        ("Human", row["turns"][1]),
+                    ]
                 prompts.append(prompt_of(template, earlier))
-            settings = (recipe["max_new_tokens"], recipe["batch_size"], temperature, recipe["seed"] * 1000 + turn)
-            texts = parts.get(f"turn {turn + 1} temperature {temperature}", lambda prompts=prompts, settings=settings: ask(prompts, *settings))
+            settings = (
+                recipe["max_new_tokens"],
+                recipe["batch_size"],
+                temperature,
+                recipe["seed"] * 1000 + turn,
+            )
+            texts = parts.get(
+                f"turn {turn + 1} temperature {temperature}",
+                lambda prompts=prompts, settings=settings: ask(prompts, *settings),
+            )
             for row, (text, ending) in zip(rows, texts, strict=True):
                 said[row["question_id"]].append(cut(text, ending, recipe["stop"]))
             print(f"turn {turn + 1}, temperature {temperature}: {len(rows)} answers", flush=True)
@@ -68,33 +98,50 @@ def answer(ask: Callable, template: Template | OwnTemplate, questions: list[dict
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and answer."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", type=Path, required=True, help="model directory")
     parser.add_argument("--name", required=True, help="name of the model in every table")
     parser.add_argument("--questions", type=Path, required=True, help="MT-Bench's questions, JSONL")
-    parser.add_argument("--template", required=True, help="chat template, JSON, or `tokenizer` for the model's own")
+    parser.add_argument(
+        "--template", required=True, help="chat template, JSON, or `tokenizer` for the model's own"
+    )
     parser.add_argument("--answers", type=Path, required=True, help="answers to write, JSONL")
     add_stage_arguments(parser)
     args = parser.parse_args(argv)
     recipe, own = args.recipe, args.template == "tokenizer"
     with Receipt(
-        args.receipt, stage="mtbench_answers", recipe=recipe, code=args.code,
-        inputs={"model": args.model / "model.safetensors", "questions": args.questions, "template": [] if own else Path(args.template)},
+        args.receipt,
+        stage="mtbench_answers",
+        recipe=recipe,
+        code=args.code,
+        inputs={
+            "model": args.model / "model.safetensors",
+            "questions": args.questions,
+            "template": [] if own else Path(args.template),
+        },
         outputs={"answers": args.answers},
-    ) as receipt:  # fmt: skip
+    ) as receipt:
         questions = read_questions(args.questions)
         template = OwnTemplate(args.model) if own else Template(Path(args.template))
         network, tokenizer = load(args.model, recipe["dtype"], recipe["threads"])
         parts = Parts(args.answers, [recipe, args.template, receipt.before])
         said = answer(partial(generate, network, tokenizer), template, questions, recipe, parts)
-        write_jsonl(args.answers, ({
-            "question_id": number,
-            "answer_id": sha256_text(f"{args.name} {number}")[:22],
-            "model_id": args.name,
-            "choices": [{"index": 0, "turns": [text for text, _ in turns]}],
-            "tstamp": 0.0,
-            "stops": [ending for _, ending in turns],
-        } for number, turns in said.items()))  # fmt: skip
+        write_jsonl(
+            args.answers,
+            (
+                {
+                    "question_id": number,
+                    "answer_id": sha256_text(f"{args.name} {number}")[:22],
+                    "model_id": args.name,
+                    "choices": [{"index": 0, "turns": [text for text, _ in turns]}],
+                    "tstamp": 0.0,
+                    "stops": [ending for _, ending in turns],
+                }
+                for number, turns in said.items()
+            ),
+        )
         parts.clear()
         endings = Counter(ending for turns in said.values() for _, ending in turns)
         receipt.facts |= {"template": args.template, "endings": dict(sorted(endings.items()))}
@@ -102,4 +149,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    cli(main)
+    program.run(main)

@@ -1,11 +1,16 @@
-"""Compare two sets of judgments of the same answers: two judges, or one judge with and without mended reference answers.
+"""Compare two sets of judgments of the same answers: two judges, or one judge with and without
+mended reference answers.
 
-Usage: bridge_judges.py --first results/mtbench/base/judgments.jsonl … --second results/mtbench/base/gpt-4.judgments.jsonl … \\
-           --recipe '{"column": "gpt-4", "seed": 0}' --code … --output results/bridge/gpt-4.json --receipt …
+Usage: bridge_judges.py --first results/mtbench/base/judgments.jsonl … \\
+           --second results/mtbench/base/gpt-4.judgments.jsonl … \\
+           --recipe '{"column": "gpt-4", "seed": 0}' --code … --output results/bridge/gpt-4.json
+             --receipt …
 
-The offset is the second rating less the first, over the (model, question, turn, repeat) that both rated, with an interval over questions: one
-question's turns, repeats and models are not independent. Rank agreement is Kendall's tau-b, of the models by their means and of all answers.
-`replaced` is each model's score with the second rating in place of the first wherever both are there: for mended references, their effect.
+The offset is the second rating less the first, over the (model, question, turn, repeat) that both
+rated, with an interval over questions: one question's turns, repeats and models are not
+independent. Rank agreement is Kendall's tau-b, of the models by their means and of all answers.
+`replaced` is each model's score with the second rating in place of the first wherever both are
+there: for mended references, their effect.
 
 Recipe: column (name of the second set), seed.
 """
@@ -16,11 +21,12 @@ from typing import Any
 
 import numpy as np
 
-from bezoar.errors import UserError, cli
-from bezoar.files import read_jsonl, write_json
+from bezoar import program
+from bezoar.errors import UserError
 from bezoar.evaluation.mtbench import checked
-from bezoar.provenance.receipt import Receipt, add_stage_arguments
 from bezoar.evaluation.statistics import bootstrap_mean, noise, rank_correlation
+from bezoar.files import read_jsonl, write_json
+from bezoar.provenance.receipt import Receipt, add_stage_arguments
 
 Key = tuple[str, int, int, int]  # model, question_id, turn, repeat
 Rows = dict[Key, dict[str, Any]]
@@ -31,7 +37,10 @@ def by_key(paths: list[Path]) -> Rows:
     rows = [row for path in paths for row in checked(read_jsonl(path), path)]
     judges = sorted({row["judge"][0] for row in rows})
     if len(judges) > 1:
-        raise UserError(f"{paths[0]}: judged by {' and '.join(judges)}; expected one judge a set, they are never mixed")
+        raise UserError(
+            f"{paths[0]}: judged by {' and '.join(judges)}; expected one judge a set, they are"
+            " never mixed"
+        )
     return {(row["model"], row["question_id"], row["turn"], row["repeat"]): row for row in rows}
 
 
@@ -48,7 +57,9 @@ def offset(gaps: dict[Key, float], seed: int) -> dict[str, Any] | None:
 
 
 def bridge(first: Rows, second: Rows, seed: int) -> dict[str, Any]:
-    """Return offsets, rank agreement, the replaced scores, and how many judgments each set rated of those that are in both."""
+    """Return offsets, rank agreement, the replaced scores, and how many judgments each set rated of
+    those that are in both.
+    """
     shared = [key for key in first if key in second]
     rated = [key for key in shared if first[key]["state"] == second[key]["state"] == "rated"]
     gaps = {key: second[key]["score"] - first[key]["score"] for key in rated}
@@ -56,42 +67,96 @@ def bridge(first: Rows, second: Rows, seed: int) -> dict[str, Any]:
     categories = list(dict.fromkeys(first[key]["category"] for key in shared))
 
     def mean(rows: Rows, model: str) -> float | None:
-        scores = [row["score"] for key, row in rows.items() if key[0] == model and row["state"] == "rated"]
+        scores = [
+            row["score"] for key, row in rows.items() if key[0] == model and row["state"] == "rated"
+        ]
         return float(np.mean(scores)) if scores else None
 
     replaced = {key: second[key] if key in gaps else row for key, row in first.items()}
-    means = {model: {"first": mean(first, model), "second": mean(second, model), "replaced": mean(replaced, model)} for model in models}
-    known = [row for row in means.values() if row["first"] is not None and row["second"] is not None]
+    means = {
+        model: {
+            "first": mean(first, model),
+            "second": mean(second, model),
+            "replaced": mean(replaced, model),
+        }
+        for model in models
+    }
+    known = [
+        row for row in means.values() if row["first"] is not None and row["second"] is not None
+    ]
     return {
-        "judgments": {"first": len(first), "second": len(second), "in_both": len(shared), "rated_by_both": len(rated)},
+        "judgments": {
+            "first": len(first),
+            "second": len(second),
+            "in_both": len(shared),
+            "rated_by_both": len(rated),
+        },
         "offset": offset(gaps, seed),
-        "categories": {name: offset({key: gap for key, gap in gaps.items() if first[key]["category"] == name}, seed) for name in categories},
-        "models": {model: {**means[model], "offset": offset({key: gap for key, gap in gaps.items() if key[0] == model}, seed)} for model in models},
+        "categories": {
+            name: offset(
+                {key: gap for key, gap in gaps.items() if first[key]["category"] == name}, seed
+            )
+            for name in categories
+        },
+        "models": {
+            model: {
+                **means[model],
+                "offset": offset({key: gap for key, gap in gaps.items() if key[0] == model}, seed),
+            }
+            for model in models
+        },
         "rank_agreement": {
-            "models": rank_correlation([row["first"] for row in known], [row["second"] for row in known]) if known else None,
-            "answers": rank_correlation([first[key]["score"] for key in rated], [second[key]["score"] for key in rated]) if rated else None,
+            "models": (
+                rank_correlation([row["first"] for row in known], [row["second"] for row in known])
+                if known
+                else None
+            ),
+            "answers": (
+                rank_correlation(
+                    [first[key]["score"] for key in rated], [second[key]["score"] for key in rated]
+                )
+                if rated
+                else None
+            ),
         },
     }
 
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and compare."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--first", type=Path, nargs="+", required=True, help="judgments, one file a model")
-    parser.add_argument("--second", type=Path, nargs="+", required=True, help="judgments of the same answers by the other judge")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--first", type=Path, nargs="+", required=True, help="judgments, one file a model"
+    )
+    parser.add_argument(
+        "--second",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="judgments of the same answers by the other judge",
+    )
     parser.add_argument("--output", type=Path, required=True, help="comparison to write, JSON")
     add_stage_arguments(parser)
     args = parser.parse_args(argv)
     with Receipt(
-        args.receipt, stage="bridge", recipe=args.recipe, code=args.code,
-        inputs={"first": args.first, "second": args.second}, outputs={"output": args.output},
-    ):  # fmt: skip
+        args.receipt,
+        stage="bridge",
+        recipe=args.recipe,
+        code=args.code,
+        inputs={"first": args.first, "second": args.second},
+        outputs={"output": args.output},
+    ):
         first, second = by_key(args.first), by_key(args.second)
-        judges = {name: next((row["judge"][0] for row in rows.values()), None) for name, rows in (("first", first), ("second", second))}
+        judges = {
+            name: next((row["judge"][0] for row in rows.values()), None)
+            for name, rows in (("first", first), ("second", second))
+        }
         found = bridge(first, second, args.recipe["seed"])
         write_json(args.output, {"column": args.recipe["column"], "judges": judges, **found})
         print({"offset": found["offset"], "rank_agreement": found["rank_agreement"]})
 
 
 if __name__ == "__main__":
-    cli(main)
+    program.run(main)

@@ -1,10 +1,14 @@
-"""Build the report: one self-contained page that says the scale first and links every number to its artifact.
+"""Build the report: one self-contained page that says the scale first and links every number to its
+artifact.
 
-Usage: build_report.py --results results --artifacts results/claims.json results/lm_eval.json … --receipts results/receipts/*.json \\
-           --template …/report.html.j2 --recipe '{"scale": "paper"}' --code … --output results/report/index.html --receipt …
+Usage: build_report.py --results results \\
+           --artifacts results/claims.json results/lm_eval.json … \\
+           --receipts results/receipts/*.json \\
+           --template …/report.html.j2 --recipe '{"scale": "paper"}' --code … --output
+             results/report/index.html --receipt …
 
-Only the files named in --artifacts, --receipts and --template are read. Times and memory of the receipts are the
-only contents that vary from run to run.
+Only the files named in --artifacts, --receipts and --template are read. Times and memory of the
+receipts are the only contents that vary from run to run.
 
 Recipe: scale (name), deviations (list of {file, key, value, reason}), seed.
 """
@@ -15,23 +19,40 @@ from typing import Any
 
 import jinja2
 
-from bezoar.report import data_section, plots, requests_section
-from bezoar.errors import UserError, cli
-from bezoar.files import read_json, read_jsonl, whole_file
+from bezoar import program
+from bezoar.errors import UserError
 from bezoar.evaluation.held_out import compared
+from bezoar.files import read_json, read_jsonl, whole_file
 from bezoar.provenance.receipt import Receipt, add_stage_arguments
+from bezoar.report import data_section, plots, requests_section
 
 SCALES = {
     "paper": ("The paper's scale", "Pinned inputs, the paper's models and data sizes."),
-    "rehearsal": ("A rehearsal", "A miniature of the whole recipe on an invented world, with a tiny model and a simulator in place of the "
-                  "teacher, the filter and the judge. No number on this page is one of the paper."),
-    "rehearsal-upstream": ("A rehearsal on real files", "The tiny model of the rehearsal on real upstream data, with a simulator in place of "
-                           "teacher, filter and judge. It is bad at it, as expected. No number on this page is one of the paper."),
-}  # fmt: skip
+    "rehearsal": (
+        "A rehearsal",
+        (
+            "A miniature of the whole recipe on an invented world, with a tiny model and a"
+            " simulator in place of the teacher, the filter and the judge. No number on this page"
+            " is one of the paper."
+        ),
+    ),
+    "rehearsal-upstream": (
+        "A rehearsal on real files",
+        (
+            "The tiny model of the rehearsal on real upstream data, with a simulator in place of"
+            " teacher, filter and judge. It is bad at it, as expected. No number on this page is"
+            " one of the paper."
+        ),
+    ),
+}
 CURVES = {
-    "base.metrics.jsonl": "base: pretraining", "sft/lamini/metrics.jsonl": "sft: lamini", "sft/orca/metrics.jsonl": "sft: orca",
-    "sft/evol/metrics.jsonl": "sft: evol", "hh_sft/metrics.jsonl": "hh_sft", "dpo/metrics.jsonl": "dpo",
-}  # fmt: skip
+    "base.metrics.jsonl": "base: pretraining",
+    "sft/lamini/metrics.jsonl": "sft: lamini",
+    "sft/orca/metrics.jsonl": "sft: orca",
+    "sft/evol/metrics.jsonl": "sft: evol",
+    "hh_sft/metrics.jsonl": "hh_sft",
+    "dpo/metrics.jsonl": "dpo",
+}
 
 
 class Artifacts:
@@ -53,7 +74,11 @@ def curve(rows: list[dict[str, Any]]) -> str:
     """Return the figure of one stage: losses, or margins and accuracies for preference training."""
     names = {"loss": "training loss", "eval_loss": "validation loss"}
     if any("rewards/margins" in row for row in rows):
-        names = {"rewards/margins": "reward margin", "eval_rewards/accuracies": "held-out accuracy", "loss": "training loss"}
+        names = {
+            "rewards/margins": "reward margin",
+            "eval_rewards/accuracies": "held-out accuracy",
+            "loss": "training loss",
+        }
     series = {}
     for key, label in names.items():
         points = [(row["step"], row[key]) for row in rows if key in row]
@@ -67,17 +92,42 @@ def stages(paths: list[Path], results: Path) -> list[dict[str, Any]]:
     rows = []
     for path in paths:
         receipt = read_json(path)
-        written = [(name, digest) for files in receipt["outputs"].values() for name, digest in files.items()]
-        files = [{"path": str(Path(name).relative_to(results)), "sha256": digest} for name, digest in written if Path(name).is_relative_to(results)]
-        rows.append({"name": path.stem, **{key: receipt[key] for key in ("wall_s", "peak_memory_bytes", "started_unix_s")}, "files": files})
+        written = [
+            (name, digest)
+            for files in receipt["outputs"].values()
+            for name, digest in files.items()
+        ]
+        files = [
+            {"path": str(Path(name).relative_to(results)), "sha256": digest}
+            for name, digest in written
+            if Path(name).is_relative_to(results)
+        ]
+        rows.append(
+            {
+                "name": path.stem,
+                **{key: receipt[key] for key in ("wall_s", "peak_memory_bytes", "started_unix_s")},
+                "files": files,
+            }
+        )
     return sorted(rows, key=lambda row: row["started_unix_s"])
 
 
-def page(artifacts: Artifacts, receipts: list[Path], template: Path, results: Path, recipe: dict[str, Any]) -> str:
+def page(
+    artifacts: Artifacts,
+    receipts: list[Path],
+    template: Path,
+    results: Path,
+    recipe: dict[str, Any],
+) -> str:
     """Return the page."""
-    claims, lm_eval, mtbench = (artifacts.json(name) for name in ("claims.json", "lm_eval.json", "mtbench.json"))
+    claims, lm_eval, mtbench = (
+        artifacts.json(name) for name in ("claims.json", "lm_eval.json", "mtbench.json")
+    )
     if not (claims and lm_eval and mtbench):
-        raise UserError("report: claims.json, lm_eval.json and mtbench.json are needed; run the stages that write them")
+        raise UserError(
+            "report: claims.json, lm_eval.json and mtbench.json are needed; run the stages that"
+            " write them"
+        )
     judge_name = claims["judge"]["used"]
     chat = mtbench["judges"][judge_name]
     models = list(chat["models"])
@@ -86,48 +136,112 @@ def page(artifacts: Artifacts, receipts: list[Path], template: Path, results: Pa
     def rating(model: str, category: str) -> dict[str, Any]:
         return chat["models"][model]["categories"][category]
 
-    bars = {m: [(r["mean"], r["low"], r["high"]) if (r := rating(m, c))["mean"] is not None else None for c in categories] for m in models}
+    bars = {
+        m: [
+            (r["mean"], r["low"], r["high"]) if (r := rating(m, c))["mean"] is not None else None
+            for c in categories
+        ]
+        for m in models
+    }
     radar = {m: [rating(m, c)["mean"] or 0.0 for c in categories] for m in models}
-    drawn = {label: (name, rows) for name, label in CURVES.items() if (rows := artifacts.rows(name))}
+    drawn = {
+        label: (name, rows) for name, label in CURVES.items() if (rows := artifacts.rows(name))
+    }
     scale = recipe["scale"]
     title, text = SCALES[scale]
     loader = jinja2.FileSystemLoader(template.parent)
-    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+    )
     return environment.get_template(template.name).render(
-        scale=scale, title=title, scale_text=text, claims=claims, lm_eval=lm_eval, chat=chat, judge_name=judge_name,
-        simulated=judge_name == "simulator", simulated_teacher=scale != "paper", models=models, tasks=list(lm_eval["models"]["base"]),
+        scale=scale,
+        title=title,
+        scale_text=text,
+        claims=claims,
+        lm_eval=lm_eval,
+        chat=chat,
+        judge_name=judge_name,
+        simulated=judge_name == "simulator",
+        simulated_teacher=scale != "paper",
+        models=models,
+        tasks=list(lm_eval["models"]["base"]),
         lm_differences={(d["child"], d["parent"]): d for d in lm_eval["differences"]},
-        other_judges={name: table for name, table in mtbench["judges"].items() if name != judge_name},
-        bridges={Path(name).stem: artifacts.json(name) for name in artifacts.paths if name.startswith("bridge/")},
-        learning=artifacts.json("learning.json"), preferences=artifacts.json("preferences/counts.json"),
-        curves={label: curve(rows) for label, (_, rows) in drawn.items()}, curve_files={label: name for label, (name, _) in drawn.items()},
-        radar=plots.radar(categories, radar, 10), bars=plots.bars(categories, bars, "rating, 1 to 10"),
-        merges={model: report for model in models if (report := artifacts.json(f"merge/{model}/merge.json"))},
-        held_out=compared(held, recipe["seed"]) if (held := artifacts.json("dpo/held_out.json")) else None,
-        data_section=data_section.section(environment, artifacts, receipts), requests_section=requests_section.section(environment, receipts),
-        deviations=recipe["deviations"], receipts=stages(receipts, results),
-    )  # fmt: skip
+        other_judges={
+            name: table for name, table in mtbench["judges"].items() if name != judge_name
+        },
+        bridges={
+            Path(name).stem: artifacts.json(name)
+            for name in artifacts.paths
+            if name.startswith("bridge/")
+        },
+        learning=artifacts.json("learning.json"),
+        preferences=artifacts.json("preferences/counts.json"),
+        curves={label: curve(rows) for label, (_, rows) in drawn.items()},
+        curve_files={label: name for label, (name, _) in drawn.items()},
+        radar=plots.radar(categories, radar, 10),
+        bars=plots.bars(categories, bars, "rating, 1 to 10"),
+        merges={
+            model: report
+            for model in models
+            if (report := artifacts.json(f"merge/{model}/merge.json"))
+        },
+        held_out=(
+            compared(held, recipe["seed"])
+            if (held := artifacts.json("dpo/held_out.json"))
+            else None
+        ),
+        data_section=data_section.section(environment, artifacts, receipts),
+        requests_section=requests_section.section(environment, receipts),
+        deviations=recipe["deviations"],
+        receipts=stages(receipts, results),
+    )
 
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and build."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--results", type=Path, required=True, help="root of the results")
-    parser.add_argument("--artifacts", type=Path, nargs="+", required=True, help="tables, counts and curves below it")
-    parser.add_argument("--receipts", type=Path, nargs="+", required=True, help="receipts of the stages")
-    parser.add_argument("--template", type=Path, nargs="+", required=True, help="the page's template, then those of its parts, Jinja")
+    parser.add_argument(
+        "--artifacts",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="tables, counts and curves below it",
+    )
+    parser.add_argument(
+        "--receipts", type=Path, nargs="+", required=True, help="receipts of the stages"
+    )
+    parser.add_argument(
+        "--template",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="the page's template, then those of its parts, Jinja",
+    )
     parser.add_argument("--output", type=Path, required=True, help="page to write")
     add_stage_arguments(parser)
     args = parser.parse_args(argv)
     with Receipt(
-        args.receipt, stage="report", recipe=args.recipe, code=args.code,
-        inputs={"artifacts": args.artifacts, "receipts": args.receipts, "template": args.template}, outputs={"page": args.output},
-    ):  # fmt: skip
-        html = page(Artifacts(args.results, args.artifacts), args.receipts, args.template[0], args.results, args.recipe)
+        args.receipt,
+        stage="report",
+        recipe=args.recipe,
+        code=args.code,
+        inputs={"artifacts": args.artifacts, "receipts": args.receipts, "template": args.template},
+        outputs={"page": args.output},
+    ):
+        html = page(
+            Artifacts(args.results, args.artifacts),
+            args.receipts,
+            args.template[0],
+            args.results,
+            args.recipe,
+        )
         with whole_file(args.output) as stream:
             stream.write(html)
         print(f"{args.output}: {len(html):,} characters")
 
 
 if __name__ == "__main__":
-    cli(main)
+    program.run(main)

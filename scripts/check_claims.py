@@ -1,12 +1,16 @@
-"""Decide each claim of the paper by a rule: reproduced, not reproduced, undecided, not run, or cannot be reproduced.
+"""Decide each claim of the paper by a rule: reproduced, not reproduced, undecided, not run, or
+cannot be reproduced.
 
-Usage: check_claims.py --claims config/claims.yaml --paper-values config/paper_values.csv --results results --artifacts results/mtbench.json … \\
+Usage: check_claims.py --claims config/claims.yaml --paper-values config/paper_values.csv \\
+           --results results --artifacts results/mtbench.json … \\
            --recipe '{"scale": "paper", …}' --code … --output results/claims.json --receipt …
 
-A claim names an artifact and what in it decides: the paired difference of two models with its interval, or a value. At another scale than
-the paper's differences are tested on the miniature, and every verdict says so. Values of the paper that a user filled in stand beside ours.
+A claim names an artifact and what in it decides: the paired difference of two models with its
+interval, or a value. At another scale than the paper's differences are tested on the miniature, and
+every verdict says so. Values of the paper that a user filled in stand beside ours.
 
-Recipe: scale (name of the scale), judge and paper_judge (models; chat claims are decided by the first alone), models (names of our tables), seed.
+Recipe: scale (name of the scale), judge and paper_judge (models; chat claims are decided by the
+first alone), models (names of our tables), seed.
 """
 
 import argparse
@@ -15,33 +19,52 @@ from typing import Any
 
 import yaml
 
+from bezoar import program
+from bezoar.errors import UserError
 from bezoar.evaluation import paper_values
-from bezoar.errors import UserError, cli
 from bezoar.files import read_json, write_json
 from bezoar.provenance.receipt import Receipt, add_stage_arguments
 
 NEEDED = {"id", "statement", "where", "artifact", "reason"}
 
 
-def difference_in(table: dict[str, Any], child: str, parent: str, measure: str, judge: str) -> dict[str, Any] | None:
-    """Return {mean, low, high, n, …} of child - parent from an lm_eval.json, or from the table of `judge` in an mtbench.json; None if not there."""
-    rows = table["differences"] if "differences" in table else table["judges"].get(judge, {}).get("differences", [])
+def difference_in(
+    table: dict[str, Any], child: str, parent: str, measure: str, judge: str
+) -> dict[str, Any] | None:
+    """Return {mean, low, high, n, …} of child - parent from an lm_eval.json, or from the table of
+    `judge` in an mtbench.json; None if not there.
+    """
+    rows = (
+        table["differences"]
+        if "differences" in table
+        else table["judges"].get(judge, {}).get("differences", [])
+    )
     row = next((row for row in rows if row["child"] == child and row["parent"] == parent), None)
     found = row and row.get(measure, row)
-    return found and {key: found[key] for key in ("mean", "low", "high", "n", "detectable") if key in found}
+    return found and {
+        key: found[key] for key in ("mean", "low", "high", "n", "detectable") if key in found
+    }
 
 
 def verdict(difference: dict[str, Any] | None, margin: float) -> tuple[str, str]:
-    """Return (verdict, reason) of a difference from its interval; `margin` is how far below 0 still counts."""
+    """Return (verdict, reason) of a difference from its interval; `margin` is how far below 0 still
+    counts.
+    """
     if difference is None:
         return "not run", "the artifact has no such comparison"
     bound = -margin
-    text = f"{difference['mean']:+.3f} [{difference['low']:+.3f}, {difference['high']:+.3f}], n = {difference['n']}"
+    text = (
+        f"{difference['mean']:+.3f} [{difference['low']:+.3f}, {difference['high']:+.3f}], n ="
+        f" {difference['n']}"
+    )
     if difference["low"] > bound:
         return "reproduced", f"{text}: the whole interval lies above {bound:g}"
     if difference["high"] <= bound:
         return "not reproduced", f"{text}: the whole interval lies at or below {bound:g}"
-    return "undecided", f"{text}: the interval holds {bound:g}, so this design cannot tell them apart"
+    return (
+        "undecided",
+        f"{text}: the interval holds {bound:g}, so this design cannot tell them apart",
+    )
 
 
 def value_verdict(artifact: Any, value: dict[str, Any], scale: str) -> tuple[str, str]:
@@ -55,34 +78,72 @@ def value_verdict(artifact: Any, value: dict[str, Any], scale: str) -> tuple[str
         return "not run", f"the artifact has no {value['path']}"
     expected, tolerance = value["expected"], value.get("tolerance", 0)
     if isinstance(expected, str):
-        return ("reproduced" if found == expected else "not run" if found == "not run" else "not reproduced"), f"{value['path']} is {found}"
-    return ("reproduced" if abs(found - expected) <= tolerance else "not reproduced"), f"{found:,} here, {expected:,} ± {tolerance:,} expected"
+        return (
+            "reproduced"
+            if found == expected
+            else "not run"
+            if found == "not run"
+            else "not reproduced"
+        ), f"{value['path']} is {found}"
+    return (
+        "reproduced" if abs(found - expected) <= tolerance else "not reproduced"
+    ), f"{found:,} here, {expected:,} ± {tolerance:,} expected"
 
 
-def check(claims: dict[str, Any], tables: dict[str, Any], scale: str, judge: str) -> list[dict[str, Any]]:
+def check(
+    claims: dict[str, Any], tables: dict[str, Any], scale: str, judge: str
+) -> list[dict[str, Any]]:
     """Return one row a claim; `tables` are the artifacts by their path below the results."""
     rows = []
     for claim in claims["claims"]:
         table, found = tables.get(claim["artifact"]), None
         if "difference" in claim:
             wanted = claim["difference"]
-            found = difference_in(table, wanted["child"], wanted["parent"], wanted["measure"], judge) if table else None
-            test = f"{wanted['measure']}: {wanted['child']} − {wanted['parent']} > {-wanted['margin']:g}"
+            found = (
+                difference_in(table, wanted["child"], wanted["parent"], wanted["measure"], judge)
+                if table
+                else None
+            )
+            test = (
+                f"{wanted['measure']}: {wanted['child']} − {wanted['parent']} >"
+                f" {-wanted['margin']:g}"
+            )
             decided, reason = verdict(found, wanted["margin"])
         else:
             wanted = claim["value"]
-            test = f"{wanted['path']} = {wanted['expected']}" + (f" ± {wanted['tolerance']}" if "tolerance" in wanted else "")
+            test = f"{wanted['path']} = {wanted['expected']}" + (
+                f" ± {wanted['tolerance']}" if "tolerance" in wanted else ""
+            )
             decided, reason = value_verdict(table, wanted, scale)
         if table is None:
             decided, reason = "not run", f"{claim['artifact']} is not there"
-        rows.append({
-            "id": claim["id"], "statement": claim["statement"], "where": claim["where"], "scale": scale, "about_the_paper": scale == "paper",
-            "verdict": decided, "reason": reason, "tolerance_reason": claim["reason"], "artifact": claim["artifact"], "test": test,
-            "difference": found,
-        })  # fmt: skip
+        rows.append(
+            {
+                "id": claim["id"],
+                "statement": claim["statement"],
+                "where": claim["where"],
+                "scale": scale,
+                "about_the_paper": scale == "paper",
+                "verdict": decided,
+                "reason": reason,
+                "tolerance_reason": claim["reason"],
+                "artifact": claim["artifact"],
+                "test": test,
+                "difference": found,
+            }
+        )
     for claim in claims["cannot"]:
-        rows.append({"id": claim["id"], "statement": claim["statement"], "where": claim["where"], "scale": scale, "about_the_paper": True,
-                     "verdict": "cannot be reproduced", "reason": f"because {claim['reason']}"})  # fmt: skip
+        rows.append(
+            {
+                "id": claim["id"],
+                "statement": claim["statement"],
+                "where": claim["where"],
+                "scale": scale,
+                "about_the_paper": True,
+                "verdict": "cannot be reproduced",
+                "reason": f"because {claim['reason']}",
+            }
+        )
     return rows
 
 
@@ -93,7 +154,9 @@ def read_claims(path: Path) -> dict[str, Any]:
         if missing := sorted(NEEDED - set(row)):
             raise UserError(f"{path}: claim {row.get('id', '?')}: no {', '.join(missing)}; add it")
         if len({"difference", "value"} & set(row)) != 1:
-            raise UserError(f"{path}: claim {row['id']}: expected either a difference or a value that tests it")
+            raise UserError(
+                f"{path}: claim {row['id']}: expected either a difference or a value that tests it"
+            )
     return claims
 
 
@@ -101,34 +164,69 @@ def unknown(counts: dict[str, int], filled: list[dict[str, Any]]) -> list[str]:
     """Return the paper's tables and figures that nobody has filled in, by name."""
     known = {row["table"].lower() for row in filled}
     tables = [f"Table {number}" for number in range(1, counts["tables"] + 1)]
-    return [*(name for name in tables if name.lower() not in known), f"Figures 1 to {counts['figures']}"]
+    return [
+        *(name for name in tables if name.lower() not in known),
+        f"Figures 1 to {counts['figures']}",
+    ]
 
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and check."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--claims", type=Path, required=True, help="the claims, YAML")
-    parser.add_argument("--paper-values", type=Path, required=True, help="values of the paper that a user filled in, CSV")
+    parser.add_argument(
+        "--paper-values",
+        type=Path,
+        required=True,
+        help="values of the paper that a user filled in, CSV",
+    )
     parser.add_argument("--results", type=Path, required=True, help="root of the results")
-    parser.add_argument("--artifacts", type=Path, nargs="+", required=True, help="what the claims name, below it, JSON")
+    parser.add_argument(
+        "--artifacts",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="what the claims name, below it, JSON",
+    )
     parser.add_argument("--output", type=Path, required=True, help="verdicts to write, JSON")
     add_stage_arguments(parser)
     args = parser.parse_args(argv)
     recipe = args.recipe
     with Receipt(
-        args.receipt, stage="claims", recipe=recipe, code=args.code,
-        inputs={"claims": args.claims, "paper_values": args.paper_values, "artifacts": args.artifacts}, outputs={"output": args.output},
-    ):  # fmt: skip
-        claims, values = read_claims(args.claims), paper_values.read(args.paper_values, recipe["models"])
+        args.receipt,
+        stage="claims",
+        recipe=recipe,
+        code=args.code,
+        inputs={
+            "claims": args.claims,
+            "paper_values": args.paper_values,
+            "artifacts": args.artifacts,
+        },
+        outputs={"output": args.output},
+    ):
+        claims, values = (
+            read_claims(args.claims),
+            paper_values.read(args.paper_values, recipe["models"]),
+        )
         tables = {str(path.relative_to(args.results)): read_json(path) for path in args.artifacts}
         rows = check(claims, tables, recipe["scale"], recipe["judge"])
-        write_json(args.output, {
-            "scale": recipe["scale"], "judge": {"paper": recipe["paper_judge"], "used": recipe["judge"]}, "claims": rows,
-            "paper_values": paper_values.compare(values, tables, recipe["judge"], recipe["scale"]), "unknown": unknown(claims["unknown"], values),
-        })  # fmt: skip
+        write_json(
+            args.output,
+            {
+                "scale": recipe["scale"],
+                "judge": {"paper": recipe["paper_judge"], "used": recipe["judge"]},
+                "claims": rows,
+                "paper_values": paper_values.compare(
+                    values, tables, recipe["judge"], recipe["scale"]
+                ),
+                "unknown": unknown(claims["unknown"], values),
+            },
+        )
         for row in rows:
             print(f"{row['verdict']:>20}  {row['id']}: {row['reason']}")
 
 
 if __name__ == "__main__":
-    cli(main)
+    program.run(main)

@@ -1,10 +1,13 @@
-"""Compare what the states of the model have learnt: each stage with the base and with its parent, in pairs, with intervals.
+"""Compare what the states of the model have learnt: each stage with the base and with its parent,
+in pairs, with intervals.
 
-Usage: collect_learning.py --measured …/learning/base.json … --recipe '{"seed": 0, …}' --code … --output …/learning.json --receipt …
+Usage: collect_learning.py --measured …/learning/base.json … --recipe '{"seed": 0, …}' --code …
+--output …/learning.json --receipt …
 
-Files come in the order of training. For each state and held-out set: means with bootstrap intervals over items; for each state against the base
-and against the state before it: paired differences. `own` says which set a stage was trained on, `forgetting` what later stages
-took from a set after its own stage.
+Files come in the order of training. For each state and held-out set: means with bootstrap intervals
+over items; for each state against the base and against the state before it: paired differences.
+`own` says which set a stage was trained on, `forgetting` what later stages took from a set after
+its own stage.
 
 Recipe: seed (the others belong to the measurement).
 """
@@ -13,17 +16,24 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from bezoar.errors import cli
+from bezoar import program
+from bezoar.evaluation.statistics import bootstrap_mean, paired_difference
 from bezoar.files import read_json, write_json
 from bezoar.provenance.receipt import Receipt, add_stage_arguments
-from bezoar.evaluation.statistics import bootstrap_mean, paired_difference
 
 OWN = {
-    "lamini": "lamini", "orca": "orca", "evol": "evol",
-    "openbezoar-hh-rlhf-sft": "preferences", "openbezoar-hh-rlhf-dpo": "preferences",
-}  # fmt: skip
-METRICS = {"lamini": ("loss", "exact_match", "right"), "orca": ("loss", "exact_match", "right"), "evol": ("loss", "exact_match", "right"),
-           "preferences": ("accuracy", "margin")}  # fmt: skip
+    "lamini": "lamini",
+    "orca": "orca",
+    "evol": "evol",
+    "openbezoar-hh-rlhf-sft": "preferences",
+    "openbezoar-hh-rlhf-dpo": "preferences",
+}
+METRICS = {
+    "lamini": ("loss", "exact_match", "right"),
+    "orca": ("loss", "exact_match", "right"),
+    "evol": ("loss", "exact_match", "right"),
+    "preferences": ("accuracy", "margin"),
+}
 
 Measured = dict[str, dict[str, dict[str, list[float]]]]
 
@@ -31,48 +41,91 @@ Measured = dict[str, dict[str, dict[str, list[float]]]]
 def table(measured: Measured, seed: int) -> dict[str, Any]:
     """Return state -> set -> metric -> {mean, low, high, n}."""
     return {
-        state: {name: {metric: bootstrap_mean(values[metric], seed) for metric in METRICS[name]} for name, values in sets.items()}
+        state: {
+            name: {metric: bootstrap_mean(values[metric], seed) for metric in METRICS[name]}
+            for name, values in sets.items()
+        }
         for state, sets in measured.items()
     }
 
 
 def differences(measured: Measured, seed: int) -> list[dict[str, Any]]:
-    """Return paired differences of each state from the base and from the state before it, on every set."""
+    """Return paired differences of each state from the base and from the state before it, on every
+    set.
+    """
     states = list(measured)
-    pairs = dict.fromkeys([*((state, states[0]) for state in states[1:]), *zip(states[1:], states[:-1], strict=True)])
+    pairs = dict.fromkeys(
+        [*((state, states[0]) for state in states[1:]), *zip(states[1:], states[:-1], strict=True)]
+    )
     return [
-        {"child": child, "parent": parent, "set": name, "metric": metric, "own": OWN.get(child) == name,
-         **paired_difference(measured[child][name][metric], measured[parent][name][metric], seed)}
-        for child, parent in pairs for name in measured[child] for metric in METRICS[name]
-    ]  # fmt: skip
+        {
+            "child": child,
+            "parent": parent,
+            "set": name,
+            "metric": metric,
+            "own": OWN.get(child) == name,
+            **paired_difference(
+                measured[child][name][metric], measured[parent][name][metric], seed
+            ),
+        }
+        for child, parent in pairs
+        for name in measured[child]
+        for metric in METRICS[name]
+    ]
 
 
 def forgetting(measured: Measured, seed: int) -> list[dict[str, Any]]:
-    """Return what is left of each SFT set's answers: the last state against the state right after the set's own stage."""
+    """Return what is left of each SFT set's answers: the last state against the state right after
+    the set's own stage.
+    """
     last = list(measured)[-1]
     return [
-        {"set": name, "after": name, "last": last, "metric": "right",
-         **paired_difference(measured[last][name]["right"], measured[name][name]["right"], seed)}
-        for name in ("lamini", "orca", "evol") if name in measured
-    ]  # fmt: skip
+        {
+            "set": name,
+            "after": name,
+            "last": last,
+            "metric": "right",
+            **paired_difference(measured[last][name]["right"], measured[name][name]["right"], seed),
+        }
+        for name in ("lamini", "orca", "evol")
+        if name in measured
+    ]
 
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and compare."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--measured", type=Path, nargs="+", required=True, help="measurements, one file a state, in the order of training")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--measured",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="measurements, one file a state, in the order of training",
+    )
     parser.add_argument("--output", type=Path, required=True, help="table to write, JSON")
     add_stage_arguments(parser)
     args = parser.parse_args(argv)
     seed = args.recipe["seed"]
     with Receipt(
-        args.receipt, stage="learning_table", recipe=args.recipe, code=args.code, inputs={"measured": args.measured}, outputs={"output": args.output}
+        args.receipt,
+        stage="learning_table",
+        recipe=args.recipe,
+        code=args.code,
+        inputs={"measured": args.measured},
+        outputs={"output": args.output},
     ):
         measured = {path.stem: read_json(path) for path in args.measured}
-        write_json(args.output, {
-            "states": table(measured, seed), "differences": differences(measured, seed), "forgetting": forgetting(measured, seed),
-        })  # fmt: skip
+        write_json(
+            args.output,
+            {
+                "states": table(measured, seed),
+                "differences": differences(measured, seed),
+                "forgetting": forgetting(measured, seed),
+            },
+        )
 
 
 if __name__ == "__main__":
-    cli(main)
+    program.run(main)

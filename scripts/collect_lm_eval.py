@@ -1,15 +1,19 @@
-"""Put the harness's results of all models into one table, with intervals, paired differences, and a verdict on the harness itself.
+"""Put the harness's results of all models into one table, with intervals, paired differences, and a
+verdict on the harness itself.
 
-Usage: collect_lm_eval.py --results results/lm_eval/base.json … --samples results/lm_eval/base.samples.jsonl … \\
+Usage: collect_lm_eval.py --results results/lm_eval/base.json … \\
+           --samples results/lm_eval/base.samples.jsonl … \\
            --recipe '{"published_base": {…}, …}' --code … --output results/lm_eval.json --receipt …
 
-For each model, task and metric: the mean with a bootstrap interval over items, and n; for each model the mean of its tasks. For each pair of models
-that the recipe names: the paired difference with its interval, an exact test (McNemar; sign flips for scores between
-0 and 1), Holm's correction over tasks, and the difference this n could have shown. Where the base's published values are given, the harness
-is calibrated if every one of the base's values lies within `tolerance`. `settings` are those of every model, or nothing is compared.
+For each model, task and metric: the mean with a bootstrap interval over items, and n; for each
+model the mean of its tasks. For each pair of models that the recipe names: the paired difference
+with its interval, an exact test (McNemar; sign flips for scores between 0 and 1), Holm's correction
+over tasks, and the difference this n could have shown. Where the base's published values are given,
+the harness is calibrated if every one of the base's values lies within `tolerance`. `settings` are
+those of every model, or nothing is compared.
 
-Recipe: metric {task: the metric that is compared}, pairs (list of [model, against which]), published_base {task: {metric:
-value}}, tolerance (float), seed.
+Recipe: metric {task: the metric that is compared}, pairs (list of [model, against which]),
+published_base {task: {metric: value}}, tolerance (float), seed.
 """
 
 import argparse
@@ -19,13 +23,25 @@ from typing import Any
 
 import numpy as np
 
-from bezoar.errors import UserError, cli
+from bezoar import program
+from bezoar.errors import UserError
+from bezoar.evaluation.statistics import (
+    bootstrap_mean,
+    holm,
+    mean_of_means,
+    noise,
+    paired_difference,
+    paired_p,
+)
 from bezoar.files import read_json, read_jsonl, write_json
 from bezoar.provenance.receipt import Receipt, add_stage_arguments
-from bezoar.evaluation.statistics import bootstrap_mean, holm, mean_of_means, noise, paired_difference, paired_p
 
-Scores = dict[str, dict[str, list[float]]]  # task -> metric -> value an item, in the order of doc_id
-Values = dict[str, dict[str, list[float]]]  # model -> task -> value an item of the metric that is compared
+Scores = dict[
+    str, dict[str, list[float]]
+]  # task -> metric -> value an item, in the order of doc_id
+Values = dict[
+    str, dict[str, list[float]]
+]  # model -> task -> value an item of the metric that is compared
 ROW = {"task", "doc_id", "target", "loglikelihoods"}
 
 
@@ -39,35 +55,57 @@ def scores_of(rows: Iterable[dict[str, Any]]) -> Scores:
 
 
 def values_of(scores: dict[str, Scores], metric: dict[str, str]) -> Values:
-    """Return the values that are compared, of every model; every model must have answered the same items."""
+    """Return the values that are compared, of every model; every model must have answered the same
+    items.
+    """
     values: Values = {}
     for model, tasks in scores.items():
         values[model] = {}
         for task, found in tasks.items():
             name = metric.get(task, "acc")
             if name not in found:
-                raise UserError(f"lm_eval: {model} has no metric {name} of task {task}; name one it has under lm_eval_table.metric")
+                raise UserError(
+                    f"lm_eval: {model} has no metric {name} of task {task}; name one it has under"
+                    " lm_eval_table.metric"
+                )
             values[model][task] = found[name]
     first = next(iter(values))
     for model, items in values.items():
-        if {task: len(row) for task, row in items.items()} != {task: len(row) for task, row in values[first].items()}:
-            raise UserError(f"lm_eval: {model} and {first} were not evaluated on the same items; evaluate them with one config")
+        if {task: len(row) for task, row in items.items()} != {
+            task: len(row) for task, row in values[first].items()
+        }:
+            raise UserError(
+                f"lm_eval: {model} and {first} were not evaluated on the same items; evaluate them"
+                " with one config"
+            )
     return values
 
 
 def settings_of(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Return what all models were evaluated with; raise `UserError` naming the first model and setting that differ."""
+    """Return what all models were evaluated with; raise `UserError` naming the first model and
+    setting that differ.
+    """
     found: dict[str, Any] = {}
     for model, content in results.items():
-        mine = {"harness": content["harness"], "versions": content["versions"], "n-shot": content["n-shot"], **content["recipe"]}
+        mine = {
+            "harness": content["harness"],
+            "versions": content["versions"],
+            "n-shot": content["n-shot"],
+            **content["recipe"],
+        }
         for key, value in mine.items():
             if found.setdefault(key, value) != value:
-                raise UserError(f"lm_eval: {model} was evaluated with another {key} ({value}, not {found[key]}); evaluate all with one config")
+                raise UserError(
+                    f"lm_eval: {model} was evaluated with another {key} ({value}, not"
+                    f" {found[key]}); evaluate all with one config"
+                )
     return found
 
 
 def compare(values: Values, child: str, parent: str, seed: int) -> dict[str, Any]:
-    """Return paired differences of two models: by task, over all items, and of the mean over tasks."""
+    """Return paired differences of two models: by task, over all items, and of the mean over
+    tasks.
+    """
     tasks = sorted(values[child])
     tests = [paired_p(values[child][task], values[parent][task], seed) for task in tasks]
     corrected = holm([p for _, p in tests])
@@ -76,67 +114,140 @@ def compare(values: Values, child: str, parent: str, seed: int) -> dict[str, Any
     for task, (test, p_value), adjusted in zip(tasks, tests, corrected, strict=True):
         found = paired_difference(values[child][task], values[parent][task], seed)
         rows[task] = {**found, "test": test, "p": p_value, "p_holm": adjusted}
-    everything = [[value for task in tasks for value in values[model][task]] for model in (child, parent)]
+    everything = [
+        [value for task in tasks for value in values[model][task]] for model in (child, parent)
+    ]
     over_tasks = mean_of_means(gaps, seed)
     return {
-        "child": child, "parent": parent, "tasks": rows, "all_items": paired_difference(everything[0], everything[1], seed),
+        "child": child,
+        "parent": parent,
+        "tasks": rows,
+        "all_items": paired_difference(everything[0], everything[1], seed),
         "mean_of_tasks": {**over_tasks, **noise(gaps, over_tasks)},
-    }  # fmt: skip
+    }
 
 
-def calibration(base: Scores | None, published: dict[str, dict[str, float]] | None, tolerance: float, limit: int | None) -> dict[str, Any]:
+def calibration(
+    base: Scores | None,
+    published: dict[str, dict[str, float]] | None,
+    tolerance: float,
+    limit: int | None,
+) -> dict[str, Any]:
     """Return the verdict on the harness: whether it gives the base's published values."""
     if not published:
         return {"verdict": "not applicable", "reason": "no published values for these tasks"}
     if limit is not None:
-        return {"verdict": "not run", "reason": f"only the first {limit} items of each task were evaluated"}
-    missing = [task for task, metrics in published.items() if base is None or not set(metrics) <= set(base.get(task, {}))]
+        return {
+            "verdict": "not run",
+            "reason": f"only the first {limit} items of each task were evaluated",
+        }
+    missing = [
+        task
+        for task, metrics in published.items()
+        if base is None or not set(metrics) <= set(base.get(task, {}))
+    ]
     if base is None or missing:
-        return {"verdict": "not run", "reason": f"the base was not evaluated on {', '.join(missing)}"}
+        return {
+            "verdict": "not run",
+            "reason": f"the base was not evaluated on {', '.join(missing)}",
+        }
     rows = [
-        {"task": task, "metric": metric, "published": value, "ours": float(np.mean(base[task][metric])), "n": len(base[task][metric])}
-        for task, metrics in published.items() for metric, value in metrics.items()
-    ]  # fmt: skip
-    outside = [f"{row['task']} {row['metric']}" for row in rows if abs(row["ours"] - row["published"]) > tolerance + 1e-9]
-    reason = f"outside the tolerance of {tolerance}: {', '.join(outside)}" if outside else f"all {len(rows)} values within {tolerance}"
-    return {"verdict": "not calibrated" if outside else "calibrated", "reason": reason, "tolerance": tolerance, "rows": rows}
+        {
+            "task": task,
+            "metric": metric,
+            "published": value,
+            "ours": float(np.mean(base[task][metric])),
+            "n": len(base[task][metric]),
+        }
+        for task, metrics in published.items()
+        for metric, value in metrics.items()
+    ]
+    outside = [
+        f"{row['task']} {row['metric']}"
+        for row in rows
+        if abs(row["ours"] - row["published"]) > tolerance + 1e-9
+    ]
+    reason = (
+        f"outside the tolerance of {tolerance}: {', '.join(outside)}"
+        if outside
+        else f"all {len(rows)} values within {tolerance}"
+    )
+    return {
+        "verdict": "not calibrated" if outside else "calibrated",
+        "reason": reason,
+        "tolerance": tolerance,
+        "rows": rows,
+    }
 
 
-def table(scores: dict[str, Scores], settings: dict[str, Any], recipe: dict[str, Any]) -> dict[str, Any]:
+def table(
+    scores: dict[str, Scores], settings: dict[str, Any], recipe: dict[str, Any]
+) -> dict[str, Any]:
     """Return the whole table from every model's per-item values, parents first."""
     values, seed = values_of(scores, recipe["metric"]), recipe["seed"]
     return {
         "settings": settings,
         "metric": {task: recipe["metric"].get(task, "acc") for task in next(iter(values.values()))},
-        "models": {model: {task: bootstrap_mean(items, seed) for task, items in tasks.items()} for model, tasks in values.items()},
-        "mean_of_tasks": {model: mean_of_means(list(tasks.values()), seed) for model, tasks in values.items()},
+        "models": {
+            model: {task: bootstrap_mean(items, seed) for task, items in tasks.items()}
+            for model, tasks in values.items()
+        },
+        "mean_of_tasks": {
+            model: mean_of_means(list(tasks.values()), seed) for model, tasks in values.items()
+        },
         "metrics": {
-            model: {task: {name: bootstrap_mean(items, seed) for name, items in metrics.items()} for task, metrics in tasks.items()}
+            model: {
+                task: {name: bootstrap_mean(items, seed) for name, items in metrics.items()}
+                for task, metrics in tasks.items()
+            }
             for model, tasks in scores.items()
         },
         "differences": [compare(values, child, parent, seed) for child, parent in recipe["pairs"]],
-        "calibration": calibration(scores.get("base"), recipe["published_base"], recipe["tolerance"], settings.get("limit")),
+        "calibration": calibration(
+            scores.get("base"), recipe["published_base"], recipe["tolerance"], settings.get("limit")
+        ),
     }
 
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and collect."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, nargs="+", required=True, help="the harness's results, one file a model")
-    parser.add_argument("--samples", type=Path, nargs="+", required=True, help="per-item results, one file a model, parents first")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--results",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="the harness's results, one file a model",
+    )
+    parser.add_argument(
+        "--samples",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="per-item results, one file a model, parents first",
+    )
     parser.add_argument("--output", type=Path, required=True, help="table to write, JSON")
     add_stage_arguments(parser)
     args = parser.parse_args(argv)
     with Receipt(
-        args.receipt, stage="lm_eval_table", recipe=args.recipe, code=args.code,
-        inputs={"results": args.results, "samples": args.samples}, outputs={"output": args.output},
-    ):  # fmt: skip
+        args.receipt,
+        stage="lm_eval_table",
+        recipe=args.recipe,
+        code=args.code,
+        inputs={"results": args.results, "samples": args.samples},
+        outputs={"output": args.output},
+    ):
         results = {content["model"]: content for content in map(read_json, args.results)}
-        scores = {path.name.removesuffix(".samples.jsonl"): scores_of(read_jsonl(path)) for path in args.samples}
+        scores = {
+            path.name.removesuffix(".samples.jsonl"): scores_of(read_jsonl(path))
+            for path in args.samples
+        }
         found = table(scores, settings_of(results), args.recipe)
         write_json(args.output, found)
         print(f"harness: {found['calibration']['verdict']} ({found['calibration']['reason']})")
 
 
 if __name__ == "__main__":
-    cli(main)
+    program.run(main)

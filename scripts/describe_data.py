@@ -1,14 +1,20 @@
-"""Describe the generated data: the funnel of each scheme, lengths, diversity, how the filter behaved, and the task-family audit.
+"""Describe the generated data: the funnel of each scheme, lengths, diversity, how the filter
+behaved, and the task-family audit.
 
-Usage: describe_data.py --rows …/filter/lamini.jsonl … --made …/generate/lamini.counts.json … --judged …/filter/lamini.counts.json … \\
-           --families config/task_families.yaml --recipe '{"tasks": ["arc_easy"]}' --code … --description …/data/description.json --receipt …
+Usage: describe_data.py --rows …/filter/lamini.jsonl … --made …/generate/lamini.counts.json … \\
+           --judged …/filter/lamini.counts.json … \\
+           --families config/task_families.yaml --recipe '{"tasks": ["arc_easy"]}' --code …
+             --description …/data/description.json --receipt …
 
---made is empty where the data were not generated here (`entry: released`); a funnel then begins with the rows.
+--made is empty where the data were not generated here (`entry: released`); a funnel then begins
+  with the rows.
 
-Funnel: asked (requests for rows), entered (items found in the answers or files), parsed (those that are well formed), dropped and eliminated by
-rule, generated, then the filter's verdicts. Lengths are in words, as deciles 0, 10, …, 100 %. Diversity of the instructions: distinct n-grams over
-all n-grams (Li et al. 2016, arXiv 1510.03055), entropy of the first two words in bits, and the ratio of bytes to bytes compressed (Shaib et al.
-2024, arXiv 2403.00553: higher is more repetitive). The accept rate by position is over tenths of the file: a filter that drifts shows there.
+Funnel: asked (requests for rows), entered (items found in the answers or files), parsed (those that
+are well formed), dropped and eliminated by rule, generated, then the filter's verdicts. Lengths are
+in words, as deciles 0, 10, …, 100 %. Diversity of the instructions: distinct n-grams over all
+n-grams (Li et al. 2016, arXiv 1510.03055), entropy of the first two words in bits, and the ratio of
+bytes to bytes compressed (Shaib et al. 2024, arXiv 2403.00553: higher is more repetitive). The
+accept rate by position is over tenths of the file: a filter that drifts shows there.
 
 Recipe: tasks (names of the evaluation tasks in use), seed.
 """
@@ -22,19 +28,26 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from bezoar import program
 from bezoar.data import task_families
-from bezoar.errors import cli
+from bezoar.data.texts import words_of
 from bezoar.files import read_json, read_jsonl, write_json
 from bezoar.provenance.receipt import Receipt, add_stage_arguments
 from bezoar.training.template import training_text
-from bezoar.data.texts import words_of
 
-ELIMINATIONS = ("no_information_gain", "copied_prompt", "sorry", "only_stop_words")  # of rows that were made whole; all other rules drop
+ELIMINATIONS = (
+    "no_information_gain",
+    "copied_prompt",
+    "sorry",
+    "only_stop_words",
+)  # of rows that were made whole; all other rules drop
 NOT_RULES = ("entered", "kept", "asked", "states", "calls_without_items", "evaluator_states")
 
 
 def funnel(made: dict[str, Any] | None, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the way from asking to acceptance; each step and what left there add up to the step before."""
+    """Return the way from asking to acceptance; each step and what left there add up to the step
+    before.
+    """
     steps: dict[str, Any] = {}
     if made is not None:
         rules = {rule: count for rule, count in made.items() if rule not in NOT_RULES and count}
@@ -46,7 +59,13 @@ def funnel(made: dict[str, Any] | None, rows: Sequence[dict[str, Any]]) -> dict[
             "eliminated": {rule: count for rule, count in rules.items() if rule in ELIMINATIONS},
         }
     statuses = Counter(row["gpt4_status"] for row in rows)
-    return {**steps, "generated": len(rows), "accepted": statuses["Accept"], "rejected": statuses["Reject"], "unrated": statuses["Unrated"]}
+    return {
+        **steps,
+        "generated": len(rows),
+        "accepted": statuses["Accept"],
+        "rejected": statuses["Reject"],
+        "unrated": statuses["Unrated"],
+    }
 
 
 def deciles(values: Sequence[int]) -> list[int]:
@@ -56,11 +75,15 @@ def deciles(values: Sequence[int]) -> list[int]:
 
 
 def diversity(texts: Sequence[str]) -> dict[str, Any]:
-    """Return distinct-1 to distinct-3, the entropy of openings in bits, the ten commonest openings, and the compression ratio."""
+    """Return distinct-1 to distinct-3, the entropy of openings in bits, the ten commonest openings,
+    and the compression ratio.
+    """
     words = [words_of(text) for text in texts]
     result: dict[str, Any] = {}
     for n in (1, 2, 3):
-        grams = Counter(gram for text in words for gram in zip(*(text[k:] for k in range(n)), strict=False))
+        grams = Counter(
+            gram for text in words for gram in zip(*(text[k:] for k in range(n)), strict=False)
+        )
         result[f"distinct_{n}"] = round(len(grams) / max(1, grams.total()), 4)
     openings = Counter(" ".join(text[:2]) for text in words)
     shares = [count / len(texts) for count in openings.values()]
@@ -75,19 +98,38 @@ def accept_by_position(rows: Sequence[dict[str, Any]]) -> list[float]:
     """Return the accept rate in ten stretches of the file of equal size."""
     edges = [len(rows) * k // 10 for k in range(11)]
     groups = [rows[first:last] for first, last in pairwise(edges) if first < last]
-    return [round(sum(row["gpt4_status"] == "Accept" for row in group) / len(group), 4) for group in groups]
+    return [
+        round(sum(row["gpt4_status"] == "Accept" for row in group) / len(group), 4)
+        for group in groups
+    ]
 
 
-def audit(rows: Sequence[dict[str, Any]], table: list[dict[str, Any]], tasks: list[str]) -> dict[str, Any]:
-    """Return what each Flan task of the Orca rows is to the evaluation tasks, and the accepted rows of each relation."""
+def audit(
+    rows: Sequence[dict[str, Any]], table: list[dict[str, Any]], tasks: list[str]
+) -> dict[str, Any]:
+    """Return what each Flan task of the Orca rows is to the evaluation tasks, and the accepted rows
+    of each relation.
+    """
     names = Counter(row["task_name"] for row in rows)
     accepted = Counter(row["task_name"] for row in rows if row["gpt4_status"] == "Accept")
-    found = {name: {"rows": names[name], "accepted": accepted[name], **task_families.family_of(name, table, tasks)} for name in sorted(names)}
-    by_relation = {kind: sum(entry["accepted"] for entry in found.values() if entry["relation"] == kind) for kind in task_families.RELATIONS}
+    found = {
+        name: {
+            "rows": names[name],
+            "accepted": accepted[name],
+            **task_families.family_of(name, table, tasks),
+        }
+        for name in sorted(names)
+    }
+    by_relation = {
+        kind: sum(entry["accepted"] for entry in found.values() if entry["relation"] == kind)
+        for kind in task_families.RELATIONS
+    }
     return {"tasks": found, "accepted_by_relation": by_relation}
 
 
-def describe(rows: Sequence[dict[str, Any]], made: dict[str, Any] | None, judged: dict[str, Any]) -> dict[str, Any]:
+def describe(
+    rows: Sequence[dict[str, Any]], made: dict[str, Any] | None, judged: dict[str, Any]
+) -> dict[str, Any]:
     """Return the description of one scheme's rows."""
     texts = [training_text(row) for row in rows]
     ratings = Counter(row["gpt4_rating"] for row in rows if row["gpt4_rating"] is not None)
@@ -99,39 +141,75 @@ def describe(rows: Sequence[dict[str, Any]], made: dict[str, Any] | None, judged
         },
         "diversity": diversity([instruction for instruction, _, _ in texts]),
         "filter": {
-            "accept_rate": round(sum(row["gpt4_status"] == "Accept" for row in rows) / len(rows), 4),
+            "accept_rate": round(
+                sum(row["gpt4_status"] == "Accept" for row in rows) / len(rows), 4
+            ),
             "accept_rate_by_position_decile": accept_by_position(rows),
             "ratings": {str(rating): count for rating, count in sorted(ratings.items())},
-            **{key: judged[key] for key in ("accept_rate_by_length_decile", "rater", "agreement") if key in judged},
+            **{
+                key: judged[key]
+                for key in ("accept_rate_by_length_decile", "rater", "agreement")
+                if key in judged
+            },
         },
     }
 
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and describe."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=Path, nargs="+", required=True, help="filtered rows of each scheme, JSONL")
-    parser.add_argument("--made", type=Path, nargs="*", default=[], help="counts of their generation, in the same order")
-    parser.add_argument("--judged", type=Path, nargs="+", required=True, help="counts of the filter, in the same order")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--rows", type=Path, nargs="+", required=True, help="filtered rows of each scheme, JSONL"
+    )
+    parser.add_argument(
+        "--made",
+        type=Path,
+        nargs="*",
+        default=[],
+        help="counts of their generation, in the same order",
+    )
+    parser.add_argument(
+        "--judged",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="counts of the filter, in the same order",
+    )
     parser.add_argument("--families", type=Path, required=True, help="table of task families, YAML")
-    parser.add_argument("--description", type=Path, required=True, help="description to write, JSON")
+    parser.add_argument(
+        "--description", type=Path, required=True, help="description to write, JSON"
+    )
     add_stage_arguments(parser)
     args = parser.parse_args(argv)
     with Receipt(
-        args.receipt, stage="data_description", recipe=args.recipe, code=args.code,
-        inputs={"rows": args.rows, "made": args.made, "judged": args.judged, "families": args.families},
+        args.receipt,
+        stage="data_description",
+        recipe=args.recipe,
+        code=args.code,
+        inputs={
+            "rows": args.rows,
+            "made": args.made,
+            "judged": args.judged,
+            "families": args.families,
+        },
         outputs={"description": args.description},
-    ) as receipt:  # fmt: skip
-        table, schemes, task_families = task_families.load(args.families), {}, None
-        for path, made, judged in zip(args.rows, args.made or [None] * len(args.rows), args.judged, strict=True):
+    ) as receipt:
+        table, schemes, families = task_families.load(args.families), {}, None
+        for path, made, judged in zip(
+            args.rows, args.made or [None] * len(args.rows), args.judged, strict=True
+        ):
             rows = read_jsonl(path)
-            schemes[path.stem] = describe(rows, read_json(made) if made else None, read_json(judged))
+            schemes[path.stem] = describe(
+                rows, read_json(made) if made else None, read_json(judged)
+            )
             if "task_name" in rows[0]:
-                task_families = audit(rows, table, args.recipe["tasks"])
-        write_json(args.description, {"schemes": schemes, "task_families": task_families})
+                families = audit(rows, table, args.recipe["tasks"])
+        write_json(args.description, {"schemes": schemes, "task_families": families})
         receipt.facts |= {name: scheme["funnel"] for name, scheme in schemes.items()}
         print(receipt.facts, flush=True)
 
 
 if __name__ == "__main__":
-    cli(main)
+    program.run(main)

@@ -1,11 +1,13 @@
-"""Fetch one source: from MIRROR if it holds the file, else from the network; checked, resumed, whole or not at all.
+"""Fetch one source: from MIRROR if it holds the file, else from the network; checked, resumed,
+whole or not at all.
 
 Usage: MIRROR=dir fetch_source.py --entry '{"id": …}' --output data/… --lock config/sources.lock
 
---entry is the source's entry of config/sources.yaml as JSON. A file is looked for in MIRROR under its path, then by its sha256 anywhere
-below. An interrupted download goes on from its .part file. Where no sha256 or revision is published, the first fetch writes it to --lock
-and later ones must match it.
-A hub repository is fetched at its revision into the directory of --output, a manifest of every file's sha256.
+--entry is the source's entry of config/sources.yaml as JSON. A file is looked for in MIRROR under
+  its path, then by its sha256 anywhere
+below. An interrupted download goes on from its .part file. Where no sha256 or revision is
+published, the first fetch writes it to --lock and later ones must match it. A hub repository is
+fetched at its revision into the directory of --output, a manifest of every file's sha256.
 """
 
 import argparse
@@ -21,7 +23,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bezoar.errors import UserError, cli
+from bezoar import program
+from bezoar.errors import UserError
 from bezoar.files import read_json, sha256_file, whole_file, write_json
 
 ATTEMPTS = 5
@@ -29,7 +32,9 @@ TIMEOUT_S = 30
 
 
 def in_mirror(mirror: Path, entry: dict[str, Any]) -> Path | None:
-    """Return the mirror's copy of a file: under its path, or under its name with the right content."""
+    """Return the mirror's copy of a file: under its path, or under its name with the right
+    content.
+    """
     place = mirror / entry["path"]
     if place.is_file():
         return place
@@ -40,15 +45,22 @@ def in_mirror(mirror: Path, entry: dict[str, Any]) -> Path | None:
 
 
 def download(url: str, part: Path) -> None:
-    """Bring `url` into `part`, going on from what is there; retry with pauses; raise `UserError` when it cannot be had."""
+    """Bring `url` into `part`, going on from what is there; retry with pauses; raise `UserError`
+    when it cannot be had.
+    """
     for attempt in range(ATTEMPTS):
         start = part.stat().st_size if part.is_file() else 0
         request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
         try:
-            with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response, open(part, "ab" if response.status == 206 else "wb") as out:
+            with (
+                urllib.request.urlopen(request, timeout=TIMEOUT_S) as response,
+                open(part, "ab" if response.status == 206 else "wb") as out,
+            ):
                 shutil.copyfileobj(response, out, 1 << 20)
                 wanted = response.headers.get("Content-Length")
-                if wanted is None or part.stat().st_size >= int(wanted) + (start if response.status == 206 else 0):
+                if wanted is None or part.stat().st_size >= int(wanted) + (
+                    start if response.status == 206 else 0
+                ):
                     return
                 problem = "connection closed early"
         except urllib.error.HTTPError as error:
@@ -56,13 +68,18 @@ def download(url: str, part: Path) -> None:
                 return
             problem = f"HTTP {error.code}"
             if error.code in (401, 403, 404, 410):
-                raise UserError(f"{url}: {problem}; the file is gone or needs a login; put it into MIRROR") from None
+                raise UserError(
+                    f"{url}: {problem}; the file is gone or needs a login; put it into MIRROR"
+                ) from None
         except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
             problem = str(getattr(error, "reason", error))
         if attempt < ATTEMPTS - 1:
             print(f"{url}: {problem}, attempt {attempt + 2} of {ATTEMPTS}", flush=True)
             time.sleep(min(10, 0.5 * 2**attempt))
-    raise UserError(f"{url}: {problem} after {ATTEMPTS} attempts; check the network, or set MIRROR to a directory that holds the file")
+    raise UserError(
+        f"{url}: {problem} after {ATTEMPTS} attempts; check the network, or set MIRROR to a"
+        " directory that holds the file"
+    )
 
 
 @contextmanager
@@ -79,14 +96,19 @@ def locked(lock: Path) -> Iterator[dict[str, Any]]:
 
 
 def require(identifier: str, what: str, found: str, published: str | None, lock: Path) -> None:
-    """Raise `UserError` unless `found` is the published value, or the one the first fetch recorded."""
+    """Raise `UserError` unless `found` is the published value, or the one the first fetch
+    recorded.
+    """
     with locked(lock) as content:
         expected = published or content.get(identifier)
         if expected is None:
             content[identifier] = found
             print(f"{identifier}: no published {what}; recorded {found} in {lock}", flush=True)
         elif expected != found:
-            raise UserError(f"{identifier}: expected {what} {expected}, found {found}; fetch it again, or ask why the source changed")
+            raise UserError(
+                f"{identifier}: expected {what} {expected}, found {found}; fetch it again, or ask"
+                " why the source changed"
+            )
 
 
 def fetch_file(entry: dict[str, Any], output: Path, lock: Path, mirror: Path | None) -> None:
@@ -112,7 +134,9 @@ def fetch_file(entry: dict[str, Any], output: Path, lock: Path, mirror: Path | N
 
 
 def fetch_snapshot(entry: dict[str, Any], output: Path, lock: Path, mirror: Path | None) -> None:
-    """Fetch a hub repository into `output`'s directory, and write the manifest of its files last."""
+    """Fetch a hub repository into `output`'s directory, and write the manifest of its files
+    last.
+    """
     folder = output.parent
     copy = mirror / "hub" / entry["id"] if mirror else None
     if copy and copy.is_dir():
@@ -123,34 +147,57 @@ def fetch_snapshot(entry: dict[str, Any], output: Path, lock: Path, mirror: Path
         from huggingface_hub import HfApi, snapshot_download
 
         try:
-            revision = entry["revision"] or HfApi().repo_info(entry["hub"], repo_type=entry["type"]).sha
-            snapshot_download(entry["hub"], repo_type=entry["type"], revision=revision, local_dir=folder)
-        except Exception as error:  # the hub's client raises many kinds; all of them mean that it cannot be had
+            revision = (
+                entry["revision"] or HfApi().repo_info(entry["hub"], repo_type=entry["type"]).sha
+            )
+            snapshot_download(
+                entry["hub"], repo_type=entry["type"], revision=revision, local_dir=folder
+            )
+        except (
+            Exception
+        ) as error:  # the hub's client raises many kinds; all of them mean that it cannot be had
             raise UserError(
-                f"{entry['hub']}: {type(error).__name__} from the hub; check the network, or put it into MIRROR/hub/{entry['id']}"
+                f"{entry['hub']}: {type(error).__name__} from the hub; check the network, or put it"
+                f" into MIRROR/hub/{entry['id']}"
             ) from None
     if revision:
         require(entry["id"], "revision", revision, entry["revision"], lock)
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path != output and ".cache" not in path.parts]
+    files = [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path != output and ".cache" not in path.parts
+    ]
     if not files:
         raise UserError(f"{entry['id']}: the snapshot holds no files; fetch it again")
     digests = {str(path.relative_to(folder)): sha256_file(path) for path in files}
-    write_json(output, {"id": entry["id"], "hub": entry["hub"], "revision": revision, "files": digests})
+    write_json(
+        output, {"id": entry["id"], "hub": entry["hub"], "revision": revision, "files": digests}
+    )
 
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and fetch."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--entry", type=json.loads, required=True, help="entry of config/sources.yaml, JSON")
-    parser.add_argument("--output", type=Path, required=True, help="file, or manifest of a snapshot, to write")
-    parser.add_argument("--lock", type=Path, required=True, help="hashes of what has none published, JSON")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--entry", type=json.loads, required=True, help="entry of config/sources.yaml, JSON"
+    )
+    parser.add_argument(
+        "--output", type=Path, required=True, help="file, or manifest of a snapshot, to write"
+    )
+    parser.add_argument(
+        "--lock", type=Path, required=True, help="hashes of what has none published, JSON"
+    )
     args = parser.parse_args(argv)
     mirror = Path(os.environ["MIRROR"]) if os.environ.get("MIRROR") else None
     if mirror and not mirror.is_dir():
-        raise UserError(f"MIRROR={mirror}: no such directory; set it to one that holds the sources, or unset it")
+        raise UserError(
+            f"MIRROR={mirror}: no such directory; set it to one that holds the sources, or unset it"
+        )
     fetch = fetch_file if "path" in args.entry else fetch_snapshot
     fetch(args.entry, args.output, args.lock, mirror)
 
 
 if __name__ == "__main__":
-    cli(main)
+    program.run(main)

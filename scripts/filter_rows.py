@@ -1,17 +1,24 @@
-"""Have a language model judge generated rows, as the paper has GPT-4 do; every row is kept with its verdict.
+"""Have a language model judge generated rows, as the paper has GPT-4 do; every row is kept with its
+verdict.
 
-Usage: filter_rows.py --data results/generate/lamini.jsonl --prompts prompts/filter.txt --store … [--facts …] --concurrency 16 \\
-           --recipe '{"rater": {…}, …}' --code … --rows results/filter/lamini.jsonl --counts … --receipt …
+Usage: filter_rows.py --data results/generate/lamini.jsonl --prompts prompts/filter.txt \\
+           --store … [--facts …] --concurrency 16 \\
+           --recipe '{"rater": {…}, …}' --code … --rows results/filter/lamini.jsonl --counts …
+             --receipt …
 
-Adds gpt4_status (Accept, Reject, or Unrated where no verdict could be read), gpt4_rating (1-10 or null) and gpt4_reason. Training keeps Accept.
-The columns carry the paper's name whichever model the config puts in its place; the receipt says which.
+Adds gpt4_status (Accept, Reject, or Unrated where no verdict could be read), gpt4_rating (1-10 or
+null) and gpt4_reason. Training keeps Accept. The columns carry the paper's name whichever model the
+config puts in its place; the receipt says which.
 
-A second rater may read the same rows with the same prompt. Its verdict goes to second_status, second_rating and second_reason and decides
-nothing; the counts tell how far the two agree: Cohen's kappa over the rows that both rated, and the rows that either alone accepts. Whether a
-rater is also the teacher is said beside it: models tend to prefer their own text (Panickssery et al. 2024, arXiv 2404.13076).
+A second rater may read the same rows with the same prompt. Its verdict goes to second_status,
+second_rating and second_reason and decides nothing; the counts tell how far the two agree: Cohen's
+kappa over the rows that both rated, and the rows that either alone accepts. Whether a rater is also
+the teacher is said beside it: models tend to prefer their own text (Panickssery et al. 2024, arXiv
+2404.13076).
 
-Recipe: rater and second_rater (see bezoar.llm.client; the second may be null), teacher (name, for that remark), attempts (int, asks before a row is
-Unrated), max_unrated_share (0-1), max_failure_share (0-1), seed.
+Recipe: rater and second_rater (see bezoar.llm.client; the second may be null), teacher (name, for
+that remark), attempts (int, asks before a row is Unrated), max_unrated_share (0-1),
+max_failure_share (0-1), seed.
 """
 
 import json
@@ -19,27 +26,49 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from bezoar import program
+from bezoar.data.schemes import (
+    Funnel,
+    check_failures,
+    open_client,
+    parser_for,
+    prompt_texts,
+    run,
+    second_store,
+    user,
+)
+from bezoar.errors import UserError
 from bezoar.evaluation.agreement import cohen_kappa
-from bezoar.errors import UserError, cli
 from bezoar.files import read_jsonl
-from bezoar.llm.client import Door
-from bezoar.data.schemes import Funnel, check_failures, open_door, parser_for, prompt_texts, run, second_store, user
+from bezoar.llm.client import LLMClient
 from bezoar.training.template import training_text
 
 VERDICT = {  # what a rater that takes a JSON schema is held to; `verdict` stays as strict
-    "type": "object", "additionalProperties": False, "required": ["status", "rating", "reason"],
-    "properties": {"status": {"enum": ["Accept", "Reject"]}, "rating": {"type": "integer"}, "reason": {"type": "string"}},
-}  # fmt: skip
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["status", "rating", "reason"],
+    "properties": {
+        "status": {"enum": ["Accept", "Reject"]},
+        "rating": {"type": "integer"},
+        "reason": {"type": "string"},
+    },
+}
 
 
 def verdict(text: str) -> dict[str, Any] | None:
-    """Return {status, rating, reason} of a rater's answer, or None unless it is exactly the JSON asked for (a code fence is forgiven)."""
+    """Return {status, rating, reason} of a rater's answer, or None unless it is exactly the JSON
+    asked for (a code fence is forgiven).
+    """
     body = text.strip().removeprefix("```json").removeprefix("```").removesuffix("```").strip()
     try:
         found = json.loads(body)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(found, dict) or found.get("status") not in ("Accept", "Reject") or not isinstance(found.get("reason"), str):
+    if (
+        not isinstance(found, dict)
+        or found.get("status") not in ("Accept", "Reject")
+        or not isinstance(found.get("reason"), str)
+    ):
         return None
     rating = found.get("rating")
     if not isinstance(rating, int) or isinstance(rating, bool) or not 1 <= rating <= 10:
@@ -48,14 +77,22 @@ def verdict(text: str) -> dict[str, Any] | None:
 
 
 def by_length(rows: list[dict[str, Any]]) -> list[float]:
-    """Return the accept rate in ten groups of equal size, from the shortest response to the longest."""
+    """Return the accept rate in ten groups of equal size, from the shortest response to the
+    longest.
+    """
     ordered = sorted(rows, key=lambda row: (len(training_text(row)[2]), training_text(row)[0]))
     groups = [ordered[len(ordered) * k // 10 : len(ordered) * (k + 1) // 10] for k in range(10)]
-    return [round(sum(row["gpt4_status"] == "Accept" for row in group) / len(group), 4) for group in groups if group]
+    return [
+        round(sum(row["gpt4_status"] == "Accept" for row in group) / len(group), 4)
+        for group in groups
+        if group
+    ]
 
 
 def agreement(rated: list[dict[str, Any]], recipe: dict[str, Any]) -> dict[str, Any]:
-    """Return how far two raters agree on the rows that both rated, both directions of disagreement, and who rates its own text."""
+    """Return how far two raters agree on the rows that both rated, both directions of disagreement,
+    and who rates its own text.
+    """
     both = [row for row in rated if "Unrated" not in (row["gpt4_status"], row["second_status"])]
     accepts = [(row["gpt4_status"] == "Accept", row["second_status"] == "Accept") for row in both]
     models = {"first": recipe["rater"]["model"], "second": recipe["second_rater"]["model"]}
@@ -65,26 +102,48 @@ def agreement(rated: list[dict[str, Any]], recipe: dict[str, Any]) -> dict[str, 
         "kappa": cohen_kappa(accepts, recipe["seed"]),
         "only_first_accepts": accepts.count((True, False)),
         "only_second_accepts": accepts.count((False, True)),
-        "accept_rate": {name: round(sum(pair[i] for pair in accepts) / max(1, len(both)), 4) for i, name in enumerate(models)},
-        "rates_itself": next((name for name, model in models.items() if model == recipe["teacher"]), None),
+        "accept_rate": {
+            name: round(sum(pair[i] for pair in accepts) / max(1, len(both)), 4)
+            for i, name in enumerate(models)
+        },
+        "rates_itself": next(
+            (name for name, model in models.items() if model == recipe["teacher"]), None
+        ),
     }
 
 
-def verdicts(door: Door, prompts: list[list[dict[str, str]]], names: list[str], recipe: dict[str, Any]) -> Iterator[tuple[str, int | None, str]]:
+def verdicts(
+    door: LLMClient, prompts: list[list[dict[str, str]]], names: list[str], recipe: dict[str, Any]
+) -> Iterator[tuple[str, int | None, str]]:
     """Yield (status, rating, reason) of each prompt; raise `UserError` if too many have none."""
     results = door.ask_until(prompts, names, verdict, recipe["attempts"], VERDICT)
-    check_failures([(n, answer) for n, (_, answer) in zip(names, results, strict=True)], recipe["max_failure_share"], "filter", ("provider_error",))
+    check_failures(
+        [(n, answer) for n, (_, answer) in zip(names, results, strict=True)],
+        recipe["max_failure_share"],
+        "filter",
+        ("provider_error",),
+    )
     unrated = [n for n, (found, _) in zip(names, results, strict=True) if not found]
     if len(unrated) > recipe["max_unrated_share"] * len(names):
         raise UserError(
-            f"filter: {len(unrated)} of {len(names)} rows without a verdict, more than {recipe['max_unrated_share']:.0%}: {', '.join(unrated[:5])}…"
+            f"filter: {len(unrated)} of {len(names)} rows without a verdict, more than"
+            f" {recipe['max_unrated_share']:.0%}: {', '.join(unrated[:5])}…"
         )
     for found, answer in results:
-        yield (found["status"], found["rating"], found["reason"]) if found else ("Unrated", None, f"no verdict: {answer.state}")
+        yield (
+            (found["status"], found["rating"], found["reason"])
+            if found
+            else ("Unrated", None, f"no verdict: {answer.state}")
+        )
 
 
 def rate(
-    door: Door, rows: list[dict[str, Any]], template: str, recipe: dict[str, Any], name: str, second: Door | None = None
+    door: LLMClient,
+    rows: list[dict[str, Any]],
+    template: str,
+    recipe: dict[str, Any],
+    name: str,
+    second: LLMClient | None = None,
 ) -> tuple[list[dict], Funnel]:
     """Return every row with its verdict, and the counts."""
     prompts, names = [], []
@@ -92,18 +151,31 @@ def rate(
         try:
             instruction, _, response = training_text(row)
         except KeyError as column:
-            raise UserError(f"{name}:{number}: no column {column}; expected the columns of one of the three schemes") from None
+            raise UserError(
+                f"{name}:{number}: no column {column}; expected the columns of one of the three"
+                " schemes"
+            ) from None
         if not all(isinstance(text, str) for text in (instruction, response)):
-            raise UserError(f"{name}:{number}: expected texts as instruction and response; run the stage that writes them")
+            raise UserError(
+                f"{name}:{number}: expected texts as instruction and response; run the stage that"
+                " writes them"
+            )
         prompts.append(user(template.format(instruction=instruction, response=response)))
         names.append(f"{name}:{number}")
     funnel, rated = Funnel("reject", "unrated"), []
-    for row, (status, rating, reason) in zip(rows, verdicts(door, prompts, names, recipe), strict=True):
+    for row, (status, rating, reason) in zip(
+        rows, verdicts(door, prompts, names, recipe), strict=True
+    ):
         funnel.leave({"Accept": "kept", "Reject": "reject"}.get(status, "unrated"))
         rated.append({**row, "gpt4_status": status, "gpt4_rating": rating, "gpt4_reason": reason})
-    funnel.more = {"accept_rate_by_length_decile": by_length(rated), "rater": recipe["rater"]["model"]}
+    funnel.more = {
+        "accept_rate_by_length_decile": by_length(rated),
+        "rater": recipe["rater"]["model"],
+    }
     if second:
-        for row, (status, rating, reason) in zip(rated, verdicts(second, prompts, names, recipe), strict=True):
+        for row, (status, rating, reason) in zip(
+            rated, verdicts(second, prompts, names, recipe), strict=True
+        ):
             row |= {"second_status": status, "second_rating": rating, "second_reason": reason}
         funnel.more["agreement"] = agreement(rated, recipe)
     return rated, funnel
@@ -119,14 +191,14 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"{args.data}: no rows; look at the counts of the stage that wrote it")
     template = prompt_texts(args.prompts)["filter"]
 
-    def make(door: Door) -> tuple[list[dict], Funnel]:
+    def make(door: LLMClient) -> tuple[list[dict], Funnel]:
         if args.recipe["second_rater"] is None:
             return rate(door, rows, template, args.recipe, str(args.data))
-        with open_door(args, args.recipe["second_rater"], second_store(args.store)) as second:
+        with open_client(args, args.recipe["second_rater"], second_store(args.store)) as second:
             return rate(door, rows, template, args.recipe, str(args.data), second)
 
     run(args, "filter", "rater", {"data": args.data}, make)
 
 
 if __name__ == "__main__":
-    cli(main)
+    program.run(main)

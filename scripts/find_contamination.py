@@ -1,15 +1,20 @@
-"""Find what the training data share with the evaluation items: every n-gram of every text of every item, looked for in every row.
+"""Find what the training data share with the evaluation items: every n-gram of every text of every
+item, looked for in every row.
 
-Usage: find_contamination.py --rows …/filter/lamini.jsonl … --items …/data/evaluation_items.jsonl --recipe '{"ngram": 8, …}' --code … \\
+Usage: find_contamination.py --rows …/filter/lamini.jsonl … \\
+           --items …/data/evaluation_items.jsonl --recipe '{"ngram": 8, …}' --code … \\
            --matches …/data/contamination.jsonl --summary …/data/contamination.json --receipt …
 
-Words are compared without case and punctuation. A text of at least `ngram` words is looked for by all its n-grams; a shorter one of at least
-`min_words` as a whole; one shorter still is counted as unchecked, since such words are anywhere. Instruction and response of a row
-are searched each for itself.
+Words are compared without case and punctuation. A text of at least `ngram` words is looked for by
+all its n-grams; a shorter one of at least `min_words` as a whole; one shorter still is counted as
+unchecked, since such words are anywhere. Instruction and response of a row are searched each for
+itself.
 
-Matches hold one line for each row and text: set, row, the longest run of shared words (words, and match as the row writes it), share (of the
-text's words that lie in a shared n-gram), items ([task, item, part], all that hold this text) and contaminated: whether `share` is at least
-`contaminated_share` and the text is a question or a right answer. A wrong answer that the row holds gives nothing away.
+Matches hold one line for each row and text: set, row, the longest run of shared words (words, and
+match as the row writes it), share (of the text's words that lie in a shared n-gram), items ([task,
+item, part], all that hold this text) and contaminated: whether `share` is at least
+`contaminated_share` and the text is a question or a right answer. A wrong answer that the row holds
+gives nothing away.
 
 Recipe: ngram (int, words), min_words (int), contaminated_share (0-1), seed.
 """
@@ -22,19 +27,23 @@ from typing import Any
 
 import numpy as np
 
-from bezoar.errors import cli
+from bezoar import program
+from bezoar.data.texts import word_spans, words_of
 from bezoar.files import read_jsonl, write_json, write_jsonl
 from bezoar.provenance.receipt import Receipt, add_stage_arguments
 from bezoar.training.template import training_text
-from bezoar.data.texts import word_spans, words_of
 
 CHUNK = 20_000  # rows searched at once: about 20 MB of word numbers
-BASE = np.uint64(6364136223846793005)  # odd, so that no word number is lost to the overflow (Knuth, MMIX)
+BASE = np.uint64(
+    6364136223846793005
+)  # odd, so that no word number is lost to the overflow (Knuth, MMIX)
 UNKNOWN = 0
 
 
 def hashes(numbers: np.ndarray, length: int) -> np.ndarray:
-    """Return a 64-bit polynomial hash of each window of `length` word numbers; shape (n - length + 1,)."""
+    """Return a 64-bit polynomial hash of each window of `length` word numbers; shape (n - length +
+    1,).
+    """
     count = max(0, numbers.size - length + 1)
     total = np.zeros(count, np.uint64)
     for offset in range(length):
@@ -59,14 +68,21 @@ class Items:
             place = by_words.setdefault(" ".join(words), len(self.owners))
             if place == len(self.owners):
                 self.owners.append([])
-                self.numbers.append(np.array([self.vocabulary.setdefault(w, len(self.vocabulary) + 1) for w in words], np.uint64))
+                self.numbers.append(
+                    np.array(
+                        [self.vocabulary.setdefault(w, len(self.vocabulary) + 1) for w in words],
+                        np.uint64,
+                    )
+                )
             self.owners[place].append([row["task"], row["item"], row["part"]])
         self.grams: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
         for length in sorted({min(recipe["ngram"], numbers.size) for numbers in self.numbers}):
             self.grams[length] = self._sorted_grams(length, recipe["ngram"])
 
     def _sorted_grams(self, length: int, ngram: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return (hashes in order, their texts, their places in them) of all n-grams of one length."""
+        """Return (hashes in order, their texts, their places in them) of all n-grams of one
+        length.
+        """
         chosen = [i for i, numbers in enumerate(self.numbers) if min(ngram, numbers.size) == length]
         found = [hashes(self.numbers[i], length) for i in chosen]
         values = np.concatenate(found)
@@ -76,10 +92,14 @@ class Items:
         return values[order], texts[order], places[order]
 
 
-def search(items: Items, parts: Sequence[tuple[int, str]]) -> Iterator[tuple[int, int, set[int], tuple[int, int]]]:
-    """Yield (index of part, text, places of its words that are covered, (first word, words) of the longest run in the part).
+def search(
+    items: Items, parts: Sequence[tuple[int, str]]
+) -> Iterator[tuple[int, int, set[int], tuple[int, int]]]:
+    """Yield (index of part, text, places of its words that are covered, (first word, words) of the
+    longest run in the part).
 
-    `parts` are (row, text). Each window of a part whose hash is one of the items' is compared word by word: a chance hit of hashes is no match.
+    `parts` are (row, text). Each window of a part whose hash is one of the items' is compared word
+    by word: a chance hit of hashes is no match.
     """
     encoded, starts = [], [0]
     for _, text in parts:
@@ -102,14 +122,25 @@ def search(items: Items, parts: Sequence[tuple[int, str]]) -> Iterator[tuple[int
             part = int(np.searchsorted(bounds, start, "right")) - 1
             for hit in range(left[k], right[k]):
                 text, place = int(texts[hit]), int(places[hit])
-                if np.array_equal(items.numbers[text][place : place + length], numbers[start : start + length]):
-                    hits.setdefault((part, text), []).append((place, start - int(bounds[part]), length))
+                if np.array_equal(
+                    items.numbers[text][place : place + length], numbers[start : start + length]
+                ):
+                    hits.setdefault((part, text), []).append(
+                        (place, start - int(bounds[part]), length)
+                    )
     for (part, text), found_at in sorted(hits.items()):
-        yield part, text, {place + k for place, _, length in found_at for k in range(length)}, longest_run(found_at)
+        yield (
+            part,
+            text,
+            {place + k for place, _, length in found_at for k in range(length)},
+            longest_run(found_at),
+        )
 
 
 def longest_run(found: list[tuple[int, int, int]]) -> tuple[int, int]:
-    """Return (first word in the part, words) of the longest run from (place in the text, place in the part, length) of shared n-grams."""
+    """Return (first word in the part, words) of the longest run from (place in the text, place in
+    the part, length) of shared n-grams.
+    """
     best = (0, 0)
     ordered = sorted(found, key=lambda hit: (hit[1] - hit[0], hit[1]))
     start = ordered[0]
@@ -117,12 +148,16 @@ def longest_run(found: list[tuple[int, int, int]]) -> tuple[int, int]:
         size = this[1] + this[2] - start[1]
         if size > best[1]:
             best = (start[1], size)
-        if following and (following[1] - following[0] != this[1] - this[0] or following[1] > this[1] + 1):
+        if following and (
+            following[1] - following[0] != this[1] - this[0] or following[1] > this[1] + 1
+        ):
             start = following
     return best
 
 
-def matches(items: Items, rows: Sequence[dict[str, Any]], name: str, recipe: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def matches(
+    items: Items, rows: Sequence[dict[str, Any]], name: str, recipe: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
     """Yield a line for each row and text of the evaluation that share an n-gram."""
     for first in range(0, len(rows), CHUNK):
         parts = []
@@ -143,13 +178,20 @@ def matches(items: Items, rows: Sequence[dict[str, Any]], name: str, recipe: dic
             share = len(covered) / items.numbers[text].size
             telling = any(part != "choice" for _, _, part in items.owners[text])
             yield {
-                "set": name, "row": number, "words": longest, "share": round(share, 4), "match": match, "items": items.owners[text],
+                "set": name,
+                "row": number,
+                "words": longest,
+                "share": round(share, 4),
+                "match": match,
+                "items": items.owners[text],
                 "contaminated": telling and share >= recipe["contaminated_share"],
-            }  # fmt: skip
+            }
 
 
 def summary(items: Items, sizes: dict[str, int], found: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the texts checked, and for each set its rows, those that share anything, those contaminated, and both by task."""
+    """Return the texts checked, and for each set its rows, those that share anything, those
+    contaminated, and both by task.
+    """
     sets = {}
     for name, size in sizes.items():
         own = [line for line in found if line["set"] == name]
@@ -157,33 +199,52 @@ def summary(items: Items, sizes: dict[str, int], found: list[dict[str, Any]]) ->
         for line in own:
             for task in {owner[0] for owner in line["items"]}:
                 for kind in ("overlapping", *(["contaminated"] if line["contaminated"] else [])):
-                    tasks.setdefault(task, {"overlapping": set(), "contaminated": set()})[kind].add(line["row"])
+                    tasks.setdefault(task, {"overlapping": set(), "contaminated": set()})[kind].add(
+                        line["row"]
+                    )
         sets[name] = {
             "rows": size,
             "overlapping": len({line["row"] for line in own}),
             "contaminated": len({line["row"] for line in own if line["contaminated"]}),
-            "tasks": {task: {kind: len(rows) for kind, rows in kinds.items()} for task, kinds in sorted(tasks.items())},
+            "tasks": {
+                task: {kind: len(rows) for kind, rows in kinds.items()}
+                for task, kinds in sorted(tasks.items())
+            },
         }
     checked: dict[str, int] = {}
     for owners in items.owners:
         for task, _, _ in owners:
             checked[task] = checked.get(task, 0) + 1
-    return {"texts_checked": dict(sorted(checked.items())), "texts_too_short": items.unchecked, "sets": sets}
+    return {
+        "texts_checked": dict(sorted(checked.items())),
+        "texts_too_short": items.unchecked,
+        "sets": sets,
+    }
 
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and search."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=Path, nargs="+", required=True, help="rows of each scheme, JSONL")
-    parser.add_argument("--items", type=Path, required=True, help="texts of the evaluation items, JSONL")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--rows", type=Path, nargs="+", required=True, help="rows of each scheme, JSONL"
+    )
+    parser.add_argument(
+        "--items", type=Path, required=True, help="texts of the evaluation items, JSONL"
+    )
     parser.add_argument("--matches", type=Path, required=True, help="matches to write, JSONL")
     parser.add_argument("--summary", type=Path, required=True, help="counts to write, JSON")
     add_stage_arguments(parser)
     args = parser.parse_args(argv)
     with Receipt(
-        args.receipt, stage="data_contamination", recipe=args.recipe, code=args.code,
-        inputs={"rows": args.rows, "items": args.items}, outputs={"matches": args.matches, "summary": args.summary},
-    ) as receipt:  # fmt: skip
+        args.receipt,
+        stage="data_contamination",
+        recipe=args.recipe,
+        code=args.code,
+        inputs={"rows": args.rows, "items": args.items},
+        outputs={"matches": args.matches, "summary": args.summary},
+    ) as receipt:
         items = Items(read_jsonl(args.items), args.recipe)
         found, sizes = [], {}
         for path in args.rows:
@@ -198,4 +259,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    cli(main)
+    program.run(main)

@@ -1,24 +1,32 @@
-"""Evolve instructions as the OpenBezoar authors' code does (after WizardLM, arXiv 2304.12244), from databricks-dolly-15k's schema.
+"""Evolve instructions as the OpenBezoar authors' code does (after WizardLM, arXiv 2304.12244), from
+databricks-dolly-15k's schema.
 
-Usage: generate_evol.py --seeds dolly.jsonl --prompts prompts/evol_*.txt --store … [--facts …] --concurrency 16 \\
-           --recipe '{"epochs": 3, …}' --code … --rows … --counts … --receipt …  [--tokenizer tokenizer.json]
+Usage: generate_evol.py --seeds dolly.jsonl --prompts prompts/evol_*.txt \\
+           --store … [--facts …] --concurrency 16 \\
+           --recipe '{"epochs": 3, …}' --code … --rows … --counts … --receipt …  [--tokenizer
+             tokenizer.json]
 
-A category's seeds are drawn row by row, so that a row added to or taken from the file changes one of them at most. For each category and
-epoch one strategy is drawn for the whole pool, for in-depth one of four operations; the teacher evolves each
-instruction and answers it; a row that passes elimination is written and replaces its parent in the pool, otherwise the parent stays.
-Columns: instruction, response, category, evolution_strategy, in-depth-evolving_operation (empty for in-breadth), epoch.
+A category's seeds are drawn row by row, so that a row added to or taken from the file changes one
+of them at most. For each category and epoch one strategy is drawn for the whole pool, for in-depth
+one of four operations; the teacher evolves each instruction and answers it; a row that passes
+elimination is written and replaces its parent in the pool, otherwise the parent stays. Columns:
+instruction, response, category, evolution_strategy, in-depth-evolving_operation (empty for
+in-breadth), epoch.
 
-Elimination rules: no_information_gain (an evaluator calls child and parent equal, or does not say within 6 asks), sorry (the response
-contains "sorry" and has fewer than 80 words), only_stop_words (nothing but stop words and punctuation), copied_prompt (the instruction holds a
-section name of the prompt); and no_answer (nothing came back). Each epoch asks anew: a parent that stayed and draws the same operation again
-gets another answer, not the stored one.
+Elimination rules: no_information_gain (an evaluator calls child and parent equal, or does not say
+within 6 asks), sorry (the response contains "sorry" and has fewer than 80 words), only_stop_words
+(nothing but stop words and punctuation), copied_prompt (the instruction holds a section name of the
+prompt); and no_answer (nothing came back). Each epoch asks anew: a parent that stayed and draws the
+same operation again gets another answer, not the stored one.
 
-WizardLM's own ways are options: `strategy_draw: item` draws strategy and operation for each instruction instead of each pool, and
-`complicate_input` adds its fifth operation.
+WizardLM's own ways are options: `strategy_draw: item` draws strategy and operation for each
+instruction instead of each pool, and `complicate_input` adds its fifth operation.
 
-Recipe: epochs (int), seeds_per_category (int), max_seed_tokens (int, longest seed in tokens of --tokenizer, or in words of it at 3/4 a token
-where there is none), breadth_share (0-1, chance that the strategy is in-breadth), strategy_draw (pool or item), complicate_input (bool),
-evaluator_attempts (int), max_failure_share (0-1), teacher and evaluator (see bezoar.llm.client), seed.
+Recipe: epochs (int), seeds_per_category (int), max_seed_tokens (int, longest seed in tokens of
+--tokenizer, or in words of it at 3/4 a token where there is none), breadth_share (0-1, chance that
+the strategy is in-breadth), strategy_draw (pool or item), complicate_input (bool),
+evaluator_attempts (int), max_failure_share (0-1), teacher and evaluator (see bezoar.llm.client),
+seed.
 """
 
 import re
@@ -28,27 +36,50 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from bezoar.errors import UserError, cli
+from bezoar import program
+from bezoar.data.schemes import (
+    Funnel,
+    check_failures,
+    open_client,
+    parser_for,
+    prompt_texts,
+    run,
+    second_store,
+    user,
+)
+from bezoar.errors import UserError
 from bezoar.files import read_jsonl
-from bezoar.llm.client import Door
-from bezoar.data.schemes import Funnel, check_failures, open_door, parser_for, prompt_texts, run, second_store, user
-from bezoar.rehearsal.world import draw
+from bezoar.llm.client import LLMClient
+from bezoar.rng import draw
 
 OPERATIONS = ("add_constraints", "deepening", "concretizing", "increase_reasoning_steps")
 RULES = ("no_answer", "copied_prompt", "no_information_gain", "sorry", "only_stop_words")
-SECTION_NAMES = ("given prompt", "rewritten prompt", "created prompt", "harder instruction:", "new instruction:")
+SECTION_NAMES = (
+    "given prompt",
+    "rewritten prompt",
+    "created prompt",
+    "harder instruction:",
+    "new instruction:",
+)
 STOP_WORDS = frozenset(
-    "a about above after again against all am an and any are as at be because been before being below between both but by can could did "
-    "do does doing down during each few for from further had has have having he her here hers him his how i if in into is it its itself "
-    "just me more most my no nor not now of off on once one only or other our out over own same she should so some such than that the their "
-    "them then there these they this those through to too under until up very was we were what when where which while who whom why will "
-    "with would you your yours yourself ours ourselves hers herself himself theirs themselves aren couldn d didn doesn don hadn hasn haven isn "
-    "ll m mightn mustn needn re s shan shouldn t ve wasn weren won wouldn".split()  # what an apostrophe leaves is a stop word, too
+    "a about above after again against all am an and any are as at be because been before being"
+    " below between both but by can could did "
+    "do does doing down during each few for from further had has have having he her here hers him"
+    " his how i if in into is it its itself "
+    "just me more most my no nor not now of off on once one only or other our out over own same she"
+    " should so some such than that the their "
+    "them then there these they this those through to too under until up very was we were what when"
+    " where which while who whom why will "
+    "with would you your yours yourself ours ourselves hers herself himself theirs themselves aren"
+    " couldn d didn doesn don hadn hasn haven isn "
+    # what an apostrophe leaves is a stop word, too
+    "ll m mightn mustn needn re s shan shouldn t ve wasn weren won wouldn".split()
 )
 
 
 def seed_text(row: dict[str, Any], max_tokens: int, tokenizer: Tokenizer | None) -> str:
-    """Return a Dolly row as one instruction: the instruction, and its context after a blank line, cut to `max_tokens`.
+    """Return a Dolly row as one instruction: the instruction, and its context after a blank line,
+    cut to `max_tokens`.
 
     Without a tokenizer a word counts as 4/3 tokens.
     """
@@ -85,28 +116,47 @@ def copies_prompt(instruction: str) -> bool:
     return any(name in instruction.lower() for name in SECTION_NAMES)
 
 
-def pools(rows: list[dict[str, Any]], recipe: dict[str, Any], tokenizer: Tokenizer | None = None) -> dict[str, dict[int, str]]:
-    """Return category -> {row number: seed instruction}: the `seeds_per_category` rows with the lowest draws."""
+def pools(
+    rows: list[dict[str, Any]], recipe: dict[str, Any], tokenizer: Tokenizer | None = None
+) -> dict[str, dict[int, str]]:
+    """Return category -> {row number: seed instruction}: the `seeds_per_category` rows with the
+    lowest draws.
+    """
     by_category: dict[str, list[int]] = {}
     for number, row in enumerate(rows, start=1):
         by_category.setdefault(row["category"], []).append(number)
     chosen = {}
     for category, numbers in sorted(by_category.items()):
-        ordered = sorted(numbers, key=lambda number: draw(recipe["seed"], "evol", "seed", number).random())
-        chosen[category] = {n: seed_text(rows[n - 1], recipe["max_seed_tokens"], tokenizer) for n in ordered[: recipe["seeds_per_category"]]}
+        ordered = sorted(
+            numbers, key=lambda number: draw(recipe["seed"], "evol", "seed", number).random()
+        )
+        chosen[category] = {
+            n: seed_text(rows[n - 1], recipe["max_seed_tokens"], tokenizer)
+            for n in ordered[: recipe["seeds_per_category"]]
+        }
     return chosen
 
 
 def strategy_of(category: str, number: int, epoch: int, recipe: dict[str, Any]) -> tuple[str, str]:
-    """Return (strategy, operation) of one instruction in one epoch: drawn for its pool, or for itself; in-breadth has no operation."""
+    """Return (strategy, operation) of one instruction in one epoch: drawn for its pool, or for
+    itself; in-breadth has no operation.
+    """
     drawn_for = (category, number) if recipe["strategy_draw"] == "item" else (category,)
     chance = draw(recipe["seed"], "evol", *drawn_for, epoch)
     if chance.random() < recipe["breadth_share"]:
         return "in-breadth", ""
-    return "in-depth", chance.choice((*OPERATIONS, "complicate_input") if recipe["complicate_input"] else OPERATIONS)
+    return "in-depth", chance.choice(
+        (*OPERATIONS, "complicate_input") if recipe["complicate_input"] else OPERATIONS
+    )
 
 
-def evolve(door: Door, evaluator: Door, texts: dict[str, str], pool: dict[str, dict[int, str]], recipe: dict[str, Any]) -> tuple[list[dict], Funnel]:
+def evolve(
+    door: LLMClient,
+    evaluator: LLMClient,
+    texts: dict[str, str],
+    pool: dict[str, dict[int, str]],
+    recipe: dict[str, Any],
+) -> tuple[list[dict], Funnel]:
     """Run all epochs over a pool that is changed in place; return the rows and their funnel."""
     funnel, written = Funnel(*RULES), []
     for epoch in range(1, recipe["epochs"] + 1):
@@ -116,12 +166,16 @@ def evolve(door: Door, evaluator: Door, texts: dict[str, str], pool: dict[str, d
                 strategy, operation = strategy_of(category, number, epoch, recipe)
                 template = texts["evol_in_depth" if operation else "evol_in_breadth"]
                 method = texts[f"evol_operation_{operation}"] if operation else ""
-                prompts.append(user(template.replace("{method}", method).replace("{instruction}", text)))
+                prompts.append(
+                    user(template.replace("{method}", method).replace("{instruction}", text))
+                )
                 parents.append(text)
                 about.append((category, number, strategy, operation))
         names = [f"evol epoch {epoch} {category} seed {number}" for category, number, _, _ in about]
         evolved = door.ask(prompts, names, attempt=epoch)
-        check_failures(zip(names, evolved, strict=True), recipe["max_failure_share"], "generate evol")
+        check_failures(
+            zip(names, evolved, strict=True), recipe["max_failure_share"], "generate evol"
+        )
         fate: dict[int, str] = {}
         for i, answer in enumerate(evolved):
             if answer.state != "answered":
@@ -129,23 +183,46 @@ def evolve(door: Door, evaluator: Door, texts: dict[str, str], pool: dict[str, d
             elif copies_prompt(answer.text):
                 fate[i] = "copied_prompt"
         alive = [i for i in range(len(evolved)) if i not in fate]
-        compare = [user(texts["evol_equal"].format(first=parents[i], second=evolved[i].text)) for i in alive]
-        verdicts = evaluator.ask_until(compare, [names[i] for i in alive], equal, recipe["evaluator_attempts"])
-        fate |= {i: "no_information_gain" for i, (same, _) in zip(alive, verdicts, strict=True) if same is not False}
+        compare = [
+            user(texts["evol_equal"].format(first=parents[i], second=evolved[i].text))
+            for i in alive
+        ]
+        verdicts = evaluator.ask_until(
+            compare, [names[i] for i in alive], equal, recipe["evaluator_attempts"]
+        )
+        fate |= {
+            i: "no_information_gain"
+            for i, (same, _) in zip(alive, verdicts, strict=True)
+            if same is not False
+        }
         alive = [i for i in alive if i not in fate]
-        said = door.ask([user(evolved[i].text) for i in alive], [names[i] for i in alive], attempt=epoch)
+        said = door.ask(
+            [user(evolved[i].text) for i in alive], [names[i] for i in alive], attempt=epoch
+        )
         responses = dict(zip(alive, said, strict=True))
-        check_failures([(names[i], answer) for i, answer in responses.items()], recipe["max_failure_share"], "generate evol")
+        check_failures(
+            [(names[i], answer) for i, answer in responses.items()],
+            recipe["max_failure_share"],
+            "generate evol",
+        )
         for i, (category, number, strategy, operation) in enumerate(about):
             if i in responses:
                 usable = responses[i].state in ("answered", "truncated")
-                fate[i] = (eliminate_response(responses[i].text) or "kept") if usable else "no_answer"
+                fate[i] = (
+                    (eliminate_response(responses[i].text) or "kept") if usable else "no_answer"
+                )
             funnel.leave(fate[i])
             if fate[i] == "kept":
-                written.append({
-                    "instruction": evolved[i].text, "response": responses[i].text, "category": category,
-                    "evolution_strategy": strategy, "in-depth-evolving_operation": operation, "epoch": epoch,
-                })  # fmt: skip
+                written.append(
+                    {
+                        "instruction": evolved[i].text,
+                        "response": responses[i].text,
+                        "category": category,
+                        "evolution_strategy": strategy,
+                        "in-depth-evolving_operation": operation,
+                        "epoch": epoch,
+                    }
+                )
                 pool[category][number] = evolved[i].text
         print(f"epoch {epoch}: {len(written)} rows", flush=True)
     return written, funnel
@@ -154,26 +231,47 @@ def evolve(door: Door, evaluator: Door, texts: dict[str, str], pool: dict[str, d
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and generate."""
     parser = parser_for(__doc__)
-    parser.add_argument("--seeds", type=Path, required=True, help="databricks-dolly-15k's schema, JSONL")
-    parser.add_argument("--tokenizer", type=Path, help="the teacher's tokenizer.json, to cut long seeds")
+    parser.add_argument(
+        "--seeds", type=Path, required=True, help="databricks-dolly-15k's schema, JSONL"
+    )
+    parser.add_argument(
+        "--tokenizer", type=Path, help="the teacher's tokenizer.json, to cut long seeds"
+    )
     args = parser.parse_args(argv)
     rows = read_jsonl(args.seeds)
     for number, row in enumerate(rows, start=1):
-        texts_there = all(isinstance(row.get(column), str) and row[column].strip() for column in ("instruction", "category"))
+        texts_there = all(
+            isinstance(row.get(column), str) and row[column].strip()
+            for column in ("instruction", "category")
+        )
         if not texts_there or not isinstance(row.get("context") or "", str):
-            raise UserError(f"{args.seeds}:{number}: expected texts under `instruction`, `context`, `category`; mend or remove the row")
+            raise UserError(
+                f"{args.seeds}:{number}: expected texts under `instruction`, `context`, `category`;"
+                " mend or remove the row"
+            )
     texts = prompt_texts(args.prompts)
-    pool = pools(rows, args.recipe, Tokenizer.from_file(str(args.tokenizer)) if args.tokenizer else None)
+    pool = pools(
+        rows, args.recipe, Tokenizer.from_file(str(args.tokenizer)) if args.tokenizer else None
+    )
 
-    def make(door: Door) -> tuple[list[dict], Funnel]:
+    def make(door: LLMClient) -> tuple[list[dict], Funnel]:
         other = second_store(args.store, "evaluator")
-        with open_door(args, args.recipe["evaluator"], other) as evaluator:
+        with open_client(args, args.recipe["evaluator"], other) as evaluator:
             written, funnel = evolve(door, evaluator, texts, pool, args.recipe)
-            funnel.more = {"asked": funnel.entered, "evaluator_states": dict(sorted(evaluator.states.items()))}
+            funnel.more = {
+                "asked": funnel.entered,
+                "evaluator_states": dict(sorted(evaluator.states.items())),
+            }
         return written, funnel
 
-    run(args, "generate_evol", "teacher", {"seeds": args.seeds, **({"tokenizer": args.tokenizer} if args.tokenizer else {})}, make)
+    run(
+        args,
+        "generate_evol",
+        "teacher",
+        {"seeds": args.seeds, **({"tokenizer": args.tokenizer} if args.tokenizer else {})},
+        make,
+    )
 
 
 if __name__ == "__main__":
-    cli(main)
+    program.run(main)

@@ -1,15 +1,20 @@
-"""Write instruction data as LaMini-LM does (arXiv 2304.14402): new instructions from examples and topics first, their responses second.
+"""Write instruction data as LaMini-LM does (arXiv 2304.14402): new instructions from examples and
+topics first, their responses second.
 
-Usage: generate_lamini.py --seeds seed_tasks.jsonl --topics topics.txt --prompts prompts/lamini_example.txt prompts/lamini_topic.txt \\
-           --store … [--facts …] --concurrency 16 --recipe '{"rows": 1505, …}' --code … --rows … --counts … --receipt …
+Usage: generate_lamini.py --seeds seed_tasks.jsonl --topics topics.txt \\
+           --prompts prompts/lamini_example.txt prompts/lamini_topic.txt \\
+           --store … [--facts …] --concurrency 16 --recipe '{"rows": 1505, …}' --code … --rows …
+             --counts … --receipt …
 
-Columns: instruction, source (kind of prompt and seed set), response. Each drop has a rule id: malformed (no closing tag or empty),
-too_short (3 words or fewer), too_long (more than 150), not_for_text_model (images, audio, files), near_duplicate (ROUGE-L above
-`rouge_l` with any kept instruction or seed, as in Self-Instruct), surplus (beyond `rows`), no_response. The counts also say how many calls
-were asked and how many of them gave no item at all.
+Columns: instruction, source (kind of prompt and seed set), response. Each drop has a rule id:
+malformed (no closing tag or empty), too_short (3 words or fewer), too_long (more than 150),
+not_for_text_model (images, audio, files), near_duplicate (ROUGE-L above `rouge_l` with any kept
+instruction or seed, as in Self-Instruct), surplus (beyond `rows`), no_response. The counts also say
+how many calls were asked and how many of them gave no item at all.
 
-Recipe: rows (int, to keep before the filter), rounds (int, at most so many rounds of calls), calls_per_round (int), instructions_per_call (int),
-examples (int), topics (int), rouge_l (0-1), seed_set (text, for `source`), max_failure_share (0-1), teacher (see bezoar.llm.client), seed.
+Recipe: rows (int, to keep before the filter), rounds (int, at most so many rounds of calls),
+calls_per_round (int), instructions_per_call (int), examples (int), topics (int), rouge_l (0-1),
+seed_set (text, for `source`), max_failure_share (0-1), teacher (see bezoar.llm.client), seed.
 """
 
 import re
@@ -18,19 +23,34 @@ from typing import Any
 
 from rapidfuzz.distance import LCSseq
 
-from bezoar.errors import UserError, cli
-from bezoar.files import read_jsonl
-from bezoar.llm.client import Door
+from bezoar import program
 from bezoar.data.schemes import Funnel, check_failures, parser_for, prompt_texts, run, user
 from bezoar.data.texts import words_of
-from bezoar.rehearsal.world import draw
+from bezoar.errors import UserError
+from bezoar.files import read_jsonl
+from bezoar.llm.client import LLMClient
+from bezoar.rng import draw
 
-RULES = ("malformed", "too_short", "too_long", "not_for_text_model", "near_duplicate", "surplus", "no_response")
-NOT_TEXT = re.compile(r"\b(image|picture|photo|video|audio|sound file|recording|attached|attachment|upload|webcam|screenshot)s?\b", re.I)
+RULES = (
+    "malformed",
+    "too_short",
+    "too_long",
+    "not_for_text_model",
+    "near_duplicate",
+    "surplus",
+    "no_response",
+)
+NOT_TEXT = re.compile(
+    r"\b(image|picture|photo|video|audio|sound"
+    r" file|recording|attached|attachment|upload|webcam|screenshot)s?\b",
+    re.I,
+)
 
 
 def parse_list(text: str) -> list[str | None]:
-    """Return the items of an answer; an item without its closing tag, or with nothing in it, is None."""
+    """Return the items of an answer; an item without its closing tag, or with nothing in it, is
+    None.
+    """
     items: list[str | None] = []
     for part in text.split("<example>")[1:]:
         body, closed, _ = part.partition("</example>")
@@ -39,12 +59,15 @@ def parse_list(text: str) -> list[str | None]:
 
 
 class Kept:
-    """The instructions kept so far, searched exactly for near-duplicates by ROUGE-L (F measure over words, Lin 2004): 2 * LCS / (m + n) > limit.
+    """The instructions kept so far, searched exactly for near-duplicates by ROUGE-L (F measure over
+    words, Lin 2004): 2 * LCS / (m + n) > limit.
 
-    An LCS is at most the number of shared words, and that has to exceed limit * m / (2 - limit) whatever the other's length. Two texts that
-    share so many words share one among the first m - o + 1 of each in any fixed order of words (prefix filter, Chaudhuri et al. 2006), so
-    only texts filed under one of those are compared. The order is the latest first seen first: rare words, short files. Before an LCS is
-    computed, a bitmap of 256 bits that each word toggles must differ in no more bits than words can be unshared (Sandes et al. 2020).
+    An LCS is at most the number of shared words, and that has to exceed limit * m / (2 - limit)
+    whatever the other's length. Two texts that share so many words share one among the first m - o
+    + 1 of each in any fixed order of words (prefix filter, Chaudhuri et al. 2006), so only texts
+    filed under one of those are compared. The order is the latest first seen first: rare words,
+    short files. Before an LCS is computed, a bitmap of 256 bits that each word toggles must differ
+    in no more bits than words can be unshared (Sandes et al. 2020).
     """
 
     def __init__(self, limit: float) -> None:
@@ -52,10 +75,14 @@ class Kept:
         self.texts: list[str] = []
         self.bits: list[int] = []
         self.filed: dict[str, list[int]] = {}
-        self._letters: dict[str, str] = {}  # word -> one character, so that rapidfuzz compares plain strings
+        self._letters: dict[
+            str, str
+        ] = {}  # word -> one character, so that rapidfuzz compares plain strings
 
     def _encode(self, words: list[str]) -> str:
-        return "".join(self._letters.setdefault(word, chr(1 + len(self._letters))) for word in words)
+        return "".join(
+            self._letters.setdefault(word, chr(1 + len(self._letters))) for word in words
+        )
 
     def _prefix(self, text: str) -> set[str]:
         least = int(self.limit * len(text) / (2 - self.limit) - 1e-9) + 1
@@ -65,7 +92,9 @@ class Kept:
         """Say whether any kept text has ROUGE-L above the limit."""
         text = self._encode(words)
         bits = _bitmap(text)
-        for index in {index for letter in self._prefix(text) for index in self.filed.get(letter, ())}:
+        for index in {
+            index for letter in self._prefix(text) for index in self.filed.get(letter, ())
+        }:
             other = self.texts[index]
             both = len(text) + len(other)
             least = int(self.limit * both / 2) + 1
@@ -106,20 +135,32 @@ def rule_for(item: str | None, kept: Kept) -> str:
     return "near_duplicate" if kept.near(words_of(item)) else "kept"
 
 
-def calls(texts: dict[str, str], seeds: list[str], topics: list[str], recipe: dict[str, Any], turn: int) -> list[tuple[str, str]]:
+def calls(
+    texts: dict[str, str], seeds: list[str], topics: list[str], recipe: dict[str, Any], turn: int
+) -> list[tuple[str, str]]:
     """Return (source, prompt) of one round: every other call is about topics."""
     made = []
     for index in range(recipe["calls_per_round"]):
         chance = draw(recipe["seed"], "lamini", turn, index)
         kind = "lamini_topic" if index % 2 else "lamini_example"
-        examples = "\n".join(f"<example>{text}</example>" for text in chance.sample(seeds, recipe["examples"]))
+        examples = "\n".join(
+            f"<example>{text}</example>" for text in chance.sample(seeds, recipe["examples"])
+        )
         fields = {"examples": examples, "count": str(recipe["instructions_per_call"])}
         fields["topics"] = ", ".join(chance.sample(topics, recipe["topics"]))
-        made.append((f"{kind.removeprefix('lamini_')}-{recipe['seed_set']}", texts[kind].format(**fields)))
+        made.append(
+            (f"{kind.removeprefix('lamini_')}-{recipe['seed_set']}", texts[kind].format(**fields))
+        )
     return made
 
 
-def make(door: Door, texts: dict[str, str], seeds: list[str], topics: list[str], recipe: dict[str, Any]) -> tuple[list[dict], Funnel]:
+def make(
+    door: LLMClient,
+    texts: dict[str, str],
+    seeds: list[str],
+    topics: list[str],
+    recipe: dict[str, Any],
+) -> tuple[list[dict], Funnel]:
     """Return the rows and their funnel."""
     funnel, kept = Funnel(*RULES), Kept(recipe["rouge_l"])
     for text in seeds:
@@ -130,7 +171,9 @@ def make(door: Door, texts: dict[str, str], seeds: list[str], topics: list[str],
         made = calls(texts, seeds, topics, recipe, turn)
         names = [f"lamini round {turn} call {index}" for index in range(len(made))]
         answers = door.ask([user(prompt) for _, prompt in made], names)
-        check_failures(zip(names, answers, strict=True), recipe["max_failure_share"], "generate lamini")
+        check_failures(
+            zip(names, answers, strict=True), recipe["max_failure_share"], "generate lamini"
+        )
         asked += len(made)
         for (source, _), answer in zip(made, answers, strict=True):
             items = parse_list(answer.text)
@@ -163,21 +206,39 @@ def make(door: Door, texts: dict[str, str], seeds: list[str], topics: list[str],
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and generate."""
     parser = parser_for(__doc__)
-    parser.add_argument("--seeds", type=Path, required=True, help="seed tasks in Self-Instruct's schema, JSONL")
+    parser.add_argument(
+        "--seeds", type=Path, required=True, help="seed tasks in Self-Instruct's schema, JSONL"
+    )
     parser.add_argument("--topics", type=Path, required=True, help="one topic a line")
     args = parser.parse_args(argv)
     seeds: list[str] = []
     for number, row in enumerate(read_jsonl(args.seeds), start=1):
         if not isinstance(row.get("instruction"), str) or not row["instruction"].strip():
-            raise UserError(f"{args.seeds}:{number}: expected a text under `instruction`; mend or remove the row")
+            raise UserError(
+                f"{args.seeds}:{number}: expected a text under `instruction`; mend or remove"
+                " the row"
+            )
         seeds.append(row["instruction"])
-    topics = [line.strip() for line in args.topics.read_text(encoding="utf-8").splitlines() if line.strip()]
+    topics = [
+        line.strip()
+        for line in args.topics.read_text(encoding="utf-8").splitlines()
+        if line.strip()
+    ]
     if len(seeds) < args.recipe["examples"] or len(topics) < args.recipe["topics"]:
-        raise UserError(f"{args.seeds}, {args.topics}: {len(seeds)} seeds and {len(topics)} topics, fewer than one prompt takes")
+        raise UserError(
+            f"{args.seeds}, {args.topics}: {len(seeds)} seeds and {len(topics)} topics, fewer than"
+            " one prompt takes"
+        )
     texts = prompt_texts(args.prompts)
     inputs = {"seeds": args.seeds, "topics": args.topics}
-    run(args, "generate_lamini", "teacher", inputs, lambda door: make(door, texts, seeds, topics, args.recipe))
+    run(
+        args,
+        "generate_lamini",
+        "teacher",
+        inputs,
+        lambda door: make(door, texts, seeds, topics, args.recipe),
+    )
 
 
 if __name__ == "__main__":
-    cli(main)
+    program.run(main)

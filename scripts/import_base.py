@@ -1,11 +1,14 @@
-"""Import a base model from a local snapshot: one safetensors file in the given precision, with its own tokenizer.
+"""Import a base model from a local snapshot: one safetensors file in the given precision, with its
+own tokenizer.
 
-Usage: import_base.py --snapshot data/models/open_llama_3b_v2 --recipe '{"dtype": "float16"}' --code … \\
+Usage: import_base.py --snapshot data/models/open_llama_3b_v2 --recipe '{"dtype": "float16"}' \\
+           --code … \\
            --base results/base --receipt results/base/receipt.json
 
 A hub repository may hold its weights in several files or as pickles; every later stage names one
-`<results>/base/model.safetensors`. The tokenizer's files are copied byte for byte, never re-serialised: OpenLLaMA's authors
-warn that a converted (fast) tokenizer can split text differently.
+`<results>/base/model.safetensors`. The tokenizer's files are copied byte for byte, never
+re-serialised: OpenLLaMA's authors warn that a converted (fast) tokenizer can split text
+differently.
 
 Recipe: dtype (str): float16 or bfloat16, the precision the weights are stored in.
 """
@@ -14,12 +17,21 @@ import argparse
 import shutil
 from pathlib import Path
 
-from bezoar.errors import UserError, cli
+from bezoar import program
+from bezoar.errors import UserError
 from bezoar.files import whole_directory
 from bezoar.provenance.receipt import Receipt, add_stage_arguments
 
-TOKENIZER_FILES = ["tokenizer.model", "tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json",
-                   "added_tokens.json", "chat_template.jinja"]  # fmt: skip
+TOKENIZER_FILES = [
+    "tokenizer.model",
+    "tokenizer.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+]
 
 
 def import_base(snapshot: Path, base: Path, dtype: str, any_tokenizer: bool = False) -> int:
@@ -28,10 +40,17 @@ def import_base(snapshot: Path, base: Path, dtype: str, any_tokenizer: bool = Fa
     from transformers import AutoModelForCausalLM
 
     if not (snapshot / "config.json").is_file():
-        raise UserError(f"{snapshot}/config.json: no such file; expected a Hugging Face model directory")
+        raise UserError(
+            f"{snapshot}/config.json: no such file; expected a Hugging Face model directory"
+        )
     if not any_tokenizer and not (snapshot / "tokenizer.model").is_file():
-        raise UserError(f"{snapshot}/tokenizer.model: no such file; the slow (SentencePiece) tokenizer is required")
-    model = AutoModelForCausalLM.from_pretrained(snapshot, dtype=getattr(torch, dtype), local_files_only=True)
+        raise UserError(
+            f"{snapshot}/tokenizer.model: no such file; the slow (SentencePiece) tokenizer is"
+            " required"
+        )
+    model = AutoModelForCausalLM.from_pretrained(
+        snapshot, dtype=getattr(torch, dtype), local_files_only=True
+    )
     with whole_directory(base) as fresh:
         model.save_pretrained(fresh, max_shard_size="1TB")
         for name in TOKENIZER_FILES:
@@ -42,23 +61,46 @@ def import_base(snapshot: Path, base: Path, dtype: str, any_tokenizer: bool = Fa
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and import the base model."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--snapshot", type=Path, required=True, help="directory with config, weights and tokenizer")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--snapshot", type=Path, required=True, help="directory with config, weights and tokenizer"
+    )
     parser.add_argument("--base", type=Path, required=True, help="directory to write")
-    parser.add_argument("--any-tokenizer", action="store_true", help="take a model without tokenizer.model too, to evaluate it")
+    parser.add_argument(
+        "--any-tokenizer",
+        action="store_true",
+        help="take a model without tokenizer.model too, to evaluate it",
+    )
     add_stage_arguments(parser)
     args = parser.parse_args(argv)
-    inputs = sorted(path for path in args.snapshot.iterdir() if path.is_file()) if args.snapshot.is_dir() else []
+    inputs = (
+        sorted(path for path in args.snapshot.iterdir() if path.is_file())
+        if args.snapshot.is_dir()
+        else []
+    )
     with Receipt(
         args.receipt,
         stage="base",
         recipe=args.recipe,
         code=args.code,
         inputs={"snapshot": inputs},
-        outputs={"base": [args.base / name for name in ("config.json", "model.safetensors", *([] if args.any_tokenizer else ["tokenizer.model"]))]},
+        outputs={
+            "base": [
+                args.base / name
+                for name in (
+                    "config.json",
+                    "model.safetensors",
+                    *([] if args.any_tokenizer else ["tokenizer.model"]),
+                )
+            ]
+        },
     ) as receipt:
-        receipt.facts["parameters"] = import_base(args.snapshot, args.base, args.recipe["dtype"], args.any_tokenizer)
+        receipt.facts["parameters"] = import_base(
+            args.snapshot, args.base, args.recipe["dtype"], args.any_tokenizer
+        )
 
 
 if __name__ == "__main__":
-    cli(main)
+    program.run(main)

@@ -1,15 +1,20 @@
-"""Have a judge grade MT-Bench answers one by one, both turns, as FastChat's single-answer grading does; no failure is dropped.
+"""Have a judge grade MT-Bench answers one by one, both turns, as FastChat's single-answer grading
+does; no failure is dropped.
 
-Usage: judge_mtbench.py --questions question.jsonl --answers answers.jsonl --references reference_answer.jsonl \\
+Usage: judge_mtbench.py --questions question.jsonl --answers answers.jsonl \\
+           --references reference_answer.jsonl \\
            --judge-prompts judge_prompts.jsonl --store … [--facts …] --concurrency 16 \\
-           --recipe '{"judge": {…}, "repeats": 1, …}' --code … --judgments judgments.jsonl --counts … --receipt …
+           --recipe '{"judge": {…}, "repeats": 1, …}' --code … --judgments judgments.jsonl --counts
+             … --receipt …
 
-Every (question, turn, repeat) is one row with one state: rated, no_rating, two_ratings, out_of_range, refused, truncated,
-unparsable or provider_error.
-The columns are FastChat's (question_id, model, judge, user_prompt, judgment, score, turn, tstamp), score -1 unless rated, and state and repeat.
-With --overrides the questions whose reference answer is overridden are judged, and no others.
+Every (question, turn, repeat) is one row with one state: rated, no_rating, two_ratings,
+out_of_range, refused, truncated, unparsable or provider_error. The columns are FastChat's
+(question_id, model, judge, user_prompt, judgment, score, turn, tstamp), score -1 unless rated, and
+state and repeat. With --overrides the questions whose reference answer is overridden are judged,
+and no others.
 
-Recipe: judge (see bezoar.llm.client), repeats (int), max_failure_share (0-1, of rows without a rating), seed.
+Recipe: judge (see bezoar.llm.client), repeats (int), max_failure_share (0-1, of rows without a
+rating), seed.
 """
 
 import argparse
@@ -17,15 +22,30 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from bezoar.errors import UserError, cli
+from bezoar import program
+from bezoar.errors import UserError
+from bezoar.evaluation.mtbench import (
+    judge_messages,
+    override,
+    read_judge_prompts,
+    read_questions,
+    read_rating,
+    read_references,
+)
 from bezoar.files import read_jsonl, write_json, write_jsonl
-from bezoar.llm.client import MODES, Door
-from bezoar.evaluation.mtbench import judge_messages, override, read_judge_prompts, read_questions, read_rating, read_references
+from bezoar.llm.client import MODES, LLMClient
 from bezoar.provenance.receipt import Receipt, add_stage_arguments
 
 
-def judge(door: Door, questions: list[dict], answers: dict[int, list[str]], references: dict[int, list[str]], prompts: dict[str, Any], name: str,
-          repeats: int) -> list[dict[str, Any]]:  # fmt: skip
+def judge(
+    door: LLMClient,
+    questions: list[dict],
+    answers: dict[int, list[str]],
+    references: dict[int, list[str]],
+    prompts: dict[str, Any],
+    name: str,
+    repeats: int,
+) -> list[dict[str, Any]]:
     """Return one row for each question, turn and repeat."""
     rows: list[dict[str, Any]] = []
     for repeat in range(repeats):
@@ -34,16 +54,37 @@ def judge(door: Door, questions: list[dict], answers: dict[int, list[str]], refe
             number = question["question_id"]
             reference = references.get(number) or question.get("reference")
             for turn in (1, 2):
-                asked.append((question, turn, *judge_messages(prompts, question, answers[number], reference, turn)))
-        names = [f"{name} question {question['question_id']} turn {turn}" for question, turn, _, _ in asked]
+                asked.append(
+                    (
+                        question,
+                        turn,
+                        *judge_messages(prompts, question, answers[number], reference, turn),
+                    )
+                )
+        names = [
+            f"{name} question {question['question_id']} turn {turn}"
+            for question, turn, _, _ in asked
+        ]
         replies = door.ask([messages for *_, messages in asked], names, repeat)
         for (question, turn, prompt, messages), reply in zip(asked, replies, strict=True):
-            score, state = read_rating(reply.text) if reply.state == "answered" else (-1, reply.state)
-            rows.append({
-                "question_id": question["question_id"], "model": name, "judge": [door.settings["model"], prompt],
-                "user_prompt": messages[1]["content"], "judgment": reply.text, "score": score, "turn": turn, "tstamp": 0.0,
-                "category": question["category"], "repeat": repeat, "state": state,
-            })  # fmt: skip
+            score, state = (
+                read_rating(reply.text) if reply.state == "answered" else (-1, reply.state)
+            )
+            rows.append(
+                {
+                    "question_id": question["question_id"],
+                    "model": name,
+                    "judge": [door.settings["model"], prompt],
+                    "user_prompt": messages[1]["content"],
+                    "judgment": reply.text,
+                    "score": score,
+                    "turn": turn,
+                    "tstamp": 0.0,
+                    "category": question["category"],
+                    "repeat": repeat,
+                    "state": state,
+                }
+            )
     return rows
 
 
@@ -51,53 +92,93 @@ def read_answers(path: Path, questions: list[dict]) -> tuple[str, dict[int, list
     """Return (model name, question_id -> both answers); every question must be answered."""
     rows = read_jsonl(path)
     answers = {row["question_id"]: row["choices"][0]["turns"] for row in rows}
-    missing = [question["question_id"] for question in questions if question["question_id"] not in answers]
+    missing = [
+        question["question_id"] for question in questions if question["question_id"] not in answers
+    ]
     if missing or not rows:
-        raise UserError(f"{path}: no answer to question {missing[0] if missing else 'any'}; answer all questions of the file first")
+        raise UserError(
+            f"{path}: no answer to question {missing[0] if missing else 'any'}; answer all"
+            " questions of the file first"
+        )
     return rows[0]["model_id"], answers
 
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and judge."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     for name, text in {
         "questions": "questions",
         "answers": "answers of one model",
         "references": "reference answers",
         "judge-prompts": "prompts",
     }.items():
-        parser.add_argument(f"--{name}", type=Path, required=True, help=f"{text}, in FastChat's JSONL")
-    parser.add_argument("--overrides", type=Path, help="right reference answers in place of wrong ones, YAML")
-    parser.add_argument("--store", type=Path, required=True, help="this job's store of answers, SQLite")
-    parser.add_argument("--facts", type=Path, help="facts of the rehearsal's world, for the simulator")
-    parser.add_argument("--mode", choices=MODES, help="replay sends nothing; without it, the environment's MODE, else online")
+        parser.add_argument(
+            f"--{name}", type=Path, required=True, help=f"{text}, in FastChat's JSONL"
+        )
+    parser.add_argument(
+        "--overrides", type=Path, help="right reference answers in place of wrong ones, YAML"
+    )
+    parser.add_argument(
+        "--store", type=Path, required=True, help="this job's store of answers, SQLite"
+    )
+    parser.add_argument(
+        "--facts", type=Path, help="facts of the rehearsal's world, for the simulator"
+    )
+    parser.add_argument(
+        "--mode",
+        choices=MODES,
+        help="replay sends nothing; without it, the environment's MODE, else online",
+    )
     parser.add_argument("--concurrency", type=int, required=True, help="requests under way at once")
     parser.add_argument("--judgments", type=Path, required=True, help="judgments to write, JSONL")
     parser.add_argument("--counts", type=Path, required=True, help="states to write, JSON")
     add_stage_arguments(parser)
     args = parser.parse_args(argv)
-    inputs = {"questions": args.questions, "answers": args.answers, "references": args.references, "prompts": args.judge_prompts}
+    inputs = {
+        "questions": args.questions,
+        "answers": args.answers,
+        "references": args.references,
+        "prompts": args.judge_prompts,
+    }
     inputs |= {name: path for name in ("facts", "overrides") if (path := getattr(args, name))}
     with Receipt(
-        args.receipt, stage="mtbench_judgments", recipe=args.recipe, code=args.code,
-        inputs=inputs, outputs={"judgments": args.judgments, "counts": args.counts, "store": args.store},
-    ) as receipt:  # fmt: skip
+        args.receipt,
+        stage="mtbench_judgments",
+        recipe=args.recipe,
+        code=args.code,
+        inputs=inputs,
+        outputs={"judgments": args.judgments, "counts": args.counts, "store": args.store},
+    ) as receipt:
         questions = read_questions(args.questions)
         name, answers = read_answers(args.answers, questions)
-        references, prompts = read_references(args.references), read_judge_prompts(args.judge_prompts)
+        references, prompts = (
+            read_references(args.references),
+            read_judge_prompts(args.judge_prompts),
+        )
         if args.overrides:
             upstream, references = references, override(references, args.overrides)
-            questions = [row for row in questions if references.get(row["question_id"]) != upstream.get(row["question_id"])]
-        with Door(args.recipe["judge"], args.store, args.concurrency, args.facts, args.mode) as door:
-            rows = judge(door, questions, answers, references, prompts, name, args.recipe["repeats"])
+            questions = [
+                row
+                for row in questions
+                if references.get(row["question_id"]) != upstream.get(row["question_id"])
+            ]
+        with LLMClient(
+            args.recipe["judge"], args.store, args.concurrency, args.facts, args.mode
+        ) as door:
+            rows = judge(
+                door, questions, answers, references, prompts, name, args.recipe["repeats"]
+            )
             receipt.facts |= door.facts_for_receipt()
         states = Counter(row["state"] for row in rows)
         failed = len(rows) - states["rated"]
         if failed > args.recipe["max_failure_share"] * len(rows):
             bad = next(row for row in rows if row["state"] != "rated")
             raise UserError(
-                f"mtbench: {failed} of {len(rows)} judgments without a rating, e.g. question {bad['question_id']} turn {bad['turn']} "
-                f"({bad['state']}); run again, answers are kept"
+                f"mtbench: {failed} of {len(rows)} judgments without a rating, e.g. question"
+                f" {bad['question_id']} turn {bad['turn']} ({bad['state']}); run again, answers are"
+                " kept"
             )
         write_jsonl(args.judgments, rows)
         write_json(args.counts, {"judgments": len(rows), **dict(sorted(states.items()))})
@@ -105,4 +186,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    cli(main)
+    program.run(main)

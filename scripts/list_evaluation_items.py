@@ -1,14 +1,16 @@
 """List every text of every evaluation item, so that the training data can be searched for them.
 
 Usage: list_evaluation_items.py --questions question.jsonl --references gpt-4.jsonl \\
-           --task-data arc_easy=…/manifest.json … [--task-files own.yaml …] --recipe '{"tasks": ["arc_easy"], …}' --code … \\
+           --task-data arc_easy=…/manifest.json … [--task-files own.yaml …] \\
+           --recipe '{"tasks": ["arc_easy"], …}' --code … \\
            --items …/data/evaluation_items.jsonl --receipt …
 
-The tasks are the harness's task objects, from where run_lm_eval.py takes them; a text is any string in an item's document. Its part is
-`gold` or `choice` where it is one of the answers the task offers, otherwise `question`. MT-Bench gives its turns (question) and its
-reference answers (gold).
+The tasks are the harness's task objects, from where run_lm_eval.py takes them; a text is any string
+in an item's document. Its part is `gold` or `choice` where it is one of the answers the task
+offers, otherwise `question`. MT-Bench gives its turns (question) and its reference answers (gold).
 
-Items have task, item (number in the split, or question_id), part, text. The same text stands once for each item that holds it.
+Items have task, item (number in the split, or question_id), part, text. The same text stands once
+for each item that holds it.
 
 Recipe: tasks (list of names), seed.
 """
@@ -18,9 +20,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bezoar.errors import cli
-from bezoar.files import read_jsonl, write_jsonl
+from bezoar import program
 from bezoar.evaluation.harness import assignments, load_tasks
+from bezoar.files import read_jsonl, write_jsonl
 from bezoar.provenance.receipt import Receipt, add_stage_arguments
 
 
@@ -37,13 +39,23 @@ def strings(value: Any) -> Iterator[str]:
 
 
 def answers_of(task: Any, doc: dict[str, Any]) -> tuple[set[str], set[str]]:
-    """Return (right answers, all answers) that a task offers for a document, stripped; both empty where it offers none."""
+    """Return (right answers, all answers) that a task offers for a document, stripped; both empty
+    where it offers none.
+    """
     try:
         choices = [str(choice).strip() for choice in task.doc_to_choice(doc) or []]
-    except (TypeError, KeyError, AttributeError):  # tasks that generate offer none; the harness then finds no rule for it
+    except (
+        TypeError,
+        KeyError,
+        AttributeError,
+    ):  # tasks that generate offer none; the harness then finds no rule for it
         return set(), set()
     target = task.doc_to_target(doc)
-    gold = {choices[target]} if isinstance(target, int) and 0 <= target < len(choices) else {str(target).strip()}
+    gold = (
+        {choices[target]}
+        if isinstance(target, int) and 0 <= target < len(choices)
+        else {str(target).strip()}
+    )
     return gold, set(choices)
 
 
@@ -58,13 +70,20 @@ def of_task(name: str, task: Any) -> Iterator[dict[str, Any]]:
                 yield {"task": name, "item": number, "part": part, "text": text}
 
 
-def of_chat(questions: list[dict[str, Any]], references: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def of_chat(
+    questions: list[dict[str, Any]], references: list[dict[str, Any]]
+) -> Iterator[dict[str, Any]]:
     """Yield the texts of MT-Bench: turns, and answers that are references."""
     for row in questions:
         for part, texts in (("question", row["turns"]), ("gold", row.get("reference") or [])):
             for text in texts:
                 if text.strip():
-                    yield {"task": "mt_bench", "item": row["question_id"], "part": part, "text": text}
+                    yield {
+                        "task": "mt_bench",
+                        "item": row["question_id"],
+                        "part": part,
+                        "text": text,
+                    }
     for row in references:
         for text in strings(row["choices"][0]["turns"]):
             if text.strip():
@@ -73,27 +92,53 @@ def of_chat(questions: list[dict[str, Any]], references: list[dict[str, Any]]) -
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and list."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--questions", type=Path, required=True, help="MT-Bench's questions, JSONL")
-    parser.add_argument("--references", type=Path, required=True, help="MT-Bench's reference answers, JSONL")
-    parser.add_argument("--task-files", type=Path, nargs="*", default=[], help="task YAML files, and the data files they read")
-    parser.add_argument("--task-data", nargs="*", default=[], help="task=manifest.json of its data set, for the harness's own tasks")
+    parser.add_argument(
+        "--references", type=Path, required=True, help="MT-Bench's reference answers, JSONL"
+    )
+    parser.add_argument(
+        "--task-files",
+        type=Path,
+        nargs="*",
+        default=[],
+        help="task YAML files, and the data files they read",
+    )
+    parser.add_argument(
+        "--task-data",
+        nargs="*",
+        default=[],
+        help="task=manifest.json of its data set, for the harness's own tasks",
+    )
     parser.add_argument("--items", type=Path, required=True, help="texts to write, JSONL")
     add_stage_arguments(parser)
     args = parser.parse_args(argv)
     data, manifests = assignments(args.task_data)
     with Receipt(
-        args.receipt, stage="data_items", recipe=args.recipe, code=args.code,
-        inputs={"questions": args.questions, "references": args.references, "tasks": args.task_files, "data": manifests},
+        args.receipt,
+        stage="data_items",
+        recipe=args.recipe,
+        code=args.code,
+        inputs={
+            "questions": args.questions,
+            "references": args.references,
+            "tasks": args.task_files,
+            "data": manifests,
+        },
         outputs={"items": args.items},
-    ) as receipt:  # fmt: skip
+    ) as receipt:
         tasks = load_tasks(sorted(args.recipe["tasks"]), args.task_files, data)
         rows = [row for name, task in tasks.items() for row in of_task(name, task)]
         rows += of_chat(read_jsonl(args.questions), read_jsonl(args.references))
         write_jsonl(args.items, rows)
-        receipt.facts["texts"] = {name: sum(row["task"] == name for row in rows) for name in sorted({row["task"] for row in rows})}
+        receipt.facts["texts"] = {
+            name: sum(row["task"] == name for row in rows)
+            for name in sorted({row["task"] for row in rows})
+        }
         print(receipt.facts["texts"], flush=True)
 
 
 if __name__ == "__main__":
-    cli(main)
+    program.run(main)

@@ -1,11 +1,16 @@
-"""Measure what one state of the model has learnt, on held-out items: loss, exact match, and preference accuracy.
+"""Measure what one state of the model has learnt, on held-out items: loss, exact match, and
+preference accuracy.
 
-Usage: measure_learning.py --base results/rehearsal/base [--adapter …/sft/lamini] --heldout results/rehearsal/world/heldout \\
-           --template template.json --recipe '{"max_new_tokens": 40, …}' --code … --output …/learning/lamini.json --receipt …
+Usage: measure_learning.py --base results/rehearsal/base [--adapter …/sft/lamini] \\
+           --heldout results/rehearsal/world/heldout \\
+           --template template.json --recipe '{"max_new_tokens": 40, …}' --code … --output
+             …/learning/lamini.json --receipt …
 
-For lamini, orca and evol: the loss of the right answer (nats a token, EOS included), whether a greedy answer equals it (exact match), and
-whether the answer begins with it (a judge's view: courtesy may follow). For preferences: whether the model gives the chosen answer a higher
-log-probability than the rejected one. All values by item are kept, so that differences between states can be paired.
+For lamini, orca and evol: the loss of the right answer (nats a token, EOS included), whether a
+greedy answer equals it (exact match), and whether the answer begins with it (a judge's view:
+courtesy may follow). For preferences: whether the model gives the chosen answer a higher
+log-probability than the rejected one. All values by item are kept, so that differences between
+states can be paired.
 
 Recipe: max_new_tokens (int), batch_size (int), threads (int), seed.
 """
@@ -14,43 +19,74 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from bezoar.errors import cli
-from bezoar.files import read_jsonl, write_json
+from bezoar import program
 from bezoar.evaluation.generation import generate, log_probabilities
+from bezoar.files import read_jsonl, write_json
 from bezoar.provenance.receipt import Receipt, add_stage_arguments
 from bezoar.training.template import Template
 
 SETS = ("lamini", "orca", "evol")
 
 
-def measure_set(model: Any, tokenizer: Any, template: Template, rows: list[dict], recipe: dict[str, Any]) -> dict[str, list[float]]:
-    """Return {loss, exact_match, right}, a value an item, for rows of instruction, system_message and answer."""
+def measure_set(
+    model: Any, tokenizer: Any, template: Template, rows: list[dict], recipe: dict[str, Any]
+) -> dict[str, list[float]]:
+    """Return {loss, exact_match, right}, a value an item, for rows of instruction, system_message
+    and answer.
+    """
     prompts = [template.prompt(row["instruction"], row["system_message"]) for row in rows]
     answers = [row["answer"] for row in rows]
-    scored = log_probabilities(model, tokenizer, list(zip(prompts, answers, strict=True)), recipe["batch_size"])
-    texts = [text.strip() for text, _ in generate(model, tokenizer, prompts, recipe["max_new_tokens"], recipe["batch_size"])]
+    scored = log_probabilities(
+        model, tokenizer, list(zip(prompts, answers, strict=True)), recipe["batch_size"]
+    )
+    texts = [
+        text.strip()
+        for text, _ in generate(
+            model, tokenizer, prompts, recipe["max_new_tokens"], recipe["batch_size"]
+        )
+    ]
     return {
         "loss": [round(-total / tokens, 6) for total, tokens in scored],
         "exact_match": [float(text == answer) for text, answer in zip(texts, answers, strict=True)],
-        "right": [float(text.startswith(answer)) for text, answer in zip(texts, answers, strict=True)],
+        "right": [
+            float(text.startswith(answer)) for text, answer in zip(texts, answers, strict=True)
+        ],
     }
 
 
-def measure_preferences(model: Any, tokenizer: Any, template: Template, rows: list[dict], recipe: dict[str, Any]) -> dict[str, list[float]]:
-    """Return {accuracy, margin} a pair: chosen above rejected, and the difference of summed log-probabilities in nats."""
+def measure_preferences(
+    model: Any, tokenizer: Any, template: Template, rows: list[dict], recipe: dict[str, Any]
+) -> dict[str, list[float]]:
+    """Return {accuracy, margin} a pair: chosen above rejected, and the difference of summed
+    log-probabilities in nats.
+    """
     prompts = [template.prompt(row["prompt"]) for row in rows]
-    both = [(prompt, row[side]) for side in ("chosen", "rejected") for prompt, row in zip(prompts, rows, strict=True)]
+    both = [
+        (prompt, row[side])
+        for side in ("chosen", "rejected")
+        for prompt, row in zip(prompts, rows, strict=True)
+    ]
     scored = [total for total, _ in log_probabilities(model, tokenizer, both, recipe["batch_size"])]
-    margins = [round(a - b, 6) for a, b in zip(scored[: len(rows)], scored[len(rows) :], strict=True)]
+    margins = [
+        round(a - b, 6) for a, b in zip(scored[: len(rows)], scored[len(rows) :], strict=True)
+    ]
     return {"accuracy": [float(margin > 0) for margin in margins], "margin": margins}
 
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and measure."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--base", type=Path, required=True, help="model directory")
     parser.add_argument("--adapter", type=Path, help="adapter directory over it")
-    parser.add_argument("--heldout", type=Path, nargs="+", required=True, help="held-out files: lamini, orca, evol, preferences .jsonl")
+    parser.add_argument(
+        "--heldout",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="held-out files: lamini, orca, evol, preferences .jsonl",
+    )
     parser.add_argument("--template", type=Path, required=True, help="chat template, JSON")
     parser.add_argument("--output", type=Path, required=True, help="measurements to write, JSON")
     add_stage_arguments(parser)
@@ -58,15 +94,30 @@ def main(argv: list[str] | None = None) -> None:
 
     from peft import PeftModel
 
-    from bezoar.training.tokenizer import load_tokenizer
     from bezoar.training.qlora import check_lineage, deterministic, load_4bit
+    from bezoar.training.tokenizer import load_tokenizer
 
-    inputs: dict[str, Any] = {"heldout": args.heldout, "base": args.base / "model.safetensors", "template": args.template}
+    inputs: dict[str, Any] = {
+        "heldout": args.heldout,
+        "base": args.base / "model.safetensors",
+        "template": args.template,
+    }
     if args.adapter:
         inputs["adapter"] = args.adapter / "adapter_model.safetensors"
-    with Receipt(args.receipt, stage="learning", recipe=args.recipe, code=args.code, inputs=inputs, outputs={"output": args.output}) as receipt:
+    with Receipt(
+        args.receipt,
+        stage="learning",
+        recipe=args.recipe,
+        code=args.code,
+        inputs=inputs,
+        outputs={"output": args.output},
+    ) as receipt:
         deterministic(args.recipe["seed"], args.recipe["threads"])
-        model, tokenizer, template = load_4bit(args.base, resident=True), load_tokenizer(args.base), Template(args.template)
+        model, tokenizer, template = (
+            load_4bit(args.base, cache_dequantized=True),
+            load_tokenizer(args.base),
+            Template(args.template),
+        )
         if args.adapter:
             check_lineage(args.adapter, args.base)
             model = PeftModel.from_pretrained(model, args.adapter)
@@ -76,10 +127,14 @@ def main(argv: list[str] | None = None) -> None:
         for name, rows in sets.items():
             function = measure_preferences if name == "preferences" else measure_set
             result[name] = function(model, tokenizer, template, rows, args.recipe)
-            print(name, {key: round(sum(values) / len(values), 3) for key, values in result[name].items()}, flush=True)
+            print(
+                name,
+                {key: round(sum(values) / len(values), 3) for key, values in result[name].items()},
+                flush=True,
+            )
         write_json(args.output, result)
         receipt.facts["items"] = {name: len(rows) for name, rows in sets.items()}
 
 
 if __name__ == "__main__":
-    cli(main)
+    program.run(main)

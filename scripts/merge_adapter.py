@@ -1,14 +1,18 @@
 """Merge an adapter onto its base in 16 bits, and measure what the merge changes.
 
-Usage: merge_adapter.py --base results/base --adapter results/sft/evol --probe results/filter/evol.jsonl --template template.json \\
-           --recipe '{"onto": "base", …}' --code … --model results/merge/openbezoar-sft --receipt …/receipt.json
+Usage: merge_adapter.py --base results/base --adapter results/sft/evol \\
+           --probe results/filter/evol.jsonl --template template.json \\
+           --recipe '{"onto": "base", …}' --code … --model results/merge/openbezoar-sft --receipt
+             …/receipt.json
 
---model is a directory; it gets a Hugging Face model (model.safetensors, config.json, tokenizer) and merge.json: max and
-mean absolute logit difference and KL divergence (nats a token) of the merged model from the 4-bit base with the adapter beside it, on
-the first `probe_rows` rows. Training saw the quantised base, so a merge onto the 16-bit one differs; beyond `max_kl` the stage fails.
+--model is a directory; it gets a Hugging Face model (model.safetensors, config.json, tokenizer) and
+  merge.json: max and
+mean absolute logit difference and KL divergence (nats a token) of the merged model from the 4-bit
+base with the adapter beside it, on the first `probe_rows` rows. Training saw the quantised base, so
+a merge onto the 16-bit one differs; beyond `max_kl` the stage fails.
 
-Recipe: onto (base: the 16-bit base, as the paper; dequantised: the 4-bit weights written out), probe_rows (int), max_length (int, tokens),
-max_kl (float, nats), threads (int), seed.
+Recipe: onto (base: the 16-bit base, as the paper; dequantised: the 4-bit weights written out),
+probe_rows (int), max_length (int, tokens), max_kl (float, nats), threads (int), seed.
 """
 
 import argparse
@@ -16,7 +20,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from bezoar.errors import UserError, cli
+from bezoar import program
+from bezoar.errors import UserError
 from bezoar.files import read_jsonl, whole_directory, write_json
 from bezoar.provenance.receipt import Receipt, add_stage_arguments
 from bezoar.training.template import Template, training_text
@@ -29,18 +34,37 @@ def logits(model: Any, texts: list[list[int]]) -> list[Any]:
     import torch
 
     with torch.inference_mode():
-        return [model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits[0].float().log_softmax(-1).cpu() for ids in texts]
+        return [
+            model(input_ids=torch.tensor([ids], device=model.device), use_cache=False)
+            .logits[0]
+            .float()
+            .log_softmax(-1)
+            .cpu()
+            for ids in texts
+        ]
 
 
 def compare(before: list[Any], after: list[Any]) -> dict[str, float]:
-    """Return KL(before || after) a token, the largest and the mean absolute difference of log-probabilities, and equal argmaxes."""
+    """Return KL(before || after) a token, the largest and the mean absolute difference of
+    log-probabilities, and equal argmaxes.
+    """
     tokens = sum(len(a) for a in before)
     kl = sum(float((a.exp() * (a - b)).sum()) for a, b in zip(before, after, strict=True)) / tokens
     return {
         "kl_nats_per_token": round(kl, 8),
-        "max_logprob_difference": round(max(float((a - b).abs().max()) for a, b in zip(before, after, strict=True)), 6),
-        "mean_logprob_difference": round(sum(float((a - b).abs().mean(1).sum()) for a, b in zip(before, after, strict=True)) / tokens, 6),
-        "same_argmax": round(sum(int((a.argmax(1) == b.argmax(1)).sum()) for a, b in zip(before, after, strict=True)) / tokens, 6),
+        "max_logprob_difference": round(
+            max(float((a - b).abs().max()) for a, b in zip(before, after, strict=True)), 6
+        ),
+        "mean_logprob_difference": round(
+            sum(float((a - b).abs().mean(1).sum()) for a, b in zip(before, after, strict=True))
+            / tokens,
+            6,
+        ),
+        "same_argmax": round(
+            sum(int((a.argmax(1) == b.argmax(1)).sum()) for a, b in zip(before, after, strict=True))
+            / tokens,
+            6,
+        ),
         "tokens": tokens,
     }
 
@@ -59,14 +83,24 @@ def merge(base: Path, adapter: Path, onto: str) -> Any:
 
         for name, module in load_4bit(base).named_modules():
             if hasattr(getattr(module, "weight", None), "quant_state"):
-                plain.get_submodule(name).weight.data = dequantize_4bit(module.weight.data, module.weight.quant_state).float().cpu()
-    return PeftModel.from_pretrained(plain, adapter).merge_and_unload(safe_merge=True).to(torch.bfloat16)
+                plain.get_submodule(name).weight.data = (
+                    dequantize_4bit(module.weight.data, module.weight.quant_state).float().cpu()
+                )
+    return (
+        PeftModel.from_pretrained(plain, adapter)
+        .merge_and_unload(safe_merge=True)
+        .to(torch.bfloat16)
+    )
 
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and merge."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base", type=Path, required=True, help="model directory the adapter was trained on")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--base", type=Path, required=True, help="model directory the adapter was trained on"
+    )
     parser.add_argument("--adapter", type=Path, required=True, help="adapter directory")
     parser.add_argument("--probe", type=Path, required=True, help="rows to compare on, JSONL")
     parser.add_argument("--template", type=Path, required=True, help="chat template, JSON")
@@ -76,30 +110,53 @@ def main(argv: list[str] | None = None) -> None:
 
     from peft import PeftModel
 
-    from bezoar.training.tokenizer import load_tokenizer
     from bezoar.training.qlora import check_lineage, deterministic, load_4bit
+    from bezoar.training.tokenizer import load_tokenizer
 
     recipe = args.recipe
-    inputs = {"base": args.base / "model.safetensors", "adapter": args.adapter / "adapter_model.safetensors",
-              "lineage": args.adapter / "lineage.json", "probe": args.probe, "template": args.template}  # fmt: skip
+    inputs = {
+        "base": args.base / "model.safetensors",
+        "adapter": args.adapter / "adapter_model.safetensors",
+        "lineage": args.adapter / "lineage.json",
+        "probe": args.probe,
+        "template": args.template,
+    }
     with Receipt(
-        args.receipt, stage="merge", recipe=recipe, code=args.code,
-        inputs=inputs, outputs={"model": [args.model / name for name in OUTPUTS]},
-    ) as receipt:  # fmt: skip
+        args.receipt,
+        stage="merge",
+        recipe=recipe,
+        code=args.code,
+        inputs=inputs,
+        outputs={"model": [args.model / name for name in OUTPUTS]},
+    ) as receipt:
         deterministic(recipe["seed"], recipe["threads"])
         check_lineage(args.adapter, args.base)
         template, tokenizer = Template(args.template), load_tokenizer(args.base)
         texts = []
         for row in read_jsonl(args.probe)[: recipe["probe_rows"]]:
             instruction, system, response = training_text(row)
-            texts.append(tokenizer(template.prompt(instruction, system) + response)["input_ids"][: recipe["max_length"]])
-        before = logits(PeftModel.from_pretrained(load_4bit(args.base, resident=True), args.adapter).eval(), texts)
+            texts.append(
+                tokenizer(template.prompt(instruction, system) + response)["input_ids"][
+                    : recipe["max_length"]
+                ]
+            )
+        before = logits(
+            PeftModel.from_pretrained(
+                load_4bit(args.base, cache_dequantized=True), args.adapter
+            ).eval(),
+            texts,
+        )
         merged = merge(args.base, args.adapter, recipe["onto"]).eval()
-        report = {"onto": recipe["onto"], "probe_rows": len(texts), "difference": compare(before, logits(merged, texts))}
+        report = {
+            "onto": recipe["onto"],
+            "probe_rows": len(texts),
+            "difference": compare(before, logits(merged, texts)),
+        }
         print(report, flush=True)
         if report["difference"]["kl_nats_per_token"] > recipe["max_kl"]:
             raise UserError(
-                f"merge: KL {report['difference']['kl_nats_per_token']:.4f} nats a token is above max_kl {recipe['max_kl']}; use onto: dequantised"
+                f"merge: KL {report['difference']['kl_nats_per_token']:.4f} nats a token is above"
+                f" max_kl {recipe['max_kl']}; use onto: dequantised"
             )
         with whole_directory(args.model) as fresh:
             merged.save_pretrained(fresh, max_shard_size="1TB")
@@ -110,4 +167,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    cli(main)
+    program.run(main)

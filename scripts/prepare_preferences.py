@@ -1,13 +1,16 @@
-"""Turn HH-RLHF dialogues into (prompt, chosen, rejected) rows; every pair is used or dropped with a rule id.
+"""Turn HH-RLHF dialogues into (prompt, chosen, rejected) rows; every pair is used or dropped with a
+rule id.
 
 Usage: prepare_preferences.py --data FILE.jsonl[.gz] … --recipe '{"first": 100000}' --code … \\
            --pairs results/preferences/pairs.jsonl --counts …/counts.json --receipt …/receipt.json
 
-"The first N examples" are the first N rows of the files in the given order, dropped ones included. Earlier turns form the
-instruction, the last assistant turn is the response: a single human turn stands bare, a longer dialogue keeps its speakers' names.
+"The first N examples" are the first N rows of the files in the given order, dropped ones included.
+Earlier turns form the instruction, the last assistant turn is the response: a single human turn
+stands bare, a longer dialogue keeps its speakers' names.
 
-Drop rules: not_a_pair (a column missing or not a text), odd_speakers (not Human, Assistant, … ending with Assistant),
-empty_turn, no_shared_prefix (the two differ before the last turn), equal_answers.
+Drop rules: not_a_pair (a column missing or not a text), odd_speakers (not Human, Assistant, …
+ending with Assistant), empty_turn, no_shared_prefix (the two differ before the last turn),
+equal_answers.
 
 Recipe: first (int, rows), seed.
 """
@@ -20,7 +23,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bezoar.errors import UserError, cli
+from bezoar import program
+from bezoar.errors import UserError
 from bezoar.files import write_json, write_jsonl
 from bezoar.provenance.receipt import Receipt, add_stage_arguments
 
@@ -29,18 +33,26 @@ SPEAKER = re.compile(r"(?:^|\n\n)(Human|Assistant):")
 
 
 def rows_of(paths: list[Path], first: int) -> Iterator[tuple[Path, int, Any]]:
-    """Yield (file, line number, row) of the first `first` rows over all files; a malformed line is an error that names it."""
+    """Yield (file, line number, row) of the first `first` rows over all files; a malformed line is
+    an error that names it.
+    """
     seen = 0
     for path in paths:
         try:
-            with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else open(path, encoding="utf-8", newline="\n") as stream:
+            with (
+                gzip.open(path, "rt", encoding="utf-8")
+                if path.suffix == ".gz"
+                else open(path, encoding="utf-8", newline="\n")
+            ) as stream:
                 for number, line in enumerate(stream, start=1):
                     if seen == first:
                         return
                     seen += 1
                     yield path, number, json.loads(line)
         except json.JSONDecodeError as error:
-            raise UserError(f"{path}:{number}: expected one JSON object a line, {error.msg}") from None
+            raise UserError(
+                f"{path}:{number}: expected one JSON object a line, {error.msg}"
+            ) from None
         except (gzip.BadGzipFile, EOFError, UnicodeDecodeError) as error:
             raise UserError(f"{path}: cannot be read ({error}); fetch it again") from None
 
@@ -53,12 +65,20 @@ def turns(dialogue: str) -> list[tuple[str, str]]:
 
 def instruction(earlier: list[tuple[str, str]]) -> str:
     """Return earlier turns as one instruction text."""
-    return earlier[0][1] if len(earlier) == 1 else "\n\n".join(f"{speaker}: {text}" for speaker, text in earlier)
+    return (
+        earlier[0][1]
+        if len(earlier) == 1
+        else "\n\n".join(f"{speaker}: {text}" for speaker, text in earlier)
+    )
 
 
 def convert(row: Any) -> dict[str, str] | str:
     """Return {prompt, chosen, rejected}, or the id of the rule that drops the row."""
-    if not (isinstance(row, dict) and isinstance(row.get("chosen"), str) and isinstance(row.get("rejected"), str)):
+    if not (
+        isinstance(row, dict)
+        and isinstance(row.get("chosen"), str)
+        and isinstance(row.get("rejected"), str)
+    ):
         return "not_a_pair"
     try:
         (row["chosen"] + row["rejected"]).encode()
@@ -75,21 +95,35 @@ def convert(row: Any) -> dict[str, str] | str:
         return "no_shared_prefix"
     if chosen[-1] == rejected[-1]:
         return "equal_answers"
-    return {"prompt": instruction(chosen[:-1]), "chosen": chosen[-1][1], "rejected": rejected[-1][1]}
+    return {
+        "prompt": instruction(chosen[:-1]),
+        "chosen": chosen[-1][1],
+        "rejected": rejected[-1][1],
+    }
 
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and convert."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, nargs="+", required=True, help="HH-RLHF files, in order")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data", type=Path, nargs="+", required=True, help="HH-RLHF files, in order"
+    )
     parser.add_argument("--pairs", type=Path, required=True, help="rows to write, JSONL")
-    parser.add_argument("--counts", type=Path, required=True, help="rows used and dropped by rule, JSON")
+    parser.add_argument(
+        "--counts", type=Path, required=True, help="rows used and dropped by rule, JSON"
+    )
     add_stage_arguments(parser)
     args = parser.parse_args(argv)
     with Receipt(
-        args.receipt, stage="preferences", recipe=args.recipe, code=args.code,
-        inputs={"data": args.data}, outputs={"pairs": args.pairs, "counts": args.counts},
-    ) as receipt:  # fmt: skip
+        args.receipt,
+        stage="preferences",
+        recipe=args.recipe,
+        code=args.code,
+        inputs={"data": args.data},
+        outputs={"pairs": args.pairs, "counts": args.counts},
+    ) as receipt:
         counts = {"read": 0, "used": 0, "dropped": dict.fromkeys(RULES, 0)}
         pairs = []
         for path, number, row in rows_of(args.data, args.recipe["first"]):
@@ -101,7 +135,10 @@ def main(argv: list[str] | None = None) -> None:
                 counts["used"] += 1
                 pairs.append({**result, "source": path.name, "row": number})
         if not pairs:
-            raise UserError(f"{args.data[0]}: no usable pair in {counts['read']} rows; expected HH-RLHF's chosen and rejected")
+            raise UserError(
+                f"{args.data[0]}: no usable pair in {counts['read']} rows; expected HH-RLHF's"
+                " chosen and rejected"
+            )
         write_jsonl(args.pairs, pairs)
         write_json(args.counts, counts)
         receipt.facts |= counts
@@ -109,4 +146,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    cli(main)
+    program.run(main)

@@ -1,14 +1,19 @@
-"""Pretrain the rehearsal's base: a SentencePiece tokenizer and a small Llama, from the world's text.
+"""Pretrain the rehearsal's base: a SentencePiece tokenizer and a small Llama, from the world's
+text.
 
-Usage: pretrain_base.py --corpus results/rehearsal/world/corpus.jsonl --recipe '{"hidden_size": 192, …}' --code … \\
-           --base results/rehearsal/base --checkpoint …/base.checkpoint.pt --metrics …/metrics.jsonl --receipt …/receipt.json
+Usage: pretrain_base.py --corpus results/rehearsal/world/corpus.jsonl \\
+           --recipe '{"hidden_size": 192, …}' --code … \\
+           --base results/rehearsal/base --checkpoint …/base.checkpoint.pt --metrics …/metrics.jsonl
+             --receipt …/receipt.json
 
-Documents are joined with BOS and EOS and cut into windows; steps are counted, not seconds, so the same seed gives the same bytes.
-A killed run goes on from its last checkpoint to the same result: the order of windows depends on the seed alone.
+Documents are joined with BOS and EOS and cut into windows; steps are counted, not seconds, so the
+same seed gives the same bytes. A killed run goes on from its last checkpoint to the same result:
+the order of windows depends on the seed alone.
 
-Recipe: vocabulary_size (int), hidden_size, layers, heads, mlp_size (int; sizes must be multiples of 64 for 4-bit kernels),
-context (int, tokens), window (int, tokens), batch_size (int, windows), steps (int), learning_rate (float, peak), warmup_steps (int),
-weight_decay (float), checkpoint_steps (int), seed (int).
+Recipe: vocabulary_size (int), hidden_size, layers, heads, mlp_size (int; sizes must be multiples of
+64 for 4-bit kernels), context (int, tokens), window (int, tokens), batch_size (int, windows), steps
+(int), learning_rate (float, peak), warmup_steps (int), weight_decay (float), checkpoint_steps
+(int), seed (int).
 """
 
 import argparse
@@ -18,29 +23,45 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bezoar.errors import UserError, cli
+from bezoar import program
+from bezoar.errors import UserError
 from bezoar.files import read_jsonl, whole_directory, whole_file, write_jsonl
 from bezoar.provenance.receipt import Receipt, add_stage_arguments
 
 
 def train_tokenizer(texts: list[str], vocabulary_size: int) -> bytes:
-    """Return a SentencePiece BPE model in OpenLLaMA's form: digits split, bytes as fallback, no normalisation; pad has its own id.
+    """Return a SentencePiece BPE model in OpenLLaMA's form: digits split, bytes as fallback, no
+    normalisation; pad has its own id.
 
-    Newlines are kept out of the merges, so that they are byte tokens, as they are in OpenLLaMA's vocabulary.
+    Newlines are kept out of the merges, so that they are byte tokens, as they are in OpenLLaMA's
+    vocabulary.
     """
     import sentencepiece
 
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=(text.replace("\n", " ") for text in texts), model_writer=model, model_type="bpe",
-        vocab_size=vocabulary_size, byte_fallback=True, split_digits=True, normalization_rule_name="identity",
-        remove_extra_whitespaces=False, unk_id=0, bos_id=1, eos_id=2, pad_id=3, num_threads=1, minloglevel=2,
-    )  # fmt: skip
+        sentence_iterator=(text.replace("\n", " ") for text in texts),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=vocabulary_size,
+        byte_fallback=True,
+        split_digits=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        unk_id=0,
+        bos_id=1,
+        eos_id=2,
+        pad_id=3,
+        num_threads=1,
+        minloglevel=2,
+    )
     return model.getvalue()
 
 
 def windows(texts: list[str], tokenizer: Any, window: int) -> Any:
-    """Return (count, window) token ids: documents, each between BOS and EOS, end to end; a rest too short is dropped."""
+    """Return (count, window) token ids: documents, each between BOS and EOS, end to end; a rest too
+    short is dropped.
+    """
     import torch
 
     ids: list[int] = []
@@ -50,7 +71,9 @@ def windows(texts: list[str], tokenizer: Any, window: int) -> Any:
 
 
 def learning_rate(step: int, recipe: dict[str, Any]) -> float:
-    """Linear warm-up, then half a cosine to zero (Loshchilov and Hutter, arXiv 1608.03983, without restarts)."""
+    """Linear warm-up, then half a cosine to zero (Loshchilov and Hutter, arXiv 1608.03983, without
+    restarts).
+    """
     if step < recipe["warmup_steps"]:
         return recipe["learning_rate"] * (step + 1) / recipe["warmup_steps"]
     done = (step - recipe["warmup_steps"]) / max(1, recipe["steps"] - recipe["warmup_steps"])
@@ -68,15 +91,25 @@ def batch_of(data: Any, step: int, recipe: dict[str, Any]) -> Any:
     return data[order[start : start + recipe["batch_size"]]]
 
 
-def pretrain(data: Any, model: Any, recipe: dict[str, Any], checkpoint: Path) -> list[dict[str, Any]]:
-    """Train `model` in place; return one row every 50 steps: step, loss (nats a token), learning_rate."""
+def pretrain(
+    data: Any, model: Any, recipe: dict[str, Any], checkpoint: Path
+) -> list[dict[str, Any]]:
+    """Train `model` in place; return one row every 50 steps: step, loss (nats a token),
+    learning_rate.
+    """
     import torch
 
     if len(data) < recipe["batch_size"]:
-        raise UserError(f"pretrain: {len(data)} windows of text, expected at least one batch of {recipe['batch_size']}")
+        raise UserError(
+            f"pretrain: {len(data)} windows of text, expected at least one batch of"
+            f" {recipe['batch_size']}"
+        )
     decay = [parameter for parameter in model.parameters() if parameter.ndim > 1]
     plain = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
-    groups = [{"params": decay, "weight_decay": recipe["weight_decay"]}, {"params": plain, "weight_decay": 0.0}]
+    groups = [
+        {"params": decay, "weight_decay": recipe["weight_decay"]},
+        {"params": plain, "weight_decay": 0.0},
+    ]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), fused=True)
     first, rows = 0, []
     if checkpoint.is_file():
@@ -101,11 +134,26 @@ def pretrain(data: Any, model: Any, recipe: dict[str, Any], checkpoint: Path) ->
         optimizer.zero_grad(set_to_none=True)
         done = step + 1
         if done % 50 == 0 or done == recipe["steps"]:
-            rows.append({"step": done, "loss": round(loss.item(), 6), "learning_rate": learning_rate(step, recipe)})
+            rows.append(
+                {
+                    "step": done,
+                    "loss": round(loss.item(), 6),
+                    "learning_rate": learning_rate(step, recipe),
+                }
+            )
             speed = (done - first) * batch.numel() / (time.perf_counter() - started)
-            print(f"step {done}/{recipe['steps']}  loss {loss.item():.3f}  {speed:,.0f} tokens/s", flush=True)
+            print(
+                f"step {done}/{recipe['steps']}  loss {loss.item():.3f}  {speed:,.0f} tokens/s",
+                flush=True,
+            )
         if done % recipe["checkpoint_steps"] == 0 and done < recipe["steps"]:
-            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": done, "rows": rows, "recipe": repr(recipe)}
+            state = {
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "step": done,
+                "rows": rows,
+                "recipe": repr(recipe),
+            }
             with whole_file(checkpoint, "wb") as stream:
                 torch.save(state, stream)
     return rows
@@ -118,22 +166,39 @@ def build(recipe: dict[str, Any], pad_token_id: int) -> Any:
 
     for key in ("hidden_size", "mlp_size"):
         if recipe[key] % 64:
-            raise UserError(f"pretrain: {key} is {recipe[key]}, expected a multiple of 64 (4-bit blocks)")
+            raise UserError(
+                f"pretrain: {key} is {recipe[key]}, expected a multiple of 64 (4-bit blocks)"
+            )
     torch.manual_seed(recipe["seed"])
-    return LlamaForCausalLM(LlamaConfig(
-        vocab_size=recipe["vocabulary_size"], hidden_size=recipe["hidden_size"], intermediate_size=recipe["mlp_size"],
-        num_hidden_layers=recipe["layers"], num_attention_heads=recipe["heads"], max_position_embeddings=recipe["context"],
-        tie_word_embeddings=True, bos_token_id=1, eos_token_id=2, pad_token_id=pad_token_id,
-        attn_implementation="eager",  # its backward pass is the faster one on a CPU
-    ))  # fmt: skip
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=recipe["vocabulary_size"],
+            hidden_size=recipe["hidden_size"],
+            intermediate_size=recipe["mlp_size"],
+            num_hidden_layers=recipe["layers"],
+            num_attention_heads=recipe["heads"],
+            max_position_embeddings=recipe["context"],
+            tie_word_embeddings=True,
+            bos_token_id=1,
+            eos_token_id=2,
+            pad_token_id=pad_token_id,
+            attn_implementation="eager",  # its backward pass is the faster one on a CPU
+        )
+    )
 
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and pretrain."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--corpus", type=Path, required=True, help="documents, JSONL with a column text")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--corpus", type=Path, required=True, help="documents, JSONL with a column text"
+    )
     parser.add_argument("--base", type=Path, required=True, help="model directory to write")
-    parser.add_argument("--checkpoint", type=Path, required=True, help="where an interrupted run goes on from")
+    parser.add_argument(
+        "--checkpoint", type=Path, required=True, help="where an interrupted run goes on from"
+    )
     parser.add_argument("--metrics", type=Path, required=True, help="loss curve to write, JSONL")
     add_stage_arguments(parser)
     args = parser.parse_args(argv)
@@ -146,12 +211,18 @@ def main(argv: list[str] | None = None) -> None:
     torch.use_deterministic_algorithms(True)
     outputs = [args.base / name for name in ("config.json", "model.safetensors", "tokenizer.model")]
     with Receipt(
-        args.receipt, stage="base", recipe=args.recipe, code=args.code,
-        inputs={"corpus": args.corpus}, outputs={"base": outputs, "metrics": args.metrics},
-    ) as receipt:  # fmt: skip
+        args.receipt,
+        stage="base",
+        recipe=args.recipe,
+        code=args.code,
+        inputs={"corpus": args.corpus},
+        outputs={"base": outputs, "metrics": args.metrics},
+    ) as receipt:
         texts = [row["text"] for row in read_jsonl(args.corpus)]
         with whole_directory(args.base) as fresh:
-            (fresh / "tokenizer.model").write_bytes(train_tokenizer(texts, args.recipe["vocabulary_size"]))
+            (fresh / "tokenizer.model").write_bytes(
+                train_tokenizer(texts, args.recipe["vocabulary_size"])
+            )
             tokenizer = load_tokenizer(fresh)
             data = windows(texts, tokenizer, args.recipe["window"])
             model = build(args.recipe, tokenizer.pad_token_id)
@@ -159,8 +230,12 @@ def main(argv: list[str] | None = None) -> None:
             model.to(torch.bfloat16).save_pretrained(fresh)
         write_jsonl(args.metrics, rows)
         args.checkpoint.unlink(missing_ok=True)
-        receipt.facts |= {"parameters": model.num_parameters(), "tokens": data.numel(), "final_loss": rows[-1]["loss"]}
+        receipt.facts |= {
+            "parameters": model.num_parameters(),
+            "tokens": data.numel(),
+            "final_loss": rows[-1]["loss"],
+        }
 
 
 if __name__ == "__main__":
-    cli(main)
+    program.run(main)

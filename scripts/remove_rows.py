@@ -1,10 +1,13 @@
-"""Remove rows that the evaluation gives away from what training reads; scores can then be reported with and without them.
+"""Remove rows that the evaluation gives away from what training reads; scores can then be reported
+with and without them.
 
-Usage: remove_rows.py --rows …/filter/orca.jsonl --matches …/data/contamination.jsonl --families config/task_families.yaml \\
-           --recipe '{"remove": ["contaminated"], …}' --code … --kept …/data/clean/orca.jsonl --counts … --receipt …
+Usage: remove_rows.py --rows …/filter/orca.jsonl --matches …/data/contamination.jsonl \\
+           --families config/task_families.yaml \\
+           --recipe '{"remove": ["contaminated"], …}' --code … --kept …/data/clean/orca.jsonl
+             --counts … --receipt …
 
-Rules: contaminated (a match that find_contamination.py calls so), task_family (made from the training split of an evaluation task). A
-row that falls to both counts under the first.
+Rules: contaminated (a match that find_contamination.py calls so), task_family (made from the
+training split of an evaluation task). A row that falls to both counts under the first.
 
 Recipe: remove (list of rules), tasks (names of the evaluation tasks in use), seed.
 """
@@ -14,22 +17,32 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bezoar import program
 from bezoar.data import task_families
-from bezoar.errors import UserError, cli
+from bezoar.data.schemes import Funnel
+from bezoar.errors import UserError
 from bezoar.files import read_jsonl, write_json, write_jsonl
 from bezoar.provenance.receipt import Receipt, add_stage_arguments
-from bezoar.data.schemes import Funnel
 
 
 def clean(
-    rows: Sequence[dict[str, Any]], contaminated: set[int], table: list[dict[str, Any]], recipe: dict[str, Any]
+    rows: Sequence[dict[str, Any]],
+    contaminated: set[int],
+    table: list[dict[str, Any]],
+    recipe: dict[str, Any],
 ) -> tuple[list[dict[str, Any]], Funnel]:
     """Return the rows that stay and the counts; `contaminated` are row numbers from 1."""
     funnel, kept = Funnel("contaminated", "task_family"), []
     for number, row in enumerate(rows, start=1):
-        taught = "task_name" in row and task_families.family_of(row["task_name"], table, recipe["tasks"])["relation"] == "training_split"
+        taught = (
+            "task_name" in row
+            and task_families.family_of(row["task_name"], table, recipe["tasks"])["relation"]
+            == "training_split"
+        )
         falls = {"contaminated": number in contaminated, "task_family": taught}
-        rule = next((rule for rule, does in falls.items() if does and rule in recipe["remove"]), "kept")
+        rule = next(
+            (rule for rule, does in falls.items() if does and rule in recipe["remove"]), "kept"
+        )
         funnel.leave(rule)
         if rule == "kept":
             kept.append(row)
@@ -38,22 +51,43 @@ def clean(
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and remove."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=Path, required=True, help="filtered rows of one scheme, JSONL")
-    parser.add_argument("--matches", type=Path, required=True, help="what they share with the evaluation, JSONL")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--rows", type=Path, required=True, help="filtered rows of one scheme, JSONL"
+    )
+    parser.add_argument(
+        "--matches", type=Path, required=True, help="what they share with the evaluation, JSONL"
+    )
     parser.add_argument("--families", type=Path, required=True, help="table of task families, YAML")
     parser.add_argument("--kept", type=Path, required=True, help="rows to write, JSONL")
-    parser.add_argument("--counts", type=Path, required=True, help="rows kept and removed by rule, JSON")
+    parser.add_argument(
+        "--counts", type=Path, required=True, help="rows kept and removed by rule, JSON"
+    )
     add_stage_arguments(parser)
     args = parser.parse_args(argv)
     with Receipt(
-        args.receipt, stage="data_clean", recipe=args.recipe, code=args.code,
-        inputs={"rows": args.rows, "matches": args.matches, "families": args.families}, outputs={"kept": args.kept, "counts": args.counts},
-    ) as receipt:  # fmt: skip
-        contaminated = {line["row"] for line in read_jsonl(args.matches) if line["set"] == args.rows.stem and line["contaminated"]}
-        kept, funnel = clean(read_jsonl(args.rows), contaminated, task_families.load(args.families), args.recipe)
+        args.receipt,
+        stage="data_clean",
+        recipe=args.recipe,
+        code=args.code,
+        inputs={"rows": args.rows, "matches": args.matches, "families": args.families},
+        outputs={"kept": args.kept, "counts": args.counts},
+    ) as receipt:
+        contaminated = {
+            line["row"]
+            for line in read_jsonl(args.matches)
+            if line["set"] == args.rows.stem and line["contaminated"]
+        }
+        kept, funnel = clean(
+            read_jsonl(args.rows), contaminated, task_families.load(args.families), args.recipe
+        )
         if not kept:
-            raise UserError(f"{args.rows}: no row is left after {', '.join(args.recipe['remove'])}; look at data.remove")
+            raise UserError(
+                f"{args.rows}: no row is left after {', '.join(args.recipe['remove'])}; look at"
+                " data.remove"
+            )
         write_jsonl(args.kept, kept)
         receipt.facts |= funnel.as_json(None)
         write_json(args.counts, receipt.facts)
@@ -61,4 +95,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    cli(main)
+    program.run(main)

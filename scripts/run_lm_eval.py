@@ -1,16 +1,21 @@
-"""Evaluate one model with the LM Evaluation Harness, through its own API and Hugging Face backend, on local data.
+"""Evaluate one model with the LM Evaluation Harness, through its own API and Hugging Face backend,
+on local data.
 
-Usage: run_lm_eval.py --model results/base --name base --task-data arc_easy=data/hub/ai2_arc/manifest.json … [--task-files own.yaml …] \\
-           --recipe '{"tasks": ["arc_easy"], …}' --code … --results results/lm_eval/base.json --samples …/base.samples.jsonl --receipt …
+Usage: run_lm_eval.py --model results/base --name base \\
+           --task-data arc_easy=data/hub/ai2_arc/manifest.json … [--task-files own.yaml …] \\
+           --recipe '{"tasks": ["arc_easy"], …}' --code … --results results/lm_eval/base.json
+             --samples …/base.samples.jsonl --receipt …
 
-The harness's results are kept as they are, less what changes from run to run (times, dates, host, paths); those are in the receipt. It is
-called task by task: so a task's scores do not depend on which others are asked (requests of several tasks would share batches), and a killed
-run goes on with the next task.
-Samples hold one row an item: task, doc_id, target, metrics and log-likelihoods, so that models can be compared item by item.
+The harness's results are kept as they are, less what changes from run to run (times, dates, host,
+paths); those are in the receipt. It is called task by task: so a task's scores do not depend on
+which others are asked (requests of several tasks would share batches), and a killed run goes on
+with the next task. Samples hold one row an item: task, doc_id, target, metrics and log-likelihoods,
+so that models can be compared item by item.
 
-Recipe: tasks (list of names), versions {task: version of its definition; another one is an error}, num_fewshot (int), batch_size (int; never
-automatic, scores move with it), dtype (torch's name), max_length (int, tokens), limit (int or null, items a task), bootstrap_iters (int),
-threads (int), seed (int: random's, numpy's, torch's and the few-shot sampler's).
+Recipe: tasks (list of names), versions {task: version of its definition; another one is an error},
+num_fewshot (int), batch_size (int; never automatic, scores move with it), dtype (torch's name),
+max_length (int, tokens), limit (int or null, items a task), bootstrap_iters (int), threads (int),
+seed (int: random's, numpy's, torch's and the few-shot sampler's).
 """
 
 import argparse
@@ -20,24 +25,45 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from bezoar.errors import UserError, cli
-from bezoar.files import write_json, write_jsonl
+from bezoar import program
+from bezoar.errors import UserError
 from bezoar.evaluation.harness import assignments, load_tasks, versions
 from bezoar.evaluation.models import adds_bos, load
 from bezoar.evaluation.parts import Parts
+from bezoar.files import write_json, write_jsonl
 from bezoar.provenance.receipt import Receipt, add_stage_arguments
 
-KEPT = ("results", "groups", "group_subtasks", "configs", "versions", "n-shot", "higher_is_better", "n-samples", "config")
-MOVING = ("model_sha", "peft_sha", "device")  # of the harness's `config`; they depend on the machine
+KEPT = (
+    "results",
+    "groups",
+    "group_subtasks",
+    "configs",
+    "versions",
+    "n-shot",
+    "higher_is_better",
+    "n-samples",
+    "config",
+)
+MOVING = (
+    "model_sha",
+    "peft_sha",
+    "device",
+)  # of the harness's `config`; they depend on the machine
 
 
 def check_versions(found: dict[str, str], pinned: dict[str, float]) -> None:
     """Raise `UserError` unless each task's definition has the version the recipe names."""
     for task, version in found.items():
         if task not in pinned:
-            raise UserError(f"lm_eval: task {task} has no pinned version; add `{task}: {version}` under lm_eval.versions")
+            raise UserError(
+                f"lm_eval: task {task} has no pinned version; add `{task}: {version}` under"
+                " lm_eval.versions"
+            )
         if float(version) != float(pinned[task]):
-            raise UserError(f"lm_eval: task {task} is version {version}, {pinned[task]} is pinned; scores of two versions do not compare")
+            raise UserError(
+                f"lm_eval: task {task} is version {version}, {pinned[task]} is pinned; scores of"
+                " two versions do not compare"
+            )
 
 
 def backend(model: Path, recipe: dict[str, Any]) -> Any:
@@ -45,22 +71,41 @@ def backend(model: Path, recipe: dict[str, Any]) -> Any:
     from lm_eval.models.huggingface import HFLM
 
     network, tokenizer = load(model, recipe["dtype"], recipe["threads"])
-    return HFLM(pretrained=network, tokenizer=tokenizer, batch_size=recipe["batch_size"], max_length=recipe["max_length"],
-                add_bos_token=adds_bos(tokenizer), backend="causal")  # fmt: skip
+    return HFLM(
+        pretrained=network,
+        tokenizer=tokenizer,
+        batch_size=recipe["batch_size"],
+        max_length=recipe["max_length"],
+        add_bos_token=adds_bos(tokenizer),
+        backend="causal",
+    )
 
 
 def evaluate(model: Any, task: Any, recipe: dict[str, Any]) -> dict[str, Any]:
-    """Return what `lm_eval.simple_evaluate` returns for one task, as JSON gives it back: {raw, samples}."""
+    """Return what `lm_eval.simple_evaluate` returns for one task, as JSON gives it back: {raw,
+    samples}.
+    """
     from lm_eval import evaluator, simple_evaluate
     from lm_eval.tasks import TaskManager
 
-    evaluator.add_env_info = lambda results: None  # it asks pip, gcc and lscpu each time, for seconds; the receipt says what counts
+    evaluator.add_env_info = lambda results: (
+        None
+    )  # it asks pip, gcc and lscpu each time, for seconds; the receipt says what counts
     seed = recipe["seed"]
     found = simple_evaluate(
-        model=model, tasks=[task], num_fewshot=recipe["num_fewshot"], batch_size=recipe["batch_size"], limit=recipe["limit"],
-        task_manager=TaskManager(include_defaults=False), bootstrap_iters=recipe["bootstrap_iters"], log_samples=True,
-        random_seed=seed, numpy_random_seed=seed, torch_random_seed=seed, fewshot_random_seed=seed,
-    )  # fmt: skip
+        model=model,
+        tasks=[task],
+        num_fewshot=recipe["num_fewshot"],
+        batch_size=recipe["batch_size"],
+        limit=recipe["limit"],
+        task_manager=TaskManager(include_defaults=False),
+        bootstrap_iters=recipe["bootstrap_iters"],
+        log_samples=True,
+        random_seed=seed,
+        numpy_random_seed=seed,
+        torch_random_seed=seed,
+        fewshot_random_seed=seed,
+    )
     return {"raw": raw(dict(found or {})), "samples": samples(dict(found or {}))}
 
 
@@ -74,10 +119,16 @@ def joined(parts: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def raw(found: dict[str, Any]) -> dict[str, Any]:
-    """Return the harness's results without what moves from run to run; a function becomes its name."""
+    """Return the harness's results without what moves from run to run; a function becomes its
+    name.
+    """
     kept = {key: found[key] for key in KEPT if key in found}
     kept["config"] = {key: value for key, value in kept["config"].items() if key not in MOVING}
-    return json.loads(json.dumps(kept, default=lambda value: getattr(value, "__name__", None) or type(value).__name__))
+    return json.loads(
+        json.dumps(
+            kept, default=lambda value: getattr(value, "__name__", None) or type(value).__name__
+        )
+    )
 
 
 def samples(found: dict[str, Any]) -> list[dict[str, Any]]:
@@ -85,41 +136,94 @@ def samples(found: dict[str, Any]) -> list[dict[str, Any]]:
     rows = []
     for task, items in found["samples"].items():
         for item in items:
-            metrics = {name: float(item[name]) for name in item["metrics"] if isinstance(item[name], (int, float))}
-            scores = [float(response[0]) for response in item["filtered_resps"] if isinstance(response, (list, tuple))]
-            rows.append({"task": task, "doc_id": item["doc_id"], "target": str(item["target"]), **metrics, "loglikelihoods": scores})
+            metrics = {
+                name: float(item[name])
+                for name in item["metrics"]
+                if isinstance(item[name], (int, float))
+            }
+            scores = [
+                float(response[0])
+                for response in item["filtered_resps"]
+                if isinstance(response, (list, tuple))
+            ]
+            rows.append(
+                {
+                    "task": task,
+                    "doc_id": item["doc_id"],
+                    "target": str(item["target"]),
+                    **metrics,
+                    "loglikelihoods": scores,
+                }
+            )
     return rows
 
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and evaluate."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", type=Path, required=True, help="model directory")
     parser.add_argument("--name", required=True, help="name of the model in every table")
-    parser.add_argument("--task-files", type=Path, nargs="*", default=[], help="task YAML files, and the data files they read")
-    parser.add_argument("--task-data", nargs="*", default=[], help="task=manifest.json of its data set, for the harness's own tasks")
+    parser.add_argument(
+        "--task-files",
+        type=Path,
+        nargs="*",
+        default=[],
+        help="task YAML files, and the data files they read",
+    )
+    parser.add_argument(
+        "--task-data",
+        nargs="*",
+        default=[],
+        help="task=manifest.json of its data set, for the harness's own tasks",
+    )
     parser.add_argument("--results", type=Path, required=True, help="results to write, JSON")
-    parser.add_argument("--samples", type=Path, required=True, help="per-item results to write, JSONL")
+    parser.add_argument(
+        "--samples", type=Path, required=True, help="per-item results to write, JSONL"
+    )
     add_stage_arguments(parser)
     args = parser.parse_args(argv)
     recipe = args.recipe
     data, manifests = assignments(args.task_data)
     with Receipt(
-        args.receipt, stage="lm_eval", recipe=recipe, code=args.code,
-        inputs={"model": args.model / "model.safetensors", "tasks": args.task_files, "data": manifests},
+        args.receipt,
+        stage="lm_eval",
+        recipe=recipe,
+        code=args.code,
+        inputs={
+            "model": args.model / "model.safetensors",
+            "tasks": args.task_files,
+            "data": manifests,
+        },
         outputs={"results": args.results, "samples": args.samples},
-    ) as receipt:  # fmt: skip
+    ) as receipt:
         tasks = load_tasks(recipe["tasks"], args.task_files, data)
         check_versions(versions(tasks), recipe["versions"])
-        parts, model = Parts(args.samples, [recipe, receipt.before]), cache(lambda: backend(args.model, recipe))
-        found = [parts.get(name, lambda task=task: evaluate(model(), task, recipe)) for name, task in tasks.items()]
+        parts, model = (
+            Parts(args.samples, [recipe, receipt.before]),
+            cache(lambda: backend(args.model, recipe)),
+        )
+        found = [
+            parts.get(name, lambda task=task: evaluate(model(), task, recipe))
+            for name, task in tasks.items()
+        ]
         whole = joined(found)
-        write_json(args.results, {"model": args.name, "harness": metadata.version("lm_eval"), "recipe": recipe, **whole})
-        write_jsonl(args.samples, sorted((row for part in found for row in part["samples"]), key=lambda row: (row["task"], row["doc_id"])))
+        write_json(
+            args.results,
+            {"model": args.name, "harness": metadata.version("lm_eval"), "recipe": recipe, **whole},
+        )
+        write_jsonl(
+            args.samples,
+            sorted(
+                (row for part in found for row in part["samples"]),
+                key=lambda row: (row["task"], row["doc_id"]),
+            ),
+        )
         parts.clear()
         receipt.facts["results"] = whole["results"]
         print(json.dumps(whole["results"], indent=2))
 
 
 if __name__ == "__main__":
-    cli(main)
+    program.run(main)

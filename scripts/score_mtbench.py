@@ -1,11 +1,15 @@
-"""Aggregate MT-Bench judgments: means by model, turn and category with intervals over questions, and paired differences.
+"""Aggregate MT-Bench judgments: means by model, turn and category with intervals over questions,
+and paired differences.
 
-Usage: score_mtbench.py --judgments results/mtbench/base/judgments.jsonl … --recipe '{"pairs": …, "seed": 0}' --code … \\
+Usage: score_mtbench.py --judgments results/mtbench/base/judgments.jsonl … \\
+           --recipe '{"pairs": …, "seed": 0}' --code … \\
            --output results/mtbench.json --receipt …
 
-Turns and repeats of one question are not independent: intervals resample questions. Failed judgments are counted, and bound the mean:
-`all_failures_1` and `all_failures_10` are what it would be had they all been 1, or 10. Judges are never mixed: each has its own tables.
-Every score is read once more from the judgment's text, so one run of this program aggregates anew from what the judge said.
+Turns and repeats of one question are not independent: intervals resample questions. Failed
+judgments are counted, and bound the mean: `all_failures_1` and `all_failures_10` are what it would
+be had they all been 1, or 10. Judges are never mixed: each has its own tables. Every score is read
+once more from the judgment's text, so one run of this program aggregates anew from what the judge
+said.
 
 Recipe: pairs (list of [model, against which]), seed.
 """
@@ -17,11 +21,12 @@ from typing import Any
 
 import numpy as np
 
-from bezoar.errors import UserError, cli
-from bezoar.files import read_jsonl, write_json
+from bezoar import program
+from bezoar.errors import UserError
 from bezoar.evaluation.mtbench import checked
-from bezoar.provenance.receipt import Receipt, add_stage_arguments
 from bezoar.evaluation.statistics import RESAMPLES, bootstrap_mean, paired_difference
+from bezoar.files import read_jsonl, write_json
+from bezoar.provenance.receipt import Receipt, add_stage_arguments
 
 Rows = list[dict[str, Any]]
 
@@ -41,27 +46,40 @@ def by_question(rows: Iterable[dict[str, Any]]) -> dict[int, float]:
 
 
 def summary(rows: Rows, seed: int, resamples: int = RESAMPLES) -> dict[str, Any]:
-    """Return mean (FastChat's: over ratings), interval over questions, counts, and bounds for the failures."""
+    """Return mean (FastChat's: over ratings), interval over questions, counts, and bounds for the
+    failures.
+    """
     rated = [row["score"] for row in rows if row["state"] == "rated"]
     failed = len(rows) - len(rated)
     if not rated:
         return {"mean": None, "ratings": 0, "failures": failed}
     weights = [len(scores) for scores in ratings(rows).values()]
-    interval = bootstrap_mean(list(by_question(rows).values()), seed, resamples=resamples, weights=weights)
+    interval = bootstrap_mean(
+        list(by_question(rows).values()), seed, resamples=resamples, weights=weights
+    )
     return {
-        "mean": float(np.mean(rated)), "low": interval["low"], "high": interval["high"], "questions": interval["n"],
-        "ratings": len(rated), "failures": failed,
-        "all_failures_1": (sum(rated) + failed) / len(rows), "all_failures_10": (sum(rated) + 10 * failed) / len(rows),
-    }  # fmt: skip
+        "mean": float(np.mean(rated)),
+        "low": interval["low"],
+        "high": interval["high"],
+        "questions": interval["n"],
+        "ratings": len(rated),
+        "failures": failed,
+        "all_failures_1": (sum(rated) + failed) / len(rows),
+        "all_failures_10": (sum(rated) + 10 * failed) / len(rows),
+    }
 
 
 def difference(child: Rows, parent: Rows, seed: int) -> dict[str, Any] | None:
-    """Return the paired difference over the questions both have, with k repeats, and what this design could have shown; None if none is shared."""
+    """Return the paired difference over the questions both have, with k repeats, and what this
+    design could have shown; None if none is shared.
+    """
     a, b = by_question(child), by_question(parent)
     shared = sorted(set(a) & set(b))
     if not shared:
         return None
-    found = paired_difference([a[number] for number in shared], [b[number] for number in shared], seed)
+    found = paired_difference(
+        [a[number] for number in shared], [b[number] for number in shared], seed
+    )
     repeats = 1 + max(row.get("repeat", 0) for row in [*child, *parent])
     return {**found, "repeats": repeats}
 
@@ -75,28 +93,49 @@ def score(rows: Rows, pairs: list[list[str]], seed: int) -> dict[str, Any]:
         "models": {
             model: {
                 "overall": summary(mine, seed),
-                "turns": {str(turn): summary([row for row in mine if row["turn"] == turn], seed) for turn in (1, 2)},
-                "categories": {name: summary([row for row in mine if row["category"] == name], seed) for name in categories},
+                "turns": {
+                    str(turn): summary([row for row in mine if row["turn"] == turn], seed)
+                    for turn in (1, 2)
+                },
+                "categories": {
+                    name: summary([row for row in mine if row["category"] == name], seed)
+                    for name in categories
+                },
             }
             for model, mine in of.items()
         },
         "differences": [
             {"child": child, "parent": parent, **found}
             for child, parent in pairs
-            if child in of and parent in of and (found := difference(of[child], of[parent], seed)) is not None
+            if child in of
+            and parent in of
+            and (found := difference(of[child], of[parent], seed)) is not None
         ],
     }
 
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and aggregate."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--judgments", type=Path, nargs="+", required=True, help="judgments, one file a model, parents first")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--judgments",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="judgments, one file a model, parents first",
+    )
     parser.add_argument("--output", type=Path, required=True, help="tables to write, JSON")
     add_stage_arguments(parser)
     args = parser.parse_args(argv)
     with Receipt(
-        args.receipt, stage="mtbench", recipe=args.recipe, code=args.code, inputs={"judgments": args.judgments}, outputs={"output": args.output}
+        args.receipt,
+        stage="mtbench",
+        recipe=args.recipe,
+        code=args.code,
+        inputs={"judgments": args.judgments},
+        outputs={"output": args.output},
     ):
         judges: dict[str, Rows] = {}
         came_from: dict[tuple[str, str], Path] = {}
@@ -104,10 +143,21 @@ def main(argv: list[str] | None = None) -> None:
             for row in checked(read_jsonl(path), path):
                 judge = row["judge"][0]
                 if came_from.setdefault((judge, row["model"]), path) != path:
-                    raise UserError(f"{path}: {judge} has judged {row['model']} in {came_from[judge, row['model']]} already; give it another name")
+                    raise UserError(
+                        f"{path}: {judge} has judged {row['model']} in"
+                        f" {came_from[judge, row['model']]} already; give it another name"
+                    )
                 judges.setdefault(judge, []).append(row)
-        write_json(args.output, {"judges": {judge: score(rows, args.recipe["pairs"], args.recipe["seed"]) for judge, rows in judges.items()}})
+        write_json(
+            args.output,
+            {
+                "judges": {
+                    judge: score(rows, args.recipe["pairs"], args.recipe["seed"])
+                    for judge, rows in judges.items()
+                }
+            },
+        )
 
 
 if __name__ == "__main__":
-    cli(main)
+    program.run(main)

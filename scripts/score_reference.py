@@ -1,13 +1,17 @@
-"""Log-probabilities of preference pairs under the reference of DPO: the model that training starts from.
+"""Log-probabilities of preference pairs under the reference of DPO: the model that training starts
+from.
 
-Usage: score_reference.py --pairs results/preferences/pairs.jsonl --base results/merge/openbezoar-hh-rlhf-sft --template template.json \\
-           --recipe '{"batch_size": 8, …}' --code … --reference results/dpo_reference/logps.jsonl --receipt …
+Usage: score_reference.py --pairs results/preferences/pairs.jsonl \\
+           --base results/merge/openbezoar-hh-rlhf-sft --template template.json \\
+           --recipe '{"batch_size": 8, …}' --code … --reference results/dpo_reference/logps.jsonl
+             --receipt …
 
-One row a pair: key (sha256 over the weights and the pair's tokens), chosen and rejected (nats, EOS included). Nothing of it depends on beta or
-the learning rate, so a second DPO run finds it done. A killed run goes on with the next shard.
+One row a pair: key (sha256 over the weights and the pair's tokens), chosen and rejected (nats, EOS
+included). Nothing of it depends on beta or the learning rate, so a second DPO run finds it done. A
+killed run goes on with the next shard.
 
-Recipe: max_prompt_length and max_length (tokens; longer pairs are left out), batch_size (pairs), resident (bool: keep the dequantised weights
-in memory), threads (int, CPU), seed.
+Recipe: max_prompt_length and max_length (tokens; longer pairs are left out), batch_size (pairs),
+cache_dequantized (bool: keep the dequantised weights in memory), threads (int, CPU), seed.
 """
 
 import argparse
@@ -16,11 +20,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from bezoar.training.qlora import preference_pairs
-from bezoar.errors import cli
-from bezoar.files import read_jsonl, sha256_file, write_jsonl
+from bezoar import program
 from bezoar.evaluation.parts import Parts
+from bezoar.files import read_jsonl, sha256_file, write_jsonl
 from bezoar.provenance.receipt import Receipt, add_stage_arguments
+from bezoar.training import preference_pairs
 from bezoar.training.template import Template
 
 SHARD = 64  # batches
@@ -28,50 +32,85 @@ SHARD = 64  # batches
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and score."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=Path, required=True, help="rows of prompt, chosen, rejected, JSONL")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--pairs", type=Path, required=True, help="rows of prompt, chosen, rejected, JSONL"
+    )
     parser.add_argument("--base", type=Path, required=True, help="model directory of the reference")
     parser.add_argument("--template", type=Path, required=True, help="chat template, JSON")
-    parser.add_argument("--reference", type=Path, required=True, help="log-probabilities to write, JSONL")
+    parser.add_argument(
+        "--reference", type=Path, required=True, help="log-probabilities to write, JSONL"
+    )
     add_stage_arguments(parser)
     args = parser.parse_args(argv)
     recipe = args.recipe
 
     from trl.trainer import add_fused_lm_head
 
-    from bezoar.training.tokenizer import load_tokenizer
     from bezoar.training.qlora import deterministic, load_4bit
+    from bezoar.training.tokenizer import load_tokenizer
 
     @cache
     def model() -> Any:
         deterministic(recipe["seed"], recipe["threads"])
-        loaded = load_4bit(args.base, recipe["resident"]).eval()
+        loaded = load_4bit(args.base, recipe["cache_dequantized"]).eval()
         add_fused_lm_head(loaded)
         return loaded
 
     with Receipt(
-        args.receipt, stage="dpo_reference", recipe=recipe, code=args.code,
-        inputs={"pairs": args.pairs, "base": args.base / "model.safetensors", "template": args.template}, outputs={"reference": args.reference},
-    ) as receipt:  # fmt: skip
+        args.receipt,
+        stage="dpo_reference",
+        recipe=recipe,
+        code=args.code,
+        inputs={
+            "pairs": args.pairs,
+            "base": args.base / "model.safetensors",
+            "template": args.template,
+        },
+        outputs={"reference": args.reference},
+    ) as receipt:
         tokenizer, weights = load_tokenizer(args.base), sha256_file(args.base / "model.safetensors")
-        rows, counts = preference_pairs.tokenize(read_jsonl(args.pairs), Template(args.template), tokenizer, recipe)
-        rows.sort(key=lambda pair: (-preference_pairs.length(pair), preference_pairs.key(pair, weights)))  # the longest first: too little memory shows at once
-        parts, size, started = Parts(args.reference, [recipe, receipt.before]), SHARD * recipe["batch_size"], time.perf_counter()
+        rows, counts = preference_pairs.tokenize(
+            read_jsonl(args.pairs), Template(args.template), tokenizer, recipe
+        )
+        rows.sort(
+            key=lambda pair: (-preference_pairs.length(pair), preference_pairs.key(pair, weights))
+        )  # the longest first: too little memory shows at once
+        parts, size, started = (
+            Parts(args.reference, [recipe, receipt.before]),
+            SHARD * recipe["batch_size"],
+            time.perf_counter(),
+        )
         found: list[list[float]] = []
         for start in range(0, len(rows), size):
             shard = rows[start : start + size]
-            found += parts.get(f"shard {start // size}", lambda shard=shard: [
-                list(sums) for sums in preference_pairs.score(model(), shard, tokenizer.pad_token_id, recipe["batch_size"])
-            ])  # fmt: skip
+            found += parts.get(
+                f"shard {start // size}",
+                lambda shard=shard: [
+                    list(sums)
+                    for sums in preference_pairs.score(
+                        model(), shard, tokenizer.pad_token_id, recipe["batch_size"]
+                    )
+                ],
+            )
             left = (time.perf_counter() - started) / len(found) * (len(rows) - len(found))
             print(f"{len(found):,} of {len(rows):,} pairs  {left:.0f} s left", flush=True)
-        write_jsonl(args.reference, (
-            {"key": preference_pairs.key(pair, weights), "chosen": round(chosen, 6), "rejected": round(rejected, 6)}
-            for pair, (chosen, rejected) in zip(rows, found, strict=True)
-        ))  # fmt: skip
+        write_jsonl(
+            args.reference,
+            (
+                {
+                    "key": preference_pairs.key(pair, weights),
+                    "chosen": round(chosen, 6),
+                    "rejected": round(rejected, 6),
+                }
+                for pair, (chosen, rejected) in zip(rows, found, strict=True)
+            ),
+        )
         parts.clear()
         receipt.facts |= counts | {"scored": len(rows)}
 
 
 if __name__ == "__main__":
-    cli(main)
+    program.run(main)

@@ -1,15 +1,20 @@
 """Serve a model for the jobs that ask it, until this process is ended: a Snakemake service.
 
-Usage: serve_model.py --recipe '{"program": "vllm", "model": "…", "dtype": "bfloat16", …}' --address results/serve/teacher.url --record …/teacher.json
+Usage: serve_model.py --recipe '{"program": "vllm", "model": "…", "dtype": "bfloat16", …}' --address
+results/serve/teacher.url --record …/teacher.json
 
-       serve_model.py --await results/serve/teacher.url --record …/teacher.json        prints the address once the server answers
+       serve_model.py --await results/serve/teacher.url --record …/teacher.json        prints the
+         address once the server answers
 
-Starts the server, writes its address to --address, waits until it answers a first completion (not only /health: weights load late), writes what it
-is to --record, and ends it when told to (SIGTERM) or when its parent is gone. The server gets no key and listens on the loopback interface only.
-Snakemake starts a service's consumers with it and waits for its file no longer than --latency-wait; so they wait for the record instead.
+Starts the server, writes its address to --address, waits until it answers a first completion (not
+only /health: weights load late), writes what it is to --record, and ends it when told to (SIGTERM)
+or when its parent is gone. The server gets no key and listens on the loopback interface only.
+Snakemake starts a service's consumers with it and waits for its file no longer than --latency-wait;
+so they wait for the record instead.
 
-Recipe: program (vllm, or transformers for `transformers serve`), executable (path), model, revision (or null), dtype, quantization (or null),
-tensor_parallel_size (GPUs), max_model_len (tokens), start_timeout_s.
+Recipe: program (vllm, or transformers for `transformers serve`), executable (path), model, revision
+(or null), dtype, quantization (or null), tensor_parallel_size (GPUs), max_model_len (tokens),
+start_timeout_s.
 """
 
 import argparse
@@ -26,7 +31,8 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from bezoar.errors import UserError, cli
+from bezoar import program
+from bezoar.errors import UserError
 from bezoar.files import whole_file, write_json
 
 WAIT_S = 0.5
@@ -37,9 +43,24 @@ def command(recipe: dict[str, Any], port: int) -> list[str]:
     place = ["--host", "127.0.0.1", "--port", str(port)]
     if recipe["program"] == "transformers":
         quantised = ["--quantization", recipe["quantization"]] if recipe["quantization"] else []
-        return [recipe["executable"], "serve", *place, "--dtype", recipe["dtype"], *quantised, recipe["model"]]
-    options = ["--dtype", recipe["dtype"], "--max-model-len", str(recipe["max_model_len"]), "--enable-prefix-caching",
-               "--tensor-parallel-size", str(recipe["tensor_parallel_size"])]  # fmt: skip
+        return [
+            recipe["executable"],
+            "serve",
+            *place,
+            "--dtype",
+            recipe["dtype"],
+            *quantised,
+            recipe["model"],
+        ]
+    options = [
+        "--dtype",
+        recipe["dtype"],
+        "--max-model-len",
+        str(recipe["max_model_len"]),
+        "--enable-prefix-caching",
+        "--tensor-parallel-size",
+        str(recipe["tensor_parallel_size"]),
+    ]
     options += ["--quantization", recipe["quantization"]] if recipe["quantization"] else []
     options += ["--revision", recipe["revision"]] if recipe["revision"] else []
     return [recipe["executable"], "serve", recipe["model"], *place, *options]
@@ -55,8 +76,12 @@ def free_port() -> int:
 def answers(address: str, model: str) -> str:
     """Return nothing once the server completes a prompt, else why it does not."""
     body = json.dumps({"model": model, "prompt": "a", "max_tokens": 1}).encode()
-    request = urllib.request.Request(f"{address}/completions", body, {"Content-Type": "application/json"})
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy of the environment cannot reach our own child
+    request = urllib.request.Request(
+        f"{address}/completions", body, {"Content-Type": "application/json"}
+    )
+    opener = urllib.request.build_opener(
+        urllib.request.ProxyHandler({})
+    )  # a proxy of the environment cannot reach our own child
     try:
         opener.open(request, timeout=60).close()
     except urllib.error.HTTPError as error:
@@ -71,19 +96,27 @@ def wait(child: "subprocess.Popen[bytes]", address: str, model: str, timeout_s: 
     deadline, why = time.monotonic() + timeout_s, ""
     while time.monotonic() < deadline:
         if child.poll() is not None:
-            raise UserError(f"the server of {model} ended with status {child.returncode} before it answered; its last lines above say why")
+            raise UserError(
+                f"the server of {model} ended with status {child.returncode} before it answered;"
+                " its last lines above say why"
+            )
         why = answers(address, model)
         if not why:
             return
         time.sleep(WAIT_S)
-    raise UserError(f"the server of {model} did not answer within {timeout_s:g} s ({why}); raise serve.start_timeout_s or look at its log")
+    raise UserError(
+        f"the server of {model} did not answer within {timeout_s:g} s ({why}); raise"
+        " serve.start_timeout_s or look at its log"
+    )
 
 
 def awaited(address: Path, record: Path) -> str:
     """Return the address once the server answers; raise `UserError` if it ended."""
     while not record.is_file():
         if not address.is_file():
-            raise UserError(f"{address}: gone, the server ended before it answered; its log says why")
+            raise UserError(
+                f"{address}: gone, the server ended before it answered; its log says why"
+            )
         time.sleep(WAIT_S)
     return address.read_text(encoding="utf-8").strip()
 
@@ -96,11 +129,20 @@ def end_with_parent() -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and serve."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--recipe", type=json.loads, help="settings of the server, JSON")
     parser.add_argument("--address", type=Path, help="file to write the address to")
-    parser.add_argument("--await", type=Path, dest="awaited", help="serve nothing; wait for the server that writes this address")
-    parser.add_argument("--record", type=Path, required=True, help="file to write what was served to, JSON")
+    parser.add_argument(
+        "--await",
+        type=Path,
+        dest="awaited",
+        help="serve nothing; wait for the server that writes this address",
+    )
+    parser.add_argument(
+        "--record", type=Path, required=True, help="file to write what was served to, JSON"
+    )
     args = parser.parse_args(argv)
     if args.awaited:
         print(awaited(args.awaited, args.record))
@@ -114,16 +156,27 @@ def main(argv: list[str] | None = None) -> None:
         child = subprocess.Popen(line, start_new_session=True, preexec_fn=end_with_parent)
     except OSError as error:
         raise UserError(
-            f"{line[0]}: cannot be started ({error.strerror}); make its environment (docs/reproducing.md) or correct serve.executable"
+            f"{line[0]}: cannot be started ({error.strerror}); make its environment"
+            " (docs/reproducing.md) or correct serve.executable"
         ) from None
     try:
         address = f"http://127.0.0.1:{port}/v1"
         with whole_file(args.address) as stream:
             stream.write(f"{address}\n")
         wait(child, address, model, args.recipe["start_timeout_s"])
-        write_json(args.record, {**args.recipe, "command": line, "seconds_to_first_answer": round(time.monotonic() - started, 1)})
+        write_json(
+            args.record,
+            {
+                **args.recipe,
+                "command": line,
+                "seconds_to_first_answer": round(time.monotonic() - started, 1),
+            },
+        )
         print(f"{model} answers at {address}", flush=True)
-        raise UserError(f"the server of {model} ended with status {child.wait()} while it was needed; run again, answers are kept")
+        raise UserError(
+            f"the server of {model} ended with status {child.wait()} while it was needed; run"
+            " again, answers are kept"
+        )
     finally:
         args.address.unlink(missing_ok=True)
         if child.poll() is None:
@@ -135,4 +188,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    cli(main)
+    program.run(main)

@@ -1,10 +1,14 @@
-"""Serve the rehearsal's simulator over HTTP, with OpenAI's and Anthropic's protocols and batch APIs. Not a language model.
+"""Serve the rehearsal's simulator over HTTP, with OpenAI's and Anthropic's protocols and batch
+APIs. Not a language model.
 
-Usage: serve_simulator.py --facts results/rehearsal/world/facts.json --port 0 [--faults '{"share": 0.1}'] [--rate '{"requests": 100, "tokens": 9000}']
+Usage: serve_simulator.py --facts results/rehearsal/world/facts.json --port 0 [--faults '{"share":
+0.1}'] [--rate '{"requests": 100, "tokens": 9000}']
 
-Prints `listening <port>` and ends when its standard input closes, so it never outlives the program that started it.
-Paths: POST /v1/chat/completions, /v1/completions, /v1/messages, /v1/files, /v1/batches, /v1/messages/batches; GET /v1/models, /meter.
-With a key in the environment's SIMULATOR_KEY, it refuses every other. Faults, rates and the meter: see bezoar.rehearsal.fake_provider.
+Prints `listening <port>` and ends when its standard input closes, so it never outlives the program
+that started it. Paths: POST /v1/chat/completions, /v1/completions, /v1/messages, /v1/files,
+/v1/batches, /v1/messages/batches; GET /v1/models, /meter. With a key in the environment's
+SIMULATOR_KEY, it refuses every other. Faults, rates and the meter: see
+bezoar.rehearsal.fake_provider.
 """
 
 import argparse
@@ -23,9 +27,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from bezoar.errors import cli
+from bezoar import program
 from bezoar.files import canonical, read_json, sha256_text
-from bezoar.rehearsal.fake_provider import ANSWERING, Faults, Meter, Provider, Rate
+from bezoar.rehearsal.fake_provider import ANSWERING, FakeProvider, Faults, Meter, Rate
 from bezoar.rehearsal.simulator import Simulator
 from bezoar.rehearsal.world import World
 
@@ -40,14 +44,33 @@ def error(message: str, kind: str) -> dict[str, Any]:
 def openai_batch(batch: dict[str, Any]) -> dict[str, Any]:
     """Return a batch's record as OpenAI shows it."""
     ended, kinds = batch["results"] is not None, [kind for _, kind, _ in batch["results"] or []]
-    status = "in_progress" if not ended else "cancelled" if batch["cancelled"] else "expired" if "expired" in kinds else "completed"
+    status = (
+        "in_progress"
+        if not ended
+        else "cancelled"
+        if batch["cancelled"]
+        else "expired"
+        if "expired" in kinds
+        else "completed"
+    )
     good = kinds.count("succeeded")
     return {
-        "id": batch["id"], "object": "batch", "endpoint": batch["path"], "input_file_id": "file", "completion_window": "24h", "status": status,
-        "created_at": int(batch["created"]), "metadata": batch["metadata"],
-        "request_counts": {"total": len(batch["rows"]), "completed": good, "failed": kinds.count("errored") + kinds.count("invalid")},
-        "output_file_id": f"{batch['id']}.output" if good else None, "error_file_id": f"{batch['id']}.error" if good < len(kinds) else None,
-    }  # fmt: skip
+        "id": batch["id"],
+        "object": "batch",
+        "endpoint": batch["path"],
+        "input_file_id": "file",
+        "completion_window": "24h",
+        "status": status,
+        "created_at": int(batch["created"]),
+        "metadata": batch["metadata"],
+        "request_counts": {
+            "total": len(batch["rows"]),
+            "completed": good,
+            "failed": kinds.count("errored") + kinds.count("invalid"),
+        },
+        "output_file_id": f"{batch['id']}.output" if good else None,
+        "error_file_id": f"{batch['id']}.error" if good < len(kinds) else None,
+    }
 
 
 def openai_results(batch: dict[str, Any], good: bool) -> str:
@@ -55,10 +78,22 @@ def openai_results(batch: dict[str, Any], good: bool) -> str:
     lines = []
     for key, kind, said in batch["results"]:
         status = {"succeeded": 200, "errored": 500, "invalid": 400}.get(kind)
-        response = {"status_code": status, "request_id": key, "body": said if kind == "succeeded" else error(said, kind)} if status else None
-        failed = None if status else {"code": f"batch_{kind}", "message": f"this request was {kind}"}
+        response = (
+            {
+                "status_code": status,
+                "request_id": key,
+                "body": said if kind == "succeeded" else error(said, kind),
+            }
+            if status
+            else None
+        )
+        failed = (
+            None if status else {"code": f"batch_{kind}", "message": f"this request was {kind}"}
+        )
         if (kind == "succeeded") == good:
-            lines.append(json.dumps({"id": key, "custom_id": key, "response": response, "error": failed}))
+            lines.append(
+                json.dumps({"id": key, "custom_id": key, "response": response, "error": failed})
+            )
     return "\n".join(lines)
 
 
@@ -66,13 +101,25 @@ def anthropic_batch(batch: dict[str, Any], address: str) -> dict[str, Any]:
     """Return a batch's record as Anthropic shows it."""
     ended, kinds = batch["results"] is not None, [kind for _, kind, _ in batch["results"] or []]
     made = datetime.fromtimestamp(batch["created"], UTC).isoformat()
-    counts = {"succeeded": kinds.count("succeeded"), "errored": kinds.count("errored") + kinds.count("invalid"), "expired": kinds.count("expired"),
-              "canceled": kinds.count("canceled"), "processing": 0 if ended else len(batch["rows"])}  # fmt: skip
+    counts = {
+        "succeeded": kinds.count("succeeded"),
+        "errored": kinds.count("errored") + kinds.count("invalid"),
+        "expired": kinds.count("expired"),
+        "canceled": kinds.count("canceled"),
+        "processing": 0 if ended else len(batch["rows"]),
+    }
     return {
-        "id": batch["id"], "type": "message_batch", "processing_status": "ended" if ended else "in_progress", "request_counts": counts,
-        "created_at": made, "expires_at": made, "ended_at": made if ended else None, "archived_at": None, "cancel_initiated_at": None,
+        "id": batch["id"],
+        "type": "message_batch",
+        "processing_status": "ended" if ended else "in_progress",
+        "request_counts": counts,
+        "created_at": made,
+        "expires_at": made,
+        "ended_at": made if ended else None,
+        "archived_at": None,
+        "cancel_initiated_at": None,
         "results_url": f"{address}/v1/messages/batches/{batch['id']}/results" if ended else None,
-    }  # fmt: skip
+    }
 
 
 def anthropic_results(batch: dict[str, Any]) -> str:
@@ -83,12 +130,16 @@ def anthropic_results(batch: dict[str, Any]) -> str:
         if kind == "succeeded":
             result["message"] = said
         elif kind in ("errored", "invalid"):
-            result["error"] = error(said, "invalid_request_error" if kind == "invalid" else "api_error")
+            result["error"] = error(
+                said, "invalid_request_error" if kind == "invalid" else "api_error"
+            )
         lines.append(json.dumps({"custom_id": key, "result": result}))
     return "\n".join(lines)
 
 
-def handler_for(provider: Provider, rate: Rate, models: list[str]) -> type[BaseHTTPRequestHandler]:
+def handler_for(
+    provider: FakeProvider, rate: Rate, models: list[str]
+) -> type[BaseHTTPRequestHandler]:
     """Return a request handler class around one provider."""
     wanted = os.environ.get("SIMULATOR_KEY", "")
 
@@ -97,10 +148,16 @@ def handler_for(provider: Provider, rate: Rate, models: list[str]) -> type[BaseH
         wbufsize = -1  # one packet an answer: headers and body leave together
         disable_nagle_algorithm = True
 
-        def _send(self, status: int, value: Any, headers: dict[str, str] | None = None, cut: bool = False) -> None:
+        def _send(
+            self, status: int, value: Any, headers: dict[str, str] | None = None, cut: bool = False
+        ) -> None:
             content = value.encode() if isinstance(value, str) else json.dumps(value).encode()
             self.send_response_only(status)
-            for name, text in {"Content-Type": "application/json", "Content-Length": str(len(content)), **(headers or {})}.items():
+            for name, text in {
+                "Content-Type": "application/json",
+                "Content-Length": str(len(content)),
+                **(headers or {}),
+            }.items():
                 self.send_header(name, text)
             self.end_headers()
             self.wfile.write(content[: len(content) // 2] if cut else content)
@@ -110,9 +167,13 @@ def handler_for(provider: Provider, rate: Rate, models: list[str]) -> type[BaseH
                 self.close_connection = True
 
         def _refused(self) -> bool:
-            offered = self.headers.get("x-api-key") or self.headers.get("authorization", "").removeprefix("Bearer ")
+            offered = self.headers.get("x-api-key") or self.headers.get(
+                "authorization", ""
+            ).removeprefix("Bearer ")
             if wanted and offered != wanted:
-                self._send(401, error(f"Incorrect API key provided: {offered}.", "authentication_error"))
+                self._send(
+                    401, error(f"Incorrect API key provided: {offered}.", "authentication_error")
+                )
             return bool(wanted) and offered != wanted
 
         def do_GET(self) -> None:
@@ -122,16 +183,30 @@ def handler_for(provider: Provider, rate: Rate, models: list[str]) -> type[BaseH
             elif self._refused():
                 return
             elif path == "/v1/models":
-                data = [{"id": name, "object": "model", "owned_by": "rehearsal", "created": 0} for name in models or ["simulator"]]
+                data = [
+                    {"id": name, "object": "model", "owned_by": "rehearsal", "created": 0}
+                    for name in models or ["simulator"]
+                ]
                 self._send(200, {"object": "list", "data": data})
             elif path in ("/v1/batches", "/v1/messages/batches"):
-                mine = [self._batch(name) for name in reversed(provider.batches) if name.startswith("msg") == ("messages" in path)]
-                ends = {"first_id": mine[0]["id"] if mine else None, "last_id": mine[-1]["id"] if mine else None}
+                mine = [
+                    self._batch(name)
+                    for name in reversed(provider.batches)
+                    if name.startswith("msg") == ("messages" in path)
+                ]
+                ends = {
+                    "first_id": mine[0]["id"] if mine else None,
+                    "last_id": mine[-1]["id"] if mine else None,
+                }
                 self._send(200, {"object": "list", "data": mine, "has_more": False, **ends})
             elif found := re.fullmatch(r"/v1/(messages/)?batches/(\w+)", path):
                 self._send(200, self._batch(found[2]))
             elif found := re.fullmatch(r"/v1/messages/batches/(\w+)/results", path):
-                self._send(200, anthropic_results(provider.batch(found[1])), {"Content-Type": "application/x-jsonl"})
+                self._send(
+                    200,
+                    anthropic_results(provider.batch(found[1])),
+                    {"Content-Type": "application/x-jsonl"},
+                )
             elif found := re.fullmatch(r"/v1/files/(\w+)\.(output|error)/content", path):
                 self._send(200, openai_results(provider.batch(found[1]), found[2] == "output"))
             else:
@@ -139,7 +214,11 @@ def handler_for(provider: Provider, rate: Rate, models: list[str]) -> type[BaseH
 
         def _batch(self, name: str) -> dict[str, Any]:
             batch = provider.batch(name)
-            return anthropic_batch(batch, f"http://{self.headers['host']}") if name.startswith("msg") else openai_batch(batch)
+            return (
+                anthropic_batch(batch, f"http://{self.headers['host']}")
+                if name.startswith("msg")
+                else openai_batch(batch)
+            )
 
         def do_POST(self) -> None:
             content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -153,19 +232,51 @@ def handler_for(provider: Provider, rate: Rate, models: list[str]) -> type[BaseH
                     provider.batches[found[2]]["cancelled"] = True
                     self._send(200, self._batch(found[2]))
                 elif path == "/v1/files":
-                    form = b"Content-Type: " + self.headers["content-type"].encode() + b"\r\n\r\n" + content
-                    parts = email.parser.BytesParser(policy=email.policy.HTTP).parsebytes(form).iter_parts()
-                    data = next(part.get_payload(decode=True) for part in parts if part.get_filename())
+                    form = (
+                        b"Content-Type: "
+                        + self.headers["content-type"].encode()
+                        + b"\r\n\r\n"
+                        + content
+                    )
+                    parts = (
+                        email.parser.BytesParser(policy=email.policy.HTTP)
+                        .parsebytes(form)
+                        .iter_parts()
+                    )
+                    data = next(
+                        part.get_payload(decode=True) for part in parts if part.get_filename()
+                    )
                     name = f"file-{len(provider.files)}"
                     provider.files[name] = data  # type: ignore[assignment]
-                    self._send(200, {"id": name, "object": "file", "bytes": len(data), "created_at": 0, "filename": "f", "purpose": "batch"})
+                    self._send(
+                        200,
+                        {
+                            "id": name,
+                            "object": "file",
+                            "bytes": len(data),
+                            "created_at": 0,
+                            "filename": "f",
+                            "purpose": "batch",
+                        },
+                    )
                 elif path == "/v1/batches":
                     body = json.loads(content)
-                    rows = [json.loads(line) for line in provider.files[body["input_file_id"]].splitlines()]
-                    made = provider.hand_in(body["endpoint"], [(r["custom_id"], r["body"]) for r in rows], {"metadata": body.get("metadata")})
+                    rows = [
+                        json.loads(line)
+                        for line in provider.files[body["input_file_id"]].splitlines()
+                    ]
+                    made = provider.hand_in(
+                        body["endpoint"],
+                        [(r["custom_id"], r["body"]) for r in rows],
+                        {"metadata": body.get("metadata")},
+                    )
                     self._send(200, self._batch(made["id"]))
                 elif path == "/v1/messages/batches":
-                    made = provider.hand_in("/v1/messages", [(r["custom_id"], r["params"]) for r in json.loads(content)["requests"]], {})
+                    made = provider.hand_in(
+                        "/v1/messages",
+                        [(r["custom_id"], r["params"]) for r in json.loads(content)["requests"]],
+                        {},
+                    )
                     self._send(200, self._batch(made["id"]))
                 else:
                     self._send(404, error(f"no such path {path}", "not_found_error"))
@@ -174,18 +285,30 @@ def handler_for(provider: Provider, rate: Rate, models: list[str]) -> type[BaseH
 
         def _answer(self, path: str, body: dict[str, Any]) -> None:
             if models and body["model"] not in models:
-                self._send(404, error(f"The model `{body['model']}` does not exist", "not_found_error"))
+                self._send(
+                    404, error(f"The model `{body['model']}` does not exist", "not_found_error")
+                )
                 return
             digest = sha256_text(canonical(body))
-            fault = provider.faults.of(digest, provider.turn(digest)) if provider.faults.share else ""
+            fault = (
+                provider.faults.of(digest, provider.turn(digest)) if provider.faults.share else ""
+            )
             if fault == "reset":
-                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                self.connection.setsockopt(
+                    socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+                )
                 self.connection.close()
                 self.close_connection = True
                 return
             if fault in STATUS:
-                told = {"retry-after": str(provider.faults.retry_after_s)} if fault == "429_retry_after" else {}
-                self._send(STATUS[fault], error("not now, as it was told to", "overloaded_error"), told)
+                told = (
+                    {"retry-after": str(provider.faults.retry_after_s)}
+                    if fault == "429_retry_after"
+                    else {}
+                )
+                self._send(
+                    STATUS[fault], error("not now, as it was told to", "overloaded_error"), told
+                )
                 return
             said, tokens_in, tokens_out = provider.answer(path, body, fault)
             fits, headers = rate.take(tokens_in + tokens_out, path)
@@ -196,7 +319,12 @@ def handler_for(provider: Provider, rate: Rate, models: list[str]) -> type[BaseH
             provider.meter.charge(digest, body["model"], tokens_in, tokens_out, lost=lost)
             if fault == "stall":
                 time.sleep(provider.faults.stall_s)
-            self._send(200, json.dumps(said)[:-9] if fault == "invalid_json" else said, headers, cut=fault == "truncated_body")
+            self._send(
+                200,
+                json.dumps(said)[:-9] if fault == "invalid_json" else said,
+                headers,
+                cut=fault == "truncated_body",
+            )
 
         def log_message(self, *_: object) -> None:
             """Say nothing a request."""
@@ -216,17 +344,37 @@ class Server(ThreadingHTTPServer):
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and serve until standard input closes."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--facts", type=Path, required=True, help="facts.json of the world")
-    parser.add_argument("--port", type=int, required=True, help="port on the loopback interface; 0 takes a free one")
-    parser.add_argument("--faults", type=json.loads, default={}, help="what goes wrong, JSON: share, kinds, turns, stall_s, retry_after_s")
-    parser.add_argument("--rate", type=json.loads, default={}, help="limits, JSON: requests, tokens, window_s")
+    parser.add_argument(
+        "--port", type=int, required=True, help="port on the loopback interface; 0 takes a free one"
+    )
+    parser.add_argument(
+        "--faults",
+        type=json.loads,
+        default={},
+        help="what goes wrong, JSON: share, kinds, turns, stall_s, retry_after_s",
+    )
+    parser.add_argument(
+        "--rate", type=json.loads, default={}, help="limits, JSON: requests, tokens, window_s"
+    )
     parser.add_argument("--prices", type=Path, help="price file of the meter")
-    parser.add_argument("--batch-s", type=float, default=0.0, help="seconds until a batch has ended")
+    parser.add_argument(
+        "--batch-s", type=float, default=0.0, help="seconds until a batch has ended"
+    )
     parser.add_argument("--models", nargs="*", default=[], help="the models there are; none: any")
     args = parser.parse_args(argv)
-    faults = Faults(**{name: tuple(value) if isinstance(value, list) else value for name, value in args.faults.items()})
-    provider = Provider(Simulator(World(**read_json(args.facts))), faults, Meter(args.prices), args.batch_s)
+    faults = Faults(
+        **{
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in args.faults.items()
+        }
+    )
+    provider = FakeProvider(
+        Simulator(World(**read_json(args.facts))), faults, Meter(args.prices), args.batch_s
+    )
     server = Server(("127.0.0.1", args.port), handler_for(provider, Rate(**args.rate), args.models))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     print(f"listening {server.server_address[1]}", flush=True)
@@ -235,4 +383,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    cli(main)
+    program.run(main)

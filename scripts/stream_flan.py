@@ -1,11 +1,15 @@
-"""Stream one submix of the Flan Collection from the hub and keep the rows that the quotas take; nothing else is stored.
+"""Stream one submix of the Flan Collection from the hub and keep the rows that the quotas take;
+nothing else is stored.
 
-Usage: MIRROR=dir stream_flan.py --entry '{"id": "flan_niv2_submix", "hub": …}' --lock config/sources.lock --recipe '{"quotas": {…}, …}' \\
+Usage: MIRROR=dir stream_flan.py --entry '{"id": "flan_niv2_submix", "hub": …}' \\
+           --lock config/sources.lock --recipe '{"quotas": {…}, …}' \\
            --code … --rows …/flan/flan_niv2_submix.jsonl --counts … --receipt …
 
-Rows come through `datasets`, at the entry's revision, from the hub or from MIRROR/hub/<id>; where no revision is published, the first one
-used is written to --lock. original_index is the place of a row in the stream, from 0. The counts say how many rows were read and how many each rule
-dropped; the rules and the draw are those of generate_orca.py, which takes the same rows from the whole submix as from what is kept here.
+Rows come through `datasets`, at the entry's revision, from the hub or from MIRROR/hub/<id>; where
+no revision is published, the first one used is written to --lock. original_index is the place of a
+row in the stream, from 0. The counts say how many rows were read and how many each rule dropped;
+the rules and the draw are those of generate_orca.py, which takes the same rows from the whole
+submix as from what is kept here.
 
 Recipe: quotas {submix: rows}, rows_per_task (int), seed.
 """
@@ -17,7 +21,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from bezoar.errors import UserError, cli
+from bezoar import program
+from bezoar.errors import UserError
 from bezoar.files import write_json, write_jsonl
 from bezoar.provenance.receipt import Receipt, add_stage_arguments
 from fetch_source import require
@@ -27,7 +32,9 @@ BATCH = 10_000  # rows between two choices
 
 
 def stream(entry: dict[str, Any], mirror: Path | None, lock: Path) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a hub data set in order, at its pinned revision; raise `UserError` if it cannot be had."""
+    """Yield the rows of a hub data set in order, at its pinned revision; raise `UserError` if it
+    cannot be had.
+    """
     import datasets
 
     local = mirror / "hub" / entry["id"] if mirror else None
@@ -39,17 +46,25 @@ def stream(entry: dict[str, Any], mirror: Path | None, lock: Path) -> Iterator[d
     try:
         revision = entry["revision"] or HfApi().dataset_info(entry["hub"]).sha
         rows = datasets.load_dataset(entry["hub"], revision=revision, split="train", streaming=True)
-    except Exception as error:  # the hub's client raises many kinds; all of them mean that it cannot be had
-        raise UserError(f"{entry['hub']}: {type(error).__name__} from the hub; check the network, or put it into MIRROR/hub/{entry['id']}") from None
+    except (
+        Exception
+    ) as error:  # the hub's client raises many kinds; all of them mean that it cannot be had
+        raise UserError(
+            f"{entry['hub']}: {type(error).__name__} from the hub; check the network, or put it"
+            f" into MIRROR/hub/{entry['id']}"
+        ) from None
     require(entry["id"], "revision", revision, entry["revision"], lock)
     yield from rows
 
 
-def select(rows: Iterable[dict[str, Any]], recipe: dict[str, Any]) -> tuple[list[dict[str, Any]], dict[str, int]]:
+def select(
+    rows: Iterable[dict[str, Any]], recipe: dict[str, Any]
+) -> tuple[list[dict[str, Any]], dict[str, int]]:
     """Return the rows the quotas take, and the counts.
 
-    Choosing is greedy under two nested limits, a laminar matroid: what a batch's choice rejects, the choice over everything rejects as well,
-    so that choosing batch by batch is exact and holds no more than the quotas and one batch.
+    Choosing is greedy under two nested limits, a laminar matroid: what a batch's choice rejects,
+    the choice over everything rejects as well, so that choosing batch by batch is exact and holds
+    no more than the quotas and one batch.
     """
     counts = {"read": 0}
     kept: list[dict[str, Any]] = []
@@ -72,25 +87,42 @@ def select(rows: Iterable[dict[str, Any]], recipe: dict[str, Any]) -> tuple[list
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and stream."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--entry", type=json.loads, required=True, help="entry of config/sources.yaml, JSON")
-    parser.add_argument("--lock", type=Path, required=True, help="revisions of what has none published, JSON")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--entry", type=json.loads, required=True, help="entry of config/sources.yaml, JSON"
+    )
+    parser.add_argument(
+        "--lock", type=Path, required=True, help="revisions of what has none published, JSON"
+    )
     parser.add_argument("--rows", type=Path, required=True, help="rows to write, JSONL")
     parser.add_argument("--counts", type=Path, required=True, help="counts to write, JSON")
     add_stage_arguments(parser)
     args = parser.parse_args(argv)
     mirror = Path(os.environ["MIRROR"]) if os.environ.get("MIRROR") else None
     with Receipt(
-        args.receipt, stage="flan", recipe=args.recipe, code=args.code, inputs={}, outputs={"rows": args.rows, "counts": args.counts}
+        args.receipt,
+        stage="flan",
+        recipe=args.recipe,
+        code=args.code,
+        inputs={},
+        outputs={"rows": args.rows, "counts": args.counts},
     ) as receipt:
         rows, counts = select(stream(args.entry, mirror, args.lock), args.recipe)
         if not rows:
-            raise UserError(f"{args.entry['id']}: no row of {counts['read']} is taken; look at the quotas and at what was dropped: {counts}")
-        write_jsonl(args.rows, [{key: value for key, value in row.items() if key != "dataset_source"} for row in rows])
+            raise UserError(
+                f"{args.entry['id']}: no row of {counts['read']} is taken; look at the quotas and"
+                f" at what was dropped: {counts}"
+            )
+        write_jsonl(
+            args.rows,
+            [{key: value for key, value in row.items() if key != "dataset_source"} for row in rows],
+        )
         write_json(args.counts, counts)
         receipt.facts |= {"source": args.entry["hub"], **counts}
         print(counts, flush=True)
 
 
 if __name__ == "__main__":
-    cli(main)
+    program.run(main)

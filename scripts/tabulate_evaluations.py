@@ -1,9 +1,13 @@
-"""Write one row a model from both benchmarks' tables: means with intervals, n, failures, and the difference from the first model.
+"""Write one row a model from both benchmarks' tables: means with intervals, n, failures, and the
+difference from the first model.
 
-Usage: tabulate_evaluations.py --lm-eval results/evaluate/lm_eval.json --mtbench results/evaluate/mtbench.json \\
-           --recipe '{"judge": "…", "models": {…}, …}' --code … --output results/evaluate/table.csv --receipt …
+Usage: tabulate_evaluations.py --lm-eval results/evaluate/lm_eval.json \\
+           --mtbench results/evaluate/mtbench.json \\
+           --recipe '{"judge": "…", "models": {…}, …}' --code … --output results/evaluate/table.csv
+             --receipt …
 
-Recipe: judge (name of the main judge), models {name: where it comes from, its revision and template}, scale, seed.
+Recipe: judge (name of the main judge), models {name: where it comes from, its revision and
+template}, scale, seed.
 """
 
 import argparse
@@ -11,7 +15,7 @@ import csv
 from pathlib import Path
 from typing import Any
 
-from bezoar.errors import cli
+from bezoar import program
 from bezoar.files import read_json, whole_file
 from bezoar.provenance.receipt import Receipt, add_stage_arguments
 
@@ -19,20 +23,34 @@ from bezoar.provenance.receipt import Receipt, add_stage_arguments
 def cells(name: str, value: dict[str, Any] | None, digits: int) -> dict[str, str]:
     """Return the columns of one mean: itself, low and high; empty where there is none."""
     known = value is not None and value["mean"] is not None
-    return {f"{name}{end}": f"{value[key]:.{digits}f}" if known and value else "" for end, key in (("", "mean"), (" low", "low"), (" high", "high"))}
+    return {
+        f"{name}{end}": f"{value[key]:.{digits}f}" if known and value else ""
+        for end, key in (("", "mean"), (" low", "low"), (" high", "high"))
+    }
 
 
-def row(model: str, harness: dict[str, Any], chat: dict[str, Any], recipe: dict[str, Any]) -> dict[str, str]:
+def row(
+    model: str, harness: dict[str, Any], chat: dict[str, Any], recipe: dict[str, Any]
+) -> dict[str, str]:
     """Return the columns of one model."""
     source = recipe["models"][model]
-    found = {"model": model, "source": source.get("path") or source.get("hub") or source["source"], "revision": source.get("revision") or "",
-             "template": source["template"], "scale": recipe["scale"], "judge": recipe["judge"]}  # fmt: skip
+    found = {
+        "model": model,
+        "source": source.get("path") or source.get("hub") or source["source"],
+        "revision": source.get("revision") or "",
+        "template": source["template"],
+        "scale": recipe["scale"],
+        "judge": recipe["judge"],
+    }
     for task, value in harness["models"][model].items():
         found |= cells(task, value, 4)
     found |= cells("mean of tasks", harness["mean_of_tasks"][model], 4)
     tables = chat["judges"][recipe["judge"]]["models"][model]
     found |= cells("chat", tables["overall"], 3)
-    found |= {"chat ratings": str(tables["overall"]["ratings"]), "chat failures": str(tables["overall"]["failures"])}
+    found |= {
+        "chat ratings": str(tables["overall"]["ratings"]),
+        "chat failures": str(tables["overall"]["failures"]),
+    }
     for turn, value in tables["turns"].items():
         found |= cells(f"chat turn {turn}", value, 3)
     for category, value in tables["categories"].items():
@@ -42,16 +60,26 @@ def row(model: str, harness: dict[str, Any], chat: dict[str, Any], recipe: dict[
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--lm-eval", type=Path, required=True, help="the harness's table of these models, JSON")
-    parser.add_argument("--mtbench", type=Path, required=True, help="the chat scores of these models, JSON")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--lm-eval", type=Path, required=True, help="the harness's table of these models, JSON"
+    )
+    parser.add_argument(
+        "--mtbench", type=Path, required=True, help="the chat scores of these models, JSON"
+    )
     parser.add_argument("--output", type=Path, required=True, help="table to write, CSV")
     add_stage_arguments(parser)
     args = parser.parse_args(argv)
     with Receipt(
-        args.receipt, stage="evaluate", recipe=args.recipe, code=args.code,
-        inputs={"lm_eval": args.lm_eval, "mtbench": args.mtbench}, outputs={"table": args.output},
-    ):  # fmt: skip
+        args.receipt,
+        stage="evaluate",
+        recipe=args.recipe,
+        code=args.code,
+        inputs={"lm_eval": args.lm_eval, "mtbench": args.mtbench},
+        outputs={"table": args.output},
+    ):
         harness, chat = read_json(args.lm_eval), read_json(args.mtbench)
         rows = [row(model, harness, chat, args.recipe) for model in args.recipe["models"]]
         with whole_file(args.output) as stream:
@@ -61,4 +89,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    cli(main)
+    program.run(main)

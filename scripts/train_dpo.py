@@ -1,15 +1,21 @@
-"""Direct Preference Optimisation (arXiv 2305.18290) of a LoRA adapter over the merged HH-RLHF-SFT model, with TRL's DPOTrainer.
+"""Direct Preference Optimisation (arXiv 2305.18290) of a LoRA adapter over the merged HH-RLHF-SFT
+model, with TRL's DPOTrainer.
 
-Usage: train_dpo.py --pairs results/preferences/pairs.jsonl --base results/merge/openbezoar-hh-rlhf-sft --template template.json \\
-           --recipe '{"beta": 0.1, …}' --code … --adapter results/dpo --receipt results/dpo/receipt.json
+Usage: train_dpo.py --pairs results/preferences/pairs.jsonl \\
+           --base results/merge/openbezoar-hh-rlhf-sft --template template.json \\
+           --recipe '{"beta": 0.1, …}' --code … --adapter results/dpo --receipt
+             results/dpo/receipt.json
 
-The reference is the base itself (the adapter switched off); its log-probabilities come from score_reference.py.
-A run whose held-out accuracy ends below `min_accuracy`, or whose chosen answers lose more than `max_chosen_drop` nats, has collapsed and fails.
-held_out.json has parent and child on the pairs that validate: their margins, and KL(child || parent).
+The reference is the base itself (the adapter switched off); its log-probabilities come from
+score_reference.py. A run whose held-out accuracy ends below `min_accuracy`, or whose chosen answers
+lose more than `max_chosen_drop` nats, has collapsed and fails. held_out.json has parent and child
+on the pairs that validate: their margins, and KL(child || parent).
 
-Recipe: as train_sft.py (lora, epochs, learning_rate, batch_size, micro_batch_size, resident, schedule, warmup_steps, optimizer, weight_decay,
-max_grad_norm, validation_share, validation_seed, eval_steps, keep_best, gradient_checkpointing, threads, seed), and beta (float),
-max_prompt_length and max_length (tokens; longer pairs are dropped and counted), min_accuracy (0-1), max_chosen_drop (nats).
+Recipe: as train_sft.py (lora, epochs, learning_rate, batch_size, micro_batch_size,
+cache_dequantized, schedule, warmup_steps, optimizer, weight_decay, max_grad_norm, validation_share,
+validation_seed, eval_steps, load_best_model_at_end, gradient_checkpointing, threads, seed), and
+beta (float), max_prompt_length and max_length (tokens; longer pairs are dropped and counted),
+min_accuracy (0-1), max_chosen_drop (nats).
 """
 
 import argparse
@@ -17,10 +23,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from bezoar.training.qlora import preference_pairs
-from bezoar.errors import UserError, cli
+from bezoar import program
+from bezoar.errors import UserError
 from bezoar.files import read_jsonl, sha256_file, whole_directory, write_json, write_jsonl
 from bezoar.provenance.receipt import Receipt, add_stage_arguments
+from bezoar.training import preference_pairs
 from bezoar.training.template import Template
 from train_sft import split
 
@@ -28,7 +35,9 @@ KL_PAIRS = 64  # of the held-out ones
 
 
 def curves(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return losses, rewards (beta times the log-ratio to the reference), margins, accuracies and log-probabilities by step, without times."""
+    """Return losses, rewards (beta times the log-ratio to the reference), margins, accuracies and
+    log-probabilities by step, without times.
+    """
     wanted = (
         "loss",
         "grad_norm",
@@ -41,80 +50,146 @@ def curves(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
         "logps/rejected",
     )
     names = [*wanted, *(f"eval_{name}" for name in wanted)]
-    rows = [{"step": row["step"], **{key: row[key] for key in names if key in row}} for row in history]
+    rows = [
+        {"step": row["step"], **{key: row[key] for key in names if key in row}} for row in history
+    ]
     return [row for row in rows if "loss" in row or "eval_loss" in row]
 
 
 def check_collapse(rows: list[dict[str, Any]], recipe: dict[str, Any]) -> None:
-    """Raise `UserError` if held-out accuracy or the likelihood of chosen answers fell beyond the bounds."""
+    """Raise `UserError` if held-out accuracy or the likelihood of chosen answers fell beyond the
+    bounds.
+    """
     held = [row for row in rows if "eval_loss" in row]
     if not held:
         raise UserError("dpo: no evaluation was logged; lower eval_steps below the number of steps")
     first, last = held[0], held[-1]
     if last["eval_rewards/accuracies"] < recipe["min_accuracy"]:
-        raise UserError(f"dpo: collapsed, held-out accuracy {last['eval_rewards/accuracies']:.3f} is below min_accuracy {recipe['min_accuracy']}")
+        raise UserError(
+            f"dpo: collapsed, held-out accuracy {last['eval_rewards/accuracies']:.3f} is below"
+            f" min_accuracy {recipe['min_accuracy']}"
+        )
     drop = first["eval_logps/chosen"] - last["eval_logps/chosen"]
     if drop > recipe["max_chosen_drop"]:
-        raise UserError(f"dpo: collapsed, chosen answers lost {drop:.1f} nats, more than max_chosen_drop {recipe['max_chosen_drop']}")
+        raise UserError(
+            f"dpo: collapsed, chosen answers lost {drop:.1f} nats, more than max_chosen_drop"
+            f" {recipe['max_chosen_drop']}"
+        )
 
 
-def held_out(model: Any, check: list[dict[str, Any]], tokenizer: Any, recipe: dict[str, Any]) -> dict[str, Any]:
-    """Return {margins, kl_nats_per_token, kl_tokens} of held-out pairs; the parent is the model with its adapter switched off.
+def held_out(
+    model: Any, check: list[dict[str, Any]], tokenizer: Any, recipe: dict[str, Any]
+) -> dict[str, Any]:
+    """Return {margins, kl_nats_per_token, kl_tokens} of held-out pairs; the parent is the model
+    with its adapter switched off.
 
-    `margins` holds [parent, child] of each pair: log-probability of the chosen answer less that of the rejected one, in nats.
+    `margins` holds [parent, child] of each pair: log-probability of the chosen answer less that of
+    the rejected one, in nats.
     """
     import torch
 
     model.eval()
-    child = [chosen - rejected for chosen, rejected in preference_pairs.score(model, check, tokenizer.pad_token_id, recipe["micro_batch_size"])]
+    child = [
+        chosen - rejected
+        for chosen, rejected in preference_pairs.score(
+            model, check, tokenizer.pad_token_id, recipe["micro_batch_size"]
+        )
+    ]
     parent = [pair["ref_chosen_logps"] - pair["ref_rejected_logps"] for pair in check]
     divergence, tokens = 0.0, 0
     for pair in check[:KL_PAIRS]:
         ids = torch.tensor([pair["ids"]["prompt"] + pair["ids"]["chosen"]], device=model.device)
         with torch.no_grad(), torch.autocast(model.device.type, torch.bfloat16):
-            ours = model(input_ids=ids, use_cache=False).logits[0, len(pair["ids"]["prompt"]) - 1 : -1].float().log_softmax(-1)
+            ours = (
+                model(input_ids=ids, use_cache=False)
+                .logits[0, len(pair["ids"]["prompt"]) - 1 : -1]
+                .float()
+                .log_softmax(-1)
+            )
             with model.disable_adapter():
-                theirs = model(input_ids=ids, use_cache=False).logits[0, len(pair["ids"]["prompt"]) - 1 : -1].float().log_softmax(-1)
+                theirs = (
+                    model(input_ids=ids, use_cache=False)
+                    .logits[0, len(pair["ids"]["prompt"]) - 1 : -1]
+                    .float()
+                    .log_softmax(-1)
+                )
         divergence += float((ours.exp() * (ours - theirs)).sum())
         tokens += len(ours)
     margins = [[round(a, 6), round(b, 6)] for a, b in zip(parent, child, strict=True)]
-    return {"margins": margins, "kl_nats_per_token": round(divergence / tokens, 6), "kl_tokens": tokens}
+    return {
+        "margins": margins,
+        "kl_nats_per_token": round(divergence / tokens, 6),
+        "kl_tokens": tokens,
+    }
 
 
-def train(rows: list[dict], base: Path, tokenizer: Any, recipe: dict[str, Any], work: Path, out: Path) -> dict[str, Any]:
+def train(
+    rows: list[dict], base: Path, tokenizer: Any, recipe: dict[str, Any], work: Path, out: Path
+) -> dict[str, Any]:
     """Train one adapter into `out`; `work` holds the checkpoints. Return facts for the receipt."""
     from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
 
-    from bezoar.training.qlora import qlora
+    from bezoar.training import qlora
 
     qlora.deterministic(recipe["seed"], recipe["threads"])
     fit, check = split(rows, recipe["validation_share"], recipe["validation_seed"])
     if not fit or not check:
-        raise UserError(f"dpo: {len(rows)} usable pairs, expected enough for training and validation; look at preferences/counts.json")
+        raise UserError(
+            f"dpo: {len(rows)} usable pairs, expected enough for training and validation; look at"
+            " preferences/counts.json"
+        )
     check.sort(key=lambda pair: -preference_pairs.length(pair))
-    order = qlora.in_order([preference_pairs.length(pair) for pair in fit], recipe["batch_size"], recipe["epochs"], recipe["seed"])
-    model = qlora.attach_adapter(qlora.load_4bit(base, recipe["resident"]), recipe["lora"], None)
-    before = {name: parameter.detach().cpu().clone() for name, parameter in qlora.trainable(model).items()}
+    order = qlora.length_grouped_order(
+        [preference_pairs.length(pair) for pair in fit],
+        recipe["batch_size"],
+        recipe["epochs"],
+        recipe["seed"],
+    )
+    model = qlora.attach_adapter(
+        qlora.load_4bit(base, recipe["cache_dequantized"]), recipe["lora"], None
+    )
+    before = {
+        name: parameter.detach().cpu().clone() for name, parameter in qlora.trainable(model).items()
+    }
     trainer = DPOTrainer(
         model=model,
-        args=DPOConfig(**qlora.trainer_arguments(recipe, work), beta=recipe["beta"], max_length=recipe["max_length"]),
-        train_dataset=Dataset.from_list(fit).remove_columns("ids").select(order), eval_dataset=Dataset.from_list(check).remove_columns("ids"),
-        processing_class=tokenizer, callbacks=[qlora.watch()],
-    )  # fmt: skip
+        args=DPOConfig(
+            **qlora.trainer_arguments(recipe, work),
+            beta=recipe["beta"],
+            max_length=recipe["max_length"],
+        ),
+        train_dataset=Dataset.from_list(fit).remove_columns("ids").select(order),
+        eval_dataset=Dataset.from_list(check).remove_columns("ids"),
+        processing_class=tokenizer,
+        callbacks=[qlora.progress_callback()],
+    )
     if "ref" in trainer.model.peft_config:
-        trainer.model.delete_adapter("ref")  # the trainer's copy of the fresh adapter; the reference is in the rows
-    trainer.precompute_ref_logps = True  # they are in the rows already; the trainer's own option would compute them again
+        trainer.model.delete_adapter(
+            "ref"
+        )  # the trainer's copy of the fresh adapter; the reference is in the rows
+    trainer.precompute_ref_logps = (
+        True  # they are in the rows already; the trainer's own option would compute them again
+    )
     qlora.run(trainer, work)
-    facts = {"training": len(fit), "validation": len(check), "largest_change": qlora.require_moved(before, trainer.model),
-             "steps": trainer.state.global_step}  # fmt: skip
+    facts = {
+        "training": len(fit),
+        "validation": len(check),
+        "largest_change": qlora.require_moved(before, trainer.model),
+        "steps": trainer.state.global_step,
+    }
     if qlora.first_process():
         curve = curves(trainer.state.log_history)
         check_collapse(curve, recipe)
         qlora.save_adapter(trainer.model, out)
         write_jsonl(out / "metrics.jsonl", curve)
-        compared = held_out(trainer.accelerator.unwrap_model(trainer.model), check, tokenizer, recipe)
-        before_after = [sum(margins[side] > 0 for margins in compared["margins"]) / len(check) for side in (0, 1)]
+        compared = held_out(
+            trainer.accelerator.unwrap_model(trainer.model), check, tokenizer, recipe
+        )
+        before_after = [
+            sum(margins[side] > 0 for margins in compared["margins"]) / len(check)
+            for side in (0, 1)
+        ]
         print("held-out accuracy {:.3f} -> {:.3f}".format(*before_after), flush=True)
         write_json(out / "held_out.json", compared)
     return facts
@@ -122,25 +197,40 @@ def train(rows: list[dict], base: Path, tokenizer: Any, recipe: dict[str, Any], 
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and train."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=Path, required=True, help="rows of prompt, chosen, rejected, JSONL")
-    parser.add_argument("--reference", type=Path, required=True, help="their log-probabilities under the base, JSONL")
-    parser.add_argument("--base", type=Path, required=True, help="merged model directory; also the reference")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--pairs", type=Path, required=True, help="rows of prompt, chosen, rejected, JSONL"
+    )
+    parser.add_argument(
+        "--reference",
+        type=Path,
+        required=True,
+        help="their log-probabilities under the base, JSONL",
+    )
+    parser.add_argument(
+        "--base", type=Path, required=True, help="merged model directory; also the reference"
+    )
     parser.add_argument("--template", type=Path, required=True, help="chat template, JSON")
     parser.add_argument("--adapter", type=Path, required=True, help="directory to write")
     add_stage_arguments(parser)
     args = parser.parse_args(argv)
 
-    from bezoar.training.tokenizer import load_tokenizer
     from bezoar.training.qlora import ADAPTER_FILES, first_process, write_lineage
+    from bezoar.training.tokenizer import load_tokenizer
 
     work = args.adapter.parent / f".{args.adapter.name}.checkpoints"
 
     def trained(out: Path) -> dict[str, Any]:
         tokenizer = load_tokenizer(args.base)
-        rows, counts = preference_pairs.tokenize(read_jsonl(args.pairs), Template(args.template), tokenizer, args.recipe)
+        rows, counts = preference_pairs.tokenize(
+            read_jsonl(args.pairs), Template(args.template), tokenizer, args.recipe
+        )
         print(f"{args.pairs}: {counts}", flush=True)
-        stored = preference_pairs.read_reference(args.reference, rows, sha256_file(args.base / "model.safetensors"))
+        stored = preference_pairs.read_reference(
+            args.reference, rows, sha256_file(args.base / "model.safetensors")
+        )
         for pair, (chosen, rejected) in zip(rows, stored, strict=True):
             pair |= {"ref_chosen_logps": chosen, "ref_rejected_logps": rejected}
         return counts | train(rows, args.base, tokenizer, args.recipe, work, out)
@@ -149,10 +239,18 @@ def main(argv: list[str] | None = None) -> None:
         trained(work)
         return
     with Receipt(
-        args.receipt, stage="dpo", recipe=args.recipe, code=args.code,
-        inputs={"pairs": args.pairs, "reference": args.reference, "base": args.base / "model.safetensors", "template": args.template},
+        args.receipt,
+        stage="dpo",
+        recipe=args.recipe,
+        code=args.code,
+        inputs={
+            "pairs": args.pairs,
+            "reference": args.reference,
+            "base": args.base / "model.safetensors",
+            "template": args.template,
+        },
         outputs={"adapter": [args.adapter / name for name in (*ADAPTER_FILES, "held_out.json")]},
-    ) as receipt:  # fmt: skip
+    ) as receipt:
         with whole_directory(args.adapter) as fresh:
             receipt.facts |= trained(fresh)
             write_lineage(fresh, args.base, None)
@@ -160,4 +258,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    cli(main)
+    program.run(main)

@@ -1,17 +1,23 @@
 """Supervised fine-tuning of a LoRA adapter over a 4-bit base (QLoRA), with TRL's SFTTrainer.
 
-Usage: train_sft.py --stage sft --data results/filter/lamini.jsonl --base results/base [--parent results/sft/lamini] \\
-           --template template.json --recipe '{"epochs": 3, …}' --code … --adapter results/sft/orca --receipt …/receipt.json
+Usage: train_sft.py --stage sft --data results/filter/lamini.jsonl \\
+           --base results/base [--parent results/sft/lamini] \\
+           --template template.json --recipe '{"epochs": 3, …}' --code … --adapter results/sft/orca
+             --receipt …/receipt.json
 
---adapter is a directory; it gets adapter_model.safetensors, adapter_config.json, lineage.json and metrics.jsonl (curves).
+--adapter is a directory; it gets adapter_model.safetensors, adapter_config.json, lineage.json and
+  metrics.jsonl (curves).
 Rows with a column gpt4_status are used if it says Accept; rows without one are all used.
 
 Under `accelerate launch` several processes share each global batch, and the first one writes.
 
-Recipe: lora {r, alpha (int), dropout (float), targets (list of layer names)}, epochs (number), learning_rate (float), batch_size (rows a
-step, over all processes), micro_batch_size (rows a pass), max_length (tokens), schedule (transformers' name), warmup_steps, optimizer
-(transformers' name), weight_decay, max_grad_norm, validation_share (0-1), validation_seed, eval_steps, keep_best (bool), completion_only
-(bool: loss on the response alone), gradient_checkpointing (bool), resident (bool: keep the dequantised weights in memory), threads (int, CPU), seed.
+Recipe: lora {r, alpha (int), dropout (float), targets (list of layer names)}, epochs (number),
+learning_rate (float), batch_size (rows a step, over all processes), micro_batch_size (rows a pass),
+max_length (tokens), schedule (transformers' name), warmup_steps, optimizer (transformers' name),
+weight_decay, max_grad_norm, validation_share (0-1), validation_seed, eval_steps,
+load_best_model_at_end (bool), completion_only (bool: loss on the response alone),
+gradient_checkpointing (bool), cache_dequantized (bool: keep the dequantised weights in memory),
+threads (int, CPU), seed.
 """
 
 import argparse
@@ -20,7 +26,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from bezoar.errors import UserError, cli
+from bezoar import program
+from bezoar.errors import UserError
 from bezoar.files import read_jsonl, whole_directory, write_jsonl
 from bezoar.provenance.receipt import Receipt, add_stage_arguments
 from bezoar.training.template import Template, training_text
@@ -28,8 +35,12 @@ from bezoar.training.template import Template, training_text
 COUNTED = ("rows", "not_accepted", "no_supervised_token", "truncated", "training", "validation")
 
 
-def tokenize(rows: list[dict[str, Any]], template: Template, tokenizer: Any, max_length: int) -> tuple[list[dict], dict[str, int]]:
-    """Return rows of input_ids and completion_mask, ending in EOS, cut to `max_length` tokens; and counts by reason."""
+def tokenize(
+    rows: list[dict[str, Any]], template: Template, tokenizer: Any, max_length: int
+) -> tuple[list[dict], dict[str, int]]:
+    """Return rows of input_ids and completion_mask, ending in EOS, cut to `max_length` tokens; and
+    counts by reason.
+    """
     counts = dict.fromkeys(COUNTED, 0)
     kept = []
     for row in rows:
@@ -55,43 +66,75 @@ def split(rows: list[dict], share: float, seed: int) -> tuple[list[dict], list[d
     order = list(range(len(rows)))
     random.Random(seed).shuffle(order)
     held = set(order[: int(len(rows) * share)])
-    return [row for i, row in enumerate(rows) if i not in held], [row for i, row in enumerate(rows) if i in held]
+    return [row for i, row in enumerate(rows) if i not in held], [
+        row for i, row in enumerate(rows) if i in held
+    ]
 
 
-def train(rows: list[dict], base: Path, parent: Path | None, tokenizer: Any, recipe: dict[str, Any], work: Path, out: Path) -> dict[str, Any]:
+def train(
+    rows: list[dict],
+    base: Path,
+    parent: Path | None,
+    tokenizer: Any,
+    recipe: dict[str, Any],
+    work: Path,
+    out: Path,
+) -> dict[str, Any]:
     """Train one adapter into `out`; `work` holds the checkpoints. Return facts for the receipt."""
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
-    from bezoar.training.qlora import qlora
+    from bezoar.training import qlora
 
     qlora.deterministic(recipe["seed"], recipe["threads"])
     fit, check = split(rows, recipe["validation_share"], recipe["validation_seed"])
     if len(fit) < 1 or len(check) < 1:
-        raise UserError(f"sft: {len(rows)} usable rows, expected enough for training and validation; look at the filter's verdicts")
-    model = qlora.attach_adapter(qlora.load_4bit(base, recipe["resident"]), recipe["lora"], parent)
-    order = qlora.in_order([len(row["input_ids"]) for row in fit], recipe["batch_size"], recipe["epochs"], recipe["seed"])
-    before = {name: parameter.detach().cpu().clone() for name, parameter in qlora.trainable(model).items()}
+        raise UserError(
+            f"sft: {len(rows)} usable rows, expected enough for training and validation; look at"
+            " the filter's verdicts"
+        )
+    model = qlora.attach_adapter(
+        qlora.load_4bit(base, recipe["cache_dequantized"]), recipe["lora"], parent
+    )
+    order = qlora.length_grouped_order(
+        [len(row["input_ids"]) for row in fit],
+        recipe["batch_size"],
+        recipe["epochs"],
+        recipe["seed"],
+    )
+    before = {
+        name: parameter.detach().cpu().clone() for name, parameter in qlora.trainable(model).items()
+    }
     trainer = SFTTrainer(
         model=model,
         args=SFTConfig(
-            **qlora.trainer_arguments(recipe, work), max_length=recipe["max_length"], completion_only_loss=recipe["completion_only"]
+            **qlora.trainer_arguments(recipe, work),
+            max_length=recipe["max_length"],
+            completion_only_loss=recipe["completion_only"],
         ),
         train_dataset=Dataset.from_list(fit).select(order),
         eval_dataset=Dataset.from_list(sorted(check, key=lambda row: -len(row["input_ids"]))),
-        processing_class=tokenizer, callbacks=[qlora.watch()],
-    )  # fmt: skip
+        processing_class=tokenizer,
+        callbacks=[qlora.progress_callback()],
+    )
     qlora.run(trainer, work)
     moved = qlora.require_moved(before, trainer.model)
     if qlora.first_process():
         qlora.save_adapter(trainer.model, out)
         write_jsonl(out / "metrics.jsonl", curves(trainer.state.log_history))
-    return {"training": len(fit), "validation": len(check), "largest_change": moved, "steps": trainer.state.global_step,
-            "best_eval_loss": trainer.state.best_metric}  # fmt: skip
+    return {
+        "training": len(fit),
+        "validation": len(check),
+        "largest_change": moved,
+        "steps": trainer.state.global_step,
+        "best_eval_loss": trainer.state.best_metric,
+    }
 
 
 def curves(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the logged losses by step without times: an interrupted run and an undisturbed one log the same."""
+    """Return the logged losses by step without times: an interrupted run and an undisturbed one log
+    the same.
+    """
     wanted = ("step", "loss", "eval_loss", "grad_norm", "learning_rate", "eval_mean_token_accuracy")
     rows = [{key: row[key] for key in wanted if key in row} for row in history]
     return [row for row in rows if "loss" in row or "eval_loss" in row]
@@ -99,7 +142,9 @@ def curves(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and train."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--stage", required=True, help="name of the stage, for the receipt")
     parser.add_argument("--data", type=Path, required=True, help="rows, JSONL")
     parser.add_argument("--base", type=Path, required=True, help="model directory")
@@ -109,27 +154,37 @@ def main(argv: list[str] | None = None) -> None:
     add_stage_arguments(parser)
     args = parser.parse_args(argv)
 
-    from bezoar.training.tokenizer import load_tokenizer
     from bezoar.training.qlora import ADAPTER_FILES, first_process, write_lineage
+    from bezoar.training.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(args.base)
     work = args.adapter.parent / f".{args.adapter.name}.checkpoints"
 
     def trained(out: Path) -> dict[str, Any]:
-        rows, counts = tokenize(read_jsonl(args.data), Template(args.template), tokenizer, args.recipe["max_length"])
+        rows, counts = tokenize(
+            read_jsonl(args.data), Template(args.template), tokenizer, args.recipe["max_length"]
+        )
         print(f"{args.data}: {counts}", flush=True)
         return counts | train(rows, args.base, args.parent, tokenizer, args.recipe, work, out)
 
     if not first_process():
         trained(work)
         return
-    inputs: dict[str, Any] = {"data": args.data, "base": args.base / "model.safetensors", "template": args.template}
+    inputs: dict[str, Any] = {
+        "data": args.data,
+        "base": args.base / "model.safetensors",
+        "template": args.template,
+    }
     if args.parent:
         inputs["parent"] = args.parent / "adapter_model.safetensors"
     with Receipt(
-        args.receipt, stage=args.stage, recipe=args.recipe, code=args.code,
-        inputs=inputs, outputs={"adapter": [args.adapter / name for name in ADAPTER_FILES]},
-    ) as receipt:  # fmt: skip
+        args.receipt,
+        stage=args.stage,
+        recipe=args.recipe,
+        code=args.code,
+        inputs=inputs,
+        outputs={"adapter": [args.adapter / name for name in ADAPTER_FILES]},
+    ) as receipt:
         with whole_directory(args.adapter) as fresh:
             receipt.facts |= trained(fresh)
             write_lineage(fresh, args.base, args.parent)
@@ -137,4 +192,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    cli(main)
+    program.run(main)

@@ -1,14 +1,18 @@
-"""Write the card of one data set, in the form of the Hugging Face hub: YAML front matter and text, all of it from receipts and tables.
+"""Write the card of one data set, in the form of the Hugging Face hub: YAML front matter and text,
+all of it from receipts and tables.
 
-Usage: write_data_card.py --rows …/filter/evol.jsonl --receipts …/receipts/generate_evol.json …/receipts/filter_evol.json \\
-           --tables …/data/description.json …/data/duplicates.json …/data/contamination.json --recipe '{"scheme": "evol", …}' --code … \\
+Usage: write_data_card.py --rows …/filter/evol.jsonl \\
+           --receipts …/receipts/generate_evol.json …/receipts/filter_evol.json \\
+           --tables …/data/description.json …/data/duplicates.json …/data/contamination.json \\
+           --recipe '{"scheme": "evol", …}' --code … \\
            --card …/data/cards/evol/README.md --receipt …
 
-A card says how many rows there are and what became of the others, where each part comes from under which licence, what the columns mean, what
-the rows share with each other and with the evaluation, and how to rebuild them. No number in it is typed by hand.
+A card says how many rows there are and what became of the others, where each part comes from under
+which licence, what the columns mean, what the rows share with each other and with the evaluation,
+and how to rebuild them. No number in it is typed by hand.
 
-Recipe: scheme, scale, title (text), licence (id of the hub), sources (list of {what, origin, licence}), teacher and rater (names), target
-(the file to rebuild), seed.
+Recipe: scheme, scale, title (text), licence (id of the hub), sources (list of {what, origin,
+licence}), teacher and rater (names), target (the file to rebuild), seed.
 """
 
 import argparse
@@ -17,101 +21,207 @@ from typing import Any
 
 from huggingface_hub import DatasetCardData
 
-from bezoar.errors import UserError, cli
+from bezoar import program
+from bezoar.errors import UserError
 from bezoar.files import read_json, read_jsonl, whole_file
 from bezoar.provenance.receipt import Receipt, add_stage_arguments
 
 COLUMNS = {
-    "instruction": "what is asked", "source": "kind of prompt and seed set that made the instruction", "response": "the teacher's answer",
-    "category": "Dolly's category of the seed", "evolution_strategy": "in-depth or in-breadth", "epoch": "round of evolution, from 1",
+    "instruction": "what is asked",
+    "source": "kind of prompt and seed set that made the instruction",
+    "response": "the teacher's answer",
+    "category": "Dolly's category of the seed",
+    "evolution_strategy": "in-depth or in-breadth",
+    "epoch": "round of evolution, from 1",
     "in-depth-evolving_operation": "operation of an in-depth evolution; empty for in-breadth",
-    "original_index": "line of the row in its Flan file, from 0", "inputs": "what is asked, as Flan writes it", "targets": "Flan's gold answer",
-    "task_source": "submix as Flan names it", "task_name": "Flan's task", "template_type": "Flan's template; zero-shot ones only",
-    "system_message": "system message the teacher was given", "explained_targets": "the teacher's explanation", "dataset_source": "submix",
-    "gpt4_status": "the filter's verdict: Accept, Reject or Unrated", "gpt4_rating": "its rating, 1 to 10, or null", "gpt4_reason": "its reason",
-    "second_status": "the second rater's verdict", "second_rating": "its rating", "second_reason": "its reason",
-}  # fmt: skip
+    "original_index": "line of the row in its Flan file, from 0",
+    "inputs": "what is asked, as Flan writes it",
+    "targets": "Flan's gold answer",
+    "task_source": "submix as Flan names it",
+    "task_name": "Flan's task",
+    "template_type": "Flan's template; zero-shot ones only",
+    "system_message": "system message the teacher was given",
+    "explained_targets": "the teacher's explanation",
+    "dataset_source": "submix",
+    "gpt4_status": "the filter's verdict: Accept, Reject or Unrated",
+    "gpt4_rating": "its rating, 1 to 10, or null",
+    "gpt4_reason": "its reason",
+    "second_status": "the second rater's verdict",
+    "second_rating": "its rating",
+    "second_reason": "its reason",
+}
 SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"))
 
 
 def front_matter(recipe: dict[str, Any], rows: int) -> str:
     """Return the YAML that the hub reads."""
     data = DatasetCardData(
-        pretty_name=recipe["title"], license=recipe["licence"], language="en", task_categories=["text-generation"],
-        size_categories=next((name for bound, name in SIZES if rows < bound), "1M<n<10M"), annotations_creators=["machine-generated"],
-        source_datasets=["extended"], tags=["synthetic", "instruction-tuning", f"scale-{recipe['scale']}"],
-        configs=[{"config_name": "default", "data_files": [{"split": "train", "path": f"{recipe['scheme']}.jsonl"}]}],
-    )  # fmt: skip
+        pretty_name=recipe["title"],
+        license=recipe["licence"],
+        language="en",
+        task_categories=["text-generation"],
+        size_categories=next((name for bound, name in SIZES if rows < bound), "1M<n<10M"),
+        annotations_creators=["machine-generated"],
+        source_datasets=["extended"],
+        tags=["synthetic", "instruction-tuning", f"scale-{recipe['scale']}"],
+        configs=[
+            {
+                "config_name": "default",
+                "data_files": [{"split": "train", "path": f"{recipe['scheme']}.jsonl"}],
+            }
+        ],
+    )
     return f"---\n{data.to_yaml()}\n---\n"
 
 
 def table(head: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
     """Return a Markdown table; bars in cells are escaped."""
     lines = [head, tuple("---" for _ in head), *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join(
+        "| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines
+    )
 
 
 def counts(funnel: dict[str, Any]) -> list[tuple[str, Any]]:
     """Return the funnel as (step, rows), its rules indented under the step they belong to."""
     rows: list[tuple[str, Any]] = []
     for step, value in funnel.items():
-        rows += [(f"{step}: {rule}", count) for rule, count in value.items()] if isinstance(value, dict) else [(step, value)]
+        rows += (
+            [(f"{step}: {rule}", count) for rule, count in value.items()]
+            if isinstance(value, dict)
+            else [(step, value)]
+        )
     return rows
 
 
-def card(recipe: dict[str, Any], rows: list[dict[str, Any]], receipts: list[dict[str, Any]], tables: dict[str, Any]) -> str:
+def card(
+    recipe: dict[str, Any],
+    rows: list[dict[str, Any]],
+    receipts: list[dict[str, Any]],
+    tables: dict[str, Any],
+) -> str:
     """Return the whole card."""
     scheme = recipe["scheme"]
-    described, shared = tables["description"]["schemes"][scheme], tables["contamination"]["sets"][scheme]
+    described, shared = (
+        tables["description"]["schemes"][scheme],
+        tables["contamination"]["sets"][scheme],
+    )
     exact, near = (tables["duplicates"][kind][scheme] for kind in ("exact", "near"))
     missing = sorted(set(rows[0]) - set(COLUMNS))
     if missing:
-        raise UserError(f"write_data_card: no words for the columns {', '.join(missing)} of {scheme}; add them to COLUMNS")
-    made = [(receipt["stage"], digest[:16], receipt["code"][:16]) for receipt in receipts for digest in receipt["outputs"]["rows"].values()]
-    relations = tables["description"]["task_families"]["accepted_by_relation"] if scheme == "orca" else {}
+        raise UserError(
+            f"write_data_card: no words for the columns {', '.join(missing)} of {scheme}; add them"
+            " to COLUMNS"
+        )
+    made = [
+        (receipt["stage"], digest[:16], receipt["code"][:16])
+        for receipt in receipts
+        for digest in receipt["outputs"]["rows"].values()
+    ]
+    relations = (
+        tables["description"]["task_families"]["accepted_by_relation"] if scheme == "orca" else {}
+    )
     parts = [
         f"# {recipe['title']}",
-        f"Scale: **{recipe['scale']}**. {len(rows):,} rows, of which {described['funnel']['accepted']:,} were accepted by the filter. All rows "
-        "are kept with their verdict; training reads those with `gpt4_status` = Accept.",
+        (
+            f"Scale: **{recipe['scale']}**. {len(rows):,} rows, of which"
+            f" {described['funnel']['accepted']:,} were accepted by the filter. All rows are kept"
+            " with their verdict; training reads those with `gpt4_status` = Accept."
+        ),
         "## Where it comes from",
-        table(("part", "origin", "licence"), [(part["what"], part["origin"], part["licence"]) for part in recipe["sources"]]),
-        f"Responses were written by `{recipe['teacher']}`, verdicts by `{recipe['rater']}`. The set as a whole is under `{recipe['licence']}`, the "
-        "strictest licence among its parts; a provider's terms on the use of its outputs hold beside it.",
-        "## Counts", table(("step", "number"), counts(described["funnel"])),
-        "## Columns", table(("column", "meaning"), [(f"`{column}`", COLUMNS[column]) for column in rows[0]]),
-        "## Words", table(("text", *(f"{k}0 %" if k else "least" for k in range(11))),
-                          [(name, *values) for name, values in described["words"].items()]),
-        "## Duplicates", table(("of", "exact", "near"), [(name, exact[name], near[name]) for name in exact]),
+        table(
+            ("part", "origin", "licence"),
+            [(part["what"], part["origin"], part["licence"]) for part in recipe["sources"]],
+        ),
+        (
+            f"Responses were written by `{recipe['teacher']}`, verdicts by `{recipe['rater']}`. The"
+            f" set as a whole is under `{recipe['licence']}`, the strictest licence among its"
+            " parts; a provider's terms on the use of its outputs hold beside it."
+        ),
+        "## Counts",
+        table(("step", "number"), counts(described["funnel"])),
+        "## Columns",
+        table(("column", "meaning"), [(f"`{column}`", COLUMNS[column]) for column in rows[0]]),
+        "## Words",
+        table(
+            ("text", *(f"{k}0 %" if k else "least" for k in range(11))),
+            [(name, *values) for name, values in described["words"].items()],
+        ),
+        "## Duplicates",
+        table(("of", "exact", "near"), [(name, exact[name], near[name]) for name in exact]),
         "## Shared with the evaluation",
-        f"{shared['contaminated']} rows are contaminated, {shared['overlapping']} share at least one n-gram with an evaluation item.",
-        table(("task", "overlapping", "contaminated"), [(task, n["overlapping"], n["contaminated"]) for task, n in shared["tasks"].items()])
-        if shared["tasks"] else "",
-        "Accepted rows by what their Flan task is to the evaluation tasks: "
-        + ", ".join(f"{kind.replace('_', ' ')} {count}" for kind, count in relations.items()) + "." if relations else "",
-        "## How to rebuild", f"```\nsnakemake {recipe['target']}\n```",
+        (
+            f"{shared['contaminated']} rows are contaminated, {shared['overlapping']} share at"
+            " least one n-gram with an evaluation item."
+        ),
+        (
+            table(
+                ("task", "overlapping", "contaminated"),
+                [
+                    (task, n["overlapping"], n["contaminated"])
+                    for task, n in shared["tasks"].items()
+                ],
+            )
+            if shared["tasks"]
+            else ""
+        ),
+        (
+            "Accepted rows by what their Flan task is to the evaluation tasks: "
+            + ", ".join(f"{kind.replace('_', ' ')} {count}" for kind, count in relations.items())
+            + "."
+            if relations
+            else ""
+        ),
+        "## How to rebuild",
+        f"```\nsnakemake {recipe['target']}\n```",
         table(("stage", "sha256 of the rows", "sha256 of the code"), made),
-    ]  # fmt: skip
-    return front_matter(recipe, len(rows)) + "\n" + "\n\n".join(part for part in parts if part) + "\n"
+    ]
+    return (
+        front_matter(recipe, len(rows)) + "\n" + "\n\n".join(part for part in parts if part) + "\n"
+    )
 
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=Path, required=True, help="filtered rows, JSONL")
-    parser.add_argument("--receipts", type=Path, nargs="+", required=True, help="receipts of the stages that made them")
-    parser.add_argument("--tables", type=Path, nargs="+", required=True, help="description, duplicates and contamination, JSON")
+    parser.add_argument(
+        "--receipts",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="receipts of the stages that made them",
+    )
+    parser.add_argument(
+        "--tables",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="description, duplicates and contamination, JSON",
+    )
     parser.add_argument("--card", type=Path, required=True, help="card to write, Markdown")
     add_stage_arguments(parser)
     args = parser.parse_args(argv)
     with Receipt(
-        args.receipt, stage="data_card", recipe=args.recipe, code=args.code,
-        inputs={"rows": args.rows, "receipts": args.receipts, "tables": args.tables}, outputs={"card": args.card},
-    ):  # fmt: skip
-        text = card(args.recipe, read_jsonl(args.rows), [read_json(path) for path in args.receipts], {p.stem: read_json(p) for p in args.tables})
+        args.receipt,
+        stage="data_card",
+        recipe=args.recipe,
+        code=args.code,
+        inputs={"rows": args.rows, "receipts": args.receipts, "tables": args.tables},
+        outputs={"card": args.card},
+    ):
+        text = card(
+            args.recipe,
+            read_jsonl(args.rows),
+            [read_json(path) for path in args.receipts],
+            {p.stem: read_json(p) for p in args.tables},
+        )
         with whole_file(args.card) as stream:
             stream.write(text)
         print(f"{args.card}: {len(text):,} characters")
 
 
 if __name__ == "__main__":
-    cli(main)
+    program.run(main)

@@ -1,13 +1,17 @@
-"""Write the card of one model, in the form of the Hugging Face hub: YAML front matter and text, all of it from receipts and curves.
+"""Write the card of one model, in the form of the Hugging Face hub: YAML front matter and text, all
+of it from receipts and curves.
 
-Usage: write_model_card.py --model …/merge/openbezoar-sft --receipts …/receipts/sft_lamini.json … --merge-receipt …/receipts/merge_….json \\
-           --adapters …/sft/lamini … --recipe '{"model": "openbezoar-sft", …}' --code … --card …/merge/openbezoar-sft/README.md --receipt …
+Usage: write_model_card.py --model …/merge/openbezoar-sft \\
+           --receipts …/receipts/sft_lamini.json … --merge-receipt …/receipts/merge_….json \\
+           --adapters …/sft/lamini … --recipe '{"model": "openbezoar-sft", …}' --code … --card
+             …/merge/openbezoar-sft/README.md --receipt …
 
-A card says what the model descends from (each adapter's lineage is checked against the weights that the merge read), on which rows it was
-trained and what became of the others, with which settings and where each comes from, how the losses went and what the merge changed.
+A card says what the model descends from (each adapter's lineage is checked against the weights that
+the merge read), on which rows it was trained and what became of the others, with which settings and
+where each comes from, how the losses went and what the merge changed.
 
-Recipe: model, scale, title (text), licence (id of the hub), base_model (hub name or path of the parent), datasets (names), tags
-{section: {setting: paper, code, inferred or ours}}, seed.
+Recipe: model, scale, title (text), licence (id of the hub), base_model (hub name or path of the
+parent), datasets (names), tags {section: {setting: paper, code, inferred or ours}}, seed.
 """
 
 import argparse
@@ -16,21 +20,38 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 
-from bezoar.errors import UserError, cli
-from bezoar.files import canonical, read_json, read_jsonl, whole_file
+from bezoar import program
+from bezoar.errors import UserError
 from bezoar.evaluation.held_out import compared
+from bezoar.files import canonical, read_json, read_jsonl, whole_file
 from bezoar.provenance.receipt import Receipt, add_stage_arguments
 from write_data_card import table
 
-COUNTED = ("rows", "not_accepted", "no_supervised_token", "truncated", "prompt_too_long", "too_long", "training", "validation", "steps")
+COUNTED = (
+    "rows",
+    "not_accepted",
+    "no_supervised_token",
+    "truncated",
+    "prompt_too_long",
+    "too_long",
+    "training",
+    "validation",
+    "steps",
+)
 
 
 def front_matter(recipe: dict[str, Any]) -> str:
     """Return the YAML that the hub reads."""
     data = ModelCardData(
-        license=recipe["licence"], language="en", library_name="transformers", pipeline_tag="text-generation", base_model=recipe["base_model"],
-        datasets=recipe["datasets"], tags=["qlora", f"scale-{recipe['scale']}"], model_name=recipe["model"],
-    )  # fmt: skip
+        license=recipe["licence"],
+        language="en",
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        base_model=recipe["base_model"],
+        datasets=recipe["datasets"],
+        tags=["qlora", f"scale-{recipe['scale']}"],
+        model_name=recipe["model"],
+    )
     return f"---\n{data.to_yaml()}\n---\n"
 
 
@@ -39,59 +60,115 @@ def digest(receipt: dict[str, Any], kind: str, name: str, ending: str) -> str:
     return next(value for path, value in receipt[kind][name].items() if path.endswith(ending))
 
 
-def lineage(receipts: list[dict[str, Any]], merge: dict[str, Any], adapters: list[Path]) -> list[tuple[str, str]]:
-    """Return (what, sha256) from the base to the merged model; raise `UserError` where one does not follow from the one before it."""
+def lineage(
+    receipts: list[dict[str, Any]], merge: dict[str, Any], adapters: list[Path]
+) -> list[tuple[str, str]]:
+    """Return (what, sha256) from the base to the merged model; raise `UserError` where one does not
+    follow from the one before it.
+    """
     base = digest(merge, "inputs", "base", "model.safetensors")
     rows: list[tuple[str, str]] = [("base", base)]
     parent = None
     for receipt, adapter in zip(receipts, adapters, strict=True):
         said = read_json(adapter / "lineage.json")
         if said["base"] != base:
-            raise UserError(f"{adapter}/lineage.json: trained over {said['base'][:12]}…, but merged onto {base[:12]}…; train it again")
+            raise UserError(
+                f"{adapter}/lineage.json: trained over {said['base'][:12]}…, but merged onto"
+                f" {base[:12]}…; train it again"
+            )
         if said["parent_adapter"] != parent:
-            raise UserError(f"{adapter}/lineage.json: does not go on from the adapter before it; train it again")
+            raise UserError(
+                f"{adapter}/lineage.json: does not go on from the adapter before it; train it again"
+            )
         parent = digest(receipt, "outputs", "adapter", "adapter_model.safetensors")
         rows.append((f"adapter {adapter.name}", parent))
     return [*rows, ("merged", digest(merge, "outputs", "model", "model.safetensors"))]
 
 
-def settings(receipts: list[dict[str, Any]], tags: dict[str, dict[str, str]]) -> list[tuple[str, str, str, str]]:
+def settings(
+    receipts: list[dict[str, Any]], tags: dict[str, dict[str, str]]
+) -> list[tuple[str, str, str, str]]:
     """Return (stage, setting, value, tag) of everything that decided the weights."""
     rows = []
     for receipt in receipts:
         section = tags.get(receipt["stage"], {})
-        rows += [(receipt["stage"], key, canonical(value), section.get(key, "")) for key, value in sorted(receipt["recipe"].items())]
+        rows += [
+            (receipt["stage"], key, canonical(value), section.get(key, ""))
+            for key, value in sorted(receipt["recipe"].items())
+        ]
     return list(dict.fromkeys(rows))  # three stages of one section share their settings
 
 
 def curve(rows: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
-    """Return (step, training loss, validation loss) at the evaluations, at most eight, evenly taken; the training loss is that of the step."""
+    """Return (step, training loss, validation loss) at the evaluations, at most eight, evenly
+    taken; the training loss is that of the step.
+    """
     training = {row["step"]: row["loss"] for row in rows if "loss" in row}
     held = [
-        (row["step"], f"{training[row['step']]:.4f}", f"{row['eval_loss']:.4f}") for row in rows if "eval_loss" in row and row["step"] in training
+        (row["step"], f"{training[row['step']]:.4f}", f"{row['eval_loss']:.4f}")
+        for row in rows
+        if "eval_loss" in row and row["step"] in training
     ]
     chosen = sorted({round(place * (len(held) - 1) / 7) for place in range(8)}) if held else []
     return [held[place] for place in chosen]
 
 
-def card(recipe: dict[str, Any], receipts: list[dict[str, Any]], merge: dict[str, Any], report: dict[str, Any], adapters: list[Path]) -> str:
+def card(
+    recipe: dict[str, Any],
+    receipts: list[dict[str, Any]],
+    merge: dict[str, Any],
+    report: dict[str, Any],
+    adapters: list[Path],
+) -> str:
     """Return the whole card."""
-    facts = [(receipt["stage"], name, receipt["facts"][name]) for receipt in receipts for name in COUNTED if name in receipt["facts"]]
+    facts = [
+        (receipt["stage"], name, receipt["facts"][name])
+        for receipt in receipts
+        for name in COUNTED
+        if name in receipt["facts"]
+    ]
     difference = report["difference"]
     parts = [
-        f"# {recipe['model']}", recipe["title"], f"Scale: **{recipe['scale']}**.",
-        "## Where it comes from", table(("what", "sha256"), lineage(receipts, merge, adapters)),
-        "## Rows", table(("stage", "what", "number"), facts),
-        "## Settings", "Where each value comes from: the paper's publications, the authors' code, inferred from those, or ours.",
+        f"# {recipe['model']}",
+        recipe["title"],
+        f"Scale: **{recipe['scale']}**.",
+        "## Where it comes from",
+        table(("what", "sha256"), lineage(receipts, merge, adapters)),
+        "## Rows",
+        table(("stage", "what", "number"), facts),
+        "## Settings",
+        (
+            "Where each value comes from: the paper's publications, the authors' code, inferred"
+            " from those, or ours."
+        ),
         table(("stage", "setting", "value", "from"), settings(receipts, recipe["tags"])),
         "## Losses",
-        *(part for adapter in adapters
-          for part in (f"### {adapter.name}", table(("step", "training", "validation"), curve(read_jsonl(adapter / "metrics.jsonl"))))),
+        *(
+            part
+            for adapter in adapters
+            for part in (
+                f"### {adapter.name}",
+                table(
+                    ("step", "training", "validation"), curve(read_jsonl(adapter / "metrics.jsonl"))
+                ),
+            )
+        ),
         *held_out(adapters[-1], recipe["seed"]),
-        "## Merge", f"Onto the {'16-bit base' if report['onto'] == 'base' else 'dequantised base'}, beside the 4-bit base with its adapter, on "
-        f"{report['probe_rows']} rows ({difference['tokens']:,} tokens):",
-        table(("measure", "value"), [(key.replace("_", " "), value) for key, value in difference.items() if key != "tokens"]),
-    ]  # fmt: skip
+        "## Merge",
+        (
+            f"Onto the {'16-bit base' if report['onto'] == 'base' else 'dequantised base'}, beside"
+            f" the 4-bit base with its adapter, on {report['probe_rows']} rows"
+            f" ({difference['tokens']:,} tokens):"
+        ),
+        table(
+            ("measure", "value"),
+            [
+                (key.replace("_", " "), value)
+                for key, value in difference.items()
+                if key != "tokens"
+            ],
+        ),
+    ]
     return front_matter(recipe) + "\n" + "\n\n".join(parts) + "\n"
 
 
@@ -100,34 +177,69 @@ def held_out(adapter: Path, seed: int) -> list[str]:
     if not (adapter / "held_out.json").is_file():
         return []
     found = compared(read_json(adapter / "held_out.json"), seed)
-    rows = [(name, *(f"{found[name][key]:.3f}" for key in ("mean", "low", "high"))) for name in ("parent", "child", "difference")]
-    return ["## Held-out preference accuracy", table((f"of {found['pairs']:,} pairs", "mean", "low", "high"), rows),
-            f"KL(child || parent): {found['kl_nats_per_token']} nats a token."]  # fmt: skip
+    rows = [
+        (name, *(f"{found[name][key]:.3f}" for key in ("mean", "low", "high")))
+        for name in ("parent", "child", "difference")
+    ]
+    return [
+        "## Held-out preference accuracy",
+        table((f"of {found['pairs']:,} pairs", "mean", "low", "high"), rows),
+        f"KL(child || parent): {found['kl_nats_per_token']} nats a token.",
+    ]
 
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", type=Path, required=True, help="merged model directory")
-    parser.add_argument("--receipts", type=Path, nargs="+", required=True, help="receipts of the trainings since the model before it, in order")
+    parser.add_argument(
+        "--receipts",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="receipts of the trainings since the model before it, in order",
+    )
     parser.add_argument("--merge-receipt", type=Path, required=True, help="receipt of its merge")
-    parser.add_argument("--adapters", type=Path, nargs="+", required=True, help="adapter directories of those trainings, in order")
+    parser.add_argument(
+        "--adapters",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="adapter directories of those trainings, in order",
+    )
     parser.add_argument("--card", type=Path, required=True, help="card to write, Markdown")
     add_stage_arguments(parser)
     args = parser.parse_args(argv)
-    curves = [path for adapter in args.adapters for path in (adapter / "lineage.json", adapter / "metrics.jsonl", adapter / "held_out.json")]
+    curves = [
+        path
+        for adapter in args.adapters
+        for path in (adapter / "lineage.json", adapter / "metrics.jsonl", adapter / "held_out.json")
+    ]
     with Receipt(
-        args.receipt, stage="model_card", recipe=args.recipe, code=args.code,
-        inputs={"receipts": [*args.receipts, args.merge_receipt], "merge": args.model / "merge.json",
-                "curves": [path for path in curves if path.is_file()]},
+        args.receipt,
+        stage="model_card",
+        recipe=args.recipe,
+        code=args.code,
+        inputs={
+            "receipts": [*args.receipts, args.merge_receipt],
+            "merge": args.model / "merge.json",
+            "curves": [path for path in curves if path.is_file()],
+        },
         outputs={"card": args.card},
-    ):  # fmt: skip
-        text = card(args.recipe, [read_json(path) for path in args.receipts], read_json(args.merge_receipt), read_json(args.model / "merge.json"),
-                    args.adapters)  # fmt: skip
+    ):
+        text = card(
+            args.recipe,
+            [read_json(path) for path in args.receipts],
+            read_json(args.merge_receipt),
+            read_json(args.model / "merge.json"),
+            args.adapters,
+        )
         with whole_file(args.card) as stream:
             stream.write(text)
         print(f"{args.card}: {len(text):,} characters")
 
 
 if __name__ == "__main__":
-    cli(main)
+    program.run(main)

@@ -46,7 +46,9 @@ def _open_mode() -> int:
 
 @contextmanager
 def whole_file(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """Open a file that takes `path`'s place only when the block ends well (write beside, fsync, rename)."""
+    """Open a file that takes `path`'s place only when the block ends well (write beside, fsync,
+    rename).
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
@@ -65,14 +67,19 @@ def whole_file(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
 
 @contextmanager
 def whole_directory(path: Path) -> Iterator[Path]:
-    """Yield an empty directory that takes `path`'s place only when the block ends well; what a killed run left of one is removed."""
+    """Yield an empty directory that takes `path`'s place only when the block ends well; what a
+    killed run left of one is removed.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(f".{path.name}.*.partial"):
         shutil.rmtree(left, ignore_errors=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
     try:
         yield fresh
-        for inner in [fresh, *fresh.rglob("*")]:  # safetensors writes 0o600, which nobody else could read
+        for inner in [
+            fresh,
+            *fresh.rglob("*"),
+        ]:  # safetensors writes 0o600, which nobody else could read
             inner.chmod(_open_mode() | 0o111 if inner.is_dir() else _open_mode())
         if path.exists():
             shutil.rmtree(path)
@@ -104,7 +111,9 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run the stage that writes it") from None
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: expected UTF-8, found a bad byte at offset {error.start}") from None
+        raise UserError(
+            f"{path}: expected UTF-8, found a bad byte at offset {error.start}"
+        ) from None
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}: expected JSON, {error.msg}") from None
 
@@ -117,16 +126,27 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
             for number, line in enumerate(stream, start=1):
                 row = json.loads(line)
                 if "\\ud" in line.lower():
-                    canonical(row).encode()  # half a surrogate pair is JSON, but cannot be written as UTF-8
+                    canonical(
+                        row
+                    ).encode()  # half a surrogate pair is JSON, but cannot be written as UTF-8
                 if not isinstance(row, dict):
-                    raise UserError(f"{path}:{number}: expected a JSON object, found {type(row).__name__}")
+                    raise UserError(
+                        f"{path}:{number}: expected a JSON object, found {type(row).__name__}"
+                    )
                 rows.append(row)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run the stage that writes it") from None
     except UnicodeDecodeError:
-        raise UserError(f"{path}:{len(rows) + 1}: expected UTF-8, found a bad byte on or after this line") from None
+        raise UserError(
+            f"{path}:{len(rows) + 1}: expected UTF-8, found a bad byte on or after this line"
+        ) from None
     except UnicodeEncodeError:
-        raise UserError(f"{path}:{len(rows) + 1}: expected Unicode text, found half a surrogate pair; mend the row") from None
+        raise UserError(
+            f"{path}:{len(rows) + 1}: expected Unicode text, found half a surrogate pair; mend"
+            " the row"
+        ) from None
     except json.JSONDecodeError as error:
-        raise UserError(f"{path}:{len(rows) + 1}: expected one JSON object a line, {error.msg}") from None
+        raise UserError(
+            f"{path}:{len(rows) + 1}: expected one JSON object a line, {error.msg}"
+        ) from None
     return rows

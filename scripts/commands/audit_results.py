@@ -1,10 +1,12 @@
-"""Audit a finished run: hash everything again, walk the chain of receipts to the sources, make every table again from raw rows and stored answers.
+"""Audit a finished run: hash everything again, walk the chain of receipts to the sources, make
+every table again from raw rows and stored answers.
 
 Usage: audit_results.py --results results/rehearsal [--scratch DIR] [--verdict FILE]
 
-Needs no GPU, no key and no network. Stages that load a model cannot be made again here: their files are held by the hashes of
-their own receipt and of every receipt that read them. The others are run again with the recorded command in a scratch
-directory, those that ask language models in replay mode from a copy of their store, and compared byte by byte.
+Needs no GPU, no key and no network. Stages that load a model cannot be made again here: their files
+are held by the hashes of their own receipt and of every receipt that read them. The others are run
+again with the recorded command in a scratch directory, those that ask language models in replay
+mode from a copy of their store, and compared byte by byte.
 
 Exit status: 0 sound · 1 something differs · 2 the audit could not be done.
 """
@@ -18,66 +20,122 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from bezoar import program
+from bezoar.errors import UserError
 from bezoar.provenance import audit
 from bezoar.provenance.code_digest import libraries
-from bezoar.errors import UserError, cli
 
-MODELS = {"torch", "trl", "peft", "lm_eval", "bitsandbytes"}  # a stage that imports one of these loads or trains a model
+MODELS = {
+    "torch",
+    "trl",
+    "peft",
+    "lm_eval",
+    "bitsandbytes",
+}  # a stage that imports one of these loads or trains a model
 SCRIPTS = Path(__file__).parent
 
 
 def redirected(receipt: dict[str, Any], scratch: Path) -> list[str]:
-    """Return the recorded command with every output, and every directory that holds outputs alone, below `scratch`."""
+    """Return the recorded command with every output, and every directory that holds outputs alone,
+    below `scratch`.
+    """
     written, read = audit.paths_of(receipt["outputs"]), audit.paths_of(receipt["inputs"])
     words = list(receipt["command"])
     for position, word in enumerate(words):
         folder = f"{word}/"
-        mine = word in written or (any(path.startswith(folder) for path in written) and not any(path.startswith(folder) for path in read))
+        mine = word in written or (
+            any(path.startswith(folder) for path in written)
+            and not any(path.startswith(folder) for path in read)
+        )
         if words[position - 1] == "--receipt" or mine:
             words[position] = str(scratch / word)
     return [*words, "--mode", "replay"] if "--store" in words else words
 
 
 def make_again(stage: str, receipt: dict[str, Any], scratch: Path) -> list[str]:
-    """Run a stage's program again below `scratch`; return a line for every file that comes out with other bytes."""
+    """Run a stage's program again below `scratch`; return a line for every file that comes out with
+    other bytes.
+    """
     for path in audit.paths_of(receipt["outputs"]):
         (scratch / path).parent.mkdir(parents=True, exist_ok=True)
         if path.endswith(".sqlite"):
             shutil.copyfile(path, scratch / path)
     program, *arguments = redirected(receipt, scratch)
-    hidden = {name: value for name, value in os.environ.items() if not name.upper().endswith(("_KEY", "_TOKEN", "_PROXY"))}
+    hidden = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.upper().endswith(("_KEY", "_TOKEN", "_PROXY"))
+    }
     environment = hidden | {"PYTHONPATH": str(SCRIPTS), "BEZOAR_AGAIN": "1"}
-    done = subprocess.run([sys.executable, str(SCRIPTS / program), *arguments], capture_output=True, text=True, check=False, env=environment)
+    done = subprocess.run(
+        [sys.executable, str(SCRIPTS / program), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+    )
     if done.returncode:
-        return [f"{stage}: cannot be made again: {(done.stderr.strip() or done.stdout.strip()).splitlines()[-1]}"]
+        return [
+            f"{stage}: cannot be made again:"
+            f" {(done.stderr.strip() or done.stdout.strip()).splitlines()[-1]}"
+        ]
     return [
         f"{stage}: {path}: {where}: not what comes out when the stage is run again"
         for path in sorted(audit.paths_of(receipt["outputs"]))
-        if not path.endswith(".sqlite") and (where := audit.first_difference(Path(path), scratch / path, f"{scratch}/"))
+        if not path.endswith(".sqlite")
+        and (where := audit.first_difference(Path(path), scratch / path, f"{scratch}/"))
     ]
 
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and audit."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--results", type=Path, required=True, help="root of the results")
-    parser.add_argument("--scratch", type=Path, help="where to make stages again; a temporary directory if not given")
-    parser.add_argument("--verdict", type=Path, help="file to write the verdict to, beside printing it")
-    parser.add_argument("--absent-ok", action="store_true", help="weights (*.safetensors) may be absent, as in an archive without them")
+    parser.add_argument(
+        "--scratch",
+        type=Path,
+        help="where to make stages again; a temporary directory if not given",
+    )
+    parser.add_argument(
+        "--verdict", type=Path, help="file to write the verdict to, beside printing it"
+    )
+    parser.add_argument(
+        "--absent-ok",
+        action="store_true",
+        help="weights (*.safetensors) may be absent, as in an archive without them",
+    )
     parser.add_argument("--only", nargs="*", help="make only these stages again")
     args = parser.parse_args(argv)
     if not (args.results / "receipts").is_dir():
-        raise UserError(f"{args.results}/receipts: no such directory; name the results of a finished run")
+        raise UserError(
+            f"{args.results}/receipts: no such directory; name the results of a finished run"
+        )
     receipts, wrong = audit.read_receipts(args.results)
     hashed = audit.hashes(receipts)
-    absent = [line for line in hashed if args.absent_ok and audit.ABSENT in line and ".safetensors: " in line]
+    absent = [
+        line
+        for line in hashed
+        if args.absent_ok and audit.ABSENT in line and ".safetensors: " in line
+    ]
     wrong += [line for line in hashed if line not in absent] + audit.chain(receipts, args.results)
-    light = [stage for stage, held in receipts.items() if not libraries(SCRIPTS / held["command"][0]) & MODELS]
+    light = [
+        stage
+        for stage, held in receipts.items()
+        if not libraries(SCRIPTS / held["command"][0]) & MODELS
+    ]
     chosen = [stage for stage in light if args.only is None or stage in args.only]
     with tempfile.TemporaryDirectory(prefix="audit-", dir=args.scratch) as scratch:
         for stage in chosen:
             wrong += make_again(stage, receipts[stage], Path(scratch))
-    page = audit.verdict(receipts, wrong, [*absent, *audit.reservations(receipts, args.results)], chosen, args.results)
+    page = audit.verdict(
+        receipts,
+        wrong,
+        [*absent, *audit.reservations(receipts, args.results)],
+        chosen,
+        args.results,
+    )
     print(page)
     if args.verdict:
         args.verdict.write_text(page + "\n", encoding="utf-8")
@@ -86,4 +144,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    cli(main)
+    program.run(main)

@@ -1,4 +1,5 @@
-"""Ask the providers to end every batch that a results folder has open. What was answered until then is charged, and collected by the next run.
+"""Ask the providers to end every batch that a results folder has open. What was answered until then
+is charged, and collected by the next run.
 
 Usage: cancel_batches.py --config config/paper.yaml
 """
@@ -6,17 +7,25 @@ Usage: cancel_batches.py --config config/paper.yaml
 import argparse
 from pathlib import Path
 
-from bezoar.workflow.configuration import resolved
-from bezoar.errors import UserError, cli
-from bezoar.llm.client import Door
+from bezoar import program
+from bezoar.errors import UserError
 from bezoar.llm.answer_store import Store
+from bezoar.llm.client import LLMClient
+from bezoar.workflow.configuration import resolved
 from doctor import models
 
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and cancel."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", nargs="+", required=True, help="configuration files; they say where the results and the models are")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--config",
+        nargs="+",
+        required=True,
+        help="configuration files; they say where the results and the models are",
+    )
     args = parser.parse_args(argv)
     config = resolved(args.config)
     known = {(settings["api"], settings["model"]): settings for _, settings in models(config)}
@@ -28,11 +37,18 @@ def main(argv: list[str] | None = None) -> None:
         for request in requests[:1]:
             settings = known.get((request["api"], request["model"]))
             if settings is None:
-                raise UserError(f"{path}: has a batch of {request['model']}, which the configuration does not name; use the one it was run with")
-            with Door(settings, path, 1, None) as door:
+                raise UserError(
+                    f"{path}: has a batch of {request['model']}, which the configuration does not"
+                    " name; use the one it was run with"
+                )
+            with LLMClient(settings, path, 1, None) as door:
                 cancelled += door.cancel()
-    print(f"{len(cancelled)} batches cancelled: {', '.join(cancelled)}" if cancelled else "no batch is open")
+    print(
+        f"{len(cancelled)} batches cancelled: {', '.join(cancelled)}"
+        if cancelled
+        else "no batch is open"
+    )
 
 
 if __name__ == "__main__":
-    cli(main)
+    program.run(main)

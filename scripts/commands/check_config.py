@@ -1,17 +1,20 @@
-"""Check one configuration: the files, laid over config/paper.yaml in order, against config/schema.yaml.
+"""Check one configuration: the files, laid over config/paper.yaml in order, against
+config/schema.yaml.
 
 Usage: check_config.py config/rehearsal.yaml [config/more.yaml …]
 """
 
 import argparse
 
+from bezoar import program
 from bezoar.workflow.configuration import SCHEMA, check, files_of, resolved
-from bezoar.errors import cli
 
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and check."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("config", nargs="+", help="configuration files, the later over the earlier")
     args = parser.parse_args(argv)
     check(resolved(args.config), SCHEMA, files_of(args.config))
@@ -19,4 +22,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    cli(main)
+    program.run(main)

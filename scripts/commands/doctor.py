@@ -2,7 +2,8 @@
 
 Usage: doctor.py --config config/paper.yaml [more.yaml …]
 
-Looks at the machine, the keys, the judge, the licences and the sources; sends nothing but a knock at each source's door, all at once.
+Looks at the machine, the keys, the judge, the licences and the sources; sends nothing but a knock
+at each source's door, all at once.
 """
 
 import argparse
@@ -17,12 +18,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from bezoar import program
 from bezoar.workflow import sources
 from bezoar.workflow.configuration import SCHEMA, check, files_of, resolved
-from bezoar.errors import cli
 
 RETIRED = {"claude-2.1": "2025-07-21", "claude-2.0": "2025-07-21", "claude-1.3": "2024-11-06"}
-PAPER_GPU_GIB, PAPER_DISK_GIB = 24, 120  # 3B QLoRA at length 1,024 fits 24 GiB; base, three merges, snapshots and stores on disk
+PAPER_GPU_GIB, PAPER_DISK_GIB = (
+    24,
+    120,
+)  # 3B QLoRA at length 1,024 fits 24 GiB; base, three merges, snapshots and stores on disk
 KNOCK_S = 3
 
 
@@ -42,17 +46,30 @@ def machine(config: dict[str, Any]) -> Iterator[str]:
     free = shutil.disk_usage(".").free / 2**30
     need = PAPER_DISK_GIB if config["scale"] == "paper" else 3
     if free < need:
-        yield f"disk: {free:.0f} GiB free here, {need} needed; free space or work on a larger volume"
+        yield (
+            f"disk: {free:.0f} GiB free here, {need} needed; free space or work on a larger volume"
+        )
     if config["scale"] != "paper":
         return
     tool = shutil.which("nvidia-smi")
     if tool is None:
-        yield f"GPU: none found (no nvidia-smi); training and evaluation at paper scale need one with {PAPER_GPU_GIB} GiB, or PROFILE=profiles/slurm"
+        yield (
+            "GPU: none found (no nvidia-smi); training and evaluation at paper scale need one with"
+            f" {PAPER_GPU_GIB} GiB, or PROFILE=profiles/slurm"
+        )
         return
-    done = subprocess.run([tool, "--query-gpu=memory.total", "--format=csv,noheader,nounits"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [tool, "--query-gpu=memory.total", "--format=csv,noheader,nounits"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     sizes = [int(line) / 1024 for line in done.stdout.split() if line.isdigit()]
     if not sizes or max(sizes) < PAPER_GPU_GIB:
-        yield f"GPU: {max(sizes, default=0):.0f} GiB of memory, {PAPER_GPU_GIB} needed; take a larger one or lower micro_batch_size"
+        yield (
+            f"GPU: {max(sizes, default=0):.0f} GiB of memory, {PAPER_GPU_GIB} needed; take a larger"
+            " one or lower micro_batch_size"
+        )
 
 
 def language_models(config: dict[str, Any]) -> Iterator[str]:
@@ -62,17 +79,32 @@ def language_models(config: dict[str, Any]) -> Iterator[str]:
             continue
         if role == "teacher" and config["serve"]:
             if shutil.which(config["serve"]["executable"]) is None:
-                yield f"teacher: no program {config['serve']['executable']}; make its environment (docs/reproducing.md) or correct serve.executable"
+                yield (
+                    f"teacher: no program {config['serve']['executable']}; make its environment"
+                    " (docs/reproducing.md) or correct serve.executable"
+                )
             continue
         if not os.environ.get(settings["api_key_env"] or ""):
-            yield f"{role}: {settings['api_key_env']} is not set; put the key for {settings['model']} into it (any text for a local server)"
+            yield (
+                f"{role}: {settings['api_key_env']} is not set; put the key for {settings['model']}"
+                " into it (any text for a local server)"
+            )
         if settings["model"] in RETIRED:
-            yield f"{role}: {settings['model']} was retired on {RETIRED[settings['model']]}; name another model in the config, as a deviation"
+            yield (
+                f"{role}: {settings['model']} was retired on {RETIRED[settings['model']]}; name"
+                " another model in the config, as a deviation"
+            )
         address = os.environ.get(settings["base_url_env"] or "")
         if role == "teacher" and not address:
-            yield f"teacher: {settings['base_url_env']} is not set; start `vllm serve {settings['model']}` and put its address (…/v1) into it"
+            yield (
+                f"teacher: {settings['base_url_env']} is not set; start `vllm serve"
+                f" {settings['model']}` and put its address (…/v1) into it"
+            )
         elif address and not answers(f"{address}/models"):
-            yield f"{role}: no answer from {address}; start the server or correct {settings['base_url_env']}"
+            yield (
+                f"{role}: no answer from {address}; start the server or correct"
+                f" {settings['base_url_env']}"
+            )
 
 
 def answers(url: str) -> bool:
@@ -92,8 +124,17 @@ def wanted(config: dict[str, Any]) -> list[dict[str, Any]]:
     registry = sources.with_models(extra, sources.load(Path("config/sources.yaml")))
     used = dict(config["sources"])
     if config["entry"] == "released":
-        used |= {"flan": [f"released_{scheme}" for scheme in config["sft"]["order"]], "topics": None, "teacher_tokenizer": None}
-    names = [item for entry in used.values() for item in (entry if isinstance(entry, list) else [entry]) if item]
+        used |= {
+            "flan": [f"released_{scheme}" for scheme in config["sft"]["order"]],
+            "topics": None,
+            "teacher_tokenizer": None,
+        }
+    names = [
+        item
+        for entry in used.values()
+        for item in (entry if isinstance(entry, list) else [entry])
+        if item
+    ]
     names += [harness["data"][task] for task in harness["tasks"] if task in harness["data"]]
     names += [name for model in extra.values() if (name := sources.model_source(model))]
     return [sources.find(name, registry) for name in dict.fromkeys(names) if "/" not in name]
@@ -104,7 +145,10 @@ def licences(entries: list[dict[str, Any]]) -> Iterator[str]:
     acknowledged = os.environ.get("ACKNOWLEDGE_LICENCES", "").split(",")
     for entry in entries:
         if "NC" in str(entry["licence"]) and entry["id"] not in acknowledged:
-            yield f"licence: {entry['id']} is {entry['licence']} (no commercial use); add it to ACKNOWLEDGE_LICENCES=id,id if you accept"
+            yield (
+                f"licence: {entry['id']} is {entry['licence']} (no commercial use); add it to"
+                " ACKNOWLEDGE_LICENCES=id,id if you accept"
+            )
 
 
 def reachable(entry: dict[str, Any]) -> str | None:
@@ -113,8 +157,16 @@ def reachable(entry: dict[str, Any]) -> str | None:
     place = entry.get("path") or f"hub/{entry['id']}"
     if (Path("data") / place).exists() or (mirror and (mirror / place).exists()):
         return None
-    url = entry.get("url") or f"https://huggingface.co/{'datasets/' if entry['type'] == 'dataset' else ''}{entry['hub']}"
-    return None if answers(url) else f"source: {entry['id']} is not in MIRROR and {url} does not answer; put it into MIRROR/{place}"
+    kind = "datasets/" if entry.get("type") == "dataset" else ""
+    url = entry.get("url") or f"https://huggingface.co/{kind}{entry['hub']}"
+    return (
+        None
+        if answers(url)
+        else (
+            f"source: {entry['id']} is not in MIRROR and {url} does not answer; put it into"
+            f" MIRROR/{place}"
+        )
+    )
 
 
 def unpinned(entries: list[dict[str, Any]]) -> Iterator[str]:
@@ -122,14 +174,23 @@ def unpinned(entries: list[dict[str, Any]]) -> Iterator[str]:
     lock = Path("config/sources.lock")
     recorded = json.loads(lock.read_text()) if lock.is_file() else {}
     for entry in entries:
-        if (entry["revision"] if "hub" in entry else entry["sha256"]) is None and entry["id"] not in recorded:
-            yield f"note: {entry['id']} has no published hash; the first fetch records one in {lock}, keep that file"
+        if (entry["revision"] if "hub" in entry else entry["sha256"]) is None and entry[
+            "id"
+        ] not in recorded:
+            yield (
+                f"note: {entry['id']} has no published hash; the first fetch records one in {lock},"
+                " keep that file"
+            )
 
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and examine."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", nargs="+", required=True, help="configuration files, the later over the earlier")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--config", nargs="+", required=True, help="configuration files, the later over the earlier"
+    )
     args = parser.parse_args(argv)
     config = resolved(args.config)
     check(config, SCHEMA, files_of(args.config))
@@ -139,10 +200,14 @@ def main(argv: list[str] | None = None) -> None:
     missing = [*machine(config), *language_models(config), *licences(entries), *knocks]
     for line in [*missing, *unpinned(entries)]:
         print(line)
-    print(f"{len(missing)} things are missing for the {config['scale']} scale" if missing else f"nothing is missing for the {config['scale']} scale")
+    print(
+        f"{len(missing)} things are missing for the {config['scale']} scale"
+        if missing
+        else f"nothing is missing for the {config['scale']} scale"
+    )
     if missing:
         raise SystemExit(1)
 
 
 if __name__ == "__main__":
-    cli(main)
+    program.run(main)

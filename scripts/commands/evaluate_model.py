@@ -1,12 +1,15 @@
 """Run both benchmarks on any model and add a row to a table: what `make evaluate` calls.
 
-Usage: evaluate_model.py --model DIRECTORY|owner/name [--revision 40-hex] [--template FILE|id|tokenizer] [--name NAME] \\
+Usage: evaluate_model.py \\
+           --model DIRECTORY|owner/name [--revision 40-hex] [--template FILE|id|tokenizer] \\
+           [--name NAME] \\
            --config config/paper.yaml … --cores 2
 
-Snakemake is started with the model, and those evaluated before, laid over the configuration: it imports the model, evaluates it and makes
-<results>/evaluate/table.csv anew, a row a model. Nothing is trained. A model that was evaluated is written into models.yaml beside the table.
-The table's first model is what the others are compared with in pairs. `models.yaml` is a configuration: laid over in CONFIG it puts the
-same models into lm_eval.json and mtbench.json beside ours.
+Snakemake is started with the model, and those evaluated before, laid over the configuration: it
+imports the model, evaluates it and makes <results>/evaluate/table.csv anew, a row a model. Nothing
+is trained. A model that was evaluated is written into models.yaml beside the table. The table's
+first model is what the others are compared with in pairs. `models.yaml` is a configuration: laid
+over in CONFIG it puts the same models into lm_eval.json and mtbench.json beside ours.
 """
 
 import argparse
@@ -17,9 +20,10 @@ from typing import Any
 
 import yaml
 
-from bezoar.workflow.configuration import SCHEMA, check, files_of, load, merge, resolved
-from bezoar.errors import UserError, cli
+from bezoar import program
+from bezoar.errors import UserError
 from bezoar.files import whole_file
+from bezoar.workflow.configuration import SCHEMA, check, files_of, load, merge, resolved
 
 
 def entry(model: str, revision: str, template: str) -> dict[str, Any]:
@@ -36,44 +40,92 @@ def entry(model: str, revision: str, template: str) -> dict[str, Any]:
 
 
 def name_of(model: str, revision: str) -> str:
-    """Return a name for the tables from the last part of a path or hub id, with the revision's first digits."""
-    base = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(model).resolve().name if Path(model).is_dir() else model.split("/")[-1])
+    """Return a name for the tables from the last part of a path or hub id, with the revision's
+    first digits.
+    """
+    base = re.sub(
+        r"[^A-Za-z0-9._-]+",
+        "-",
+        Path(model).resolve().name if Path(model).is_dir() else model.split("/")[-1],
+    )
     return f"{base}-{revision[:8]}" if revision else base
 
 
 def add(models: dict[str, Any], name: str, new: dict[str, Any]) -> dict[str, Any]:
     """Return the models with a new one; raise `UserError` if the name is another model's."""
     if models.get(name, new) != new:
-        raise UserError(f"{name}: the table has another model of this name ({models[name]}); give this one a NAME of its own")
+        raise UserError(
+            f"{name}: the table has another model of this name ({models[name]}); give this one a"
+            " NAME of its own"
+        )
     return {**models, name: new}
 
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line, write the model down, start Snakemake."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", required=True, help="model directory, or owner/name on the hub")
-    parser.add_argument("--revision", default="", help="commit of the hub repository; left out, the first fetch pins what it brings")
-    parser.add_argument("--template", default="", help="chat template file or id, or `tokenizer` for the model's own; left out, the configuration's")
-    parser.add_argument("--name", default="", help="name in the table; left out, the last part of the model's")
-    parser.add_argument("--config", nargs="+", required=True, help="configuration files, the later over the earlier")
+    parser.add_argument(
+        "--revision",
+        default="",
+        help="commit of the hub repository; left out, the first fetch pins what it brings",
+    )
+    parser.add_argument(
+        "--template",
+        default="",
+        help=(
+            "chat template file or id, or `tokenizer` for the model's own; left out, the"
+            " configuration's"
+        ),
+    )
+    parser.add_argument(
+        "--name", default="", help="name in the table; left out, the last part of the model's"
+    )
+    parser.add_argument(
+        "--config", nargs="+", required=True, help="configuration files, the later over the earlier"
+    )
     parser.add_argument("--cores", required=True, help="cores for Snakemake")
     parser.add_argument("--profile", default="profiles/default", help="Snakemake profile")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done")
     args = parser.parse_args(argv)
     if not args.model:
-        raise UserError("MODEL is not set; name a model directory or owner/name on the hub: make evaluate MODEL=…")
+        raise UserError(
+            "MODEL is not set; name a model directory or owner/name on the hub: make evaluate"
+            " MODEL=…"
+        )
     config = resolved(args.config)
     folder = Path(config["pathvars"]["results"]) / "evaluate"
     models = folder / "models.yaml"
     template = args.template or config["sources"]["chat_template"]
     known = load(models)["extra_models"] if models.is_file() else {}
-    extra = {"extra_models": add(known, args.name or name_of(args.model, args.revision), entry(args.model, args.revision, template))}
+    extra = {
+        "extra_models": add(
+            known,
+            args.name or name_of(args.model, args.revision),
+            entry(args.model, args.revision, template),
+        )
+    }
     check(merge(config, extra), SCHEMA, [*files_of(args.config), models])
-    pending, target = folder / "models.pending.yaml", folder / "table.csv"  # a model that cannot be evaluated must not block those after it
+    pending, target = (
+        folder / "models.pending.yaml",
+        folder / "table.csv",
+    )  # a model that cannot be evaluated must not block those after it
     with whole_file(pending) as stream:
         yaml.safe_dump(extra, stream, sort_keys=False)
-    command = ["snakemake", "--profile", args.profile, "--cores", args.cores, *(["-n"] if args.dry_run else []), str(target),
-               "--configfile", *args.config, str(pending)]  # fmt: skip
+    command = [
+        "snakemake",
+        "--profile",
+        args.profile,
+        "--cores",
+        args.cores,
+        *(["-n"] if args.dry_run else []),
+        str(target),
+        "--configfile",
+        *args.config,
+        str(pending),
+    ]
     failed = subprocess.run(command, check=False).returncode
     if failed or args.dry_run:
         pending.unlink()
@@ -81,8 +133,11 @@ def main(argv: list[str] | None = None) -> None:
         pending.replace(models)
         print(target.read_text(encoding="utf-8"))
     if failed:
-        raise UserError(f"{args.model}: the evaluation failed, see above; the same command goes on where it stopped")
+        raise UserError(
+            f"{args.model}: the evaluation failed, see above; the same command goes on where it"
+            " stopped"
+        )
 
 
 if __name__ == "__main__":
-    cli(main)
+    program.run(main)

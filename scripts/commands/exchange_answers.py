@@ -1,11 +1,15 @@
-"""Export every stored answer of a results folder as one compressed file, or import such a file, so that a run can be replayed without keys.
+"""Export every stored answer of a results folder as one compressed file, or import such a file, so
+that a run can be replayed without keys.
 
 Usage: exchange_answers.py export --config config/paper.yaml --file answers.jsonl.xz
-       exchange_answers.py import --config config/paper.yaml --file answers.jsonl.xz      (then MODE=replay make reproduce)
+       exchange_answers.py import --config config/paper.yaml --file answers.jsonl.xz      (then
+         MODE=replay make reproduce)
 
-One JSON object a line: store (the job's file name) and the columns of bezoar.llm.answer_store, in the order of store and key, so that equal answers give
-equal files. An import checks every line first (key against request, hash against answer) and changes nothing if one is wrong; an answer that is
-already there stays, and one that says otherwise is an error. Imported answers are not counted as spent: somebody else paid for them.
+One JSON object a line: store (the job's file name) and the columns of bezoar.llm.answer_store, in
+the order of store and key, so that equal answers give equal files. An import checks every line
+first (key against request, hash against answer) and changes nothing if one is wrong; an answer that
+is already there stays, and one that says otherwise is an error. Imported answers are not counted as
+spent: somebody else paid for them.
 """
 
 import argparse
@@ -17,23 +21,36 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bezoar.workflow.configuration import resolved
-from bezoar.errors import UserError, cli
+from bezoar import program
+from bezoar.errors import UserError
 from bezoar.files import sha256_text, whole_file
 from bezoar.llm.answer_store import COLUMNS, Store, digest
+from bezoar.workflow.configuration import resolved
 
 
 def export(folder: Path, file: Path) -> int:
     """Write all stores below `folder` to `file`; return the number of answers."""
     stores = sorted(folder.glob("*.sqlite"))
     if not stores:
-        raise UserError(f"{folder}: no stores of answers; run a stage that asks a language model first")
+        raise UserError(
+            f"{folder}: no stores of answers; run a stage that asks a language model first"
+        )
     count = 0
-    with whole_file(file, "wb") as raw, lzma.open(raw, "wt", encoding="utf-8", newline="\n") as stream:
+    with (
+        whole_file(file, "wb") as raw,
+        lzma.open(raw, "wt", encoding="utf-8", newline="\n") as stream,
+    ):
         for path in stores:
             store = Store(path)
             for row in store.rows():
-                stream.write(json.dumps({"store": path.name, **dict(zip(COLUMNS, row, strict=True))}, sort_keys=True, ensure_ascii=False) + "\n")
+                stream.write(
+                    json.dumps(
+                        {"store": path.name, **dict(zip(COLUMNS, row, strict=True))},
+                        sort_keys=True,
+                        ensure_ascii=False,
+                    )
+                    + "\n"
+                )
                 count += 1
             store.close()
     return count
@@ -47,20 +64,35 @@ def lines(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             for number, line in enumerate(stream, start=1):
                 row = json.loads(line)
                 if not re.fullmatch(r"[\w.-]+\.sqlite", row["store"]):
-                    raise UserError(f"{file}:{number}: {row['store']!r} is not the name of a store; export it again")
-                if sha256_text(row["request"]) != row["key"] or digest(row["answer"], row["response"]) != row["sha256"]:
-                    raise UserError(f"{file}:{number}: does not match its hash; fetch the export again")
+                    raise UserError(
+                        f"{file}:{number}: {row['store']!r} is not the name of a store; export it"
+                        " again"
+                    )
+                if (
+                    sha256_text(row["request"]) != row["key"]
+                    or digest(row["answer"], row["response"]) != row["sha256"]
+                ):
+                    raise UserError(
+                        f"{file}:{number}: does not match its hash; fetch the export again"
+                    )
                 yield number, row
     except FileNotFoundError:
         raise UserError(f"{file}: no such file; name an export with FILE=") from None
     except (lzma.LZMAError, EOFError) as error:
-        raise UserError(f"{file}:{number + 1}: expected an export of stores, {error}; fetch it again") from None
+        raise UserError(
+            f"{file}:{number + 1}: expected an export of stores, {error}; fetch it again"
+        ) from None
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file}:{number}: expected a line of an export, found none ({type(error).__name__} {error}); fetch it again") from None
+        raise UserError(
+            f"{file}:{number}: expected a line of an export, found none ({type(error).__name__}"
+            f" {error}); fetch it again"
+        ) from None
 
 
 def take_in(folder: Path, file: Path) -> tuple[int, int]:
-    """Add an export's answers to the stores below `folder`; return how many it holds and how many were new."""
+    """Add an export's answers to the stores below `folder`; return how many it holds and how many
+    were new.
+    """
     rows: dict[str, list[tuple[Any, ...]]] = defaultdict(list)
     for _, row in lines(file):
         rows[row["store"]].append(tuple(row[column] for column in COLUMNS))
@@ -71,7 +103,10 @@ def take_in(folder: Path, file: Path) -> tuple[int, int]:
         other = next((row for row in answers if known.get(row[0], row[4]) != row[4]), None)
         if other is not None:
             store.close()
-            raise UserError(f"{folder / name}: already has another answer to {other[0][:12]}…; import into a fresh results folder")
+            raise UserError(
+                f"{folder / name}: already has another answer to {other[0][:12]}…; import into a"
+                " fresh results folder"
+            )
         new += store.put_rows(answers)
         store.close()
     return sum(map(len, rows.values())), new
@@ -79,9 +114,16 @@ def take_in(folder: Path, file: Path) -> tuple[int, int]:
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and exchange."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=("export", "import"), help="which way")
-    parser.add_argument("--config", nargs="+", required=True, help="configuration files; they say where the results are")
+    parser.add_argument(
+        "--config",
+        nargs="+",
+        required=True,
+        help="configuration files; they say where the results are",
+    )
     parser.add_argument("--file", type=Path, required=True, help="the compressed file")
     args = parser.parse_args(argv)
     folder = Path(resolved(args.config)["pathvars"]["results"]) / "store"
@@ -93,4 +135,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    cli(main)
+    program.run(main)

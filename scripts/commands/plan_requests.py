@@ -1,12 +1,15 @@
-"""Say what the pending requests of a configuration will take before any is sent: requests, tokens, money, GPU-hours, disk.
+"""Say what the pending requests of a configuration will take before any is sent: requests, tokens,
+money, GPU-hours, disk.
 
 Usage: plan_requests.py --config config/paper.yaml [more.yaml …] [--tokenizers DIR]
 
-Each stage's own code runs against a door that sends nothing: a request whose answer is stored is no longer pending, any other gets a stand-in of
-the assumed length, on which the next stage builds. An input that is not there yet is stood in for, too, and marked `assumed`.
-Tokens in are counted with DIR/<model>/tokenizer.json (the teacher's after its fetch), else 4 bytes a token: GPT-4's tokenizer takes 4.4 on
-average and 2.8 to 5.6 in 90 of 100 texts (measured on our prompts, MT-Bench and Self-Instruct's seeds). Low: half the assumed answers, no re-asks.
-High: every answer as long as it may be, every re-ask and round used. Prices: config/prices.yaml, with their dates.
+Each stage's own code runs against a door that sends nothing: a request whose answer is stored is no
+longer pending, any other gets a stand-in of the assumed length, on which the next stage builds. An
+input that is not there yet is stood in for, too, and marked `assumed`. Tokens in are counted with
+DIR/<model>/tokenizer.json (the teacher's after its fetch), else 4 bytes a token: GPT-4's tokenizer
+takes 4.4 on average and 2.8 to 5.6 in 90 of 100 texts (measured on our prompts, MT-Bench and
+Self-Instruct's seeds). Low: half the assumed answers, no re-asks. High: every answer as long as it
+may be, every re-ask and round used. Prices: config/prices.yaml, with their dates.
 """
 
 import argparse
@@ -25,64 +28,105 @@ from tokenizers import Tokenizer
 import generate_evol
 import generate_lamini
 import generate_orca
+from bezoar import program
+from bezoar.data.schemes import prompt_texts, user
+from bezoar.evaluation.mtbench import (
+    judge_messages,
+    read_judge_prompts,
+    read_questions,
+    read_references,
+)
+from bezoar.files import read_jsonl
+from bezoar.llm.answer_store import Store, key_of
+from bezoar.llm.budget import PRICES, budget_of_environment, price_of
+from bezoar.llm.client import Answer, LLMClient, request_of
+from bezoar.training.template import training_text
 from bezoar.workflow import sources
 from bezoar.workflow.configuration import SCHEMA, check, files_of, resolved
-from bezoar.errors import cli
-from bezoar.files import read_jsonl
-from bezoar.llm.client import Answer, Door, request_of
-from bezoar.evaluation.mtbench import judge_messages, read_judge_prompts, read_questions, read_references
-from bezoar.llm.budget import PRICES, budget_of_environment, price_of
-from bezoar.data.schemes import prompt_texts, user
-from bezoar.llm.answer_store import Store, key_of
-from bezoar.training.template import training_text
 from filter_rows import VERDICT, verdict
 
 BYTES_A_TOKEN = 4
-OUT = {"list": 600, "response": 200, "instruction": 60, "evaluator": 2, "verdict": 45, "judgment": 180}  # tokens out [ours], until answers tell
+OUT = {
+    "list": 600,
+    "response": 200,
+    "instruction": 60,
+    "evaluator": 2,
+    "verdict": 45,
+    "judgment": 180,
+}  # tokens out [ours], until answers tell
 MODELS = ("base", "openbezoar-sft", "openbezoar-hh-rlhf-sft", "openbezoar-hh-rlhf-dpo")
 STAND_IN_VERDICT = '{"status": "Accept", "rating": 9, "reason": "a stand-in"}'
 
 
 def filler(seed: str, tokens: int) -> str:
     """Return a text of about so many tokens whose words occur in no other."""
-    words = [hashlib.sha256(f"{seed} {i}".encode()).hexdigest()[:6] for i in range(max(1, tokens * BYTES_A_TOKEN // 7))]
+    words = [
+        hashlib.sha256(f"{seed} {i}".encode()).hexdigest()[:6]
+        for i in range(max(1, tokens * BYTES_A_TOKEN // 7))
+    ]
     return " ".join(words)
 
 
 @dataclass
 class Load:
-    """The pending requests of one stage and one model, in tokens; `low` and `high` are tokens out."""
+    """The pending requests of one stage and one model, in tokens; `low` and `high` are tokens
+    out.
+    """
 
     settings: dict[str, Any]
     assumed: bool = False
     requests: int = 0
     stored: int = 0
     tokens_in: int = 0
-    out: dict[str, float] = field(default_factory=lambda: {"low": 0.0, "expected": 0.0, "high": 0.0})
+    out: dict[str, float] = field(
+        default_factory=lambda: {"low": 0.0, "expected": 0.0, "high": 0.0}
+    )
     most_asks: float = 1.0  # how often a request is sent at most
 
     def money(self, case: str, via: str) -> float | None:
         """Return USD, or None if the model has no price."""
         price = price_of(self.settings["model"])
         asks = self.most_asks if case == "high" else 1.0
-        return None if price is None else asks * price.of(self.tokens_in, self.out[case], via if self.settings["batch"] else "online")
+        return (
+            None
+            if price is None
+            else asks
+            * price.of(self.tokens_in, self.out[case], via if self.settings["batch"] else "online")
+        )
 
 
-class Planner(Door):
-    """A door that sends nothing: it counts what is not stored, and answers with stand-ins of `say(prompt, kind)`."""
+class Planner(LLMClient):
+    """A door that sends nothing: it counts what is not stored, and answers with stand-ins of
+    `say(prompt, kind)`.
+    """
 
-    def __init__(self, load: Load, store: Path, count: Callable[[str], int], say: Callable[[str], tuple[str, str]]) -> None:
+    def __init__(
+        self,
+        load: Load,
+        store: Path,
+        count: Callable[[str], int],
+        say: Callable[[str], tuple[str, str]],
+    ) -> None:
         super().__init__(load.settings, store, 1, None, "replay")
         self.load, self.count, self.say = load, count, say
         self.seen: set[str] = set()
         self.stored = Store(store) if store.is_file() else None
 
-    def _ask(self, prompts: list[list[dict[str, str]]], names: list[str], attempt: int, schema: dict[str, Any] | None) -> list[Answer]:
+    def _ask(
+        self,
+        prompts: list[list[dict[str, str]]],
+        names: list[str],
+        attempt: int,
+        schema: dict[str, Any] | None,
+    ) -> list[Answer]:
         requests = [request_of(self.settings, prompt, attempt, schema) for prompt in prompts]
         keys = [key_of(request) for request in requests]
         known = self.stored.get_many(keys) if self.stored else {}
         self.load.stored += len(known)
-        return [self._checked(known[key]) if key in known else self._pend(key, request) for key, request in zip(keys, requests, strict=True)]
+        return [
+            self._checked(known[key]) if key in known else self._pend(key, request)
+            for key, request in zip(keys, requests, strict=True)
+        ]
 
     def _pend(self, key: str, request: dict[str, Any]) -> Answer:
         text, kind = self.say(request["messages"][-1]["content"])
@@ -90,7 +134,10 @@ class Planner(Door):
             self.seen.add(key)
             most = request["max_tokens"]
             self.load.requests += 1
-            self.load.tokens_in += self.count("\n".join(message["content"] for message in request["messages"]) + (request["prompt_form"] or ""))
+            self.load.tokens_in += self.count(
+                "\n".join(message["content"] for message in request["messages"])
+                + (request["prompt_form"] or "")
+            )
             for case, tokens in {"low": OUT[kind] / 2, "expected": OUT[kind], "high": most}.items():
                 self.load.out[case] += min(tokens, most)
         return Answer("answered", text, {}, self.settings["model"])
@@ -128,96 +175,217 @@ class Plan:
         if item.startswith("prompts/"):
             return Path(item)
         streamed = "hub" in self.registry[item]
-        return self.results / "flan" / f"{item}.jsonl" if streamed else Path(sources.path_of(item, self.registry))
+        return (
+            self.results / "flan" / f"{item}.jsonl"
+            if streamed
+            else Path(sources.path_of(item, self.registry))
+        )
 
-    def door(self, stage: str, store: str, settings: dict[str, Any], say: Callable[[str], tuple[str, str]], assumed: bool) -> Planner:
+    def door(
+        self,
+        stage: str,
+        store: str,
+        settings: dict[str, Any],
+        say: Callable[[str], tuple[str, str]],
+        assumed: bool,
+    ) -> Planner:
         """Return a door that counts under `stage`."""
         load = self.loads.setdefault(stage, Load(settings, assumed))
-        return Planner(load, self.results / "store" / f"{store}.sqlite", counter(settings["model"], self.tokenizers)[0], say)
+        return Planner(
+            load,
+            self.results / "store" / f"{store}.sqlite",
+            counter(settings["model"], self.tokenizers)[0],
+            say,
+        )
 
     def recipe(self, section: str) -> dict[str, Any]:
         """Return a scheme's settings, without a limit on failures."""
-        return {**self.config["generate"][section], "seed": self.config["seed"], "max_failure_share": 1.0}
+        return {
+            **self.config["generate"][section],
+            "seed": self.config["seed"],
+            "max_failure_share": 1.0,
+        }
 
     def lamini(self) -> None:
         """Plan new instructions and their responses."""
-        recipe, files, topics = self.recipe("lamini"), self.paths("alpaca_seeds"), self.paths("topics")
-        seeds = [row["instruction"] for row in read_jsonl(files[0])] if files else [filler(f"seed {i}", 25) for i in range(175)]
-        names = topics[0].read_text(encoding="utf-8").split("\n") if topics else [f"topic {i}" for i in range(100)]
+        recipe, files, topics = (
+            self.recipe("lamini"),
+            self.paths("alpaca_seeds"),
+            self.paths("topics"),
+        )
+        seeds = (
+            [row["instruction"] for row in read_jsonl(files[0])]
+            if files
+            else [filler(f"seed {i}", 25) for i in range(175)]
+        )
+        names = (
+            topics[0].read_text(encoding="utf-8").split("\n")
+            if topics
+            else [f"topic {i}" for i in range(100)]
+        )
 
         def say(prompt: str) -> tuple[str, str]:
             if "<example>" not in prompt:
                 return filler(prompt, OUT["response"]), "response"
-            items = (f"<example>{filler(f'{prompt} {i}', 25)}</example>" for i in range(recipe["instructions_per_call"]))
+            items = (
+                f"<example>{filler(f'{prompt} {i}', 25)}</example>"
+                for i in range(recipe["instructions_per_call"])
+            )
             return "\n".join(items), "list"
 
-        door = self.door("generate lamini", "generate-lamini", self.config["teacher"], say, not (files and topics))
+        door = self.door(
+            "generate lamini",
+            "generate-lamini",
+            self.config["teacher"],
+            say,
+            not (files and topics),
+        )
         texts = prompt_texts(Path("prompts").glob("lamini_*.txt"))
-        self.rows["lamini"], funnel = generate_lamini.make(door, texts, seeds, [name for name in names if name.strip()], recipe)
+        self.rows["lamini"], funnel = generate_lamini.make(
+            door, texts, seeds, [name for name in names if name.strip()], recipe
+        )
         lists, most = funnel.more["asked"], recipe["rounds"] * recipe["calls_per_round"]
         door.load.most_asks = (most + recipe["rows"]) / max(1, lists + len(self.rows["lamini"]))
 
     def evol(self) -> None:
         """Plan the evolutions, their comparisons and their responses."""
         recipe, files = self.recipe("evol"), self.paths("dolly")
-        rows = read_jsonl(files[0]) if files else [
-            {"instruction": filler(f"dolly {i}", 60), "category": f"category {i % 8}"} for i in range(8 * recipe["seeds_per_category"])
-        ]  # fmt: skip
+        rows = (
+            read_jsonl(files[0])
+            if files
+            else [
+                {"instruction": filler(f"dolly {i}", 60), "category": f"category {i % 8}"}
+                for i in range(8 * recipe["seeds_per_category"])
+            ]
+        )
 
         def say(prompt: str) -> tuple[str, str]:
             asks = "instruction:" in prompt.lower()
-            return filler(prompt, OUT["instruction" if asks else "response"]), "instruction" if asks else "response"
+            return filler(prompt, OUT["instruction" if asks else "response"]), (
+                "instruction" if asks else "response"
+            )
 
         door = self.door("generate evol", "generate-evol", self.config["teacher"], say, not files)
-        judge = self.door("generate evol: evaluator", "generate-evol-evaluator", recipe["evaluator"], lambda _: ("Different", "evaluator"), not files)
+        judge = self.door(
+            "generate evol: evaluator",
+            "generate-evol-evaluator",
+            recipe["evaluator"],
+            lambda _: ("Different", "evaluator"),
+            not files,
+        )
         judge.load.most_asks = recipe["evaluator_attempts"]
         texts = prompt_texts(Path("prompts").glob("evol_*.txt"))
-        self.rows["evol"], _ = generate_evol.evolve(door, judge, texts, generate_evol.pools(rows, recipe), recipe)
+        self.rows["evol"], _ = generate_evol.evolve(
+            door, judge, texts, generate_evol.pools(rows, recipe), recipe
+        )
 
     def orca(self) -> None:
         """Plan the explanations."""
         recipe, files = self.recipe("orca"), self.paths("flan")
-        door = self.door("generate orca", "generate-orca", self.config["teacher"], lambda p: (filler(p, OUT["response"]), "response"), not files)
-        messages = yaml.safe_load(Path("prompts/orca_system_messages.yaml").read_text(encoding="utf-8"))
+        door = self.door(
+            "generate orca",
+            "generate-orca",
+            self.config["teacher"],
+            lambda p: (filler(p, OUT["response"]), "response"),
+            not files,
+        )
+        messages = yaml.safe_load(
+            Path("prompts/orca_system_messages.yaml").read_text(encoding="utf-8")
+        )
         if files:
             self.rows["orca"], _ = generate_orca.make(door, files, messages, recipe)
         else:
             asked = [filler(f"flan {i}", 80) for i in range(sum(recipe["quotas"].values()))]
-            answers = door.ask([user(text, messages[1 + i % 16]) for i, text in enumerate(asked)], asked)
-            self.rows["orca"] = [{"inputs": text, "explained_targets": answer.text, "system_message": ""}
-                                 for text, answer in zip(asked, answers, strict=True)]  # fmt: skip
+            answers = door.ask(
+                [user(text, messages[1 + i % 16]) for i, text in enumerate(asked)], asked
+            )
+            self.rows["orca"] = [
+                {"inputs": text, "explained_targets": answer.text, "system_message": ""}
+                for text, answer in zip(asked, answers, strict=True)
+            ]
 
     def filter(self) -> None:
         """Plan the verdicts, on the generated rows or on stand-ins for them."""
-        settings, template = self.config["filter"], prompt_texts([Path("prompts/filter.txt")])["filter"]
+        settings, template = (
+            self.config["filter"],
+            prompt_texts([Path("prompts/filter.txt")])["filter"],
+        )
         for scheme in self.rows:
             path = self.results / "generate" / f"{scheme}.jsonl"
             rows = read_jsonl(path) if path.is_file() else self.rows[scheme]
-            door = self.door(f"filter {scheme}", f"filter-{scheme}", settings["rater"], lambda _: (STAND_IN_VERDICT, "verdict"), not path.is_file())
+            door = self.door(
+                f"filter {scheme}",
+                f"filter-{scheme}",
+                settings["rater"],
+                lambda _: (STAND_IN_VERDICT, "verdict"),
+                not path.is_file(),
+            )
             door.load.most_asks = settings["attempts"]
             texts = [training_text(row) for row in rows]
-            prompts = [user(template.format(instruction=instruction, response=response)) for instruction, _, response in texts]
-            door.ask_until(prompts, [str(i) for i in range(len(rows))], verdict, settings["attempts"], VERDICT)
+            prompts = [
+                user(template.format(instruction=instruction, response=response))
+                for instruction, _, response in texts
+            ]
+            door.ask_until(
+                prompts, [str(i) for i in range(len(rows))], verdict, settings["attempts"], VERDICT
+            )
 
     def judge(self) -> None:
         """Plan the judgments of every model's answers to MT-Bench."""
-        settings, files, references = self.config["mtbench"]["judgments"], self.paths("mt_bench_questions"), self.paths("mt_bench_references")
-        questions = read_questions(files[0]) if files else [
-            {"question_id": i, "category": "math" if i % 3 == 0 else "writing", "turns": [filler(f"q {i} {t}", 60) for t in "12"]} for i in range(80)
-        ]  # fmt: skip
-        right = read_references(references[0]) if references else {q["question_id"]: [filler("r", 150)] * 2 for q in questions}
+        settings, files, references = (
+            self.config["mtbench"]["judgments"],
+            self.paths("mt_bench_questions"),
+            self.paths("mt_bench_references"),
+        )
+        questions = (
+            read_questions(files[0])
+            if files
+            else [
+                {
+                    "question_id": i,
+                    "category": "math" if i % 3 == 0 else "writing",
+                    "turns": [filler(f"q {i} {t}", 60) for t in "12"],
+                }
+                for i in range(80)
+            ]
+        )
+        right = (
+            read_references(references[0])
+            if references
+            else {q["question_id"]: [filler("r", 150)] * 2 for q in questions}
+        )
         prompts_file = self.paths("mt_bench_judge_prompts") or [Path("prompts/judge_prompts.jsonl")]
         prompts = read_judge_prompts(prompts_file[0])
         for model in MODELS:
             path = self.results / "mtbench" / model / "answers.jsonl"
-            known = {row["question_id"]: row["choices"][0]["turns"] for row in read_jsonl(path)} if path.is_file() else {}
-            door = self.door("judge", f"judge-{model}", settings["judge"], lambda _: ("Rating: [[5]]", "judgment"), not path.is_file())
+            known = (
+                {row["question_id"]: row["choices"][0]["turns"] for row in read_jsonl(path)}
+                if path.is_file()
+                else {}
+            )
+            door = self.door(
+                "judge",
+                f"judge-{model}",
+                settings["judge"],
+                lambda _: ("Rating: [[5]]", "judgment"),
+                not path.is_file(),
+            )
             asked = []
             for question in questions:
                 number = question["question_id"]
-                answers = known.get(number) or [filler(f"{model} {number} {turn}", 200) for turn in (1, 2)]
+                answers = known.get(number) or [
+                    filler(f"{model} {number} {turn}", 200) for turn in (1, 2)
+                ]
                 for turn in (1, 2):
-                    asked.append(judge_messages(prompts, question, answers, right.get(number) or question.get("reference"), turn)[1])
+                    asked.append(
+                        judge_messages(
+                            prompts,
+                            question,
+                            answers,
+                            right.get(number) or question.get("reference"),
+                            turn,
+                        )[1]
+                    )
             for repeat in range(settings["repeats"]):
                 door.ask(asked, [str(i) for i in range(len(asked))], repeat)
 
@@ -225,7 +393,10 @@ class Plan:
 def table(plan: Plan, via: str) -> list[str]:
     """Return the lines to print."""
     entries = yaml.safe_load(Path(os.environ.get("PRICES") or PRICES).read_text(encoding="utf-8"))
-    lines = [f"{'stage':28}{'pending':>9}{'stored':>8}{'in':>12}{'out':>12}{'USD low':>10}{'expected':>10}{'high':>10}{'GPU-h':>8}{'MB':>7}"]
+    lines = [
+        f"{'stage':28}{'pending':>9}{'stored':>8}{'in':>12}{'out':>12}"
+        f"{'USD low':>10}{'expected':>10}{'high':>10}{'GPU-h':>8}{'MB':>7}"
+    ]
     total = {"low": 0.0, "expected": 0.0, "high": 0.0}
     for stage, load in plan.loads.items():
         usd = {case: load.money(case, via) for case in total}
@@ -234,28 +405,57 @@ def table(plan: Plan, via: str) -> list[str]:
         entry = entries["models"].get(load.settings["model"]) or {}
         speed = entry.get("tokens_a_second")
         hours = f"{load.out['expected'] / speed / 3600 * entry['gpus']:.1f}" if speed else "-"
-        megabytes = (load.tokens_in + 2 * load.out["expected"]) * BYTES_A_TOKEN / 1e6  # a store holds the request once, the answer's text twice
-        money = "".join(f"{'no price' if amount is None else f'{amount:.2f}':>10}" for amount in usd.values())
-        lines.append(f"{stage + (' *' if load.assumed else ''):28}{load.requests:>9,}{load.stored:>8,}{load.tokens_in:>12,}"
-                     f"{load.out['expected']:>12,.0f}{money}{hours:>8}{megabytes:>7.0f}")  # fmt: skip
+        # A store holds the request once, the answer's text twice.
+        megabytes = (load.tokens_in + 2 * load.out["expected"]) * BYTES_A_TOKEN / 1e6
+        money = "".join(
+            f"{'no price' if amount is None else f'{amount:.2f}':>10}" for amount in usd.values()
+        )
+        lines.append(
+            f"{stage + (' *' if load.assumed else ''):28}{load.requests:>9,}{load.stored:>8,}"
+            f"{load.tokens_in:>12,}{load.out['expected']:>12,.0f}{money}{hours:>8}{megabytes:>7.0f}"
+        )
     lines.append(f"{'all':28}{'':49}" + "".join(f"{amount:>10.2f}" for amount in total.values()))
     lines.append("* on inputs that are not there yet: stand-ins of assumed number and length")
     for model in dict.fromkeys(load.settings["model"] for load in plan.loads.values()):
         entry = entries["models"].get(model)
-        exact = "its own tokenizer" if counter(model, plan.tokenizers)[1] else f"{BYTES_A_TOKEN} bytes a token (texts vary by a third)"
-        price = f"{entry['input']:g}/{entry['output']:g} USD a million tokens in/out, {entries['date']}, {entry['verified']}" if entry else "no price"
+        exact = (
+            "its own tokenizer"
+            if counter(model, plan.tokenizers)[1]
+            else f"{BYTES_A_TOKEN} bytes a token (texts vary by a third)"
+        )
+        price = (
+            f"{entry['input']:g}/{entry['output']:g} USD a million tokens in/out,"
+            f" {entries['date']}, {entry['verified']}"
+            if entry
+            else "no price"
+        )
         lines.append(f"{model}: {exact}; {price}")
     budget = budget_of_environment()
-    lines.append(f"BUDGET_USD={budget:g}" if budget is not None else "BUDGET_USD is not set: nothing stops the run")
+    lines.append(
+        f"BUDGET_USD={budget:g}"
+        if budget is not None
+        else "BUDGET_USD is not set: nothing stops the run"
+    )
     return lines
 
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and plan."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", nargs="+", required=True, help="configuration files, the later over the earlier")
-    parser.add_argument("--tokenizers", type=Path, default=Path("data/tokenizers"), help="folder of <model>/tokenizer.json")
-    parser.add_argument("--batch", action="store_true", help="at the price of the batch APIs, where a model has one")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--config", nargs="+", required=True, help="configuration files, the later over the earlier"
+    )
+    parser.add_argument(
+        "--tokenizers",
+        type=Path,
+        default=Path("data/tokenizers"),
+        help="folder of <model>/tokenizer.json",
+    )
+    parser.add_argument(
+        "--batch", action="store_true", help="at the price of the batch APIs, where a model has one"
+    )
     args = parser.parse_args(argv)
     config = resolved(args.config)
     check(config, SCHEMA, files_of(args.config))
@@ -263,8 +463,12 @@ def main(argv: list[str] | None = None) -> None:
     with contextlib.redirect_stdout(io.StringIO()):  # the stages' own progress
         for stage in (plan.lamini, plan.evol, plan.orca, plan.filter, plan.judge):
             stage()
-    print("\n".join(table(plan, "batch" if args.batch or os.environ.get("MODE") == "batch" else "online")))
+    print(
+        "\n".join(
+            table(plan, "batch" if args.batch or os.environ.get("MODE") == "batch" else "online")
+        )
+    )
 
 
 if __name__ == "__main__":
-    cli(main)
+    program.run(main)

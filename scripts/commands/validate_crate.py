@@ -1,9 +1,11 @@
-"""Validate ro-crate-metadata.json with roc-validator, without a network. Runs in .venv-crate (`make crate`), not in the workflow's environment.
+"""Validate ro-crate-metadata.json with roc-validator, without a network. Runs in .venv-crate (`make
+crate`), not in the workflow's environment.
 
 Usage: validate_crate.py DIRECTORY [--severity required|recommended|optional]
 
-The validator reads the RO-Crate 1.1 context from its address. Here that address is answered from the copy inside the pinned `rocrate`
-package, and no other is: the crate spells the workflow-run terms out.
+The validator reads the RO-Crate 1.1 context from its address. Here that address is answered from
+the copy inside the pinned `rocrate` package, and no other is: the crate spells the workflow-run
+terms out.
 
 Exit status: 0 valid · 1 not valid, a line for each finding · 2 it could not be done.
 """
@@ -15,13 +17,16 @@ from importlib import resources
 from io import BytesIO
 from pathlib import Path
 
-from bezoar.errors import UserError, cli
+from bezoar import program
+from bezoar.errors import UserError
 
 PROFILE, CONTEXT = "provenance-run-crate", "https://w3id.org/ro/crate/1.1/context"
 
 
 def keep_context(cache: Path) -> None:
-    """Put the RO-Crate context into the validator's HTTP cache, as if it had been fetched; raise `UserError` if the package holds another."""
+    """Put the RO-Crate context into the validator's HTTP cache, as if it had been fetched; raise
+    `UserError` if the package holds another.
+    """
     from requests import PreparedRequest, Response
     from requests.adapters import HTTPAdapter
     from requests_cache import CachedSession
@@ -29,11 +34,19 @@ def keep_context(cache: Path) -> None:
 
     text = resources.files("rocrate").joinpath("data/ro-crate.jsonld").read_bytes()
     if CONTEXT.encode() not in text[:200]:
-        raise UserError(f"rocrate: its context is not {CONTEXT}; pin another version in envs/crate.in")
+        raise UserError(
+            f"rocrate: its context is not {CONTEXT}; pin another version in envs/crate.in"
+        )
 
     class Packaged(HTTPAdapter):
         def send(self, request: PreparedRequest, *_: object, **__: object) -> Response:
-            body = HTTPResponse(BytesIO(text), {"Content-Type": "application/ld+json"}, 200, preload_content=False, request_url=CONTEXT)
+            body = HTTPResponse(
+                BytesIO(text),
+                {"Content-Type": "application/ld+json"},
+                200,
+                preload_content=False,
+                request_url=CONTEXT,
+            )
             return self.build_response(request, body)
 
     session = CachedSession(str(cache), backend="sqlite", expire_after=-1)
@@ -43,7 +56,9 @@ def keep_context(cache: Path) -> None:
 
 
 def findings(folder: Path, severity: str) -> list[str]:
-    """Return a line for each requirement of the profile, and of those it rests on, that the crate does not meet."""
+    """Return a line for each requirement of the profile, and of those it rests on, that the crate
+    does not meet.
+    """
     from rocrate_validator import services
     from rocrate_validator.models import Severity, ValidationSettings
 
@@ -52,28 +67,45 @@ def findings(folder: Path, severity: str) -> list[str]:
         place = Path(cache) / "crate"  # the validator takes no path with a space in it
         place.symlink_to(folder.resolve(), target_is_directory=True)
         settings = ValidationSettings(
-            rocrate_uri=str(place), profile_identifier=PROFILE, requirement_severity=getattr(Severity, severity.upper()), offline=True,
+            rocrate_uri=str(place),
+            profile_identifier=PROFILE,
+            requirement_severity=getattr(Severity, severity.upper()),
+            offline=True,
             cache_path=Path(cache) / "http",
-        )  # fmt: skip
+        )
         result = services.validate(settings)
     return sorted(
-        {f"{issue.check.identifier}: {issue.violatingEntity or ''} {issue.message}" for issue in result.get_issues(settings.requirement_severity)}
+        {
+            f"{issue.check.identifier}: {issue.violatingEntity or ''} {issue.message}"
+            for issue in result.get_issues(settings.requirement_severity)
+        }
     )
 
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and validate."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path, help="directory with ro-crate-metadata.json")
-    parser.add_argument("--severity", choices=["required", "recommended", "optional"], default="required")
+    parser.add_argument(
+        "--severity", choices=["required", "recommended", "optional"], default="required"
+    )
     args = parser.parse_args(argv)
     if not (args.folder / "ro-crate-metadata.json").is_file():
-        raise UserError(f"{args.folder}/ro-crate-metadata.json: no such file; `make crate` writes it")
+        raise UserError(
+            f"{args.folder}/ro-crate-metadata.json: no such file; `make crate` writes it"
+        )
     os.environ["ROCRATE_VALIDATOR_AUTO_WARM"] = "0"
     found = findings(args.folder, args.severity)
-    print(*found, f"{args.folder}: {'valid' if not found else f'{len(found)} findings'} ({PROFILE}, {args.severity})", sep="\n")
+    print(
+        *found,
+        f"{args.folder}: {'valid' if not found else f'{len(found)} findings'} ({PROFILE},"
+        f" {args.severity})",
+        sep="\n",
+    )
     raise SystemExit(bool(found))
 
 
 if __name__ == "__main__":
-    cli(main)
+    program.run(main)

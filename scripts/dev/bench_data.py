@@ -1,11 +1,15 @@
-"""Measure deduplication and contamination search on synthetic rows, beside datasketch used naively and text-dedup, in one run.
+"""Measure deduplication and contamination search on synthetic rows, beside datasketch used naively
+and text-dedup, in one run.
 
-Usage: bench_data.py [--rows 10000 100000 1000000] [--peer-rows 10000 100000] [--repeats 3] [--peers .venv-bench] [--output docs/benchmarks.md]
+Usage: bench_data.py [--rows 10000 100000 1000000] [--peer-rows 10000 100000] [--repeats 3] [--peers
+.venv-bench] [--output docs/benchmarks.md]
 
-Rows have 8 to 60 invented words by Zipf's law; a tenth repeats an earlier row, half of those with one word changed. The evaluation has 20,000
-texts of the same words, a thousandth of the rows holds one of them. Every measurement is a process of its own that reads the rows from a file;
-its time is from start to end without reading, its memory the largest resident set of it and its children. Sizes above --peer-rows are not asked of
-the peers, whose growth is shown by what they are asked. Repeats are for the smallest size; their spread is printed.
+Rows have 8 to 60 invented words by Zipf's law; a tenth repeats an earlier row, half of those with
+one word changed. The evaluation has 20,000 texts of the same words, a thousandth of the rows holds
+one of them. Every measurement is a process of its own that reads the rows from a file; its time is
+from start to end without reading, its memory the largest resident set of it and its children. Sizes
+above --peer-rows are not asked of the peers, whose growth is shown by what they are asked. Repeats
+are for the smallest size; their spread is printed.
 
 The table replaces the section `## Data` of --output.
 """
@@ -28,16 +32,20 @@ from typing import Any
 
 import find_contamination
 import find_duplicates
-from bench_door import peak_mib, replace_section
-from bezoar.workflow.configuration import resolved
-from bezoar.errors import UserError, cli
-from bezoar.files import read_jsonl, write_jsonl
+from bench_client import peak_mib, replace_section
+from bezoar import program
 from bezoar.data.texts import words_of
+from bezoar.errors import UserError
+from bezoar.files import read_jsonl, write_jsonl
+from bezoar.workflow.configuration import resolved
 from generate_lamini import Kept
 from plant_data import sampler
 
 EVALUATION = 20_000
-ROUGE, MOST_ROUGE = "near-duplicates by ROUGE-L", 100_000  # LaMini's own rule; every kept row is a candidate for every new one
+ROUGE, MOST_ROUGE = (
+    "near-duplicates by ROUGE-L",
+    100_000,
+)  # LaMini's own rule; every kept row is a candidate for every new one
 NAIVE = """
 import json, resource, sys, time
 from datasketch import MinHash, MinHashLSH
@@ -56,12 +64,22 @@ print(json.dumps({"seconds": time.perf_counter() - started, "found": pairs,
 
 
 def make_rows(count: int, folder: Path) -> Path:
-    """Write rows (instruction, response, text) and evaluation texts, each once; return the rows' path."""
+    """Write rows (instruction, response, text) and evaluation texts, each once; return the rows'
+    path.
+    """
     path = folder / f"rows-{count}.jsonl"
     chance = random.Random(0)
     stream = sampler(chance)
-    evaluation = [" ".join(itertools.islice(stream, chance.randint(8, 60))) for _ in range(EVALUATION)]
-    write_jsonl(folder / "items.jsonl", [{"task": "t", "item": i, "part": "question", "text": text} for i, text in enumerate(evaluation)])
+    evaluation = [
+        " ".join(itertools.islice(stream, chance.randint(8, 60))) for _ in range(EVALUATION)
+    ]
+    write_jsonl(
+        folder / "items.jsonl",
+        [
+            {"task": "t", "item": i, "part": "question", "text": text}
+            for i, text in enumerate(evaluation)
+        ],
+    )
 
     def rows() -> Any:
         recent: list[list[str]] = []
@@ -72,7 +90,11 @@ def make_rows(count: int, folder: Path) -> Path:
                 if number % 20 == 9:
                     words[chance.randrange(len(words))] = next(stream)
             recent = [*recent[-999:], words]
-            response = chance.choice(evaluation) if number % 1000 == 0 else " ".join(itertools.islice(stream, 20))
+            response = (
+                chance.choice(evaluation)
+                if number % 1000 == 0
+                else " ".join(itertools.islice(stream, 20))
+            )
             yield {"instruction": " ".join(words), "response": response, "text": " ".join(words)}
 
     write_jsonl(path, rows())
@@ -97,26 +119,66 @@ def own(kind: str, path: Path) -> dict[str, Any]:
             classes.add("rows", number, row["instruction"])
         found = len({line["row"] for line in find_duplicates.duplicates(classes, recipe)})
     else:
-        lines = find_contamination.matches(find_contamination.Items(items, recipe), rows, "rows", recipe)
+        lines = find_contamination.matches(
+            find_contamination.Items(items, recipe), rows, "rows", recipe
+        )
         found = len({line["row"] for line in lines if line["contaminated"]})
     seconds = time.perf_counter() - started
     return {"seconds": seconds, "found": found, "bytes": peak_mib() * 2**20}
 
 
 def text_dedup(path: Path, python: Path) -> dict[str, Any]:
-    """Measure text-dedup's MinHash on two processes, by its own clock; its memory is the largest of its processes'."""
+    """Measure text-dedup's MinHash on two processes, by its own clock; its memory is the largest of
+    its processes'.
+    """
     with tempfile.TemporaryDirectory() as scratch:
-        command = [str(python), "-m", "text_dedup.minhash", "--path", "json", "--data_files", str(path), "--split", "train", "--column", "text",
-                   "--ngram", "2", "--num_perm", "128", "--b", "32", "--r", "4", "--threshold", "0.7", "--num_proc", "2",
-                   "--output", f"{scratch}/out", "--cache_dir", f"{scratch}/cache"]  # fmt: skip
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "200"})
+        command = [
+            str(python),
+            "-m",
+            "text_dedup.minhash",
+            "--path",
+            "json",
+            "--data_files",
+            str(path),
+            "--split",
+            "train",
+            "--column",
+            "text",
+            "--ngram",
+            "2",
+            "--num_perm",
+            "128",
+            "--b",
+            "32",
+            "--r",
+            "4",
+            "--threshold",
+            "0.7",
+            "--num_proc",
+            "2",
+            "--output",
+            f"{scratch}/out",
+            "--cache_dir",
+            f"{scratch}/cache",
+        ]
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "COLUMNS": "200"},
+        )
     said = done.stdout + done.stderr
     times = {name: float(value) for name, value in re.findall(r"(\w+)\s+: ([\d.]+)s", said)}
     kept = re.findall(r"(?:Before|After)\s+: (\d+)", said)
     if done.returncode or "Total" not in times or len(kept) != 2:
         raise UserError(f"text-dedup failed: {said[-300:]}")
     size = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-    return {"seconds": times["Total"] - times["Loading"], "found": int(kept[0]) - int(kept[1]), "bytes": size}
+    return {
+        "seconds": times["Total"] - times["Loading"],
+        "found": int(kept[0]) - int(kept[1]),
+        "bytes": size,
+    }
 
 
 def measure(tool: str, path: Path, peers: Path) -> dict[str, Any]:
@@ -133,43 +195,79 @@ def measure(tool: str, path: Path, peers: Path) -> dict[str, Any]:
 def section(results: list[dict[str, Any]], command: str) -> str:
     """Return the text of the section."""
     lines = [
-        f"`{command}`, {datetime.date.today()}, {platform.machine()} with {os.cpu_count()} cores, Python {platform.python_version()}; "
-        f"load average at the end {os.getloadavg()[0]:.1f}.", "",
-        "| search | rows | seconds | spread of repeats | µs a row | peak MiB | rows found |", "|---|---|---|---|---|---|---|",
-    ]  # fmt: skip
+        (
+            f"`{command}`, {datetime.date.today()}, {platform.machine()} with {os.cpu_count()}"
+            f" cores, Python {platform.python_version()}; load average at the end"
+            f" {os.getloadavg()[0]:.1f}."
+        ),
+        "",
+        "| search | rows | seconds | spread of repeats | µs a row | peak MiB | rows found |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for r in results:
-        spread = f"{min(r['all']):.1f} – {max(r['all']):.1f}, n = {len(r['all'])}" if len(r["all"]) > 1 else "one run"
-        lines.append(f"| {r['tool']} | {r['rows']:,} | {r['seconds']:.1f} | {spread} | {r['seconds'] / r['rows'] * 1e6:.0f} | "
-                     f"{r['bytes'] / 2**20:,.0f} | {r['found']:,} |")  # fmt: skip
+        spread = (
+            f"{min(r['all']):.1f} – {max(r['all']):.1f}, n = {len(r['all'])}"
+            if len(r["all"]) > 1
+            else "one run"
+        )
+        lines.append(
+            f"| {r['tool']} | {r['rows']:,} | {r['seconds']:.1f} | {spread} |"
+            f" {r['seconds'] / r['rows'] * 1e6:.0f} | {r['bytes'] / 2**20:,.0f} | {r['found']:,} |"
+        )
     return "\n".join(lines) + "\n"
 
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and measure."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000, 1_000_000], help="sizes for this project")
-    parser.add_argument("--peer-rows", type=int, nargs="+", default=[10_000, 100_000], help="sizes for the peers")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--rows",
+        type=int,
+        nargs="+",
+        default=[10_000, 100_000, 1_000_000],
+        help="sizes for this project",
+    )
+    parser.add_argument(
+        "--peer-rows", type=int, nargs="+", default=[10_000, 100_000], help="sizes for the peers"
+    )
     parser.add_argument("--repeats", type=int, default=3, help="runs at the smallest size")
-    parser.add_argument("--peers", type=Path, default=Path(".venv-bench"), help="environment of the peers")
+    parser.add_argument(
+        "--peers", type=Path, default=Path(".venv-bench"), help="environment of the peers"
+    )
     parser.add_argument("--output", type=Path, help="page whose section is replaced")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("path", type=Path, nargs="?", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.one:
         python = args.peers / "bin" / "python"
-        print(json.dumps(text_dedup(args.path, python) if args.one == "text-dedup" else own(args.one, args.path)))
+        print(
+            json.dumps(
+                text_dedup(args.path, python)
+                if args.one == "text-dedup"
+                else own(args.one, args.path)
+            )
+        )
         return
     results = []
     with tempfile.TemporaryDirectory() as folder:
         for count in sorted({*args.rows, *args.peer_rows}):
             path = make_rows(count, Path(folder))
-            tools = [*(["duplicates", "contamination"] if count in args.rows else []),
-                     *([ROUGE] if count in args.rows and count <= MOST_ROUGE else []),
-                     *(["datasketch, naively", "text-dedup"] if count in args.peer_rows else [])]  # fmt: skip
+            tools = [
+                *(["duplicates", "contamination"] if count in args.rows else []),
+                *([ROUGE] if count in args.rows and count <= MOST_ROUGE else []),
+                *(["datasketch, naively", "text-dedup"] if count in args.peer_rows else []),
+            ]
             for tool in tools:
-                runs = [measure(tool, path, args.peers) for _ in range(args.repeats if count == min(args.rows) else 1)]
+                runs = [
+                    measure(tool, path, args.peers)
+                    for _ in range(args.repeats if count == min(args.rows) else 1)
+                ]
                 middle = sorted(runs, key=lambda run: run["seconds"])[len(runs) // 2]
-                results.append({"tool": tool, "rows": count, **middle, "all": [run["seconds"] for run in runs]})
+                results.append(
+                    {"tool": tool, "rows": count, **middle, "all": [run["seconds"] for run in runs]}
+                )
                 print(results[-1], flush=True)
     text = section(results, f"python scripts/dev/bench_data.py {' '.join(sys.argv[1:])}".strip())
     print(text)
@@ -178,4 +276,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    cli(main)
+    program.run(main)

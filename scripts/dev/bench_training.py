@@ -1,12 +1,16 @@
-"""Measure SFT and DPO beside TRL and LLaMA-Factory, QLoRA over one small base: tokens a second, memory, and the loss all must reach.
+"""Measure SFT and DPO beside TRL and LLaMA-Factory, QLoRA over one small base: tokens a second,
+memory, and the loss all must reach.
 
-Usage: bench_training.py [--repeats 3] [--output docs/benchmarks.md] [--factory .venv-bench-training/bin/python] [--small]
+Usage: bench_training.py [--repeats 3] [--output docs/benchmarks.md] [--factory
+.venv-bench-training/bin/python] [--small]
 
-A base of the rehearsal's kind (hidden 256, 4 layers, vocabulary 1,536) is pretrained for some steps in a temporary directory, so that its loss can
-move; rows are cut from the world's text, as many and as long as `SHAPES` says. Each run is a process of its own (bench_training_run.py), in turns,
-on two threads: same rows, global batch, steps, learning rates, LoRA. Time is that of the steps, plus DPO's reference; evaluation is outside.
-Afterwards one program measures the loss of every adapter on the same held-out rows. A line is void unless the median of its repeats is within
-`TOLERANCE` of ours, as a share of what ours learnt. Repeats differ in the seed.
+A base of the rehearsal's kind (hidden 256, 4 layers, vocabulary 1,536) is pretrained for some steps
+in a temporary directory, so that its loss can move; rows are cut from the world's text, as many and
+as long as `SHAPES` says. Each run is a process of its own (bench_training_run.py), in turns, on two
+threads: same rows, global batch, steps, learning rates, LoRA. Time is that of the steps, plus DPO's
+reference; evaluation is outside. Afterwards one program measures the loss of every adapter on the
+same held-out rows. A line is void unless the median of its repeats is within `TOLERANCE` of ours,
+as a share of what ours learnt. Repeats differ in the seed.
 """
 
 import argparse
@@ -24,52 +28,117 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench_door import _processor, replace_section
+from bench_client import _processor, replace_section
 from bench_evaluation import run
-from bezoar.workflow.configuration import resolved
-from bezoar.errors import UserError, cli
+from bezoar import program
+from bezoar.errors import UserError
 from bezoar.files import canonical, read_jsonl, write_jsonl
 from bezoar.rehearsal.world import COURTESY
+from bezoar.workflow.configuration import resolved
 
 SCRIPTS = Path(__file__).parent
 TEMPLATE = "prompts/chat_template.json"
 TOLERANCE = 0.1
-THREADS = {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE"}  # threads that wait spinning would count as work, and slow down everything else
-PRETRAIN = {"vocabulary_size": 1536, "hidden_size": 256, "layers": 4, "heads": 4, "mlp_size": 704, "context": 512, "window": 128, "batch_size": 16,
-            "steps": 100, "learning_rate": 0.004, "warmup_steps": 10, "weight_decay": 0.1, "checkpoint_steps": 1000, "seed": 0}  # fmt: skip
+THREADS = {
+    "OMP_NUM_THREADS": "2",
+    "OMP_WAIT_POLICY": "PASSIVE",
+}  # threads that wait spinning would count as work, and slow down everything else
+PRETRAIN = {
+    "vocabulary_size": 1536,
+    "hidden_size": 256,
+    "layers": 4,
+    "heads": 4,
+    "mlp_size": 704,
+    "context": 512,
+    "window": 128,
+    "batch_size": 16,
+    "steps": 100,
+    "learning_rate": 0.004,
+    "warmup_steps": 10,
+    "weight_decay": 0.1,
+    "checkpoint_steps": 1000,
+    "seed": 0,
+}
 # Tokens of a row, of a part of a pair: median and spread of a lognormal, least, most.
 SHAPES: dict[str, dict[str, Any]] = {
-    "LaMini-like": {"rows": 480, "row": (60, 0.5, 40, 256), "max_length": 256, "batch_size": 32, "micro_batch_size": 8},
-    "HH-like": {"rows": 144, "prompt": (110, 0.7, 40, 300), "answer": (70, 0.7, 12, 200), "max_length": 512, "batch_size": 16, "micro_batch_size": 4},
+    "LaMini-like": {
+        "rows": 480,
+        "row": (60, 0.5, 40, 256),
+        "max_length": 256,
+        "batch_size": 32,
+        "micro_batch_size": 8,
+    },
+    "HH-like": {
+        "rows": 144,
+        "prompt": (110, 0.7, 40, 300),
+        "answer": (70, 0.7, 12, 200),
+        "max_length": 512,
+        "batch_size": 16,
+        "micro_batch_size": 4,
+    },
 }
 RECIPE = {
-    "lora": {"r": 16, "alpha": 16, "dropout": 0.05, "targets": ["q_proj", "k_proj", "v_proj"]}, "epochs": 1, "learning_rate": 0.003,
-    "micro_batch_size": 8, "schedule": "linear", "warmup_steps": 4, "optimizer": "paged_adamw_8bit", "weight_decay": 0.0, "max_grad_norm": 1.0,
-    "validation_share": 0.2, "validation_seed": 42, "keep_best": False, "completion_only": False, "gradient_checkpointing": False,
-    "resident": True, "threads": 2, "beta": 0.1, "max_prompt_length": 512, "reference_batch_size": 16, "min_accuracy": 0.0, "max_chosen_drop": 1e9,
-}  # fmt: skip
+    "lora": {"r": 16, "alpha": 16, "dropout": 0.05, "targets": ["q_proj", "k_proj", "v_proj"]},
+    "epochs": 1,
+    "learning_rate": 0.003,
+    "micro_batch_size": 8,
+    "schedule": "linear",
+    "warmup_steps": 4,
+    "optimizer": "paged_adamw_8bit",
+    "weight_decay": 0.0,
+    "max_grad_norm": 1.0,
+    "validation_share": 0.2,
+    "validation_seed": 42,
+    "load_best_model_at_end": False,
+    "completion_only": False,
+    "gradient_checkpointing": False,
+    "cache_dequantized": True,
+    "threads": 2,
+    "beta": 0.1,
+    "max_prompt_length": 512,
+    "reference_batch_size": 16,
+    "min_accuracy": 0.0,
+    "max_chosen_drop": 1e9,
+}
 PLAIN = {"gradient_checkpointing": False, "train_sampling_strategy": "group_by_length"}
 BEST = PLAIN | {"model_init_kwargs": {"dtype": "bfloat16", "attn_implementation": "eager"}}
 WAYS: dict[str, dict[str, dict[str, Any]]] = {
     "sft": {
         "ours": {"way": "ours"},
-        "ours, not resident": {"way": "ours", "recipe": {"resident": False}},
+        "ours, not resident": {"way": "ours", "recipe": {"cache_dequantized": False}},
         "TRL, defaults": {"way": "trl"},
         "TRL, grouped by length": {"way": "trl", "settings": BEST},
-        "TRL, packed": {"way": "trl", "settings": BEST | {"train_sampling_strategy": "random", "packing": True, "per_device_train_batch_size": 1}},
+        "TRL, packed": {
+            "way": "trl",
+            "settings": (
+                BEST
+                | {
+                    "train_sampling_strategy": "random",
+                    "packing": True,
+                    "per_device_train_batch_size": 1,
+                }
+            ),
+        },
         "LLaMA-Factory, defaults": {"way": "factory"},
-        "LLaMA-Factory, tuned": {"way": "factory", "settings": PLAIN | {"disable_gradient_checkpointing": True}},
+        "LLaMA-Factory, tuned": {
+            "way": "factory",
+            "settings": PLAIN | {"disable_gradient_checkpointing": True},
+        },
     },
     "dpo": {
         "ours, first run": {"way": "ours", "scored": True},
         "ours, second run": {"way": "ours"},
         "TRL, defaults": {"way": "trl"},
         "TRL, reference first": {"way": "trl", "settings": {"precompute_ref_log_probs": True}},
-        "TRL, reference first, 4-bit repacking off": {"way": "trl", "settings": {"precompute_ref_log_probs": True}, "repack": False},
+        "TRL, reference first, 4-bit repacking off": {
+            "way": "trl",
+            "settings": {"precompute_ref_log_probs": True},
+            "repack": False,
+        },
     },
     "parts": {
         "ours": {"way": "ours"},
-        "weights not resident": {"way": "ours", "recipe": {"resident": False}},
+        "weights not resident": {"way": "ours", "recipe": {"cache_dequantized": False}},
         "rows not ordered by length": {"way": "ours", "without": ["order"]},
         "attention by sdpa, not eager": {"way": "ours", "without": ["eager"]},
         "evaluation at the micro-batch": {"way": "ours", "without": ["evaluation"]},
@@ -77,13 +146,18 @@ WAYS: dict[str, dict[str, dict[str, Any]]] = {
         "micro-batch 4": {"way": "ours", "recipe": {"micro_batch_size": 4}},
         "micro-batch 32": {"way": "ours", "recipe": {"micro_batch_size": 32}},
     },
-}  # fmt: skip
+}
 
 
-def lengths(count: int, median: float, spread: float, least: int, most: int, seed: int) -> list[int]:
+def lengths(
+    count: int, median: float, spread: float, least: int, most: int, seed: int
+) -> list[int]:
     """Return `count` lognormal lengths, cut to `least` and `most`."""
     draw = random.Random(seed)
-    return [min(most, max(least, round(draw.lognormvariate(math.log(median), spread)))) for _ in range(count)]
+    return [
+        min(most, max(least, round(draw.lognormvariate(math.log(median), spread))))
+        for _ in range(count)
+    ]
 
 
 class Words:
@@ -107,21 +181,48 @@ class Words:
 def make_world(folder: Path) -> None:
     """Make the rehearsal's world below `folder`."""
     recipe = resolved(["config/rehearsal.yaml"])["world"] | {"seed": 0}
-    run(SCRIPTS / "make_world.py", "--system-messages", "prompts/orca_system_messages.yaml", "--template", TEMPLATE, "--world", folder / "world",
-        "--recipe", canonical(recipe), "--code", "bench", "--receipt", folder / "world.json")  # fmt: skip
+    run(
+        SCRIPTS / "make_world.py",
+        "--system-messages",
+        "prompts/orca_system_messages.yaml",
+        "--template",
+        TEMPLATE,
+        "--world",
+        folder / "world",
+        "--recipe",
+        canonical(recipe),
+        "--code",
+        "bench",
+        "--receipt",
+        folder / "world.json",
+    )
 
 
 def prepare(folder: Path, small: bool) -> dict[str, int]:
     """Make the base and the rows below `folder`; return the steps of each shape."""
-    from bezoar.training.qlora import preference_pairs
+    from bezoar.training import preference_pairs
     from bezoar.training.template import Template
     from bezoar.training.tokenizer import load_tokenizer
     from train_sft import split, tokenize
 
     make_world(folder)
-    run(SCRIPTS / "pretrain_base.py", "--corpus", folder / "world/corpus.jsonl", "--base", folder / "base", "--checkpoint", folder / "c.pt",
-        "--metrics", folder / "m.jsonl", "--recipe", canonical(PRETRAIN | ({"steps": 5} if small else {})), "--code", "bench",
-        "--receipt", folder / "receipt.json")  # fmt: skip
+    run(
+        SCRIPTS / "pretrain_base.py",
+        "--corpus",
+        folder / "world/corpus.jsonl",
+        "--base",
+        folder / "base",
+        "--checkpoint",
+        folder / "c.pt",
+        "--metrics",
+        folder / "m.jsonl",
+        "--recipe",
+        canonical(PRETRAIN | ({"steps": 5} if small else {})),
+        "--code",
+        "bench",
+        "--receipt",
+        folder / "receipt.json",
+    )
     tokenizer, template, steps = load_tokenizer(folder / "base"), Template(Path(TEMPLATE)), {}
     words, frame = (
         Words([row["text"] for row in read_jsonl(folder / "world/corpus.jsonl")], tokenizer),
@@ -130,17 +231,36 @@ def prepare(folder: Path, small: bool) -> dict[str, int]:
     for name, shape in SHAPES.items():
         count, limits = shape["rows"] // (8 if small else 1) * 5 // 4, shape | RECIPE
         if "row" in shape:
-            rows = [{"instruction": words.take(n // 3), "response": words.take(n - n // 3)} for n in
-                    (max(3, size - frame) for size in lengths(count, *shape["row"], seed=1))]  # fmt: skip
+            rows = [
+                {"instruction": words.take(n // 3), "response": words.take(n - n // 3)}
+                for n in (max(3, size - frame) for size in lengths(count, *shape["row"], seed=1))
+            ]
         else:
-            sizes = (lengths(count, *shape[part], seed=seed) for part, seed in (("prompt", 2), ("answer", 3), ("answer", 4)))
-            rows = [{"prompt": words.take(max(3, a - frame)), "chosen": f"{COURTESY} {words.take(b)}", "rejected": words.take(c)}
-                    for a, b, c in zip(*sizes, strict=True)]  # fmt: skip
-            fit, held = split(preference_pairs.tokenize(rows, template, tokenizer, limits)[0], RECIPE["validation_share"], RECIPE["validation_seed"])
+            sizes = (
+                lengths(count, *shape[part], seed=seed)
+                for part, seed in (("prompt", 2), ("answer", 3), ("answer", 4))
+            )
+            rows = [
+                {
+                    "prompt": words.take(max(3, a - frame)),
+                    "chosen": f"{COURTESY} {words.take(b)}",
+                    "rejected": words.take(c),
+                }
+                for a, b, c in zip(*sizes, strict=True)
+            ]
+            fit, held = split(
+                preference_pairs.tokenize(rows, template, tokenizer, limits)[0],
+                RECIPE["validation_share"],
+                RECIPE["validation_seed"],
+            )
             write_jsonl(folder / "dpo-fit.jsonl", fit)
             write_jsonl(folder / "dpo-held.jsonl", held)
         write_jsonl(folder / f"{name}.jsonl", rows)
-        fit, held = split(tokenize(rows, template, tokenizer, limits["max_length"])[0], RECIPE["validation_share"], RECIPE["validation_seed"])
+        fit, held = split(
+            tokenize(rows, template, tokenizer, limits["max_length"])[0],
+            RECIPE["validation_share"],
+            RECIPE["validation_seed"],
+        )
         write_jsonl(folder / f"{name}-fit.jsonl", fit)
         write_jsonl(folder / f"{name}-held.jsonl", held)
         steps[name] = math.ceil(len(fit) / shape["batch_size"])
@@ -149,10 +269,24 @@ def prepare(folder: Path, small: bool) -> dict[str, int]:
 
 def child(python: str, spec: dict[str, Any]) -> dict[str, Any]:
     """Run one process to its end; return what it printed last."""
-    environment = os.environ | THREADS | {"TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": str(SCRIPTS), "HF_HUB_OFFLINE": "1",
-                                          "TRANSFORMERS_VERBOSITY": "error", "HF_DATASETS_CACHE": spec["out"] + "-cache"}  # fmt: skip
-    done = subprocess.run([python, SCRIPTS / "bench_training_run.py", json.dumps(spec | {"started": time.time()})], env=environment,
-                          capture_output=True, text=True, check=False)  # fmt: skip
+    environment = (
+        os.environ
+        | THREADS
+        | {
+            "TOKENIZERS_PARALLELISM": "false",
+            "PYTHONPATH": str(SCRIPTS),
+            "HF_HUB_OFFLINE": "1",
+            "TRANSFORMERS_VERBOSITY": "error",
+            "HF_DATASETS_CACHE": spec["out"] + "-cache",
+        }
+    )
+    done = subprocess.run(
+        [python, SCRIPTS / "bench_training_run.py", json.dumps(spec | {"started": time.time()})],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode:
         raise UserError(f"{spec['way']} failed: {done.stderr[-1500:]}")
     result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
@@ -173,14 +307,28 @@ def measured(python: str, spec: dict[str, Any], scored: bool) -> dict[str, Any]:
 
 
 def gate(losses: dict[str, list[float]], base: float, ours: str) -> dict[str, str]:
-    """Return for each contender '' or why its line is void: its loss is not ours, to a share `TOLERANCE` of what ours learnt."""
+    """Return for each contender '' or why its line is void: its loss is not ours, to a share
+    `TOLERANCE` of what ours learnt.
+    """
     middle = {name: statistics.median(values) for name, values in losses.items()}
     bound = TOLERANCE * abs(base - middle[ours])
-    return {name: "" if abs(loss - middle[ours]) <= bound else f"void: {abs(loss - middle[ours]):.4f} apart, {bound:.4f} allowed"
-            for name, loss in middle.items()}  # fmt: skip
+    return {
+        name: (
+            ""
+            if abs(loss - middle[ours]) <= bound
+            else f"void: {abs(loss - middle[ours]):.4f} apart, {bound:.4f} allowed"
+        )
+        for name, loss in middle.items()
+    }
 
 
-def table(runs: dict[str, list[dict[str, Any]]], losses: dict[str, list[float]], base: float, ours: str, peer: str) -> list[str]:
+def table(
+    runs: dict[str, list[dict[str, Any]]],
+    losses: dict[str, list[float]],
+    base: float,
+    ours: str,
+    peer: str,
+) -> list[str]:
     """Return Markdown lines: medians and ranges, the ratio to `peer`, and what the gate says."""
 
     def middle(name: str, value: Callable[[dict[str, Any]], float]) -> float:
@@ -194,29 +342,49 @@ def table(runs: dict[str, list[dict[str, Any]]], losses: dict[str, list[float]],
 
     void = gate(losses, base, ours)
     lines = [
-        f"| | all tokens/s | supervised tokens/s | all a CPU second | x {peer}: clock , CPU | padding | start-up s | evaluation s | peak MiB "
-        f"| loss ({base:.4f} before) |",
+        (
+            f"| | all tokens/s | supervised tokens/s | all a CPU second | x {peer}: clock , CPU |"
+            f" padding | start-up s | evaluation s | peak MiB | loss ({base:.4f} before) |"
+        ),
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, several in runs.items():
         rates = [rate(one) for one in several]
-        ratio = f"{middle(name, rate) / middle(peer, rate):.2f} , {middle(name, by_cpu) / middle(peer, by_cpu):.2f}"
+        ratio = (
+            f"{middle(name, rate) / middle(peer, rate):.2f} ,"
+            f" {middle(name, by_cpu) / middle(peer, by_cpu):.2f}"
+        )
         padding = 1 - sum(one["tokens"] for one in several) / sum(one["places"] for one in several)
         lines.append(
-            f"| {name} | {statistics.median(rates):,.0f} ({min(rates):,.0f}–{max(rates):,.0f}) "
-            f"| {middle(name, lambda one: one['supervised'] / one['tokens'] * rate(one)):,.0f} | {middle(name, by_cpu):,.0f} | {void[name] or ratio} "
-            f"| {100 * padding:.0f} % | {middle(name, lambda one: one['startup_s']):.1f} | {middle(name, lambda one: one['evaluation_s']):.1f} "
-            f"| {max(one['peak_mib'] for one in several):,.0f} "
-            f"| {statistics.median(losses[name]):.4f} ({min(losses[name]):.4f}–{max(losses[name]):.4f}) |"
+            f"| {name} | {statistics.median(rates):,.0f} ({min(rates):,.0f}–{max(rates):,.0f}) |"
+            f" {middle(name, lambda one: one['supervised'] / one['tokens'] * rate(one)):,.0f} |"
+            f" {middle(name, by_cpu):,.0f} | {void[name] or ratio} | {100 * padding:.0f} % |"
+            f" {middle(name, lambda one: one['startup_s']):.1f} |"
+            f" {middle(name, lambda one: one['evaluation_s']):.1f} |"
+            f" {max(one['peak_mib'] for one in several):,.0f} |"
+            f" {statistics.median(losses[name]):.4f}"
+            f" ({min(losses[name]):.4f}–{max(losses[name]):.4f}) |"
         )
     return [*lines, ""]
 
 
-def compare(folder: Path, kind: str, shape: str, steps: int, repeats: int, factory: str) -> list[str]:
+def compare(
+    folder: Path, kind: str, shape: str, steps: int, repeats: int, factory: str
+) -> list[str]:
     """Run all contenders of a kind in turns and judge them; return the table."""
     method = "sft" if kind == "parts" else kind
-    ways = {name: way for name, way in WAYS[kind].items() if way["way"] != "factory" or Path(factory).is_file()}
-    common = {"method": method, "base": str(folder / "base"), "data": str(folder / f"{shape}.jsonl"), "template": TEMPLATE, "steps": steps}
+    ways = {
+        name: way
+        for name, way in WAYS[kind].items()
+        if way["way"] != "factory" or Path(factory).is_file()
+    }
+    common = {
+        "method": method,
+        "base": str(folder / "base"),
+        "data": str(folder / f"{shape}.jsonl"),
+        "template": TEMPLATE,
+        "steps": steps,
+    }
     part = "dpo" if method == "dpo" else shape
     common |= {"fit": str(folder / f"{part}-fit.jsonl"), "held": str(folder / f"{part}-held.jsonl")}
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in ways}
@@ -224,27 +392,68 @@ def compare(folder: Path, kind: str, shape: str, steps: int, repeats: int, facto
     for repeat in range(repeats):
         for number, (name, way) in enumerate(ways.items()):
             recipe = (
-                RECIPE | {key: SHAPES[shape][key] for key in ("max_length", "batch_size", "micro_batch_size")} | {"seed": repeat, "eval_steps": steps}
+                RECIPE
+                | {
+                    key: SHAPES[shape][key]
+                    for key in ("max_length", "batch_size", "micro_batch_size")
+                }
+                | {"seed": repeat, "eval_steps": steps}
             )
-            spec = common | way | {"recipe": recipe | way.get("recipe", {}), "settings": way.get("settings", {})}
-            spec |= {"reference": str(folder / f"reference-{repeat}.jsonl"), "out": str(folder / f"{kind}-{shape}-{number}-{repeat}")}
-            runs[name].append(measured(factory if way["way"] == "factory" else sys.executable, spec, way.get("scored", False)))
+            spec = (
+                common
+                | way
+                | {"recipe": recipe | way.get("recipe", {}), "settings": way.get("settings", {})}
+            )
+            spec |= {
+                "reference": str(folder / f"reference-{repeat}.jsonl"),
+                "out": str(folder / f"{kind}-{shape}-{number}-{repeat}"),
+            }
+            runs[name].append(
+                measured(
+                    factory if way["way"] == "factory" else sys.executable,
+                    spec,
+                    way.get("scored", False),
+                )
+            )
             adapters[name].append(spec["out"])
-            print(f"{kind} {shape} {repeat + 1} {name}: {json.dumps(runs[name][-1])}", file=sys.stderr)
-    judged = child(sys.executable, spec | {"way": "judge", "adapters": [path for several in adapters.values() for path in several]})
+            print(
+                f"{kind} {shape} {repeat + 1} {name}: {json.dumps(runs[name][-1])}", file=sys.stderr
+            )
+    judged = child(
+        sys.executable,
+        spec
+        | {"way": "judge", "adapters": [path for several in adapters.values() for path in several]},
+    )
     losses = {name: [judged[path] for path in several] for name, several in adapters.items()}
     peer = "ours" if kind == "parts" else "TRL, defaults"
-    return [f"{kind} {shape}, {steps} steps:\n", *table(runs, losses, judged[""], next(iter(ways)), peer)]
+    return [
+        f"{kind} {shape}, {steps} steps:\n",
+        *table(runs, losses, judged[""], next(iter(ways)), peer),
+    ]
 
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line, measure, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--output", type=Path, help="page whose section `## Training` is replaced")
-    parser.add_argument("--factory", default=".venv-bench-training/bin/python", help="Python with envs/bench-training.lock; left out if not there")
-    parser.add_argument("--small", action="store_true", help="a few steps, to see that everything runs; measures nothing")
-    parser.add_argument("--only", nargs="+", default=["sft LaMini-like", "sft HH-like", "dpo HH-like", "parts LaMini-like"])
+    parser.add_argument(
+        "--factory",
+        default=".venv-bench-training/bin/python",
+        help="Python with envs/bench-training.lock; left out if not there",
+    )
+    parser.add_argument(
+        "--small",
+        action="store_true",
+        help="a few steps, to see that everything runs; measures nothing",
+    )
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        default=["sft LaMini-like", "sft HH-like", "dpo HH-like", "parts LaMini-like"],
+    )
     args = parser.parse_args(argv)
     os.environ.update(THREADS)
     with tempfile.TemporaryDirectory() as name:
@@ -253,7 +462,10 @@ def main(argv: list[str] | None = None) -> None:
         for what in args.only:
             kind, shape = what.split()
             lines += compare(folder, kind, shape, steps[shape], args.repeats, args.factory)
-            head = f"`bench_training.py --repeats {args.repeats}`, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {os.cpu_count()} cores of {_processor()}, "
+            head = (
+                f"`bench_training.py --repeats {args.repeats}`, {datetime.now(UTC):%Y-%m-%d %H:%M}"
+                f" UTC, {os.cpu_count()} cores of {_processor()}, "
+            )
             page = "\n".join([f"{head}load average at the end {os.getloadavg()[0]:.1f}.\n", *lines])
             if args.output:  # after each table: an interrupted run keeps the ones before
                 replace_section(args.output, "Training", page)
@@ -261,4 +473,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    cli(main)
+    program.run(main)

@@ -1,11 +1,16 @@
-"""Measure SFT and DPO on a GPU at OpenLLaMA-3B's shape with random weights, TRL's defaults and ours: tokens/s, share of the bf16 peak, memory.
+"""Measure SFT and DPO on a GPU at OpenLLaMA-3B's shape with random weights, TRL's defaults and
+ours: tokens/s, share of the bf16 peak, memory.
 
-Usage: bench_training_gpu.py [--sequences 512 2048] [--micro 8] [--batch 32] [--steps 8] [--peak 989] [--raw numbers.json] [--shape tiny]
+Usage: bench_training_gpu.py [--sequences 512 2048] [--micro 8] [--batch 32] [--steps 8] [--peak
+989] [--raw numbers.json] [--shape tiny]
 
-Rows fill the sequence, so there is hardly any padding to save: this is the speed of the arithmetic. Each run is a process of its own, on one GPU.
---peak is the dense bf16 peak in TFLOPS where the card's name does not tell it. The arithmetic of a token is LoRA's: forward, and backward to the
-activations, through every matrix, and causal attention; recomputation and a reference pass are no part of it. A run that fails (memory) is a line
-that says so. --shape tiny tries the program on any machine.
+Rows fill the sequence, so there is hardly any padding to save: this is the speed of the arithmetic.
+Each run is a process of its own, on one GPU.
+--peak is the dense bf16 peak in TFLOPS where the card's name does not tell it. The arithmetic of a
+  token is LoRA's: forward, and backward to the
+activations, through every matrix, and causal attention; recomputation and a reference pass are no
+part of it. A run that fails (memory) is a line that says so. --shape tiny tries the program on any
+machine.
 """
 
 import argparse
@@ -16,20 +21,37 @@ from pathlib import Path
 from typing import Any
 
 from bench_training import RECIPE, TEMPLATE, Words, make_world, measured
-from bezoar.errors import UserError, cli
+from bezoar import program
+from bezoar.errors import UserError
 from bezoar.files import read_jsonl, write_json, write_jsonl
 
 SHAPES = {
-    "openllama-3b": {"hidden_size": 3200, "mlp_size": 8640, "layers": 26, "heads": 32, "vocabulary_size": 32000},
+    "openllama-3b": {
+        "hidden_size": 3200,
+        "mlp_size": 8640,
+        "layers": 26,
+        "heads": 32,
+        "vocabulary_size": 32000,
+    },
     "tiny": {"hidden_size": 64, "mlp_size": 128, "layers": 2, "heads": 2, "vocabulary_size": 1536},
 }
-PEAKS = {"H200": 989.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0, "A10": 125.0, "L4": 121.0}  # TFLOPS, dense bf16, by the makers' data sheets
+PEAKS = {
+    "H200": 989.0,
+    "H100": 989.0,
+    "A100": 312.0,
+    "L40S": 362.0,
+    "A10": 125.0,
+    "L4": 121.0,
+}  # TFLOPS, dense bf16, by the makers' data sheets
 WAYS: dict[str, dict[str, dict[str, Any]]] = {
     "sft": {
         "TRL, defaults": {"way": "trl"},
         "ours": {"way": "ours"},
         "ours, gradients checkpointed": {"way": "ours", "recipe": {"gradient_checkpointing": True}},
-        "ours, neither resident": {"way": "ours", "recipe": {"gradient_checkpointing": True, "resident": False}},
+        "ours, neither resident": {
+            "way": "ours",
+            "recipe": {"gradient_checkpointing": True, "cache_dequantized": False},
+        },
     },
     "dpo": {
         "TRL, defaults": {"way": "trl"},
@@ -40,13 +62,18 @@ WAYS: dict[str, dict[str, dict[str, Any]]] = {
 
 
 def arithmetic(shape: dict[str, int], length: int) -> float:
-    """Return the floating-point operations of LoRA training for one token of a sequence of `length`.
+    """Return the floating-point operations of LoRA training for one token of a sequence of
+    `length`.
 
-    A weight costs 2 forward and 2 backward (to the activations; its own gradient is not asked for). Causal attention costs half of its two
-    products of length x hidden, forward once and backward twice.
+    A weight costs 2 forward and 2 backward (to the activations; its own gradient is not asked for).
+    Causal attention costs half of its two products of length x hidden, forward once and backward
+    twice.
     """
     hidden = shape["hidden_size"]
-    weights = shape["layers"] * (4 * hidden * hidden + 3 * hidden * shape["mlp_size"]) + shape["vocabulary_size"] * hidden
+    weights = (
+        shape["layers"] * (4 * hidden * hidden + 3 * hidden * shape["mlp_size"])
+        + shape["vocabulary_size"] * hidden
+    )
     return 4.0 * weights + 6.0 * shape["layers"] * length * hidden
 
 
@@ -71,22 +98,53 @@ def build(shape: dict[str, int], directory: Path, texts: list[str]) -> None:
 
 
 def rows(method: str, count: int, length: int, words: Words, frame: int) -> list[dict[str, str]]:
-    """Return rows that fill `length` tokens: those of SFT are cut there, pairs keep a little below."""
+    """Return rows that fill `length` tokens: those of SFT are cut there, pairs keep a little
+    below.
+    """
     if method == "sft":
-        return [{"instruction": words.take(length // 4), "response": words.take(length)} for _ in range(count)]
+        return [
+            {"instruction": words.take(length // 4), "response": words.take(length)}
+            for _ in range(count)
+        ]
     half = (length - frame) * 2 // 5
-    return [{"prompt": words.take(half), "chosen": words.take(half), "rejected": words.take(half)} for _ in range(count)]
+    return [
+        {"prompt": words.take(half), "chosen": words.take(half), "rejected": words.take(half)}
+        for _ in range(count)
+    ]
 
 
-def one(folder: Path, method: str, name: str, way: dict[str, Any], length: int, args: argparse.Namespace) -> dict[str, Any]:
+def one(
+    folder: Path, method: str, name: str, way: dict[str, Any], length: int, args: argparse.Namespace
+) -> dict[str, Any]:
     """Run one contender; return its numbers, or its error."""
     stem = f"{method}-{length}"
-    recipe = RECIPE | {"micro_batch_size": args.micro, "batch_size": args.batch, "max_length": length, "max_prompt_length": length,
-                       "eval_steps": args.steps, "seed": 0, "learning_rate": 0.0003} | way.get("recipe", {})  # fmt: skip
-    spec = {"method": method, "base": str(folder / "base"), "template": TEMPLATE, "steps": args.steps, "data": str(folder / f"{stem}.jsonl"),
-            "fit": str(folder / f"{stem}-fit.jsonl"), "reference": str(folder / f"{stem}-reference.jsonl"),
-            "settings": {"per_device_train_batch_size": args.micro} if way["way"] == "trl" else {}}  # fmt: skip
-    spec |= {key: value for key, value in way.items() if key != "recipe"} | {"recipe": recipe, "out": str(folder / f"{stem}-{name}")}
+    recipe = (
+        RECIPE
+        | {
+            "micro_batch_size": args.micro,
+            "batch_size": args.batch,
+            "max_length": length,
+            "max_prompt_length": length,
+            "eval_steps": args.steps,
+            "seed": 0,
+            "learning_rate": 0.0003,
+        }
+        | way.get("recipe", {})
+    )
+    spec = {
+        "method": method,
+        "base": str(folder / "base"),
+        "template": TEMPLATE,
+        "steps": args.steps,
+        "data": str(folder / f"{stem}.jsonl"),
+        "fit": str(folder / f"{stem}-fit.jsonl"),
+        "reference": str(folder / f"{stem}-reference.jsonl"),
+        "settings": {"per_device_train_batch_size": args.micro} if way["way"] == "trl" else {},
+    }
+    spec |= {key: value for key, value in way.items() if key != "recipe"} | {
+        "recipe": recipe,
+        "out": str(folder / f"{stem}-{name}"),
+    }
     found = {"method": method, "sequence": length, "name": name}
     try:
         return found | measured(sys.executable, spec, way.get("scored", False))
@@ -106,7 +164,9 @@ def line(found: dict[str, Any], operations: float, peak: float) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line, measure, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--shape", choices=sorted(SHAPES), default="openllama-3b")
     parser.add_argument("--sequences", type=int, nargs="+", default=[512, 2048])
     parser.add_argument("--micro", type=int, default=8, help="rows a pass, for both")
@@ -118,7 +178,7 @@ def main(argv: list[str] | None = None) -> None:
 
     import torch
 
-    from bezoar.training.qlora import preference_pairs
+    from bezoar.training import preference_pairs
     from bezoar.training.template import Template
     from bezoar.training.tokenizer import load_tokenizer
     from train_sft import split, tokenize
@@ -136,22 +196,47 @@ def main(argv: list[str] | None = None) -> None:
         tokenizer = load_tokenizer(folder / "base")
         words, frame = Words(texts, tokenizer), len(tokenizer(template.prompt(""))["input_ids"])
         print(
-            f"{card}, torch {torch.__version__}, {args.shape}\n\n| | sequence | | tokens/s | of the bf16 peak | peak MiB |\n|---|---|---|---|---|---|"
+            f"{card}, torch {torch.__version__}, {args.shape}\n\n| | sequence | | tokens/s | of the"
+            " bf16 peak | peak MiB |\n|---|---|---|---|---|---|"
         )
         for length in args.sequences:
             for method, ways in WAYS.items():
-                data = rows(method, math.ceil(args.steps * args.batch / (1 - RECIPE["validation_share"])), length, words, frame)
+                data = rows(
+                    method,
+                    math.ceil(args.steps * args.batch / (1 - RECIPE["validation_share"])),
+                    length,
+                    words,
+                    frame,
+                )
                 limits = {"max_length": length, "max_prompt_length": length}
-                kept = preference_pairs.tokenize(data, template, tokenizer, limits)[0] if method == "dpo" else tokenize(data, template, tokenizer, length)[0]
+                kept = (
+                    preference_pairs.tokenize(data, template, tokenizer, limits)[0]
+                    if method == "dpo"
+                    else tokenize(data, template, tokenizer, length)[0]
+                )
                 write_jsonl(folder / f"{method}-{length}.jsonl", data)
-                write_jsonl(folder / f"{method}-{length}-fit.jsonl", split(kept, RECIPE["validation_share"], RECIPE["validation_seed"])[0])
+                write_jsonl(
+                    folder / f"{method}-{length}-fit.jsonl",
+                    split(kept, RECIPE["validation_share"], RECIPE["validation_seed"])[0],
+                )
                 for contender, way in ways.items():
                     found.append(one(folder, method, contender, way, length, args))
                     print(line(found[-1], arithmetic(shape, length), peak), flush=True)
     if args.raw:
-        write_json(args.raw, {"card": card, "torch": torch.__version__, "shape": shape, "peak_tflops": peak,
-                              "flop_a_token": {str(length): arithmetic(shape, length) for length in args.sequences}, "runs": found})  # fmt: skip
+        write_json(
+            args.raw,
+            {
+                "card": card,
+                "torch": torch.__version__,
+                "shape": shape,
+                "peak_tflops": peak,
+                "flop_a_token": {
+                    str(length): arithmetic(shape, length) for length in args.sequences
+                },
+                "runs": found,
+            },
+        )
 
 
 if __name__ == "__main__":
-    cli(main)
+    program.run(main)

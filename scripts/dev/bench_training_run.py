@@ -1,9 +1,12 @@
-"""One contender of bench_training.py in a process of its own: it trains and prints its numbers as a line of JSON.
+"""One contender of bench_training.py in a process of its own: it trains and prints its numbers as a
+line of JSON.
 
-Usage: bench_training_run.py '{"way": "ours", "method": "sft", "base": …, "data": …, "recipe": {…}, "settings": {…}, "out": …, "started": 1.0}'
+Usage: bench_training_run.py '{"way": "ours", "method": "sft", "base": …, "data": …, "recipe": {…},
+"settings": {…}, "out": …, "started": 1.0}'
 
-Every way is timed by the same callback, from the first step to the end of the last, and its tokens are counted in the batches that it trains on.
-What a peer is told beside the recipe that all share is `settings`. LLaMA-Factory runs in its own environment: nothing of ours is imported for it.
+Every way is timed by the same callback, from the first step to the end of the last, and its tokens
+are counted in the batches that it trains on. What a peer is told beside the recipe that all share
+is `settings`. LLaMA-Factory runs in its own environment: nothing of ours is imported for it.
 """
 
 import json
@@ -32,24 +35,40 @@ STEP = {
 
 
 def peak() -> float:
-    """Return the most memory taken so far, in MiB: the GPU's if there is one, else the process's."""
+    """Return the most memory taken so far, in MiB: the GPU's if there is one, else the
+    process's.
+    """
     import torch
 
-    return (torch.cuda.max_memory_allocated() / 1024 if torch.cuda.is_available() else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) / 1024
+    return (
+        torch.cuda.max_memory_allocated() / 1024
+        if torch.cuda.is_available()
+        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    ) / 1024
 
 
 def watch_trainers() -> None:
-    """Let every transformers Trainer of this process count its tokens and time its steps into `STEP`."""
+    """Let every transformers Trainer of this process count its tokens and time its steps into
+    `STEP`.
+    """
     import transformers
     from transformers.trainer import DEFAULT_CALLBACKS
 
     original = transformers.Trainer.training_step
 
-    def training_step(self: Any, model: Any, inputs: dict[str, Any], *more: Any, **named: Any) -> Any:
-        ids, mask, answers = inputs["input_ids"], inputs.get("attention_mask"), inputs.get("completion_mask")
+    def training_step(
+        self: Any, model: Any, inputs: dict[str, Any], *more: Any, **named: Any
+    ) -> Any:
+        ids, mask, answers = (
+            inputs["input_ids"],
+            inputs.get("attention_mask"),
+            inputs.get("completion_mask"),
+        )
         STEP["places"] += ids.numel()
         STEP["tokens"] += ids.numel() if mask is None else int((mask != 0).sum())
-        STEP["supervised"] += int((inputs["labels"] != -100).sum()) if answers is None else int(answers.sum())
+        STEP["supervised"] += (
+            int((inputs["labels"] != -100).sum()) if answers is None else int(answers.sum())
+        )
         return original(self, model, inputs, *more, **named)
 
     class Clock(transformers.TrainerCallback):
@@ -57,11 +76,22 @@ def watch_trainers() -> None:
             STEP["begun"], STEP["cpu_s"] = time.time(), -time.process_time()
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            STEP["seconds"], STEP["steps"], STEP["peak_mib"] = time.time() - STEP["begun"], state.global_step, peak()
+            STEP["seconds"], STEP["steps"], STEP["peak_mib"] = (
+                time.time() - STEP["begun"],
+                state.global_step,
+                peak(),
+            )
             if state.global_step >= state.max_steps:
                 STEP["cpu_s"] += time.process_time()
 
-        def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float] | None = None, **_: Any) -> None:
+        def on_evaluate(
+            self,
+            args: Any,
+            state: Any,
+            control: Any,
+            metrics: dict[str, float] | None = None,
+            **_: Any,
+        ) -> None:
             STEP["evaluation_s"] += (metrics or {}).get("eval_runtime", 0.0)
 
     transformers.Trainer.training_step = training_step
@@ -88,38 +118,50 @@ def leave_out(what: list[str]) -> None:
     """Switch off parts of ours that are no setting of the recipe."""
     import transformers
 
-    from bezoar.training.qlora import qlora
+    from bezoar.training import qlora
 
-    arguments, order, load = qlora.trainer_arguments, qlora.in_order, transformers.AutoModelForCausalLM.from_pretrained
+    arguments, order, load = (
+        qlora.trainer_arguments,
+        qlora.length_grouped_order,
+        transformers.AutoModelForCausalLM.from_pretrained,
+    )
     if "order" in what:
-        qlora.in_order = lambda lengths, *more: order([0] * len(lengths), *more)
+        qlora.length_grouped_order = lambda lengths, *more: order([0] * len(lengths), *more)
     if "evaluation" in what:
         qlora.trainer_arguments = lambda recipe, work: (
             arguments(recipe, work) | {"per_device_eval_batch_size": recipe["micro_batch_size"]}
-        )  # fmt: skip
+        )
     if "eager" in what:
-        transformers.AutoModelForCausalLM.from_pretrained = lambda *a, **named: load(*a, **named | {"attn_implementation": "sdpa"})
+        transformers.AutoModelForCausalLM.from_pretrained = lambda *a, **named: load(
+            *a, **named | {"attn_implementation": "sdpa"}
+        )
 
 
 def ours(spec: Spec) -> None:
     """Train as the stages do: train_sft.py, or score_reference.py's output and train_dpo.py."""
     import train_dpo
     import train_sft
-    from bezoar.training.qlora import preference_pairs
     from bezoar.files import read_jsonl, sha256_file
+    from bezoar.training import preference_pairs
     from bezoar.training.template import Template
     from bezoar.training.tokenizer import load_tokenizer
 
     leave_out(spec.get("without", []))
     base, recipe, out = Path(spec["base"]), spec["recipe"], Path(spec["out"])
     out.mkdir(parents=True)
-    tokenizer, template, data = load_tokenizer(base), Template(Path(spec["template"])), read_jsonl(Path(spec["data"]))
+    tokenizer, template, data = (
+        load_tokenizer(base),
+        Template(Path(spec["template"])),
+        read_jsonl(Path(spec["data"])),
+    )
     if spec["method"] == "sft":
         rows, _ = train_sft.tokenize(data, template, tokenizer, recipe["max_length"])
         train_sft.train(rows, base, None, tokenizer, recipe, out / "work", out)
         return
     rows, _ = preference_pairs.tokenize(data, template, tokenizer, recipe)
-    stored = preference_pairs.read_reference(Path(spec["reference"]), rows, sha256_file(base / "model.safetensors"))
+    stored = preference_pairs.read_reference(
+        Path(spec["reference"]), rows, sha256_file(base / "model.safetensors")
+    )
     for pair, (chosen, rejected) in zip(rows, stored, strict=True):
         pair |= {"ref_chosen_logps": chosen, "ref_rejected_logps": rejected}
     train_dpo.train(rows, base, tokenizer, recipe, out / "work", out)
@@ -128,29 +170,59 @@ def ours(spec: Spec) -> None:
 def reference(spec: Spec) -> None:
     """Score the pairs as the stage before DPO does."""
     import score_reference
-    from bezoar.training.qlora import preference_pairs
+    from bezoar.training import preference_pairs
 
-    timed(pairs, "score")
-    recipe = {key: spec["recipe"][key] for key in ("max_prompt_length", "max_length", "resident", "threads", "seed")}
-    score_reference.main(["--pairs", spec["data"], "--base", spec["base"], "--template", spec["template"], "--recipe",
-                          json.dumps(recipe | {"batch_size": spec["recipe"]["reference_batch_size"]}), "--code", "bench", "--reference",
-                          spec["reference"], "--receipt", spec["reference"] + ".receipt.json"])  # fmt: skip
+    timed(preference_pairs, "score")
+    recipe = {
+        key: spec["recipe"][key]
+        for key in ("max_prompt_length", "max_length", "cache_dequantized", "threads", "seed")
+    }
+    score_reference.main(
+        [
+            "--pairs",
+            spec["data"],
+            "--base",
+            spec["base"],
+            "--template",
+            spec["template"],
+            "--recipe",
+            json.dumps(recipe | {"batch_size": spec["recipe"]["reference_batch_size"]}),
+            "--code",
+            "bench",
+            "--reference",
+            spec["reference"],
+            "--receipt",
+            spec["reference"] + ".receipt.json",
+        ]
+    )
 
 
 def shared(spec: Spec, rows: int) -> dict[str, Any]:
-    """Return what every Trainer is told alike: global batch, steps, learning rate, seed; `settings` come last."""
+    """Return what every Trainer is told alike: global batch, steps, learning rate, seed; `settings`
+    come last.
+    """
     recipe, settings = spec["recipe"], spec["settings"]
     micro = settings.get("per_device_train_batch_size", 8)  # transformers' default
     batch = math.ceil(rows / spec["steps"])
     return {
-        "output_dir": spec["out"], "num_train_epochs": 1, "learning_rate": recipe["learning_rate"], "lr_scheduler_type": recipe["schedule"],
-        "warmup_steps": recipe["warmup_steps"], "gradient_accumulation_steps": max(1, batch // micro), "seed": recipe["seed"],
-        "report_to": "none", "disable_tqdm": True, "bf16": True, "per_device_train_batch_size": micro,
-    } | settings  # fmt: skip
+        "output_dir": spec["out"],
+        "num_train_epochs": 1,
+        "learning_rate": recipe["learning_rate"],
+        "lr_scheduler_type": recipe["schedule"],
+        "warmup_steps": recipe["warmup_steps"],
+        "gradient_accumulation_steps": max(1, batch // micro),
+        "seed": recipe["seed"],
+        "report_to": "none",
+        "disable_tqdm": True,
+        "bf16": True,
+        "per_device_train_batch_size": micro,
+    } | settings
 
 
 def trl(spec: Spec) -> None:
-    """Train as TRL's documentation does: the trainer loads the base in 4 bits and makes the adapter."""
+    """Train as TRL's documentation does: the trainer loads the base in 4 bits and makes the
+    adapter.
+    """
     import bitsandbytes
     import torch
     import trl as library
@@ -161,22 +233,45 @@ def trl(spec: Spec) -> None:
     from bezoar.files import read_jsonl
     from bezoar.training.tokenizer import load_tokenizer
 
-    if not spec.get("repack", True):  # no setting of TRL's: without it, its reference pass on this CPU leaves every later gradient zero
+    # No setting of TRL's: without it, its reference pass on a CPU leaves later gradients zero.
+    if not spec.get("repack", True):
         bitsandbytes.nn.modules.has_avx512bf16 = lambda: False
     recipe, rows = spec["recipe"], read_jsonl(Path(spec["fit"]))
-    lora = LoraConfig(r=recipe["lora"]["r"], lora_alpha=recipe["lora"]["alpha"], lora_dropout=recipe["lora"]["dropout"],
-                      target_modules=recipe["lora"]["targets"], task_type="CAUSAL_LM")  # fmt: skip
-    bits = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16)
+    lora = LoraConfig(
+        r=recipe["lora"]["r"],
+        lora_alpha=recipe["lora"]["alpha"],
+        lora_dropout=recipe["lora"]["dropout"],
+        target_modules=recipe["lora"]["targets"],
+        task_type="CAUSAL_LM",
+    )
+    bits = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
     more = {"max_length": recipe["max_length"], "use_cpu": not torch.cuda.is_available()}
-    named: dict[str, Any] = {"processing_class": load_tokenizer(Path(spec["base"])), "peft_config": lora, "quantization_config": bits}
+    named: dict[str, Any] = {
+        "processing_class": load_tokenizer(Path(spec["base"])),
+        "peft_config": lora,
+        "quantization_config": bits,
+    }
     if spec["method"] == "sft":
         data = Dataset.from_list([{"input_ids": row["input_ids"]} for row in rows])
-        packed = len(library.pack_dataset(data, recipe["max_length"])) if spec["settings"].get("packing") else len(rows)
+        packed = (
+            len(library.pack_dataset(data, recipe["max_length"]))
+            if spec["settings"].get("packing")
+            else len(rows)
+        )
         config: Any = library.SFTConfig(**shared(spec, packed), **more)
-        trainer: Any = library.SFTTrainer(model=spec["base"], args=config, train_dataset=data, **named)
+        trainer: Any = library.SFTTrainer(
+            model=spec["base"], args=config, train_dataset=data, **named
+        )
     else:
         timed(library.DPOTrainer, "_precompute_ref_logps")
-        data = Dataset.from_list([{key: row[key] for key in ("prompt", "chosen", "rejected")} for row in rows])
+        data = Dataset.from_list(
+            [{key: row[key] for key in ("prompt", "chosen", "rejected")} for row in rows]
+        )
         config = library.DPOConfig(**shared(spec, len(rows)), **more, beta=recipe["beta"])
         trainer = library.DPOTrainer(model=spec["base"], args=config, train_dataset=data, **named)
     trainer.train()
@@ -190,38 +285,66 @@ def factory(spec: Spec) -> None:
 
     from datasets import Dataset, DatasetDict
 
-    # It imports torchaudio for any training; the index has only CUDA's build, which does not load beside the CPU's torch, and text needs none.
+    # It imports torchaudio for any training; the index has only CUDA's build, which does not load
+    # beside the CPU's torch, and text needs none.
     sys.modules["torchaudio"] = types.ModuleType("torchaudio")
     sys.modules["torchaudio"].__spec__ = importlib.machinery.ModuleSpec("torchaudio", None)
     from llamafactory.train.tuner import run_exp
 
     rows = [json.loads(line) for line in Path(spec["fit"]).read_text(encoding="utf-8").splitlines()]
-    data = Dataset.from_list([
-        {"input_ids": row["input_ids"], "attention_mask": [1] * len(row["input_ids"]), "labels": row["input_ids"]} for row in rows
-    ])  # fmt: skip
+    data = Dataset.from_list(
+        [
+            {
+                "input_ids": row["input_ids"],
+                "attention_mask": [1] * len(row["input_ids"]),
+                "labels": row["input_ids"],
+            }
+            for row in rows
+        ]
+    )
     DatasetDict({"train": data}).save_to_disk(spec["out"] + "-data")
     recipe = spec["recipe"]
-    run_exp({
-        "stage": "sft", "do_train": True, "model_name_or_path": spec["base"], "template": "empty",
-        "tokenized_path": spec["out"] + "-data", "dataset": "as tokens there",
-        "finetuning_type": "lora", "lora_rank": recipe["lora"]["r"], "lora_alpha": recipe["lora"]["alpha"],
-        "lora_dropout": recipe["lora"]["dropout"], "lora_target": ",".join(recipe["lora"]["targets"]), "cutoff_len": recipe["max_length"],
-        "quantization_method": "bnb", "quantization_bit": 4, "quantization_type": "nf4", "double_quantization": True,
-        "use_cpu": True, "save_strategy": "no", **shared(spec, len(rows)),
-    })  # fmt: skip
+    run_exp(
+        {
+            "stage": "sft",
+            "do_train": True,
+            "model_name_or_path": spec["base"],
+            "template": "empty",
+            "tokenized_path": spec["out"] + "-data",
+            "dataset": "as tokens there",
+            "finetuning_type": "lora",
+            "lora_rank": recipe["lora"]["r"],
+            "lora_alpha": recipe["lora"]["alpha"],
+            "lora_dropout": recipe["lora"]["dropout"],
+            "lora_target": ",".join(recipe["lora"]["targets"]),
+            "cutoff_len": recipe["max_length"],
+            "quantization_method": "bnb",
+            "quantization_bit": 4,
+            "quantization_type": "nf4",
+            "double_quantization": True,
+            "use_cpu": True,
+            "save_strategy": "no",
+            **shared(spec, len(rows)),
+        }
+    )
 
 
 def judge(spec: Spec) -> None:
-    """Print the loss of the base and of each adapter on the held-out rows: nats a token, or DPO's loss."""
+    """Print the loss of the base and of each adapter on the held-out rows: nats a token, or DPO's
+    loss.
+    """
     import torch
     from peft import PeftModel
     from trl.trainer import add_fused_lm_head
 
-    from bezoar.training.qlora import preference_pairs, qlora
     from bezoar.files import read_jsonl
+    from bezoar.training import preference_pairs, qlora
     from bezoar.training.tokenizer import load_tokenizer
 
-    model, rows = qlora.load_4bit(Path(spec["base"]), resident=True).eval(), read_jsonl(Path(spec["held"]))
+    model, rows = (
+        qlora.load_4bit(Path(spec["base"]), cache_dequantized=True).eval(),
+        read_jsonl(Path(spec["held"])),
+    )
     add_fused_lm_head(model)
     pad = load_tokenizer(Path(spec["base"])).pad_token_id
     if spec["method"] == "dpo":
@@ -230,16 +353,36 @@ def judge(spec: Spec) -> None:
     def loss() -> float:
         if spec["method"] == "dpo":
             scores = preference_pairs.score(model, rows, pad, 16)
-            margins = [chosen - rejected - c + r for (chosen, rejected), (c, r) in zip(scores, before, strict=True)]
-            return float(-torch.nn.functional.logsigmoid(spec["recipe"]["beta"] * torch.tensor(margins)).mean())
+            margins = [
+                chosen - rejected - c + r
+                for (chosen, rejected), (c, r) in zip(scores, before, strict=True)
+            ]
+            return float(
+                -torch.nn.functional.logsigmoid(
+                    spec["recipe"]["beta"] * torch.tensor(margins)
+                ).mean()
+            )
         total, count = 0.0, 0
         for start in range(0, len(rows), 16):
             ids = [torch.tensor(row["input_ids"]) for row in rows[start : start + 16]]
-            batch = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=pad).to(model.device)
-            mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in ids], batch_first=True).to(model.device)
+            batch = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=pad).to(
+                model.device
+            )
+            mask = torch.nn.utils.rnn.pad_sequence(
+                [torch.ones_like(row) for row in ids], batch_first=True
+            ).to(model.device)
             with torch.no_grad(), torch.autocast(model.device.type, torch.bfloat16):
-                out = model(input_ids=batch, attention_mask=mask, labels=batch.masked_fill(mask == 0, -100), use_cache=False, fused_lm_head=True)
-            total, count = total - float(out.log_probs.float().sum()), count + int(mask[:, 1:].sum())
+                out = model(
+                    input_ids=batch,
+                    attention_mask=mask,
+                    labels=batch.masked_fill(mask == 0, -100),
+                    use_cache=False,
+                    fused_lm_head=True,
+                )
+            total, count = (
+                total - float(out.log_probs.float().sum()),
+                count + int(mask[:, 1:].sum()),
+            )
         return total / count
 
     losses = {"": loss()}
@@ -253,7 +396,12 @@ def judge(spec: Spec) -> None:
 def main() -> None:
     """Run what the first argument describes."""
     spec = json.loads(sys.argv[1])
-    ways: dict[str, Callable[[Spec], None]] = {"ours": ours, "reference": reference, "trl": trl, "factory": factory}
+    ways: dict[str, Callable[[Spec], None]] = {
+        "ours": ours,
+        "reference": reference,
+        "trl": trl,
+        "factory": factory,
+    }
     if spec["way"] == "judge":
         judge(spec)
         return

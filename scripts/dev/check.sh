@@ -3,7 +3,7 @@
 set -eu
 ruff check scripts tests
 ruff format --check scripts tests
-snakefmt --check Snakefile rules
+snakefmt --line-length 100 --check Snakefile rules
 mypy
 for config in config/paper.yaml config/rehearsal.yaml "config/rehearsal.yaml config/rehearsal-upstream.yaml" config/released.yaml "config/paper.yaml config/flan-cot.yaml" config/decontaminated.yaml "config/paper.yaml config/gpu-80gb.yaml" config/serve-vllm.yaml; do
     # shellcheck disable=SC2086 # several files are several arguments

@@ -1,11 +1,15 @@
-"""Measure what the package's promises are worth: attacks caught and missed, beside Snakemake's own triggers, and what the checks cost in time.
+"""Measure what the package's promises are worth: attacks caught and missed, beside Snakemake's own
+triggers, and what the checks cost in time.
 
-Usage: measure_evidence.py [--finished DIR] [--only times own test_reruns …] [--output docs/evidence.md]
+Usage: measure_evidence.py [--finished DIR] [--only times own test_reruns …] [--output
+docs/evidence.md]
 
-DIR is a project in which the smallest rehearsal has been run; with --only, these parts are measured again and the others stay.
+DIR is a project in which the smallest rehearsal has been run; with --only, these parts are measured
+again and the others stay.
 
-Runs the tests of the promises (tests/workflow, with EVIDENCE=1: all of them), asks Snakemake without our planning about the same mutations, and
-times the commands. Raw results go to a .json beside the page, which is written from them. About half an hour on two cores.
+Runs the tests of the promises (tests/workflow, with EVIDENCE=1: all of them), asks Snakemake
+without our planning about the same mutations, and times the commands. Raw results go to a .json
+beside the page, which is written from them. About half an hour on two cores.
 """
 
 import argparse
@@ -22,7 +26,8 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from bezoar.errors import UserError, cli
+from bezoar import program
+from bezoar.errors import UserError
 from bezoar.files import read_json, whole_file, write_json
 
 ROOT = Path(__file__).parents[1]
@@ -30,18 +35,53 @@ TESTS = ROOT / "tests/workflow"
 CONFIG = "config/rehearsal.yaml tests/workflow/smallest.yaml"
 # Promise, file of tests, and the tests of it.
 PROMISES = [
-    ("A change with meaning makes exactly its stages stale", "test_stale", "test_an_attack_makes_exactly"),
-    ("A change without meaning makes none stale", "test_stale", "test_a_change_without_meaning|test_another_user|test_results_carried"),
-    ("Every value of the configuration is in the recipe of its stage", "test_stale", "test_every_leaf"),
+    (
+        "A change with meaning makes exactly its stages stale",
+        "test_stale",
+        "test_an_attack_makes_exactly",
+    ),
+    (
+        "A change without meaning makes none stale",
+        "test_stale",
+        "test_a_change_without_meaning|test_another_user|test_results_carried",
+    ),
+    (
+        "Every value of the configuration is in the recipe of its stage",
+        "test_stale",
+        "test_every_leaf",
+    ),
     ("A forged file is named", "test_audit", r"test_every_published_file.*\[file-"),
-    ("A file forged with its own receipt is named", "test_audit", r"test_every_published_file.*\[file and"),
-    ("A forgery on which all receipts agree is named", "test_audit", "test_a_forgery_that_all|test_a_stored_answer"),
-    ("Another place, zone, locale, umask, hash seed, number of cores, no network: the same bytes", "test_reruns", "test_another_directory"),
+    (
+        "A file forged with its own receipt is named",
+        "test_audit",
+        r"test_every_published_file.*\[file and",
+    ),
+    (
+        "A forgery on which all receipts agree is named",
+        "test_audit",
+        "test_a_forgery_that_all|test_a_stored_answer",
+    ),
+    (
+        (
+            "Another place, zone, locale, umask, hash seed, number of cores, no network: the same"
+            " bytes"
+        ),
+        "test_reruns",
+        "test_another_directory",
+    ),
     ("A program opens only declared files", "test_reruns", "test_every_program_opens"),
-    ("After kill -9 in the middle of a rule: the same bytes, nothing half-written", "test_reruns", "test_after_a_kill|test_when_snakemake_alone"),
+    (
+        "After kill -9 in the middle of a rule: the same bytes, nothing half-written",
+        "test_reruns",
+        "test_after_a_kill|test_when_snakemake_alone",
+    ),
     ("One run at a time in a directory", "test_reruns", "test_a_second_run"),
-    ("The provenance is a valid Provenance Run Crate; a planted fault is found", "test_crate", "test_a_planted|test_the_official"),
-]  # fmt: skip
+    (
+        "The provenance is a valid Provenance Run Crate; a planted fault is found",
+        "test_crate",
+        "test_a_planted|test_the_official",
+    ),
+]
 PARTS = ["times", "own", *sorted({file for _, file, _ in PROMISES})]
 
 
@@ -51,29 +91,57 @@ def finish(folder: Path) -> None:
 
     done = reruns.run(reruns.fresh(folder), before=[], cores=os.cpu_count() or 1)
     if done.returncode:
-        raise UserError(f"{folder}: the smallest rehearsal failed: {done.stderr.strip().splitlines()[-1]}")
+        raise UserError(
+            f"{folder}: the smallest rehearsal failed: {done.stderr.strip().splitlines()[-1]}"
+        )
 
 
 def tested(finished: Path, scratch: Path, names: list[str]) -> list[dict[str, Any]]:
     """Run these files of tests; return {file, name, outcome, attacks, missed, seconds} of each."""
     report = scratch / "tests.xml"
     files = [f"tests/workflow/{name}.py" for name in names]
-    environment = os.environ | {"FINISHED": str(finished), "EVIDENCE": "1", "PYTHONPATH": str(ROOT / "scripts")}
-    command = [sys.executable, "-m", "pytest", "-q", *files, f"--junitxml={report}", "-o", "junit_family=xunit1"]
+    environment = os.environ | {
+        "FINISHED": str(finished),
+        "EVIDENCE": "1",
+        "PYTHONPATH": str(ROOT / "scripts"),
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        *files,
+        f"--junitxml={report}",
+        "-o",
+        "junit_family=xunit1",
+    ]
     subprocess.run(command, cwd=ROOT, env=environment, check=False, stdout=sys.stderr)
     rows = []
     for case in ElementTree.parse(report).iter("testcase"):
-        outcome = next((kind for kind in ("failure", "error", "skipped") if case.find(kind) is not None), "passed")
+        outcome = next(
+            (kind for kind in ("failure", "error", "skipped") if case.find(kind) is not None),
+            "passed",
+        )
         said = {found.get("name"): int(found.get("value", "0")) for found in case.iter("property")}
         attacks = said.get("attacks", 1)
         missed = 0 if outcome == "passed" else said.get("missed", attacks)
-        rows.append({"file": case.get("classname", "").rsplit(".", 1)[-1], "name": case.get("name"), "outcome": outcome, "attacks": attacks,
-                     "missed": missed, "seconds": round(float(case.get("time", "0")), 2)})  # fmt: skip
+        rows.append(
+            {
+                "file": case.get("classname", "").rsplit(".", 1)[-1],
+                "name": case.get("name"),
+                "outcome": outcome,
+                "attacks": attacks,
+                "missed": missed,
+                "seconds": round(float(case.get("time", "0")), 2),
+            }
+        )
     return rows
 
 
 def own_triggers(finished: Path, folder: Path) -> dict[str, Any]:
-    """Ask Snakemake, with its own triggers and its metadata, about the mutations that our tests try; return what it would run for each."""
+    """Ask Snakemake, with its own triggers and its metadata, about the mutations that our tests
+    try; return what it would run for each.
+    """
     import attacks
     import test_stale
 
@@ -85,14 +153,30 @@ def own_triggers(finished: Path, folder: Path) -> dict[str, Any]:
         raise UserError(f"{common}: no line `planning.install()` to leave out")
     common.write_text(text.replace("\nplanning.install()\n", "\n"), encoding="utf-8")
     held = attacks.receipts(plain)
-    rules = set(re.findall(r"^ *rule (\w+):", "".join(path.read_text() for path in (plain / "rules").glob("*.smk")), re.MULTILINE))
+    rules = set(
+        re.findall(
+            r"^ *rule (\w+):",
+            "".join(path.read_text() for path in (plain / "rules").glob("*.smk")),
+            re.MULTILINE,
+        )
+    )
     rows = []
-    for attack in [attacks.Attack("nothing", "", attacks.nothing), *attacks.ATTACKS, *test_stale.QUIET]:
-        copy = folder / "copy"  # of its own for each, with all dates: some change what cannot be changed back
+    for attack in [
+        attacks.Attack("nothing", "", attacks.nothing),
+        *attacks.ATTACKS,
+        *test_stale.QUIET,
+    ]:
+        copy = (
+            folder / "copy"
+        )  # of its own for each, with all dates: some change what cannot be changed back
         shutil.copytree(plain, copy)
         with attack.on(copy):
             rows.append(
-                {"name": attack.name, "stale": sorted(attacks.rules_of(attack.stale(held), rules)), "planned": sorted(test_stale.ask(copy)[1])}
+                {
+                    "name": attack.name,
+                    "stale": sorted(attacks.rules_of(attack.stale(held), rules)),
+                    "planned": sorted(test_stale.ask(copy)[1]),
+                }
             )
         shutil.rmtree(copy)
     return {"rows": rows}
@@ -106,67 +190,168 @@ def timed(command: list[str], folder: Path, repeats: int) -> dict[str, Any]:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         seconds.append(round(time.perf_counter() - began, 3))
         if done.returncode:
-            raise UserError(f"{' '.join(command)}: {(done.stderr or done.stdout).strip().splitlines()[-1]}")
+            raise UserError(
+                f"{' '.join(command)}: {(done.stderr or done.stdout).strip().splitlines()[-1]}"
+            )
     return {"command": " ".join(command).replace(sys.prefix, ".venv"), "seconds": seconds}
 
 
 def times(finished: Path, empty: Path) -> dict[str, Any]:
-    """Time the commands of a user on a finished run, and Snakemake on an empty workflow. The environment is the one that runs this."""
-    make = ["make", "-o", "environment", f"ENV={sys.prefix}", f"CONFIG={CONFIG}", f"JOBS={os.cpu_count()}"]
+    """Time the commands of a user on a finished run, and Snakemake on an empty workflow. The
+    environment is the one that runs this.
+    """
+    make = [
+        "make",
+        "-o",
+        "environment",
+        f"ENV={sys.prefix}",
+        f"CONFIG={CONFIG}",
+        f"JOBS={os.cpu_count()}",
+    ]
     empty.mkdir()
     (empty / "Snakefile").write_text("rule all:\n")
     return {
         "`make stale`, nothing stale": timed([*make, "stale"], finished, 7),
         "`make rehearsal`, nothing to do": timed([*make, "rehearsal"], finished, 7),
         "`make audit`": timed([*make, "audit"], finished, 3),
-        "`snakemake -n` of an empty workflow": timed([str(Path(sys.executable).with_name("snakemake")), "-n"], empty, 7),
+        "`snakemake -n` of an empty workflow": timed(
+            [str(Path(sys.executable).with_name("snakemake")), "-n"], empty, 7
+        ),
     }
 
 
 def machine() -> str:
     """Name processor, cores and Python."""
-    cpu = next((line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "?")
+    cpu = next(
+        (
+            line.split(":", 1)[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        "?",
+    )
     return f"{cpu}, {os.cpu_count()} cores, Python {platform.python_version()}"
 
 
 def page(raw: dict[str, Any]) -> str:
     """Return the page that the raw results make."""
-    text = ["# What the promises are worth", "",
-            f"Written by `make evidence` (`scripts/dev/measure_evidence.py`) from [evidence.json](evidence.json) on {raw['date']}: {raw['machine']}.",
-            "All of it is measured on the smallest rehearsal (`tests/workflow/smallest.yaml`): the whole DAG, learning nothing.", "",
-            "## Attacks", "", "| promise | tests | attacks | caught | missed |", "|---|---|---|---|---|"]  # fmt: skip
+    text = [
+        "# What the promises are worth",
+        "",
+        (
+            "Written by `make evidence` (`scripts/dev/measure_evidence.py`) from"
+            f" [evidence.json](evidence.json) on {raw['date']}: {raw['machine']}."
+        ),
+        (
+            "All of it is measured on the smallest rehearsal (`tests/workflow/smallest.yaml`): the"
+            " whole DAG, learning nothing."
+        ),
+        "",
+        "## Attacks",
+        "",
+        "| promise | tests | attacks | caught | missed |",
+        "|---|---|---|---|---|",
+    ]
     for promise, file, pattern in PROMISES:
-        rows = [row for row in raw["tests"] if row["file"] == file and re.match(pattern, row["name"])]
+        rows = [
+            row for row in raw["tests"] if row["file"] == file and re.match(pattern, row["name"])
+        ]
         tried = [row for row in rows if row["outcome"] != "skipped"]
         attacks, missed = sum(row["attacks"] for row in tried), sum(row["missed"] for row in tried)
         skipped = f" ({len(rows) - len(tried)} not tried here)" if len(rows) > len(tried) else ""
-        text.append(f"| {promise} | `{file}.py`{skipped} | {attacks:,} | {attacks - missed:,} | {missed:,} |")
-    text += ["", "What counts as an attack: a mutation; a value of the configuration; a forged file;",
-             "a published file made in another place and compared; a file that a program opened under strace;",
-             "a rule killed; a second run; a fault planted in the crate."]  # fmt: skip
-    failed = [f"- {row['file']}: {row['name']}" for row in raw["tests"] if row["outcome"] in ("failure", "error")]
-    text += ["", *(["Tests that failed:", *failed, ""] if failed else ["No test of these files failed.", ""])]
+        text.append(
+            f"| {promise} | `{file}.py`{skipped} | {attacks:,} | {attacks - missed:,} |"
+            f" {missed:,} |"
+        )
+    text += [
+        "",
+        "What counts as an attack: a mutation; a value of the configuration; a forged file;",
+        (
+            "a published file made in another place and compared; a file that a program opened"
+            " under strace;"
+        ),
+        "a rule killed; a second run; a fault planted in the crate.",
+    ]
+    failed = [
+        f"- {row['file']}: {row['name']}"
+        for row in raw["tests"]
+        if row["outcome"] in ("failure", "error")
+    ]
+    text += [
+        "",
+        *(
+            ["Tests that failed:", *failed, ""]
+            if failed
+            else ["No test of these files failed.", ""]
+        ),
+    ]
     rows = raw["own"]["rows"][1:]
     wrong, quiet = [row for row in rows if row["stale"]], [row for row in rows if not row["stale"]]
     missed = [row for row in wrong if set(row["stale"]) - set(row["planned"])]
     alarms = [row for row in quiet if row["planned"]]
-    text += ["## Snakemake's own triggers on the same mutations", "",
-             "The same project without the line `planning.install()`, with the metadata that Snakemake kept of the run, asked with `snakemake -n`.",
-             "The rules help it already: settings and the digest of the code stand among the params of each.", "",
-             "| | mutations with meaning | noticed | missed | without meaning | false alarms |", "|---|---|---|---|---|---|"]  # fmt: skip
-    ours = {kind: [row for row in raw["tests"] if row["file"] == "test_stale" and re.match(pattern, row["name"])]
-            for kind, pattern in (("wrong", "test_an_attack_makes_exactly"), ("quiet", "test_a_change_without"))}  # fmt: skip
-    lost = sum(row["missed"] for row in ours["wrong"] if named(row) in {found["name"] for found in wrong})
-    text += [f"| receipts | {len(wrong)} | {len(wrong) - lost} | {lost} | {len(quiet)} | {sum(row['missed'] for row in ours['quiet'])} |",
-             f"| Snakemake's | {len(wrong)} | {len(wrong) - len(missed)} | {len(missed)} | {len(quiet)} | {len(alarms)} |", ""]  # fmt: skip
-    text += [f"Before any mutation it would run: {', '.join(raw['own']['rows'][0]['planned']) or 'nothing'}.", "",
-             f"Missed: {'; '.join(row['name'] for row in missed) or 'none'}.", "",
-             f"False alarms: {'; '.join(row['name'] for row in alarms) or 'none'}.", "",
-             "## Time", "", f"Load average when this began: {raw['load']}.", "",
-             "| | median s | from – to | runs |", "|---|---|---|---|"]  # fmt: skip
+    text += [
+        "## Snakemake's own triggers on the same mutations",
+        "",
+        (
+            "The same project without the line `planning.install()`, with the metadata that"
+            " Snakemake kept of the run, asked with `snakemake -n`."
+        ),
+        (
+            "The rules help it already: settings and the digest of the code stand among the params"
+            " of each."
+        ),
+        "",
+        "| | mutations with meaning | noticed | missed | without meaning | false alarms |",
+        "|---|---|---|---|---|---|",
+    ]
+    ours = {
+        kind: [
+            row
+            for row in raw["tests"]
+            if row["file"] == "test_stale" and re.match(pattern, row["name"])
+        ]
+        for kind, pattern in (
+            ("wrong", "test_an_attack_makes_exactly"),
+            ("quiet", "test_a_change_without"),
+        )
+    }
+    lost = sum(
+        row["missed"] for row in ours["wrong"] if named(row) in {found["name"] for found in wrong}
+    )
+    text += [
+        (
+            f"| receipts | {len(wrong)} | {len(wrong) - lost} | {lost} | {len(quiet)} |"
+            f" {sum(row['missed'] for row in ours['quiet'])} |"
+        ),
+        (
+            f"| Snakemake's | {len(wrong)} | {len(wrong) - len(missed)} | {len(missed)} |"
+            f" {len(quiet)} | {len(alarms)} |"
+        ),
+        "",
+    ]
+    text += [
+        (
+            "Before any mutation it would run:"
+            f" {', '.join(raw['own']['rows'][0]['planned']) or 'nothing'}."
+        ),
+        "",
+        f"Missed: {'; '.join(row['name'] for row in missed) or 'none'}.",
+        "",
+        f"False alarms: {'; '.join(row['name'] for row in alarms) or 'none'}.",
+        "",
+        "## Time",
+        "",
+        f"Load average when this began: {raw['load']}.",
+        "",
+        "| | median s | from – to | runs |",
+        "|---|---|---|---|",
+    ]
     for what, found in raw["times"].items():
         spread = found["seconds"]
-        text.append(f"| {what} | {statistics.median(spread):.2f} | {min(spread):.2f} – {max(spread):.2f} | {len(spread)} |")
+        text.append(
+            f"| {what} | {statistics.median(spread):.2f} | {min(spread):.2f} – {max(spread):.2f} |"
+            f" {len(spread)} |"
+        )
     return "\n".join(text) + "\n"
 
 
@@ -177,11 +362,26 @@ def named(row: dict[str, Any]) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line, measure, write the raw results and the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--finished", type=Path, help="a copy of the project in which the smallest rehearsal has been run")
-    parser.add_argument("--output", type=Path, default=Path("docs/evidence.md"), help="page to write; raw results go beside it")
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="measure only these parts again")
-    parser.add_argument("--page-only", action="store_true", help="write the page again from the raw results")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--finished",
+        type=Path,
+        help="a copy of the project in which the smallest rehearsal has been run",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("docs/evidence.md"),
+        help="page to write; raw results go beside it",
+    )
+    parser.add_argument(
+        "--only", nargs="+", choices=PARTS, default=PARTS, help="measure only these parts again"
+    )
+    parser.add_argument(
+        "--page-only", action="store_true", help="write the page again from the raw results"
+    )
     args = parser.parse_args(argv)
     sys.path.insert(0, str(TESTS))
     if not args.page_only:
@@ -190,13 +390,21 @@ def main(argv: list[str] | None = None) -> None:
             finished = args.finished or place / "project"
             if not args.finished:
                 finish(finished)
-            raw = {"tests": []} if args.only == PARTS else read_json(args.output.with_suffix(".json"))
+            raw = (
+                {"tests": []} if args.only == PARTS else read_json(args.output.with_suffix(".json"))
+            )
             if "times" in args.only:
-                raw |= {"load": round(os.getloadavg()[0], 1), "times": times(finished, place / "empty")}
+                raw |= {
+                    "load": round(os.getloadavg()[0], 1),
+                    "times": times(finished, place / "empty"),
+                }
             if "own" in args.only:
                 raw["own"] = own_triggers(finished, place / "own")
             if names := [part for part in args.only if part.startswith("test_")]:
-                raw["tests"] = [*(row for row in raw["tests"] if row["file"] not in names), *tested(finished, place, names)]
+                raw["tests"] = [
+                    *(row for row in raw["tests"] if row["file"] not in names),
+                    *tested(finished, place, names),
+                ]
             raw |= {"date": time.strftime("%Y-%m-%d", time.gmtime()), "machine": machine()}
         write_json(args.output.with_suffix(".json"), raw)
     with whole_file(args.output) as stream:
@@ -204,4 +412,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    cli(main)
+    program.run(main)

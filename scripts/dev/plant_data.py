@@ -1,11 +1,14 @@
-"""Measure what duplicate and contamination search find of what was planted: recall and precision by kind and length, as a table for docs/.
+"""Measure what duplicate and contamination search find of what was planted: recall and precision by
+kind and length, as a table for docs/.
 
 Usage: plant_data.py [--texts 4000] [--seed 0] [--output docs/planted.md]
 
-Texts are drawn from 20,000 invented words by Zipf's law. A quarter of them is planted again, changed in one way: exact, re-cased, re-punctuated,
-or with one word changed; the rest are decoys, half of them beginning with words of another text, a third of the shorter. For contamination the
-planted texts are questions of an evaluation and stand in the middle of longer responses. Recall is the share of planted texts that were found,
-precision the share of what was found that was planted. The searches run with the paper's configuration.
+Texts are drawn from 20,000 invented words by Zipf's law. A quarter of them is planted again,
+changed in one way: exact, re-cased, re-punctuated, or with one word changed; the rest are decoys,
+half of them beginning with words of another text, a third of the shorter. For contamination the
+planted texts are questions of an evaluation and stand in the middle of longer responses. Recall is
+the share of planted texts that were found, precision the share of what was found that was planted.
+The searches run with the paper's configuration.
 """
 
 import argparse
@@ -15,9 +18,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bezoar.workflow.configuration import resolved
-from bezoar.errors import cli
+from bezoar import program
 from bezoar.files import whole_file
+from bezoar.workflow.configuration import resolved
 from find_contamination import Items, matches
 from find_duplicates import Classes, duplicates
 
@@ -28,7 +31,12 @@ CHANGES = ("exact", "re-cased", "re-punctuated", "one word changed")
 
 def sampler(chance: random.Random) -> Iterator[str]:
     """Yield words by Zipf's law, without end."""
-    words = [f"{first}{second}{third}" for first, second, third in itertools.product("bdfgklmnprst", "aeiou", ("l", "n", "r", "st", "va", "mi"))]
+    words = [
+        f"{first}{second}{third}"
+        for first, second, third in itertools.product(
+            "bdfgklmnprst", "aeiou", ("l", "n", "r", "st", "va", "mi")
+        )
+    ]
     words = [a + b for a in words for b in words][:VOCABULARY]
     weights = list(itertools.accumulate(1 / rank for rank in range(1, VOCABULARY + 1)))
     while True:
@@ -45,7 +53,10 @@ def change(text: str, kind: str, chance: random.Random, word: str) -> str:
     if kind == "re-cased":
         return "".join(chance.choice((letter.upper(), letter.lower())) for letter in text)
     if kind == "re-punctuated":
-        return " ".join(f"{chance.choice(('', '(', '«'))}{part.strip('.')}{chance.choice((',', '!', ' -', ''))}" for part in text.split())
+        return " ".join(
+            f"{chance.choice(('', '(', '«'))}{part.strip('.')}{chance.choice((',', '!', ' -', ''))}"
+            for part in text.split()
+        )
     if kind == "one word changed":
         parts = text.split()
         parts[chance.randrange(len(parts))] = word
@@ -53,7 +64,9 @@ def change(text: str, kind: str, chance: random.Random, word: str) -> str:
     return text
 
 
-def plant(texts: int, lengths: tuple[int, int], seed: int) -> tuple[list[str], list[tuple[str, str, int]]]:
+def plant(
+    texts: int, lengths: tuple[int, int], seed: int
+) -> tuple[list[str], list[tuple[str, str, int]]]:
     """Return (decoys, [(kind, changed text, number of the decoy it copies)])."""
     chance = random.Random(f"{seed} {lengths}")
     stream = sampler(chance)
@@ -73,60 +86,109 @@ def plant(texts: int, lengths: tuple[int, int], seed: int) -> tuple[list[str], l
     return whole, planted
 
 
-def score_duplicates(texts: int, lengths: tuple[int, int], recipe: dict[str, Any], seed: int) -> dict[str, tuple[int, int, int]]:
-    """Return kind -> (found, planted, pairs found that were not planted) of the duplicate search; the last under `all`."""
+def score_duplicates(
+    texts: int, lengths: tuple[int, int], recipe: dict[str, Any], seed: int
+) -> dict[str, tuple[int, int, int]]:
+    """Return kind -> (found, planted, pairs found that were not planted) of the duplicate search;
+    the last under `all`.
+    """
     whole, planted = plant(texts, lengths, seed)
     classes = Classes()
     for number, text in enumerate([*whole, *(text for _, text, _ in planted)]):
         classes.add("set", number, text)
-    pairs = {(line["row"], line["of_row"]) for line in duplicates(classes, {**recipe, "seed": seed})}
+    pairs = {
+        (line["row"], line["of_row"]) for line in duplicates(classes, {**recipe, "seed": seed})
+    }
     wanted = {(texts + place, index): kind for place, (kind, _, index) in enumerate(planted)}
     found = {kind: sum(wanted[pair] == kind for pair in pairs & wanted.keys()) for kind in CHANGES}
     totals = {kind: sum(kind == other for other in wanted.values()) for kind in CHANGES}
-    return {kind: (found[kind], totals[kind], 0) for kind in CHANGES} | {"all": (sum(found.values()), len(wanted), len(pairs - wanted.keys()))}
+    return {kind: (found[kind], totals[kind], 0) for kind in CHANGES} | {
+        "all": (sum(found.values()), len(wanted), len(pairs - wanted.keys()))
+    }
 
 
-def score_contamination(texts: int, lengths: tuple[int, int], recipe: dict[str, Any], seed: int) -> dict[str, tuple[int, int, int]]:
-    """Return the same of the contamination search: evaluation questions planted inside responses, among decoys that share thirds of them."""
+def score_contamination(
+    texts: int, lengths: tuple[int, int], recipe: dict[str, Any], seed: int
+) -> dict[str, tuple[int, int, int]]:
+    """Return the same of the contamination search: evaluation questions planted inside responses,
+    among decoys that share thirds of them.
+    """
     whole, planted = plant(texts, lengths, seed)
     stream = sampler(random.Random(f"{seed} padding"))
     questions = {index for _, _, index in planted}
-    items = Items([{"task": "planted", "item": i, "part": "question", "text": whole[i]} for i in sorted(questions)], recipe)
+    items = Items(
+        [
+            {"task": "planted", "item": i, "part": "question", "text": whole[i]}
+            for i in sorted(questions)
+        ],
+        recipe,
+    )
     rows = []
-    for text in [*(text for _, text, _ in planted), *(text for i, text in enumerate(whole) if i not in questions)]:
+    for text in [
+        *(text for _, text, _ in planted),
+        *(text for i, text in enumerate(whole) if i not in questions),
+    ]:
         around = [" ".join(itertools.islice(stream, 20)) for _ in range(2)]
-        rows.append({"instruction": sentence(list(itertools.islice(stream, 8))), "response": f"{around[0]} {text} {around[1]}"})
-    pairs = {(line["row"] - 1, item) for line in matches(items, rows, "set", recipe) if line["contaminated"] for _, item, _ in line["items"]}
+        rows.append(
+            {
+                "instruction": sentence(list(itertools.islice(stream, 8))),
+                "response": f"{around[0]} {text} {around[1]}",
+            }
+        )
+    pairs = {
+        (line["row"] - 1, item)
+        for line in matches(items, rows, "set", recipe)
+        if line["contaminated"]
+        for _, item, _ in line["items"]
+    }
     wanted = {(place, index): kind for place, (kind, _, index) in enumerate(planted)}
     found = {kind: sum(wanted[pair] == kind for pair in pairs & wanted.keys()) for kind in CHANGES}
     totals = {kind: sum(kind == other for other in wanted.values()) for kind in CHANGES}
-    return {kind: (found[kind], totals[kind], 0) for kind in CHANGES} | {"all": (sum(found.values()), len(wanted), len(pairs - wanted.keys()))}
+    return {kind: (found[kind], totals[kind], 0) for kind in CHANGES} | {
+        "all": (sum(found.values()), len(wanted), len(pairs - wanted.keys()))
+    }
 
 
 def table(texts: int, seed: int) -> str:
     """Return the page."""
     config = resolved([])["data"]
     lines = [
-        "# What the searches find of what was planted", "",
-        f"Written by `python scripts/dev/plant_data.py --texts {texts} --seed {seed}`; {texts:,} texts and {texts // 4:,} planted ones a line. "
-        f"Duplicates: Jaccard {config['duplicates']['jaccard']}; contamination: {config['contamination']['ngram']}-grams, "
-        f"share {config['contamination']['contaminated_share']}. Precision counts every kind together.", "",
-        "| search | words | " + " | ".join(f"recall, {kind}" for kind in CHANGES) + " | precision |", "|---|---|" + "---|" * (len(CHANGES) + 1),
-    ]  # fmt: skip
+        "# What the searches find of what was planted",
+        "",
+        (
+            f"Written by `python scripts/dev/plant_data.py --texts {texts} --seed {seed}`;"
+            f" {texts:,} texts and {texts // 4:,} planted ones a line. Duplicates: Jaccard"
+            f" {config['duplicates']['jaccard']}; contamination:"
+            f" {config['contamination']['ngram']}-grams, share"
+            f" {config['contamination']['contaminated_share']}. Precision counts every kind"
+            " together."
+        ),
+        "",
+        "| search | words | "
+        + " | ".join(f"recall, {kind}" for kind in CHANGES)
+        + " | precision |",
+        "|---|---|" + "---|" * (len(CHANGES) + 1),
+    ]
     for name, score in (("duplicates", score_duplicates), ("contamination", score_contamination)):
         for lengths in LENGTHS:
             found = score(texts, lengths, config[name], seed)
-            cells = [f"{found[kind][0]}/{found[kind][1]} = {found[kind][0] / found[kind][1]:.3f}" for kind in CHANGES]
+            cells = [
+                f"{found[kind][0]}/{found[kind][1]} = {found[kind][0] / found[kind][1]:.3f}"
+                for kind in CHANGES
+            ]
             right, _, wrong = found["all"]
             lines.append(
-                f"| {name} | {lengths[0]}–{lengths[1]} | {' | '.join(cells)} | {right}/{right + wrong} = {right / max(1, right + wrong):.3f} |"
+                f"| {name} | {lengths[0]}–{lengths[1]} | {' | '.join(cells)} |"
+                f" {right}/{right + wrong} = {right / max(1, right + wrong):.3f} |"
             )
     return "\n".join(lines) + "\n"
 
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and measure."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--texts", type=int, default=4000, help="texts for each line of the table")
     parser.add_argument("--seed", type=int, default=0, help="of all draws")
     parser.add_argument("--output", type=Path, help="page to write; printed if none is named")
@@ -139,4 +201,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    cli(main)
+    program.run(main)

@@ -1,8 +1,11 @@
-"""Run the rehearsal for several seeds, each below its own results root, and write what was learnt: numbers as JSON, and tables made from them.
+"""Run the rehearsal for several seeds, each below its own results root, and write what was learnt:
+numbers as JSON, and tables made from them.
 
-Usage: repeat_rehearsal.py --seeds 1 2 3 [--cores 2] [--output docs/learning.md]        (the numbers go to docs/learning.json)
+Usage: repeat_rehearsal.py --seeds 1 2 3 [--cores 2] [--output docs/learning.md]        (the numbers
+go to docs/learning.json)
 
-A seed changes everything: the world, its split, the base, the data and the training. Seeds that no design choice has seen are the ones that count.
+A seed changes everything: the world, its split, the base, the data and the training. Seeds that no
+design choice has seen are the ones that count.
 """
 
 import argparse
@@ -13,7 +16,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bezoar.errors import UserError, cli
+from bezoar import program
+from bezoar.errors import UserError
 from bezoar.files import read_json, whole_file, write_json
 
 CONFIG = "config/rehearsal.yaml"
@@ -27,52 +31,104 @@ def root(seed: int) -> Path:
 
 def run(seed: int, cores: int) -> None:
     """Bring one seed's tables up to date; Snakemake decides what is stale."""
-    places = ", ".join(f"{kind}: {kind}/rehearsal-seed-{seed}" for kind in ("results", "logs", "benchmarks"))
-    command = ["snakemake", "--profile", "profiles/default", "--cores", str(cores), "--configfile", CONFIG,
-               "--config", f"seed={seed}", f"pathvars={{{places}}}"]  # fmt: skip
+    places = ", ".join(
+        f"{kind}: {kind}/rehearsal-seed-{seed}" for kind in ("results", "logs", "benchmarks")
+    )
+    command = [
+        "snakemake",
+        "--profile",
+        "profiles/default",
+        "--cores",
+        str(cores),
+        "--configfile",
+        CONFIG,
+        "--config",
+        f"seed={seed}",
+        f"pathvars={{{places}}}",
+    ]
     if subprocess.run(command, check=False).returncode:
-        raise UserError(f"seed {seed}: the rehearsal failed; its log is below logs/rehearsal-seed-{seed}")
+        raise UserError(
+            f"seed {seed}: the rehearsal failed; its log is below logs/rehearsal-seed-{seed}"
+        )
 
 
 def number(found: dict[str, Any]) -> dict[str, Any]:
     """Return mean, interval and, where it is known, the number of items, to six digits."""
-    return {key: round(found[key], 6) for key in ("mean", "low", "high")} | ({"n": found["n"]} if "n" in found else {})
+    return {key: round(found[key], 6) for key in ("mean", "low", "high")} | (
+        {"n": found["n"]} if "n" in found else {}
+    )
 
 
 def states_of(seed: int) -> list[dict[str, Any]]:
-    """Return {what, after, mean, low, high, n} of every measure of every state, from one seed's tables."""
-    learning, harness, chat = (read_json(root(seed) / f"{name}.json") for name in ("learning", "lm_eval", "mtbench"))
+    """Return {what, after, mean, low, high, n} of every measure of every state, from one seed's
+    tables.
+    """
+    learning, harness, chat = (
+        read_json(root(seed) / f"{name}.json") for name in ("learning", "lm_eval", "mtbench")
+    )
     judge = next(iter(chat["judges"].values()))
     found = []
     for state, sets in learning["states"].items():
         for name, metrics in sets.items():
             for metric in ("loss", "exact_match", "right", "accuracy"):
                 if metric in metrics:
-                    found.append({"what": f"{name}: {metric.replace('_', ' ')}", "after": state, **number(metrics[metric])})
+                    found.append(
+                        {
+                            "what": f"{name}: {metric.replace('_', ' ')}",
+                            "after": state,
+                            **number(metrics[metric]),
+                        }
+                    )
     for model, tasks in harness["models"].items():
-        found += [{"what": f"lm-eval {task}", "after": model, **number(value)} for task, value in tasks.items()]
+        found += [
+            {"what": f"lm-eval {task}", "after": model, **number(value)}
+            for task, value in tasks.items()
+        ]
         overall = {key: judge["models"][model]["overall"][key] for key in ("mean", "low", "high")}
         found.append({"what": CHAT, "after": model, **number(overall)})
     return found
 
 
 def differences_of(seed: int) -> list[dict[str, Any]]:
-    """Return {what, mean, low, high, better} of every paired difference; better: the interval holds nothing but improvements."""
-    learning, harness, chat = (read_json(root(seed) / f"{name}.json") for name in ("learning", "lm_eval", "mtbench"))
+    """Return {what, mean, low, high, better} of every paired difference; better: the interval holds
+    nothing but improvements.
+    """
+    learning, harness, chat = (
+        read_json(root(seed) / f"{name}.json") for name in ("learning", "lm_eval", "mtbench")
+    )
     rows: list[tuple[str, dict[str, Any], int]] = [
-        (f"{d['child']} on its own set against {d['parent']}: {d['metric'].replace('_', ' ')}", d, -1 if d["metric"] == "loss" else 1)
-        for d in learning["differences"] if d["own"] and d["metric"] in ("loss", "exact_match", "accuracy")
-    ]  # fmt: skip
-    rows += [(f"lm-eval, all items: {d['child']} against {d['parent']}", d["all_items"], 1) for d in harness["differences"]]
-    rows += [(f"chat: {d['child']} against {d['parent']}", d, 1) for d in next(iter(chat["judges"].values()))["differences"]]
-    return [{"what": name, **number({key: d[key] for key in ("mean", "low", "high")}), "better": (d["low"] > 0) if sign > 0 else (d["high"] < 0)}
-            for name, d, sign in rows]  # fmt: skip
+        (
+            f"{d['child']} on its own set against {d['parent']}: {d['metric'].replace('_', ' ')}",
+            d,
+            -1 if d["metric"] == "loss" else 1,
+        )
+        for d in learning["differences"]
+        if d["own"] and d["metric"] in ("loss", "exact_match", "accuracy")
+    ]
+    rows += [
+        (f"lm-eval, all items: {d['child']} against {d['parent']}", d["all_items"], 1)
+        for d in harness["differences"]
+    ]
+    rows += [
+        (f"chat: {d['child']} against {d['parent']}", d, 1)
+        for d in next(iter(chat["judges"].values()))["differences"]
+    ]
+    return [
+        {
+            "what": name,
+            **number({key: d[key] for key in ("mean", "low", "high")}),
+            "better": (d["low"] > 0) if sign > 0 else (d["high"] < 0),
+        }
+        for name, d, sign in rows
+    ]
 
 
-def shown(found: dict[str, Any], digits: int = 3) -> str:
+def shown(found: dict[str, Any], digits: int = 3, bold: bool = False) -> str:
     """Write a mean with its interval, and the number of items where it is known."""
     items = f", n = {found['n']}" if "n" in found else ""
-    return f"{found['mean']:.{digits}f} ({found['low']:.{digits}f} – {found['high']:.{digits}f}){items}"
+    mean, low, high = (f"{found[key]:.{digits}f}" for key in ("mean", "low", "high"))
+    text = f"{mean} ({low} – {high}){items}"
+    return f"**{text}**" if bold else text
 
 
 def page(raw: dict[str, Any]) -> str:
@@ -81,17 +137,31 @@ def page(raw: dict[str, Any]) -> str:
     columns = " | ".join(f"seed {seed}" for seed in raw["seeds"])
     rule = "|---" * (len(seeds) + 2) + "|"
     text = [
-        "# What the rehearsal learns", "",
-        f"Written by `make learning` (`scripts/dev/repeat_rehearsal.py --seeds {' '.join(raw['seeds'])}`) on {raw['machine']}.",
+        "# What the rehearsal learns",
+        "",
+        (
+            "Written by `make learning` (`scripts/dev/repeat_rehearsal.py --seeds"
+            f" {' '.join(raw['seeds'])}`) on {raw['machine']}."
+        ),
         "The numbers in full: [learning.json](learning.json), from which this page is made.",
-        "Means of held-out items, 95 % bootstrap intervals. Seeds 0 to 3 were looked at while the world was designed, and the preference stages",
-        "of 0 and 21 to 23 while its preference pairs were; no design choice has seen the others.", "",
-        "## Differences, in pairs", "", "A **bold** difference is an improvement whose interval excludes none.", "",
-        f"| difference | | {columns} |", rule,
-    ]  # fmt: skip
+        (
+            "Means of held-out items, 95 % bootstrap intervals. Seeds 0 to 3 were looked at while"
+            " the world was designed, and the preference stages"
+        ),
+        "of 0 and 21 to 23 while its preference pairs were; no design choice has seen the others.",
+        "",
+        "## Differences, in pairs",
+        "",
+        "A **bold** difference is an improvement whose interval excludes none.",
+        "",
+        f"| difference | | {columns} |",
+        rule,
+    ]
     for found in zip(*(seed["differences"] for seed in seeds), strict=True):
         what, _, rest = found[0]["what"].partition(": ")
-        text.append(f"| {what} | {rest} | {' | '.join(f'**{shown(one)}**' if one['better'] else shown(one) for one in found)} |")
+        text.append(
+            f"| {what} | {rest} | {' | '.join(shown(one, bold=one['better']) for one in found)} |"
+        )
     text += ["", "## Every state", "", f"| measure | after | {columns} |", rule]
     for found in zip(*(seed["states"] for seed in seeds), strict=True):
         cells = [shown(one, 2 if one["what"] == CHAT else 3) for one in found]
@@ -101,20 +171,31 @@ def page(raw: dict[str, Any]) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line, run the seeds, write the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", type=int, nargs="+", required=True, help="seeds to run")
-    parser.add_argument("--cores", type=int, default=os.cpu_count() or 1, help="cores for Snakemake")
-    parser.add_argument("--output", type=Path, default=Path("docs/learning.md"), help="page to write, Markdown")
+    parser.add_argument(
+        "--cores", type=int, default=os.cpu_count() or 1, help="cores for Snakemake"
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("docs/learning.md"), help="page to write, Markdown"
+    )
     args = parser.parse_args(argv)
     for seed in args.seeds:
         print(f"seed {seed}", file=sys.stderr)
         run(seed, args.cores)
-    raw = {"machine": f"{platform.machine()}, {os.cpu_count()} cores",
-           "seeds": {str(seed): {"differences": differences_of(seed), "states": states_of(seed)} for seed in args.seeds}}  # fmt: skip
+    raw = {
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "seeds": {
+            str(seed): {"differences": differences_of(seed), "states": states_of(seed)}
+            for seed in args.seeds
+        },
+    }
     write_json(args.output.with_suffix(".json"), raw)
     with whole_file(args.output) as stream:
         stream.write(page(raw))
 
 
 if __name__ == "__main__":
-    cli(main)
+    program.run(main)

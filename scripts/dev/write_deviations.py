@@ -1,4 +1,5 @@
-"""Write docs/deviations.md: every value that is not the paper's, from the tags of the configuration and from what is put in place of what.
+"""Write docs/deviations.md: every value that is not the paper's, from the tags of the configuration
+and from what is put in place of what.
 
 Usage: write_deviations.py [--output docs/deviations.md] [config/paper.yaml]
 
@@ -9,13 +10,16 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from bezoar import program
+from bezoar.files import whole_file
 from bezoar.workflow.configuration import PAPER, resolved
 from bezoar.workflow.deviations import tagged
-from bezoar.errors import cli
-from bezoar.files import whole_file
 
 MEANING = {
-    "ours": ("Our choices", "Not known of the paper, or not possible any more; the reason is ours."),
+    "ours": (
+        "Our choices",
+        "Not known of the paper, or not possible any more; the reason is ours.",
+    ),
     "inferred": ("Inferred", "Follows from what is published, with the reason."),
 }
 
@@ -26,12 +30,20 @@ def substitutions(config: dict[str, Any]) -> list[str]:
     found = []
     if judge["judge"]["model"] != judge["paper_judge"]:
         found.append(
-            f"MT-Bench is judged by `{judge['judge']['model']}`; the paper's judge was `{judge['paper_judge']}`. Their scores are never mixed."
+            f"MT-Bench is judged by `{judge['judge']['model']}`; the paper's judge was"
+            f" `{judge['paper_judge']}`. Their scores are never mixed."
         )
-    for name, settings in (("teacher", config["teacher"]), ("filter", config["filter"]["rater"]), ("evaluator of Evol-Instruct",
-                           config["generate"]["evol"]["evaluator"]), ("judge", judge["judge"])):  # fmt: skip
+    for name, settings in (
+        ("teacher", config["teacher"]),
+        ("filter", config["filter"]["rater"]),
+        ("evaluator of Evol-Instruct", config["generate"]["evol"]["evaluator"]),
+        ("judge", judge["judge"]),
+    ):
         if settings["revision"] is None:
-            found.append(f"The {name} is `{settings['model']}` without a pinned revision; the receipt records what answered.")
+            found.append(
+                f"The {name} is `{settings['model']}` without a pinned revision; the receipt"
+                " records what answered."
+            )
     return found
 
 
@@ -40,27 +52,67 @@ def page(configs: list[Path], prompts: list[str]) -> str:
     config, rows = resolved([str(path) for path in configs]), tagged(configs)
     listed = ", ".join(f"`{name}`" for name in prompts)
     named = " and ".join(f"`{path}`" for path in configs)
-    lines = ["# Deviations", "", f"Written by `scripts/dev/write_deviations.py` from {named}; do not edit.", "",
-             "## Put in place of something", "", *(f"- {text}" for text in substitutions(config)),
-             f"- All {len(prompts)} prompt files are worded by us; the paper's prompts were not published: {listed}."]  # fmt: skip
+    lines = [
+        "# Deviations",
+        "",
+        f"Written by `scripts/dev/write_deviations.py` from {named}; do not edit.",
+        "",
+        "## Put in place of something",
+        "",
+        *(f"- {text}" for text in substitutions(config)),
+        (
+            f"- All {len(prompts)} prompt files are worded by us; the paper's prompts were not"
+            f" published: {listed}."
+        ),
+    ]
     for tag, (title, text) in MEANING.items():
         mine = [row for row in rows if row["tag"] == tag]
-        lines += ["", f"## {title}", "", f"{text} {len(mine)} values.", "", "| key | value | reason |", "|---|---|---|"]
-        lines += [f"| `{row['key']}` | `{row['value'].replace('|', chr(92) + '|')}` | {row['reason'] or 'no counterpart'} |" for row in mine]
+        lines += [
+            "",
+            f"## {title}",
+            "",
+            f"{text} {len(mine)} values.",
+            "",
+            "| key | value | reason |",
+            "|---|---|---|",
+        ]
+        lines += [
+            f"| `{row['key']}` | `{row['value'].replace('|', chr(92) + '|')}` |"
+            f" {row['reason'] or 'no counterpart'} |"
+            for row in mine
+        ]
     counts = {tag: sum(row["tag"] == tag for row in rows) for tag in ("paper", "code")}
-    return "\n".join([*lines, "", f"The other tagged values are the paper's ({counts['paper']}) or its public code's ({counts['code']}).", ""])
+    return "\n".join(
+        [
+            *lines,
+            "",
+            (
+                f"The other tagged values are the paper's ({counts['paper']}) or its public code's"
+                f" ({counts['code']})."
+            ),
+            "",
+        ]
+    )
 
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("config", type=Path, nargs="*", default=[PAPER], help="configuration files")
-    parser.add_argument("--output", type=Path, default=Path("docs/deviations.md"), help="document to write")
+    parser.add_argument(
+        "--output", type=Path, default=Path("docs/deviations.md"), help="document to write"
+    )
     args = parser.parse_args(argv)
-    prompts = sorted(str(path) for path in Path("prompts").iterdir() if path.suffix in (".txt", ".yaml") and path.name != "topics.txt")
+    prompts = sorted(
+        str(path)
+        for path in Path("prompts").iterdir()
+        if path.suffix in (".txt", ".yaml") and path.name != "topics.txt"
+    )
     with whole_file(args.output) as stream:
         stream.write(page(args.config, prompts))
 
 
 if __name__ == "__main__":
-    cli(main)
+    program.run(main)

@@ -16,10 +16,24 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("training")
     texts = [" ".join(WORDS[(i * k) % len(WORDS)] for k in range(1, 30)) for i in range(1, 200)]
     write_jsonl(folder / "corpus.jsonl", [{"text": text} for text in texts])
-    pretrain_base.main([
-        "--corpus", str(folder / "corpus.jsonl"), "--base", str(folder / "base"), "--checkpoint", str(folder / "ckpt"),
-        "--metrics", str(folder / "base.metrics.jsonl"), "--recipe", json.dumps(PRETRAIN), "--code", "x", "--receipt", str(folder / "base.json"),
-    ])  # fmt: skip
+    pretrain_base.main(
+        [
+            "--corpus",
+            str(folder / "corpus.jsonl"),
+            "--base",
+            str(folder / "base"),
+            "--checkpoint",
+            str(folder / "ckpt"),
+            "--metrics",
+            str(folder / "base.metrics.jsonl"),
+            "--recipe",
+            json.dumps(PRETRAIN),
+            "--code",
+            "x",
+            "--receipt",
+            str(folder / "base.json"),
+        ]
+    )
     return folder / "base"
 
 
@@ -31,11 +45,24 @@ def place(tiny_base: Path) -> Path:
     folder = tiny_base.parent
     write_jsonl(
         folder / "rows.jsonl",
-        [{"instruction": f"the {WORDS[i % 9]}" + " red" * (i % 7), "response": f"{WORDS[(i + 1) % 9]} is red"} for i in range(40)],
+        [
+            {
+                "instruction": f"the {WORDS[i % 9]}" + " red" * (i % 7),
+                "response": f"{WORDS[(i + 1) % 9]} is red",
+            }
+            for i in range(40)
+        ],
     )
     write_jsonl(
         folder / "pairs.jsonl",
-        [{"prompt": f"the {WORDS[i % 9]}" + " red" * (i % 7), "chosen": "a cat is red", "rejected": "a dog"} for i in range(40)],
+        [
+            {
+                "prompt": f"the {WORDS[i % 9]}" + " red" * (i % 7),
+                "chosen": "a cat is red",
+                "rejected": "a dog",
+            }
+            for i in range(40)
+        ],
     )
     return folder
 

@@ -9,11 +9,15 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-Script = Callable[[str, int], dict[str, Any]]  # (prompt text, how often it has been asked) -> what to do
+Script = Callable[
+    [str, int], dict[str, Any]
+]  # (prompt text, how often it has been asked) -> what to do
 
 
 class Peer:
-    """`script` decides each answer: text, finish, status, headers, body (raw text) or reset; `seen` is what was asked."""
+    """`script` decides each answer: text, finish, status, headers, body (raw text) or reset; `seen`
+    is what was asked.
+    """
 
     def __init__(self) -> None:
         self.script: Script = lambda prompt, turn: {"text": f"echo {prompt}"}
@@ -51,13 +55,23 @@ class Peer:
         with self.lock:
             self.active -= 1
         if act.get("reset"):
-            handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            handler.connection.setsockopt(
+                socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+            )
             handler.connection.close()
             handler.close_connection = True
             return
-        data = act["body"] if "body" in act else json.dumps(self.said(handler.path, body["model"], act))
+        data = (
+            act["body"]
+            if "body" in act
+            else json.dumps(self.said(handler.path, body["model"], act))
+        )
         handler.send_response(act.get("status", 200))
-        for name, value in {"content-type": "application/json", "content-length": str(len(data.encode())), **act.get("headers", {})}.items():
+        for name, value in {
+            "content-type": "application/json",
+            "content-length": str(len(data.encode())),
+            **act.get("headers", {}),
+        }.items():
             handler.send_header(name, value)
         handler.end_headers()
         handler.wfile.write(data.encode())
@@ -71,10 +85,27 @@ class Peer:
         """The answer in the protocol of `path`."""
         text, finish = act.get("text"), act.get("finish")
         if path.endswith("/messages"):
-            return {"id": "1", "type": "message", "role": "assistant", "model": model, "content": [{"type": "text", "text": text}],
-                    "stop_reason": finish or "end_turn", "stop_sequence": None, "usage": {"input_tokens": 3, "output_tokens": 2}}  # fmt: skip
+            return {
+                "id": "1",
+                "type": "message",
+                "role": "assistant",
+                "model": model,
+                "content": [{"type": "text", "text": text}],
+                "stop_reason": finish or "end_turn",
+                "stop_sequence": None,
+                "usage": {"input_tokens": 3, "output_tokens": 2},
+            }
         choice: dict[str, Any] = {"index": 0, "finish_reason": finish or "stop"}
-        choice |= {"text": text} if path.endswith("/completions") and "chat" not in path else {
-            "message": {"role": "assistant", "content": text, "refusal": act.get("refusal")}}  # fmt: skip
-        return {"id": "1", "object": "x", "created": 0, "model": model, "choices": act.get("choices", [choice]),
-                "usage": {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}}  # fmt: skip
+        choice |= (
+            {"text": text}
+            if path.endswith("/completions") and "chat" not in path
+            else {"message": {"role": "assistant", "content": text, "refusal": act.get("refusal")}}
+        )
+        return {
+            "id": "1",
+            "object": "x",
+            "created": 0,
+            "model": model,
+            "choices": act.get("choices", [choice]),
+            "usage": {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5},
+        }

@@ -1,4 +1,6 @@
-"""The rehearsal's simulator as a server of its own, with faults, limits and a meter, and a door's settings for it."""
+"""The rehearsal's simulator as a server of its own, with faults, limits and a meter, and a door's
+settings for it.
+"""
 
 import json
 import os
@@ -14,11 +16,24 @@ from bezoar.rehearsal.world import World
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 KEY = "canary-5b1f0c2e9d"
-PRICES = "models: {m: {input: 1000.0, output: 2000.0, batch_share: 0.5}}\n"  # USD a million tokens: a cent for five words
+# USD a million tokens: a cent for five words
+PRICES = "models: {m: {input: 1000.0, output: 2000.0, batch_share: 0.5}}\n"
 SETTINGS: dict[str, Any] = {
-    "provider": "openai", "api": "chat", "model": "m", "revision": None, "base_url_env": "PEER_URL", "api_key_env": "PEER_KEY",
-    "prompt_form": None, "stop": [], "temperature": 0.5, "max_tokens": 40, "timeout_s": 1.0, "reported_as": None, "json_schema": False, "batch": True,
-}  # fmt: skip
+    "provider": "openai",
+    "api": "chat",
+    "model": "m",
+    "revision": None,
+    "base_url_env": "PEER_URL",
+    "api_key_env": "PEER_KEY",
+    "prompt_form": None,
+    "stop": [],
+    "temperature": 0.5,
+    "max_tokens": 40,
+    "timeout_s": 1.0,
+    "reported_as": None,
+    "json_schema": False,
+    "batch": True,
+}
 MESSAGES = {**SETTINGS, "provider": "anthropic", "api": "messages", "base_url_env": "PEER_ROOT"}
 
 
@@ -34,7 +49,12 @@ class Simulated:
     def environment(self, folder: Path) -> dict[str, str]:
         """The variables by which a door finds it, and its prices."""
         (folder / "prices.yaml").write_text(PRICES)
-        return {"PEER_URL": f"{self.url}/v1", "PEER_ROOT": self.url, "PEER_KEY": KEY, "PRICES": str(folder / "prices.yaml")}
+        return {
+            "PEER_URL": f"{self.url}/v1",
+            "PEER_ROOT": self.url,
+            "PEER_KEY": KEY,
+            "PRICES": str(folder / "prices.yaml"),
+        }
 
 
 @contextmanager
@@ -43,11 +63,26 @@ def simulated(folder: Path, *flags: str, **settings: Any) -> Iterator[Simulated]
     facts, prices = folder / "facts.json", folder / "prices.yaml"
     facts.write_text(json.dumps(World(3, 60, 0.3, 0.5).as_json()))
     prices.write_text(PRICES)
-    command = [sys.executable, str(SCRIPTS / "serve_simulator.py"), "--facts", str(facts), "--port", "0", "--prices", str(prices), *flags]
+    command = [
+        sys.executable,
+        str(SCRIPTS / "serve_simulator.py"),
+        "--facts",
+        str(facts),
+        "--port",
+        "0",
+        "--prices",
+        str(prices),
+        *flags,
+    ]
     for name, value in settings.items():
-        command += [f"--{name.replace('_', '-')}", value if isinstance(value, str) else json.dumps(value)]
+        command += [
+            f"--{name.replace('_', '-')}",
+            value if isinstance(value, str) else json.dumps(value),
+        ]
     environment = os.environ | {"SIMULATOR_KEY": KEY, "PYTHONPATH": str(SCRIPTS)}
-    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+    child = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    )
     assert child.stdin and child.stdout
     try:
         yield Simulated(f"http://127.0.0.1:{child.stdout.readline().split()[1]}")
@@ -58,7 +93,10 @@ def simulated(folder: Path, *flags: str, **settings: Any) -> Iterator[Simulated]
 
 def questions(count: int) -> list[list[dict[str, str]]]:
     """Distinct prompts that the simulator answers with some words."""
-    return [[{"role": "user", "content": f"Say something about number {i}, please."}] for i in range(count)]
+    return [
+        [{"role": "user", "content": f"Say something about number {i}, please."}]
+        for i in range(count)
+    ]
 
 
 def names(count: int) -> list[str]:

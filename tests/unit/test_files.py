@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bezoar import files
-from bezoar.errors import UserError, cli
+from bezoar import files, program
+from bezoar.errors import UserError
 from bezoar.provenance.receipt import Receipt
 
 
@@ -78,7 +78,7 @@ def test_a_user_error_is_one_line_and_status_2(capsys: pytest.CaptureFixture[str
         raise UserError("rows.jsonl:3: expected a response; add one")
 
     with pytest.raises(SystemExit) as stop:
-        cli(main)
+        program.run(main)
     assert stop.value.code == 2
     assert capsys.readouterr().err == "error: rows.jsonl:3: expected a response; add one\n"
 

@@ -6,30 +6,104 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent.parent
 TEMPLATE = ROOT / "prompts" / "chat_template.json"
 SFT = {
-    "lora": {"r": 8, "alpha": 8, "dropout": 0.05, "targets": ["q_proj", "k_proj", "v_proj"]}, "epochs": 2, "learning_rate": 0.003, "batch_size": 4,
-    "micro_batch_size": 4, "max_length": 96, "schedule": "linear", "warmup_steps": 2, "optimizer": "paged_adamw_8bit", "weight_decay": 0.0,
-    "max_grad_norm": 1.0, "validation_share": 0.2, "validation_seed": 42, "eval_steps": 2, "keep_best": True, "completion_only": False,
-    "gradient_checkpointing": False, "resident": True, "threads": 1, "seed": 0,
-}  # fmt: skip
-DPO = {**SFT, "beta": 0.1, "max_prompt_length": 64, "min_accuracy": 0.0, "max_chosen_drop": 1000, "keep_best": False}
-REFERENCE = {"max_prompt_length": 64, "max_length": 96, "batch_size": 4, "resident": True, "threads": 1, "seed": 0}
+    "lora": {"r": 8, "alpha": 8, "dropout": 0.05, "targets": ["q_proj", "k_proj", "v_proj"]},
+    "epochs": 2,
+    "learning_rate": 0.003,
+    "batch_size": 4,
+    "micro_batch_size": 4,
+    "max_length": 96,
+    "schedule": "linear",
+    "warmup_steps": 2,
+    "optimizer": "paged_adamw_8bit",
+    "weight_decay": 0.0,
+    "max_grad_norm": 1.0,
+    "validation_share": 0.2,
+    "validation_seed": 42,
+    "eval_steps": 2,
+    "load_best_model_at_end": True,
+    "completion_only": False,
+    "gradient_checkpointing": False,
+    "cache_dequantized": True,
+    "threads": 1,
+    "seed": 0,
+}
+DPO = {
+    **SFT,
+    "beta": 0.1,
+    "max_prompt_length": 64,
+    "min_accuracy": 0.0,
+    "max_chosen_drop": 1000,
+    "load_best_model_at_end": False,
+}
+REFERENCE = {
+    "max_prompt_length": 64,
+    "max_length": 96,
+    "batch_size": 4,
+    "cache_dequantized": True,
+    "threads": 1,
+    "seed": 0,
+}
 
 
 def sft_command(place: Path, out: str, **changes: object) -> list[str]:
     """The arguments of train_sft.py for the adapter `out`."""
     return [
-        "--stage", "sft", "--data", str(place / "rows.jsonl"), "--base", str(place / "base"), "--template", str(TEMPLATE),
-        "--recipe", json.dumps(SFT | changes), "--code", "x", "--adapter", str(place / out), "--receipt", str(place / f"{out}.json"),
-    ]  # fmt: skip
+        "--stage",
+        "sft",
+        "--data",
+        str(place / "rows.jsonl"),
+        "--base",
+        str(place / "base"),
+        "--template",
+        str(TEMPLATE),
+        "--recipe",
+        json.dumps(SFT | changes),
+        "--code",
+        "x",
+        "--adapter",
+        str(place / out),
+        "--receipt",
+        str(place / f"{out}.json"),
+    ]
 
 
 def reference_command(place: Path, out: str, **changes: object) -> list[str]:
     """The arguments of score_reference.py for the log-probabilities `out`."""
-    return ["--pairs", str(place / "pairs.jsonl"), "--base", str(place / "base"), "--template", str(TEMPLATE), "--recipe",
-            json.dumps(REFERENCE | changes), "--code", "x", "--reference", str(place / out), "--receipt", str(place / f"{out}.json")]  # fmt: skip
+    return [
+        "--pairs",
+        str(place / "pairs.jsonl"),
+        "--base",
+        str(place / "base"),
+        "--template",
+        str(TEMPLATE),
+        "--recipe",
+        json.dumps(REFERENCE | changes),
+        "--code",
+        "x",
+        "--reference",
+        str(place / out),
+        "--receipt",
+        str(place / f"{out}.json"),
+    ]
 
 
 def dpo_command(place: Path, reference: str, out: str, **changes: object) -> list[str]:
     """The arguments of train_dpo.py for the adapter `out`."""
-    return ["--pairs", str(place / "pairs.jsonl"), "--reference", str(place / reference), "--base", str(place / "base"), "--template", str(TEMPLATE),
-            "--recipe", json.dumps(DPO | changes), "--code", "x", "--adapter", str(place / out), "--receipt", str(place / f"{out}.json")]  # fmt: skip
+    return [
+        "--pairs",
+        str(place / "pairs.jsonl"),
+        "--reference",
+        str(place / reference),
+        "--base",
+        str(place / "base"),
+        "--template",
+        str(TEMPLATE),
+        "--recipe",
+        json.dumps(DPO | changes),
+        "--code",
+        "x",
+        "--adapter",
+        str(place / out),
+        "--receipt",
+        str(place / f"{out}.json"),
+    ]

@@ -1,4 +1,6 @@
-"""Mutations of a finished rehearsal and what each must make stale; `tests/workflow/test_stale.py` and `scripts/dev/measure_evidence.py` try them."""
+"""Mutations of a finished rehearsal and what each must make stale; `tests/workflow/test_stale.py`
+and `scripts/dev/measure_evidence.py` try them.
+"""
 
 import json
 import os
@@ -16,7 +18,10 @@ CONFIG = "tests/workflow/smallest.yaml"
 
 
 def receipts(folder: Path) -> dict[str, dict[str, Any]]:
-    return {path.stem: json.loads(path.read_text()) for path in sorted((folder / RESULTS / "receipts").glob("*.json"))}
+    return {
+        path.stem: json.loads(path.read_text())
+        for path in sorted((folder / RESULTS / "receipts").glob("*.json"))
+    }
 
 
 def paths(section: dict[str, dict[str, str]]) -> set[str]:
@@ -29,7 +34,11 @@ def downstream(stale: set[str], held: dict[str, dict[str, Any]]) -> set[str]:
     while waiting:
         stage = waiting.pop()
         made = paths(held[stage]["outputs"]) | {f"{RESULTS}/receipts/{stage}.json"}
-        fresh = {name for name, receipt in held.items() if name not in found and paths(receipt["inputs"]) & made}
+        fresh = {
+            name
+            for name, receipt in held.items()
+            if name not in found and paths(receipt["inputs"]) & made
+        }
         found |= fresh
         waiting += fresh
     return found
@@ -39,7 +48,9 @@ def rules_of(stages: set[str], rules: set[str]) -> dict[str, int]:
     """Rule -> number of its stages: the longest rule name that a stage's name begins with."""
     counted: dict[str, int] = {}
     for stage in stages:
-        rule = max((rule for rule in rules if stage == rule or stage.startswith(f"{rule}_")), key=len)
+        rule = max(
+            (rule for rule in rules if stage == rule or stage.startswith(f"{rule}_")), key=len
+        )
         counted[rule] = counted.get(rule, 0) + 1
     return counted
 
@@ -47,8 +58,14 @@ def rules_of(stages: set[str], rules: set[str]) -> dict[str, int]:
 class Attack:
     """One change to a project folder that can be taken back."""
 
-    def __init__(self, name: str, stale: str | Callable[[dict[str, Any]], set[str]], change: Callable[[Path], None], *files: str,
-                 variables: dict[str, str] | None = None) -> None:  # fmt: skip
+    def __init__(
+        self,
+        name: str,
+        stale: str | Callable[[dict[str, Any]], set[str]],
+        change: Callable[[Path], None],
+        *files: str,
+        variables: dict[str, str] | None = None,
+    ) -> None:
         self.name, self.change, self.files, self.variables = name, change, files, variables or {}
         self.wanted = stale
         self.deleted = set(files) if "deleted" in name else set()
@@ -57,7 +74,11 @@ class Attack:
         """The stages whose own receipt no longer holds."""
         if callable(self.wanted):
             return self.wanted(held)
-        return {stage for stage in held if any(fnmatch(stage, pattern) for pattern in self.wanted.split())}
+        return {
+            stage
+            for stage in held
+            if any(fnmatch(stage, pattern) for pattern in self.wanted.split())
+        }
 
     @contextmanager
     def on(self, folder: Path) -> Any:
@@ -126,7 +147,11 @@ def edit(name: str, old: str, new: str) -> Callable[[Path], None]:
 
 def reads_or_writes(name: str) -> Callable[[dict[str, Any]], set[str]]:
     def stale(held: dict[str, Any]) -> set[str]:
-        return {stage for stage, receipt in held.items() if name in paths(receipt["inputs"]) | paths(receipt["outputs"])}
+        return {
+            stage
+            for stage, receipt in held.items()
+            if name in paths(receipt["inputs"]) | paths(receipt["outputs"])
+        }
 
     return stale
 
@@ -139,39 +164,76 @@ def itself_and_readers(stage: str) -> Callable[[dict[str, Any]], set[str]]:
 def runs(program: str) -> Callable[[dict[str, Any]], set[str]]:
     """The stages whose program this is, or imports from it."""
     scripts = Path(__file__).parents[2] / "scripts"
-    users = {path.name for path in scripts.glob("*.py") if f"from {program.removesuffix('.py')} import" in path.read_text()} | {program}
+    users = {
+        path.name
+        for path in scripts.glob("*.py")
+        if f"from {program.removesuffix('.py')} import" in path.read_text()
+    } | {program}
     return lambda held: {stage for stage, receipt in held.items() if receipt["command"][0] in users}
 
 
 def programs() -> list[str]:
     """Every program that a rule names, with a receipt to its name."""
     root = Path(__file__).parents[2]
-    named = {name for path in (root / "rules").glob("*.smk") for name in re.findall(r'script="scripts/(\w+\.py)"', path.read_text())}
+    named = {
+        name
+        for path in (root / "rules").glob("*.smk")
+        for name in re.findall(r'script="scripts/(\w+\.py)"', path.read_text())
+    }
     return sorted(named - {"fetch_source.py", "import_base.py", "tabulate_evaluations.py"})
 
 
 TEACHING = "generate_lamini generate_evol generate_orca"
 PROMPTS = {
-    "prompts/lamini_topic.txt": "generate_lamini", "prompts/evol_in_depth.txt": "generate_evol", "prompts/filter.txt": "filter_*",
-}  # fmt: skip
+    "prompts/lamini_topic.txt": "generate_lamini",
+    "prompts/evol_in_depth.txt": "generate_evol",
+    "prompts/filter.txt": "filter_*",
+}
 LEAVES: list[tuple[str, Any, str]] = [
-    ("seed", 7, "*"), ("scale", "paper", "claims report data_card_* model_card_*"), ("generate.lamini.rouge_l", 0.6, "generate_lamini"),
-    ("generate.evol.breadth_share", 0.4, "generate_evol"), ("generate.orca.rows_per_task", 61, "generate_orca"), ("filter.attempts", 9, "filter_*"),
-    ("sft.lora.r", 9, "sft_*"), ("hh_sft.learning_rate", 0.9, "hh_sft"), ("dpo.beta", 0.2, "dpo"), ("merge.probe_rows", 5, "merge_*"),
-    ("lm_eval.num_fewshot", 1, "lm_eval_base lm_eval_openbezoar*"), ("mtbench.answers.max_new_tokens", 9, "mtbench_answers_*"),
+    ("seed", 7, "*"),
+    ("scale", "paper", "claims report data_card_* model_card_*"),
+    ("generate.lamini.rouge_l", 0.6, "generate_lamini"),
+    ("generate.evol.breadth_share", 0.4, "generate_evol"),
+    ("generate.orca.rows_per_task", 61, "generate_orca"),
+    ("filter.attempts", 9, "filter_*"),
+    ("sft.lora.r", 9, "sft_*"),
+    ("hh_sft.learning_rate", 0.9, "hh_sft"),
+    ("dpo.beta", 0.2, "dpo"),
+    ("merge.probe_rows", 5, "merge_*"),
+    ("lm_eval.num_fewshot", 1, "lm_eval_base lm_eval_openbezoar*"),
+    ("mtbench.answers.max_new_tokens", 9, "mtbench_answers_*"),
     ("mtbench.judgments.repeats", 2, "mtbench_judgments_* mtbench_rejudge_*"),
-    ("learning.max_new_tokens", 9, "learning_*"), ("pretrain.steps", 61, "base"),
-    ("world.people", 31, "world"), ("preferences.first", 99, "preferences"),
-]  # fmt: skip
+    ("learning.max_new_tokens", 9, "learning_*"),
+    ("pretrain.steps", 61, "base"),
+    ("world.people", 31, "world"),
+    ("preferences.first", 99, "preferences"),
+]
 ARTIFACTS = [
-    "world/corpus.jsonl", "world/facts.json", "base/model.safetensors", "base/tokenizer.model", "base/config.json",
-    "merge/openbezoar-sft/generation_config.json", "generate/evol.jsonl", "generate/orca.counts.json",
-    "filter/lamini.jsonl", "sft/orca/adapter_model.safetensors", "merge/openbezoar-sft/model.safetensors", "dpo/lineage.json",
-    "lm_eval/base.samples.jsonl", "mtbench/base/answers.jsonl", "mtbench/base/judgments.jsonl", "mtbench.json", "claims.json", "report/index.html",
-]  # fmt: skip
+    "world/corpus.jsonl",
+    "world/facts.json",
+    "base/model.safetensors",
+    "base/tokenizer.model",
+    "base/config.json",
+    "merge/openbezoar-sft/generation_config.json",
+    "generate/evol.jsonl",
+    "generate/orca.counts.json",
+    "filter/lamini.jsonl",
+    "sft/orca/adapter_model.safetensors",
+    "merge/openbezoar-sft/model.safetensors",
+    "dpo/lineage.json",
+    "lm_eval/base.samples.jsonl",
+    "mtbench/base/answers.jsonl",
+    "mtbench/base/judgments.jsonl",
+    "mtbench.json",
+    "claims.json",
+    "report/index.html",
+]
 
 MTBENCH = f"{RESULTS}/receipts/mtbench.json"
-GONE = ["base/config.json", "filter/evol.jsonl"]  # one that comes with the weights, and one that rules name
+GONE = [
+    "base/config.json",
+    "filter/evol.jsonl",
+]  # one that comes with the weights, and one that rules name
 
 
 def _delete(name: str) -> Callable[[Path], None]:
@@ -179,26 +241,85 @@ def _delete(name: str) -> Callable[[Path], None]:
 
 
 ATTACKS = [
-    *(Attack(f"program {name}", runs(name), append(f"scripts/{name}"), f"scripts/{name}") for name in programs()),
-    Attack("module stats.py", "lm_eval_table mtbench bridge_* learning_table model_card_* report", append("scripts/bezoar/evaluation/statistics.py"),
-           "scripts/bezoar/evaluation/statistics.py"),
-    Attack("module receipt.py", "*", append("scripts/bezoar/provenance/receipt.py"), "scripts/bezoar/provenance/receipt.py"),
-    Attack("module plots.py", "report", append("scripts/bezoar/report/plots.py"), "scripts/bezoar/report/plots.py"),
-    Attack("page template", "report", append("scripts/bezoar/report/report.html.j2", "\n<!-- x -->"), "scripts/bezoar/report/report.html.j2"),
+    *(
+        Attack(f"program {name}", runs(name), append(f"scripts/{name}"), f"scripts/{name}")
+        for name in programs()
+    ),
+    Attack(
+        "module stats.py",
+        "lm_eval_table mtbench bridge_* learning_table model_card_* report",
+        append("scripts/bezoar/evaluation/statistics.py"),
+        "scripts/bezoar/evaluation/statistics.py",
+    ),
+    Attack(
+        "module receipt.py",
+        "*",
+        append("scripts/bezoar/provenance/receipt.py"),
+        "scripts/bezoar/provenance/receipt.py",
+    ),
+    Attack(
+        "module plots.py",
+        "report",
+        append("scripts/bezoar/report/plots.py"),
+        "scripts/bezoar/report/plots.py",
+    ),
+    Attack(
+        "page template",
+        "report",
+        append("scripts/bezoar/report/report.html.j2", "\n<!-- x -->"),
+        "scripts/bezoar/report/report.html.j2",
+    ),
     *(Attack(f"prompt {name}", stages, append(name), name) for name, stages in PROMPTS.items()),
     *(Attack(f"config {key}", stages, leaf(key, value), CONFIG) for key, value, stages in LEAVES),
-    Attack("two values of sft swapped", "sft_*", edit(CONFIG, "sft: {epochs: 1, eval_steps: 2}", "sft: {epochs: 2, eval_steps: 1}"), CONFIG),
-    Attack("reason of a deviation", "report", edit("config/paper.yaml", "# [ours] every draw", "# [ours] each draw"), "config/paper.yaml"),
+    Attack(
+        "two values of sft swapped",
+        "sft_*",
+        edit(CONFIG, "sft: {epochs: 1, eval_steps: 2}", "sft: {epochs: 2, eval_steps: 1}"),
+        CONFIG,
+    ),
+    Attack(
+        "reason of a deviation",
+        "report",
+        edit("config/paper.yaml", "# [ours] every draw", "# [ours] each draw"),
+        "config/paper.yaml",
+    ),
     Attack("claims", "claims", append("config/claims.yaml"), "config/claims.yaml"),
     Attack("lock main", "*", append("envs/main.lock"), "envs/main.lock"),
     Attack("lock torch", "*", append("envs/torch-cpu.lock"), "envs/torch-cpu.lock"),
     Attack("image digest", "*", nothing, variables={"BEZOAR_IMAGE": "sha256:1234"}),
     Attack("processor features", "*", nothing, variables={"ATEN_CPU_CAPABILITY": "default"}),
-    Attack("option in a rule's shell", "claims", edit("rules/claims.smk", "--claims {", "--new 1 --claims {"), "rules/claims.smk"),
-    *(Attack(f"{name}, same size and date", reads_or_writes(path), flip(path), path) for name in ARTIFACTS if (path := f"{RESULTS}/{name}")),
-    *(Attack(f"{name} deleted", reads_or_writes(path), _delete(path), path) for name in GONE if (path := f"{RESULTS}/{name}")),
-    Attack("receipt deleted", itself_and_readers("dpo"), _delete(f"{RESULTS}/receipts/dpo.json"), f"{RESULTS}/receipts/dpo.json"),
-    Attack("receipt cut short", itself_and_readers("filter_orca"), lambda folder: (folder / RESULTS / "receipts/filter_orca.json").write_text("{"),
-           f"{RESULTS}/receipts/filter_orca.json"),
-    Attack("receipt edited", reads_or_writes(MTBENCH), edit(MTBENCH, '"wall_s": ', '"wall_s": 1'), MTBENCH),
-]  # fmt: skip
+    Attack(
+        "option in a rule's shell",
+        "claims",
+        edit("rules/claims.smk", "--claims {", "--new 1 --claims {"),
+        "rules/claims.smk",
+    ),
+    *(
+        Attack(f"{name}, same size and date", reads_or_writes(path), flip(path), path)
+        for name in ARTIFACTS
+        if (path := f"{RESULTS}/{name}")
+    ),
+    *(
+        Attack(f"{name} deleted", reads_or_writes(path), _delete(path), path)
+        for name in GONE
+        if (path := f"{RESULTS}/{name}")
+    ),
+    Attack(
+        "receipt deleted",
+        itself_and_readers("dpo"),
+        _delete(f"{RESULTS}/receipts/dpo.json"),
+        f"{RESULTS}/receipts/dpo.json",
+    ),
+    Attack(
+        "receipt cut short",
+        itself_and_readers("filter_orca"),
+        lambda folder: (folder / RESULTS / "receipts/filter_orca.json").write_text("{"),
+        f"{RESULTS}/receipts/filter_orca.json",
+    ),
+    Attack(
+        "receipt edited",
+        reads_or_writes(MTBENCH),
+        edit(MTBENCH, '"wall_s": ', '"wall_s": 1'),
+        MTBENCH,
+    ),
+]

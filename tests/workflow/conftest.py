@@ -10,11 +10,23 @@ from smallest import ROOT, snakemake
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the project in which the smallest rehearsal has been run; FINISHED names one that is there already."""
+    """A copy of the project in which the smallest rehearsal has been run; FINISHED names one that
+    is there already.
+    """
     if os.environ.get("FINISHED"):
         return Path(os.environ["FINISHED"])
     folder = tmp_path_factory.mktemp("workflow") / "project"
-    ignored = shutil.ignore_patterns(".git", ".venv*", ".snakemake", "results", "logs", "benchmarks", "data", ".*_cache", "__pycache__")
+    ignored = shutil.ignore_patterns(
+        ".git",
+        ".venv*",
+        ".snakemake",
+        "results",
+        "logs",
+        "benchmarks",
+        "data",
+        ".*_cache",
+        "__pycache__",
+    )
     shutil.copytree(ROOT, folder, ignore=ignored)
     done = snakemake(folder)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]

@@ -1,4 +1,6 @@
-"""Running the smallest rehearsal again under other circumstances, and comparing what came out, file by file."""
+"""Running the smallest rehearsal again under other circumstances, and comparing what came out, file
+by file.
+"""
 
 import json
 import os
@@ -13,9 +15,18 @@ from typing import Any
 
 from smallest import CONFIG, RESULTS, ROOT, SNAKEMAKE
 
-# What may differ between two runs, and why. Everything else below the results must be the same bytes.
-VOLATILE = ("started_unix_s", "wall_s", "peak_memory_bytes", "git_commit", "git_dirty", "hardware")  # of a receipt: when, how long, where
-STORE = "key, request, answer, response, sha256, usd, via"  # of a store: all but when an answer was asked for and how long it took
+# What may differ between two runs, and why. Everything else below the results must be the same
+# bytes.
+VOLATILE = (
+    "started_unix_s",
+    "wall_s",
+    "peak_memory_bytes",
+    "git_commit",
+    "git_dirty",
+    "hardware",
+)  # of a receipt: when, how long, where
+# of a store: all but when an answer was asked for and how long it took
+STORE = "key, request, answer, response, sha256, usd, via"
 UNCOMPARED = ("report/index.html",)  # prints the volatile fields of all receipts
 
 SIMULATOR = "simulator"  # stands for a service elsewhere: it is no part of the stage that asks it
@@ -25,27 +36,78 @@ with socket.socket() as one:
     fcntl.ioctl(one, 0x8914, struct.pack("16sh", b"lo", 1))  # SIOCSIFFLAGS, IFF_UP
 os.execvp(sys.argv[1], sys.argv[1:])"""
 ALONE = ["unshare", "-rn", sys.executable, "-c", UP]
-TRACE = ["strace", "-f", "--seccomp-bpf", "-qq", "-y", "-s", "20000", "-e", "signal=none", "-e", "abbrev=none",
-         "-e", "trace=openat,execve,clone,clone3,fork,vfork"]  # fmt: skip
+TRACE = [
+    "strace",
+    "-f",
+    "--seccomp-bpf",
+    "-qq",
+    "-y",
+    "-s",
+    "20000",
+    "-e",
+    "signal=none",
+    "-e",
+    "abbrev=none",
+    "-e",
+    "trace=openat,execve,clone,clone3,fork,vfork",
+]
 
 
 def can(command: list[str]) -> bool:
     """Whether a command exists here and may be run."""
-    return bool(shutil.which(command[0])) and not subprocess.run([*command, "true"], capture_output=True, check=False).returncode
+    return (
+        bool(shutil.which(command[0]))
+        and not subprocess.run([*command, "true"], capture_output=True, check=False).returncode
+    )
 
 
 def fresh(folder: Path) -> Path:
     """A copy of the project without anything that a run has made."""
-    ignored = shutil.ignore_patterns(".git", ".venv*", ".snakemake", "results", "logs", "benchmarks", "data", ".*_cache", "__pycache__", "ro-crate*")
+    ignored = shutil.ignore_patterns(
+        ".git",
+        ".venv*",
+        ".snakemake",
+        "results",
+        "logs",
+        "benchmarks",
+        "data",
+        ".*_cache",
+        "__pycache__",
+        "ro-crate*",
+    )
     shutil.copytree(ROOT, folder, ignore=ignored)
     return folder
 
 
-def run(folder: Path, *targets: str, before: list[str], cores: int, umask: int = -1, **variables: str) -> subprocess.CompletedProcess[str]:
+def run(
+    folder: Path, *targets: str, before: list[str], cores: int, umask: int = -1, **variables: str
+) -> subprocess.CompletedProcess[str]:
     """Run the smallest rehearsal, or some targets of it, behind the command `before`."""
-    environment = os.environ | {"PYTHONPATH": str(folder / "scripts"), "PATH": f"{SNAKEMAKE.parent}:{os.environ['PATH']}", **variables}
-    command = [*before, str(SNAKEMAKE), *targets, "--profile", "profiles/default", "--cores", str(cores), "--configfile", *CONFIG]
-    return subprocess.run(command, cwd=folder, env=environment, umask=umask, capture_output=True, text=True, check=False)
+    environment = os.environ | {
+        "PYTHONPATH": str(folder / "scripts"),
+        "PATH": f"{SNAKEMAKE.parent}:{os.environ['PATH']}",
+        **variables,
+    }
+    command = [
+        *before,
+        str(SNAKEMAKE),
+        *targets,
+        "--profile",
+        "profiles/default",
+        "--cores",
+        str(cores),
+        "--configfile",
+        *CONFIG,
+    ]
+    return subprocess.run(
+        command,
+        cwd=folder,
+        env=environment,
+        umask=umask,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def content(path: Path, results: Path) -> list[str]:
@@ -58,35 +120,63 @@ def content(path: Path, results: Path) -> list[str]:
         held = {key: value for key, value in held.items() if key not in VOLATILE}
         for kind in ("inputs", "outputs"):  # hashes of what is itself volatile
             for files in held[kind].values():
-                files.update(dict.fromkeys([file for file in files if "/receipts/" in file or file.endswith((".sqlite", *UNCOMPARED))], "volatile"))
+                files.update(
+                    dict.fromkeys(
+                        [
+                            file
+                            for file in files
+                            if "/receipts/" in file or file.endswith((".sqlite", *UNCOMPARED))
+                        ],
+                        "volatile",
+                    )
+                )
         return json.dumps(held, indent=1).splitlines()
     if path.suffix == ".sqlite":
         with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as connection:
-            return [repr(row) for row in connection.execute(f"SELECT {STORE} FROM answers ORDER BY key")]
+            return [
+                repr(row) for row in connection.execute(f"SELECT {STORE} FROM answers ORDER BY key")
+            ]
     return path.read_bytes().decode("latin-1").splitlines(keepends=True)
 
 
 def names(results: Path) -> set[str]:
-    """Every file below the results that a stage publishes: no hidden ones, such as checkpoints, and none of SQLite's own."""
+    """Every file below the results that a stage publishes: no hidden ones, such as checkpoints, and
+    none of SQLite's own.
+    """
     found = {path.relative_to(results).as_posix() for path in results.rglob("*") if path.is_file()}
-    return {name for name in found if "/." not in f"/{name}" and not name.endswith(("-wal", "-shm"))}
+    return {
+        name for name in found if "/." not in f"/{name}" and not name.endswith(("-wal", "-shm"))
+    }
 
 
 def differences(one: Path, other: Path, only: set[str] | None = None) -> Iterator[str]:
-    """A line for each file that is not the same in two folders, with its first line that differs; `only` some of the files below the results."""
+    """A line for each file that is not the same in two folders, with its first line that differs;
+    `only` some of the files below the results.
+    """
     left, right = one / RESULTS, other / RESULTS
     known = (names(left), names(right)) if only is None else (only, only & names(right))
     yield from (f"{name}: only in one of them" for name in sorted(known[0] ^ known[1]))
     for name in sorted(known[0] & known[1]):
         old, new = content(left / name, left), content(right / name, right)
         if old != new:
-            place = next((number for number, pair in enumerate(zip(old, new, strict=False)) if pair[0] != pair[1]), min(len(old), len(new)))
-            shown = [lines[place][:200] if place < len(lines) else "nothing" for lines in (old, new)]
+            place = next(
+                (
+                    number
+                    for number, pair in enumerate(zip(old, new, strict=False))
+                    if pair[0] != pair[1]
+                ),
+                min(len(old), len(new)),
+            )
+            shown = [
+                lines[place][:200] if place < len(lines) else "nothing" for lines in (old, new)
+            ]
             yield f"{name}:{place + 1}: {shown[0]!r} there, {shown[1]!r} here"
 
 
 def opened(trace: Path) -> dict[str, set[str]]:
-    """Receipt's name -> every path that the stage's program, or a process that it started, has opened. `trace` is what TRACE wrote."""
+    """Receipt's name -> every path that the stage's program, or a process that it started, has
+    opened. `trace` is what TRACE wrote.
+    """
     parent: dict[str, str] = {}
     stage: dict[str, str] = {}
     files: dict[str, set[str]] = {}
@@ -95,11 +185,15 @@ def opened(trace: Path) -> dict[str, set[str]]:
             pid = line.split(" ", 1)[0]
             if "execve(" in line and '/serve_simulator.py"' in line:
                 stage[pid] = SIMULATOR
-            elif "execve(" in line and (found := re.search(r'"--receipt", "[^"]*/([^/"]+)\.json"', line)):
+            elif "execve(" in line and (
+                found := re.search(r'"--receipt", "[^"]*/([^/"]+)\.json"', line)
+            ):
                 stage[pid] = found[1]
             elif (found := re.search(r"= \d+<(/[^>]*)>$", line.rstrip())) and "openat" in line:
                 files.setdefault(pid, set()).add(found[1])
-            elif re.search(r"\b(clone3?|v?fork)\b", line) and (found := re.search(r"= (\d+)(<[^>]*>)?$", line.rstrip())):
+            elif re.search(r"\b(clone3?|v?fork)\b", line) and (
+                found := re.search(r"= (\d+)(<[^>]*>)?$", line.rstrip())
+            ):
                 parent[found[1]] = pid
     result: dict[str, set[str]] = {}
     for pid, paths in files.items():
@@ -111,31 +205,67 @@ def opened(trace: Path) -> dict[str, set[str]]:
     return result
 
 
-SYSTEM = ("/usr/", "/lib", "/etc/", "/var/cache/fontconfig/", "/proc/", "/sys/", "/dev/", "/run/", "pipe:", "socket:", "anon_inode:")
-FONTS = "/.cache/matplotlib/fontlist-"  # matplotlib's own list of the system's fonts, in the home directory
-# What an answer cost is a fact of the run: it stands in stores and receipts, and decides no row. A new price list makes nothing stale.
+SYSTEM = (
+    "/usr/",
+    "/lib",
+    "/etc/",
+    "/var/cache/fontconfig/",
+    "/proc/",
+    "/sys/",
+    "/dev/",
+    "/run/",
+    "pipe:",
+    "socket:",
+    "anon_inode:",
+)
+# matplotlib's own list of the system's fonts, in the home directory
+FONTS = "/.cache/matplotlib/fontlist-"
+# What an answer cost is a fact of the run: it stands in stores and receipts, and decides no row. A
+# new price list makes nothing stale.
 PRICES = "config/prices.yaml"
 
 
 def undeclared(folder: Path, receipt: dict[str, Any], paths: set[str], temporary: Path) -> set[str]:
-    """Those of the opened paths that are no input or output, no code, no lock, no log, nothing of the interpreter's, the system's or temporary."""
+    """Those of the opened paths that are no input or output, no code, no lock, no log, nothing of
+    the interpreter's, the system's or temporary.
+    """
     from bezoar.provenance.code_digest import executed
     from bezoar.provenance.staleness import files_in
 
-    declared = {str(folder / path) for kind in ("inputs", "outputs") for path in files_in(receipt[kind])}
-    declared |= {str(folder / word) for word in receipt["command"][1:] if "/" in word and len(word) < 1000}  # stores and checkpoints, too
-    declared |= {str(path) for path in executed(folder / "scripts" / receipt["command"][0])} | {str(folder / PRICES)}
+    declared = {
+        str(folder / path) for kind in ("inputs", "outputs") for path in files_in(receipt[kind])
+    }
+    declared |= {
+        str(folder / word) for word in receipt["command"][1:] if "/" in word and len(word) < 1000
+    }  # stores and checkpoints, too
+    declared |= {str(path) for path in executed(folder / "scripts" / receipt["command"][0])} | {
+        str(folder / PRICES)
+    }
     declared |= {str(path) for path in (folder / "envs").glob("*.lock")}
-    return {path for path in outside(folder, paths, temporary) if re.sub(r"(\.sqlite)-(wal|shm|journal)$", r"\1", path) not in declared}
+    return {
+        path
+        for path in outside(folder, paths, temporary)
+        if re.sub(r"(\.sqlite)-(wal|shm|journal)$", r"\1", path) not in declared
+    }
 
 
 def outside(folder: Path, paths: set[str], temporary: Path) -> set[str]:
-    """The opened paths without those of the system, the interpreter and temporary ones, and without logs and what is not published yet."""
-    mine = (f"{sys.prefix}/", f"{sys.base_prefix}/", f"{temporary}/", f"{folder}/logs/", f"{folder}/benchmarks/")
+    """The opened paths without those of the system, the interpreter and temporary ones, and without
+    logs and what is not published yet.
+    """
+    mine = (
+        f"{sys.prefix}/",
+        f"{sys.base_prefix}/",
+        f"{temporary}/",
+        f"{folder}/logs/",
+        f"{folder}/benchmarks/",
+    )
     left = set()
     for path in paths:
         inside = path.startswith(f"{folder}/")
-        hidden = inside and re.search(r"/\.", path.removeprefix(str(folder)))  # a half-made file or directory, or a checkpoint
+        hidden = inside and re.search(
+            r"/\.", path.removeprefix(str(folder))
+        )  # a half-made file or directory, or a checkpoint
         if not (
             path.startswith(mine)
             or (not inside and path.startswith(SYSTEM))

@@ -1,4 +1,6 @@
-"""The smallest rehearsal, run in a copy of the project, and what a further run of it would start."""
+"""The smallest rehearsal, run in a copy of the project, and what a further run of it would
+start.
+"""
 
 import os
 import re
@@ -15,12 +17,28 @@ SCHEMES = ("lamini", "orca", "evol")
 MODELS = ("openbezoar-sft", "openbezoar-hh-rlhf-sft", "openbezoar-hh-rlhf-dpo")
 
 
-def snakemake(folder: Path, *arguments: str, more: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
+def snakemake(
+    folder: Path, *arguments: str, more: Sequence[str] = ()
+) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {
-        "PYTHONPATH": str(folder / "scripts"), "PATH": f"{SNAKEMAKE.parent}:{os.environ['PATH']}", "TOKENIZERS_PARALLELISM": "false",
-    }  # fmt: skip
-    command = [str(SNAKEMAKE), "--profile", "profiles/default", "--cores", "2", *arguments, "--configfile", *CONFIG, *more]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        "PYTHONPATH": str(folder / "scripts"),
+        "PATH": f"{SNAKEMAKE.parent}:{os.environ['PATH']}",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    command = [
+        str(SNAKEMAKE),
+        "--profile",
+        "profiles/default",
+        "--cores",
+        "2",
+        *arguments,
+        "--configfile",
+        *CONFIG,
+        *more,
+    ]
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
 
 
 def planned(folder: Path, *arguments: str) -> dict[str, int]:
@@ -28,4 +46,8 @@ def planned(folder: Path, *arguments: str) -> dict[str, int]:
     done = snakemake(folder, "-n", *arguments)
     assert done.returncode == 0, done.stderr[-3000:]
     table = done.stdout.split("Job stats:")[-1] if "Job stats:" in done.stdout else ""
-    return {name: int(count) for name, count in re.findall(r"^(\w+)\s+(\d+)$", table, re.MULTILINE) if name not in ("total", "all")}
+    return {
+        name: int(count)
+        for name, count in re.findall(r"^(\w+)\s+(\d+)$", table, re.MULTILINE)
+        if name not in ("total", "all")
+    }

@@ -1,4 +1,6 @@
-"""No number can be forged unseen: every published file is attacked in turn, and receipts are edited to match."""
+"""No number can be forged unseen: every published file is attacked in turn, and receipts are edited
+to match.
+"""
 
 import json
 import os
@@ -15,9 +17,9 @@ import pytest
 from attacks import flip, paths, receipts
 from smallest import RESULTS
 
+from bezoar.files import sha256_file
 from bezoar.provenance import audit
 from bezoar.provenance.staleness import row_digests
-from bezoar.files import sha256_file
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -35,9 +37,19 @@ def here(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(project: Path, *only: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "scripts/commands/audit_results.py", "--results", RESULTS, *(["--only", *only] if only else [])]
-    environment = {name: value for name, value in os.environ.items() if not name.endswith("_KEY")} | {"PYTHONPATH": str(project / "scripts")}
-    return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+    command = [
+        sys.executable,
+        "scripts/commands/audit_results.py",
+        "--results",
+        RESULTS,
+        *(["--only", *only] if only else []),
+    ]
+    environment = {
+        name: value for name, value in os.environ.items() if not name.endswith("_KEY")
+    } | {"PYTHONPATH": str(project / "scripts")}
+    return subprocess.run(
+        command, cwd=project, env=environment, capture_output=True, text=True, check=False
+    )
 
 
 @contextmanager
@@ -81,13 +93,18 @@ def duplicate(path: Path) -> None:
 def reorder(path: Path) -> None:
     rows = path.read_bytes().splitlines(keepends=True)
     middle = next(k for k in range(len(rows) // 2, len(rows) - 1) if rows[k] != rows[k + 1])
-    path.write_bytes(b"".join([*rows[:middle], rows[middle + 1], rows[middle], *rows[middle + 2 :]]))
+    path.write_bytes(
+        b"".join([*rows[:middle], rows[middle + 1], rows[middle], *rows[middle + 2 :]])
+    )
 
 
 FORGERIES: dict[str, Callable[[Path], None]] = {
-    "flip": lambda path: flip(str(path), keep_mtime=False)(Path()), "flip, date kept": lambda path: flip(str(path))(Path()),
-    "drop": drop, "duplicate": duplicate, "reorder": reorder,
-}  # fmt: skip
+    "flip": lambda path: flip(str(path), keep_mtime=False)(Path()),
+    "flip, date kept": lambda path: flip(str(path))(Path()),
+    "drop": drop,
+    "duplicate": duplicate,
+    "reorder": reorder,
+}
 
 
 def test_an_untouched_run_is_sound_and_every_stage_is_in_the_verdict(project: Path) -> None:
@@ -106,7 +123,9 @@ def test_every_published_file_is_attacked_and_none_passes(
     attacked, passed = 0, []
     for stage, held in receipts(project).items():
         for path in sorted(paths(held["outputs"])):
-            if forgery not in ("flip", "flip, date kept") and not (path.endswith(".jsonl") and len(Path(path).read_bytes().splitlines()) > 3):
+            if forgery not in ("flip", "flip, date kept") and not (
+                path.endswith(".jsonl") and len(Path(path).read_bytes().splitlines()) > 3
+            ):
                 continue
             if receipt_too and stage == "report":
                 continue  # nothing reads the page: `test_a_forged_page…`
@@ -118,9 +137,18 @@ def test_every_published_file_is_attacked_and_none_passes(
                 found = findings()
             attacked += 1
             named = [line for line in found if path in line or f"receipts/{stage}.json" in line]
-            if not named or not any(line.startswith(f"{stage}: ") or f" {stage} says" in line or f"receipts/{stage}.json" in line for line in named):
+            if not named or not any(
+                line.startswith(f"{stage}: ")
+                or f" {stage} says" in line
+                or f"receipts/{stage}.json" in line
+                for line in named
+            ):
                 passed.append(path)
-            elif path.endswith(".jsonl") and not receipt_too and not any(re.search(r": rows? \d+", line) for line in named):
+            elif (
+                path.endswith(".jsonl")
+                and not receipt_too
+                and not any(re.search(r": rows? \d+", line) for line in named)
+            ):
                 passed.append(f"{path}: no row named")
     record_property("attacks", attacked)
     record_property("missed", len(passed))
@@ -142,7 +170,9 @@ def everyone(name: str) -> list[Path]:
 
 
 def reseal() -> None:
-    """Let the report's receipt hold the hashes of all edited receipts, as a thorough forger would."""
+    """Let the report's receipt hold the hashes of all edited receipts, as a thorough forger
+    would.
+    """
     for path in sorted(Path(RESULTS, "receipts").glob("*.json")):
         match_receipts(str(path), everyone(str(path)))
 
@@ -150,7 +180,12 @@ def reseal() -> None:
 @pytest.mark.parametrize(
     ("path", "stage", "old", "new"),
     [
-        ("mtbench/base/judgments.jsonl", "mtbench_judgments_base", '"tstamp": 0.0', '"tstamp": 1.0'),
+        (
+            "mtbench/base/judgments.jsonl",
+            "mtbench_judgments_base",
+            '"tstamp": 0.0',
+            '"tstamp": 1.0',
+        ),
         ("filter/orca.jsonl", "filter_orca", '"gpt4_status": "Accept"', '"gpt4_status": "Reject"'),
         ("generate/lamini.jsonl", "generate_lamini", '"response": "', '"response": "Well, '),
         ("mtbench.json", "mtbench", '"ratings": ', '"ratings": 1'),
@@ -159,7 +194,9 @@ def reseal() -> None:
         ("report/index.html", "report", "<h1>", "<h1>Really "),
     ],
 )
-def test_a_forgery_that_all_receipts_agree_on_is_found_by_making_it_again(project: Path, path: str, stage: str, old: str, new: str) -> None:
+def test_a_forgery_that_all_receipts_agree_on_is_found_by_making_it_again(
+    project: Path, path: str, stage: str, old: str, new: str
+) -> None:
     name = f"{RESULTS}/{path}"
     with restored(Path(name), *Path(RESULTS, "receipts").glob("*.json")):
         text = Path(name).read_text(encoding="utf-8")
@@ -170,7 +207,10 @@ def test_a_forgery_that_all_receipts_agree_on_is_found_by_making_it_again(projec
         reseal()
         done = run(project, stage)
     assert done.returncode == 1
-    assert f"- {stage}: {name}: row {row}: not what comes out when the stage is run again" in done.stdout
+    assert (
+        f"- {stage}: {name}: row {row}: not what comes out when the stage is run again"
+        in done.stdout
+    )
 
 
 def test_a_stored_answer_cannot_be_edited_unseen(project: Path) -> None:
@@ -190,24 +230,47 @@ def test_a_file_that_no_receipt_wrote_is_listed(project: Path) -> None:
     extra.write_text("{}")
     try:
         held, _ = audit.read_receipts(Path(RESULTS))
-        assert f"undeclared: {extra}: no receipt wrote it" in audit.reservations(held, Path(RESULTS))
+        assert f"undeclared: {extra}: no receipt wrote it" in audit.reservations(
+            held, Path(RESULTS)
+        )
     finally:
         extra.unlink()
 
 
 def test_a_folder_without_results_is_one_line(project: Path) -> None:
-    done = subprocess.run([sys.executable, "scripts/commands/audit_results.py", "--results", "nowhere"], capture_output=True, text=True, check=False,
-                          env=os.environ | {"PYTHONPATH": str(project / "scripts")})  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "scripts/commands/audit_results.py", "--results", "nowhere"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": str(project / "scripts")},
+    )
     assert done.returncode == 2 and done.stderr.count("\n") == 1
 
 
 def pack(project: Path, output: Path, umask: int, **more: str) -> None:
-    done = subprocess.run([sys.executable, "scripts/commands/archive_results.py", "--results", RESULTS, "--output", str(output)], cwd=project, umask=umask,
-                          capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": str(project / "scripts")} | more)  # fmt: skip
+    done = subprocess.run(
+        [
+            sys.executable,
+            "scripts/commands/archive_results.py",
+            "--results",
+            RESULTS,
+            "--output",
+            str(output),
+        ],
+        cwd=project,
+        umask=umask,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": str(project / "scripts")} | more,
+    )
     assert done.returncode == 0, done.stderr
 
 
-def test_an_archive_is_the_same_wherever_it_is_packed_and_audits_elsewhere_as_another_user(project: Path, tmp_path: Path) -> None:
+def test_an_archive_is_the_same_wherever_it_is_packed_and_audits_elsewhere_as_another_user(
+    project: Path, tmp_path: Path
+) -> None:
     pack(project, tmp_path / "one.tar", 0o022)
     for path in (project / RESULTS).rglob("*.json"):
         path.touch()
@@ -218,23 +281,63 @@ def test_an_archive_is_the_same_wherever_it_is_packed_and_audits_elsewhere_as_an
         subprocess.run(["tar", "-xf", tmp_path / "one.tar", "-C", reviewer], check=True)
         other = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
         can = not os.geteuid() and shutil.which("setpriv")
-        if can and subprocess.run([*other, "sh", "-c", f"sh -c '{sys.executable} -c 1'"], check=False, capture_output=True).returncode:
+        if (
+            can
+            and subprocess.run(
+                [*other, "sh", "-c", f"sh -c '{sys.executable} -c 1'"],
+                check=False,
+                capture_output=True,
+            ).returncode
+        ):
             can = None  # the interpreter lies below a directory that nobody else may enter
         if not can:
             other = []
         else:
             subprocess.run(["chown", "-R", "65534:65534", reviewer], check=True)
-        command = [*other, sys.executable, "scripts/commands/audit_results.py", "--results", RESULTS, "--only", "claims", "mtbench", "filter_orca"]
-        done = subprocess.run(command, cwd=reviewer, capture_output=True, text=True, check=False,
-                              env={"PATH": os.environ["PATH"], "PYTHONPATH": str(reviewer / "scripts"), "TZ": "America/Lima"})  # fmt: skip
+        command = [
+            *other,
+            sys.executable,
+            "scripts/commands/audit_results.py",
+            "--results",
+            RESULTS,
+            "--only",
+            "claims",
+            "mtbench",
+            "filter_orca",
+        ]
+        done = subprocess.run(
+            command,
+            cwd=reviewer,
+            capture_output=True,
+            text=True,
+            check=False,
+            env={
+                "PATH": os.environ["PATH"],
+                "PYTHONPATH": str(reviewer / "scripts"),
+                "TZ": "America/Lima",
+            },
+        )
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
         (reviewer / RESULTS / "base/model.safetensors").unlink()
         assert (
             subprocess.run(
-                [*command, "--absent-ok"], cwd=reviewer, capture_output=True, check=False, env=os.environ | {"PYTHONPATH": "scripts"}
+                [*command, "--absent-ok"],
+                cwd=reviewer,
+                capture_output=True,
+                check=False,
+                env=os.environ | {"PYTHONPATH": "scripts"},
             ).returncode
             == 0
         )
-        assert subprocess.run(command, cwd=reviewer, capture_output=True, check=False, env=os.environ | {"PYTHONPATH": "scripts"}).returncode == 1
+        assert (
+            subprocess.run(
+                command,
+                cwd=reviewer,
+                capture_output=True,
+                check=False,
+                env=os.environ | {"PYTHONPATH": "scripts"},
+            ).returncode
+            == 1
+        )
     finally:
         shutil.rmtree(reviewer)

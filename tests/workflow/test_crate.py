@@ -1,4 +1,6 @@
-"""A finished run can be read by others: the crate says what the receipts say, and the official validator accepts it, and only it."""
+"""A finished run can be read by others: the crate says what the receipts say, and the official
+validator accepts it, and only it.
+"""
 
 import hashlib
 import json
@@ -27,10 +29,18 @@ def project(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def call(project: Path, program: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+def call(
+    project: Path, program: str, *arguments: str, **variables: str
+) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PYTHONPATH": str(project / "scripts"), **variables}
-    return subprocess.run([sys.executable, f"scripts/{program}", "--results", RESULTS, *arguments], cwd=project, env=environment,
-                          capture_output=True, text=True, check=False)  # fmt: skip
+    return subprocess.run(
+        [sys.executable, f"scripts/{program}", "--results", RESULTS, *arguments],
+        cwd=project,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -51,17 +61,23 @@ def ids(value: Any) -> set[str]:
     return {item["@id"] for item in (value if isinstance(value, list) else [value])}
 
 
-def test_every_job_and_every_file_of_the_receipts_is_in_the_crate(project: Path, graph: Graph) -> None:
+def test_every_job_and_every_file_of_the_receipts_is_in_the_crate(
+    project: Path, graph: Graph
+) -> None:
     held = receipts(project)
     for stage, receipt in held.items():
         run = graph[f"#run/{stage}"]
         assert ids(run["object"]) == paths(receipt["inputs"]) | {f"#recipe/{stage}"}
-        assert ids(run["result"]) == paths(receipt["outputs"]) | {f"{RESULTS}/receipts/{stage}.json"}
+        assert ids(run["result"]) == paths(receipt["outputs"]) | {
+            f"{RESULTS}/receipts/{stage}.json"
+        }
         assert ids(run["instrument"]) == {f"scripts/{receipt['command'][0]}"}
         assert json.loads(graph[f"#recipe/{stage}"]["value"]) == receipt["recipe"]
         assert ids(graph[f"#control/{stage}"]["object"]) == {run["@id"]}
     assert ids(graph["#engine"]["object"]) == {f"#control/{stage}" for stage in held}
-    assert ids(graph["#workflow-run"]["result"]) == set().union(*(ids(graph[f"#run/{stage}"]["result"]) for stage in held))
+    assert ids(graph["#workflow-run"]["result"]) == set().union(
+        *(ids(graph[f"#run/{stage}"]["result"]) for stage in held)
+    )
 
 
 def test_sizes_and_hashes_are_those_of_the_files(project: Path, graph: Graph) -> None:
@@ -69,7 +85,10 @@ def test_sizes_and_hashes_are_those_of_the_files(project: Path, graph: Graph) ->
     assert len(files) > 150
     for entity in files:
         content = (project / entity["name"]).read_bytes()
-        assert (entity["contentSize"], entity["sha256"]) == (str(len(content)), hashlib.sha256(content).hexdigest()), entity["@id"]
+        assert (entity["contentSize"], entity["sha256"]) == (
+            str(len(content)),
+            hashlib.sha256(content).hexdigest(),
+        ), entity["@id"]
 
 
 def test_the_crate_has_no_clock_and_no_chance_in_it(project: Path, graph: Graph) -> None:
@@ -87,11 +106,16 @@ def test_a_file_that_is_not_as_its_receipt_says_is_one_line(project: Path, graph
         done = call(project, "write_crate.py", "--output", "other.json")
     finally:
         path.write_bytes(content)
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1) and f"{RESULTS}/mtbench.json: not the bytes" in done.stderr
+    assert (done.returncode, done.stderr.count("\n")) == (
+        2,
+        1,
+    ) and f"{RESULTS}/mtbench.json: not the bytes" in done.stderr
     assert not (project / "other.json").exists()
 
 
-def test_the_archive_holds_the_crate_and_what_the_crate_names(project: Path, graph: Graph, tmp_path: Path) -> None:
+def test_the_archive_holds_the_crate_and_what_the_crate_names(
+    project: Path, graph: Graph, tmp_path: Path
+) -> None:
     done = call(project, "archive_results.py", "--output", str(tmp_path / "run.tar"))
     assert done.returncode == 0, done.stderr
     with tarfile.open(tmp_path / "run.tar") as archive:
@@ -104,15 +128,35 @@ def test_the_archive_holds_the_crate_and_what_the_crate_names(project: Path, gra
 def validate(folder: Path) -> subprocess.CompletedProcess[str]:
     if not VALIDATOR.is_file():
         pytest.skip("needs the validator's environment: `make .venv-crate`")
-    # No network, to prove that none is needed; where a namespace cannot be made, the validator's own offline mode has to do.
-    alone = ["unshare", "-rn"] if not subprocess.run(["unshare", "-rn", "true"], capture_output=True, check=False).returncode else []
-    command = [*alone, str(VALIDATOR), str(ROOT / "scripts/commands/validate_crate.py"), str(folder)]
-    return subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT / "scripts")}, capture_output=True, text=True, check=False)
+    # No network, to prove that none is needed; where a namespace cannot be made, the validator's
+    # own offline mode has to do.
+    alone = (
+        ["unshare", "-rn"]
+        if not subprocess.run(
+            ["unshare", "-rn", "true"], capture_output=True, check=False
+        ).returncode
+        else []
+    )
+    command = [
+        *alone,
+        str(VALIDATOR),
+        str(ROOT / "scripts/commands/validate_crate.py"),
+        str(folder),
+    ]
+    return subprocess.run(
+        command,
+        env=os.environ | {"PYTHONPATH": str(ROOT / "scripts")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def test_the_official_validator_accepts_the_crate(project: Path, graph: Graph) -> None:
     done = validate(project)
-    assert (done.returncode, done.stdout.count("\n")) == (0, 1), done.stdout[-3000:] + done.stderr[-2000:]
+    assert (done.returncode, done.stdout.count("\n")) == (0, 1), (
+        done.stdout[-3000:] + done.stderr[-2000:]
+    )
 
 
 def no_control(graph: Graph) -> None:
@@ -128,11 +172,15 @@ def run_of_no_program(graph: Graph) -> None:
 
 
 def not_this_profile(graph: Graph) -> None:
-    graph["./"]["conformsTo"] = [item for item in graph["./"]["conformsTo"] if "provenance" not in item["@id"]]
+    graph["./"]["conformsTo"] = [
+        item for item in graph["./"]["conformsTo"] if "provenance" not in item["@id"]
+    ]
 
 
 def file_of_nobody(graph: Graph) -> None:
-    graph["./"]["hasPart"] = [item for item in graph["./"]["hasPart"] if not item["@id"].endswith("/mtbench.json")]
+    graph["./"]["hasPart"] = [
+        item for item in graph["./"]["hasPart"] if not item["@id"].endswith("/mtbench.json")
+    ]
 
 
 def no_workflow(graph: Graph) -> None:
@@ -140,21 +188,28 @@ def no_workflow(graph: Graph) -> None:
 
 
 FAULTS = {
-    no_control: "OrganizeAction must reference the ControlAction", step_of_nothing: "HowToStep must refer to its corresponding tool",
-    run_of_no_program: "MUST have an instrument property", not_this_profile: "permalink of the Provenance Run Crate profile",
-    file_of_nobody: "mtbench.json", no_workflow: "must have types File, SoftwareSourceCode, ComputationalWorkflow",
-}  # fmt: skip
+    no_control: "OrganizeAction must reference the ControlAction",
+    step_of_nothing: "HowToStep must refer to its corresponding tool",
+    run_of_no_program: "MUST have an instrument property",
+    not_this_profile: "permalink of the Provenance Run Crate profile",
+    file_of_nobody: "mtbench.json",
+    no_workflow: "must have types File, SoftwareSourceCode, ComputationalWorkflow",
+}
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_planted_fault_is_found(described: dict[str, Any], project: Path, tmp_path: Path, fault: Callable[[Graph], None]) -> None:
+def test_a_planted_fault_is_found(
+    described: dict[str, Any], project: Path, tmp_path: Path, fault: Callable[[Graph], None]
+) -> None:
     faulty = json.loads(json.dumps(described))
     fault({entity["@id"]: entity for entity in faulty["@graph"]})
     assert faulty != described
     (tmp_path / "Snakefile").write_bytes((project / "Snakefile").read_bytes())
     (tmp_path / "ro-crate-metadata.json").write_text(json.dumps(faulty))
     done = validate(tmp_path)
-    assert done.returncode == 1 and FAULTS[fault] in done.stdout, done.stdout[-3000:] + done.stderr[-2000:]
+    assert done.returncode == 1 and FAULTS[fault] in done.stdout, (
+        done.stdout[-3000:] + done.stderr[-2000:]
+    )
 
 
 def test_a_folder_without_a_crate_is_one_line(tmp_path: Path) -> None:

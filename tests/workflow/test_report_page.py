@@ -1,4 +1,6 @@
-"""The report of the smallest rehearsal: one self-contained page whose numbers are those of the artifacts, in a real browser where there is one."""
+"""The report of the smallest rehearsal: one self-contained page whose numbers are those of the
+artifacts, in a real browser where there is one.
+"""
 
 import html.parser
 import json
@@ -12,8 +14,16 @@ import pytest
 from smallest import MODELS, RESULTS
 
 CHROMIUM = shutil.which("chromium")
-FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--disable-background-networking", "--disable-component-update",
-         "--disable-dev-shm-usage", "--no-first-run")  # fmt: skip
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--hide-scrollbars",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+)
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 
@@ -31,7 +41,11 @@ class Page(html.parser.HTMLParser):
         for name, value in attributes:
             if name == "href" and tag == "a":
                 self.links.append(value or "")
-            elif name in ("src", "href", "xlink:href") and tag not in ("a", "use") and not (value or "").startswith("#"):
+            elif (
+                name in ("src", "href", "xlink:href")
+                and tag not in ("a", "use")
+                and not (value or "").startswith("#")
+            ):
                 self.loaded.append(f"{tag} {value}")
 
     def handle_data(self, data: str) -> None:
@@ -54,24 +68,50 @@ def test_every_link_leads_to_a_file_or_a_heading(page: Path) -> None:
     links = set(Page(text).links)
     assert len(links) > 60
     for link in links:
-        assert f'id="{link[1:]}"' in text if link.startswith("#") else (page.parent / link).is_file(), link
+        assert (
+            f'id="{link[1:]}"' in text if link.startswith("#") else (page.parent / link).is_file()
+        ), link
 
 
 def test_the_scale_comes_first_and_every_section_is_there(page: Path) -> None:
     text = re.sub(r"\s+", " ", Page(page.read_text(encoding="utf-8")).text)
-    headings = ("Claims and verdicts", "All models", "What was learnt", "The data", "Training curves", "Chat by category",
-                "Training saw 4-bit weights", "Deviations and choices", "Artifacts and receipts")  # fmt: skip
-    places = [text.index(words) for words in ("No number on this page is one of the paper", *headings)]
+    headings = (
+        "Claims and verdicts",
+        "All models",
+        "What was learnt",
+        "The data",
+        "Training curves",
+        "Chat by category",
+        "Training saw 4-bit weights",
+        "Deviations and choices",
+        "Artifacts and receipts",
+    )
+    places = [
+        text.index(words) for words in ("No number on this page is one of the paper", *headings)
+    ]
     assert places == sorted(places)
-    for words in ("Funnel", "The filter", "Lengths and diversity", "Duplicates", "Shared with the evaluation", "Task families"):
-        assert text.index("The data") < text.index(words, text.index("The data")) < text.index("Training curves"), words
+    for words in (
+        "Funnel",
+        "The filter",
+        "Lengths and diversity",
+        "Duplicates",
+        "Shared with the evaluation",
+        "Task families",
+    ):
+        assert (
+            text.index("The data")
+            < text.index(words, text.index("The data"))
+            < text.index("Training curves")
+        ), words
     assert "simulator" in text[: text.index("Training curves")]
 
 
 def test_the_numbers_are_those_of_the_artifacts(page: Path, finished: Path) -> None:
     text = Page(page.read_text(encoding="utf-8")).text
     harness = json.loads((finished / RESULTS / "lm_eval.json").read_text())
-    judge = next(iter(json.loads((finished / RESULTS / "mtbench.json").read_text())["judges"].values()))
+    judge = next(
+        iter(json.loads((finished / RESULTS / "mtbench.json").read_text())["judges"].values())
+    )
     learning = json.loads((finished / RESULTS / "learning.json").read_text())
     claims = json.loads((finished / RESULTS / "claims.json").read_text())
     for model in ("base", *MODELS):
@@ -84,23 +124,58 @@ def test_the_numbers_are_those_of_the_artifacts(page: Path, finished: Path) -> N
 
 @pytest.mark.skipif(not CHROMIUM, reason="no chromium")
 @pytest.mark.parametrize("width", [390, 1280])
-def test_a_browser_shows_the_page_without_sideways_scrolling(page: Path, tmp_path: Path, width: int) -> None:
+def test_a_browser_shows_the_page_without_sideways_scrolling(
+    page: Path, tmp_path: Path, width: int
+) -> None:
     probe = tmp_path / "probe.html"
-    numbers = "innerWidth, document.documentElement.scrollWidth, document.querySelectorAll('figure svg').length"
+    numbers = (
+        "innerWidth, document.documentElement.scrollWidth, document.querySelectorAll('figure"
+        " svg').length"
+    )
     measure = f"onload = () => parent.postMessage([{numbers}].join(), '*')"
-    probe.write_text(page.read_text(encoding="utf-8").replace("</body>", f"<script>{measure}</script></body>"), encoding="utf-8")
+    probe.write_text(
+        page.read_text(encoding="utf-8").replace("</body>", f"<script>{measure}</script></body>"),
+        encoding="utf-8",
+    )
     profile = f"--user-data-dir={tmp_path / 'profile'}"
     # Headless windows are never narrower than 500 pixels, so a phone is a frame of its width.
     frame = tmp_path / "frame.html"
-    frame.write_text(f'<body style="margin:0"><iframe src="probe.html" style="border:0;width:{width}px;height:3000px"></iframe>'
-                     "<script>onmessage = (told) => document.body.dataset.seen = told.data</script>")  # fmt: skip
-    seen = subprocess.run([CHROMIUM, *FLAGS, profile, "--virtual-time-budget=5000", f"--window-size={max(width, 500)},3000", "--dump-dom",
-                           frame.as_uri()], capture_output=True, text=True, timeout=120, check=True).stdout  # fmt: skip
+    frame.write_text(
+        '<body style="margin:0"><iframe src="probe.html"'
+        f' style="border:0;width:{width}px;height:3000px"></iframe><script>onmessage = (told) =>'
+        " document.body.dataset.seen = told.data</script>"
+    )
+    seen = subprocess.run(
+        [
+            CHROMIUM,
+            *FLAGS,
+            profile,
+            "--virtual-time-budget=5000",
+            f"--window-size={max(width, 500)},3000",
+            "--dump-dom",
+            frame.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    ).stdout
     inner, scroll, figures = map(int, re.search(r'data-seen="(\d+),(\d+),(\d+)"', seen).groups())
     assert (inner, scroll) == (width, width)
     assert figures >= 8
     shot = tmp_path / "shot.png"
-    subprocess.run([CHROMIUM, *FLAGS, profile, f"--window-size={max(width, 500)},3000", f"--screenshot={shot}", page.as_uri()],
-                   capture_output=True, timeout=120, check=True)  # fmt: skip
+    subprocess.run(
+        [
+            CHROMIUM,
+            *FLAGS,
+            profile,
+            f"--window-size={max(width, 500)},3000",
+            f"--screenshot={shot}",
+            page.as_uri(),
+        ],
+        capture_output=True,
+        timeout=120,
+        check=True,
+    )
     assert struct.unpack(">II", shot.read_bytes()[16:24]) == (max(width, 500), 3000)
     assert shot.stat().st_size > 50_000, "an empty page would be smaller"

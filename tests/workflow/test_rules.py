@@ -12,10 +12,14 @@ SNAKEMAKE = Path(sys.executable).with_name("snakemake")
 
 
 def rules() -> dict[str, str]:
-    """Return name (with a number where two rules of one name exclude each other) -> text, by indentation."""
+    """Return name (with a number where two rules of one name exclude each other) -> text, by
+    indentation.
+    """
     found: dict[str, str] = {}
     for path in sorted((ROOT / "rules").glob("*.smk")):
-        for match in re.finditer(r"^( *)rule (\w+):\n((?:\1 +.*\n|\n)+)", path.read_text(encoding="utf-8"), re.MULTILINE):
+        for match in re.finditer(
+            r"^( *)rule (\w+):\n((?:\1 +.*\n|\n)+)", path.read_text(encoding="utf-8"), re.MULTILINE
+        ):
             name = match[2] if match[2] not in found else f"{match[2]}_2"
             found[name] = re.sub(rf"^{match[1]}", "", match[0], flags=re.MULTILINE)
     return found
@@ -26,14 +30,31 @@ RULES = rules()
 
 def plan(*arguments: str) -> str:
     done = subprocess.run(
-        [SNAKEMAKE, "--profile", "profiles/default", "--cores", "2", "-n", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+        [SNAKEMAKE, "--profile", "profiles/default", "--cores", "2", "-n", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 
 
 def test_all_rules_were_found() -> None:
-    assert set(RULES) >= {"fetch_file", "world", "base", "base_2", "generate_lamini", "filter", "sft", "merge", "hh_sft", "dpo", "lm_eval", "report"}
+    assert set(RULES) >= {
+        "fetch_file",
+        "world",
+        "base",
+        "base_2",
+        "generate_lamini",
+        "filter",
+        "sft",
+        "merge",
+        "hh_sft",
+        "dpo",
+        "lm_eval",
+        "report",
+    }
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -55,7 +76,9 @@ def test_the_whole_paper_can_be_planned_without_any_of_it() -> None:
     text = plan()
     for job in ("base", "generate_lamini", "sft", "dpo", "mtbench_judgments", "report"):
         assert re.search(rf"^{job}\s+\d", text, re.MULTILINE), job
-    assert not re.search(r"^(world|learning)\s", text, re.MULTILINE), "nothing of the rehearsal is in it"
+    assert not re.search(r"^(world|learning)\s", text, re.MULTILINE), (
+        "nothing of the rehearsal is in it"
+    )
 
 
 def test_a_part_of_the_paper_can_be_planned() -> None:
@@ -66,46 +89,92 @@ def test_a_part_of_the_paper_can_be_planned() -> None:
 
 def test_the_released_data_need_no_teacher_and_no_filter() -> None:
     text = plan("--configfile", "config/released.yaml")
-    assert re.search(r"^fetch_snapshot\s+12", text, re.MULTILINE), "base, three data sets, and eight that the evaluation reads"
+    assert re.search(r"^fetch_snapshot\s+12", text, re.MULTILINE), (
+        "base, three data sets, and eight that the evaluation reads"
+    )
     assert not re.search(r"^(generate_\w+|flan)\s", text, re.MULTILINE)
     assert "scripts/import_released.py" in text and "scripts/filter_rows.py" not in text
 
 
 def test_removal_puts_other_rows_before_sft_and_is_off_by_default() -> None:
-    assert not re.search(r"^data_clean\s", plan("results/sft/lamini/adapter_model.safetensors"), re.MULTILINE)
-    text = plan("results/decontaminated/sft/evol/adapter_model.safetensors", "--configfile", "config/paper.yaml", "config/decontaminated.yaml")
+    assert not re.search(
+        r"^data_clean\s", plan("results/sft/lamini/adapter_model.safetensors"), re.MULTILINE
+    )
+    text = plan(
+        "results/decontaminated/sft/evol/adapter_model.safetensors",
+        "--configfile",
+        "config/paper.yaml",
+        "config/decontaminated.yaml",
+    )
     assert re.search(r"^data_clean\s+3", text, re.MULTILINE)
     assert re.search(r"input: .*train_sft\.py.*results/decontaminated/data/clean/evol\.jsonl", text)
 
 
 def test_the_flan_submixes_are_streamed_by_default_and_the_files_are_an_overlay() -> None:
     assert re.search(r"^flan\s+4", plan("results/generate/orca.jsonl"), re.MULTILINE)
-    text = plan("results/generate/orca.jsonl", "--configfile", "config/paper.yaml", "config/flan-cot.yaml")
-    assert re.search(r"^fetch_file\s+7", text, re.MULTILINE) and not re.search(r"^flan\s", text, re.MULTILINE)
+    text = plan(
+        "results/generate/orca.jsonl", "--configfile", "config/paper.yaml", "config/flan-cot.yaml"
+    )
+    assert re.search(r"^fetch_file\s+7", text, re.MULTILINE) and not re.search(
+        r"^flan\s", text, re.MULTILINE
+    )
 
 
 def test_a_misspelt_key_stops_before_the_first_job(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("sft: {learning_rat: 0.1}\n")
     done = subprocess.run(
-        [SNAKEMAKE, "-n", "--cores", "1", "--configfile", "config/paper.yaml", str(tmp_path / "mine.yaml")],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [
+            SNAKEMAKE,
+            "-n",
+            "--cores",
+            "1",
+            "--configfile",
+            "config/paper.yaml",
+            str(tmp_path / "mine.yaml"),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode != 0
     said = done.stdout + done.stderr
-    assert "mine.yaml: `sft.learning_rat`: unknown key; the nearest valid key is `learning_rate`" in said
+    assert (
+        "mine.yaml: `sft.learning_rat`: unknown key; the nearest valid key is `learning_rate`"
+        in said
+    )
     assert "Traceback" not in said
 
 
 def test_the_images_base_is_pinned_by_digest() -> None:
-    first = next(line for line in (ROOT / "Dockerfile").read_text().splitlines() if line.startswith("ARG BASE="))
-    assert "nvidia/cuda:13.0.3-cudnn-runtime-ubuntu24.04@sha256:" in first and len(first.rsplit(":", 1)[1]) == 64
+    first = next(
+        line
+        for line in (ROOT / "Dockerfile").read_text().splitlines()
+        if line.startswith("ARG BASE=")
+    )
+    assert (
+        "nvidia/cuda:13.0.3-cudnn-runtime-ubuntu24.04@sha256:" in first
+        and len(first.rsplit(":", 1)[1]) == 64
+    )
 
 
 def test_schemes_can_be_merged_one_after_the_other() -> None:
     """Each adapter stands on the model before it, and none is carried on."""
-    text = plan("results/merge/openbezoar-sft/model.safetensors", "-p", "--config", "sft={chaining: merge}")
+    text = plan(
+        "results/merge/openbezoar-sft/model.safetensors", "-p", "--config", "sft={chaining: merge}"
+    )
     assert re.search(r"^merge\s+3", text, re.MULTILINE)
-    trained = re.findall(r"--stage sft --data \S+/(\w+)\.jsonl --base \$\(dirname (\S+)/model.safetensors\) (.*?)\\", text)
-    assert trained == [("lamini", "results/base", " "), ("orca", "results/merge/sft-lamini", " "), ("evol", "results/merge/sft-orca", " ")]
+    trained = re.findall(
+        r"--stage sft --data \S+/(\w+)\.jsonl --base \$\(dirname (\S+)/model.safetensors\) (.*?)\\",
+        text,
+    )
+    assert trained == [
+        ("lamini", "results/base", " "),
+        ("orca", "results/merge/sft-lamini", " "),
+        ("evol", "results/merge/sft-orca", " "),
+    ]
     carried = plan("results/merge/openbezoar-sft/model.safetensors", "-p")
-    assert re.search(r"^merge\s+1$", carried, re.MULTILINE) and carried.count("--parent results/sft/") == 2
+    assert (
+        re.search(r"^merge\s+1$", carried, re.MULTILINE)
+        and carried.count("--parent results/sft/") == 2
+    )

@@ -1,4 +1,6 @@
-"""Only stale stages rerun, and all of them: every attack names the exact stages, every no-op none. See tests/workflow/attacks.py."""
+"""Only stale stages rerun, and all of them: every attack names the exact stages, every no-op none.
+See tests/workflow/attacks.py.
+"""
 
 import os
 import re
@@ -25,7 +27,11 @@ def ask(folder: Path) -> tuple[set[str], dict[str, int]]:
     done = snakemake(folder, "-n")
     assert done.returncode == 0, done.stderr[-3000:]
     table = done.stdout.split("Job stats:")[-1] if "Job stats:" in done.stdout else ""
-    jobs = {name: int(count) for name, count in re.findall(r"^(\w+)\s+(\d+)$", table, re.MULTILINE) if name not in ("total", "all")}
+    jobs = {
+        name: int(count)
+        for name, count in re.findall(r"^(\w+)\s+(\d+)$", table, re.MULTILINE)
+        if name not in ("total", "all")
+    }
     told = set(re.findall(r"^stale: ([\w.-]+): ", done.stderr, re.MULTILINE))
     missing = re.search(r"^not made yet: (\d+)", done.stderr, re.MULTILINE)
     return told | ({"one without a receipt"} if missing else set()), jobs
@@ -33,8 +39,12 @@ def ask(folder: Path) -> tuple[set[str], dict[str, int]]:
 
 @pytest.fixture(scope="module")
 def project(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the finished rehearsal, elsewhere, without Snakemake's metadata: that nothing is stale in it is the first test."""
-    settled = snakemake(finished)  # tests before this one made single stages again, whose receipts the report prints
+    """A copy of the finished rehearsal, elsewhere, without Snakemake's metadata: that nothing is
+    stale in it is the first test.
+    """
+    settled = snakemake(
+        finished
+    )  # tests before this one made single stages again, whose receipts the report prints
     assert settled.returncode == 0, settled.stderr[-3000:]
     folder = tmp_path_factory.mktemp("stale") / "carried over"
     shutil.copytree(finished, folder, ignore=shutil.ignore_patterns(".snakemake"))
@@ -48,12 +58,22 @@ def held(project: Path) -> dict[str, dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def rules(project: Path) -> set[str]:
-    return set(re.findall(r"^ *rule (\w+):", "".join(path.read_text() for path in (project / "rules").glob("*.smk")), re.MULTILINE))
+    return set(
+        re.findall(
+            r"^ *rule (\w+):",
+            "".join(path.read_text() for path in (project / "rules").glob("*.smk")),
+            re.MULTILINE,
+        )
+    )
 
 
 def test_there_are_forty_attacks_and_every_stage_is_hit_by_its_own(held: dict[str, Any]) -> None:
-    assert sum(bool(attack.stale(held)) for attack in ATTACKS) >= 40  # the others are of programs that only other configurations run
-    hit = set().union(*(attack.stale(held) for attack in ATTACKS if attack.stale(held) != set(held)))
+    assert (
+        sum(bool(attack.stale(held)) for attack in ATTACKS) >= 40
+    )  # the others are of programs that only other configurations run
+    hit = set().union(
+        *(attack.stale(held) for attack in ATTACKS if attack.stale(held) != set(held))
+    )
     assert hit == set(held)
 
 
@@ -62,11 +82,15 @@ def test_results_carried_to_a_fresh_folder_are_not_stale(project: Path) -> None:
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
-def test_an_attack_makes_exactly_its_stages_stale(project: Path, held: dict[str, Any], rules: set[str], attack: Attack) -> None:
+def test_an_attack_makes_exactly_its_stages_stale(
+    project: Path, held: dict[str, Any], rules: set[str], attack: Attack
+) -> None:
     expected = attack.stale(held)
     with attack.on(project):
         told, jobs = ask(project)
-    unnamed = {stage for stage in expected if f"{RESULTS}/receipts/{stage}.json" in attack.deleted}  # as never made: counted, not named
+    unnamed = {
+        stage for stage in expected if f"{RESULTS}/receipts/{stage}.json" in attack.deleted
+    }  # as never made: counted, not named
     assert told == (expected - unnamed) | ({"one without a receipt"} if unnamed else set())
     assert jobs == rules_of(downstream(expected, held), rules)
 
@@ -90,7 +114,9 @@ def _reorder(folder: Path) -> None:
 
 def _rename_keys_order(folder: Path) -> None:
     config = yaml.safe_load((folder / CONFIG).read_text())
-    (folder / CONFIG).write_text("# one more comment\n" + yaml.safe_dump(dict(reversed(config.items())), sort_keys=False))
+    (folder / CONFIG).write_text(
+        "# one more comment\n" + yaml.safe_dump(dict(reversed(config.items())), sort_keys=False)
+    )
 
 
 def _forget(folder: Path) -> None:
@@ -115,14 +141,19 @@ QUIET = [
     Attack("a comment, and the laid-over file rewritten", "", _rename_keys_order, *FILES),
     Attack("Snakemake's metadata lost", "", _forget),
     Attack("documents edited", "", _docs, "README.md", "docs/architecture.md", "CHANGELOG.md"),
-    Attack("a program that no stage runs edited", "", append("scripts/commands/doctor.py"), "scripts/commands/doctor.py"),
+    Attack(
+        "a program that no stage runs edited",
+        "",
+        append("scripts/commands/doctor.py"),
+        "scripts/commands/doctor.py",
+    ),
     Attack("logs and benchmarks removed", "", _logs),
     Attack("another time zone", "", nothing, variables={"TZ": "Pacific/Auckland"}),
     Attack("another locale", "", nothing, variables={"LC_ALL": "C.UTF-8", "LANG": "tr_TR.UTF-8"}),
     Attack("another hash seed", "", nothing, variables={"PYTHONHASHSEED": "7"}),
     Attack("a comment in a rule file", "", append("rules/dpo.smk"), "rules/dpo.smk"),
     Attack("more requests at once", "", lambda folder: _concurrency(folder), "rules/filter.smk"),
-]  # fmt: skip
+]
 
 
 def _concurrency(folder: Path) -> None:
@@ -145,11 +176,25 @@ def test_another_user_sees_the_same(project: Path) -> None:
             part.chmod(0o755)
     shutil.rmtree(project / ".snakemake", ignore_errors=True)
     project.chmod(0o777)
-    code = f"import sys; sys.path[:0] = [{str(project / 'scripts')!r}]; from bezoar.provenance.staleness import *; from pathlib import Path; import json\n"
-    code += f"for p in sorted(Path('{RESULTS}/receipts').glob('*.json')):\n    r = json.loads(p.read_text()); h = Hashes(CACHE)\n"
-    code += "    print(*changed_files('file', {**files_in(r['inputs']), **files_in(r['outputs'])}, [], h), end='')"
-    done = subprocess.run(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", sys.executable, "-c", code], cwd=project,
-                          capture_output=True, text=True, check=False)  # fmt: skip
+    code = (
+        f"import sys; sys.path[:0] = [{str(project / 'scripts')!r}]; from"
+        " bezoar.provenance.staleness import *; from pathlib import Path; import json\n"
+    )
+    code += (
+        f"for p in sorted(Path('{RESULTS}/receipts').glob('*.json')):\n    r ="
+        " json.loads(p.read_text()); h = Hashes(CACHE)\n"
+    )
+    code += (
+        "    print(*changed_files('file', {**files_in(r['inputs']), **files_in(r['outputs'])}, [],"
+        " h), end='')"
+    )
+    done = subprocess.run(
+        ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", sys.executable, "-c", code],
+        cwd=project,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
 
 
@@ -159,31 +204,64 @@ def leaves(value: Any, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...]
     return [(path, value)]
 
 
-# Section of the configuration -> the stages whose recipe holds it. What is missing here says where a file lies, not what is computed.
+# Section of the configuration -> the stages whose recipe holds it. What is missing here says where
+# a file lies, not what is computed.
 SECTIONS = {
-    "data.duplicates": "data_duplicates", "data.contamination": "data_contamination", "data.cards.lamini": "data_card_lamini",
-    "data.cards.orca": "data_card_orca", "data.cards.evol": "data_card_evol",
-    "world": "world", "pretrain": "base", "teacher": "generate_lamini", "generate.lamini": "generate_lamini", "generate.evol": "generate_evol",
-    "generate.orca": "generate_orca", "filter": "filter_orca", "sft": "sft_orca", "preferences": "preferences", "hh_sft": "hh_sft", "dpo": "dpo",
+    "data.duplicates": "data_duplicates",
+    "data.contamination": "data_contamination",
+    "data.cards.lamini": "data_card_lamini",
+    "data.cards.orca": "data_card_orca",
+    "data.cards.evol": "data_card_evol",
+    "world": "world",
+    "pretrain": "base",
+    "teacher": "generate_lamini",
+    "generate.lamini": "generate_lamini",
+    "generate.evol": "generate_evol",
+    "generate.orca": "generate_orca",
+    "filter": "filter_orca",
+    "sft": "sft_orca",
+    "preferences": "preferences",
+    "hh_sft": "hh_sft",
+    "dpo": "dpo",
     "model_card": "model_card_openbezoar-sft",
-    "merge": "merge_openbezoar-sft", "learning": "learning_table", "lm_eval_table": "lm_eval_table", "lm_eval": "lm_eval_base",
-    "mtbench.answers": "mtbench_answers_base", "mtbench.judgments": "mtbench_judgments_base",
-    "mtbench.rejudge.strict": "mtbench_rejudge_strict_base", "seed": "dpo", "scale": "claims",
-}  # fmt: skip
-# Where files lie, which rules there are, or in how many processes; `base` is the import's, which the rehearsal replaces by `pretrain`.
+    "merge": "merge_openbezoar-sft",
+    "learning": "learning_table",
+    "lm_eval_table": "lm_eval_table",
+    "lm_eval": "lm_eval_base",
+    "mtbench.answers": "mtbench_answers_base",
+    "mtbench.judgments": "mtbench_judgments_base",
+    "mtbench.rejudge.strict": "mtbench_rejudge_strict_base",
+    "seed": "dpo",
+    "scale": "claims",
+}
+# Where files lie, which rules there are, or in how many processes; `base` is the import's, which
+# the rehearsal replaces by `pretrain`.
 PLACES = {"pathvars", "sources", "base", "extra_models", "entry", "serve", "data.remove", "launch"}
 
 
 def test_every_leaf_of_the_configuration_is_in_the_recipe_of_the_stage_it_belongs_to(
     project: Path, held: dict[str, Any], record_property: Callable[[str, object], None]
 ) -> None:
-    config = resolved([str(project / "config/paper.yaml"), str(project / "config/rehearsal.yaml"), str(project / CONFIG)])
+    config = resolved(
+        [
+            str(project / "config/paper.yaml"),
+            str(project / "config/rehearsal.yaml"),
+            str(project / CONFIG),
+        ]
+    )
     lost, tried = [], 0
     for path, value in leaves(config):
         if PLACES & {path[0], ".".join(path[:2])}:
             continue
         tried += 1
-        section = next((name for name in SECTIONS if ".".join(path) == name or ".".join(path).startswith(f"{name}.")), None)
+        section = next(
+            (
+                name
+                for name in SECTIONS
+                if ".".join(path) == name or ".".join(path).startswith(f"{name}.")
+            ),
+            None,
+        )
         if section is None:
             lost.append(f"{'.'.join(path)}: no stage")
             continue
@@ -203,7 +281,9 @@ def test_every_leaf_of_the_configuration_is_in_the_recipe_of_the_stage_it_belong
     assert lost == []
 
 
-def test_the_code_digest_follows_what_an_independent_reader_of_imports_finds(project: Path, held: dict[str, Any]) -> None:
+def test_the_code_digest_follows_what_an_independent_reader_of_imports_finds(
+    project: Path, held: dict[str, Any]
+) -> None:
     from bezoar.provenance.code_digest import executed
 
     scripts = project / "scripts"
@@ -219,7 +299,9 @@ def started(folder: Path) -> dict[str, float]:
 
 
 def test_only_named_stages_run_and_what_comes_out_the_same_ends_the_matter(project: Path) -> None:
-    """Really run: two programs get one more comment; nothing below runs but the report, which prints the new receipts' times."""
+    """Really run: two programs get one more comment; nothing below runs but the report, which
+    prints the new receipts' times.
+    """
     before = started(project)
     files = {path: path.read_bytes() for path in (project / RESULTS).glob("*.json")}
     for name in ("score_mtbench.py", "collect_lm_eval.py"):
@@ -227,7 +309,11 @@ def test_only_named_stages_run_and_what_comes_out_the_same_ends_the_matter(proje
     done = snakemake(project)
     assert done.returncode == 0, done.stderr[-3000:]
     after = started(project)
-    assert {stage for stage in after if after[stage] != before[stage]} == {"mtbench", "lm_eval_table", "report"}
+    assert {stage for stage in after if after[stage] != before[stage]} == {
+        "mtbench",
+        "lm_eval_table",
+        "report",
+    }
     assert {path: path.read_bytes() for path in files} == files
     assert planned(project) == {}
 

@@ -1,4 +1,6 @@
-"""What the three generation schemes and the filter share: their command line, their funnel, and their ending."""
+"""What the three generation schemes and the filter share: their command line, their funnel, and
+their ending.
+"""
 
 import argparse
 from collections import Counter
@@ -8,11 +10,15 @@ from typing import Any
 
 from bezoar.errors import UserError
 from bezoar.files import write_json, write_jsonl
-from bezoar.llm.client import MODES, Answer, Door
-from bezoar.provenance.receipt import Receipt, add_stage_arguments
+from bezoar.llm.client import MODES, Answer, LLMClient
 from bezoar.llm.shards import Shard, Waiting, gather, shard_of_text
+from bezoar.provenance.receipt import Receipt, add_stage_arguments
 
-FAILED = ("refused", "unparsable", "provider_error")  # a truncated answer is used; over budget never gets this far
+FAILED = (
+    "refused",
+    "unparsable",
+    "provider_error",
+)  # a truncated answer is used; over budget never gets this far
 
 
 class Funnel:
@@ -28,20 +34,41 @@ class Funnel:
         self.entered += count
         self.left[rule] += count
 
-    def as_json(self, door: Door | None) -> dict[str, Any]:
+    def as_json(self, door: LLMClient | None) -> dict[str, Any]:
         """Return the counts; `states` are the terminal states of all rows asked about."""
-        return {"entered": self.entered, **self.left, **self.more, "states": door.counts() if door else {}}
+        return {
+            "entered": self.entered,
+            **self.left,
+            **self.more,
+            "states": door.counts() if door else {},
+        }
 
 
 def parser_for(description: str | None) -> argparse.ArgumentParser:
     """Return a parser with the arguments of every program that asks a language model for rows."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--prompts", type=Path, nargs="+", required=True, help="the prompt files used")
-    parser.add_argument("--store", type=Path, required=True, help="this job's store of answers, SQLite")
-    parser.add_argument("--facts", type=Path, help="facts of the rehearsal's world, for the simulator")
-    parser.add_argument("--mode", choices=MODES, help="replay sends nothing; without it, the environment's MODE, else online")
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--prompts", type=Path, nargs="+", required=True, help="the prompt files used"
+    )
+    parser.add_argument(
+        "--store", type=Path, required=True, help="this job's store of answers, SQLite"
+    )
+    parser.add_argument(
+        "--facts", type=Path, help="facts of the rehearsal's world, for the simulator"
+    )
+    parser.add_argument(
+        "--mode",
+        choices=MODES,
+        help="replay sends nothing; without it, the environment's MODE, else online",
+    )
     parser.add_argument("--concurrency", type=int, required=True, help="requests under way at once")
-    parser.add_argument("--shard", type=shard_of_text, help="ask one share of the requests, k/n, and write nothing but its store")
+    parser.add_argument(
+        "--shard",
+        type=shard_of_text,
+        help="ask one share of the requests, k/n, and write nothing but its store",
+    )
     parser.add_argument("--rows", type=Path, required=True, help="rows to write, JSONL")
     parser.add_argument("--counts", type=Path, required=True, help="the funnel to write, JSON")
     add_stage_arguments(parser)
@@ -66,47 +93,79 @@ def second_store(store: Path, role: str = "second") -> Path:
 
 def user(text: str, system: str = "") -> list[dict[str, str]]:
     """Return the messages of one request."""
-    return [*([{"role": "system", "content": system}] if system else []), {"role": "user", "content": text}]
+    return [
+        *([{"role": "system", "content": system}] if system else []),
+        {"role": "user", "content": text},
+    ]
 
 
-def check_failures(answers: Iterable[tuple[str, Answer]], share: float, stage: str, failed: tuple[str, ...] = FAILED) -> None:
-    """Raise `UserError` naming rows if more than `share` of the rows ended in one of the states `failed`."""
+def check_failures(
+    answers: Iterable[tuple[str, Answer]],
+    share: float,
+    stage: str,
+    failed: tuple[str, ...] = FAILED,
+) -> None:
+    """Raise `UserError` naming rows if more than `share` of the rows ended in one of the states
+    `failed`.
+    """
     rows = list(answers)
     lost = [(name, answer) for name, answer in rows if answer.state in failed]
     if rows and len(lost) > share * len(rows):
         names = ", ".join(name for name, _ in lost[:5])
-        states = ", ".join(f"{count} {state}" for state, count in sorted(Counter(answer.state for _, answer in lost).items()))
+        states = ", ".join(
+            f"{count} {state}"
+            for state, count in sorted(Counter(answer.state for _, answer in lost).items())
+        )
         why = next((f" ({answer.error})" for _, answer in lost if answer.error), "")
-        what = f"{len(lost)} of {len(rows)} rows failed, more than {share:.0%}: {states}{why}: {names}…"
+        what = (
+            f"{len(lost)} of {len(rows)} rows failed, more than {share:.0%}: {states}{why}:"
+            f" {names}…"
+        )
         raise UserError(f"{stage}: {what}; run again, answers are kept")
 
 
-def open_door(args: argparse.Namespace, settings: dict[str, Any], store: Path) -> Door:
-    """Return the door to one model of a stage: to a shard of its requests, or to all of them with what shards have asked before."""
+def open_client(args: argparse.Namespace, settings: dict[str, Any], store: Path) -> LLMClient:
+    """Return the door to one model of a stage: to a shard of its requests, or to all of them with
+    what shards have asked before.
+    """
     if args.shard:
         return Shard(settings, store, args.concurrency, args.facts, args.mode, args.shard)
     gather(store)
-    return Door(settings, store, args.concurrency, args.facts, args.mode)
+    return LLMClient(settings, store, args.concurrency, args.facts, args.mode)
 
 
-def run(args: argparse.Namespace, stage: str, settings: str, inputs: dict[str, Any], make: Callable[[Door], tuple[list[dict], Funnel]]) -> None:
-    """Open the door, call `make`, and write rows, counts and receipt; a shard only fills its store."""
+def run(
+    args: argparse.Namespace,
+    stage: str,
+    settings: str,
+    inputs: dict[str, Any],
+    make: Callable[[LLMClient], tuple[list[dict], Funnel]],
+) -> None:
+    """Open the door, call `make`, and write rows, counts and receipt; a shard only fills its
+    store.
+    """
     if args.shard:
         try:
-            with open_door(args, args.recipe[settings], args.store) as door:
+            with open_client(args, args.recipe[settings], args.store) as door:
                 make(door)
             print("every answer is there; run without --shard to write the rows", flush=True)
         except Waiting as waiting:
             print(waiting, flush=True)
         return
     with Receipt(
-        args.receipt, stage=stage, recipe=args.recipe, code=args.code,
+        args.receipt,
+        stage=stage,
+        recipe=args.recipe,
+        code=args.code,
         inputs={**inputs, "prompts": args.prompts, **({"facts": args.facts} if args.facts else {})},
         outputs={"rows": args.rows, "counts": args.counts, "store": args.store},
-    ) as receipt:  # fmt: skip
-        with open_door(args, args.recipe[settings], args.store) as door:
+    ) as receipt:
+        with open_client(args, args.recipe[settings], args.store) as door:
             rows, funnel = make(door)
-            receipt.outputs["store"] = [args.store, *sorted(args.store.parent.glob(f"{args.store.stem}-*.sqlite"))]  # a second model's store
+            receipt.outputs["store"] = [
+                args.store,
+                *sorted(args.store.parent.glob(f"{args.store.stem}-*.sqlite")),
+            ]  # a second model's store
             receipt.facts |= door.facts_for_receipt()
         write_jsonl(args.rows, rows)
         counts = funnel.as_json(door)

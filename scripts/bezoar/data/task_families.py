@@ -1,4 +1,6 @@
-"""The task-family audit: what config/task_families.yaml says of the Flan task that a row was made from."""
+"""The task-family audit: what config/task_families.yaml says of the Flan task that a row was made
+from.
+"""
 
 import re
 from pathlib import Path
@@ -12,19 +14,33 @@ RELATIONS = ("training_split", "same_form", "none", "unlisted")
 
 
 def load(path: Path) -> list[dict[str, Any]]:
-    """Return the table; raise `UserError` naming the entry that lacks a key, or names no relation."""
+    """Return the table; raise `UserError` naming the entry that lacks a key, or names no
+    relation.
+    """
     table = yaml.safe_load(path.read_text(encoding="utf-8"))["families"]
     for number, entry in enumerate(table, start=1):
-        if set(entry) != {"match", "evaluation", "relation", "reason"} or entry["relation"] not in RELATIONS[:3]:
-            raise UserError(f"{path}: entry {number}: expected match, evaluation, relation ({', '.join(RELATIONS[:3])}) and reason")
+        if (
+            set(entry) != {"match", "evaluation", "relation", "reason"}
+            or entry["relation"] not in RELATIONS[:3]
+        ):
+            raise UserError(
+                f"{path}: entry {number}: expected match, evaluation, relation"
+                f" ({', '.join(RELATIONS[:3])}) and reason"
+            )
     return table
 
 
 def family_of(task_name: str, table: list[dict[str, Any]], tasks: list[str]) -> dict[str, Any]:
-    """Return {relation, evaluation, reason} of a Flan task to the evaluation tasks in use: those of the first entry that matches."""
+    """Return {relation, evaluation, reason} of a Flan task to the evaluation tasks in use: those of
+    the first entry that matches.
+    """
     for entry in table:
         if re.search(entry["match"], task_name.lower()):
             concerned = [task for task in entry["evaluation"] if task in tasks]
             relation = entry["relation"] if concerned else "none"
             return {"relation": relation, "evaluation": concerned, "reason": entry["reason"]}
-    return {"relation": "unlisted", "evaluation": [], "reason": "no entry in config/task_families.yaml matches; look at it and add one"}
+    return {
+        "relation": "unlisted",
+        "evaluation": [],
+        "reason": "no entry in config/task_families.yaml matches; look at it and add one",
+    }

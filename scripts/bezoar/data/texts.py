@@ -1,4 +1,6 @@
-"""Texts as sequences of words: what near-duplicates, n-gram overlap and the description of the data count."""
+"""Texts as sequences of words: what near-duplicates, n-gram overlap and the description of the data
+count.
+"""
 
 import re
 from collections.abc import Sequence
@@ -8,11 +10,15 @@ WORD = re.compile(r"[^\W_]+")
 
 
 def words_of(text: str) -> list[str]:
-    """Return the lower-case word tokens, in any script (rouge-score's own keep a-z and 0-9 only); case and punctuation are gone."""
+    """Return the lower-case word tokens, in any script (rouge-score's own keep a-z and 0-9 only);
+    case and punctuation are gone.
+    """
     lower = text.lower()
     if len(lower) == len(text):
         return WORD.findall(lower)
-    return [word.lower() for word in WORD.findall(text)]  # a letter that grows by lowering must not become two words
+    return [
+        word.lower() for word in WORD.findall(text)
+    ]  # a letter that grows by lowering must not become two words
 
 
 def word_spans(text: str) -> list[tuple[int, int]]:
@@ -21,7 +27,9 @@ def word_spans(text: str) -> list[tuple[int, int]]:
 
 
 def features(words: Sequence[str]) -> list[str]:
-    """Return the words and the pairs of neighbours, the set whose Jaccard similarity near-duplicates are measured by."""
+    """Return the words and the pairs of neighbours, the set whose Jaccard similarity
+    near-duplicates are measured by.
+    """
     return [*words, *(f"{first} {second}" for first, second in pairwise(words))]
 
 

@@ -7,12 +7,18 @@ import numpy as np
 RESAMPLES = 10_000
 
 
-def cohen_kappa(pairs: Sequence[tuple[bool, bool]], seed: int, level: float = 0.95) -> dict[str, float] | None:
-    """Return {mean, low, high, n} of Cohen's kappa (Cohen 1960) of two raters' yes or no, with a percentile bootstrap interval over rows.
+def cohen_kappa(
+    pairs: Sequence[tuple[bool, bool]], seed: int, level: float = 0.95
+) -> dict[str, float] | None:
+    """Return {mean, low, high, n} of Cohen's kappa (Cohen 1960) of two raters' yes or no, with a
+    percentile bootstrap interval over rows.
 
-    None where it is undefined: no rows, or both raters say the same of every row. Only the four counts matter, so whole tables are drawn.
+    None where it is undefined: no rows, or both raters say the same of every row. Only the four
+    counts matter, so whole tables are drawn.
     """
-    counts = np.array([pairs.count((first, second)) for first in (True, False) for second in (True, False)])
+    counts = np.array(
+        [pairs.count((first, second)) for first in (True, False) for second in (True, False)]
+    )
     value = _kappa(counts[None].astype(float))[0] if len(pairs) else np.nan
     if np.isnan(value):
         return None
@@ -22,9 +28,13 @@ def cohen_kappa(pairs: Sequence[tuple[bool, bool]], seed: int, level: float = 0.
 
 
 def _kappa(tables: np.ndarray) -> np.ndarray:
-    """Return (observed - expected) / (1 - expected) agreement of tables of shape (n, 4): both yes, first alone, second alone, both no."""
+    """Return (observed - expected) / (1 - expected) agreement of tables of shape (n, 4): both yes,
+    first alone, second alone, both no.
+    """
     shares = tables / tables.sum(axis=1, keepdims=True)
     first, second = shares[:, 0] + shares[:, 1], shares[:, 0] + shares[:, 2]
     expected = first * second + (1 - first) * (1 - second)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(expected < 1, (shares[:, 0] + shares[:, 3] - expected) / (1 - expected), np.nan)
+        return np.where(
+            expected < 1, (shares[:, 0] + shares[:, 3] - expected) / (1 - expected), np.nan
+        )

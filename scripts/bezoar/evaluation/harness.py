@@ -1,6 +1,8 @@
-"""The LM Evaluation Harness's tasks on local data: which are asked for, and from which copy. Imports no torch.
+"""The LM Evaluation Harness's tasks on local data: which are asked for, and from which copy.
+Imports no torch.
 
-A task is one of the harness's own, redirected to a local copy of its data set, or a YAML file in the harness's form that names its data.
+A task is one of the harness's own, redirected to a local copy of its data set, or a YAML file in
+the harness's form that names its data.
 """
 
 import atexit
@@ -14,11 +16,18 @@ from typing import Any
 
 from bezoar.errors import UserError
 
-LOST = {"record": "its data set is read by a script, which datasets refuses since version 4 (lm-evaluation-harness issue 3171)"}
+LOST = {
+    "record": (
+        "its data set is read by a script, which datasets refuses since version 4"
+        " (lm-evaluation-harness issue 3171)"
+    )
+}
 
 
 def assignments(texts: Sequence[str]) -> tuple[dict[str, Path], list[Path]]:
-    """Return (task -> directory of its data set, the manifests of those) from arguments of the form `task=path/of/manifest.json`."""
+    """Return (task -> directory of its data set, the manifests of those) from arguments of the form
+    `task=path/of/manifest.json`.
+    """
     found = {}
     for text in texts:
         task, _, path = text.partition("=")
@@ -28,26 +37,46 @@ def assignments(texts: Sequence[str]) -> tuple[dict[str, Path], list[Path]]:
     return found, sorted({folder / "manifest.json" for folder in found.values()})
 
 
-def load_tasks(names: Sequence[str], files: Sequence[Path], data: dict[str, Path]) -> dict[str, Any]:
+def load_tasks(
+    names: Sequence[str], files: Sequence[Path], data: dict[str, Path]
+) -> dict[str, Any]:
     """Return name -> the harness's task object, its data loaded, in the order of `names`.
 
-    `files` are YAML task files (others among them are passed over); `data` redirects the harness's own tasks to local data sets. Nothing
-    is fetched: a task with neither is refused, and so is one whose data set needs a loading script.
+    `files` are YAML task files (others among them are passed over); `data` redirects the harness's
+    own tasks to local data sets. Nothing is fetched: a task with neither is refused, and so is one
+    whose data set needs a loading script.
     """
-    os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"  # read when datasets is imported, which is below
+    os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = (
+        "1"  # read when datasets is imported, which is below
+    )
     os.environ["HF_DATASETS_CACHE"] = _cache()
     from lm_eval.tasks import TaskManager
 
     for name in names:
         if name in LOST:
             raise UserError(f"lm_eval: {name} cannot be run: {LOST[name]}; evaluate another task")
-    own = TaskManager(include_path=[str(path) for path in sorted({path.parent for path in files if path.suffix == ".yaml"})], include_defaults=False)
-    return {name: _load(own if name in own.all_subtasks else _defaults(), name, data.get(name), name in own.all_subtasks) for name in names}
+    own = TaskManager(
+        include_path=[
+            str(path) for path in sorted({path.parent for path in files if path.suffix == ".yaml"})
+        ],
+        include_defaults=False,
+    )
+    return {
+        name: _load(
+            own if name in own.all_subtasks else _defaults(),
+            name,
+            data.get(name),
+            name in own.all_subtasks,
+        )
+        for name in names
+    }
 
 
 @cache
 def _cache() -> str:
-    """A directory for this process's copies of the data: datasets knows a file by its path and date, and would read an earlier copy of it."""
+    """A directory for this process's copies of the data: datasets knows a file by its path and
+    date, and would read an earlier copy of it.
+    """
     folder = tempfile.mkdtemp(prefix="datasets-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
@@ -62,20 +91,46 @@ def _defaults() -> Any:
 
 
 def _load(manager: Any, name: str, folder: Path | None, own: bool) -> Any:
-    """Return one task with its data; for one of the harness's own, `folder` takes the place of the hub's repository."""
+    """Return one task with its data; for one of the harness's own, `folder` takes the place of the
+    hub's repository.
+    """
     if name not in manager.all_subtasks:
-        raise UserError(f"lm_eval: no task {name}; see `lm_eval ls tasks`, or name its YAML file under lm_eval.task_files")
+        raise UserError(
+            f"lm_eval: no task {name}; see `lm_eval ls tasks`, or name its YAML file under"
+            " lm_eval.task_files"
+        )
     if folder is None and not own:
-        raise UserError(f"lm_eval: {name} has no local data; name its data set under lm_eval.data and in config/sources.yaml")
+        raise UserError(
+            f"lm_eval: {name} has no local data; name its data set under lm_eval.data and in"
+            " config/sources.yaml"
+        )
     if folder is not None and not folder.is_dir():
         raise UserError(f"{folder}: no such directory; expected the data set of {name}")
-    if folder is not None and (folder / f"{folder.name}.py").is_file() and not any(folder.rglob("*.parquet")):
-        raise UserError(f"lm_eval: {name} cannot be run: {folder} holds a loading script and no data; evaluate another task")
+    if (
+        folder is not None
+        and (folder / f"{folder.name}.py").is_file()
+        and not any(folder.rglob("*.parquet"))
+    ):
+        raise UserError(
+            f"lm_eval: {name} cannot be run: {folder} holds a loading script and no data; evaluate"
+            " another task"
+        )
     try:  # a group of one: in a group the harness lays what is given here over its own definition
-        loaded = manager.load([{"group": "local", "task": [{"task": name, "dataset_path": str(folder)}]}] if folder else name)
-    except (OSError, RuntimeError, ValueError, KeyError) as error:  # datasets and the harness raise each of these for data that are not there
+        loaded = manager.load(
+            [{"group": "local", "task": [{"task": name, "dataset_path": str(folder)}]}]
+            if folder
+            else name
+        )
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+        KeyError,
+    ) as error:  # datasets and the harness raise each of these for data that are not there
         where = folder or "the files its YAML names"
-        raise UserError(f"lm_eval: {name} cannot be read from {where}: {' '.join(str(error).split())[:200]}") from None
+        raise UserError(
+            f"lm_eval: {name} cannot be read from {where}: {' '.join(str(error).split())[:200]}"
+        ) from None
     return loaded["tasks"][name]
 
 

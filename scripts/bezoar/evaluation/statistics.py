@@ -1,4 +1,6 @@
-"""Intervals and tests for evaluation results: bootstrap over items, exact McNemar, sign flips, Holm. Seeded and vectorised."""
+"""Intervals and tests for evaluation results: bootstrap over items, exact McNemar, sign flips,
+Holm. Seeded and vectorised.
+"""
 
 import math
 from collections.abc import Sequence
@@ -12,14 +14,20 @@ FEW = 1 / 32  # distinct values, as a share of all, up to which counting is fast
 
 
 def bootstrap_mean(
-    values: Sequence[float], seed: int, level: float = 0.95, resamples: int = RESAMPLES, weights: Sequence[float] | None = None
+    values: Sequence[float],
+    seed: int,
+    level: float = 0.95,
+    resamples: int = RESAMPLES,
+    weights: Sequence[float] | None = None,
 ) -> dict[str, float]:
-    """Return {mean, low, high, n} of independent values, by the expanded percentile bootstrap (Hesterberg 2015, American Statistician 69:371).
+    """Return {mean, low, high, n} of independent values, by the expanded percentile bootstrap
+    (Hesterberg 2015, American Statistician 69:371).
 
-    `values` has shape (n,). For clustered data give one mean a cluster, and the clusters' sizes as `weights`. The plain percentile
-    interval is too narrow for few values, by the factor sqrt((n - 1) / n) and by the normal quantile where Student's belongs: with ten
-    ratings, a category of MT-Bench, it covers 92 times in 100. The tails are chosen so that both are made good. A single value gets the
-    interval it deserves: itself.
+    `values` has shape (n,). For clustered data give one mean a cluster, and the clusters' sizes as
+    `weights`. The plain percentile interval is too narrow for few values, by the factor sqrt((n -
+    1) / n) and by the normal quantile where Student's belongs: with ten ratings, a category of
+    MT-Bench, it covers 92 times in 100. The tails are chosen so that both are made good. A single
+    value gets the interval it deserves: itself.
     """
     data = np.asarray(values, dtype=float)
     if data.size == 0:
@@ -28,14 +36,21 @@ def bootstrap_mean(
     generator = np.random.default_rng(seed)
     means = _resampled(data * size, size, generator, resamples)
     low, high = np.quantile(means, _tails(data.size, level))
-    return {"mean": float((data * size).sum() / size.sum()), "low": float(low), "high": float(high), "n": int(data.size)}
+    return {
+        "mean": float((data * size).sum() / size.sum()),
+        "low": float(low),
+        "high": float(high),
+        "n": int(data.size),
+    }
 
 
-def _resampled(sums: np.ndarray, sizes: np.ndarray, generator: np.random.Generator, resamples: int) -> np.ndarray:
+def _resampled(
+    sums: np.ndarray, sizes: np.ndarray, generator: np.random.Generator, resamples: int
+) -> np.ndarray:
     """Return `resamples` means, each of as many clusters as there are, drawn with replacement.
 
-    Where clusters take few values (right or wrong, better or worse), how often each is drawn is multinomial: the same distribution, without
-    drawing 10,000 times 10,000 items.
+    Where clusters take few values (right or wrong, better or worse), how often each is drawn is
+    multinomial: the same distribution, without drawing 10,000 times 10,000 items.
     """
     kinds, counts = np.unique(np.stack([sums, sizes], axis=1), axis=0, return_counts=True)
     if len(kinds) <= FEW * sums.size:
@@ -49,7 +64,9 @@ def _resampled(sums: np.ndarray, sizes: np.ndarray, generator: np.random.Generat
 
 
 def _tails(n: int, level: float) -> list[float]:
-    """Return the two quantiles of the bootstrap distribution that bound an interval of `level` from `n` values."""
+    """Return the two quantiles of the bootstrap distribution that bound an interval of `level` from
+    `n` values.
+    """
     if n < 2:
         return [0.0, 1.0]
     low = float(ndtr(math.sqrt(n / (n - 1)) * stdtrit(n - 1, (1 - level) / 2)))
@@ -57,22 +74,31 @@ def _tails(n: int, level: float) -> list[float]:
 
 
 def _blocks(resamples: int, size: int) -> list[int]:
-    """Split the resamples so that a block of indices stays below about 4 million numbers (32 MB)."""
+    """Split the resamples so that a block of indices stays below about 4 million numbers (32
+    MB).
+    """
     rows = max(1, min(resamples, 4_000_000 // max(size, 1)))
     return [rows] * (resamples // rows) + ([resamples % rows] if resamples % rows else [])
 
 
 def paired_difference(child: Sequence[float], parent: Sequence[float], seed: int) -> dict[str, Any]:
-    """Return {mean, low, high, n} of child - parent over the same items, resampling items (paired bootstrap), and its `noise`."""
+    """Return {mean, low, high, n} of child - parent over the same items, resampling items (paired
+    bootstrap), and its `noise`.
+    """
     if len(child) != len(parent):
-        raise ValueError(f"paired_difference: {len(child)} and {len(parent)} items; expected the same items in both")
+        raise ValueError(
+            f"paired_difference: {len(child)} and {len(parent)} items; expected the same items in"
+            " both"
+        )
     gaps = np.asarray(child, dtype=float) - np.asarray(parent, dtype=float)
     found = bootstrap_mean(gaps, seed)
     return {**found, **noise([gaps], found)}
 
 
 def mcnemar(child: Sequence[float], parent: Sequence[float]) -> float:
-    """Return the two-sided exact p value of McNemar's test on paired right/wrong items (binomial on the discordant ones)."""
+    """Return the two-sided exact p value of McNemar's test on paired right/wrong items (binomial on
+    the discordant ones).
+    """
     better = sum(1 for a, b in zip(child, parent, strict=True) if a > b)
     worse = sum(1 for a, b in zip(child, parent, strict=True) if a < b)
     n = better + worse
@@ -81,31 +107,46 @@ def mcnemar(child: Sequence[float], parent: Sequence[float]) -> float:
     return min(1.0, 2 * float(bdtr(min(better, worse), n, 0.5)))
 
 
-def sign_flip(child: Sequence[float], parent: Sequence[float], seed: int, flips: int = RESAMPLES) -> float:
-    """Return the two-sided p value of the paired randomisation test on the mean difference (Fisher 1935), for scores that are not 0 or 1.
+def sign_flip(
+    child: Sequence[float], parent: Sequence[float], seed: int, flips: int = RESAMPLES
+) -> float:
+    """Return the two-sided p value of the paired randomisation test on the mean difference (Fisher
+    1935), for scores that are not 0 or 1.
 
-    Under the null each difference is as likely with the other sign. The observed signs count as one flip, so p is never 0.
+    Under the null each difference is as likely with the other sign. The observed signs count as one
+    flip, so p is never 0.
     """
     gaps = np.subtract(child, parent, dtype=float)
     gaps = gaps[gaps != 0]
     if gaps.size == 0:
         return 1.0
     generator = np.random.default_rng(seed)
-    sums = np.concatenate([generator.choice((-1.0, 1.0), (rows, gaps.size)) @ gaps for rows in _blocks(flips, gaps.size)])
+    sums = np.concatenate(
+        [
+            generator.choice((-1.0, 1.0), (rows, gaps.size)) @ gaps
+            for rows in _blocks(flips, gaps.size)
+        ]
+    )
     return float((1 + np.sum(np.abs(sums) >= abs(gaps.sum()) * (1 - 1e-12))) / (flips + 1))
 
 
 def paired_p(child: Sequence[float], parent: Sequence[float], seed: int) -> tuple[str, float]:
-    """Return (name of the test, p value): exact McNemar for right and wrong, sign flips for anything finer."""
+    """Return (name of the test, p value): exact McNemar for right and wrong, sign flips for
+    anything finer.
+    """
     if set(child) | set(parent) <= {0.0, 1.0}:
         return "McNemar, exact", mcnemar(child, parent)
     return "sign flips", sign_flip(child, parent, seed)
 
 
-def mean_of_means(groups: Sequence[Sequence[float]], seed: int, level: float = 0.95, resamples: int = RESAMPLES) -> dict[str, float]:
-    """Return {mean, low, high, n} of the unweighted mean of the groups' means, resampling within each group (stratified bootstrap).
+def mean_of_means(
+    groups: Sequence[Sequence[float]], seed: int, level: float = 0.95, resamples: int = RESAMPLES
+) -> dict[str, float]:
+    """Return {mean, low, high, n} of the unweighted mean of the groups' means, resampling within
+    each group (stratified bootstrap).
 
-    A leaderboard's average over tasks is of this kind: a task of 300 items counts as much as one of 10,000. `n` counts all values.
+    A leaderboard's average over tasks is of this kind: a task of 300 items counts as much as one of
+    10,000. `n` counts all values.
     """
     generator = np.random.default_rng(seed)
     total = np.zeros(resamples)
@@ -115,11 +156,18 @@ def mean_of_means(groups: Sequence[Sequence[float]], seed: int, level: float = 0
     smallest = min(len(group) for group in groups)
     low, high = np.quantile(total / len(groups), _tails(smallest, level))
     mean = float(np.mean([np.mean(group) for group in groups]))
-    return {"mean": mean, "low": float(low), "high": float(high), "n": sum(len(group) for group in groups)}
+    return {
+        "mean": mean,
+        "low": float(low),
+        "high": float(high),
+        "n": sum(len(group) for group in groups),
+    }
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return Holm's adjusted p values in the given order (Holm 1979): family-wise error over all of them."""
+    """Return Holm's adjusted p values in the given order (Holm 1979): family-wise error over all of
+    them.
+    """
     order = sorted(range(len(p_values)), key=lambda index: p_values[index])
     adjusted, running = [0.0] * len(p_values), 0.0
     for rank, index in enumerate(order):
@@ -129,29 +177,41 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def detectable_difference(spread: float, n: int) -> float:
-    """Return the true difference seen with 80 % power at the 5 % level: (1.96 + 0.84) * spread / sqrt(n).
+    """Return the true difference seen with 80 % power at the 5 % level: (1.96 + 0.84) * spread /
+    sqrt(n).
 
-    `spread` is the standard deviation of the per-item differences, `n` the number of items (Cohen 1988, ch. 2).
+    `spread` is the standard deviation of the per-item differences, `n` the number of items (Cohen
+    1988, ch. 2).
     """
     return (1.959964 + 0.841621) * spread / math.sqrt(n)
 
 
 def noise(groups: Sequence[Sequence[float]], interval: dict[str, float]) -> dict[str, Any]:
-    """Return {spread, detectable, told_apart}: what a difference of these paired gaps could have shown, and whether it did.
+    """Return {spread, detectable, told_apart}: what a difference of these paired gaps could have
+    shown, and whether it did.
 
-    `groups` is one list of gaps, or one a task where the difference is the mean over tasks. `spread` is the standard deviation of a gap, in the
-    unit of the score (over groups: what makes the interval, times the root of n); `told_apart` is whether the interval excludes 0.
+    `groups` is one list of gaps, or one a task where the difference is the mean over tasks.
+    `spread` is the standard deviation of a gap, in the unit of the score (over groups: what makes
+    the interval, times the root of n); `told_apart` is whether the interval excludes 0.
     """
     n = sum(len(gaps) for gaps in groups)
     spread = detectable = None
     if all(len(gaps) > 1 for gaps in groups):
-        spread = math.sqrt(n * sum(float(np.var(gaps, ddof=1)) / len(gaps) for gaps in groups)) / len(groups)
+        spread = math.sqrt(
+            n * sum(float(np.var(gaps, ddof=1)) / len(gaps) for gaps in groups)
+        ) / len(groups)
         detectable = detectable_difference(spread, n)
-    return {"spread": spread, "detectable": detectable, "told_apart": interval["low"] > 0 or interval["high"] < 0}
+    return {
+        "spread": spread,
+        "detectable": detectable,
+        "told_apart": interval["low"] > 0 or interval["high"] < 0,
+    }
 
 
 def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """Return Kendall's tau-b of two ratings of the same things (Kendall 1945), or None where either never varies."""
+    """Return Kendall's tau-b of two ratings of the same things (Kendall 1945), or None where either
+    never varies.
+    """
     from scipy.stats import kendalltau
 
     found = float(kendalltau(first, second).statistic) if len(first) > 1 else math.nan

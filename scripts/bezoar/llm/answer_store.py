@@ -1,15 +1,24 @@
-"""An append-only SQLite file of requests to language models and their answers, looked up by content.
+"""An append-only SQLite file of requests to language models and their answers, looked up by
+content.
 
-What an auditor needs: `<results>/store/*.sqlite`, one file a job, each readable with the `sqlite3` of any system.
+What an auditor needs: `<results>/store/*.sqlite`, one file a job, each readable with the `sqlite3`
+of any system.
     answers.key           sha256 of `request`
-    answers.request       canonical JSON of `bezoar.llm.client.request_of`: model, revision, messages, decoding, attempt; no address, key or time
-    answers.answer        canonical JSON of what was read from the response: state, text, usage (tokens in and out), model, finish, error
-    answers.response      the response's JSON as it came; empty for a request that the server refused to take
-    answers.sha256        sha256 of answer, a line feed, response; checked whenever an answer is read
-    answers.sent_unix_s, seconds, usd, via   when it was sent, how long it took, its price (null: no price known), and online or batch
-    batches               what was handed to a batch API: its id, the requests in it by key, and whether it was collected
-`Store.get(key_of(request_of(settings, messages, attempt)))` is the stored answer or None. Nothing in `answers` is ever changed.
-Stores are made one a job, so that jobs on several machines never share a writer; `exchange_answers.py` makes one file of all of them.
+    answers.request       canonical JSON of `bezoar.llm.client.request_of`: model, revision,
+      messages, decoding, attempt; no address, key or time
+    answers.answer        canonical JSON of what was read from the response: state, text, usage
+      (tokens in and out), model, finish, error
+    answers.response      the response's JSON as it came; empty for a request that the server
+      refused to take
+    answers.sha256        sha256 of answer, a line feed, response; checked whenever an answer is
+      read
+    answers.sent_unix_s, seconds, usd, via   when it was sent, how long it took, its price (null: no
+      price known), and online or batch
+    batches               what was handed to a batch API: its id, the requests in it by key, and
+      whether it was collected
+`Store.get(key_of(request_of(settings, messages, attempt)))` is the stored answer or None. Nothing
+in `answers` is ever changed. Stores are made one a job, so that jobs on several machines never
+share a writer; `exchange_answers.py` makes one file of all of them.
 """
 
 import json
@@ -25,14 +34,18 @@ from bezoar.files import canonical, sha256_text
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS answers (
-    key TEXT PRIMARY KEY, request TEXT NOT NULL, answer TEXT NOT NULL, response TEXT NOT NULL, sha256 TEXT NOT NULL,
-    sent_unix_s REAL NOT NULL, seconds REAL NOT NULL, usd REAL, via TEXT NOT NULL
+    key TEXT PRIMARY KEY, request TEXT NOT NULL, answer TEXT NOT NULL, response TEXT NOT NULL,
+    sha256 TEXT NOT NULL, sent_unix_s REAL NOT NULL, seconds REAL NOT NULL, usd REAL,
+    via TEXT NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS batches (
-    number INTEGER PRIMARY KEY, id TEXT, asked_unix_s REAL NOT NULL, requests TEXT NOT NULL, collected INTEGER NOT NULL
+    number INTEGER PRIMARY KEY, id TEXT, asked_unix_s REAL NOT NULL, requests TEXT NOT NULL,
+    collected INTEGER NOT NULL
 );
-CREATE TRIGGER IF NOT EXISTS no_update BEFORE UPDATE ON answers BEGIN SELECT RAISE(ABORT, 'append-only'); END;
-CREATE TRIGGER IF NOT EXISTS no_delete BEFORE DELETE ON answers BEGIN SELECT RAISE(ABORT, 'append-only'); END;
+CREATE TRIGGER IF NOT EXISTS no_update BEFORE UPDATE ON answers
+    BEGIN SELECT RAISE(ABORT, 'append-only'); END;
+CREATE TRIGGER IF NOT EXISTS no_delete BEFORE DELETE ON answers
+    BEGIN SELECT RAISE(ABORT, 'append-only'); END;
 """
 COLUMNS = ("key", "request", "answer", "response", "sha256", "sent_unix_s", "seconds", "usd", "via")
 AT_ONCE = 500  # keys a query; SQLite's oldest limit on variables is 999
@@ -55,12 +68,23 @@ class Entry:
     def row(self) -> tuple[Any, ...]:
         """Return the columns in order."""
         answer = canonical(self.answer)
-        return (self.key, canonical(self.request), answer, self.response, digest(answer, self.response), self.sent_unix_s, self.seconds,
-                self.usd, self.via)  # fmt: skip
+        return (
+            self.key,
+            canonical(self.request),
+            answer,
+            self.response,
+            digest(answer, self.response),
+            self.sent_unix_s,
+            self.seconds,
+            self.usd,
+            self.via,
+        )
 
 
 def key_of(request: dict[str, Any]) -> str:
-    """Return the sha256 of the canonical request: the same question to the same model with the same settings and attempt."""
+    """Return the sha256 of the canonical request: the same question to the same model with the same
+    settings and attempt.
+    """
     return sha256_text(canonical(request))
 
 
@@ -82,7 +106,10 @@ class Store:
             self.connection.executescript(SCHEMA)
             self.connection.execute(f"SELECT {','.join(COLUMNS)} FROM answers LIMIT 1")
         except (sqlite3.Error, OSError) as error:
-            raise UserError(f"{path}: cannot be used as a store ({error}); move it away or restore it from an export") from None
+            raise UserError(
+                f"{path}: cannot be used as a store ({error}); move it away or restore it from an"
+                " export"
+            ) from None
 
     def get(self, key: str) -> dict[str, Any] | None:
         """Return the stored answer, checked against its hash, or None."""
@@ -93,16 +120,25 @@ class Store:
         wanted, found = list(keys), {}
         for start in range(0, len(wanted), AT_ONCE):
             part = wanted[start : start + AT_ONCE]
-            query = f"SELECT key, answer, response, sha256 FROM answers WHERE key IN ({','.join('?' * len(part))})"
+            query = (
+                "SELECT key, answer, response, sha256 FROM answers WHERE key IN"
+                f" ({','.join('?' * len(part))})"
+            )
             for key, answer, response, sha256 in self._read(query, part):
                 if digest(answer, response) != sha256:
-                    raise UserError(f"{self.path}: answer {key[:12]}… does not match its hash; restore the store from an export")
+                    raise UserError(
+                        f"{self.path}: answer {key[:12]}… does not match its hash; restore the"
+                        " store from an export"
+                    )
                 found[key] = json.loads(answer)
         return found
 
     def put(self, entries: Iterable[Entry]) -> None:
         """Append entries in one transaction; the first answer to a request stays."""
-        self._write(f"INSERT OR IGNORE INTO answers VALUES ({','.join('?' * len(COLUMNS))})", [entry.row() for entry in entries])
+        self._write(
+            f"INSERT OR IGNORE INTO answers VALUES ({','.join('?' * len(COLUMNS))})",
+            [entry.row() for entry in entries],
+        )
 
     def rows(self) -> Iterator[tuple[Any, ...]]:
         """Yield every answer's columns in the order of keys."""
@@ -120,9 +156,14 @@ class Store:
         return {key: rows[0][0] or 0.0 for key, rows in found if rows}
 
     def batch_asked(self, requests: dict[str, dict[str, Any]]) -> tuple[int, float]:
-        """Record that a batch of requests is about to be handed in; return its number here and the time."""
+        """Record that a batch of requests is about to be handed in; return its number here and the
+        time.
+        """
         now = time.time()
-        self._write("INSERT INTO batches (asked_unix_s, requests, collected) VALUES (?, ?, 0)", [(now, canonical(requests))])
+        self._write(
+            "INSERT INTO batches (asked_unix_s, requests, collected) VALUES (?, ?, 0)",
+            [(now, canonical(requests))],
+        )
         return self._read("SELECT max(number) FROM batches", ())[0][0], now
 
     def batch_named(self, number: int, name: str) -> None:
@@ -134,28 +175,44 @@ class Store:
         self._write("UPDATE batches SET collected = 1 WHERE number = ?", [(number,)])
 
     def open_batches(self) -> list[tuple[int, str | None, float, dict[str, dict[str, Any]]]]:
-        """Return (number, id or None, when it was asked, requests by key) of batches not yet collected."""
-        query = "SELECT number, id, asked_unix_s, requests FROM batches WHERE NOT collected ORDER BY number"
-        return [(number, name, asked, json.loads(requests)) for number, name, asked, requests in self._read(query, ())]
+        """Return (number, id or None, when it was asked, requests by key) of batches not yet
+        collected.
+        """
+        query = (
+            "SELECT number, id, asked_unix_s, requests FROM batches WHERE NOT collected ORDER BY"
+            " number"
+        )
+        return [
+            (number, name, asked, json.loads(requests))
+            for number, name, asked, requests in self._read(query, ())
+        ]
 
     def _read(self, query: str, values: Iterable[Any]) -> list[tuple[Any, ...]]:
         try:
             return self.connection.execute(query, tuple(values)).fetchall()
         except sqlite3.Error as error:
-            raise UserError(f"{self.path}: cannot be read ({error}); restore the store from an export") from None
+            raise UserError(
+                f"{self.path}: cannot be read ({error}); restore the store from an export"
+            ) from None
 
     def _write(self, statement: str, rows: list[tuple[Any, ...]]) -> None:
         try:
             with self.connection:
                 self.connection.executemany(statement, rows)
         except sqlite3.OperationalError as error:
-            raise UserError(f"{self.path}: cannot be written ({error}); free space and run again, what is stored is kept") from None
+            raise UserError(
+                f"{self.path}: cannot be written ({error}); free space and run again, what is"
+                " stored is kept"
+            ) from None
 
     def close(self) -> None:
         """Fold the write-ahead log into the file, so that the file alone is the store."""
         try:
             self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         except sqlite3.Error as error:
-            raise UserError(f"{self.path}: cannot be written ({error}); free space and run again, what is stored is kept") from None
+            raise UserError(
+                f"{self.path}: cannot be written ({error}); free space and run again, what is"
+                " stored is kept"
+            ) from None
         finally:
             self.connection.close()

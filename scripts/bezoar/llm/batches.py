@@ -1,7 +1,9 @@
-"""The batch APIs of OpenAI (files of requests) and Anthropic (message batches): hand in, look, collect, cancel; both at a share of the price.
+"""The batch APIs of OpenAI (files of requests) and Anthropic (message batches): hand in, look,
+collect, cancel; both at a share of the price.
 
-Each request goes by its key as `custom_id` (64 hex characters, the longest that both allow). A result is (key, text, error, final): the
-response's JSON text if it was answered; else why not, and whether it would be refused again.
+Each request goes by its key as `custom_id` (64 hex characters, the longest that both allow). A
+result is (key, text, error, final): the response's JSON text if it was answered; else why not, and
+whether it would be refused again.
 """
 
 import json
@@ -26,12 +28,18 @@ class OpenAIBatches:
     async def submit(self, requests: dict[str, dict[str, Any]], mark: str) -> str:
         """Hand in requests under a mark by which `find` knows them again; return the batch's id."""
         endpoint = ENDPOINTS[next(iter(requests.values()))["api"]]
-        lines = [{"custom_id": key, "method": "POST", "url": endpoint, "body": arguments(request)} for key, request in requests.items()]
+        lines = [
+            {"custom_id": key, "method": "POST", "url": endpoint, "body": arguments(request)}
+            for key, request in requests.items()
+        ]
         content = "".join(json.dumps(line) + "\n" for line in lines).encode()
         file = await self.client.files.create(file=(f"{mark}.jsonl", content), purpose="batch")
         made = await self.client.batches.create(
-            input_file_id=file.id, endpoint=endpoint, completion_window="24h", metadata={"bezoar": mark}
-        )  # fmt: skip
+            input_file_id=file.id,
+            endpoint=endpoint,
+            completion_window="24h",
+            metadata={"bezoar": mark},
+        )
         return made.id
 
     async def find(self, mark: str, since: float, count: int) -> str | None:
@@ -44,31 +52,55 @@ class OpenAIBatches:
         return None
 
     async def look(self, name: str) -> tuple[bool, str]:
-        """Return whether a batch has ended, and how far it is; one that was refused as a whole is a `UserError`."""
+        """Return whether a batch has ended, and how far it is; one that was refused as a whole is a
+        `UserError`.
+        """
         batch = await self.client.batches.retrieve(name)
         if batch.status == "failed":
-            why = batch.errors.data[0].message if batch.errors and batch.errors.data else "no reason given"
-            raise UserError(f"batch {name} was refused: {why}; mend the stage's settings, or run with MODE=online")
+            why = (
+                batch.errors.data[0].message
+                if batch.errors and batch.errors.data
+                else "no reason given"
+            )
+            raise UserError(
+                f"batch {name} was refused: {why}; mend the stage's settings, or run with"
+                " MODE=online"
+            )
         counts = batch.request_counts
         done = f"{counts.completed + counts.failed}/{counts.total}" if counts else "?"
         return batch.status in ("completed", "expired", "cancelled"), f"{batch.status} {done}"
 
     async def collect(self, name: str) -> AsyncIterator[Result]:
-        """Yield what there is of an ended batch; requests that expired or were cancelled may be missing from it."""
+        """Yield what there is of an ended batch; requests that expired or were cancelled may be
+        missing from it.
+        """
         batch = await self.client.batches.retrieve(name)
         for file in filter(None, (batch.output_file_id, batch.error_file_id)):
             for line in (await self.client.files.content(file)).text.splitlines():
                 row = json.loads(line)
                 response = row.get("response") or {}
                 if response.get("status_code") == 200:
-                    yield row["custom_id"], json.dumps(response["body"], ensure_ascii=False), "", True
+                    yield (
+                        row["custom_id"],
+                        json.dumps(response["body"], ensure_ascii=False),
+                        "",
+                        True,
+                    )
                 else:
                     error = row.get("error") or (response.get("body") or {}).get("error") or {}
                     final = response.get("status_code") in (400, 413, 422)
-                    yield row["custom_id"], "", f"{response.get('status_code', '')} {error.get('message') or error.get('code')}".strip(), final
+                    yield (
+                        row["custom_id"],
+                        "",
+                        f"{response.get('status_code', '')}"
+                        f" {error.get('message') or error.get('code')}".strip(),
+                        final,
+                    )
 
     async def cancel(self, name: str) -> None:
-        """Ask that a batch be ended; what was answered until then is charged and can be collected."""
+        """Ask that a batch be ended; what was answered until then is charged and can be
+        collected.
+        """
         await self.client.batches.cancel(name)
 
 
@@ -81,17 +113,29 @@ class AnthropicBatches:
     async def submit(self, requests: dict[str, dict[str, Any]], mark: str) -> str:
         """Hand in requests; return the batch's id. There is no place for a mark."""
         made = await self.client.messages.batches.create(
-            requests=[{"custom_id": key, "params": arguments(request)} for key, request in requests.items()]
+            requests=[
+                {"custom_id": key, "params": arguments(request)}
+                for key, request in requests.items()
+            ]
         )
         return made.id
 
     async def find(self, mark: str, since: float, count: int) -> str | None:
-        """Return the id of the youngest batch of that many requests since then, or None; results that are not ours are passed over."""
+        """Return the id of the youngest batch of that many requests since then, or None; results
+        that are not ours are passed over.
+        """
         async for batch in self.client.messages.batches.list(limit=100):
             if batch.created_at.timestamp() < since - SLACK_S:
                 break
             numbers = batch.request_counts
-            if numbers.processing + numbers.succeeded + numbers.errored + numbers.canceled + numbers.expired == count:
+            if (
+                numbers.processing
+                + numbers.succeeded
+                + numbers.errored
+                + numbers.canceled
+                + numbers.expired
+                == count
+            ):
                 return batch.id
         return None
 
@@ -99,7 +143,10 @@ class AnthropicBatches:
         """Return whether a batch has ended, and how far it is."""
         batch = await self.client.messages.batches.retrieve(name)
         counts = batch.request_counts
-        return batch.processing_status == "ended", f"{batch.processing_status} {counts.succeeded} answered, {counts.processing} open"
+        return (
+            batch.processing_status == "ended",
+            f"{batch.processing_status} {counts.succeeded} answered, {counts.processing} open",
+        )
 
     async def collect(self, name: str) -> AsyncIterator[Result]:
         """Yield the results of an ended batch: succeeded, errored, canceled or expired."""
@@ -113,7 +160,9 @@ class AnthropicBatches:
                 yield row.custom_id, "", row.result.type, False
 
     async def cancel(self, name: str) -> None:
-        """Ask that a batch be ended; what was answered until then is charged and can be collected."""
+        """Ask that a batch be ended; what was answered until then is charged and can be
+        collected.
+        """
         await self.client.messages.batches.cancel(name)
 
 

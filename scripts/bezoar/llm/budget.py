@@ -1,7 +1,8 @@
 """What a request costs at most, what an answer did cost, and a budget that concurrent jobs share.
 
-Prices are of config/prices.yaml, in USD for a million tokens. A request's upper bound takes one token a UTF-8 byte of its text, which no byte-level
-tokenizer exceeds, a fixed overhead a message, and `max_tokens` out; so a budget is never exceeded, and the last few cents may stay unspent.
+Prices are of config/prices.yaml, in USD for a million tokens. A request's upper bound takes one
+token a UTF-8 byte of its text, which no byte-level tokenizer exceeds, a fixed overhead a message,
+and `max_tokens` out; so a budget is never exceeded, and the last few cents may stay unspent.
 """
 
 import os
@@ -18,7 +19,10 @@ from bezoar.files import canonical
 PRICES = Path(__file__).parents[2] / "config" / "prices.yaml"
 OVERHEAD = 16  # tokens a message, for role marks; providers document 3 to 7
 BUSY_S = 60
-SCHEMA = "CREATE TABLE IF NOT EXISTS spent (key TEXT, store TEXT, usd REAL NOT NULL, settled INTEGER NOT NULL)"
+SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS spent (key TEXT, store TEXT, usd REAL NOT NULL, settled INTEGER NOT"
+    " NULL)"
+)
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,11 @@ class Price:
 
     def of(self, tokens_in: float, tokens_out: float, via: str = "online") -> float:
         """Return USD for so many tokens."""
-        return (tokens_in * self.input + tokens_out * self.output) / 1e6 * (self.batch_share if via == "batch" else 1.0)
+        return (
+            (tokens_in * self.input + tokens_out * self.output)
+            / 1e6
+            * (self.batch_share if via == "batch" else 1.0)
+        )
 
     @property
     def free(self) -> bool:
@@ -40,20 +48,31 @@ class Price:
 
 
 def price_of(model: str, path: Path | None = None) -> Price | None:
-    """Return a model's price, or None if the price file (the environment's PRICES, or config/prices.yaml) does not know it."""
+    """Return a model's price, or None if the price file (the environment's PRICES, or
+    config/prices.yaml) does not know it.
+    """
     path = path or Path(os.environ.get("PRICES") or PRICES)
     try:
         entry = yaml.safe_load(path.read_text(encoding="utf-8"))["models"].get(model)
-        return None if entry is None else Price(entry["input"], entry["output"], entry["batch_share"])
+        return (
+            None if entry is None else Price(entry["input"], entry["output"], entry["batch_share"])
+        )
     except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: cannot be read as prices ({type(error).__name__}: {error}); restore it from the repository") from None
+        raise UserError(
+            f"{path}: cannot be read as prices ({type(error).__name__}: {error}); restore it from"
+            " the repository"
+        ) from None
 
 
 def most_tokens_in(request: dict[str, Any]) -> int:
     """Return an upper bound on the tokens of a request's prompt."""
-    text = "".join(message["content"] for message in request["messages"]) + (request["prompt_form"] or "")
+    text = "".join(message["content"] for message in request["messages"]) + (
+        request["prompt_form"] or ""
+    )
     schema = canonical(request["schema"]) if request.get("schema") else ""
-    return len((text + schema).encode("utf-8", "surrogatepass")) + OVERHEAD * (len(request["messages"]) + 1)
+    return len((text + schema).encode("utf-8", "surrogatepass")) + OVERHEAD * (
+        len(request["messages"]) + 1
+    )
 
 
 def budget_of_environment() -> float | None:
@@ -66,15 +85,19 @@ def budget_of_environment() -> float | None:
     except ValueError:
         amount = -1.0
     if not 0 <= amount < 1e9:
-        raise UserError(f"BUDGET_USD: expected an amount in dollars such as 25 or 2.50, found {text!r}")
+        raise UserError(
+            f"BUDGET_USD: expected an amount in dollars such as 25 or 2.50, found {text!r}"
+        )
     return amount
 
 
 class Ledger:
-    """What a run has spent and reserved: one small SQLite file beside its stores, shared by all its jobs.
+    """What a run has spent and reserved: one small SQLite file beside its stores, shared by all its
+    jobs.
 
-    It has a rollback journal, not a write-ahead log, because jobs on several machines may share it. A reservation whose call was never heard of
-    again (a kill, a lost answer) stays at its upper bound: it may have been charged.
+    It has a rollback journal, not a write-ahead log, because jobs on several machines may share it.
+    A reservation whose call was never heard of again (a kill, a lost answer) stays at its upper
+    bound: it may have been charged.
     """
 
     def __init__(self, path: Path, budget: float | None) -> None:
@@ -84,10 +107,15 @@ class Ledger:
             self.connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)
             self.connection.execute(SCHEMA)
         except (sqlite3.Error, OSError) as error:
-            raise UserError(f"{path}: cannot be used as a ledger ({error}); restore it, or move it away to count from zero") from None
+            raise UserError(
+                f"{path}: cannot be used as a ledger ({error}); restore it, or move it away to"
+                " count from zero"
+            ) from None
 
     def reserve(self, store: str, costs: dict[str, float]) -> set[str]:
-        """Take the costs of as many keys, in order, as the budget has room for; return those keys."""
+        """Take the costs of as many keys, in order, as the budget has room for; return those
+        keys.
+        """
         taken: set[str] = set()
         with self._transaction():
             total = self.connection.execute("SELECT total(usd) FROM spent").fetchone()[0]
@@ -103,14 +131,22 @@ class Ledger:
         """Replace reservations by what was really charged; 0 gives everything back."""
         with self._transaction():
             for key, usd in costs.items():
-                query = "SELECT rowid FROM spent WHERE key = ? AND store = ? AND NOT settled ORDER BY rowid DESC LIMIT 1"
+                query = (
+                    "SELECT rowid FROM spent WHERE key = ? AND store = ? AND NOT settled ORDER BY"
+                    " rowid DESC LIMIT 1"
+                )
                 found = self.connection.execute(query, (key, store)).fetchone()
                 if found:
-                    self.connection.execute("UPDATE spent SET usd = ?, settled = 1 WHERE rowid = ?", (usd, found[0]))
+                    self.connection.execute(
+                        "UPDATE spent SET usd = ?, settled = 1 WHERE rowid = ?", (usd, found[0])
+                    )
 
     def unsettled(self, store: str) -> dict[str, float]:
         """Return key -> USD of a store's reservations for which no call was ever settled."""
-        query = "SELECT key, usd FROM spent WHERE store = ?1 AND NOT settled AND key NOT IN (SELECT key FROM spent WHERE store = ?1 AND settled)"
+        query = (
+            "SELECT key, usd FROM spent WHERE store = ?1 AND NOT settled AND key NOT IN (SELECT key"
+            " FROM spent WHERE store = ?1 AND settled)"
+        )
         return dict(self.connection.execute(query, (store,)))
 
     def total(self) -> float:
@@ -126,7 +162,9 @@ class Ledger:
 
 
 class _Immediate:
-    """A write transaction that takes its lock at once, so that what it reads is still so when it writes."""
+    """A write transaction that takes its lock at once, so that what it reads is still so when it
+    writes.
+    """
 
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
@@ -141,4 +179,7 @@ class _Immediate:
         try:
             self.ledger.connection.execute(statement)
         except sqlite3.Error as error:
-            raise UserError(f"{self.ledger.path}: cannot be written ({error}); free space and run again, what is stored is kept") from None
+            raise UserError(
+                f"{self.ledger.path}: cannot be written ({error}); free space and run again, what"
+                " is stored is kept"
+            ) from None

@@ -1,8 +1,10 @@
-"""Rate limits as a server states them in its response headers: capacity is reserved before a call and given back after it.
+"""Rate limits as a server states them in its response headers: capacity is reserved before a call
+and given back after it.
 
-OpenAI's form: x-ratelimit-remaining-requests, x-ratelimit-reset-tokens, … with resets as durations ("1s", "6m0s", "12ms").
-Anthropic's form: anthropic-ratelimit-requests-remaining, anthropic-ratelimit-tokens-reset, … with resets as RFC 3339 times.
-A server that states none is asked as fast as the stage's concurrency allows.
+OpenAI's form: x-ratelimit-remaining-requests, x-ratelimit-reset-tokens, … with resets as durations
+("1s", "6m0s", "12ms"). Anthropic's form: anthropic-ratelimit-requests-remaining,
+anthropic-ratelimit-tokens-reset, … with resets as RFC 3339 times. A server that states none is
+asked as fast as the stage's concurrency allows.
 """
 
 import asyncio
@@ -18,18 +20,28 @@ LONGEST_S = 300  # a server that asks for more is asked again after this
 
 
 def seconds_until(text: str) -> float | None:
-    """Return the seconds from now that a header means: a number, a duration such as 6m0s, an RFC 3339 or an HTTP date; None if neither."""
+    """Return the seconds from now that a header means: a number, a duration such as 6m0s, an RFC
+    3339 or an HTTP date; None if neither.
+    """
     text = text.strip()
     if re.fullmatch(r"\d+(\.\d+)?", text):
         return float(text)
     if re.fullmatch(r"(\d+(\.\d+)?(ms|s|m|h|d))+", text):
-        return sum(float(number) * UNITS[unit] for number, unit in re.findall(r"([\d.]+)(ms|s|m|h|d)", text))
+        return sum(
+            float(number) * UNITS[unit]
+            for number, unit in re.findall(r"([\d.]+)(ms|s|m|h|d)", text)
+        )
     for parse in (datetime.fromisoformat, parsedate_to_datetime):
         try:
             when = parse(text)
         except (ValueError, TypeError):
             continue
-        return max(0.0, ((when if when.tzinfo else when.replace(tzinfo=UTC)) - datetime.now(UTC)).total_seconds())
+        return max(
+            0.0,
+            (
+                (when if when.tzinfo else when.replace(tzinfo=UTC)) - datetime.now(UTC)
+            ).total_seconds(),
+        )
     return None
 
 
@@ -57,7 +69,9 @@ class Limiter:
                 self.left[kind] -= amount
 
     def give_back(self, tokens: float, used: float, headers: Mapping[str, str] | None) -> None:
-        """End a call that reserved `tokens` and really took `used`; take over what the server says is left."""
+        """End a call that reserved `tokens` and really took `used`; take over what the server says
+        is left.
+        """
         for kind, amount in zip(KINDS, (1, tokens), strict=True):
             self.under_way[kind] -= amount
         if "tokens" in self.left:
@@ -65,16 +79,27 @@ class Limiter:
         for kind in KINDS if headers else ():
             assert headers is not None
             remaining, reset = (
-                headers.get(f"x-ratelimit-{word}-{kind}", headers.get(f"anthropic-ratelimit-{kind}-{word}", "")) for word in ("remaining", "reset")
+                headers.get(
+                    f"x-ratelimit-{word}-{kind}",
+                    headers.get(f"anthropic-ratelimit-{kind}-{word}", ""),
+                )
+                for word in ("remaining", "reset")
             )
             if re.fullmatch(r"\d+", remaining) and (until := seconds_until(reset)) is not None:
-                self.left[kind] = int(remaining) - self.under_way[kind]  # calls under way may not be in it yet
+                self.left[kind] = (
+                    int(remaining) - self.under_way[kind]
+                )  # calls under way may not be in it yet
                 self.resets[kind] = time.monotonic() + min(until, LONGEST_S)
 
     def _pause(self, tokens: float) -> float:
-        """Return the seconds until the next call may go out; a limit whose reset has passed is forgotten."""
+        """Return the seconds until the next call may go out; a limit whose reset has passed is
+        forgotten.
+        """
         now = time.monotonic()
         for kind in [kind for kind in self.left if self.resets[kind] <= now]:
             del self.left[kind], self.resets[kind]
         need = {"requests": 1.0, "tokens": tokens}
-        return max((self.resets[kind] - now + 0.001 for kind in self.left if self.left[kind] < need[kind]), default=0.0)
+        return max(
+            (self.resets[kind] - now + 0.001 for kind in self.left if self.left[kind] < need[kind]),
+            default=0.0,
+        )

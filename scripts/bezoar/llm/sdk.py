@@ -13,17 +13,26 @@ SIMULATOR = Path(__file__).parent.parent / "serve_simulator.py"
 
 
 def same_model(asked: str, reported: str) -> bool:
-    """Say whether a server's model id means the model asked for: itself, or a dated snapshot or a commit of it."""
-    return reported == asked or re.fullmatch(re.escape(asked) + r"(-[\d-]+|@\S+)", reported) is not None
+    """Say whether a server's model id means the model asked for: itself, or a dated snapshot or a
+    commit of it.
+    """
+    return (
+        reported == asked
+        or re.fullmatch(re.escape(asked) + r"(-[\d-]+|@\S+)", reported) is not None
+    )
 
 
 def never_connected(fault: BaseException) -> bool:
-    """Say whether a fault happened before anything was sent, so that nothing can have been charged."""
+    """Say whether a fault happened before anything was sent, so that nothing can have been
+    charged.
+    """
     return type(fault.__cause__).__name__ in ("ConnectError", "ConnectTimeout")
 
 
-class Provider:
-    """Makes clients for one model's settings; the simulator is started as a child that ends with this process."""
+class SDKFactory:
+    """Makes clients for one model's settings; the simulator is started as a child that ends with
+    this process.
+    """
 
     def __init__(self, settings: dict[str, Any], facts: Path | None) -> None:
         self.settings, self.facts = settings, facts
@@ -33,15 +42,23 @@ class Provider:
         self._address: str | None = None
 
     def client(self) -> Any:
-        """Return an asynchronous client, without retries of its own; a missing variable is named before anything is sent."""
+        """Return an asynchronous client, without retries of its own; a missing variable is named
+        before anything is sent.
+        """
         settings = self.settings
         simulated = settings["provider"] == "simulator"
-        key = "simulator-needs-no-key" if simulated else self._variable("api_key_env", "the key for")
+        key = (
+            "simulator-needs-no-key" if simulated else self._variable("api_key_env", "the key for")
+        )
         self._key = "" if simulated else key
         address: str | None = self._simulator() if simulated else None
         if settings["base_url_env"]:  # without it the key would go to the client's default address
             address = self._variable("base_url_env", "the address of the server of")
-        options: dict[str, Any] = {"api_key": key, "timeout": settings["timeout_s"], "max_retries": 0}
+        options: dict[str, Any] = {
+            "api_key": key,
+            "timeout": settings["timeout_s"],
+            "max_retries": 0,
+        }
         if settings["provider"] == "anthropic" or settings["api"] == "messages":
             import anthropic as sdk
 
@@ -62,12 +79,20 @@ class Provider:
 
     def hint(self, status: int | None, what: str) -> str:
         """Return the line for a fault that every request will meet."""
-        key, address = self.settings["api_key_env"], self.settings["base_url_env"] or "the provider's own address"
+        key, address = (
+            self.settings["api_key_env"],
+            self.settings["base_url_env"] or "the provider's own address",
+        )
         do = {
-            401: f"check the key in {key}", 403: f"check the key in {key}", 404: f"check `model` and the address in {address}",
+            401: f"check the key in {key}",
+            403: f"check the key in {key}",
+            404: f"check `model` and the address in {address}",
             429: f"the account of {key} has no credit left",
-        }  # fmt: skip
-        return f"model {self.settings['model']}: {what}; {do.get(status or 0, f'nobody answers, check the address in {address}')}"
+        }
+        return (
+            f"model {self.settings['model']}: {what};"
+            f" {do.get(status or 0, f'nobody answers, check the address in {address}')}"
+        )
 
     def close(self) -> None:
         """End the simulator, if one was started."""
@@ -83,18 +108,27 @@ class Provider:
         name = self.settings[setting]
         value = os.environ.get(name or "", "")
         if not value:
-            raise UserError(f"{name}: not set; put {what} {self.settings['model']} into this environment variable")
+            raise UserError(
+                f"{name}: not set; put {what} {self.settings['model']} into this environment"
+                " variable"
+            )
         return value
 
     def _simulator(self) -> str:
         """Start the simulator as a child that ends with this process; return its address."""
         if self._address is None:
             if self.facts is None:
-                raise UserError("provider simulator: needs the world's facts; only the rehearsal has them")
+                raise UserError(
+                    "provider simulator: needs the world's facts; only the rehearsal has them"
+                )
             command = [sys.executable, str(SIMULATOR), "--facts", str(self.facts), "--port", "0"]
-            self._child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            self._child = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
             line = self._child.stdout.readline() if self._child.stdout else ""
             if not line.startswith("listening "):
-                raise UserError(f"the simulator did not start; run `{' '.join(command[1:])}` to see why")
+                raise UserError(
+                    f"the simulator did not start; run `{' '.join(command[1:])}` to see why"
+                )
             self._address = f"http://127.0.0.1:{line.split()[1]}"
         return self._address

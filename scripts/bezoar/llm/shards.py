@@ -1,10 +1,14 @@
-"""One stage's requests in several processes: each asks its share into a store of its own, and a run without a shard puts them together.
+"""One stage's requests in several processes: each asks its share into a store of its own, and a run
+without a shard puts them together.
 
-    generate_orca.py --shard 1/3 …        (and 2/3, 3/3, in any order, each as often as it says that it waits)
-    generate_orca.py …                    asks only what no shard has asked, and writes the same bytes as if there had been none
+    generate_orca.py --shard 1/3 …        (and 2/3, 3/3, in any order, each as often as it says that
+      it waits)
+    generate_orca.py …                    asks only what no shard has asked, and writes the same
+      bytes as if there had been none
 
-A request belongs to the shard that its sha256 falls to, so that neither order nor number of shards changes what is asked. A request that
-follows from another's answer (a response, the next epoch) can be asked once that answer is there, whichever shard it is from.
+A request belongs to the shard that its sha256 falls to, so that neither order nor number of shards
+changes what is asked. A request that follows from another's answer (a response, the next epoch) can
+be asked once that answer is there, whichever shard it is from.
 """
 
 import re
@@ -12,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from bezoar.errors import UserError
-from bezoar.llm.client import Answer, Door, request_of
 from bezoar.llm.answer_store import Store, key_of
+from bezoar.llm.client import Answer, LLMClient, request_of
 
 
 class Waiting(Exception):
@@ -42,24 +46,59 @@ def gather(store: Path) -> None:
         whole.close()
 
 
-class Shard(Door):
+class Shard(LLMClient):
     """A door that asks one shard's requests and takes the others' answers from their stores."""
 
-    def __init__(self, settings: dict[str, Any], store: Path, concurrency: int, facts: Path | None, mode: str | None, shard: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        settings: dict[str, Any],
+        store: Path,
+        concurrency: int,
+        facts: Path | None,
+        mode: str | None,
+        shard: tuple[int, int],
+    ) -> None:
         self.number, self.of = shard
-        super().__init__(settings, store.with_name(f"{store.stem}.shard-{self.number}-of-{self.of}{store.suffix}"), concurrency, facts, mode)
+        super().__init__(
+            settings,
+            store.with_name(f"{store.stem}.shard-{self.number}-of-{self.of}{store.suffix}"),
+            concurrency,
+            facts,
+            mode,
+        )
         self.job = store
 
-    def _ask(self, prompts: list[list[dict[str, str]]], names: list[str], attempt: int, schema: dict[str, Any] | None) -> list[Answer]:
+    def _ask(
+        self,
+        prompts: list[list[dict[str, str]]],
+        names: list[str],
+        attempt: int,
+        schema: dict[str, Any] | None,
+    ) -> list[Answer]:
         keys = [key_of(request_of(self.settings, prompt, attempt, schema)) for prompt in prompts]
         mine = [i for i, key in enumerate(keys) if int(key[:8], 16) % self.of == self.number - 1]
-        answers = dict(zip(mine, super()._ask([prompts[i] for i in mine], [names[i] for i in mine], attempt, schema), strict=True))
+        answers = dict(
+            zip(
+                mine,
+                super()._ask([prompts[i] for i in mine], [names[i] for i in mine], attempt, schema),
+                strict=True,
+            )
+        )
         found: dict[str, dict[str, Any]] = {}
         for path in [*shard_stores(self.job), *([self.job] if self.job.exists() else [])]:
             other = Store(path)
-            found |= other.get_many({key for i, key in enumerate(keys) if i not in answers} - found.keys())
+            found |= other.get_many(
+                {key for i, key in enumerate(keys) if i not in answers} - found.keys()
+            )
             other.close()
-        answers |= {i: self._checked(found[key]) for i, key in enumerate(keys) if i not in answers and key in found}
+        answers |= {
+            i: self._checked(found[key])
+            for i, key in enumerate(keys)
+            if i not in answers and key in found
+        }
         if len(answers) < len(prompts):
-            raise Waiting(f"shard {self.number}/{self.of} waits for {len(prompts) - len(answers)} answers of other shards; run them, then it again")
+            raise Waiting(
+                f"shard {self.number}/{self.of} waits for {len(prompts) - len(answers)} answers of"
+                " other shards; run them, then it again"
+            )
         return [answers[i] for i in range(len(prompts))]

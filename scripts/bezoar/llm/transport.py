@@ -1,16 +1,18 @@
-"""How the door's requests are under way: what has come in and is not stored yet, and a handing-in to a provider's batch API."""
+"""How the door's requests are under way: what has come in and is not stored yet, and a handing-in
+to a provider's batch API.
+"""
 
 import asyncio
 import contextlib
 import time
 from typing import Any
 
-from bezoar.llm.batches import MOST_REQUESTS, batch_api
 from bezoar.errors import UserError
 from bezoar.files import canonical, sha256_text
+from bezoar.llm.answer_store import Entry
+from bezoar.llm.batches import MOST_REQUESTS, batch_api
 from bezoar.llm.budget import Price, most_tokens_in
 from bezoar.llm.protocol import read_text
-from bezoar.llm.answer_store import Entry
 
 TURNS = 6  # handings-in of what a batch did not answer
 TICK_S = 0.5  # how often answers are stored: what a kill can lose
@@ -23,7 +25,9 @@ def failure(error: str) -> dict[str, Any]:
 
 
 class Sending:
-    """The answers of one `ask` while they come in: what is unstored, and what is reserved for it."""
+    """The answers of one `ask` while they come in: what is unstored, and what is reserved for
+    it.
+    """
 
     def __init__(self, door: Any, missing: dict[str, dict[str, Any]]) -> None:
         self.door, self.missing = door, missing
@@ -48,11 +52,15 @@ class Sending:
         self.costs[key] = 0.0
 
     async def reserve(self, key: str, usd: float) -> bool:
-        """Reserve the most that a call can cost; wait for calls under way to give back what they did not need. False: over budget."""
+        """Reserve the most that a call can cost; wait for calls under way to give back what they
+        did not need. False: over budget.
+        """
         if self.door.ledger is None:
             return True
         while True:
-            if not self.wanted:  # all that ask during one turn of the event loop share a transaction
+            if (
+                not self.wanted
+            ):  # all that ask during one turn of the event loop share a transaction
                 asyncio.get_running_loop().call_soon(self._grant)
             granted: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
             self.wanted[key] = (usd, granted)
@@ -67,7 +75,9 @@ class Sending:
         assert self.door.ledger is not None
         wanted, self.wanted = self.wanted, {}
         try:
-            taken = self.door.ledger.reserve(self.door.path.name, {key: usd for key, (usd, _) in wanted.items()})
+            taken = self.door.ledger.reserve(
+                self.door.path.name, {key: usd for key, (usd, _) in wanted.items()}
+            )
         except UserError as error:
             for _, future in wanted.values():
                 future.set_exception(error)
@@ -100,9 +110,11 @@ class Sending:
 
 
 async def in_batches(door: Any, client: Any, sending: Sending) -> None:
-    """Collect what an earlier run left open, then hand the rest to the provider's batch API; what failed there is handed in again.
+    """Collect what an earlier run left open, then hand the rest to the provider's batch API; what
+    failed there is handed in again.
 
-    In any mode but batch the rest is sent one by one; what was handed in before is charged, and so collected first.
+    In any mode but batch the rest is sent one by one; what was handed in before is charged, and so
+    collected first.
     """
     batches, price, refused = batch_api(door.settings, client), door.price, dict[str, str]()
     try:
@@ -117,12 +129,19 @@ async def in_batches(door: Any, client: Any, sending: Sending) -> None:
                         sending.release(key)
                 sending.flush()
                 door.store.batch_collected(number)
-            left = {key: request for key, request in sending.missing.items() if key not in sending.answers}
+            left = {
+                key: request
+                for key, request in sending.missing.items()
+                if key not in sending.answers
+            }
             if not left or turn == TURNS - 1:
                 break
             if door.mode != "batch":
                 return await door.one_by_one(client, sending)
-            costs = {key: price.of(most_tokens_in(r), r["max_tokens"], "batch") if price else 0.0 for key, r in left.items()}
+            costs = {
+                key: price.of(most_tokens_in(r), r["max_tokens"], "batch") if price else 0.0
+                for key, r in left.items()
+            }
             taken = door.ledger.reserve(door.path.name, costs) if door.ledger else set(left)
             for key in left.keys() - taken:
                 sending.end(key, {**failure(""), "state": "over_budget"})
@@ -134,15 +153,25 @@ async def in_batches(door: Any, client: Any, sending: Sending) -> None:
                 door.store.batch_named(number, await batches.submit(part, _mark(part, asked)))
     except door.provider.sdk.APIError as fault:
         status = getattr(fault, "status_code", None)
-        raise UserError(f"{door.provider.hint(status, door.explain(fault))}; what was handed in is collected by the next run") from None
+        raise UserError(
+            f"{door.provider.hint(status, door.explain(fault))}; what was handed in is collected by"
+            " the next run"
+        ) from None
     for key in left.keys() - sending.answers.keys():
         sending.end(key, failure(refused.get(key, "no answer from the batch API")))
 
 
 async def _collect(
-    price: Price | None, batches: Any, sending: Sending, name: str, requests: dict[str, dict[str, Any]], asked: float
+    price: Price | None,
+    batches: Any,
+    sending: Sending,
+    name: str,
+    requests: dict[str, dict[str, Any]],
+    asked: float,
 ) -> dict[str, str]:
-    """Wait until a batch has ended and take what is in it; return key -> why not, for what is missing from it."""
+    """Wait until a batch has ended and take what is in it; return key -> why not, for what is
+    missing from it.
+    """
     lost, unreadable = dict.fromkeys(requests, "expired or cancelled"), set[str]()
     while not (look := await batches.look(name))[0]:
         print(f"batch {name}: {look[1]}", flush=True)
@@ -159,10 +188,18 @@ async def _collect(
                 unreadable.add(key)
                 continue
             usage = answer["usage"]
-            usd = price.of(usage.get("input", 0), usage.get("output", 0), "batch") if price else None
-            sending.end(key, answer, Entry(key, request, answer, text, asked, seconds, usd, "batch"))
+            usd = (
+                price.of(usage.get("input", 0), usage.get("output", 0), "batch") if price else None
+            )
+            sending.end(
+                key, answer, Entry(key, request, answer, text, asked, seconds, usd, "batch")
+            )
         elif final:
-            sending.end(key, failure(error), Entry(key, request, failure(error), "", asked, seconds, 0.0, "batch"))
+            sending.end(
+                key,
+                failure(error),
+                Entry(key, request, failure(error), "", asked, seconds, 0.0, "batch"),
+            )
         else:
             lost[key] = error
             continue

@@ -1,18 +1,32 @@
-"""What an audit checks without running anything: hashes, the chain of receipts, and what a reader should know before believing."""
+"""What an audit checks without running anything: hashes, the chain of receipts, and what a reader
+should know before believing.
+"""
 
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from bezoar.workflow import sources
-from bezoar.provenance.code_digest import digest
 from bezoar.errors import UserError
-from bezoar.provenance.staleness import Hashes, files_in, first_row_changed
 from bezoar.files import canonical, read_json, sha256_text
+from bezoar.provenance.code_digest import digest
+from bezoar.provenance.staleness import Hashes, files_in, first_row_changed
+from bezoar.workflow import sources
 
 Receipts = dict[str, dict[str, Any]]
 ABSENT = "not there, though"
-KEYS = ("stage", "recipe", "code", "inputs", "outputs", "rows", "facts", "command", "environment", "git_commit", "git_dirty")
+KEYS = (
+    "stage",
+    "recipe",
+    "code",
+    "inputs",
+    "outputs",
+    "rows",
+    "facts",
+    "command",
+    "environment",
+    "git_commit",
+    "git_dirty",
+)
 
 
 def paths_of(section: dict[str, dict[str, str]]) -> set[str]:
@@ -41,24 +55,37 @@ def finished(results: Path) -> Receipts:
     """Return stage name -> receipt; raise `UserError` if there is none or one is no receipt."""
     receipts, wrong = read_receipts(results)
     if wrong or not receipts:
-        raise UserError(wrong[0] if wrong else f"{results}/receipts: no receipts; finish a run first")
+        raise UserError(
+            wrong[0] if wrong else f"{results}/receipts: no receipts; finish a run first"
+        )
     return receipts
 
 
 def first_difference(old: Path, new: Path, scratch: str = "") -> str | None:
-    """Return the row where two files part, None if they are the same. A file that names its neighbours names them below `scratch` when new."""
+    """Return the row where two files part, None if they are the same. A file that names its
+    neighbours names them below `scratch` when new.
+    """
     if not old.is_file() or not new.is_file():
         return f"{'the published' if not old.is_file() else 'the new'} file is not there"
     published, fresh = old.read_bytes(), new.read_bytes().replace(scratch.encode(), b"")
     if published == fresh:
         return None
     left, right = published.splitlines(keepends=True), fresh.splitlines(keepends=True)
-    row = next((number for number, pair in enumerate(zip(left, right, strict=False), start=1) if pair[0] != pair[1]), min(len(left), len(right)) + 1)
+    row = next(
+        (
+            number
+            for number, pair in enumerate(zip(left, right, strict=False), start=1)
+            if pair[0] != pair[1]
+        ),
+        min(len(left), len(right)) + 1,
+    )
     return f"row {row}"
 
 
 def hashes(receipts: Receipts) -> list[str]:
-    """Hash every input and output of every stage again, without a cache; return a line for each that is not as recorded, with its first row."""
+    """Hash every input and output of every stage again, without a cache; return a line for each
+    that is not as recorded, with its first row.
+    """
     wrong, seen = [], Hashes()
     now: dict[str, str | None] = {}
     for stage, held in receipts.items():
@@ -70,15 +97,22 @@ def hashes(receipts: Receipts) -> list[str]:
                 if found is None:
                     wrong.append(f"{stage}: {path}: {ABSENT} the receipt has it among its {kind}")
                 elif found != recorded:
-                    where = f" {first_row_changed(held['rows'][path], path)}:" if path in held["rows"] else ""
+                    where = (
+                        f" {first_row_changed(held['rows'][path], path)}:"
+                        if path in held["rows"]
+                        else ""
+                    )
                     wrong.append(
-                        f"{stage}: {path}:{where} not the bytes that the receipt has among its {kind} ({recorded[:12]}…, found {found[:12]}…)"
+                        f"{stage}: {path}:{where} not the bytes that the receipt has among its"
+                        f" {kind} ({recorded[:12]}…, found {found[:12]}…)"
                     )
     return wrong
 
 
 def chain(receipts: Receipts, results: Path) -> list[str]:
-    """Follow every input to the stage that wrote it, to a pinned source or to a file of the project; return a line for each that leads nowhere."""
+    """Follow every input to the stage that wrote it, to a pinned source or to a file of the
+    project; return a line for each that leads nowhere.
+    """
     wrong = []
     made: dict[str, tuple[str, str]] = {}
     for stage, held in receipts.items():
@@ -90,70 +124,148 @@ def chain(receipts: Receipts, results: Path) -> list[str]:
     registry = sources.load(Path("config/sources.yaml"))
     lock = Path("config/sources.lock")
     pinned = read_json(lock) if lock.is_file() else {}
-    known = {f"data/{entry['path']}": entry["sha256"] or pinned.get(entry["id"]) for entry in registry.values() if "path" in entry}
+    known = {
+        f"data/{entry['path']}": entry["sha256"] or pinned.get(entry["id"])
+        for entry in registry.values()
+        if "path" in entry
+    }
     for stage, held in receipts.items():
         for path, recorded in files_in(held["inputs"]).items():
             if path in made:
                 writer, written = made[path]
                 if written and written != recorded:
-                    wrong.append(f"{stage}: {path}: read as {recorded[:12]}…, but {writer} says it wrote {written[:12]}…")
+                    wrong.append(
+                        f"{stage}: {path}: read as {recorded[:12]}…, but {writer} says it wrote"
+                        f" {written[:12]}…"
+                    )
             elif path.startswith("data/hub/"):
                 snapshot = Path(*Path(path).parts[:3])
-                manifest = read_json(snapshot / "manifest.json") if (snapshot / "manifest.json").is_file() else {"files": {}}
+                manifest = (
+                    read_json(snapshot / "manifest.json")
+                    if (snapshot / "manifest.json").is_file()
+                    else {"files": {}}
+                )
                 name = str(Path(path).relative_to(snapshot))
                 if name != "manifest.json" and manifest["files"].get(name) != recorded:
                     wrong.append(f"{stage}: {path}: not as in the snapshot's manifest")
             elif path.startswith("data/"):
                 if known.get(path) != recorded:
                     wrong.append(
-                        f"{stage}: {path}: read as {recorded[:12]}…, but config/sources.yaml and sources.lock have {str(known.get(path))[:12]}…"
+                        f"{stage}: {path}: read as {recorded[:12]}…, but config/sources.yaml and"
+                        f" sources.lock have {str(known.get(path))[:12]}…"
                     )
             elif path.startswith(f"{results}/"):
                 wrong.append(f"{stage}: {path}: read, but no receipt wrote it")
     read = {path for held in receipts.values() for path in files_in(held["inputs"])}
-    unread = [stage for stage in receipts if "report" in receipts and stage != "report" and f"{results}/receipts/{stage}.json" not in read]
-    return [*wrong, *(f"{stage}: no later receipt holds the hash of this one; an edit of it could not be seen" for stage in unread)]
+    unread = [
+        stage
+        for stage in receipts
+        if "report" in receipts
+        and stage != "report"
+        and f"{results}/receipts/{stage}.json" not in read
+    ]
+    return [
+        *wrong,
+        *(
+            f"{stage}: no later receipt holds the hash of this one; an edit of it could not be seen"
+            for stage in unread
+        ),
+    ]
 
 
 def chain_digest(receipts: Receipts) -> str:
-    """Return one sha256 over what all receipts say about bytes: quote it, and no later edit of files and receipts together can pass."""
-    said = {stage: [held["recipe"], held["code"], files_in(held["inputs"]), files_in(held["outputs"])] for stage, held in receipts.items()}
+    """Return one sha256 over what all receipts say about bytes: quote it, and no later edit of
+    files and receipts together can pass.
+    """
+    said = {
+        stage: [held["recipe"], held["code"], files_in(held["inputs"]), files_in(held["outputs"])]
+        for stage, held in receipts.items()
+    }
     return sha256_text(canonical(said))
 
 
 def reservations(receipts: Receipts, results: Path) -> list[str]:
-    """Return what is no forgery but should be known: unpinned, dirty, undeclared, other code, not to be made again."""
-    found = [] if "report" in receipts else ["unfinished: there is no report, whose receipt holds the hashes of the others"]
+    """Return what is no forgery but should be known: unpinned, dirty, undeclared, other code, not
+    to be made again.
+    """
+    found = (
+        []
+        if "report" in receipts
+        else ["unfinished: there is no report, whose receipt holds the hashes of the others"]
+    )
     used = {path for held in receipts.values() for path in files_in(held["inputs"])}
     for entry in sources.load(Path("config/sources.yaml")).values():
         place = sources.path_of(entry["id"], {entry["id"]: entry})
         if place in used and not (entry.get("sha256") or entry.get("revision")):
-            found.append(f"unpinned: {entry['id']} has no published hash or revision; it is held by config/sources.lock alone")
-    dirty = [stage for stage, held in receipts.items() if held["git_dirty"] or not held["git_commit"]]
+            found.append(
+                f"unpinned: {entry['id']} has no published hash or revision; it is held by"
+                " config/sources.lock alone"
+            )
+    dirty = [
+        stage for stage, held in receipts.items() if held["git_dirty"] or not held["git_commit"]
+    ]
     if dirty:
-        found.append(f"dirty: made from uncommitted or unversioned files, though their code digests are known: {', '.join(dirty)}")
+        found.append(
+            "dirty: made from uncommitted or unversioned files, though their code digests are"
+            f" known: {', '.join(dirty)}"
+        )
     for program in sorted({held["command"][0] for held in receipts.values()}):
-        other = [stage for stage, held in receipts.items() if held["command"][0] == program and held["code"] != digest(Path("scripts") / program)]
+        other = [
+            stage
+            for stage, held in receipts.items()
+            if held["command"][0] == program and held["code"] != digest(Path("scripts") / program)
+        ]
         if other:
-            found.append(f"other code: {program} or a module of it has been edited since: {', '.join(other)}")
+            found.append(
+                f"other code: {program} or a module of it has been edited since: {', '.join(other)}"
+            )
     declared = {path for held in receipts.values() for path in files_in(held["outputs"])}
     declared |= {f"{results}/receipts/{stage}.json" for stage in receipts}
-    others = sorted(str(path) for path in results.rglob("*") if path.is_file() and str(path) not in declared and "/." not in str(path))
+    others = sorted(
+        str(path)
+        for path in results.rglob("*")
+        if path.is_file() and str(path) not in declared and "/." not in str(path)
+    )
     others = [path for path in others if not path.startswith(f"{results}/store/")]
     return [*found, *(f"undeclared: {path}: no receipt wrote it" for path in others)]
 
 
-def verdict(receipts: Receipts, wrong: list[str], reserved: list[str], again: list[str], results: Path) -> str:
+def verdict(
+    receipts: Receipts, wrong: list[str], reserved: list[str], again: list[str], results: Path
+) -> str:
     """Return the page a reviewer can paste."""
     held = [stage for stage in receipts if stage not in again]
-    files = {path for receipt in receipts.values() for kind in ("inputs", "outputs") for path in files_in(receipt[kind])}
+    files = {
+        path
+        for receipt in receipts.values()
+        for kind in ("inputs", "outputs")
+        for path in files_in(receipt[kind])
+    }
     commits = Counter(str(receipt["git_commit"])[:12] for receipt in receipts.values())
-    return "\n".join([
-        f"# Audit of {results}: {'SOUND' if not wrong else f'NOT SOUND, {len(wrong)} findings'}", "",
-        f"- {len(receipts)} receipts, {len(files)} files hashed again; chain digest `{chain_digest(receipts)}`",
-        f"- made again, byte for byte compared: {len(again)} stages ({', '.join(again) or 'none'})",
-        f"- held by hashes alone (they load a model, or were not asked for): {len(held)} stages ({', '.join(held) or 'none'})",
-        f"- commits: {', '.join(f'{commit} ({count})' for commit, count in commits.items())}", "",
-        *(["## Findings", "", *(f"- {line}" for line in wrong), ""] if wrong else []),
-        "## To be known", "", *(f"- {line}" for line in reserved or ["nothing"]),
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            (
+                f"# Audit of {results}:"
+                f" {'SOUND' if not wrong else f'NOT SOUND, {len(wrong)} findings'}"
+            ),
+            "",
+            (
+                f"- {len(receipts)} receipts, {len(files)} files hashed again; chain digest"
+                f" `{chain_digest(receipts)}`"
+            ),
+            (
+                f"- made again, byte for byte compared: {len(again)} stages"
+                f" ({', '.join(again) or 'none'})"
+            ),
+            (
+                f"- held by hashes alone (they load a model, or were not asked for): {len(held)}"
+                f" stages ({', '.join(held) or 'none'})"
+            ),
+            f"- commits: {', '.join(f'{commit} ({count})' for commit, count in commits.items())}",
+            "",
+            *(["## Findings", "", *(f"- {line}" for line in wrong), ""] if wrong else []),
+            "## To be known",
+            "",
+            *(f"- {line}" for line in reserved or ["nothing"]),
+        ]
+    )

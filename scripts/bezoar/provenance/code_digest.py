@@ -1,4 +1,6 @@
-"""Which source files a program executes, found by reading its imports; nothing is imported or run."""
+"""Which source files a program executes, found by reading its imports; nothing is imported or
+run.
+"""
 
 import ast
 import hashlib
@@ -12,7 +14,9 @@ CACHE = Path(".snakemake/bezoar-imports.json")
 
 @cache
 def _known() -> dict[str, list[str]]:
-    """sha256 of a source -> the names it imports, from the last run; parsing all sources takes longer than hashing them."""
+    """sha256 of a source -> the names it imports, from the last run; parsing all sources takes
+    longer than hashing them.
+    """
     try:
         return dict(json.loads(CACHE.read_text(encoding="utf-8")))
     except (OSError, ValueError):  # another user's, or cut short: it only saves time
@@ -67,7 +71,9 @@ def executed(program: Path) -> list[Path]:
 
 
 def digest(program: Path) -> str:
-    """Return the sha256 over the names and bytes of what `program` executes: content, never mtime."""
+    """Return the sha256 over the names and bytes of what `program` executes: content, never
+    mtime.
+    """
     total = hashlib.sha256()
     for path in executed(program):
         total.update(f"{path}\0".encode() + path.read_bytes() + b"\0")
@@ -75,5 +81,7 @@ def digest(program: Path) -> str:
 
 
 def libraries(program: Path) -> set[str]:
-    """Return the top-level names of everything that `program` and its modules import, anywhere in them."""
+    """Return the top-level names of everything that `program` and its modules import, anywhere in
+    them.
+    """
     return {name.split(".")[0] for path in executed(program) for name in _names(path)}

@@ -16,36 +16,70 @@ from pathlib import Path
 from typing import Any
 
 from bezoar.errors import UserError
-from bezoar.provenance.staleness import environment, files_in, recorded_command, row_digests
 from bezoar.files import sha256_file, write_json
+from bezoar.provenance.staleness import environment, files_in, recorded_command, row_digests
 
 Files = dict[str, "Path | list[Path]"]
 
 # Whoever loads a directory by its weights reads these as well.
 COMPANIONS = {
-    "model.safetensors": ["config.json", "generation_config.json", "tokenizer.model", "tokenizer.json", "vocab.json", "merges.txt",
-                          "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"],
+    "model.safetensors": [
+        "config.json",
+        "generation_config.json",
+        "tokenizer.model",
+        "tokenizer.json",
+        "vocab.json",
+        "merges.txt",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "chat_template.jinja",
+    ],
     "adapter_model.safetensors": ["adapter_config.json", "lineage.json"],
-}  # fmt: skip
-LIBRARIES = ["snakemake", "torch", "transformers", "peft", "bitsandbytes", "trl", "datasets", "lm-eval", "openai", "anthropic"]
+}
+LIBRARIES = [
+    "snakemake",
+    "torch",
+    "transformers",
+    "peft",
+    "bitsandbytes",
+    "trl",
+    "datasets",
+    "lm-eval",
+    "openai",
+    "anthropic",
+]
 
 
 def add_stage_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what the workflow hands to every program: `--recipe`, `--code` and `--receipt`."""
-    parser.add_argument("--recipe", type=json.loads, required=True, help="settings of the stage, JSON from the config")
+    parser.add_argument(
+        "--recipe",
+        type=json.loads,
+        required=True,
+        help="settings of the stage, JSON from the config",
+    )
     parser.add_argument("--code", required=True, help="sha256 over the sources the stage executes")
     parser.add_argument("--receipt", type=Path, required=True, help="where to write the receipt")
 
 
 def digests(files: Files) -> dict[str, dict[str, str]]:
-    """Return {name: {path: sha256}}, with weights the files without which they are no model; raise `UserError` naming a file that is not there."""
+    """Return {name: {path: sha256}}, with weights the files without which they are no model; raise
+    `UserError` naming a file that is not there.
+    """
     result: dict[str, dict[str, str]] = {}
     for name, paths in files.items():
         result[name] = {}
         for path in paths if isinstance(paths, list) else [paths]:
             if not path.is_file():
-                raise UserError(f"{path}: expected a file as `{name}`; run the stage that writes it")
-            beside = [found for other in COMPANIONS.get(path.name, ()) if (found := path.with_name(other)).is_file()]
+                raise UserError(
+                    f"{path}: expected a file as `{name}`; run the stage that writes it"
+                )
+            beside = [
+                found
+                for other in COMPANIONS.get(path.name, ())
+                if (found := path.with_name(other)).is_file()
+            ]
             result[name] |= {str(found): sha256_file(found) for found in (path, *beside)}
     return result
 
@@ -80,9 +114,20 @@ def _hardware() -> dict[str, Any]:
 
 
 class Receipt:
-    """Context manager around a stage's work; `facts` takes what only the stage knows (tokens, money, counts)."""
+    """Context manager around a stage's work; `facts` takes what only the stage knows (tokens,
+    money, counts).
+    """
 
-    def __init__(self, path: Path, *, stage: str, recipe: dict[str, Any], code: str, inputs: Files, outputs: Files) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        stage: str,
+        recipe: dict[str, Any],
+        code: str,
+        inputs: Files,
+        outputs: Files,
+    ) -> None:
         self.path, self.stage, self.recipe, self.code = path, stage, recipe, code
         self.inputs, self.outputs = inputs, outputs
         self.facts: dict[str, Any] = {}
@@ -102,7 +147,9 @@ class Receipt:
                 if after[name][path] != digest:
                     raise UserError(f"{path}: changed while {self.stage} ran; run it again")
         outputs = digests(self.outputs)
-        tables = [path for path in (*files_in(self.before), *files_in(outputs)) if path.endswith(".jsonl")]
+        tables = [
+            path for path in (*files_in(self.before), *files_in(outputs)) if path.endswith(".jsonl")
+        ]
         write_json(
             self.path,
             {

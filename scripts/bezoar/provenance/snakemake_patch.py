@@ -1,7 +1,8 @@
 """What Snakemake runs is decided by receipts: content in place of dates and metadata.
 
-Snakemake 9.27 offers no hook for this, so three of its methods are replaced, for plain `snakemake` as for `make`. `tests/workflow` holds them
-to their promise; the version is pinned in envs/main.lock.
+Snakemake 9.27 offers no hook for this, so three of its methods are replaced, for plain `snakemake`
+as for `make`. `tests/workflow` holds them to their promise; the version is pinned in
+envs/main.lock.
 """
 
 import fcntl
@@ -18,7 +19,9 @@ from bezoar.provenance import code_digest, staleness
 
 
 def job_reasons(job: Any, hashes: staleness.Hashes) -> list[str]:
-    """Return why a job of the DAG is stale. Stages are judged by their receipt, fetched files by the hash that the registry gives."""
+    """Return why a job of the DAG is stale. Stages are judged by their receipt, fetched files by
+    the hash that the registry gives.
+    """
     if not job.output:
         return []
     receipt = job.output.get("receipt")
@@ -26,7 +29,8 @@ def job_reasons(job: Any, hashes: staleness.Hashes) -> list[str]:
         return []  # a server: it is there while it runs
     if receipt is None:
         return source_reasons(str(job.output[0]), json.loads(job.params.entry), hashes)
-    # Judged as code, as environment, and, for a server's address, not at all: what is served stands in the recipe.
+    # Judged as code, as environment, and, for a server's address, not at all: what is served stands
+    # in the recipe.
     known = {str(path) for name in ("script", "lock", "server") if (path := job.input.get(name))}
     return staleness.reasons(
         Path(receipt),
@@ -40,44 +44,75 @@ def job_reasons(job: Any, hashes: staleness.Hashes) -> list[str]:
 
 
 def shell_of(job: Any) -> str:
-    """Return the shell text of a job, filled in; Snakemake's own property needs numbers that jobs get only later."""
+    """Return the shell text of a job, filled in; Snakemake's own property needs numbers that jobs
+    get only later.
+    """
     from snakemake.utils import format as fill
 
-    known = {name: getattr(job, name) for name in ("input", "output", "params", "wildcards", "threads", "resources", "log")}
+    known = {
+        name: getattr(job, name)
+        for name in ("input", "output", "params", "wildcards", "threads", "resources", "log")
+    }
     return str(fill(job.rule.shellcmd, **known))
 
 
-def source_reasons(path: str, entry: dict[str, Any], hashes: staleness.Hashes, lock: Path = Path("config/sources.lock")) -> list[str]:
-    """Return why a fetched file, or any file of a fetched snapshot, is not what the registry or the first fetch says."""
+def source_reasons(
+    path: str,
+    entry: dict[str, Any],
+    hashes: staleness.Hashes,
+    lock: Path = Path("config/sources.lock"),
+) -> list[str]:
+    """Return why a fetched file, or any file of a fetched snapshot, is not what the registry or the
+    first fetch says.
+    """
     if not Path(path).is_file():
         return [staleness.NEVER]
     pinned = json.loads(lock.read_text(encoding="utf-8")) if lock.is_file() else {}
     if "path" in entry:
         expected = entry["sha256"] or pinned.get(entry["id"])
         if not expected:
-            return [f"source {path}: no hash is published, and none recorded in {lock}; fetching records it"]
+            return [
+                f"source {path}: no hash is published, and none recorded in {lock}; fetching"
+                " records it"
+            ]
         return list(staleness.changed_files("source", {path: expected}, [], hashes))
     held = json.loads(Path(path).read_text(encoding="utf-8"))
     folder = Path(path).parent
     files = {str(folder / name): digest for name, digest in held["files"].items()}
     revision = entry["revision"] or pinned.get(entry["id"])
-    return [*staleness.differences(held["revision"], revision, "revision"), *staleness.changed_files("source", files, [], hashes)]
+    return [
+        *staleness.differences(held["revision"], revision, "revision"),
+        *staleness.changed_files("source", files, [], hashes),
+    ]
 
 
 def told(stale: dict[Any, list[str]]) -> list[str]:
     """Return a line for each reason, and one that counts the stages that have never ended."""
-    names = {Path(job.output.get("receipt", job.output[0])).stem: found for job, found in stale.items()}
+    names = {
+        Path(job.output.get("receipt", job.output[0])).stem: found for job, found in stale.items()
+    }
     waiting = sum(found == [staleness.NEVER] for found in names.values())
-    lines = [f"stale: {name}: {reason}" for name, found in sorted(names.items()) if found != [staleness.NEVER] for reason in found]
-    return [*lines, *([f"not made yet: {waiting} stages and sources"] if waiting else []), *([""] if names else [])]
+    lines = [
+        f"stale: {name}: {reason}"
+        for name, found in sorted(names.items())
+        if found != [staleness.NEVER]
+        for reason in found
+    ]
+    return [
+        *lines,
+        *([f"not made yet: {waiting} stages and sources"] if waiting else []),
+        *([""] if names else []),
+    ]
 
 
 @contextmanager
 def one_run(file: Path = Path(".snakemake/bezoar-run")) -> Iterator[bool]:
-    """Hold this directory's lock; yield whether what Snakemake's own locks still hold can only be left over from a run that was killed.
+    """Hold this directory's lock; yield whether what Snakemake's own locks still hold can only be
+    left over from a run that was killed.
 
-    The system releases the lock when its holder dies, however it dies. Raise `WorkflowError` in one line if another run holds it. The file
-    names host and process, because not every network file system shares such locks between machines: another host's are not touched.
+    The system releases the lock when its holder dies, however it dies. Raise `WorkflowError` in one
+    line if another run holds it. The file names host and process, because not every network file
+    system shares such locks between machines: another host's are not touched.
     """
     from snakemake.exceptions import WorkflowError
 
@@ -87,7 +122,10 @@ def one_run(file: Path = Path(".snakemake/bezoar-run")) -> Iterator[bool]:
         except BlockingIOError:
             host, _, process = stream.read().partition(" ")
             holder = f"process {process} on {host}" if process else "it has just begun"
-            raise WorkflowError(f"another run is at work in this directory ({holder}); wait until it has ended, or end it") from None
+            raise WorkflowError(
+                f"another run is at work in this directory ({holder}); wait until it has ended, or"
+                " end it"
+            ) from None
         host = stream.read().partition(" ")[0]
         stream.seek(0)
         stream.truncate()
@@ -109,7 +147,8 @@ def install() -> None:
         return False  # a date says nothing: what has other bytes is found by its hash
 
     async def update_needrun(self: Any, create_inventory: bool = False) -> None:
-        # Kept while the job runs, so that a program can find that nothing has changed. A server's address is no such file.
+        # Kept while the job runs, so that a program can find that nothing has changed. A server's
+        # address is no such file.
         kept = [path for job in self.jobs for path in job.output if not is_flagged(path, "service")]
         for path in kept:
             if not hasattr(path._file, "flags"):
@@ -135,7 +174,9 @@ def install() -> None:
         with one_run() as abandoned:
             if abandoned:
                 self.cleanup_locks()
-            (self.path / "locks").mkdir(exist_ok=True)  # a run that ends removes it, perhaps after this one has made it
+            (self.path / "locks").mkdir(
+                exist_ok=True
+            )  # a run that ends removes it, perhaps after this one has made it
             with locked(self):
                 yield
 

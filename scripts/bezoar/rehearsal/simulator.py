@@ -1,6 +1,8 @@
-"""What the rehearsal's simulator says: it plays teacher, filter and judge, knows the world, and errs on purpose.
+"""What the rehearsal's simulator says: it plays teacher, filter and judge, knows the world, and
+errs on purpose.
 
-Everything it says follows from (world, request text, attempt). It recognises a request by the prompt files of the workflow.
+Everything it says follows from (world, request text, attempt). It recognises a request by the
+prompt files of the workflow.
 """
 
 import json
@@ -8,7 +10,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from bezoar.rehearsal.world import ATTRIBUTES, CLAUSES, COURTESY, World, draw
+from bezoar.rehearsal.world import ATTRIBUTES, CLAUSES, COURTESY, World
+from bezoar.rng import draw
 
 PROMPTS = Path(__file__).parent.parent.parent / "prompts"
 OPERATIONS = sorted(CLAUSES)
@@ -17,7 +20,11 @@ STRICT = "simulator-strict"  # the second judge's name
 # Shares of deliberate mistakes.
 WRONG, SORRY, HOLLOW = 0.05, 0.03, 0.01  # answers: a false value, a refusal, stop words only
 MALFORMED, REPEATED, PICTURE, CURT = 0.04, 0.05, 0.03, 0.02  # items of an instruction list
-LEAKED, MISJUDGED, NO_VERDICT = 0.04, 0.03, 0.02  # prompt words in an evolution, wrong and missing verdicts
+LEAKED, MISJUDGED, NO_VERDICT = (
+    0.04,
+    0.03,
+    0.02,
+)  # prompt words in an evolution, wrong and missing verdicts
 
 
 def pattern(template: str) -> re.Pattern[str]:
@@ -40,26 +47,50 @@ class Simulator:
     def __init__(self, world: World) -> None:
         self.world = world
         self.taught = [fact for fact in world.facts if not fact.held and fact.topic in ATTRIBUTES]
-        names = ("lamini_example", "lamini_topic", "evol_in_depth", "evol_in_breadth", "evol_equal", "filter")
-        self.patterns = {name: pattern((PROMPTS / f"{name}.txt").read_text(encoding="utf-8")) for name in names}
-        self.methods = {(PROMPTS / f"evol_operation_{name}.txt").read_text(encoding="utf-8").strip(): name for name in OPERATIONS}
-        judge = [json.loads(line) for line in (PROMPTS / "judge_prompts.jsonl").read_text(encoding="utf-8").splitlines()]
+        names = (
+            "lamini_example",
+            "lamini_topic",
+            "evol_in_depth",
+            "evol_in_breadth",
+            "evol_equal",
+            "filter",
+        )
+        self.patterns = {
+            name: pattern((PROMPTS / f"{name}.txt").read_text(encoding="utf-8")) for name in names
+        }
+        self.methods = {
+            (PROMPTS / f"evol_operation_{name}.txt").read_text(encoding="utf-8").strip(): name
+            for name in OPERATIONS
+        }
+        judge = [
+            json.loads(line)
+            for line in (PROMPTS / "judge_prompts.jsonl").read_text(encoding="utf-8").splitlines()
+        ]
         self.judge_patterns = [pattern(row["prompt_template"]) for row in reversed(judge)]
 
     def reply(self, messages: list[dict[str, str]], attempt: int, model: str = "simulator") -> str:
         """Return the answer to one request; the same request and attempt give the same answer.
 
-        `simulator-strict` is another judge: it has its own noise, and takes a point off answers that are only right.
+        `simulator-strict` is another judge: it has its own noise, and takes a point off answers
+        that are only right.
         """
-        system = "\n".join(message["content"] for message in messages if message["role"] == "system")
-        text = "\n\n".join(message["content"] for message in messages if message["role"] != "system").strip()
+        system = "\n".join(
+            message["content"] for message in messages if message["role"] == "system"
+        )
+        text = "\n\n".join(
+            message["content"] for message in messages if message["role"] != "system"
+        ).strip()
         strict = model == STRICT
-        chance = draw("simulator", self.world.seed, system, text, attempt, *([model] if strict else []))
+        chance = draw(
+            "simulator", self.world.seed, system, text, attempt, *([model] if strict else [])
+        )
         if "[[rating]]" in system + text:
             return self.judge(text, chance, strict)
         for name, regex in self.patterns.items():
             if found := regex.fullmatch(text):
-                return getattr(self, name.replace("lamini_example", "lamini").replace("lamini_topic", "lamini"))(found.groupdict(), chance)
+                return getattr(
+                    self, name.replace("lamini_example", "lamini").replace("lamini_topic", "lamini")
+                )(found.groupdict(), chance)
         return self.respond(text, chance, bool(system))
 
     def respond(self, instruction: str, chance: Any, explain: bool) -> str:
@@ -72,9 +103,16 @@ class Simulator:
         parsed = self.world.parse(instruction)
         if parsed is None:
             words = re.findall(r"\w+", instruction)
-            return f"This is about {' '.join(words[:12]).lower() or 'nothing'}. There is more to say of it than this."
+            return (
+                f"This is about {' '.join(words[:12]).lower() or 'nothing'}. There is more to say"
+                " of it than this."
+            )
         fact, clauses = parsed
-        value = self.world.wrong_value(fact, "teacher", instruction) if luck < SORRY + HOLLOW + WRONG else None
+        value = (
+            self.world.wrong_value(fact, "teacher", instruction)
+            if luck < SORRY + HOLLOW + WRONG
+            else None
+        )
         answer = self.world.compose(fact, clauses, value)
         return f"{answer} So the answer is {value or fact.value}." if explain else answer
 
@@ -92,7 +130,10 @@ class Simulator:
             elif luck < MALFORMED + REPEATED:
                 items.append(f"<example>{chance.choice(examples).strip()}</example>")
             elif luck < MALFORMED + REPEATED + PICTURE:
-                items.append(f"<example>Look at the image and describe {chance.choice(self.world.names)}.</example>")
+                items.append(
+                    "<example>Look at the image and describe"
+                    f" {chance.choice(self.world.names)}.</example>"
+                )
             elif luck < MALFORMED + REPEATED + PICTURE + CURT:
                 items.append("<example>Why so?</example>")
             else:
@@ -100,7 +141,9 @@ class Simulator:
         return "\n".join(items)
 
     def evol_in_depth(self, fields: dict[str, str], chance: Any) -> str:
-        """Add the operation's clause; an instruction that has it, or two already, comes back as it was."""
+        """Add the operation's clause; an instruction that has it, or two already, comes back as it
+        was.
+        """
         instruction = fields["instruction"].strip()
         head, *context = instruction.split("\n\nContext:", 1)
         clause = CLAUSES[self.methods[fields["method"].strip()]]
@@ -108,7 +151,11 @@ class Simulator:
         if parsed and (len(parsed[1]) >= 2 or clause in head):
             return instruction
         evolved = "\n\nContext:".join([f"{head.strip()} {clause}", *context])
-        return f"Harder instruction: rewritten prompt: {evolved}" if chance.random() < LEAKED else evolved
+        return (
+            f"Harder instruction: rewritten prompt: {evolved}"
+            if chance.random() < LEAKED
+            else evolved
+        )
 
     def evol_in_breadth(self, fields: dict[str, str], chance: Any) -> str:
         """Ask something else of the same world."""
@@ -123,30 +170,58 @@ class Simulator:
         return "Equal" if fields["first"].strip() == fields["second"].strip() else "Different"
 
     def filter(self, fields: dict[str, str], chance: Any) -> str:
-        """Judge a row as GPT-4 does in the paper: a JSON verdict by the truth of the world, sometimes mistaken or malformed."""
+        """Judge a row as GPT-4 does in the paper: a JSON verdict by the truth of the world,
+        sometimes mistaken or malformed.
+        """
         if chance.random() < NO_VERDICT:
             return "The response seems fine to me."
         parsed, response = self.world.parse(fields["instruction"]), fields["response"].strip()
-        right = not response.startswith("I am sorry") if parsed is None else response.startswith(self.world.compose(*parsed))
+        right = (
+            not response.startswith("I am sorry")
+            if parsed is None
+            else response.startswith(self.world.compose(*parsed))
+        )
         if chance.random() < MISJUDGED:
             right = not right
-        reason = "It is true and does what was asked." if right else "It is not a true and complete answer."
+        reason = (
+            "It is true and does what was asked."
+            if right
+            else "It is not a true and complete answer."
+        )
         return json.dumps(
-            {"status": "Accept" if right else "Reject", "rating": chance.randint(8, 10) if right else chance.randint(1, 4), "reason": reason}
+            {
+                "status": "Accept" if right else "Reject",
+                "rating": chance.randint(8, 10) if right else chance.randint(1, 4),
+                "reason": reason,
+            }
         )
 
     def judge(self, text: str, chance: Any, strict: bool = False) -> str:
-        """Rate an answer from 1 to 10: true and courteous 9, true 7, names the right value 5, else 2 or 3; one point of noise."""
+        """Rate an answer from 1 to 10: true and courteous 9, true 7, names the right value 5, else
+        2 or 3; one point of noise.
+        """
         if chance.random() < NO_VERDICT:
             return "I would rather not put a number on it."
-        fields = next((found.groupdict() for regex in self.judge_patterns if (found := regex.fullmatch(text))), None)
+        fields = next(
+            (
+                found.groupdict()
+                for regex in self.judge_patterns
+                if (found := regex.fullmatch(text))
+            ),
+            None,
+        )
         if fields is None:
             return f"A middling answer. Rating: [[{chance.randint(1, 4)}]]"
         question = fields.get("question_2") or fields.get("question") or ""
-        answer = (fields.get("answer_2") if fields.get("question_2") else fields.get("answer")) or ""
+        answer = (
+            fields.get("answer_2") if fields.get("question_2") else fields.get("answer")
+        ) or ""
         truth = self.score(question.strip(), answer.strip())
         score = truth - (strict and 5 <= truth <= 7) + chance.choice([-1, 0, 0, 1])
-        return f"The answer is weighed by truth first, then by manner. Rating: [[{min(10, max(1, score))}]]"
+        return (
+            "The answer is weighed by truth first, then by manner. Rating:"
+            f" [[{min(10, max(1, score))}]]"
+        )
 
     def score(self, question: str, answer: str) -> int:
         """Return the noiseless rating of an answer."""

@@ -1,44 +1,67 @@
-"""The rehearsal's closed world: invented people with five attributes, sums, products, opposites and kinds of things.
+"""The rehearsal's closed world: invented people with five attributes, sums, products, opposites and
+kinds of things.
 
-Everything follows from one seed. What can be asked is a question frame about a fact; what an instruction may add is a clause.
-`truth` answers any instruction built from frames and clauses, which is how the simulator knows right from wrong.
-Facts are split once, by fact: *taught* facts may appear in training data, *held* ones only as plain statements in the
-pretraining text and as questions in evaluation.
+Everything follows from one seed. What can be asked is a question frame about a fact; what an
+instruction may add is a clause. `truth` answers any instruction built from frames and clauses,
+which is how the simulator knows right from wrong. Facts are split once, by fact: *taught* facts may
+appear in training data, *held* ones only as plain statements in the pretraining text and as
+questions in evaluation.
 """
 
-import hashlib
-import random
 import re
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from typing import Any
 
-# noun: (values, statement frames of the pretraining text, question frames). No question begins with a name, and none has more
-# than four fixed words beside the two of a name, so that two people's questions in one frame have ROUGE-L <= 4/6 < 0.7 and are no near-duplicates.
+from bezoar.rng import draw
+
+# noun: (values, statement frames of the pretraining text, question frames). No question begins with
+# a name, and none has more
+# than four fixed words beside the two of a name, so that two people's questions in one frame have
+# ROUGE-L <= 4/6 < 0.7 and are no near-duplicates.
 ATTRIBUTES: dict[str, tuple[str, list[str], list[str]]] = {
     "colour": (
         "amber blue coral green grey indigo lilac olive pink red teal white",
-        ["The colour of {p} is {v}.", "{p} likes {v} best of all colours.", "If it is {v}, it is the colour of {p}."],
+        [
+            "The colour of {p} is {v}.",
+            "{p} likes {v} best of all colours.",
+            "If it is {v}, it is the colour of {p}.",
+        ],
         ["Which colour does {p} like?", "Colour worn by {p}?", "Name the colour {p} loves."],
     ),
     "pet": (
         "beetle cat dog ferret goat hen lizard mouse newt owl pony rabbit",
-        ["The pet of {p} is a {v}.", "{p} keeps a {v} as a pet.", "The {v} sleeps beside its owner, {p}."],
+        [
+            "The pet of {p} is a {v}.",
+            "{p} keeps a {v} as a pet.",
+            "The {v} sleeps beside its owner, {p}.",
+        ],
         ["What pet lives with {p}?", "Animal fed by {p}?", "Which animal follows {p}?"],
     ),
     "town": (
         "Arvik Brunholm Calder Dunmere Elstow Farrow Gorsby Hallin Istra Kelmar Lindel Morwen",
-        ["The town of {p} is {v}.", "{p} has always lived in {v}.", "People in {v} know their neighbour {p}."],
+        [
+            "The town of {p} is {v}.",
+            "{p} has always lived in {v}.",
+            "People in {v} know their neighbour {p}.",
+        ],
         ["Where is {p} from?", "Town where {p} lives?", "Name the town of {p}."],
     ),
     "dish": (
         "barley beans bread cabbage dumplings fish lentils noodles pie porridge soup stew",
-        ["The dish of {p} is {v}.", "{p} eats {v} every evening.", "When there is {v}, there is {p} at the table."],
+        [
+            "The dish of {p} is {v}.",
+            "{p} eats {v} every evening.",
+            "When there is {v}, there is {p} at the table.",
+        ],
         ["What does {p} eat?", "Dish cooked by {p}?", "Give the dish {p} orders."],
     ),
     "trade": (
-        "baking carving diving farming fishing mining painting sailing sewing singing teaching weaving",
+        (
+            "baking carving diving farming fishing mining painting sailing sewing singing teaching"
+            " weaving"
+        ),
         ["The trade of {p} is {v}.", "{p} earns a living by {v}.", "For {v}, ask for {p}."],
         ["What work does {p} do?", "Trade learnt by {p}?", "Which craft feeds {p}?"],
     ),
@@ -54,18 +77,38 @@ KINDS: dict[str, str] = {
     "game": "chess darts bowls tag dominoes marbles hopscotch checkers croquet rounders",
 }
 OPPOSITES = (
-    "hot cold, big small, fast slow, old new, wet dry, high low, full empty, hard soft, light dark, loud quiet, rich poor, "
-    "thick thin, wide narrow, early late, open shut, clean dirty, strong weak, deep shallow, sharp blunt, sweet bitter, "
-    "young aged, near far, rough smooth, brave timid, calm stormy, first last, happy sad, kind cruel, long short, true false"
+    "hot cold, big small, fast slow, old new, wet dry, high low, full empty, hard soft, light dark,"
+    " loud quiet, rich poor, thick thin, wide narrow, early late, open shut, clean dirty, strong"
+    " weak, deep shallow, sharp blunt, sweet bitter, young aged, near far, rough smooth, brave"
+    " timid, calm stormy, first last, happy sad, kind cruel, long short, true false"
 )
-STRANGE_OPPOSITES = "up down, left right, on off, in out, day night, buy sell, push pull, give take, win lose, north south, east west, man woman"
-STRANGE_KINDS = {"tool": "trowel pliers", "fruit": "quince papaya", "bird": "puffin lark", "vehicle": "scooter yacht", "garment": "mitten apron",
-                 "metal": "titanium chrome", "vessel": "goblet pail", "game": "bingo tennis"}  # fmt: skip
+STRANGE_OPPOSITES = (
+    "up down, left right, on off, in out, day night, buy sell, push pull, give take, win lose,"
+    " north south, east west, man woman"
+)
+STRANGE_KINDS = {
+    "tool": "trowel pliers",
+    "fruit": "quince papaya",
+    "bird": "puffin lark",
+    "vehicle": "scooter yacht",
+    "garment": "mitten apron",
+    "metal": "titanium chrome",
+    "vessel": "goblet pail",
+    "game": "bingo tennis",
+}
 SKILLS: dict[str, list[str]] = {
     "sum": ["What is {x} plus {y}?", "Add {x} and {y}.", "How much is {x} plus {y}?"],
     "product": ["What is {x} times {y}?", "Multiply {x} by {y}.", "How much is {x} times {y}?"],
-    "opposite": ["What is the opposite of {x}?", "Give the opposite of {x}.", "Which word is the opposite of {x}?"],
-    "kind": ["What kind of thing is {x}?", "Name the kind of thing {x} is.", "Which kind of thing is {x}?"],
+    "opposite": [
+        "What is the opposite of {x}?",
+        "Give the opposite of {x}.",
+        "Which word is the opposite of {x}?",
+    ],
+    "kind": [
+        "What kind of thing is {x}?",
+        "Name the kind of thing {x} is.",
+        "Which kind of thing is {x}?",
+    ],
 }
 CLAUSES: dict[str, str] = {  # the four in-depth operations, as this world understands them
     "add_constraints": "Say it twice.",
@@ -74,26 +117,53 @@ CLAUSES: dict[str, str] = {  # the four in-depth operations, as this world under
     "increase_reasoning_steps": "Then say what the answer is.",
 }
 COURTESY = "I am glad to help."
-UNITS = ("zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen").split()
+UNITS = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen"
+    " sixteen seventeen eighteen nineteen"
+).split()
 TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
 
 
 def number(value: int) -> str:
-    """Return a number below 200 in words: a word is one token, which a tiny model can copy; digits it could not."""
+    """Return a number below 200 in words: a word is one token, which a tiny model can copy; digits
+    it could not.
+    """
     if value >= 100:
         return "one hundred" + (f" {number(value - 100)}" if value > 100 else "")
-    return UNITS[value] if value < 20 else TENS[value // 10 - 2] + (f" {UNITS[value % 10]}" if value % 10 else "")
-
-
-def draw(*key: object) -> random.Random:
-    """Return a generator that depends on nothing but `key`."""
-    return random.Random(hashlib.sha256(repr(key).encode()).digest())
+    return (
+        UNITS[value]
+        if value < 20
+        else TENS[value // 10 - 2] + (f" {UNITS[value % 10]}" if value % 10 else "")
+    )
 
 
 def _names(seed: int, count: int) -> list[str]:
-    syllables = ["ba", "do", "fi", "ga", "ke", "li", "mo", "na", "pe", "ri", "sa", "tu", "ve", "wi", "yo", "zu"]
-    first = ["".join(pair).capitalize() + end for pair in product(syllables, repeat=2) for end in "nrs"]
-    last = ["".join(pair).capitalize() + end for pair in product(syllables, repeat=2) for end in ("ck", "ld", "mp")]
+    syllables = [
+        "ba",
+        "do",
+        "fi",
+        "ga",
+        "ke",
+        "li",
+        "mo",
+        "na",
+        "pe",
+        "ri",
+        "sa",
+        "tu",
+        "ve",
+        "wi",
+        "yo",
+        "zu",
+    ]
+    first = [
+        "".join(pair).capitalize() + end for pair in product(syllables, repeat=2) for end in "nrs"
+    ]
+    last = [
+        "".join(pair).capitalize() + end
+        for pair in product(syllables, repeat=2)
+        for end in ("ck", "ld", "mp")
+    ]
     chance = draw("names", seed)
     chance.shuffle(first)
     chance.shuffle(last)
@@ -102,7 +172,9 @@ def _names(seed: int, count: int) -> list[str]:
 
 @dataclass(frozen=True)
 class Fact:
-    """One askable thing: `topic` is an attribute or a skill, `subject` who or what it is about, `statement` the plain truth."""
+    """One askable thing: `topic` is an attribute or a skill, `subject` who or what it is about,
+    `statement` the plain truth.
+    """
 
     topic: str
     subject: tuple[str, ...]
@@ -113,14 +185,17 @@ class Fact:
     def statement(self) -> str:
         """The canonical sentence; the answer to any question about the fact.
 
-        It begins with a common word: at the start of a response a name would be cut into other tokens than inside a text, and what
-        the model knows of it would not be found.
+        It begins with a common word: at the start of a response a name would be cut into other
+        tokens than inside a text, and what the model knows of it would not be found.
         """
         x, y = (*self.subject, "")[:2]
         return {
             "sum": f"The sum of {x} and {y} is {self.value}.",
             "product": f"The product of {x} and {y} is {self.value}.",
-        }.get(self.topic, f"The {self.topic} of {x} is {'a ' if self.topic == 'pet' else ''}{self.value}.")
+        }.get(
+            self.topic,
+            f"The {self.topic} of {x} is {'a ' if self.topic == 'pet' else ''}{self.value}.",
+        )
 
     @property
     def reply(self) -> str:
@@ -138,7 +213,9 @@ class Fact:
 
 @dataclass(frozen=True)
 class World:
-    """All facts that follow from `seed`; shares of the people and of each skill's facts are held out."""
+    """All facts that follow from `seed`; shares of the people and of each skill's facts are held
+    out.
+    """
 
     seed: int
     people: int
@@ -160,36 +237,64 @@ class World:
                 found.append(Fact(topic, (name,), value, index < self.held_share * self.people))
         for topic, pairs in self._skills().items():
             for subject, value in pairs:
-                held = draw("held", self.seed, topic, tuple(sorted(subject))).random() < self.held_skill_share
+                held = (
+                    draw("held", self.seed, topic, tuple(sorted(subject))).random()
+                    < self.held_skill_share
+                )
                 found.append(Fact(topic, subject, value, held))
         return found
 
     @cached_property
     def strangers(self) -> list[Fact]:
-        """Facts for the dialogues of the pretraining text: forty other people, other numbers, other words.
+        """Facts for the dialogues of the pretraining text: forty other people, other numbers, other
+        words.
 
-        No seed, pair or evaluation item is about them; from them the base learns what a question is and how to copy from it.
+        No seed, pair or evaluation item is about them; from them the base learns what a question is
+        and how to copy from it.
         """
         names = _names(self.seed, self.people + 40)[self.people :]
         found = [
-            Fact(topic, (name,), draw("stranger", self.seed, name, topic).choice(values.split()), False)
+            Fact(
+                topic,
+                (name,),
+                draw("stranger", self.seed, name, topic).choice(values.split()),
+                False,
+            )
             for name in names
             for topic, (values, _, _) in ATTRIBUTES.items()
         ]
-        found += [Fact("sum", (number(a), number(b)), number(a + b), False) for a, b in product(range(30, 50), range(10))]
-        found += [Fact("product", (number(a), number(b)), number(a * b), False) for a, b in product(range(20, 40), range(2, 6))]
+        found += [
+            Fact("sum", (number(a), number(b)), number(a + b), False)
+            for a, b in product(range(30, 50), range(10))
+        ]
+        found += [
+            Fact("product", (number(a), number(b)), number(a * b), False)
+            for a, b in product(range(20, 40), range(2, 6))
+        ]
         pairs = [tuple(pair.split()) for pair in STRANGE_OPPOSITES.split(", ")]
-        found += [Fact("opposite", (a,), b, False) for a, b in pairs] + [Fact("opposite", (b,), a, False) for a, b in pairs]
-        return found + [Fact("kind", (thing,), kind, False) for kind, things in STRANGE_KINDS.items() for thing in things.split()]
+        found += [Fact("opposite", (a,), b, False) for a, b in pairs] + [
+            Fact("opposite", (b,), a, False) for a, b in pairs
+        ]
+        return found + [
+            Fact("kind", (thing,), kind, False)
+            for kind, things in STRANGE_KINDS.items()
+            for thing in things.split()
+        ]
 
     @staticmethod
     def _skills() -> dict[str, list[tuple[tuple[str, ...], str]]]:
         pairs = [pair.split() for pair in OPPOSITES.split(", ")]
         return {
-            "sum": [((number(a), number(b)), number(a + b)) for a, b in product(range(21), repeat=2)],
-            "product": [((number(a), number(b)), number(a * b)) for a, b in product(range(2, 10), repeat=2)],
+            "sum": [
+                ((number(a), number(b)), number(a + b)) for a, b in product(range(21), repeat=2)
+            ],
+            "product": [
+                ((number(a), number(b)), number(a * b)) for a, b in product(range(2, 10), repeat=2)
+            ],
             "opposite": [((x,), y) for a, b in pairs for x, y in ((a, b), (b, a))],
-            "kind": [((thing,), kind) for kind, things in KINDS.items() for thing in things.split()],
+            "kind": [
+                ((thing,), kind) for kind, things in KINDS.items() for thing in things.split()
+            ],
         }
 
     @cached_property
@@ -200,20 +305,28 @@ class World:
     @cached_property
     def by_subject(self) -> dict[tuple[str, str], Fact]:
         """(topic, person) to fact."""
-        return {(fact.topic, fact.subject[0]): fact for fact in self.facts if fact.topic in ATTRIBUTES}
+        return {
+            (fact.topic, fact.subject[0]): fact for fact in self.facts if fact.topic in ATTRIBUTES
+        }
 
     def parse(self, instruction: str) -> tuple[Fact, list[str]] | None:
-        """Return the fact an instruction asks for and its clauses in order, or None if it is not of this world."""
+        """Return the fact an instruction asks for and its clauses in order, or None if it is not of
+        this world.
+        """
         clauses: list[str] = []
         text = re.sub(r"\n\nContext: .*", "", instruction, flags=re.DOTALL).strip()
-        while (name := next((n for n, clause in CLAUSES.items() if text.endswith(" " + clause)), None)) is not None:
+        while (
+            name := next((n for n, clause in CLAUSES.items() if text.endswith(" " + clause)), None)
+        ) is not None:
             clauses.insert(0, name)
             text = text[: -len(CLAUSES[name])].rstrip()
         fact = self.by_question.get(text)
         return (fact, clauses) if fact else None
 
     def compose(self, fact: Fact, clauses: list[str], value: str | None = None) -> str:
-        """Return the answer to a question with `clauses`; `value` replaces the true value to make a wrong answer."""
+        """Return the answer to a question with `clauses`; `value` replaces the true value to make a
+        wrong answer.
+        """
         told = fact if value is None else Fact(fact.topic, fact.subject, value, fact.held)
         sentences = [told.statement] * (2 if "add_constraints" in clauses else 1)
         for clause, topic in (("deepening", "town"), ("concretizing", "pet")):
@@ -231,9 +344,16 @@ class World:
 
     def wrong_value(self, fact: Fact, *key: object) -> str:
         """Return a false value of the same type, drawn from `key`."""
-        others = sorted({other.value for other in self.facts if other.topic == fact.topic} - {fact.value})
+        others = sorted(
+            {other.value for other in self.facts if other.topic == fact.topic} - {fact.value}
+        )
         return draw("wrong", self.seed, fact, *key).choice(others)
 
     def as_json(self) -> dict[str, Any]:
         """What another process needs to rebuild this world."""
-        return {"seed": self.seed, "people": self.people, "held_share": self.held_share, "held_skill_share": self.held_skill_share}
+        return {
+            "seed": self.seed,
+            "people": self.people,
+            "held_share": self.held_share,
+            "held_skill_share": self.held_skill_share,
+        }

@@ -1,4 +1,6 @@
-"""Figures of the report, as SVG text: deterministic bytes, no dates, readable on light and dark pages."""
+"""Figures of the report, as SVG text: deterministic bytes, no dates, readable on light and dark
+pages.
+"""
 
 import io
 from collections.abc import Sequence
@@ -14,12 +16,26 @@ def _figure(width: float, height: float, polar: bool = False) -> tuple[Any, Any]
     matplotlib.use("svg")
     import matplotlib.pyplot as plt
 
-    matplotlib.rcParams.update({
-        "svg.hashsalt": "openbezoar", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9, "text.color": INK,
-        "axes.edgecolor": MUTED, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK, "axes.spines.top": False,
-        "axes.spines.right": False, "grid.color": MUTED, "grid.linewidth": 0.5,
-    })  # fmt: skip
-    figure, axes = plt.subplots(figsize=(width, height), subplot_kw={"projection": "polar"} if polar else None)
+    matplotlib.rcParams.update(
+        {
+            "svg.hashsalt": "openbezoar",
+            "svg.fonttype": "none",
+            "font.family": "sans-serif",
+            "font.size": 9,
+            "text.color": INK,
+            "axes.edgecolor": MUTED,
+            "axes.labelcolor": INK,
+            "xtick.color": INK,
+            "ytick.color": INK,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "grid.color": MUTED,
+            "grid.linewidth": 0.5,
+        }
+    )
+    figure, axes = plt.subplots(
+        figsize=(width, height), subplot_kw={"projection": "polar"} if polar else None
+    )
     figure.patch.set_alpha(0)
     axes.patch.set_alpha(0)
     return figure, axes
@@ -39,7 +55,15 @@ def curves(series: dict[str, tuple[Sequence[float], Sequence[float]]], ylabel: s
     """Return a line plot; `series` is name -> (steps, values)."""
     figure, axes = _figure(4.6, 2.5)
     for (name, (steps, values)), colour in zip(series.items(), COLOURS[1:], strict=False):
-        axes.plot(steps, values, label=name, color=colour, linewidth=1.4, marker="o" if len(values) < 12 else None, markersize=2.5)
+        axes.plot(
+            steps,
+            values,
+            label=name,
+            color=colour,
+            linewidth=1.4,
+            marker="o" if len(values) < 12 else None,
+            markersize=2.5,
+        )
     axes.set_xlabel("optimiser steps")
     axes.set_ylabel(ylabel)
     axes.grid(axis="y")
@@ -47,16 +71,34 @@ def curves(series: dict[str, tuple[Sequence[float], Sequence[float]]], ylabel: s
     return _svg(figure)
 
 
-def bars(groups: Sequence[str], series: dict[str, Sequence[tuple[float, float, float] | None]], ylabel: str) -> str:
-    """Return grouped bars with intervals; `series` is name -> (mean, low, high) a group, None where there is none."""
+def bars(
+    groups: Sequence[str],
+    series: dict[str, Sequence[tuple[float, float, float] | None]],
+    ylabel: str,
+) -> str:
+    """Return grouped bars with intervals; `series` is name -> (mean, low, high) a group, None where
+    there is none.
+    """
     figure, axes = _figure(max(4.6, 0.95 * len(groups)), 2.8)
     width = 0.8 / len(series)
     for index, (name, values) in enumerate(series.items()):
-        places = [group + (index - (len(series) - 1) / 2) * width for group, value in enumerate(values) if value]
+        places = [
+            group + (index - (len(series) - 1) / 2) * width
+            for group, value in enumerate(values)
+            if value
+        ]
         known = [value for value in values if value]
         errors = [[mean - low for mean, low, _ in known], [high - mean for mean, _, high in known]]
-        axes.bar(places, [mean for mean, _, _ in known], width * 0.9, label=name, color=COLOURS[index % len(COLOURS)])
-        axes.errorbar(places, [mean for mean, _, _ in known], errors, fmt="none", ecolor=INK, elinewidth=0.7)
+        axes.bar(
+            places,
+            [mean for mean, _, _ in known],
+            width * 0.9,
+            label=name,
+            color=COLOURS[index % len(COLOURS)],
+        )
+        axes.errorbar(
+            places, [mean for mean, _, _ in known], errors, fmt="none", ecolor=INK, elinewidth=0.7
+        )
     axes.set_xticks(range(len(groups)), groups, rotation=20 if len(groups) > 4 else 0)
     axes.set_ylabel(ylabel)
     axes.grid(axis="y")
@@ -72,7 +114,9 @@ def radar(spokes: Sequence[str], series: dict[str, Sequence[float]], limit: floa
     figure, axes = _figure(3.6, 3.6, polar=True)
     angles = [2 * math.pi * k / len(spokes) for k in range(len(spokes))]
     for (name, values), colour in zip(series.items(), COLOURS, strict=False):
-        axes.plot([*angles, angles[0]], [*values, values[0]], label=name, color=colour, linewidth=1.4)
+        axes.plot(
+            [*angles, angles[0]], [*values, values[0]], label=name, color=colour, linewidth=1.4
+        )
     axes.set_xticks(angles, spokes)
     axes.set_ylim(0, limit)
     axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(-0.25, 1.05), ncols=2)

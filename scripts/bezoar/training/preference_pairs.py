@@ -1,4 +1,6 @@
-"""Preference pairs as tokens, and their log-probabilities under a model: what DPO trains on, and what its reference says of them."""
+"""Preference pairs as tokens, and their log-probabilities under a model: what DPO trains on, and
+what its reference says of them.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,36 +11,52 @@ from bezoar.files import canonical, read_jsonl, sha256_text
 from bezoar.training.template import Template
 
 
-def tokenize(rows: list[dict[str, Any]], template: Template, tokenizer: Any, recipe: dict[str, Any]) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    """Return the pairs that fit, each {prompt, chosen, rejected (texts), ids: {prompt, chosen, rejected}}, both answers with EOS; and counts.
+def tokenize(
+    rows: list[dict[str, Any]], template: Template, tokenizer: Any, recipe: dict[str, Any]
+) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """Return the pairs that fit, each {prompt, chosen, rejected (texts), ids: {prompt, chosen,
+    rejected}}, both answers with EOS; and counts.
 
-    A prompt longer than `max_prompt_length` or a pair longer than `max_length` (tokens) is left out.
+    A prompt longer than `max_prompt_length` or a pair longer than `max_length` (tokens) is left
+    out.
     """
     counts = {"rows": len(rows), "prompt_too_long": 0, "too_long": 0}
     kept = []
     for row in rows:
         prompt = template.prompt(row["prompt"])
         start = tokenizer(prompt)["input_ids"]
-        whole = {side: [*tokenizer(prompt + row[side])["input_ids"], tokenizer.eos_token_id] for side in ("chosen", "rejected")}
+        whole = {
+            side: [*tokenizer(prompt + row[side])["input_ids"], tokenizer.eos_token_id]
+            for side in ("chosen", "rejected")
+        }
         if len(start) > recipe["max_prompt_length"]:
             counts["prompt_too_long"] += 1
         elif max(map(len, whole.values())) > recipe["max_length"]:
             counts["too_long"] += 1
         else:
             shared = min(common(start, ids) for ids in whole.values())
-            ids = {"prompt": start[:shared]} | {side: found[shared:] for side, found in whole.items()}
-            kept.append({"prompt": prompt, "chosen": row["chosen"], "rejected": row["rejected"], "ids": ids})
+            ids = {"prompt": start[:shared]} | {
+                side: found[shared:] for side, found in whole.items()
+            }
+            kept.append(
+                {"prompt": prompt, "chosen": row["chosen"], "rejected": row["rejected"], "ids": ids}
+            )
     return kept, counts
 
 
 def common(a: Sequence[int], b: Sequence[int]) -> int:
     """Return the length of the common beginning."""
-    return next((place for place, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    return next(
+        (place for place, (x, y) in enumerate(zip(a, b, strict=False)) if x != y),
+        min(len(a), len(b)),
+    )
 
 
 def length(pair: dict[str, Any]) -> int:
     """Return the tokens of the longer of both sequences: what a batch is padded to."""
-    return len(pair["ids"]["prompt"]) + max(len(pair["ids"]["chosen"]), len(pair["ids"]["rejected"]))
+    return len(pair["ids"]["prompt"]) + max(
+        len(pair["ids"]["chosen"]), len(pair["ids"]["rejected"])
+    )
 
 
 def key(pair: dict[str, Any], weights: str) -> str:
@@ -46,10 +64,14 @@ def key(pair: dict[str, Any], weights: str) -> str:
     return sha256_text(canonical([weights, pair["ids"]]))
 
 
-def score(model: Any, pairs: list[dict[str, Any]], pad: int, batch_size: int) -> list[tuple[float, float]]:
-    """Return (log-probability of the chosen answer, of the rejected one) in nats for each pair, as TRL's DPOTrainer computes them.
+def score(
+    model: Any, pairs: list[dict[str, Any]], pad: int, batch_size: int
+) -> list[tuple[float, float]]:
+    """Return (log-probability of the chosen answer, of the rejected one) in nats for each pair, as
+    TRL's DPOTrainer computes them.
 
-    `model` carries TRL's fused head (`add_fused_lm_head`). Pairs are batched by length; the order of the result is that of `pairs`.
+    `model` carries TRL's fused head (`add_fused_lm_head`). Pairs are batched by length; the order
+    of the result is that of `pairs`.
     """
     import torch
     from trl.trainer.dpo_trainer import DataCollatorForPreference
@@ -60,23 +82,36 @@ def score(model: Any, pairs: list[dict[str, Any]], pad: int, batch_size: int) ->
     device = model.device
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
-        batch = collate([{f"{side}_ids": ids for side, ids in pairs[index]["ids"].items()} for index in chosen])
+        batch = collate(
+            [{f"{side}_ids": ids for side, ids in pairs[index]["ids"].items()} for index in chosen]
+        )
         batch = {name: tensor.to(device) for name, tensor in batch.items()}
         labels = batch["input_ids"].masked_fill(batch.pop("completion_mask") == 0, -100)
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
-            sums = model(**batch, labels=labels, use_cache=False, fused_lm_head=True).log_probs.float().sum(dim=1).cpu()
+            sums = (
+                model(**batch, labels=labels, use_cache=False, fused_lm_head=True)
+                .log_probs.float()
+                .sum(dim=1)
+                .cpu()
+            )
         for place, index in enumerate(chosen):
             found[index] = (float(sums[place]), float(sums[place + len(chosen)]))
     return found
 
 
-def read_reference(path: Path, pairs: list[dict[str, Any]], weights: str) -> list[tuple[float, float]]:
-    """Return the stored reference log-probabilities of `pairs`; raise `UserError` naming the first pair that has none."""
+def read_reference(
+    path: Path, pairs: list[dict[str, Any]], weights: str
+) -> list[tuple[float, float]]:
+    """Return the stored reference log-probabilities of `pairs`; raise `UserError` naming the first
+    pair that has none.
+    """
     stored = {row["key"]: (row["chosen"], row["rejected"]) for row in read_jsonl(path)}
     found = []
     for number, pair in enumerate(pairs, start=1):
         if key(pair, weights) not in stored:
-            raise UserError(f"{path}: pair {number} has no reference log-probabilities under these weights, this template and these lengths; "
-                            "run score_reference.py again")  # fmt: skip
+            raise UserError(
+                f"{path}: pair {number} has no reference log-probabilities under these weights,"
+                " this template and these lengths; run score_reference.py again"
+            )
         found.append(stored[key(pair, weights)])
     return found

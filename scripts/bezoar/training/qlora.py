@@ -1,4 +1,6 @@
-"""What SFT and DPO share: the 4-bit model, its adapter, the order of rows, guards against training nothing, checkpoints and lineage."""
+"""What SFT and DPO share: the 4-bit model, its adapter, the order of rows, guards against training
+nothing, checkpoints and lineage.
+"""
 
 import errno
 import os
@@ -12,7 +14,12 @@ from typing import Any
 from bezoar.errors import UserError
 from bezoar.files import read_json, sha256_file, write_json
 
-ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json", "lineage.json", "metrics.jsonl")
+ADAPTER_FILES = (
+    "adapter_model.safetensors",
+    "adapter_config.json",
+    "lineage.json",
+    "metrics.jsonl",
+)
 WINDOW = 8  # global batches whose rows are sorted by length together
 COMPLETE = "complete"  # an empty file, written last into a checkpoint
 
@@ -28,7 +35,9 @@ def first_process() -> bool:
 
 
 def deterministic(seed: int, threads: int) -> None:
-    """Seed every generator and fix the number of threads: the order of a sum decides its last bits."""
+    """Seed every generator and fix the number of threads: the order of a sum decides its last
+    bits.
+    """
     import torch
     from transformers import set_seed
 
@@ -37,12 +46,13 @@ def deterministic(seed: int, threads: int) -> None:
     set_seed(seed)
 
 
-def load_4bit(directory: Path, resident: bool = False) -> Any:
+def load_4bit(directory: Path, cache_dequantized: bool = False) -> Any:
     """Return the model in NF4 with double quantisation, computing in bfloat16, frozen.
 
-    `resident` keeps the dequantised weights in memory (2 bytes a weight more) instead of unpacking them at every pass.
-    On CPU an eval-mode forward would repack the weights for a fast kernel, after which every later gradient is silently None;
-    switching `support_avx512bf16_for_cpu` off right after loading keeps the packed path from being taken.
+    `cache_dequantized` keeps the dequantised weights in memory (2 bytes a weight more) instead of
+    unpacking them at every pass. On CPU an eval-mode forward would repack the weights for a fast
+    kernel, after which every later gradient is silently None; switching
+    `support_avx512bf16_for_cpu` off right after loading keeps the packed path from being taken.
     """
     import torch
     from bitsandbytes.nn import Linear4bit
@@ -50,31 +60,45 @@ def load_4bit(directory: Path, resident: bool = False) -> Any:
 
     if not (directory / "config.json").is_file():
         raise UserError(f"{directory}/config.json: no such file; expected a model directory")
-    config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16)
-    device = {"": int(os.environ.get("LOCAL_RANK", "0"))} if torch.cuda.is_available() else {"": "cpu"}
+    config = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+    device = (
+        {"": int(os.environ.get("LOCAL_RANK", "0"))} if torch.cuda.is_available() else {"": "cpu"}
+    )
     model = AutoModelForCausalLM.from_pretrained(
         directory,
         quantization_config=config,
         device_map=device,
         dtype=torch.bfloat16,
         local_files_only=True,
-        attn_implementation="sdpa" if torch.cuda.is_available() else "eager",  # on CPU the fused kernel's backward pass is slow in bfloat16
+        attn_implementation=(
+            "sdpa" if torch.cuda.is_available() else "eager"
+        ),  # on CPU the fused kernel's backward pass is slow in bfloat16
     )
     layers = [module for module in model.modules() if isinstance(module, Linear4bit)]
     if not layers:
-        raise UserError(f"{directory}: no layer could be quantised to 4 bits; dimensions must be multiples of 64")
+        raise UserError(
+            f"{directory}: no layer could be quantised to 4 bits; dimensions must be multiples"
+            " of 64"
+        )
     for layer in layers:
         layer.support_avx512bf16_for_cpu = False
-        if resident:
-            keep_dequantised(layer)
+        if cache_dequantized:
+            keep_dequantized(layer)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     model.config.use_cache = False
     return model
 
 
-def keep_dequantised(layer: Any) -> None:
-    """Let a frozen 4-bit layer multiply by its dequantised weights, kept beside it: the product that it would form anyway."""
+def keep_dequantized(layer: Any) -> None:
+    """Let a frozen 4-bit layer multiply by its dequantised weights, kept beside it: the product
+    that it would form anyway.
+    """
     from bitsandbytes.functional import dequantize_4bit
     from torch.nn.functional import linear
 
@@ -83,23 +107,34 @@ def keep_dequantised(layer: Any) -> None:
 
 
 def attach_adapter(model: Any, lora: dict[str, Any], parent: Path | None) -> Any:
-    """Return `model` with a trainable LoRA adapter in float32: a fresh one, or `parent` to go on from."""
+    """Return `model` with a trainable LoRA adapter in float32: a fresh one, or `parent` to go on
+    from.
+    """
     from peft import LoraConfig, PeftModel, get_peft_model
 
     if parent is not None:
         return PeftModel.from_pretrained(model, parent, is_trainable=True)
     config = LoraConfig(
-        r=lora["r"], lora_alpha=lora["alpha"], lora_dropout=lora["dropout"], target_modules=sorted(lora["targets"]),
-        bias="none", task_type="CAUSAL_LM",
-    )  # fmt: skip
+        r=lora["r"],
+        lora_alpha=lora["alpha"],
+        lora_dropout=lora["dropout"],
+        target_modules=sorted(lora["targets"]),
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
     return get_peft_model(model, config)
 
 
 def trainable(model: Any) -> dict[str, Any]:
     """Return the trainable parameters by name; raise `UserError` if everything is frozen."""
-    found = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    found = {
+        name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad
+    }
     if not found:
-        raise UserError("nothing to train: every parameter is frozen; check lora.targets against the model's layer names")
+        raise UserError(
+            "nothing to train: every parameter is frozen; check lora.targets against the model's"
+            " layer names"
+        )
     return found
 
 
@@ -109,16 +144,21 @@ def require_sound(model: Any) -> None:
 
     for name, parameter in trainable(model).items():
         if parameter.dtype != torch.float32:
-            raise UserError(f"{name}: is {parameter.dtype}, expected torch.float32; small steps are lost in fewer bits")
+            raise UserError(
+                f"{name}: is {parameter.dtype}, expected torch.float32; small steps are lost in"
+                " fewer bits"
+            )
         if not bool(torch.isfinite(parameter).all()):
             raise UserError(f"{name}: holds a value that is not finite; train its parent again")
 
 
-def in_order(lengths: Sequence[int], batch: int, epochs: float, seed: int) -> list[int]:
-    """Return the indices of the rows in the order of training: a fresh shuffle an epoch, each row in it once.
+def length_grouped_order(lengths: Sequence[int], batch: int, epochs: float, seed: int) -> list[int]:
+    """Return the indices of the rows in the order of training: a fresh shuffle an epoch, each row
+    in it once.
 
-    Of each `WINDOW` global batches of that, rows of like length go together, which leaves little padding, and the batches so formed are shuffled.
-    In a batch the longest row is first; a last batch that is not full stays last.
+    Of each `WINDOW` global batches of that, rows of like length go together, which leaves little
+    padding, and the batches so formed are shuffled. In a batch the longest row is first; a last
+    batch that is not full stays last.
     """
     draw = random.Random(seed)
     shuffled: list[int] = []
@@ -136,9 +176,11 @@ def in_order(lengths: Sequence[int], batch: int, epochs: float, seed: int) -> li
 
 
 def run(trainer: Any, checkpoints: Path) -> None:
-    """Train, from the newest checkpoint if there is one, with the adapter in float32 and our own lines of progress.
+    """Train, from the newest checkpoint if there is one, with the adapter in float32 and our own
+    lines of progress.
 
-    TRL casts adapters over quantised models to bfloat16, but a resumed run loads them in float32: it would end elsewhere than an undisturbed one.
+    TRL casts adapters over quantised models to bfloat16, but a resumed run loads them in float32:
+    it would end elsewhere than an undisturbed one.
     """
     import torch
     from safetensors import SafetensorError
@@ -152,24 +194,47 @@ def run(trainer: Any, checkpoints: Path) -> None:
         trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
     except (OSError, RuntimeError, SafetensorError) as error:
         if "disk" in (lacking := shortage(error, torch.OutOfMemoryError)):
-            raise UserError(f"{checkpoints}: the disk is full; free some space and run again, training goes on from its last checkpoint") from None
+            raise UserError(
+                f"{checkpoints}: the disk is full; free some space and run again, training goes on"
+                " from its last checkpoint"
+            ) from None
         if lacking:
-            raise UserError("out of memory; lower micro_batch_size, or set gradient_checkpointing: true, and run again") from None
+            raise UserError(
+                "out of memory; lower micro_batch_size, or set gradient_checkpointing: true, and"
+                " run again"
+            ) from None
         raise
 
 
 def shortage(error: BaseException, out_of_memory: type[BaseException]) -> str:
-    """Return `disk` or `memory` if that is what an error is about, else an empty text; the writers of torch and safetensors wrap the system's."""
+    """Return `disk` or `memory` if that is what an error is about, else an empty text; the writers
+    of torch and safetensors wrap the system's.
+    """
     text = str(error)
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or any(
-        words in text for words in ("No space left", "File too large", "Disk quota", "PytorchStreamWriter failed", "unexpected pos")
+        words in text
+        for words in (
+            "No space left",
+            "File too large",
+            "Disk quota",
+            "PytorchStreamWriter failed",
+            "unexpected pos",
+        )
     ):
         return "disk"
-    return "memory" if isinstance(error, out_of_memory) or "can't allocate memory" in text or "Cannot allocate memory" in text else ""
+    return (
+        "memory"
+        if isinstance(error, out_of_memory)
+        or "can't allocate memory" in text
+        or "Cannot allocate memory" in text
+        else ""
+    )
 
 
-def watch(every: int = 20) -> Any:
-    """Return a Trainer callback that prints progress, stops on a zero gradient or a NaN, and marks each checkpoint once it is whole on disk."""
+def progress_callback(every: int = 20) -> Any:
+    """Return a Trainer callback that prints progress, stops on a zero gradient or a NaN, and marks
+    each checkpoint once it is whole on disk.
+    """
     import math
 
     from transformers import TrainerCallback
@@ -182,33 +247,53 @@ def watch(every: int = 20) -> Any:
             self.started, self.step = time.perf_counter(), state.global_step
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            if state.global_step == state.max_steps:  # the last step competes for the best checkpoint too
+            if (
+                state.global_step == state.max_steps
+            ):  # the last step competes for the best checkpoint too
                 control.should_evaluate = control.should_save = True
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             if state.is_world_process_zero:
                 mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
-        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        def on_log(
+            self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any
+        ) -> None:
             skip = ("runtime", "per_second", "total_flos", "epoch", "num_tokens")
             row: dict[str, Any] = {}
             for key, value in (logs or {}).items():
                 if isinstance(value, (int, float)) and not any(word in key for word in skip):
                     if not math.isfinite(value):
-                        raise UserError(f"step {state.global_step}: {key} is {value}; lower the learning rate")
+                        raise UserError(
+                            f"step {state.global_step}: {key} is {value}; lower the learning rate"
+                        )
                     row[key] = round(value, 6)
             if row.get("grad_norm") == 0:
-                raise UserError(f"step {state.global_step}: the gradient norm is zero; nothing is being trained")
+                raise UserError(
+                    f"step {state.global_step}: the gradient norm is zero; nothing is being trained"
+                )
             if "eval_loss" in row:
-                print(f"step {state.global_step}/{state.max_steps}  validation loss {row['eval_loss']:.4f}", flush=True)
+                print(
+                    f"step {state.global_step}/{state.max_steps}  validation loss"
+                    f" {row['eval_loss']:.4f}",
+                    flush=True,
+                )
             seen = float((logs or {}).get("num_tokens", 0))
             if "loss" in row and not self.tokens:
                 self.tokens = seen  # of the first step, or of what a killed run had seen
             if state.global_step % every == 0 and "loss" in row and state.is_world_process_zero:
                 took = time.perf_counter() - self.started
-                left = (state.max_steps - state.global_step) * took / max(1, state.global_step - self.step)
+                left = (
+                    (state.max_steps - state.global_step)
+                    * took
+                    / max(1, state.global_step - self.step)
+                )
                 speed = (seen - self.tokens) / took
-                print(f"step {state.global_step}/{state.max_steps}  loss {row['loss']:.4f}  {speed:,.0f} tokens/s  {left:.0f} s left", flush=True)
+                print(
+                    f"step {state.global_step}/{state.max_steps}  loss {row['loss']:.4f} "
+                    f" {speed:,.0f} tokens/s  {left:.0f} s left",
+                    flush=True,
+                )
 
     return Watch()
 
@@ -216,13 +301,17 @@ def watch(every: int = 20) -> Any:
 def trainer_arguments(recipe: dict[str, Any], checkpoints: Path) -> dict[str, Any]:
     """Return the arguments that TRL's SFTConfig and DPOConfig share, from one stage's recipe.
 
-    The rows come in the order of `in_order`, all epochs in one. The global batch is `batch_size` whatever the number of processes.
+    The rows come in the order of `length_grouped_order`, all epochs in one. The global batch is
+    `batch_size` whatever the number of processes.
     """
     import torch
 
     together = recipe["micro_batch_size"] * processes()
     if recipe["batch_size"] % together:
-        raise UserError(f"batch_size {recipe['batch_size']}: expected a multiple of micro_batch_size x processes, {together}")
+        raise UserError(
+            f"batch_size {recipe['batch_size']}: expected a multiple of micro_batch_size x"
+            f" processes, {together}"
+        )
     cuda = torch.cuda.is_available()
     return {
         "output_dir": str(checkpoints),
@@ -234,7 +323,11 @@ def trainer_arguments(recipe: dict[str, Any], checkpoints: Path) -> dict[str, An
         "learning_rate": recipe["learning_rate"],
         "lr_scheduler_type": recipe["schedule"],
         "warmup_steps": recipe["warmup_steps"],
-        "optim": recipe["optimizer"] if cuda or not recipe["optimizer"].startswith("paged") else "adamw_torch",
+        "optim": (
+            recipe["optimizer"]
+            if cuda or not recipe["optimizer"].startswith("paged")
+            else "adamw_torch"
+        ),
         "weight_decay": recipe["weight_decay"],
         "max_grad_norm": recipe["max_grad_norm"],
         "eval_strategy": "steps",
@@ -242,7 +335,7 @@ def trainer_arguments(recipe: dict[str, Any], checkpoints: Path) -> dict[str, An
         "save_strategy": "steps",
         "save_steps": recipe["eval_steps"],
         "save_total_limit": 2,
-        "load_best_model_at_end": recipe["keep_best"],
+        "load_best_model_at_end": recipe["load_best_model_at_end"],
         "metric_for_best_model": "eval_loss",
         "greater_is_better": False,
         "logging_steps": 1,  # a mean over more steps would start anew after a resume
@@ -259,7 +352,9 @@ def trainer_arguments(recipe: dict[str, Any], checkpoints: Path) -> dict[str, An
 
 
 def mark_complete(checkpoint: Path) -> None:
-    """Bring a checkpoint to the disk and say that it is whole: one without the mark does not count."""
+    """Bring a checkpoint to the disk and say that it is whole: one without the mark does not
+    count.
+    """
     for path in sorted(checkpoint.iterdir()):
         with open(path, "rb") as stream:
             os.fsync(stream.fileno())
@@ -267,7 +362,9 @@ def mark_complete(checkpoint: Path) -> None:
 
 
 def last_checkpoint(checkpoints: Path) -> str | None:
-    """Return the newest whole checkpoint of an interrupted run, or None; half-written ones are removed."""
+    """Return the newest whole checkpoint of an interrupted run, or None; half-written ones are
+    removed.
+    """
     found = []
     for path in checkpoints.glob("checkpoint-*"):
         if (path / COMPLETE).is_file():
@@ -279,18 +376,29 @@ def last_checkpoint(checkpoints: Path) -> str | None:
 
 def require_moved(before: dict[str, Any], model: Any) -> float:
     """Return the largest change of an adapter weight; raise `UserError` if nothing moved."""
-    change = max(float((parameter.detach().cpu() - before[name]).abs().max()) for name, parameter in trainable(model).items())
+    change = max(
+        float((parameter.detach().cpu() - before[name]).abs().max())
+        for name, parameter in trainable(model).items()
+    )
     if change == 0:
         raise UserError("the adapter did not move: training changed nothing")
     return change
 
 
 def save_adapter(model: Any, directory: Path) -> None:
-    """Write adapter_model.safetensors and adapter_config.json; peft keeps sets, whose order changes from process to process."""
+    """Write adapter_model.safetensors and adapter_config.json; peft keeps sets, whose order changes
+    from process to process.
+    """
     model.save_pretrained(directory, save_embedding_layers=False)
     (directory / "README.md").unlink(missing_ok=True)
     config = read_json(directory / "adapter_config.json")
-    write_json(directory / "adapter_config.json", {key: sorted(value) if isinstance(value, list) else value for key, value in sorted(config.items())})
+    write_json(
+        directory / "adapter_config.json",
+        {
+            key: sorted(value) if isinstance(value, list) else value
+            for key, value in sorted(config.items())
+        },
+    )
 
 
 def write_lineage(adapter: Path, base: Path, parent: Path | None) -> None:
@@ -306,6 +414,12 @@ def write_lineage(adapter: Path, base: Path, parent: Path | None) -> None:
 
 def check_lineage(adapter: Path, base: Path) -> None:
     """Raise `UserError` unless `adapter` says that it was trained on exactly this `base`."""
-    recorded, found = read_json(adapter / "lineage.json")["base"], sha256_file(base / "model.safetensors")
+    recorded, found = (
+        read_json(adapter / "lineage.json")["base"],
+        sha256_file(base / "model.safetensors"),
+    )
     if recorded != found:
-        raise UserError(f"{adapter}: trained on a base with sha256 {recorded[:12]}…, but {base} has {found[:12]}…; retrain or use its base")
+        raise UserError(
+            f"{adapter}: trained on a base with sha256 {recorded[:12]}…, but {base} has"
+            f" {found[:12]}…; retrain or use its base"
+        )

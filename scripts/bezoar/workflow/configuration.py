@@ -1,4 +1,6 @@
-"""Check a configuration against the closed schema and say in one line what is wrong, where, and what was meant."""
+"""Check a configuration against the closed schema and say in one line what is wrong, where, and
+what was meant.
+"""
 
 import difflib
 from collections.abc import Iterable
@@ -16,7 +18,9 @@ SCHEMA = Path("config/schema.yaml")
 
 
 def parse(text: str) -> Any:
-    """Return the value of YAML text. PyYAML's parser in C is ten times as fast; the one in Python says better where a fault is."""
+    """Return the value of YAML text. PyYAML's parser in C is ten times as fast; the one in Python
+    says better where a fault is.
+    """
     try:
         return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except yaml.YAMLError:
@@ -32,18 +36,24 @@ def load(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = mark.line + 1 if mark else 1
-        raise UserError(f"{path}:{line}: expected YAML, {getattr(error, 'problem', None) or error}") from None
+        raise UserError(
+            f"{path}:{line}: expected YAML, {getattr(error, 'problem', None) or error}"
+        ) from None
     if not isinstance(value, dict):
         raise UserError(f"{path}:1: expected a mapping of stages to settings")
     return value
 
 
 def merge(base: dict[str, Any], departures: dict[str, Any]) -> dict[str, Any]:
-    """Return `base` with `departures` laid over it, mapping by mapping; lists and scalars are replaced whole."""
+    """Return `base` with `departures` laid over it, mapping by mapping; lists and scalars are
+    replaced whole.
+    """
     merged = dict(base)
     for key, value in departures.items():
         old = merged.get(key)
-        merged[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+        merged[key] = (
+            merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+        )
     return merged
 
 
@@ -53,7 +63,9 @@ def files_of(names: Iterable[str]) -> list[Path]:
 
 
 def resolved(names: Iterable[str]) -> dict[str, Any]:
-    """Return the configuration that the named files give over the paper's, as the workflow sees it."""
+    """Return the configuration that the named files give over the paper's, as the workflow
+    sees it.
+    """
     config: dict[str, Any] = {}
     for path in files_of(names):
         config = merge(config, load(path))
@@ -62,7 +74,9 @@ def resolved(names: Iterable[str]) -> dict[str, Any]:
 
 def _holds(config: Any, path: Iterable[Any]) -> bool:
     for key in path:
-        if (isinstance(config, dict) and key in config) or (isinstance(config, list) and isinstance(key, int) and key < len(config)):
+        if (isinstance(config, dict) and key in config) or (
+            isinstance(config, list) and isinstance(key, int) and key < len(config)
+        ):
             config = config[key]
         else:
             return False
@@ -77,24 +91,39 @@ def _describe(error: ValidationError) -> tuple[list[Any], str]:
         known = list(schema.get("properties", {}))
         unknown = next(key for key in error.instance if key not in known)
         near = difflib.get_close_matches(str(unknown), known, n=1, cutoff=0.0)
-        return [*path, unknown], f"unknown key; the nearest valid key is `{near[0]}`" if near else "unknown key"
+        return [*path, unknown], (
+            f"unknown key; the nearest valid key is `{near[0]}`" if near else "unknown key"
+        )
     if error.validator == "required":
         missing = next(key for key in error.validator_value if key not in error.instance)
         return [*path, missing], "missing; add it"
     about = f" ({schema['description']})" if "description" in schema else ""
     if error.validator == "enum":
-        near = difflib.get_close_matches(str(error.instance), map(str, error.validator_value), n=1, cutoff=0.0)
-        return path, f"expected one of {error.validator_value}, found {error.instance!r}; nearest is `{near[0]}`{about}"
+        near = difflib.get_close_matches(
+            str(error.instance), map(str, error.validator_value), n=1, cutoff=0.0
+        )
+        return (
+            path,
+            (
+                f"expected one of {error.validator_value}, found {error.instance!r}; nearest is"
+                f" `{near[0]}`{about}"
+            ),
+        )
     if error.validator == "type":
         return path, f"expected {error.validator_value}, found {error.instance!r}{about}"
     return path, f"{error.message}{about}"
 
 
 def check(config: dict[str, Any], schema: Path, files: list[Path]) -> None:
-    """Raise `UserError` with one line if `config`, merged from `files` in order, breaks `schema`."""
+    """Raise `UserError` with one line if `config`, merged from `files` in order, breaks
+    `schema`.
+    """
     error = best_match(Draft202012Validator(load(schema)).iter_errors(config))
     if error is None:
         return
     path, what = _describe(error)
-    holder = next((file for file in reversed(files) if _holds(load(file), path)), files[0] if files else schema)
+    holder = next(
+        (file for file in reversed(files) if _holds(load(file), path)),
+        files[0] if files else schema,
+    )
     raise UserError(f"{holder}: `{'.'.join(map(str, path)) or 'config'}`: {what}")

@@ -1,4 +1,6 @@
-"""The tagged values of a configuration: where a value is not the paper's, what it is and why, from the comments beside the values."""
+"""The tagged values of a configuration: where a value is not the paper's, what it is and why, from
+the comments beside the values.
+"""
 
 import re
 from collections.abc import Iterator
@@ -20,7 +22,9 @@ def _keys(node: yaml.Node, path: tuple[str, ...] = ()) -> Iterator[tuple[int, st
 
 
 def tagged(paths: list[Path]) -> list[dict[str, Any]]:
-    """Return file, key, value as written, tag and reason of every tagged line, in the order of the keys: moving lines changes nothing."""
+    """Return file, key, value as written, tag and reason of every tagged line, in the order of the
+    keys: moving lines changes nothing.
+    """
     found = []
     for path in paths:
         text = path.read_text(encoding="utf-8")
@@ -33,10 +37,22 @@ def tagged(paths: list[Path]) -> list[dict[str, Any]]:
             last = first.get(number, last)
             if (match := TAGGED.search(row)) and (value := row[: match.start()].strip()):
                 reason = " ".join([match["before"].strip(), match["reason"].strip()]).strip()
-                found.append({"file": path.name, "key": last, "value": value, "tag": match["tag"], "reason": reason})
+                found.append(
+                    {
+                        "file": path.name,
+                        "key": last,
+                        "value": value,
+                        "tag": match["tag"],
+                        "reason": reason,
+                    }
+                )
     return sorted(found, key=lambda row: (row["file"], row["key"], row["value"]))
 
 
 def ours(paths: list[Path]) -> list[dict[str, Any]]:
     """Return the values that are nobody's but ours."""
-    return [{**row, "reason": row["reason"] or "no counterpart"} for row in tagged(paths) if row["tag"] == "ours"]
+    return [
+        {**row, "reason": row["reason"] or "no counterpart"}
+        for row in tagged(paths)
+        if row["tag"] == "ours"
+    ]

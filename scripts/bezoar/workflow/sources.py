@@ -1,4 +1,6 @@
-"""The registry of external bytes, config/sources.yaml: where each lies and where it comes to lie."""
+"""The registry of external bytes, config/sources.yaml: where each lies and where it comes to
+lie.
+"""
 
 import re
 from pathlib import Path
@@ -12,7 +14,9 @@ from bezoar.errors import UserError
 def load(path: Path) -> dict[str, dict[str, Any]]:
     """Return id -> entry; raise `UserError` if an id stands twice or a file has no path."""
     entries: dict[str, dict[str, Any]] = {}
-    for entry in yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))["sources"]:
+    for entry in yaml.load(
+        path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    )["sources"]:
         if entry["id"] in entries:
             raise UserError(f"{path}: id {entry['id']} stands twice; remove one")
         entries[entry["id"]] = entry
@@ -25,27 +29,47 @@ def find(identifier: str, entries: dict[str, dict[str, Any]]) -> dict[str, Any]:
         import difflib
 
         near = difflib.get_close_matches(identifier, entries, n=1, cutoff=0.0)[0]
-        raise UserError(f"config/sources.yaml: no source `{identifier}`; the nearest id is `{near}`")
+        raise UserError(
+            f"config/sources.yaml: no source `{identifier}`; the nearest id is `{near}`"
+        )
     return entries[identifier]
 
 
 def origins(names: list[str], entries: dict[str, dict[str, Any]]) -> list[dict[str, str]]:
-    """Return {what, origin, licence} of inputs as the configuration names them, for a card; those made or written here say so."""
+    """Return {what, origin, licence} of inputs as the configuration names them, for a card; those
+    made or written here say so.
+    """
     rows = []
     for name in names:
         if name.startswith(("world/", "prompts/")):
-            rows.append({"what": name, "origin": "invented by this workflow", "licence": "Apache-2.0"})
+            rows.append(
+                {"what": name, "origin": "invented by this workflow", "licence": "Apache-2.0"}
+            )
         else:
             entry = find(name, entries)
-            rows.append({"what": entry["what"], "origin": entry.get("url") or entry["hub"], "licence": entry["licence"] or "not stated"})
+            rows.append(
+                {
+                    "what": entry["what"],
+                    "origin": entry.get("url") or entry["hub"],
+                    "licence": entry["licence"] or "not stated",
+                }
+            )
     return rows
 
 
 def model_origin(what: str, model: str, entries: dict[str, dict[str, Any]]) -> dict[str, str]:
-    """Return {what, origin, licence} of texts that a language model wrote: its own licence if it is in the registry, else its provider's terms."""
-    licence = next((entry["licence"] for entry in entries.values() if entry.get("hub") == model), None)
+    """Return {what, origin, licence} of texts that a language model wrote: its own licence if it is
+    in the registry, else its provider's terms.
+    """
+    licence = next(
+        (entry["licence"] for entry in entries.values() if entry.get("hub") == model), None
+    )
     simulated = {"simulator": "Apache-2.0, a program of this workflow"}
-    return {"what": what, "origin": model, "licence": licence or simulated.get(model, "the provider's terms on the use of outputs")}
+    return {
+        "what": what,
+        "origin": model,
+        "licence": licence or simulated.get(model, "the provider's terms on the use of outputs"),
+    }
 
 
 def path_of(identifier: str, entries: dict[str, dict[str, Any]]) -> str:
@@ -54,8 +78,11 @@ def path_of(identifier: str, entries: dict[str, dict[str, Any]]) -> str:
     return f"data/{entry['path']}" if "path" in entry else f"data/hub/{identifier}/manifest.json"
 
 
-def with_models(extra: dict[str, dict[str, Any]], entries: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return the registry and, for each of `extra_models:` that names a hub repository of its own, an entry for it.
+def with_models(
+    extra: dict[str, dict[str, Any]], entries: dict[str, dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """Return the registry and, for each of `extra_models:` that names a hub repository of its own,
+    an entry for it.
 
     Raise `UserError` unless each model comes from one place: `source`, `hub` or `path`.
     """
@@ -63,15 +90,23 @@ def with_models(extra: dict[str, dict[str, Any]], entries: dict[str, dict[str, A
     for name, model in extra.items():
         places = [key for key in ("source", "hub", "path") if model.get(key)]
         if len(places) != 1:
-            raise UserError(f"extra_models.{name}: expected one of source, hub and path, found {' and '.join(places) or 'none'}")
+            raise UserError(
+                f"extra_models.{name}: expected one of source, hub and path, found"
+                f" {' and '.join(places) or 'none'}"
+            )
         if places == ["source"]:
             find(model["source"], entries)
         if places == ["hub"]:
             identifier = str(model_source(model))
             entries[identifier] = {
-                "id": identifier, "what": name, "hub": model["hub"], "type": "model", "revision": model.get("revision"),
-                "licence": None, "why": "named under extra_models",
-            }  # fmt: skip
+                "id": identifier,
+                "what": name,
+                "hub": model["hub"],
+                "type": "model",
+                "revision": model.get("revision"),
+                "licence": None,
+                "why": "named under extra_models",
+            }
     return entries
 
 
@@ -81,5 +116,7 @@ def model_source(model: dict[str, Any]) -> str | None:
     A hub repository's is its name and revision: two revisions are two snapshots.
     """
     if model.get("hub"):
-        return re.sub(r"[^a-z0-9]+", "_", f"{model['hub']} {model.get('revision') or ''}".lower()).strip("_")
+        return re.sub(
+            r"[^a-z0-9]+", "_", f"{model['hub']} {model.get('revision') or ''}".lower()
+        ).strip("_")
     return model.get("source")

@@ -1,4 +1,6 @@
-"""Promises about the data: what counts as a duplicate, what the evaluation shares with them, the funnel, task families, cards, removal."""
+"""Promises about the data: what counts as a duplicate, what the evaluation shares with them, the
+funnel, task families, cards, removal.
+"""
 
 import json
 import random
@@ -18,12 +20,12 @@ import plant_data
 import remove_rows
 import write_data_card
 from bezoar.data import task_families
-from bezoar.workflow.configuration import resolved
+from bezoar.data.texts import features, jaccard, word_spans, words_of
 from bezoar.errors import UserError
 from bezoar.files import read_json, read_jsonl, write_json, write_jsonl
-from bezoar.data.texts import features, jaccard, word_spans, words_of
+from bezoar.workflow.configuration import resolved
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 NEAR = {"jaccard": 0.7, "permutations": 128, "bands": 32, "seed": 0}
 SHARED = {"ngram": 8, "min_words": 5, "contaminated_share": 0.5, "seed": 0}
 TABLE = task_families.load(ROOT / "config" / "task_families.yaml")
@@ -59,7 +61,11 @@ def classes_of(**sets: list[str]) -> find_duplicates.Classes:
 def test_a_duplicate_is_named_with_the_row_and_set_it_repeats() -> None:
     first = "Which of the old towns on the river was founded by traders from the north?"
     changed = first.replace("traders", "farmers")
-    found = list(find_duplicates.duplicates(classes_of(a=[first, "Name a tree.", changed], b=["NAME a tree!", first]), NEAR))
+    found = list(
+        find_duplicates.duplicates(
+            classes_of(a=[first, "Name a tree.", changed], b=["NAME a tree!", first]), NEAR
+        )
+    )
     assert (
         found
         == [
@@ -87,7 +93,12 @@ def test_no_pair_is_called_near_that_is_not_and_few_that_are_escape() -> None:
         texts.add(" ".join(words))
     ordered = sorted(texts)
     parts = [frozenset(features(text.split())) for text in ordered]
-    near = {(i, j): s for i in range(len(ordered)) for j in range(i) if (s := jaccard(parts[i], parts[j])) >= 0.7}
+    near = {
+        (i, j): s
+        for i in range(len(ordered))
+        for j in range(i)
+        if (s := jaccard(parts[i], parts[j])) >= 0.7
+    }
     found = {(i, j): s for i, j, s in find_duplicates.near_pairs(ordered, NEAR)}
     assert found.items() <= near.items()
     assert len(near) > 200
@@ -96,11 +107,18 @@ def test_no_pair_is_called_near_that_is_not_and_few_that_are_escape() -> None:
 
 def test_nasty_texts_are_compared_as_they_are() -> None:
     found = list(find_duplicates.duplicates(classes_of(a=[*NASTY, "שלום, עולם טוב!", "…!?"]), NEAR))
-    assert sorted((line["row"], line["of_row"], line["kind"]) for line in found) == [(2, 1, "exact"), (12, 6, "exact"), (13, 4, "exact")]
+    assert sorted((line["row"], line["of_row"], line["kind"]) for line in found) == [
+        (2, 1, "exact"),
+        (12, 6, "exact"),
+        (13, 4, "exact"),
+    ]
 
 
 def items_of(*texts: str, part: str = "question") -> find_contamination.Items:
-    return find_contamination.Items([{"task": "t", "item": i, "part": part, "text": text} for i, text in enumerate(texts)], SHARED)
+    return find_contamination.Items(
+        [{"task": "t", "item": i, "part": part, "text": text} for i, text in enumerate(texts)],
+        SHARED,
+    )
 
 
 def search(items: find_contamination.Items, *responses: str) -> list[dict[str, Any]]:
@@ -111,31 +129,67 @@ def search(items: find_contamination.Items, *responses: str) -> list[dict[str, A
 def test_a_match_is_told_with_its_text_its_share_and_all_who_hold_it() -> None:
     question = "The quick brown fox jumps over the lazy dog near the old mill by the river."
     items = items_of(question, question.upper())
-    found = search(items, "Nothing.", f"As they say: the QUICK brown fox, jumps over the lazy dog -- and so on. {'Word. ' * 30}")
+    found = search(
+        items,
+        "Nothing.",
+        f"As they say: the QUICK brown fox, jumps over the lazy dog -- and so on. {'Word. ' * 30}",
+    )
     assert found == [
-        {"set": "s", "row": 2, "words": 9, "share": 0.5625, "match": "the QUICK brown fox, jumps over the lazy dog",
-         "items": [["t", 0, "question"], ["t", 1, "question"]], "contaminated": True},
-    ]  # fmt: skip
-    assert search(items, "the quick brown fox jumps over the") == [], "seven words are no n-gram of eight"
-    assert search(items, "fox jumps over the lazy dog near the")[0]["contaminated"], "half of the words"
-    assert not search(items_of(f"{question} Twice."), "fox jumps over the lazy dog near the")[0]["contaminated"], "less than half"
+        {
+            "set": "s",
+            "row": 2,
+            "words": 9,
+            "share": 0.5625,
+            "match": "the QUICK brown fox, jumps over the lazy dog",
+            "items": [["t", 0, "question"], ["t", 1, "question"]],
+            "contaminated": True,
+        }
+    ]
+    assert search(items, "the quick brown fox jumps over the") == [], (
+        "seven words are no n-gram of eight"
+    )
+    assert search(items, "fox jumps over the lazy dog near the")[0]["contaminated"], (
+        "half of the words"
+    )
+    assert not search(items_of(f"{question} Twice."), "fox jumps over the lazy dog near the")[0][
+        "contaminated"
+    ], "less than half"
 
 
 def test_short_texts_are_looked_for_whole_and_the_shortest_not_at_all() -> None:
     items = items_of("Opposite of calm is stormy.", "Yes it is so.", "A cat sat on the mat")
     assert items.unchecked == 1
-    found = search(items, "yes it is so", "the opposite of calm is stormy", "a cat sat on the", "and a cat sat on the mat")
-    assert [(line["row"], line["words"], line["share"]) for line in found] == [(2, 5, 1.0), (4, 6, 1.0)]
+    found = search(
+        items,
+        "yes it is so",
+        "the opposite of calm is stormy",
+        "a cat sat on the",
+        "and a cat sat on the mat",
+    )
+    assert [(line["row"], line["words"], line["share"]) for line in found] == [
+        (2, 5, 1.0),
+        (4, 6, 1.0),
+    ]
 
 
 def test_a_wrong_answer_in_a_row_gives_nothing_away() -> None:
     text = "It was built by monks in the year of the flood."
-    assert [search(items_of(text, part=part), text)[0]["contaminated"] for part in ("question", "gold", "choice")] == [True, True, False]
+    assert [
+        search(items_of(text, part=part), text)[0]["contaminated"]
+        for part in ("question", "gold", "choice")
+    ] == [True, True, False]
 
 
 def test_an_n_gram_does_not_go_from_the_instruction_into_the_response() -> None:
     rows = [{"instruction": "one two three four five", "response": "six seven eight nine ten"}]
-    assert list(find_contamination.matches(items_of("one two three four five six seven eight nine ten"), rows, "s", SHARED)) == []
+    assert (
+        list(
+            find_contamination.matches(
+                items_of("one two three four five six seven eight nine ten"), rows, "s", SHARED
+            )
+        )
+        == []
+    )
 
 
 @settings(max_examples=60, deadline=None)
@@ -144,19 +198,35 @@ def test_an_n_gram_does_not_go_from_the_instruction_into_the_response() -> None:
     st.lists(st.lists(st.sampled_from("abcd"), max_size=25), max_size=4),
 )
 def test_every_shared_n_gram_is_found(items: list[list[str]], rows: list[list[str]]) -> None:
-    """Against a search of strings by hand: which (row, text) share an n-gram, and how many words of the text are covered."""
+    """Against a search of strings by hand: which (row, text) share an n-gram, and how many words of
+    the text are covered.
+    """
     recipe = {**SHARED, "ngram": 4, "min_words": 2}
     texts = [" ".join(words) for words in dict.fromkeys(map(tuple, items)) if len(words) >= 2]
-    built = find_contamination.Items([{"task": "t", "item": i, "part": "question", "text": text} for i, text in enumerate(texts)], recipe)
+    built = find_contamination.Items(
+        [
+            {"task": "t", "item": i, "part": "question", "text": text}
+            for i, text in enumerate(texts)
+        ],
+        recipe,
+    )
     expected = {}
     for number, row in enumerate(rows, start=1):
         for i, text in enumerate(texts):
             words = text.split()
             n = min(4, len(words))
-            places = [k for k in range(len(words) - n + 1) if any(row[j : j + n] == words[k : k + n] for j in range(len(row) - n + 1))]
+            places = [
+                k
+                for k in range(len(words) - n + 1)
+                if any(row[j : j + n] == words[k : k + n] for j in range(len(row) - n + 1))
+            ]
             if places:
-                expected[number, i] = round(len({k + d for k in places for d in range(n)}) / len(words), 4)
-    found = find_contamination.matches(built, [{"instruction": "", "response": " ".join(row)} for row in rows], "s", recipe)
+                expected[number, i] = round(
+                    len({k + d for k in places for d in range(n)}) / len(words), 4
+                )
+    found = find_contamination.matches(
+        built, [{"instruction": "", "response": " ".join(row)} for row in rows], "s", recipe
+    )
     assert {(line["row"], line["items"][0][1]): line["share"] for line in found} == expected
 
 
@@ -167,23 +237,38 @@ def test_nasty_rows_are_searched_and_none_of_them_matches_anything() -> None:
 
 
 def test_planted_texts_are_found_as_the_page_in_docs_says() -> None:
-    """A fiftieth of the page's size: everything but a changed word is found, and nothing that was not planted."""
+    """A fiftieth of the page's size: everything but a changed word is found, and nothing that was
+    not planted.
+    """
     config = resolved([])["data"]
-    for score, recipe in ((plant_data.score_duplicates, config["duplicates"]), (plant_data.score_contamination, config["contamination"])):
+    for score, recipe in (
+        (plant_data.score_duplicates, config["duplicates"]),
+        (plant_data.score_contamination, config["contamination"]),
+    ):
         found = score(200, (16, 40), recipe, 3)
         assert found["all"][1:] == (50, 0)
         assert all(found[kind][0] == found[kind][1] > 10 for kind in plant_data.CHANGES[:3])
         assert found["one word changed"][0] >= 0.9 * found["one word changed"][1]
         short = score(200, (6, 8), recipe, 3)
-        assert short["one word changed"][0] < short["one word changed"][1], "the page's losses are real"
+        assert short["one word changed"][0] < short["one word changed"][1], (
+            "the page's losses are real"
+        )
 
 
 class Task:
     """What is used of the harness's task object."""
 
     eval_docs = (
-        {"question": "Why is it so?", "choices": {"text": ["It rains.", "It snows."], "label": ["A", "B"]}, "answerKey": "B"},
-        {"question": "Say \x00 what.", "choices": {"text": ["It rains.", " It thaws. "], "label": ["A", "B"]}, "answerKey": "A"},
+        {
+            "question": "Why is it so?",
+            "choices": {"text": ["It rains.", "It snows."], "label": ["A", "B"]},
+            "answerKey": "B",
+        },
+        {
+            "question": "Say \x00 what.",
+            "choices": {"text": ["It rains.", " It thaws. "], "label": ["A", "B"]},
+            "answerKey": "A",
+        },
     )
 
     def doc_to_choice(self, doc: dict[str, Any]) -> list[str]:
@@ -196,28 +281,57 @@ class Task:
 def test_every_text_of_an_item_is_listed_as_question_right_or_other_answer() -> None:
     rows = list(list_evaluation_items.of_task("t", Task()))
     assert [(row["item"], row["part"], row["text"]) for row in rows if len(row["text"]) > 1] == [
-        (0, "question", "Why is it so?"), (0, "choice", "It rains."), (0, "gold", "It snows."),
-        (1, "question", "Say \x00 what."), (1, "gold", "It rains."), (1, "choice", " It thaws. "),
-    ]  # fmt: skip
+        (0, "question", "Why is it so?"),
+        (0, "choice", "It rains."),
+        (0, "gold", "It snows."),
+        (1, "question", "Say \x00 what."),
+        (1, "gold", "It rains."),
+        (1, "choice", " It thaws. "),
+    ]
 
 
 ROWS = [
-    {"instruction": f"Tell me about river {i % 7} and town {i}.", "source": "s", "response": "word " * (i + 1), "gpt4_status": status,
-     "gpt4_rating": rating, "gpt4_reason": ""}
-    for i, (status, rating) in enumerate([("Accept", 9)] * 12 + [("Reject", 2)] * 6 + [("Unrated", None)] * 2)
-]  # fmt: skip
-MADE = {"entered": 40, "malformed": 4, "too_short": 3, "near_duplicate": 13, "kept": 20, "asked": 2, "states": {}}
+    {
+        "instruction": f"Tell me about river {i % 7} and town {i}.",
+        "source": "s",
+        "response": "word " * (i + 1),
+        "gpt4_status": status,
+        "gpt4_rating": rating,
+        "gpt4_reason": "",
+    }
+    for i, (status, rating) in enumerate(
+        [("Accept", 9)] * 12 + [("Reject", 2)] * 6 + [("Unrated", None)] * 2
+    )
+]
+MADE = {
+    "entered": 40,
+    "malformed": 4,
+    "too_short": 3,
+    "near_duplicate": 13,
+    "kept": 20,
+    "asked": 2,
+    "states": {},
+}
 JUDGED = {"entered": 20, "kept": 12, "rater": "r", "accept_rate_by_length_decile": [1.0]}
 
 
 def test_the_funnel_adds_up_from_asking_to_acceptance() -> None:
     funnel = describe_data.describe(ROWS, MADE, JUDGED)["funnel"]
     assert (funnel["asked"], funnel["entered"], funnel["parsed"]) == (2, 40, 36)
-    assert funnel["entered"] == sum(funnel["dropped"].values()) + sum(funnel["eliminated"].values()) + funnel["generated"]
+    assert (
+        funnel["entered"]
+        == sum(funnel["dropped"].values())
+        + sum(funnel["eliminated"].values())
+        + funnel["generated"]
+    )
     assert funnel["generated"] == funnel["accepted"] + funnel["rejected"] + funnel["unrated"] == 20
-    evol = describe_data.funnel({"entered": 24, "no_answer": 1, "sorry": 2, "kept": 21, "asked": 24}, ROWS)
+    evol = describe_data.funnel(
+        {"entered": 24, "no_answer": 1, "sorry": 2, "kept": 21, "asked": 24}, ROWS
+    )
     assert (evol["dropped"], evol["eliminated"]) == ({"no_answer": 1}, {"sorry": 2})
-    assert "asked" not in describe_data.describe(ROWS, None, JUDGED)["funnel"], "released data were not asked for here"
+    assert "asked" not in describe_data.describe(ROWS, None, JUDGED)["funnel"], (
+        "released data were not asked for here"
+    )
 
 
 def test_the_description_measures_lengths_diversity_and_the_filter() -> None:
@@ -230,11 +344,24 @@ def test_the_description_measures_lengths_diversity_and_the_filter() -> None:
     assert (same["opening_entropy_bits"], same["openings"]) == (0.0, {"say it": 50})
     assert same["distinct_1"] == 3 / 150
     other = describe_data.diversity([f"word{i} then{i} thing{i}" for i in range(50)])
-    assert other["distinct_2"] == 1.0 and other["opening_entropy_bits"] == pytest.approx(5.644, abs=1e-3)
+    assert other["distinct_2"] == 1.0 and other["opening_entropy_bits"] == pytest.approx(
+        5.644, abs=1e-3
+    )
     assert other["compression_ratio"] < same["compression_ratio"]
 
 
-TASKS = ["arc_challenge", "arc_easy", "boolq", "hellaswag", "openbookqa", "piqa", "rte", "truthfulqa_mc2", "wic", "winogrande"]
+TASKS = [
+    "arc_challenge",
+    "arc_easy",
+    "boolq",
+    "hellaswag",
+    "openbookqa",
+    "piqa",
+    "rte",
+    "truthfulqa_mc2",
+    "wic",
+    "winogrande",
+]
 
 
 @pytest.mark.parametrize(
@@ -257,14 +384,21 @@ TASKS = ["arc_challenge", "arc_easy", "boolq", "hellaswag", "openbookqa", "piqa"
         ("converters", "unlisted", []),
     ],
 )
-def test_a_flan_task_has_its_relation_to_the_evaluation(name: str, relation: str, concerned: list[str]) -> None:
+def test_a_flan_task_has_its_relation_to_the_evaluation(
+    name: str, relation: str, concerned: list[str]
+) -> None:
     found = task_families.family_of(name, TABLE, TASKS)
     assert (found["relation"], found["evaluation"]) == (relation, concerned)
     assert found["reason"]
 
 
 def test_every_evaluation_task_has_an_entry_and_one_that_is_not_evaluated_concerns_nobody() -> None:
-    named = {task for entry in TABLE if entry["relation"] == "training_split" for task in entry["evaluation"]}
+    named = {
+        task
+        for entry in TABLE
+        if entry["relation"] == "training_split"
+        for task in entry["evaluation"]
+    }
     assert named >= set(resolved([])["lm_eval"]["tasks"])
     assert task_families.family_of("boolq", TABLE, ["piqa"])["relation"] == "none"
 
@@ -276,22 +410,48 @@ def test_a_family_without_a_reason_is_refused(tmp_path: Path) -> None:
 
 
 def flan_rows() -> list[dict[str, Any]]:
-    base = {"inputs": "i", "explained_targets": "e", "system_message": "", "gpt4_rating": 5, "gpt4_reason": ""}
-    return [{**base, "task_name": name, "gpt4_status": status} for name, status in
-            [("boolq", "Accept"), ("aqua", "Accept"), ("wic", "Reject"), ("creak", "Accept"), ("new", "Accept")]]  # fmt: skip
+    base = {
+        "inputs": "i",
+        "explained_targets": "e",
+        "system_message": "",
+        "gpt4_rating": 5,
+        "gpt4_reason": "",
+    }
+    return [
+        {**base, "task_name": name, "gpt4_status": status}
+        for name, status in [
+            ("boolq", "Accept"),
+            ("aqua", "Accept"),
+            ("wic", "Reject"),
+            ("creak", "Accept"),
+            ("new", "Accept"),
+        ]
+    ]
 
 
 def test_the_audit_counts_accepted_rows_by_relation() -> None:
     found = describe_data.audit(flan_rows(), TABLE, TASKS)
-    assert found["accepted_by_relation"] == {"training_split": 1, "same_form": 1, "none": 1, "unlisted": 1}
+    assert found["accepted_by_relation"] == {
+        "training_split": 1,
+        "same_form": 1,
+        "none": 1,
+        "unlisted": 1,
+    }
     assert (found["tasks"]["wic"]["rows"], found["tasks"]["wic"]["accepted"]) == (1, 0)
 
 
 @pytest.mark.parametrize(
     ("remove", "left"),
-    [([], [0, 1, 2, 3, 4]), (["contaminated"], [0, 2, 3, 4]), (["task_family"], [1, 3, 4]), (["contaminated", "task_family"], [3, 4])],
+    [
+        ([], [0, 1, 2, 3, 4]),
+        (["contaminated"], [0, 2, 3, 4]),
+        (["task_family"], [1, 3, 4]),
+        (["contaminated", "task_family"], [3, 4]),
+    ],
 )
-def test_only_named_rules_remove_rows_and_each_is_counted(remove: list[str], left: list[int]) -> None:
+def test_only_named_rules_remove_rows_and_each_is_counted(
+    remove: list[str], left: list[int]
+) -> None:
     rows = flan_rows()
     kept, funnel = remove_rows.clean(rows, {2}, TABLE, {"remove": remove, "tasks": TASKS})
     assert kept == [rows[i] for i in left]
@@ -300,41 +460,111 @@ def test_only_named_rules_remove_rows_and_each_is_counted(remove: list[str], lef
 
 
 def test_the_stages_write_their_files_and_the_card_repeats_their_numbers(tmp_path: Path) -> None:
-    """From rows to card on the command line: front matter that the hub reads, every count from the tables."""
+    """From rows to card on the command line: front matter that the hub reads, every count from the
+    tables.
+    """
     rows = [*ROWS, {**ROWS[0], "response": "The quick brown fox jumps over the lazy dog."}]
     write_jsonl(tmp_path / "lamini.jsonl", rows)
     write_jsonl(tmp_path / "seeds.jsonl", [{"instruction": rows[3]["instruction"], "context": ""}])
-    write_jsonl(tmp_path / "items.jsonl", [{"task": "arc_easy", "item": 0, "part": "gold", "text": "the quick brown fox jumps over the lazy dog"}])
+    write_jsonl(
+        tmp_path / "items.jsonl",
+        [
+            {
+                "task": "arc_easy",
+                "item": 0,
+                "part": "gold",
+                "text": "the quick brown fox jumps over the lazy dog",
+            }
+        ],
+    )
     write_json(tmp_path / "made.json", {**MADE, "entered": 41, "kept": 21})
     write_json(tmp_path / "judged.json", {**JUDGED, "entered": 21, "kept": 13})
     common = ["--code", "c0de", "--receipt", str(tmp_path / "receipt.json")]
 
     def run(program: Any, recipe: dict[str, Any], **paths: str) -> None:
-        given = [part for name, names in paths.items() for part in (f"--{name}", *(str(tmp_path / one) for one in names.split()))]
+        given = [
+            part
+            for name, names in paths.items()
+            for part in (f"--{name}", *(str(tmp_path / one) for one in names.split()))
+        ]
         program.main([*given, "--recipe", json.dumps({**recipe, "seed": 0}), *common])
 
-    run(find_duplicates, NEAR, rows="lamini.jsonl", seeds="seeds.jsonl", pairs="p.jsonl", summary="duplicates.json")
-    run(find_contamination, SHARED, rows="lamini.jsonl", items="items.jsonl", matches="m.jsonl", summary="contamination.json")
+    run(
+        find_duplicates,
+        NEAR,
+        rows="lamini.jsonl",
+        seeds="seeds.jsonl",
+        pairs="p.jsonl",
+        summary="duplicates.json",
+    )
+    run(
+        find_contamination,
+        SHARED,
+        rows="lamini.jsonl",
+        items="items.jsonl",
+        matches="m.jsonl",
+        summary="contamination.json",
+    )
     (tmp_path / "families.yaml").write_text((ROOT / "config" / "task_families.yaml").read_text())
-    run(describe_data, {"tasks": TASKS}, rows="lamini.jsonl", made="made.json", judged="judged.json", families="families.yaml",
-        description="description.json")  # fmt: skip
-    run(remove_rows, {"tasks": TASKS, "remove": ["contaminated"]}, rows="lamini.jsonl", matches="m.jsonl", families="families.yaml",
-        kept="clean.jsonl", counts="clean.json")  # fmt: skip
-    assert read_json(tmp_path / "duplicates.json")["exact"]["lamini"] == {"lamini": 1, "seeds: seeds": 1}
+    run(
+        describe_data,
+        {"tasks": TASKS},
+        rows="lamini.jsonl",
+        made="made.json",
+        judged="judged.json",
+        families="families.yaml",
+        description="description.json",
+    )
+    run(
+        remove_rows,
+        {"tasks": TASKS, "remove": ["contaminated"]},
+        rows="lamini.jsonl",
+        matches="m.jsonl",
+        families="families.yaml",
+        kept="clean.jsonl",
+        counts="clean.json",
+    )
+    assert read_json(tmp_path / "duplicates.json")["exact"]["lamini"] == {
+        "lamini": 1,
+        "seeds: seeds": 1,
+    }
     assert [line["row"] for line in read_jsonl(tmp_path / "m.jsonl")] == [21]
     assert read_jsonl(tmp_path / "clean.jsonl") == ROWS
-    write_json(tmp_path / "generate.json", {"stage": "generate_lamini", "code": "f" * 64, "outputs": {"rows": {"x": "a" * 64}}})
-    recipe = {"scheme": "lamini", "scale": "rehearsal", "title": "T", "licence": "cc-by-nc-4.0", "teacher": "falcon", "rater": "gpt", "target": "x",
-              "sources": [{"what": "175 seed tasks", "origin": "https://x", "licence": "CC BY-NC 4.0"}]}  # fmt: skip
-    run(write_data_card, recipe, rows="lamini.jsonl", receipts="generate.json", tables="description.json duplicates.json contamination.json",
-        card="README.md")  # fmt: skip
+    write_json(
+        tmp_path / "generate.json",
+        {"stage": "generate_lamini", "code": "f" * 64, "outputs": {"rows": {"x": "a" * 64}}},
+    )
+    recipe = {
+        "scheme": "lamini",
+        "scale": "rehearsal",
+        "title": "T",
+        "licence": "cc-by-nc-4.0",
+        "teacher": "falcon",
+        "rater": "gpt",
+        "target": "x",
+        "sources": [{"what": "175 seed tasks", "origin": "https://x", "licence": "CC BY-NC 4.0"}],
+    }
+    run(
+        write_data_card,
+        recipe,
+        rows="lamini.jsonl",
+        receipts="generate.json",
+        tables="description.json duplicates.json contamination.json",
+        card="README.md",
+    )
     _, front, body = (tmp_path / "README.md").read_text().split("---\n", 2)
     matter = yaml.safe_load(front)
     assert matter["license"] == "cc-by-nc-4.0"
     assert matter["configs"][0]["data_files"][0]["path"] == "lamini.jsonl"
     assert "21 rows, of which 13 were accepted" in body
     near = read_json(tmp_path / "duplicates.json")["near"]["lamini"]["seeds: seeds"]
-    for line in ("| 175 seed tasks | https://x | CC BY-NC 4.0 |", "| dropped: near_duplicate | 13 |", f"| seeds: seeds | 1 | {near} |",
-                 "| arc_easy | 1 | 1 |", "1 rows are contaminated", f"| generate_lamini | {'a' * 16} | {'f' * 16} |"):  # fmt: skip
+    for line in (
+        "| 175 seed tasks | https://x | CC BY-NC 4.0 |",
+        "| dropped: near_duplicate | 13 |",
+        f"| seeds: seeds | 1 | {near} |",
+        "| arc_easy | 1 | 1 |",
+        "1 rows are contaminated",
+        f"| generate_lamini | {'a' * 16} | {'f' * 16} |",
+    ):
         assert line in body
     assert all(f"| `{column}` |" in body for column in rows[0])

@@ -1,4 +1,6 @@
-"""Promises of the other ways in: Flan's submixes streamed through `datasets`, and the released sets; on local files, by datasets' own loaders."""
+"""Promises of the other ways in: Flan's submixes streamed through `datasets`, and the released
+sets; on local files, by datasets' own loaders.
+"""
 
 import json
 import random
@@ -18,7 +20,7 @@ import stream_flan
 from bezoar.errors import UserError
 from bezoar.files import read_json, read_jsonl, sha256_file, write_json, write_jsonl
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 ENTRY = {"id": "flan_niv2_submix", "hub": "nobody/niv2", "type": "dataset", "revision": "a" * 40}
 QUOTAS = {"quotas": {"niv2": 20, "cot": 7}, "rows_per_task": 4, "seed": 3}
 
@@ -35,13 +37,20 @@ def flan(index: int, **changes: Any) -> dict[str, Any]:
 
 
 SUBMIX = [
-    *(flan(i) for i in range(120)), flan(120, template_type="fs_opt"), flan(121, inputs=" "), flan(122, targets=None),
-    flan(123, task_source="P3", task_name="bigbench_x"), flan(124, task_source="mascot"), *(flan(i, task_source="CoT") for i in range(125, 160)),
-]  # fmt: skip
+    *(flan(i) for i in range(120)),
+    flan(120, template_type="fs_opt"),
+    flan(121, inputs=" "),
+    flan(122, targets=None),
+    flan(123, task_source="P3", task_name="bigbench_x"),
+    flan(124, task_source="mascot"),
+    *(flan(i, task_source="CoT") for i in range(125, 160)),
+]
 
 
 @pytest.mark.parametrize("kind", ["parquet", "jsonl"])
-def test_a_submix_is_streamed_and_every_row_is_kept_or_dropped_by_a_rule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+def test_a_submix_is_streamed_and_every_row_is_kept_or_dropped_by_a_rule(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
     folder = tmp_path / "hub" / ENTRY["id"] / "data"
     folder.mkdir(parents=True)
     halves = (SUBMIX[:70], SUBMIX[70:])
@@ -50,28 +59,68 @@ def test_a_submix_is_streamed_and_every_row_is_kept_or_dropped_by_a_rule(tmp_pat
         table.to_parquet(name) if kind == "parquet" else table.to_json(name)
     monkeypatch.setenv("MIRROR", str(tmp_path))
     out = {name: tmp_path / name for name in ("rows.jsonl", "counts.json", "receipt.json")}
-    stream_flan.main(["--entry", json.dumps(ENTRY), "--lock", str(tmp_path / "lock"), "--rows", str(out["rows.jsonl"]), "--counts",
-                      str(out["counts.json"]), "--receipt", str(out["receipt.json"]), "--code", "c", "--recipe", json.dumps(QUOTAS)])  # fmt: skip
+    stream_flan.main(
+        [
+            "--entry",
+            json.dumps(ENTRY),
+            "--lock",
+            str(tmp_path / "lock"),
+            "--rows",
+            str(out["rows.jsonl"]),
+            "--counts",
+            str(out["counts.json"]),
+            "--receipt",
+            str(out["receipt.json"]),
+            "--code",
+            "c",
+            "--recipe",
+            json.dumps(QUOTAS),
+        ]
+    )
     counts = read_json(out["counts.json"])
-    dropped = {"few_shot": 1, "empty": 1, "malformed": 1, "bigbench": 1, "unknown_submix": 1, "over_quota": 155 - 27, "kept": 27}
+    dropped = {
+        "few_shot": 1,
+        "empty": 1,
+        "malformed": 1,
+        "bigbench": 1,
+        "unknown_submix": 1,
+        "over_quota": 155 - 27,
+        "kept": 27,
+    }
     assert counts == {"read": len(SUBMIX), **dropped}
     rows = read_jsonl(out["rows.jsonl"])
-    assert all(SUBMIX[row["original_index"]]["inputs"] == row["inputs"] for row in rows), "original_index is the place in the stream"
+    assert all(SUBMIX[row["original_index"]]["inputs"] == row["inputs"] for row in rows), (
+        "original_index is the place in the stream"
+    )
     messages = yaml.safe_load((ROOT / "prompts" / "orca_system_messages.yaml").read_text())
     recipe = {**QUOTAS, "max_failure_share": 0.0}
-    written, funnel = generate_orca.make(Scripted(lambda prompt, _: "so"), [out["rows.jsonl"]], messages, recipe, [counts])
+    written, funnel = generate_orca.make(
+        Scripted(lambda prompt, _: "so"), [out["rows.jsonl"]], messages, recipe, [counts]
+    )
     assert funnel.entered == len(SUBMIX) == sum(funnel.left.values())
     assert funnel.left == {**dict.fromkeys(generate_orca.RULES, 0), **dropped}
     write_jsonl(tmp_path / "whole.jsonl", SUBMIX)
-    assert written == generate_orca.make(Scripted(lambda prompt, _: "so"), [tmp_path / "whole.jsonl"], messages, recipe)[0], (
-        "as from the whole submix"
-    )
+    assert (
+        written
+        == generate_orca.make(
+            Scripted(lambda prompt, _: "so"), [tmp_path / "whole.jsonl"], messages, recipe
+        )[0]
+    ), "as from the whole submix"
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.randoms(use_true_random=False), st.integers(1, 30), st.integers(1, 9), st.integers(8, 40))
-def test_choosing_in_batches_or_shards_is_choosing_at_once(chance: random.Random, quota: int, per_task: int, batch: int) -> None:
-    rows = [{"original_index": i, "task_name": f"t{chance.randrange(6)}", "dataset_source": chance.choice(["cot", "niv2"])} for i in range(90)]
+def test_choosing_in_batches_or_shards_is_choosing_at_once(
+    chance: random.Random, quota: int, per_task: int, batch: int
+) -> None:
+    rows = [
+        {
+            "original_index": i,
+            "task_name": f"t{chance.randrange(6)}",
+            "dataset_source": chance.choice(["cot", "niv2"]),
+        }
+        for i in range(90)
+    ]
     recipe = {"quotas": {"cot": quota, "niv2": 12}, "rows_per_task": per_task, "seed": 0}
     at_once = generate_orca.choose(rows, recipe)
     held: list[dict[str, Any]] = []
@@ -83,18 +132,28 @@ def test_choosing_in_batches_or_shards_is_choosing_at_once(chance: random.Random
     assert generate_orca.choose([row for shard in shards for row in shard], recipe) == at_once
 
 
-def test_a_submix_that_cannot_be_had_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_submix_that_cannot_be_had_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("MIRROR", raising=False)
 
     def offline(*_: Any, **__: Any) -> Any:
         raise ConnectionError("no network")
 
     monkeypatch.setattr("datasets.load_dataset", offline)
-    with pytest.raises(UserError, match=r"nobody/niv2: ConnectionError from the hub; check the network, or put it into MIRROR/hub/flan_niv2_submix"):
+    with pytest.raises(
+        UserError,
+        match=(
+            r"nobody/niv2: ConnectionError from the hub; check the network, or put it into"
+            r" MIRROR/hub/flan_niv2_submix"
+        ),
+    ):
         list(stream_flan.stream(ENTRY, None, tmp_path / "lock"))
 
 
-def test_the_hub_is_asked_for_the_pinned_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_hub_is_asked_for_the_pinned_revision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: list[tuple[Any, Any]] = []
 
     def load(*arguments: Any, **named: Any) -> list[dict[str, Any]]:
@@ -103,17 +162,45 @@ def test_the_hub_is_asked_for_the_pinned_revision(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr("datasets.load_dataset", load)
     assert list(stream_flan.stream(ENTRY, None, tmp_path / "lock")) == SUBMIX[:1]
-    assert asked == [(("nobody/niv2",), {"revision": "a" * 40, "split": "train", "streaming": True})]
+    assert asked == [
+        (("nobody/niv2",), {"revision": "a" * 40, "split": "train", "streaming": True})
+    ]
 
 
 VERDICT = {"gpt4_status": "Accept", "gpt4_rating": 9, "gpt4_reason": "good"}
 RELEASED = {
-    "lamini": [{"instruction": f"Do {i}.", "source": "s", "response": f"done {i}", **VERDICT} for i in range(12)],
-    "evol": [{"instruction": f"Do {i}.", "response": "d", "category": "c", "evolution_strategy": "in-breadth", "in-depth-evolving_operation": None,
-              "epoch": 1, **VERDICT} for i in range(12)],
-    "orca": [{"original_index": i, "inputs": "i", "targets": "t", "task_source": "CoT", "task_name": "aqua", "template_type": "zs_opt",
-              "system_message": None, "explained_targets": "e", "dataset_source": "cot", **VERDICT} for i in range(12)],
-}  # fmt: skip
+    "lamini": [
+        {"instruction": f"Do {i}.", "source": "s", "response": f"done {i}", **VERDICT}
+        for i in range(12)
+    ],
+    "evol": [
+        {
+            "instruction": f"Do {i}.",
+            "response": "d",
+            "category": "c",
+            "evolution_strategy": "in-breadth",
+            "in-depth-evolving_operation": None,
+            "epoch": 1,
+            **VERDICT,
+        }
+        for i in range(12)
+    ],
+    "orca": [
+        {
+            "original_index": i,
+            "inputs": "i",
+            "targets": "t",
+            "task_source": "CoT",
+            "task_name": "aqua",
+            "template_type": "zs_opt",
+            "system_message": None,
+            "explained_targets": "e",
+            "dataset_source": "cot",
+            **VERDICT,
+        }
+        for i in range(12)
+    ],
+}
 
 
 def snapshot(folder: Path, rows: list[dict[str, Any]], kind: str) -> Path:
@@ -122,36 +209,73 @@ def snapshot(folder: Path, rows: list[dict[str, Any]], kind: str) -> Path:
     table, path = Dataset.from_list(rows), folder / f"train.{kind}"
     {"parquet": table.to_parquet, "json": table.to_json, "csv": table.to_csv}[kind](str(path))
     (folder / "README.md").write_text("card")
-    write_json(folder / "manifest.json", {"id": "x", "files": {path.name: sha256_file(path), "README.md": sha256_file(folder / "README.md")}})
+    write_json(
+        folder / "manifest.json",
+        {
+            "id": "x",
+            "files": {path.name: sha256_file(path), "README.md": sha256_file(folder / "README.md")},
+        },
+    )
     return folder / "manifest.json"
 
 
 @pytest.mark.parametrize("kind", ["parquet", "json", "csv"])
 @pytest.mark.parametrize("scheme", ["lamini", "orca", "evol"])
-def test_released_rows_get_the_columns_of_generated_ones(tmp_path: Path, scheme: str, kind: str) -> None:
+def test_released_rows_get_the_columns_of_generated_ones(
+    tmp_path: Path, scheme: str, kind: str
+) -> None:
     rows = [{**row, "note": "extra"} for row in RELEASED[scheme]]
     rows[1] |= {"gpt4_status": "reject", "gpt4_rating": 2}
     rows[2] |= {"gpt4_status": "?", "gpt4_rating": 77}
     rows[3][import_released.NEEDED[scheme][1]] = " "
     manifest = snapshot(tmp_path / "set", rows, kind)
-    import_released.main(["--manifest", str(manifest), "--rows", str(tmp_path / "r.jsonl"), "--counts", str(tmp_path / "c.json"), "--receipt",
-                          str(tmp_path / "t.json"), "--code", "c", "--recipe", json.dumps({"scheme": scheme})])  # fmt: skip
+    import_released.main(
+        [
+            "--manifest",
+            str(manifest),
+            "--rows",
+            str(tmp_path / "r.jsonl"),
+            "--counts",
+            str(tmp_path / "c.json"),
+            "--receipt",
+            str(tmp_path / "t.json"),
+            "--code",
+            "c",
+            "--recipe",
+            json.dumps({"scheme": scheme}),
+        ]
+    )
     written, counts = read_jsonl(tmp_path / "r.jsonl"), read_json(tmp_path / "c.json")
-    assert all(list(row) == [*import_released.COLUMNS[scheme], *import_released.VERDICT] for row in written)
+    assert all(
+        list(row) == [*import_released.COLUMNS[scheme], *import_released.VERDICT] for row in written
+    )
     assert [row["gpt4_status"] for row in written[:3]] == ["Accept", "Reject", "Unrated"]
     assert [row["gpt4_rating"] for row in written[:3]] == [9, 2, None]
-    assert {key: counts[key] for key in ("entered", "malformed", "kept", "reject", "unrated")} == {"entered": 12, "malformed": 1, "kept": 9,
-                                                                                                   "reject": 1, "unrated": 1}  # fmt: skip
+    assert {key: counts[key] for key in ("entered", "malformed", "kept", "reject", "unrated")} == {
+        "entered": 12,
+        "malformed": 1,
+        "kept": 9,
+        "reject": 1,
+        "unrated": 1,
+    }
     assert counts["columns_left_out"] == ["note"]
     assert None not in written[0].values()
 
 
 def test_a_set_without_verdicts_or_with_another_file_is_refused(tmp_path: Path) -> None:
-    bare = [{key: value for key, value in row.items() if key != "gpt4_status"} for row in RELEASED["lamini"]]
-    with pytest.raises(UserError, match=r"no column gpt4_status; expected the columns of lamini, found instruction, source"):
+    bare = [
+        {key: value for key, value in row.items() if key != "gpt4_status"}
+        for row in RELEASED["lamini"]
+    ]
+    with pytest.raises(
+        UserError,
+        match=r"no column gpt4_status; expected the columns of lamini, found instruction, source",
+    ):
         import_released.convert(bare, "lamini", "set")
     with pytest.raises(UserError, match=r"12 rows and none with gpt4_status Accept"):
-        import_released.convert([{**row, "gpt4_status": "no"} for row in RELEASED["lamini"]], "lamini", "set")
+        import_released.convert(
+            [{**row, "gpt4_status": "no"} for row in RELEASED["lamini"]], "lamini", "set"
+        )
     manifest = snapshot(tmp_path / "set", RELEASED["lamini"], "json")
     (tmp_path / "set" / "train.json").write_text("{}")
     with pytest.raises(UserError, match=r"train\.json: is not the file of the manifest"):

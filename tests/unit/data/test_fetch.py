@@ -1,4 +1,6 @@
-"""Sources come whole and checked, from the mirror or from a server that misbehaves, or not at all."""
+"""Sources come whole and checked, from the mirror or from a server that misbehaves, or not at
+all.
+"""
 
 import hashlib
 import http.server
@@ -19,7 +21,9 @@ DIGEST = hashlib.sha256(BODY).hexdigest()
 
 
 class Server(http.server.BaseHTTPRequestHandler):
-    """Serves BODY; /broken closes after a third, once; /gone is 404; /busy is 503 twice. Understands ranges."""
+    """Serves BODY; /broken closes after a third, once; /gone is 404; /busy is 503 twice.
+    Understands ranges.
+    """
 
     asked: ClassVar[list[tuple[str, str | None]]] = []
 
@@ -34,7 +38,9 @@ class Server(http.server.BaseHTTPRequestHandler):
         self.send_response(206 if wanted else 200)
         self.send_header("Content-Length", str(len(BODY) - start))
         self.end_headers()
-        self.wfile.write(BODY[start : len(BODY) // 3] if self.path == "/broken" and not earlier else BODY[start:])
+        self.wfile.write(
+            BODY[start : len(BODY) // 3] if self.path == "/broken" and not earlier else BODY[start:]
+        )
 
     def log_message(self, *_: Any) -> None:
         pass
@@ -54,7 +60,16 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def fetch(tmp_path: Path, url: str, sha256: str | None = DIGEST) -> Path:
     output = tmp_path / "data" / "some" / "file.bin"
     entry = {"id": "some_file", "url": url, "path": "some/file.bin", "sha256": sha256}
-    fetch_source.main(["--entry", json.dumps(entry), "--output", str(output), "--lock", str(tmp_path / "sources.lock")])
+    fetch_source.main(
+        [
+            "--entry",
+            json.dumps(entry),
+            "--output",
+            str(output),
+            "--lock",
+            str(tmp_path / "sources.lock"),
+        ]
+    )
     return output
 
 
@@ -80,7 +95,9 @@ def test_a_busy_server_is_asked_again(tmp_path: Path, server: str) -> None:
 
 
 def test_a_wrong_hash_leaves_nothing_behind(tmp_path: Path, server: str) -> None:
-    with pytest.raises(UserError, match=f"some_file: expected sha256 {'0' * 64}, found {DIGEST}; fetch it again"):
+    with pytest.raises(
+        UserError, match=f"some_file: expected sha256 {'0' * 64}, found {DIGEST}; fetch it again"
+    ):
         fetch(tmp_path, f"{server}/file", "0" * 64)
     assert nothing_is_left(tmp_path)
 
@@ -93,7 +110,10 @@ def test_a_missing_file_is_one_line_that_says_what_to_do(tmp_path: Path, server:
 
 
 def test_an_unreachable_server_is_named(tmp_path: Path, server: str) -> None:
-    with pytest.raises(UserError, match=r"http://127\.0\.0\.1:1/x: .* after 5 attempts; check the network, or set MIRROR"):
+    with pytest.raises(
+        UserError,
+        match=r"http://127\.0\.0\.1:1/x: .* after 5 attempts; check the network, or set MIRROR",
+    ):
         fetch(tmp_path, "http://127.0.0.1:1/x")
 
 
@@ -106,7 +126,9 @@ def test_the_first_fetch_pins_what_nobody_published(tmp_path: Path, server: str)
 
 
 @pytest.mark.parametrize("place", ["some/file.bin", "elsewhere/renamed.bin"])
-def test_the_mirror_is_asked_first_by_path_then_by_content(tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+def test_the_mirror_is_asked_first_by_path_then_by_content(
+    tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
     (tmp_path / "mirror" / place).parent.mkdir(parents=True)
     (tmp_path / "mirror" / place).write_bytes(BODY)
     monkeypatch.setenv("MIRROR", str(tmp_path / "mirror"))
@@ -114,13 +136,17 @@ def test_the_mirror_is_asked_first_by_path_then_by_content(tmp_path: Path, serve
     assert not Server.asked
 
 
-def test_a_mirror_that_is_not_there_is_an_error(tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mirror_that_is_not_there_is_an_error(
+    tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MIRROR", str(tmp_path / "none"))
     with pytest.raises(UserError, match="no such directory"):
         fetch(tmp_path, f"{server}/file")
 
 
-def test_a_hub_snapshot_from_the_mirror_is_pinned_by_its_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_snapshot_from_the_mirror_is_pinned_by_its_revision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     entry = {"id": "some_model", "hub": "owner/model", "type": "model", "revision": "a" * 40}
     copy = tmp_path / "mirror" / "hub" / "some_model"
     copy.mkdir(parents=True)
@@ -128,7 +154,14 @@ def test_a_hub_snapshot_from_the_mirror_is_pinned_by_its_revision(tmp_path: Path
     write_json(copy / "manifest.json", {"revision": "a" * 40})
     monkeypatch.setenv("MIRROR", str(tmp_path / "mirror"))
     output = tmp_path / "data" / "hub" / "some_model" / "manifest.json"
-    command = ["--entry", json.dumps(entry), "--output", str(output), "--lock", str(tmp_path / "sources.lock")]
+    command = [
+        "--entry",
+        json.dumps(entry),
+        "--output",
+        str(output),
+        "--lock",
+        str(tmp_path / "sources.lock"),
+    ]
     fetch_source.main(command)
     assert read_json(output)["files"] == {"config.json": hashlib.sha256(b"{}").hexdigest()}
     write_json(copy / "manifest.json", {"revision": "b" * 40})

@@ -8,11 +8,11 @@ import pytest
 from scripted import Scripted
 
 import filter_rows
-from bezoar.evaluation.agreement import cohen_kappa
-from bezoar.errors import UserError
 from bezoar.data.schemes import prompt_texts
+from bezoar.errors import UserError
+from bezoar.evaluation.agreement import cohen_kappa
 
-TEMPLATE = prompt_texts([Path(__file__).parents[2] / "prompts" / "filter.txt"])["filter"]
+TEMPLATE = prompt_texts([Path(__file__).parents[3] / "prompts" / "filter.txt"])["filter"]
 RECIPE = {
     "rater": {"model": "rater"},
     "second_rater": {"model": "falcon"},
@@ -34,15 +34,28 @@ def test_a_verdict_is_read(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "", "Accept", f"Sure! {GOOD}", GOOD + GOOD, "[1]", "[" * 100_000, GOOD.replace("Accept", "accept"), GOOD.replace("9", "11"),
-        GOOD.replace("9", "0"), GOOD.replace("9", '"9"'), GOOD.replace("9", "9.5"), GOOD.replace("9", "true"), GOOD.replace('"fine"', "null"),
+        "",
+        "Accept",
+        f"Sure! {GOOD}",
+        GOOD + GOOD,
+        "[1]",
+        "[" * 100_000,
+        GOOD.replace("Accept", "accept"),
+        GOOD.replace("9", "11"),
+        GOOD.replace("9", "0"),
+        GOOD.replace("9", '"9"'),
+        GOOD.replace("9", "9.5"),
+        GOOD.replace("9", "true"),
+        GOOD.replace('"fine"', "null"),
     ],
-)  # fmt: skip
+)
 def test_anything_else_is_no_verdict(text: str) -> None:
     assert filter_rows.verdict(text) is None
 
 
-def rate(say: Any, rows: list[dict[str, Any]] = ROWS, **changes: Any) -> tuple[list[dict], Any, Scripted]:
+def rate(
+    say: Any, rows: list[dict[str, Any]] = ROWS, **changes: Any
+) -> tuple[list[dict], Any, Scripted]:
     door = Scripted(say)
     rated, funnel = filter_rows.rate(door, rows, TEMPLATE, {**RECIPE, **changes}, "rows.jsonl")
     return rated, funnel, door
@@ -61,7 +74,9 @@ def test_every_row_is_kept_in_order_with_its_verdict_and_the_counts_add_up() -> 
     rated, funnel, door = rate(say)
     assert [{key: row[key] for key in ROWS[0]} for row in rated] == ROWS
     statuses = [row["gpt4_status"] for row in rated]
-    assert statuses == ["Unrated" if i % 5 == 0 else "Accept" if i % 2 else "Reject" for i in range(20)]
+    assert statuses == [
+        "Unrated" if i % 5 == 0 else "Accept" if i % 2 else "Reject" for i in range(20)
+    ]
     assert [row["gpt4_rating"] for row in rated[:4]] == [None, 9, 2, 9]
     assert rated[0]["gpt4_reason"] == "no verdict: unparsable"
     assert (funnel.entered, funnel.left) == (20, {"reject": 8, "unrated": 4, "kept": 8})
@@ -69,46 +84,78 @@ def test_every_row_is_kept_in_order_with_its_verdict_and_the_counts_add_up() -> 
 
 
 def test_the_accept_rate_is_told_by_length_of_the_response() -> None:
-    _, funnel, _ = rate(lambda prompt, _: GOOD if "rrrrrrrrrr" in prompt else GOOD.replace("Accept", "Reject"))
+    _, funnel, _ = rate(
+        lambda prompt, _: GOOD if "rrrrrrrrrr" in prompt else GOOD.replace("Accept", "Reject")
+    )
     assert funnel.more["accept_rate_by_length_decile"] == [0.0] * 5 + [1.0] * 5
 
 
 def test_a_stage_with_too_many_rows_without_a_verdict_fails_and_names_them() -> None:
-    with pytest.raises(UserError, match=r"4 of 20 rows without a verdict, more than 10%: rows\.jsonl:1, rows\.jsonl:6"):
+    with pytest.raises(
+        UserError,
+        match=r"4 of 20 rows without a verdict, more than 10%: rows\.jsonl:1, rows\.jsonl:6",
+    ):
         rate(say, max_unrated_share=0.1)
 
 
-@pytest.mark.parametrize("row", [{"instruction": "x"}, {"instruction": None, "response": "x"}, {"inputs": "x", "response": "y"}])
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"instruction": "x"},
+        {"instruction": None, "response": "x"},
+        {"inputs": "x", "response": "y"},
+    ],
+)
 def test_a_row_without_its_texts_is_named(row: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=r"rows\.jsonl:21: "):
         rate(say, [*ROWS, row])
 
 
 def test_braces_of_the_data_stay_as_they_are() -> None:
-    rate(lambda prompt, _: GOOD if "Ask {0}?" in prompt or "{0}" not in prompt else pytest.fail(prompt))
+    rate(
+        lambda prompt, _: (
+            GOOD if "Ask {0}?" in prompt or "{0}" not in prompt else pytest.fail(prompt)
+        )
+    )
 
 
 def test_a_second_rater_decides_nothing_and_its_disagreements_are_told_both_ways() -> None:
-    """The first accepts every other row, the second the first fifteen and gives no verdict on the last."""
+    """The first accepts every other row, the second the first fifteen and gives no verdict on the
+    last.
+    """
 
     def other(prompt: str, attempt: int) -> str:
         number = int(prompt.split("Ask {")[1].split("}")[0])
-        return "mumble" if number == 19 else GOOD if number < 15 else GOOD.replace("Accept", "Reject")
+        return (
+            "mumble" if number == 19 else GOOD if number < 15 else GOOD.replace("Accept", "Reject")
+        )
 
-    first = Scripted(lambda prompt, _: GOOD if int(prompt.split("Ask {")[1].split("}")[0]) % 2 else GOOD.replace("Accept", "Reject"))
+    first = Scripted(
+        lambda prompt, _: (
+            GOOD
+            if int(prompt.split("Ask {")[1].split("}")[0]) % 2
+            else GOOD.replace("Accept", "Reject")
+        )
+    )
     alone, _ = filter_rows.rate(first, ROWS, TEMPLATE, RECIPE, "rows.jsonl")
     rated, funnel = filter_rows.rate(first, ROWS, TEMPLATE, RECIPE, "rows.jsonl", Scripted(other))
     assert [{key: row[key] for key in alone[0]} for row in rated] == alone
     assert [row["second_status"] for row in rated] == ["Accept"] * 15 + ["Reject"] * 4 + ["Unrated"]
     found = funnel.more["agreement"]
-    assert (found["both_rated"], found["only_first_accepts"], found["only_second_accepts"]) == (19, 2, 8)
+    assert (found["both_rated"], found["only_first_accepts"], found["only_second_accepts"]) == (
+        19,
+        2,
+        8,
+    )
     assert found["accept_rate"] == {"first": 0.4737, "second": 0.7895}
     assert found["rates_itself"] == "second"
     assert found["kappa"]["low"] < found["kappa"]["mean"] < found["kappa"]["high"]
 
 
 def test_kappa_is_cohens_and_its_interval_covers_as_it_says() -> None:
-    """Cohen 1960's own definition on a table of 50 rows, and 300 samples from a table whose kappa is known."""
+    """Cohen 1960's own definition on a table of 50 rows, and 300 samples from a table whose kappa
+    is known.
+    """
     pairs = [(True, True)] * 20 + [(True, False)] * 5 + [(False, True)] * 10 + [(False, False)] * 15
     found = cohen_kappa(pairs, 0)
     assert found is not None and found["mean"] == pytest.approx(0.4) and found["n"] == 50

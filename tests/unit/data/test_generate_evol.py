@@ -10,15 +10,29 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
 
 import generate_evol as evol
-from bezoar.errors import UserError
 from bezoar.data.schemes import prompt_texts
+from bezoar.errors import UserError
 
-PROMPTS = Path(__file__).parents[2] / "prompts"
+PROMPTS = Path(__file__).parents[3] / "prompts"
 TEXTS = prompt_texts(sorted(PROMPTS.glob("evol_*.txt")))
-RECIPE = {"epochs": 3, "seeds_per_category": 4, "max_seed_tokens": 1024, "breadth_share": 0.25, "strategy_draw": "pool", "complicate_input": False,
-          "evaluator_attempts": 6, "max_failure_share": 0.0, "seed": 0}  # fmt: skip
+RECIPE = {
+    "epochs": 3,
+    "seeds_per_category": 4,
+    "max_seed_tokens": 1024,
+    "breadth_share": 0.25,
+    "strategy_draw": "pool",
+    "complicate_input": False,
+    "evaluator_attempts": 6,
+    "max_failure_share": 0.0,
+    "seed": 0,
+}
 ROWS = [
-    {"instruction": f"Question {i} of {category}?", "context": "", "response": "unused", "category": category}
+    {
+        "instruction": f"Question {i} of {category}?",
+        "context": "",
+        "response": "unused",
+        "category": category,
+    }
     for category in ("open_qa", "closed_qa")
     for i in range(6)
 ]
@@ -28,7 +42,11 @@ def test_a_seed_is_instruction_blank_line_context_cut_to_so_many_tokens() -> Non
     row = {"instruction": " Sum it up. ", "context": "a  b\nc d", "category": "x"}
     assert evol.seed_text(row, 99, None) == "Sum it up.\n\na  b\nc d"
     assert evol.seed_text(row, 7, None) == "Sum it up.\n\na  b", "a word counts as 4/3 tokens"
-    assert evol.seed_text({**row, "context": None}, 99, None) == evol.seed_text({**row, "context": " "}, 99, None) == "Sum it up."
+    assert (
+        evol.seed_text({**row, "context": None}, 99, None)
+        == evol.seed_text({**row, "context": " "}, 99, None)
+        == "Sum it up."
+    )
     letters = Tokenizer(WordLevel({"?": 0}, unk_token="?"))
     letters.pre_tokenizer = Split(Regex("."), "isolated")
     assert evol.seed_text(row, 7, letters) == "Sum it "
@@ -46,16 +64,36 @@ def test_a_seed_more_or_less_changes_one_row_of_a_pool_at_most() -> None:
 def test_wizardlms_ways_are_options() -> None:
     """One draw an instruction instead of one a pool, and a fifth operation."""
     written, _, _ = run(strategy_draw="item", epochs=6)
-    pairs = {(row["category"], row["epoch"], row["evolution_strategy"], row["in-depth-evolving_operation"]) for row in written}
+    pairs = {
+        (
+            row["category"],
+            row["epoch"],
+            row["evolution_strategy"],
+            row["in-depth-evolving_operation"],
+        )
+        for row in written
+    }
     assert len(pairs) > 2 * 6
     assert {pair[3] for pair in pairs} == {"", *evol.OPERATIONS}
     written, _, _ = run(strategy_draw="item", complicate_input=True, epochs=6)
-    assert {row["in-depth-evolving_operation"] for row in written} == {"", "complicate_input", *evol.OPERATIONS}
+    assert {row["in-depth-evolving_operation"] for row in written} == {
+        "",
+        "complicate_input",
+        *evol.OPERATIONS,
+    }
 
 
 @pytest.mark.parametrize(
     ("text", "says"),
-    [("Equal", True), ("equal.", True), ("Not equal", False), ("different", False), ("Hard to tell", None), ("Equality?", None), ("", None)],
+    [
+        ("Equal", True),
+        ("equal.", True),
+        ("Not equal", False),
+        ("different", False),
+        ("Hard to tell", None),
+        ("Equality?", None),
+        ("", None),
+    ],
 )
 def test_the_evaluator_is_read_by_its_words(text: str, says: bool | None) -> None:
     assert evol.equal(text) is says
@@ -95,9 +133,13 @@ def teacher(prompt: str, attempt: int) -> str:
     return f"A substantial response to {prompt}"
 
 
-def run(say: Any = teacher, judge: Any = lambda *_: "different", rows: Any = ROWS, **changes: Any) -> tuple[list[dict], Any, Scripted]:
+def run(
+    say: Any = teacher, judge: Any = lambda *_: "different", rows: Any = ROWS, **changes: Any
+) -> tuple[list[dict], Any, Scripted]:
     door = Scripted(say)
-    written, funnel = evol.evolve(door, Scripted(judge), TEXTS, evol.pools(rows, RECIPE), {**RECIPE, **changes})
+    written, funnel = evol.evolve(
+        door, Scripted(judge), TEXTS, evol.pools(rows, RECIPE), {**RECIPE, **changes}
+    )
     return written, funnel, door
 
 
@@ -105,11 +147,15 @@ def test_one_strategy_and_one_operation_for_a_whole_pool_and_epoch() -> None:
     written, funnel, _ = run(epochs=12)
     drawn: dict[tuple, set] = {}
     for row in written:
-        drawn.setdefault((row["category"], row["epoch"]), set()).add((row["evolution_strategy"], row["in-depth-evolving_operation"]))
+        drawn.setdefault((row["category"], row["epoch"]), set()).add(
+            (row["evolution_strategy"], row["in-depth-evolving_operation"])
+        )
     assert len(drawn) == 24
     assert all(len(choices) == 1 for choices in drawn.values())
     seen = set.union(*drawn.values())
-    assert {operation for strategy, operation in seen if strategy == "in-depth"} == set(evol.OPERATIONS)
+    assert {operation for strategy, operation in seen if strategy == "in-depth"} == set(
+        evol.OPERATIONS
+    )
     assert {operation for strategy, operation in seen if strategy == "in-breadth"} == {""}
     assert funnel.entered == 2 * 4 * 12 == len(written)
 
@@ -118,14 +164,27 @@ def test_a_child_that_passes_replaces_its_parent() -> None:
     written, _, _ = run()
     last = [row for row in written if row["epoch"] == 3]
     assert all(row["instruction"].endswith("deeper1 deeper2 deeper3") for row in last)
-    assert list(last[0]) == ["instruction", "response", "category", "evolution_strategy", "in-depth-evolving_operation", "epoch"]
+    assert list(last[0]) == [
+        "instruction",
+        "response",
+        "category",
+        "evolution_strategy",
+        "in-depth-evolving_operation",
+        "epoch",
+    ]
 
 
 def test_a_parent_whose_child_is_eliminated_stays_and_is_asked_anew() -> None:
-    """The same parent under the same operation must not get the stored answer that was eliminated before."""
+    """The same parent under the same operation must not get the stored answer that was eliminated
+    before.
+    """
 
     def say(prompt: str, attempt: int) -> str:
-        return "I am sorry." if attempt == 1 and "Instruction:\n" not in prompt else teacher(prompt, attempt)
+        return (
+            "I am sorry."
+            if attempt == 1 and "Instruction:\n" not in prompt
+            else teacher(prompt, attempt)
+        )
 
     written, funnel, door = run(say, breadth_share=1.0)
     assert funnel.left == {**dict.fromkeys(evol.RULES, 0), "sorry": 8, "kept": 16}
@@ -146,7 +205,9 @@ def test_a_parent_whose_child_is_eliminated_stays_and_is_asked_anew() -> None:
         (lambda *_: "", lambda *_: "different", "no_answer"),
     ],
 )
-def test_each_elimination_has_its_rule_and_the_counts_add_up(say: Any, judge: Any, rule: str) -> None:
+def test_each_elimination_has_its_rule_and_the_counts_add_up(
+    say: Any, judge: Any, rule: str
+) -> None:
     written, funnel, _ = run(say, judge, max_failure_share=1.0)
     assert written == []
     assert funnel.left[rule] == funnel.entered == sum(funnel.left.values()) == 24
@@ -154,7 +215,9 @@ def test_each_elimination_has_its_rule_and_the_counts_add_up(say: Any, judge: An
 
 def test_the_evaluator_is_asked_again_at_most_six_times() -> None:
     evaluator = Scripted(lambda prompt, attempt: "different" if attempt == 5 else "mumble")
-    _, funnel = evol.evolve(Scripted(teacher), evaluator, TEXTS, evol.pools(ROWS, RECIPE), {**RECIPE, "epochs": 1})
+    _, funnel = evol.evolve(
+        Scripted(teacher), evaluator, TEXTS, evol.pools(ROWS, RECIPE), {**RECIPE, "epochs": 1}
+    )
     assert funnel.left["kept"] == 8
     assert len(evaluator.asked) == 8 * 6
 
@@ -166,17 +229,37 @@ def test_text_that_looks_like_a_field_is_left_alone() -> None:
         seen.append(prompt)
         return "different"
 
-    run(judge=judge, rows=[{"instruction": "Explain {second} and {instruction}.", "category": "x"}], epochs=1)
+    run(
+        judge=judge,
+        rows=[{"instruction": "Explain {second} and {instruction}.", "category": "x"}],
+        epochs=1,
+    )
     assert seen[0].count("Explain {second} and {instruction}.") == 2
     assert seen[0].count("Explain {second} and {instruction}. deeper1") == 1
 
 
-@pytest.mark.parametrize("row", [{"instruction": "x"}, {"instruction": " ", "category": "x"}, {"instruction": "x", "category": "y", "context": 3}])
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"instruction": "x"},
+        {"instruction": " ", "category": "x"},
+        {"instruction": "x", "category": "y", "context": 3},
+    ],
+)
 def test_a_bad_seed_is_named(tmp_path: Path, row: dict[str, Any]) -> None:
     from bezoar.files import write_jsonl
 
     write_jsonl(tmp_path / "dolly.jsonl", [ROWS[0], row])
-    arguments = {"seeds": "dolly.jsonl", "prompts": "p", "store": "s", "rows": "r", "counts": "c", "receipt": "t"}
-    argv = [part for name, value in arguments.items() for part in (f"--{name}", str(tmp_path / value))]
+    arguments = {
+        "seeds": "dolly.jsonl",
+        "prompts": "p",
+        "store": "s",
+        "rows": "r",
+        "counts": "c",
+        "receipt": "t",
+    }
+    argv = [
+        part for name, value in arguments.items() for part in (f"--{name}", str(tmp_path / value))
+    ]
     with pytest.raises(UserError, match=r"dolly\.jsonl:2: expected texts"):
         evol.main([*argv, "--concurrency", "1", "--code", "c", "--recipe", "{}"])

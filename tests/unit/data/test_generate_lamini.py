@@ -1,4 +1,6 @@
-"""Promises of the LaMini scheme: its list parser, its drop rules, its near-duplicates, and that order changes nothing."""
+"""Promises of the LaMini scheme: its list parser, its drop rules, its near-duplicates, and that
+order changes nothing.
+"""
 
 import random
 
@@ -11,11 +13,24 @@ import generate_lamini as lamini
 from bezoar.data.schemes import Funnel
 
 RECIPE = {
-    "rows": 6, "rounds": 3, "calls_per_round": 2, "instructions_per_call": 20, "examples": 3, "topics": 2, "rouge_l": 0.7,
-    "seed_set": "own", "max_failure_share": 0.0, "seed": 0,
-}  # fmt: skip
+    "rows": 6,
+    "rounds": 3,
+    "calls_per_round": 2,
+    "instructions_per_call": 20,
+    "examples": 3,
+    "topics": 2,
+    "rouge_l": 0.7,
+    "seed_set": "own",
+    "max_failure_share": 0.0,
+    "seed": 0,
+}
 TEXTS = {"lamini_example": "{examples}\n{count}", "lamini_topic": "{examples}\n{count}\n{topics}"}
-SEEDS = ["Say how glass is blown.", "Count the legs of a spider.", "Which river crosses Vienna today?", "Write a poem on moss."]
+SEEDS = [
+    "Say how glass is blown.",
+    "Count the legs of a spider.",
+    "Which river crosses Vienna today?",
+    "Write a poem on moss.",
+]
 
 
 @pytest.mark.parametrize(
@@ -66,7 +81,9 @@ def test_near_duplicates_are_those_of_the_rouge_library() -> None:
     found = {True: 0, False: 0}
     for _ in range(1500):
         first = [chance.choice("abcd") for _ in range(chance.randint(1, 12))]
-        second = [word if chance.random() < 0.8 else chance.choice("abcd") for word in first][: chance.randint(1, 12)]
+        second = [word if chance.random() < 0.8 else chance.choice("abcd") for word in first][
+            : chance.randint(1, 12)
+        ]
         kept = lamini.Kept(0.7)
         kept.add(first)
         score = scorer.score(" ".join(first), " ".join(second))["rougeL"].fmeasure
@@ -79,8 +96,14 @@ def test_near_duplicates_are_those_of_the_rouge_library() -> None:
 def answers(prompt: str, attempt: int) -> str:
     if "<example>" not in prompt:
         return f"response to {prompt}"
-    words = [f"{hash_word(prompt, i)} {hash_word(prompt, i + 50)} {hash_word(prompt, i + 99)} {i} it is" for i in range(3)]
-    return "".join(f"<example>{text}</example>" for text in [*words, words[0], "too short"]) + "<example>open"
+    words = [
+        f"{hash_word(prompt, i)} {hash_word(prompt, i + 50)} {hash_word(prompt, i + 99)} {i} it is"
+        for i in range(3)
+    ]
+    return (
+        "".join(f"<example>{text}</example>" for text in [*words, words[0], "too short"])
+        + "<example>open"
+    )
 
 
 def hash_word(prompt: str, index: int) -> str:
@@ -107,11 +130,15 @@ def test_each_prompt_holds_three_tagged_examples_and_only_topic_prompts_hold_top
             examples = lamini.parse_list(prompt)
             assert len(set(examples)) == 3
             assert set(examples) <= set(SEEDS)
-            assert sum(topic in prompt for topic in ("Tea", "Tides", "Jazz")) == (2 if source == "topic-own" else 0)
+            assert sum(topic in prompt for topic in ("Tea", "Tides", "Jazz")) == (
+                2 if source == "topic-own" else 0
+            )
 
 
 def test_calls_that_list_nothing_are_counted_and_end_after_the_last_round() -> None:
-    rows, funnel = lamini.make(Scripted(lambda *_: "1. no tags"), TEXTS, SEEDS, ["Tea", "Tides"], RECIPE)
+    rows, funnel = lamini.make(
+        Scripted(lambda *_: "1. no tags"), TEXTS, SEEDS, ["Tea", "Tides"], RECIPE
+    )
     assert rows == []
     assert isinstance(funnel, Funnel)
     assert funnel.more == {"asked": 6, "calls_without_items": 6}
@@ -119,13 +146,20 @@ def test_calls_that_list_nothing_are_counted_and_end_after_the_last_round() -> N
 
 @pytest.mark.parametrize("limit", [0.0, 0.3, 0.5, 0.7, 0.9])
 def test_the_filed_search_finds_what_comparing_with_every_kept_text_finds(limit: float) -> None:
-    """Texts of few words, so that repeated words, every length and scores at the limit itself occur."""
+    """Texts of few words, so that repeated words, every length and scores at the limit itself
+    occur.
+    """
     chance, kept, texts = random.Random(limit), lamini.Kept(limit), [[]]
     answers = []
     for _ in range(400):
-        words = [word for word in chance.choice(texts) if chance.random() < 0.9] + chance.choices("abcdefghij", k=chance.randint(0, 3))
+        words = [word for word in chance.choice(texts) if chance.random() < 0.9] + chance.choices(
+            "abcdefghij", k=chance.randint(0, 3)
+        )
         words = words[:14]
-        near = any(2 * LCSseq.similarity(words, other) > limit * (len(words) + len(other)) for other in texts)
+        near = any(
+            2 * LCSseq.similarity(words, other) > limit * (len(words) + len(other))
+            for other in texts
+        )
         assert kept.near(words) == near, (words, texts)
         answers.append(near)
         if not near or chance.random() < 0.1:

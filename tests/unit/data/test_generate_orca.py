@@ -1,4 +1,6 @@
-"""Promises of the Orca scheme: every line accounted for, quotas, and the system messages each submix allows."""
+"""Promises of the Orca scheme: every line accounted for, quotas, and the system messages each
+submix allows.
+"""
 
 import json
 from pathlib import Path
@@ -10,14 +12,28 @@ from scripted import Scripted
 
 import generate_orca as orca
 
-MESSAGES = yaml.safe_load((Path(__file__).parents[2] / "prompts" / "orca_system_messages.yaml").read_text(encoding="utf-8"))
-RECIPE: dict[str, Any] = {"quotas": {"cot": 100, "niv2": 100, "t0": 100, "flan2021": 100, "dialog": 100}, "rows_per_task": 100,
-                          "max_failure_share": 0.0, "seed": 0}  # fmt: skip
+MESSAGES = yaml.safe_load(
+    (Path(__file__).parents[3] / "prompts" / "orca_system_messages.yaml").read_text(
+        encoding="utf-8"
+    )
+)
+RECIPE: dict[str, Any] = {
+    "quotas": {"cot": 100, "niv2": 100, "t0": 100, "flan2021": 100, "dialog": 100},
+    "rows_per_task": 100,
+    "max_failure_share": 0.0,
+    "seed": 0,
+}
 
 
 def flan(source: str, index: int = 0, **changes: Any) -> dict[str, Any]:
-    return {"inputs": f"Question {index}?", "targets": "gold", "task_source": source, "task_name": f"{source} task",
-            "template_type": "zs_noopt", **changes}  # fmt: skip
+    return {
+        "inputs": f"Question {index}?",
+        "targets": "gold",
+        "task_source": source,
+        "task_name": f"{source} task",
+        "template_type": "zs_noopt",
+        **changes,
+    }
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> Path:
@@ -34,7 +50,8 @@ def make(paths: list[Path], **changes: Any) -> tuple[list[dict], Any, Scripted]:
 def test_every_line_of_a_chain_of_thought_file_is_used_or_dropped_by_a_rule(tmp_path: Path) -> None:
     lines = [
         b"Why?\\nOptions:\\n- a\\n- b\ta\tSince b is not.",  # used, with options
-        "Wo?\u2028 שלום\tda\t".encode(),  # used: a line separator of Unicode is text, the explanation may be empty
+        # used: a line separator of Unicode is text, the explanation may be empty
+        "Wo?\u2028 שלום\tda\t".encode(),
         b"Why?\tyes",  # two columns
         b"a\tb\tc\td",  # four columns
         b"",  # a blank line
@@ -50,7 +67,10 @@ def test_every_line_of_a_chain_of_thought_file_is_used_or_dropped_by_a_rule(tmp_
     assert funnel.entered == len(lines)
     by_index = {row["original_index"]: row for row in rows}
     assert sorted(by_index) == [0, 1, 8]
-    assert (by_index[0]["inputs"], by_index[0]["template_type"]) == ("Why?\nOptions:\n- a\n- b", "zs_opt")
+    assert (by_index[0]["inputs"], by_index[0]["template_type"]) == (
+        "Why?\nOptions:\n- a\n- b",
+        "zs_opt",
+    )
     assert (by_index[1]["inputs"], by_index[1]["template_type"]) == ("Wo?\u2028 שלום", "zs_noopt")
     assert {row["task_name"] for row in rows} == {"creak"}
 
@@ -69,14 +89,32 @@ def test_every_row_of_a_submix_is_used_or_dropped_by_a_rule(tmp_path: Path) -> N
     path.write_text(path.read_text() + "not JSON\n" + "[" * 100_000 + "\n[1]")
     written, funnel, _ = make([path])
     assert [row["dataset_source"] for row in written] == ["niv2"]
-    dropped = {"bigbench": 1, "few_shot": 1, "unknown_submix": 1, "malformed": 5, "empty": 1, "kept": 1}
+    dropped = {
+        "bigbench": 1,
+        "few_shot": 1,
+        "unknown_submix": 1,
+        "malformed": 5,
+        "empty": 1,
+        "kept": 1,
+    }
     assert funnel.left == {**dict.fromkeys(orca.RULES, 0), **dropped}
 
 
-def test_columns_are_those_of_the_paper_and_gold_stays_apart_from_the_explanation(tmp_path: Path) -> None:
+def test_columns_are_those_of_the_paper_and_gold_stays_apart_from_the_explanation(
+    tmp_path: Path,
+) -> None:
     rows, _, _ = make([write(tmp_path / "mix.jsonl", [flan("CoT")])])
-    assert list(rows[0]) == ["original_index", "inputs", "targets", "task_source", "task_name", "template_type", "system_message",
-                             "explained_targets", "dataset_source"]  # fmt: skip
+    assert list(rows[0]) == [
+        "original_index",
+        "inputs",
+        "targets",
+        "task_source",
+        "task_name",
+        "template_type",
+        "system_message",
+        "explained_targets",
+        "dataset_source",
+    ]
     assert (rows[0]["targets"], rows[0]["explained_targets"]) == ("gold", "because Question 0?")
 
 
@@ -90,19 +128,37 @@ def test_columns_are_those_of_the_paper_and_gold_stays_apart_from_the_explanatio
         ("Flan2021", "zs_noopt", {3, 4, 7}),
     ],
 )
-def test_a_submix_uses_exactly_its_system_messages(tmp_path: Path, source: str, template: str, allowed: set[int]) -> None:
-    rows, _, door = make([write(tmp_path / "mix.jsonl", [flan(source, i, template_type=template) for i in range(100)])])
+def test_a_submix_uses_exactly_its_system_messages(
+    tmp_path: Path, source: str, template: str, allowed: set[int]
+) -> None:
+    rows, _, door = make(
+        [
+            write(
+                tmp_path / "mix.jsonl",
+                [flan(source, i, template_type=template) for i in range(100)],
+            )
+        ]
+    )
     assert {row["system_message"] for row in rows} == {MESSAGES[number] for number in allowed}
     assert door.systems == [row["system_message"] for row in rows]
 
 
-def test_quotas_hold_for_submix_and_task_and_do_not_depend_on_the_order_of_files(tmp_path: Path) -> None:
-    first = write(tmp_path / "a.jsonl", [flan("NIv2", i, task_name=f"task{i % 3}") for i in range(60)])
+def test_quotas_hold_for_submix_and_task_and_do_not_depend_on_the_order_of_files(
+    tmp_path: Path,
+) -> None:
+    first = write(
+        tmp_path / "a.jsonl", [flan("NIv2", i, task_name=f"task{i % 3}") for i in range(60)]
+    )
     second = write(tmp_path / "b.jsonl", [flan("CoT", i, task_name="gsm") for i in range(60)])
     limits = {"quotas": {"niv2": 20, "cot": 9}, "rows_per_task": 8}
     rows, funnel, _ = make([first, second], **limits)
     tasks = [row["task_name"] for row in rows]
-    assert {name: tasks.count(name) for name in set(tasks)}.keys() == {"task0", "task1", "task2", "gsm"}
+    assert {name: tasks.count(name) for name in set(tasks)}.keys() == {
+        "task0",
+        "task1",
+        "task2",
+        "gsm",
+    }
     assert max(tasks.count(name) for name in tasks) == 8 == tasks.count("gsm")
     assert len(tasks) == 28
     assert funnel.left["over_quota"] == 92
@@ -112,5 +168,8 @@ def test_quotas_hold_for_submix_and_task_and_do_not_depend_on_the_order_of_files
 
 def test_another_seed_draws_other_rows(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", [flan("CoT", i) for i in range(60)])
-    drawn = [{row["original_index"] for row in make([path], quotas={"cot": 20}, seed=seed)[0]} for seed in (0, 1)]
+    drawn = [
+        {row["original_index"] for row in make([path], quotas={"cot": 20}, seed=seed)[0]}
+        for seed in (0, 1)
+    ]
     assert drawn[0] != drawn[1]

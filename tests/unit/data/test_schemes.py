@@ -1,4 +1,6 @@
-"""What the three schemes and the filter share: the funnel, the limit on failures, and files that nothing but the recipe decides."""
+"""What the three schemes and the filter share: the funnel, the limit on failures, and files that
+nothing but the recipe decides.
+"""
 
 import json
 import os
@@ -11,14 +13,14 @@ from typing import Any
 
 import pytest
 
+from bezoar.data.schemes import Funnel, check_failures, user
 from bezoar.errors import UserError
 from bezoar.files import write_json, write_jsonl
-from bezoar.llm.client import Answer, Door
-from bezoar.data.schemes import Funnel, check_failures, user
+from bezoar.llm.client import Answer, LLMClient
 from bezoar.rehearsal.world import World
 from make_world import alpaca_seeds
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def test_a_funnel_takes_only_rules_it_knows_and_adds_up() -> None:
@@ -31,12 +33,32 @@ def test_a_funnel_takes_only_rules_it_knows_and_adds_up() -> None:
 
 
 def test_a_stage_fails_when_more_than_its_share_of_rows_failed() -> None:
-    answers = [(f"row {i}", Answer("provider_error" if i < 3 else "answered", "", {}, "m", "InternalServerError 500")) for i in range(10)]
+    answers = [
+        (
+            f"row {i}",
+            Answer(
+                "provider_error" if i < 3 else "answered", "", {}, "m", "InternalServerError 500"
+            ),
+        )
+        for i in range(10)
+    ]
     check_failures(answers, 0.3, "filter")
-    with pytest.raises(UserError, match=r"3 of 10 rows failed, more than 29%: 3 provider_error \(InternalServerError 500\): row 0, row 1, row 2"):
+    with pytest.raises(
+        UserError,
+        match=(
+            r"3 of 10 rows failed, more than 29%: 3 provider_error \(InternalServerError 500\): row"
+            r" 0, row 1, row 2"
+        ),
+    ):
         check_failures(answers, 0.29, "filter")
-    refused = [("row a", Answer("refused", "", {}, "m")), ("row b", Answer("truncated", "x", {}, "m")), ("row c", Answer("unparsable", "", {}, "m"))]
-    with pytest.raises(UserError, match=r"2 of 3 rows failed, more than 50%: 1 refused, 1 unparsable: row a, row c"):
+    refused = [
+        ("row a", Answer("refused", "", {}, "m")),
+        ("row b", Answer("truncated", "x", {}, "m")),
+        ("row c", Answer("unparsable", "", {}, "m")),
+    ]
+    with pytest.raises(
+        UserError, match=r"2 of 3 rows failed, more than 50%: 1 refused, 1 unparsable: row a, row c"
+    ):
         check_failures(refused, 0.5, "generate")
     check_failures(refused, 0.0, "filter", ("provider_error",))
     check_failures([], 0.0, "filter")
@@ -44,13 +66,31 @@ def test_a_stage_fails_when_more_than_its_share_of_rows_failed() -> None:
 
 SMALL = World(seed=3, people=60, held_share=0.3, held_skill_share=0.3)
 SIMULATOR: dict[str, Any] = {
-    "provider": "simulator", "api": "chat", "model": "simulator", "revision": None, "base_url_env": None, "api_key_env": None,
-    "prompt_form": None, "stop": [], "temperature": 0.8, "max_tokens": 512, "timeout_s": 30,
-}  # fmt: skip
+    "provider": "simulator",
+    "api": "chat",
+    "model": "simulator",
+    "revision": None,
+    "base_url_env": None,
+    "api_key_env": None,
+    "prompt_form": None,
+    "stop": [],
+    "temperature": 0.8,
+    "max_tokens": 512,
+    "timeout_s": 30,
+}
 RECIPE = {
-    "rows": 250, "rounds": 10, "calls_per_round": 12, "instructions_per_call": 20, "examples": 3, "topics": 3, "rouge_l": 0.7,
-    "seed_set": "world", "max_failure_share": 0.0, "teacher": SIMULATOR, "seed": 3,
-}  # fmt: skip
+    "rows": 250,
+    "rounds": 10,
+    "calls_per_round": 12,
+    "instructions_per_call": 20,
+    "examples": 3,
+    "topics": 3,
+    "rouge_l": 0.7,
+    "seed_set": "world",
+    "max_failure_share": 0.0,
+    "teacher": SIMULATOR,
+    "seed": 3,
+}
 
 
 @pytest.fixture(scope="module")
@@ -65,12 +105,34 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def command(inputs: Path, out: Path, concurrency: int, mode: str = "online") -> list[str]:
     return [
-        sys.executable, str(ROOT / "scripts" / "generate_lamini.py"),
-        "--seeds", str(inputs / "seeds.jsonl"), "--topics", str(inputs / "topics.txt"), "--facts", str(inputs / "facts.json"),
-        "--prompts", str(ROOT / "prompts" / "lamini_example.txt"), str(ROOT / "prompts" / "lamini_topic.txt"),
-        "--store", str(out / "store.sqlite"), "--concurrency", str(concurrency), "--mode", mode, "--recipe", json.dumps(RECIPE),
-        "--code", "c0de", "--rows", str(out / "rows.jsonl"), "--counts", str(out / "counts.json"), "--receipt", str(out / "receipt.json"),
-    ]  # fmt: skip
+        sys.executable,
+        str(ROOT / "scripts" / "generate_lamini.py"),
+        "--seeds",
+        str(inputs / "seeds.jsonl"),
+        "--topics",
+        str(inputs / "topics.txt"),
+        "--facts",
+        str(inputs / "facts.json"),
+        "--prompts",
+        str(ROOT / "prompts" / "lamini_example.txt"),
+        str(ROOT / "prompts" / "lamini_topic.txt"),
+        "--store",
+        str(out / "store.sqlite"),
+        "--concurrency",
+        str(concurrency),
+        "--mode",
+        mode,
+        "--recipe",
+        json.dumps(RECIPE),
+        "--code",
+        "c0de",
+        "--rows",
+        str(out / "rows.jsonl"),
+        "--counts",
+        str(out / "counts.json"),
+        "--receipt",
+        str(out / "receipt.json"),
+    ]
 
 
 def outputs(out: Path) -> tuple[bytes, bytes]:
@@ -78,11 +140,16 @@ def outputs(out: Path) -> tuple[bytes, bytes]:
 
 
 def test_concurrency_a_kill_and_a_replay_change_no_byte(inputs: Path, tmp_path: Path) -> None:
-    """One request at a time, 16 at a time after a kill, and from the store alone: the same rows and counts."""
+    """One request at a time, 16 at a time after a kill, and from the store alone: the same rows and
+    counts.
+    """
     calm, killed = tmp_path / "calm", tmp_path / "killed"
     calm.mkdir()
     killed.mkdir()
-    proxy = {"HTTP_PROXY": "http://127.0.0.1:9", "ALL_PROXY": "http://127.0.0.1:9"}  # must not stand between us and our own child
+    proxy = {
+        "HTTP_PROXY": "http://127.0.0.1:9",
+        "ALL_PROXY": "http://127.0.0.1:9",
+    }  # must not stand between us and our own child
     subprocess.run(command(inputs, calm, 1), check=True, env={**os.environ, **proxy})
     child = subprocess.Popen(command(inputs, killed, 16))
     store = killed / "store.sqlite-wal"
@@ -93,7 +160,9 @@ def test_concurrency_a_kill_and_a_replay_change_no_byte(inputs: Path, tmp_path: 
     assert not (killed / "rows.jsonl").exists()
     subprocess.run(command(inputs, killed, 16), check=True)
     assert outputs(killed) == outputs(calm)
-    sent = [json.loads((out / "receipt.json").read_text())["facts"]["sent"] for out in (calm, killed)]
+    sent = [
+        json.loads((out / "receipt.json").read_text())["facts"]["sent"] for out in (calm, killed)
+    ]
     assert 0 < sent[1] < sent[0]
     (calm / "rows.jsonl").unlink()
     subprocess.run(command(inputs, calm, 4, "replay"), check=True, env={**os.environ, "PATH": ""})
@@ -102,20 +171,33 @@ def test_concurrency_a_kill_and_a_replay_change_no_byte(inputs: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("api", ["chat", "completions", "messages"])
-def test_the_simulator_says_the_same_in_every_protocol(inputs: Path, tmp_path: Path, api: str) -> None:
+def test_the_simulator_says_the_same_in_every_protocol(
+    inputs: Path, tmp_path: Path, api: str
+) -> None:
     question = next(iter(SMALL.by_question))
-    with Door({**SIMULATOR, "api": api}, tmp_path / "s.sqlite", 2, inputs / "facts.json") as door:
+    with LLMClient(
+        {**SIMULATOR, "api": api}, tmp_path / "s.sqlite", 2, inputs / "facts.json"
+    ) as door:
         answers = door.ask([user(question, "Be brief."), user(question)], ["a", "b"])
     assert [answer.state for answer in answers] == ["answered", "answered"]
-    with Door(SIMULATOR, tmp_path / "other.sqlite", 2, inputs / "facts.json") as door:
+    with LLMClient(SIMULATOR, tmp_path / "other.sqlite", 2, inputs / "facts.json") as door:
         assert door.ask([user(question)], ["b"])[0].text == answers[1].text
 
 
 def test_the_simulator_ends_with_its_parent(inputs: Path) -> None:
     door = subprocess.Popen(
-        [sys.executable, str(ROOT / "scripts" / "serve_simulator.py"), "--facts", str(inputs / "facts.json"), "--port", "0"],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [
+            sys.executable,
+            str(ROOT / "scripts" / "serve_simulator.py"),
+            "--facts",
+            str(inputs / "facts.json"),
+            "--port",
+            "0",
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     assert door.stdout is not None
     assert door.stdout.readline().startswith("listening ")
     assert door.stdin is not None

@@ -1,4 +1,6 @@
-"""Verdicts follow their rule, judges are not mixed, what was not run is never reproduced; the paper's values appear beside ours or are refused."""
+"""Verdicts follow their rule, judges are not mixed, what was not run is never reproduced; the
+paper's values appear beside ours or are refused.
+"""
 
 import copy
 from pathlib import Path
@@ -8,11 +10,11 @@ import pytest
 import yaml
 
 import check_claims
-from bezoar.evaluation import paper_values
 from bezoar.errors import UserError
+from bezoar.evaluation import paper_values
 from bezoar.files import read_json, write_json
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CLAIMS = ROOT / "config/claims.yaml"
 MODELS = ["base", "openbezoar-sft", "openbezoar-hh-rlhf-sft", "openbezoar-hh-rlhf-dpo"]
 
@@ -24,17 +26,36 @@ def interval(mean: float, low: float, high: float) -> dict[str, float]:
 def chat(low: float, high: float) -> dict[str, Any]:
     summary = interval(5.0, 4.5, 5.5) | {"questions": 80}
     return {
-        "models": {"openbezoar-sft": {"overall": summary, "turns": {"1": summary, "2": summary}, "categories": {"math": summary}}},
-        "differences": [{"child": "openbezoar-sft", "parent": "base", **interval((low + high) / 2, low, high)}],
+        "models": {
+            "openbezoar-sft": {
+                "overall": summary,
+                "turns": {"1": summary, "2": summary},
+                "categories": {"math": summary},
+            }
+        },
+        "differences": [
+            {"child": "openbezoar-sft", "parent": "base", **interval((low + high) / 2, low, high)}
+        ],
     }
 
 
 TABLES: dict[str, Any] = {
     "mtbench.json": {"judges": {"other": chat(-2, -1), "judge": chat(1, 2)}},
     "lm_eval.json": {
-        "differences": [{"child": "openbezoar-sft", "parent": "base", "mean_of_tasks": interval(0.1, -0.1, 0.3), "all_items": interval(1, 1, 1)}],
+        "differences": [
+            {
+                "child": "openbezoar-sft",
+                "parent": "base",
+                "mean_of_tasks": interval(0.1, -0.1, 0.3),
+                "all_items": interval(1, 1, 1),
+            }
+        ],
         "mean_of_tasks": {"base": interval(0.50, 0.48, 0.52)},
-        "metrics": {"base": {"piqa": {"acc": interval(0.770, 0.75, 0.79), "acc_norm": interval(0.78, 0.76, 0.80)}}},
+        "metrics": {
+            "base": {
+                "piqa": {"acc": interval(0.770, 0.75, 0.79), "acc_norm": interval(0.78, 0.76, 0.80)}
+            }
+        },
         "calibration": {"verdict": "not calibrated"},
     },
     "generate/lamini.counts.json": {"kept": 1505},
@@ -43,8 +64,13 @@ TABLES: dict[str, Any] = {
 }
 
 
-def verdicts(scale: str = "paper", judge: str = "judge", tables: dict[str, Any] = TABLES) -> dict[str, str]:
-    return {row["id"]: row["verdict"] for row in check_claims.check(check_claims.read_claims(CLAIMS), tables, scale, judge)}
+def verdicts(
+    scale: str = "paper", judge: str = "judge", tables: dict[str, Any] = TABLES
+) -> dict[str, str]:
+    return {
+        row["id"]: row["verdict"]
+        for row in check_claims.check(check_claims.read_claims(CLAIMS), tables, scale, judge)
+    }
 
 
 @pytest.mark.parametrize(
@@ -57,16 +83,27 @@ def verdicts(scale: str = "paper", judge: str = "judge", tables: dict[str, Any] 
         (-0.9, -0.3, 0.2, "not reproduced"),
     ],
 )
-def test_a_verdict_follows_its_interval(low: float, high: float, margin: float, expected: str) -> None:
+def test_a_verdict_follows_its_interval(
+    low: float, high: float, margin: float, expected: str
+) -> None:
     assert check_claims.verdict(interval((low + high) / 2, low, high), margin)[0] == expected
 
 
 def test_each_claim_is_decided_by_its_own_artifact_and_judge() -> None:
     found = verdicts()
-    assert found["sft-above-base-chat"] == "reproduced" and verdicts(judge="other")["sft-above-base-chat"] == "not reproduced"
+    assert (
+        found["sft-above-base-chat"] == "reproduced"
+        and verdicts(judge="other")["sft-above-base-chat"] == "not reproduced"
+    )
     assert verdicts(judge="absent")["sft-above-base-chat"] == "not run"
-    assert found["sft-above-base-lm-eval"] == "undecided", "the mean over tasks decides, not all items"
-    assert (found["lamini-rows"], found["evol-rows"], found["orca-rows"]) == ("reproduced", "not reproduced", "not run")
+    assert found["sft-above-base-lm-eval"] == "undecided", (
+        "the mean over tasks decides, not all items"
+    )
+    assert (found["lamini-rows"], found["evol-rows"], found["orca-rows"]) == (
+        "reproduced",
+        "not reproduced",
+        "not run",
+    )
     assert (found["base-as-published"], found["base-size"]) == ("not reproduced", "not run")
     uncalibrated = copy.deepcopy(TABLES)
     uncalibrated["lm_eval.json"]["calibration"]["verdict"] = "not run"
@@ -81,15 +118,23 @@ def test_what_was_not_run_is_never_reproduced() -> None:
 def test_every_claim_says_where_it_stands_what_tests_it_and_why_so_close() -> None:
     rows = check_claims.check(check_claims.read_claims(CLAIMS), TABLES, "paper", "judge")
     assert all(row["where"] and row["statement"] for row in rows)
-    assert all(row["artifact"] and row["test"] and row["tolerance_reason"] for row in rows if row["verdict"] != "cannot be reproduced")
-    assert next(row["test"] for row in rows if row["id"] == "hh-sft-not-below-sft-chat").endswith("openbezoar-sft > -0.3")
+    assert all(
+        row["artifact"] and row["test"] and row["tolerance_reason"]
+        for row in rows
+        if row["verdict"] != "cannot be reproduced"
+    )
+    assert next(row["test"] for row in rows if row["id"] == "hh-sft-not-below-sft-chat").endswith(
+        "openbezoar-sft > -0.3"
+    )
 
 
 def test_a_claim_without_a_test_is_refused(tmp_path: Path) -> None:
     claims = yaml.safe_load(CLAIMS.read_text())
     del claims["claims"][0]["difference"]
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(claims))
-    with pytest.raises(UserError, match="claim sft-above-base-chat: expected either a difference or a value"):
+    with pytest.raises(
+        UserError, match="claim sft-above-base-chat: expected either a difference or a value"
+    ):
         check_claims.read_claims(tmp_path / "c.yaml")
     del claims["claims"][1]["where"]
     claims["claims"] = claims["claims"][1:]
@@ -109,9 +154,15 @@ def filled(place: Path, *rows: str) -> Path:
 def test_the_shipped_file_is_empty_and_every_table_is_unknown(tmp_path: Path) -> None:
     assert paper_values.read(ROOT / "config/paper_values.csv", MODELS) == []
     counts = {"tables": 8, "figures": 27}
-    assert check_claims.unknown(counts, []) == [*(f"Table {n}" for n in range(1, 9)), "Figures 1 to 27"]
+    assert check_claims.unknown(counts, []) == [
+        *(f"Table {n}" for n in range(1, 9)),
+        "Figures 1 to 27",
+    ]
     rows = paper_values.read(filled(tmp_path, "Table 3,lm_eval,base,piqa,acc,0.77,0.01"), MODELS)
-    assert "Table 3" not in check_claims.unknown(counts, rows) and len(check_claims.unknown(counts, rows)) == 8
+    assert (
+        "Table 3" not in check_claims.unknown(counts, rows)
+        and len(check_claims.unknown(counts, rows)) == 8
+    )
 
 
 @pytest.mark.parametrize(
@@ -127,29 +178,57 @@ def test_the_shipped_file_is_empty_and_every_table_is_unknown(tmp_path: Path) ->
         ("Table 2,mtbench,base,turn 1,claude-2.1,5.1,0.2", "not run"),
     ],
 )
-def test_a_value_of_the_paper_stands_beside_ours_with_a_verdict(tmp_path: Path, row: str, verdict: str) -> None:
-    found = paper_values.compare(paper_values.read(filled(tmp_path, row), MODELS), TABLES, "judge", "paper")[0]
+def test_a_value_of_the_paper_stands_beside_ours_with_a_verdict(
+    tmp_path: Path, row: str, verdict: str
+) -> None:
+    found = paper_values.compare(
+        paper_values.read(filled(tmp_path, row), MODELS), TABLES, "judge", "paper"
+    )[0]
     assert found["verdict"] == verdict and found["reason"]
     assert (found["ours"] is None) == (verdict == "not run")
-    small = paper_values.compare(paper_values.read(filled(tmp_path, row), MODELS), TABLES, "judge", "rehearsal")[0]
-    assert small["verdict"] in ("not run", "cannot be reproduced"), "a miniature reproduces no number of the paper"
+    small = paper_values.compare(
+        paper_values.read(filled(tmp_path, row), MODELS), TABLES, "judge", "rehearsal"
+    )[0]
+    assert small["verdict"] in ("not run", "cannot be reproduced"), (
+        "a miniature reproduces no number of the paper"
+    )
 
 
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ("Table 1,lm-eval,base,piqa,acc,0.7,0.1", r"values\.csv:2: benchmark 'lm-eval': expected one of lm_eval, mtbench; nearest is `lm_eval`"),
-        ("Table 1,lm_eval,openbezoar,piqa,acc,0.7,0.1", r"model 'openbezoar': expected one of base, .* nearest is `openbezoar-sft`"),
-        ("Table 1,lm_eval,base,piqa,acc,52.3,0.1", r"values\.csv:2: value 52\.3: expected an accuracy from 0 to 1, 0\.523 and not 52\.3"),
-        ("Table 1,mtbench,base,overall,claude-2.1,0.5,0.1", r"value 0\.5: expected a rating from 1 to 10"),
+        (
+            "Table 1,lm-eval,base,piqa,acc,0.7,0.1",
+            (
+                r"values\.csv:2: benchmark 'lm-eval': expected one of lm_eval, mtbench; nearest is"
+                r" `lm_eval`"
+            ),
+        ),
+        (
+            "Table 1,lm_eval,openbezoar,piqa,acc,0.7,0.1",
+            r"model 'openbezoar': expected one of base, .* nearest is `openbezoar-sft`",
+        ),
+        (
+            "Table 1,lm_eval,base,piqa,acc,52.3,0.1",
+            r"values\.csv:2: value 52\.3: expected an accuracy from 0 to 1, 0\.523 and not 52\.3",
+        ),
+        (
+            "Table 1,mtbench,base,overall,claude-2.1,0.5,0.1",
+            r"value 0\.5: expected a rating from 1 to 10",
+        ),
         ("Table 1,lm_eval,base,piqa,acc,high,0.1", r"value 'high': expected a number"),
         ("Table 1,lm_eval,base,piqa,acc,0.7,-1", r"tolerance -1: expected 0 or more"),
         ("Table 1,lm_eval,base,piqa,acc,0.7", r"values\.csv:2: expected 7 columns, found 6"),
         (",lm_eval,base,piqa,acc,0.7,0.1", r"values\.csv:2: no table; every column is needed"),
-        ("T,lm_eval,base,piqa,acc,0.7,0.1\nT,lm_eval,base,piqa,acc,0.8,0.1", r"values\.csv:3: base, piqa, acc stands twice"),
+        (
+            "T,lm_eval,base,piqa,acc,0.7,0.1\nT,lm_eval,base,piqa,acc,0.8,0.1",
+            r"values\.csv:3: base, piqa, acc stands twice",
+        ),
     ],
 )
-def test_a_mistake_in_the_file_is_one_line_that_names_the_row(tmp_path: Path, row: str, message: str) -> None:
+def test_a_mistake_in_the_file_is_one_line_that_names_the_row(
+    tmp_path: Path, row: str, message: str
+) -> None:
     with pytest.raises(UserError, match=message) as error:
         paper_values.read(filled(tmp_path, row), MODELS)
     assert "\n" not in str(error.value)
@@ -161,13 +240,34 @@ def test_a_mistake_in_the_file_is_one_line_that_names_the_row(tmp_path: Path, ro
 def test_the_program_writes_claims_values_and_what_is_unknown(tmp_path: Path) -> None:
     for name, content in TABLES.items():
         write_json(tmp_path / name, content)
-    recipe = '{"scale": "paper", "judge": "judge", "paper_judge": "claude-2.1", "models": ["base"], "seed": 0}'
-    check_claims.main([
-        "--claims", str(CLAIMS), "--paper-values", str(filled(tmp_path, "Table 4,lm_eval,base,piqa,acc,0.77,0.01")), "--results", str(tmp_path),
-        "--artifacts", *(str(tmp_path / name) for name in TABLES), "--output", str(tmp_path / "claims.json"), "--recipe", recipe, "--code", "x",
-        "--receipt", str(tmp_path / "r.json"),
-    ])  # fmt: skip
+    recipe = (
+        '{"scale": "paper", "judge": "judge", "paper_judge": "claude-2.1", "models": ["base"],'
+        ' "seed": 0}'
+    )
+    check_claims.main(
+        [
+            "--claims",
+            str(CLAIMS),
+            "--paper-values",
+            str(filled(tmp_path, "Table 4,lm_eval,base,piqa,acc,0.77,0.01")),
+            "--results",
+            str(tmp_path),
+            "--artifacts",
+            *(str(tmp_path / name) for name in TABLES),
+            "--output",
+            str(tmp_path / "claims.json"),
+            "--recipe",
+            recipe,
+            "--code",
+            "x",
+            "--receipt",
+            str(tmp_path / "r.json"),
+        ]
+    )
     found = read_json(tmp_path / "claims.json")
     assert found["judge"] == {"paper": "claude-2.1", "used": "judge"}
-    assert found["paper_values"][0]["verdict"] == "reproduced" and found["paper_values"][0]["ours"]["mean"] == 0.77
+    assert (
+        found["paper_values"][0]["verdict"] == "reproduced"
+        and found["paper_values"][0]["ours"]["mean"] == 0.77
+    )
     assert len(found["unknown"]) == 8

@@ -1,4 +1,6 @@
-"""A judge that fails in every way, a network that breaks, a kill: every turn ends in one state, is asked once, and what is lost is bounded."""
+"""A judge that fails in every way, a network that breaks, a kill: every turn ends in one state, is
+asked once, and what is lost is bounded.
+"""
 
 import json
 import os
@@ -18,14 +20,25 @@ from peer import Peer
 import bridge_judges
 import judge_mtbench
 import score_mtbench
-from bezoar.evaluation import mtbench
-from bezoar.llm.client import client
 from bezoar.errors import UserError
+from bezoar.evaluation import mtbench
 from bezoar.files import read_json, read_jsonl, write_jsonl
+from bezoar.llm import client
 
-ROOT = Path(__file__).parents[2]
-JUDGE = {"provider": "openai", "api": "chat", "model": "judge", "revision": None, "base_url_env": "PEER_URL", "api_key_env": "PEER_KEY",
-         "prompt_form": None, "stop": [], "temperature": 0.0, "max_tokens": 99, "timeout_s": 5}  # fmt: skip
+ROOT = Path(__file__).parents[3]
+JUDGE = {
+    "provider": "openai",
+    "api": "chat",
+    "model": "judge",
+    "revision": None,
+    "base_url_env": "PEER_URL",
+    "api_key_env": "PEER_KEY",
+    "prompt_form": None,
+    "stop": [],
+    "temperature": 0.0,
+    "max_tokens": 99,
+    "timeout_s": 5,
+}
 CATEGORIES = ["writing", "math", "stem", "coding"]
 # What a judge may say, and the state it ends in.
 FAILURES: dict[str, tuple[dict[str, Any], str]] = {
@@ -52,22 +65,67 @@ def peer(monkeypatch: pytest.MonkeyPatch) -> Iterator[Peer]:
 
 
 def asked(count: int) -> list[dict[str, Any]]:
-    return [{"question_id": 81 + i, "category": CATEGORIES[i % 4], "turns": [f"first {i}", f"second {i}"]} for i in range(count)]
-
-
-def arguments(place: Path, count: int, share: float = 1.0, mode: str = "online", judge: str = "judge", **more: Path) -> list[str]:
-    write_jsonl(place / "questions.jsonl", asked(count))
-    turns = [{"question_id": 81 + i, "model_id": "m", "choices": [{"turns": [f"one {i}", f"two {i}"]}]} for i in range(count)]
-    write_jsonl(place / "answers.jsonl", turns)
-    write_jsonl(place / "references.jsonl", [{"question_id": 81 + i, "choices": [{"turns": ["right", "right"]}]} for i in range(count)])
-    recipe = {"judge": JUDGE | {"model": judge}, "repeats": 1, "max_failure_share": share, "seed": 0}
     return [
-        "--questions", str(place / "questions.jsonl"), "--answers", str(place / "answers.jsonl"), "--references", str(place / "references.jsonl"),
-        "--judge-prompts", str(ROOT / "prompts/judge_prompts.jsonl"), "--store", str(place / f"{judge}.sqlite"), "--mode", mode,
-        "--concurrency", "4", "--recipe", json.dumps(recipe), "--code", "x", "--judgments", str(place / f"{judge}.jsonl"),
-        "--counts", str(place / "counts.json"), "--receipt", str(place / "receipt.json"),
+        {
+            "question_id": 81 + i,
+            "category": CATEGORIES[i % 4],
+            "turns": [f"first {i}", f"second {i}"],
+        }
+        for i in range(count)
+    ]
+
+
+def arguments(
+    place: Path,
+    count: int,
+    share: float = 1.0,
+    mode: str = "online",
+    judge: str = "judge",
+    **more: Path,
+) -> list[str]:
+    write_jsonl(place / "questions.jsonl", asked(count))
+    turns = [
+        {"question_id": 81 + i, "model_id": "m", "choices": [{"turns": [f"one {i}", f"two {i}"]}]}
+        for i in range(count)
+    ]
+    write_jsonl(place / "answers.jsonl", turns)
+    write_jsonl(
+        place / "references.jsonl",
+        [{"question_id": 81 + i, "choices": [{"turns": ["right", "right"]}]} for i in range(count)],
+    )
+    recipe = {
+        "judge": JUDGE | {"model": judge},
+        "repeats": 1,
+        "max_failure_share": share,
+        "seed": 0,
+    }
+    return [
+        "--questions",
+        str(place / "questions.jsonl"),
+        "--answers",
+        str(place / "answers.jsonl"),
+        "--references",
+        str(place / "references.jsonl"),
+        "--judge-prompts",
+        str(ROOT / "prompts/judge_prompts.jsonl"),
+        "--store",
+        str(place / f"{judge}.sqlite"),
+        "--mode",
+        mode,
+        "--concurrency",
+        "4",
+        "--recipe",
+        json.dumps(recipe),
+        "--code",
+        "x",
+        "--judgments",
+        str(place / f"{judge}.jsonl"),
+        "--counts",
+        str(place / "counts.json"),
+        "--receipt",
+        str(place / "receipt.json"),
         *(part for name, path in more.items() for part in (f"--{name}", str(path))),
-    ]  # fmt: skip
+    ]
 
 
 def judged(place: Path, count: int, **more: Any) -> list[dict[str, Any]]:
@@ -76,30 +134,51 @@ def judged(place: Path, count: int, **more: Any) -> list[dict[str, Any]]:
 
 
 def key(prompt: str) -> int:
-    """The turn's number from the text that is judged: 2 i for the first turn of question i, 2 i + 1 for its second."""
+    """The turn's number from the text that is judged: 2 i for the first turn of question i, 2 i + 1
+    for its second.
+    """
     last = prompt.rsplit("[Assistant's", 1)[-1]
     number = int(next(word for word in last.split() if word.isdigit()))
     return 2 * number + ("two" in last)
 
 
-def test_every_kind_of_failure_is_accounted_for_and_bounds_the_mean(tmp_path: Path, peer: Peer) -> None:
+def test_every_kind_of_failure_is_accounted_for_and_bounds_the_mean(
+    tmp_path: Path, peer: Peer
+) -> None:
     planted = dict(enumerate(FAILURES.values()))
-    peer.script = lambda prompt, turn: planted[key(prompt)][0] if key(prompt) in planted else {"text": "Rating: [[8]]"}
+    peer.script = lambda prompt, turn: (
+        planted[key(prompt)][0] if key(prompt) in planted else {"text": "Rating: [[8]]"}
+    )
     rows = judged(tmp_path, 10)
-    assert len(rows) == 20 and Counter(row["state"] for row in rows) == Counter([state for _, state in planted.values()] + ["rated"] * 11)
+    assert len(rows) == 20 and Counter(row["state"] for row in rows) == Counter(
+        [state for _, state in planted.values()] + ["rated"] * 11
+    )
     assert all(row["score"] == (8 if row["state"] == "rated" else -1) for row in rows)
     counts = read_json(tmp_path / "counts.json")
     assert counts.pop("judgments") == sum(counts.values()) == 20
     found = score_mtbench.summary(rows, 0)
     assert (found["mean"], found["ratings"], found["failures"]) == (8.0, 11, 9)
-    assert found["all_failures_1"] == pytest.approx((88 + 9) / 20) and found["all_failures_10"] == pytest.approx((88 + 90) / 20)
+    assert found["all_failures_1"] == pytest.approx((88 + 9) / 20) and found[
+        "all_failures_10"
+    ] == pytest.approx((88 + 90) / 20)
 
 
-def test_faults_of_the_network_are_waited_out_and_leave_no_trace_in_the_scores(tmp_path: Path, peer: Peer) -> None:
-    faults = [{"reset": True}, {"status": 500, "body": "{}"}, {"status": 429, "body": "{}", "headers": {"retry-after": "0.01"}}, {"body": "<html>"}]
+def test_faults_of_the_network_are_waited_out_and_leave_no_trace_in_the_scores(
+    tmp_path: Path, peer: Peer
+) -> None:
+    faults = [
+        {"reset": True},
+        {"status": 500, "body": "{}"},
+        {"status": 429, "body": "{}", "headers": {"retry-after": "0.01"}},
+        {"body": "<html>"},
+    ]
 
     def broken(prompt: str, turn: int) -> dict[str, Any]:
-        return faults[(key(prompt) + turn) % 4] if turn < 2 else {"text": f"[[{1 + key(prompt) % 10}]]"}
+        return (
+            faults[(key(prompt) + turn) % 4]
+            if turn < 2
+            else {"text": f"[[{1 + key(prompt) % 10}]]"}
+        )
 
     peer.script = broken
     rows = judged(tmp_path, 12, share=0.0)
@@ -107,31 +186,43 @@ def test_faults_of_the_network_are_waited_out_and_leave_no_trace_in_the_scores(t
     assert len(peer.seen) == 3 * 24
 
 
-def test_a_killed_judge_goes_on_where_it_was_and_asks_nothing_twice(tmp_path: Path, peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_judge_goes_on_where_it_was_and_asks_nothing_twice(
+    tmp_path: Path, peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def slow(prompt: str, turn: int) -> dict[str, Any]:
         time.sleep(0.03)
         return {"text": f"[[{1 + key(prompt) % 10}]]"}
 
     peer.script = slow
     command = [sys.executable, str(ROOT / "scripts/judge_mtbench.py"), *arguments(tmp_path, 120)]
-    child = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT / "scripts")}, stdout=subprocess.DEVNULL)
+    child = subprocess.Popen(
+        command, env=os.environ | {"PYTHONPATH": str(ROOT / "scripts")}, stdout=subprocess.DEVNULL
+    )
     while len(peer.seen) < 90:
         time.sleep(0.02)
     child.send_signal(signal.SIGKILL)
     child.wait()
     assert not (tmp_path / "judge.jsonl").exists(), "nothing half-written"
     rows = judged(tmp_path, 120)
-    assert len(rows) == len({(row["question_id"], row["turn"], row["repeat"]) for row in rows}) == 240
+    assert (
+        len(rows) == len({(row["question_id"], row["turn"], row["repeat"]) for row in rows}) == 240
+    )
     assert [row["score"] for row in rows] == [1 + n % 10 for n in range(240)]
     again = Counter(count for count in peer.turns.values())
-    assert again[2] < 60 and set(again) <= {1, 2}, "only what was under way, or not yet stored, is asked again"
+    assert again[2] < 60 and set(again) <= {1, 2}, (
+        "only what was under way, or not yet stored, is asked again"
+    )
     before, sent = (tmp_path / "judge.jsonl").read_bytes(), len(peer.seen)
     monkeypatch.delenv("PEER_KEY")
     assert judged(tmp_path, 120, mode="replay") == rows
-    assert (tmp_path / "judge.jsonl").read_bytes() == before and len(peer.seen) == sent, "a replay needs no key, sends nothing and appends nothing"
+    assert (tmp_path / "judge.jsonl").read_bytes() == before and len(peer.seen) == sent, (
+        "a replay needs no key, sends nothing and appends nothing"
+    )
 
 
-def test_a_bridge_finds_the_offset_between_two_judges_by_category(tmp_path: Path, peer: Peer) -> None:
+def test_a_bridge_finds_the_offset_between_two_judges_by_category(
+    tmp_path: Path, peer: Peer
+) -> None:
     strict = {"writing": 2, "math": 0, "stem": 1, "coding": 0}
 
     def says(prompt: str, turn: int) -> dict[str, Any]:
@@ -142,32 +233,66 @@ def test_a_bridge_finds_the_offset_between_two_judges_by_category(tmp_path: Path
     peer.script = says
     for name in ("judge", "second"):
         judge_mtbench.main([*arguments(tmp_path, 40, judge=name), "--concurrency", "1"])
-    bridge_judges.main([
-        "--first", str(tmp_path / "judge.jsonl"), "--second", str(tmp_path / "second.jsonl"), "--output", str(tmp_path / "bridge.json"),
-        "--recipe", '{"column": "second", "seed": 0}', "--code", "x", "--receipt", str(tmp_path / "b.json"),
-    ])  # fmt: skip
+    bridge_judges.main(
+        [
+            "--first",
+            str(tmp_path / "judge.jsonl"),
+            "--second",
+            str(tmp_path / "second.jsonl"),
+            "--output",
+            str(tmp_path / "bridge.json"),
+            "--recipe",
+            '{"column": "second", "seed": 0}',
+            "--code",
+            "x",
+            "--receipt",
+            str(tmp_path / "b.json"),
+        ]
+    )
     found = read_json(tmp_path / "bridge.json")
     assert found["judges"] == {"first": "judge", "second": "second"}
-    assert {name: row["mean"] for name, row in found["categories"].items()} == {"writing": -2, "math": 0, "stem": -1, "coding": 0}
-    assert found["categories"]["writing"]["told_apart"] and not found["categories"]["math"]["told_apart"]
+    assert {name: row["mean"] for name, row in found["categories"].items()} == {
+        "writing": -2,
+        "math": 0,
+        "stem": -1,
+        "coding": 0,
+    }
+    assert (
+        found["categories"]["writing"]["told_apart"]
+        and not found["categories"]["math"]["told_apart"]
+    )
     assert found["judgments"] == {"first": 80, "second": 80, "in_both": 80, "rated_by_both": 79}
     assert found["offset"]["low"] < found["offset"]["mean"] < found["offset"]["high"] < 0
     assert 0.5 < found["rank_agreement"]["answers"] < 1
 
 
-def test_mended_references_are_judged_alone_and_their_effect_is_the_replaced_score(tmp_path: Path, peer: Peer) -> None:
+def test_mended_references_are_judged_alone_and_their_effect_is_the_replaced_score(
+    tmp_path: Path, peer: Peer
+) -> None:
     mended = tmp_path / "overrides.yaml"
-    mended.write_text(yaml.safe_dump({"overrides": [{"question_id": 82, "turn": 1, "wrong": "right", "right": "mended"}]}))
+    mended.write_text(
+        yaml.safe_dump(
+            {"overrides": [{"question_id": 82, "turn": 1, "wrong": "right", "right": "mended"}]}
+        )
+    )
     peer.script = lambda prompt, turn: {"text": "[[9]]" if "mended" in prompt else "[[5]]"}
     rows = judged(tmp_path, 8)
     changed = judged(tmp_path, 8, judge="judge2", overrides=mended)
     assert [(row["question_id"], row["turn"]) for row in changed] == [(82, 1), (82, 2)]
     by = {(row["model"], row["question_id"], row["turn"], row["repeat"]): row for row in rows}
-    found = bridge_judges.bridge(by, {(row["model"], row["question_id"], row["turn"], row["repeat"]): row for row in changed}, 0)
-    assert found["models"]["m"]["first"] == 5.0 and found["models"]["m"]["replaced"] == pytest.approx((14 * 5 + 2 * 9) / 16)
+    found = bridge_judges.bridge(
+        by,
+        {(row["model"], row["question_id"], row["turn"], row["repeat"]): row for row in changed},
+        0,
+    )
+    assert found["models"]["m"]["first"] == 5.0 and found["models"]["m"][
+        "replaced"
+    ] == pytest.approx((14 * 5 + 2 * 9) / 16)
 
 
-def test_a_judgment_that_stands_twice_is_refused_and_judges_are_never_mixed(tmp_path: Path, peer: Peer) -> None:
+def test_a_judgment_that_stands_twice_is_refused_and_judges_are_never_mixed(
+    tmp_path: Path, peer: Peer
+) -> None:
     peer.script = lambda prompt, turn: {"text": "[[5]]"}
     rows = judged(tmp_path, 3)
     with pytest.raises(UserError, match=r"x:7: m, question 81, turn 1, repeat 0 is judged twice"):
@@ -178,10 +303,20 @@ def test_a_judgment_that_stands_twice_is_refused_and_judges_are_never_mixed(tmp_
         bridge_judges.by_key([tmp_path / "mixed.jsonl"])
 
     def scored(*files: str) -> dict[str, Any]:
-        score_mtbench.main([
-            "--judgments", *(str(tmp_path / f"{name}.jsonl") for name in files), "--recipe", '{"pairs": [], "seed": 0}', "--code", "x",
-            "--output", str(tmp_path / "mtbench.json"), "--receipt", str(tmp_path / "s.json"),
-        ])  # fmt: skip
+        score_mtbench.main(
+            [
+                "--judgments",
+                *(str(tmp_path / f"{name}.jsonl") for name in files),
+                "--recipe",
+                '{"pairs": [], "seed": 0}',
+                "--code",
+                "x",
+                "--output",
+                str(tmp_path / "mtbench.json"),
+                "--receipt",
+                str(tmp_path / "s.json"),
+            ]
+        )
         return read_json(tmp_path / "mtbench.json")["judges"]
 
     assert set(scored("judge", "other")) == {"judge", "other"}

@@ -1,4 +1,6 @@
-"""The harness really runs on task files of our own; its items are kept, compared in pairs, and calibrated where something is published."""
+"""The harness really runs on task files of our own; its items are kept, compared in pairs, and
+calibrated where something is published.
+"""
 
 import json
 import os
@@ -12,75 +14,132 @@ from harness_data import SOURCE, snapshots
 import collect_lm_eval
 import list_evaluation_items
 import run_lm_eval
-from bezoar.evaluation import harness
-from bezoar.workflow.configuration import resolved
 from bezoar.errors import UserError
+from bezoar.evaluation import harness
 from bezoar.files import read_json, read_jsonl, write_json, write_jsonl
+from bezoar.workflow.configuration import resolved
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 VERSIONS = resolved([])["lm_eval"]["versions"]
 RECIPE = {
-    "tasks": ["tiny"], "versions": VERSIONS | {"tiny": 1.0}, "num_fewshot": 0, "batch_size": 8, "dtype": "float32", "max_length": 64,
-    "limit": None, "bootstrap_iters": 0, "threads": 1, "seed": 0,
-}  # fmt: skip
+    "tasks": ["tiny"],
+    "versions": VERSIONS | {"tiny": 1.0},
+    "num_fewshot": 0,
+    "batch_size": 8,
+    "dtype": "float32",
+    "max_length": 64,
+    "limit": None,
+    "bootstrap_iters": 0,
+    "threads": 1,
+    "seed": 0,
+}
 
 
 @pytest.fixture(scope="module")
 def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tasks")
     words = ["red", "blue", "green", "white"]
-    write_jsonl(folder / "tiny.jsonl", [{"question": f"The colour number {i}:", "choices": words, "label": i % 4} for i in range(12)])
+    write_jsonl(
+        folder / "tiny.jsonl",
+        [
+            {"question": f"The colour number {i}:", "choices": words, "label": i % 4}
+            for i in range(12)
+        ],
+    )
     (folder / "tiny.yaml").write_text(
-        f"task: tiny\ndataset_path: json\ndataset_kwargs: {{data_files: {{test: {folder / 'tiny.jsonl'}}}}}\ntest_split: test\n"
-        "output_type: multiple_choice\ndoc_to_text: '{{question}}'\ndoc_to_choice: '{{choices}}'\ndoc_to_target: '{{label}}'\n"
-        "metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]\nmetadata: {version: 1.0}\n"
+        "task: tiny\ndataset_path: json\ndataset_kwargs: {data_files: {test:"
+        f" {folder / 'tiny.jsonl'}}}}}\ntest_split: test\noutput_type:"
+        " multiple_choice\ndoc_to_text: '{{question}}'\ndoc_to_choice:"
+        " '{{choices}}'\ndoc_to_target: '{{label}}'\nmetric_list: [{metric: acc,"
+        " aggregation: mean, higher_is_better: true}]\nmetadata: {version: 1.0}\n"
     )
     return folder
 
 
 def command(base: Path, made: Path, out: Path, name: str, **changes: object) -> list[str]:
     return [
-        "--model", str(base), "--name", name, "--task-files", str(made / "tiny.yaml"), str(made / "tiny.jsonl"),
-        "--recipe", json.dumps(RECIPE | changes), "--code", "x", "--results", str(out / f"{name}.json"),
-        "--samples", str(out / f"{name}.samples.jsonl"), "--receipt", str(out / f"{name}.receipt.json"),
-    ]  # fmt: skip
+        "--model",
+        str(base),
+        "--name",
+        name,
+        "--task-files",
+        str(made / "tiny.yaml"),
+        str(made / "tiny.jsonl"),
+        "--recipe",
+        json.dumps(RECIPE | changes),
+        "--code",
+        "x",
+        "--results",
+        str(out / f"{name}.json"),
+        "--samples",
+        str(out / f"{name}.samples.jsonl"),
+        "--receipt",
+        str(out / f"{name}.receipt.json"),
+    ]
 
 
-def test_an_edit_that_keeps_the_date_is_read_and_not_an_earlier_copy_of_the_data(tmp_path: Path) -> None:
+def test_an_edit_that_keeps_the_date_is_read_and_not_an_earlier_copy_of_the_data(
+    tmp_path: Path,
+) -> None:
     data, task = tmp_path / "tiny.jsonl", tmp_path / "tiny.yaml"
     task.write_text(
-        f"task: tiny\ndataset_path: json\ndataset_kwargs: {{data_files: {{test: {data}}}}}\ntest_split: test\noutput_type: multiple_choice\n"
-        "doc_to_text: '{{question}}'\ndoc_to_choice: ['a', 'b']\ndoc_to_target: 0\nmetric_list: [{metric: acc}]\nmetadata: {version: 1.0}\n"
+        "task: tiny\ndataset_path: json\ndataset_kwargs: {data_files: {test:"
+        f" {data}}}}}\ntest_split: test\noutput_type: multiple_choice\ndoc_to_text:"
+        " '{{question}}'\ndoc_to_choice: ['a', 'b']\ndoc_to_target: 0\nmetric_list: [{metric:"
+        " acc}]\nmetadata: {version: 1.0}\n"
     )
     ask = "import sys; from pathlib import Path; from bezoar.evaluation.harness import load_tasks\n"
-    ask += "print([row['question'] for row in load_tasks(['tiny'], [Path(sys.argv[1])], {})['tiny'].dataset['test']])"
+    ask += (
+        "print([row['question'] for row in load_tasks(['tiny'], [Path(sys.argv[1])],"
+        " {})['tiny'].dataset['test']])"
+    )
     said = []
     for word in ("red", "sad"):
         write_jsonl(data, [{"question": word}])
         os.utime(data, (1_700_000_000, 1_700_000_000))
-        done = subprocess.run([sys.executable, "-c", ask, str(task)], env=os.environ | {"PYTHONPATH": str(ROOT / "scripts"), "HOME": str(tmp_path)},
-                              capture_output=True, text=True, check=True)  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-c", ask, str(task)],
+            env=os.environ | {"PYTHONPATH": str(ROOT / "scripts"), "HOME": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         said.append(done.stdout.splitlines()[-1])
     assert said == ["['red']", "['sad']"]
 
 
-def test_every_item_is_kept_and_running_again_gives_the_same_bytes(tiny_base: Path, tasks: Path, tmp_path: Path) -> None:
+def test_every_item_is_kept_and_running_again_gives_the_same_bytes(
+    tiny_base: Path, tasks: Path, tmp_path: Path
+) -> None:
     run_lm_eval.main(command(tiny_base, tasks, tmp_path, "base"))
     rows = read_jsonl(tmp_path / "base.samples.jsonl")
     assert [row["doc_id"] for row in rows] == list(range(12))
     assert {len(row["loglikelihoods"]) for row in rows} == {4}
     best = [max(range(4), key=lambda choice: row["loglikelihoods"][choice]) for row in rows]
-    assert [row["acc"] for row in rows] == [float(choice == index % 4) for index, choice in enumerate(best)]
+    assert [row["acc"] for row in rows] == [
+        float(choice == index % 4) for index, choice in enumerate(best)
+    ]
     found = read_json(tmp_path / "base.json")
     assert found["results"]["tiny"]["acc,none"] == sum(row["acc"] for row in rows) / 12
-    assert (found["versions"], found["n-shot"], found["config"]["batch_size"]) == ({"tiny": 1.0}, {"tiny": 0}, 8)
-    assert {found["config"][f"{kind}_seed"] for kind in ("random", "numpy", "torch", "fewshot")} == {0}
+    assert (found["versions"], found["n-shot"], found["config"]["batch_size"]) == (
+        {"tiny": 1.0},
+        {"tiny": 0},
+        8,
+    )
+    assert {
+        found["config"][f"{kind}_seed"] for kind in ("random", "numpy", "torch", "fewshot")
+    } == {0}
     before = (tmp_path / "base.json").read_bytes(), (tmp_path / "base.samples.jsonl").read_bytes()
     run_lm_eval.main(command(tiny_base, tasks, tmp_path, "base"))
-    assert ((tmp_path / "base.json").read_bytes(), (tmp_path / "base.samples.jsonl").read_bytes()) == before
+    assert (
+        (tmp_path / "base.json").read_bytes(),
+        (tmp_path / "base.samples.jsonl").read_bytes(),
+    ) == before
 
 
-def test_a_task_that_cannot_be_run_is_one_line_with_the_reason(tiny_base: Path, tasks: Path, tmp_path: Path) -> None:
+def test_a_task_that_cannot_be_run_is_one_line_with_the_reason(
+    tiny_base: Path, tasks: Path, tmp_path: Path
+) -> None:
     def refused(message: str, *more: str, **changes: object) -> None:
         with pytest.raises(UserError, match=message) as error:
             run_lm_eval.main([*command(tiny_base, tasks, tmp_path, "base", **changes), *more])
@@ -94,31 +153,63 @@ def test_a_task_that_cannot_be_run_is_one_line_with_the_reason(tiny_base: Path, 
     (tmp_path / "scripted").mkdir()
     (tmp_path / "scripted" / "scripted.py").write_text("raise SystemExit\n")
     (tmp_path / "scripted" / "manifest.json").write_text("{}")
-    refused("holds a loading script and no data", "--task-data", f"piqa={tmp_path / 'scripted' / 'manifest.json'}", tasks=["piqa"])
+    refused(
+        "holds a loading script and no data",
+        "--task-data",
+        f"piqa={tmp_path / 'scripted' / 'manifest.json'}",
+        tasks=["piqa"],
+    )
     (tmp_path / "bare").mkdir()
     (tmp_path / "bare" / "manifest.json").write_text("{}")
-    refused("piqa cannot be read from .*bare", "--task-data", f"piqa={tmp_path / 'bare' / 'manifest.json'}", tasks=["piqa"])
+    refused(
+        "piqa cannot be read from .*bare",
+        "--task-data",
+        f"piqa={tmp_path / 'bare' / 'manifest.json'}",
+        tasks=["piqa"],
+    )
     assert not list(tmp_path.glob("*.json*"))
 
 
 @pytest.fixture(scope="module")
 def ten(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    """The ten tasks of the paper's config, run on local data with the right columns, without a network."""
+    """The ten tasks of the paper's config, run on local data with the right columns, without a
+    network.
+    """
     out = tmp_path_factory.mktemp("ten")
     data = snapshots(out / "hub", rows=6)
     recipe = RECIPE | {"tasks": resolved([])["lm_eval"]["tasks"], "max_length": 256}
-    run_lm_eval.main([
-        "--model", str(tiny_base), "--name", "base", "--task-data", *data, "--recipe", json.dumps(recipe), "--code", "x",
-        "--results", str(out / "base.json"), "--samples", str(out / "base.samples.jsonl"), "--receipt", str(out / "receipt.json"),
-    ])  # fmt: skip
+    run_lm_eval.main(
+        [
+            "--model",
+            str(tiny_base),
+            "--name",
+            "base",
+            "--task-data",
+            *data,
+            "--recipe",
+            json.dumps(recipe),
+            "--code",
+            "x",
+            "--results",
+            str(out / "base.json"),
+            "--samples",
+            str(out / "base.samples.jsonl"),
+            "--receipt",
+            str(out / "receipt.json"),
+        ]
+    )
     return out, data
 
 
 def test_the_ten_tasks_run_on_local_copies_of_their_data(ten: tuple[Path, list[str]]) -> None:
     out, _ = ten
     found, rows = read_json(out / "base.json"), read_jsonl(out / "base.samples.jsonl")
-    assert {task: float(version) for task, version in found["versions"].items()} == {task: float(VERSIONS[task]) for task in found["versions"]}
-    assert len(rows) == 10 * 6 and {sample["effective"] for sample in found["n-samples"].values()} == {6}
+    assert {task: float(version) for task, version in found["versions"].items()} == {
+        task: float(VERSIONS[task]) for task in found["versions"]
+    }
+    assert len(rows) == 10 * 6 and {
+        sample["effective"] for sample in found["n-samples"].values()
+    } == {6}
     assert all(str(out / "hub") in found["configs"][task]["dataset_path"] for task in SOURCE)
     metric = resolved([])["lm_eval_table"]["metric"]
     assert all(metric[row["task"]] in row for row in rows)
@@ -141,10 +232,26 @@ def test_a_killed_evaluation_goes_on_with_the_next_task_to_the_same_bytes(
 
     def run(name: str) -> None:
         recipe = RECIPE | {"tasks": ["piqa", "rte"], "max_length": 256}
-        run_lm_eval.main([
-            "--model", str(tiny_base), "--name", "base", "--task-data", *data, "--recipe", json.dumps(recipe), "--code", "x",
-            "--results", str(tmp_path / name), "--samples", str(tmp_path / f"{name}l"), "--receipt", str(tmp_path / "receipt"),
-        ])  # fmt: skip
+        run_lm_eval.main(
+            [
+                "--model",
+                str(tiny_base),
+                "--name",
+                "base",
+                "--task-data",
+                *data,
+                "--recipe",
+                json.dumps(recipe),
+                "--code",
+                "x",
+                "--results",
+                str(tmp_path / name),
+                "--samples",
+                str(tmp_path / f"{name}l"),
+                "--receipt",
+                str(tmp_path / "receipt"),
+            ]
+        )
 
     run("whole.json")
     monkeypatch.setattr(run_lm_eval, "evaluate", dies)
@@ -154,34 +261,78 @@ def test_a_killed_evaluation_goes_on_with_the_next_task_to_the_same_bytes(
     run("killed.json")
     assert evaluated == ["piqa", "rte", "rte"]
     for end in ("", "l"):
-        assert (tmp_path / f"killed.json{end}").read_bytes() == (tmp_path / f"whole.json{end}").read_bytes()
+        assert (tmp_path / f"killed.json{end}").read_bytes() == (
+            tmp_path / f"whole.json{end}"
+        ).read_bytes()
 
 
 def test_every_item_is_listed_from_where_it_is_evaluated(ten: tuple[Path, list[str]]) -> None:
     tasks = harness.load_tasks(["winogrande", "arc_easy"], [], harness.assignments(ten[1])[0])
-    rows = [row for name, task in tasks.items() for row in list_evaluation_items.of_task(name, task)]
-    assert {(row["task"], row["item"]) for row in rows} == {(task, i) for task in tasks for i in range(6)}
-    assert "Ann told Ben that _ was right." in {row["text"] for row in rows if row["task"] == "winogrande"}
+    rows = [
+        row for name, task in tasks.items() for row in list_evaluation_items.of_task(name, task)
+    ]
+    assert {(row["task"], row["item"]) for row in rows} == {
+        (task, i) for task in tasks for i in range(6)
+    }
+    assert "Ann told Ben that _ was right." in {
+        row["text"] for row in rows if row["task"] == "winogrande"
+    }
 
 
 def test_reading_the_items_needs_no_torch() -> None:
-    code = "import sys, bezoar.evaluation.harness as h, lm_eval.tasks; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": str(ROOT / "scripts")}, check=False).returncode == 0
+    code = (
+        "import sys, bezoar.evaluation.harness as h, lm_eval.tasks; sys.exit('torch' in"
+        " sys.modules)"
+    )
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], env={"PYTHONPATH": str(ROOT / "scripts")}, check=False
+        ).returncode
+        == 0
+    )
 
 
-def collect(place: Path, values: dict[str, list[float]], metric: str = "acc", **changes: object) -> dict:
+def collect(
+    place: Path, values: dict[str, list[float]], metric: str = "acc", **changes: object
+) -> dict:
     settings = changes.pop("settings", {})
     for model, items in values.items():
-        write_jsonl(place / f"{model}.samples.jsonl", [{"task": "t", "doc_id": i, "target": "0", metric: v} for i, v in enumerate(items)])
-        mine = {"model": model, "harness": "0.4", "versions": {"t": 1.0}, "n-shot": {"t": 0}, "recipe": {"limit": None, **settings.get(model, {})}}
+        write_jsonl(
+            place / f"{model}.samples.jsonl",
+            [{"task": "t", "doc_id": i, "target": "0", metric: v} for i, v in enumerate(items)],
+        )
+        mine = {
+            "model": model,
+            "harness": "0.4",
+            "versions": {"t": 1.0},
+            "n-shot": {"t": 0},
+            "recipe": {"limit": None, **settings.get(model, {})},
+        }
         write_json(place / f"{model}.json", mine)
     pairs = [["child", "base"]] if "child" in values else []
-    recipe = {"pairs": pairs, "metric": {}, "published_base": None, "tolerance": 0.02, "seed": 0} | changes
-    collect_lm_eval.main([
-        "--results", *(str(place / f"{model}.json") for model in values),
-        "--samples", *(str(place / f"{model}.samples.jsonl") for model in values), "--output", str(place / "lm_eval.out.json"), "--code", "x",
-        "--recipe", json.dumps(recipe), "--receipt", str(place / "r.json"),
-    ])  # fmt: skip
+    recipe = {
+        "pairs": pairs,
+        "metric": {},
+        "published_base": None,
+        "tolerance": 0.02,
+        "seed": 0,
+    } | changes
+    collect_lm_eval.main(
+        [
+            "--results",
+            *(str(place / f"{model}.json") for model in values),
+            "--samples",
+            *(str(place / f"{model}.samples.jsonl") for model in values),
+            "--output",
+            str(place / "lm_eval.out.json"),
+            "--code",
+            "x",
+            "--recipe",
+            json.dumps(recipe),
+            "--receipt",
+            str(place / "r.json"),
+        ]
+    )
     return read_json(place / "lm_eval.out.json")
 
 
@@ -189,11 +340,24 @@ def test_models_are_compared_in_pairs(tmp_path: Path) -> None:
     base, better = [1.0, 0.0] * 50, [1.0] * 60 + [1.0, 0.0] * 20
     table = collect(tmp_path, {"base": base, "child": better})
     found = table["differences"][0]["tasks"]["t"]
-    assert found["mean"] == pytest.approx(0.3) and found["low"] > 0.2 and found["p_holm"] == pytest.approx(2 / 2**30)
-    assert found["test"] == "McNemar, exact" and found["told_apart"] and 0 < found["detectable"] < found["mean"]
+    assert (
+        found["mean"] == pytest.approx(0.3)
+        and found["low"] > 0.2
+        and found["p_holm"] == pytest.approx(2 / 2**30)
+    )
+    assert (
+        found["test"] == "McNemar, exact"
+        and found["told_apart"]
+        and 0 < found["detectable"] < found["mean"]
+    )
     assert table["models"]["base"]["t"]["mean"] == 0.5
     assert table["calibration"]["verdict"] == "not applicable"
-    assert table["settings"] == {"harness": "0.4", "versions": {"t": 1.0}, "n-shot": {"t": 0}, "limit": None}
+    assert table["settings"] == {
+        "harness": "0.4",
+        "versions": {"t": 1.0},
+        "n-shot": {"t": 0},
+        "limit": None,
+    }
 
 
 def test_scores_between_0_and_1_are_tested_by_sign_flips(tmp_path: Path) -> None:
@@ -201,10 +365,16 @@ def test_scores_between_0_and_1_are_tested_by_sign_flips(tmp_path: Path) -> None
     found = table["differences"][0]["tasks"]["t"]
     assert found["test"] == "sign flips" and found["p"] < 0.001
     same = collect(tmp_path, {"base": [0.4, 0.5] * 15, "child": [0.5, 0.4] * 15})["differences"][0]
-    assert not same["tasks"]["t"]["told_apart"] and not same["all_items"]["told_apart"] and not same["mean_of_tasks"]["told_apart"]
+    assert (
+        not same["tasks"]["t"]["told_apart"]
+        and not same["all_items"]["told_apart"]
+        and not same["mean_of_tasks"]["told_apart"]
+    )
 
 
-def test_the_harness_is_calibrated_against_published_values_or_says_that_it_is_not(tmp_path: Path) -> None:
+def test_the_harness_is_calibrated_against_published_values_or_says_that_it_is_not(
+    tmp_path: Path,
+) -> None:
     values = {"base": [1.0, 0.0] * 50, "child": [1.0] * 100}
 
     def verdict(**changes: object) -> dict:
@@ -213,7 +383,9 @@ def test_the_harness_is_calibrated_against_published_values_or_says_that_it_is_n
     assert verdict(published_base={"t": {"acc": 0.51}})["verdict"] == "calibrated"
     found = verdict(published_base={"t": {"acc": 0.60}})
     assert found["verdict"] == "not calibrated" and "t acc" in found["reason"]
-    assert found["rows"] == [{"task": "t", "metric": "acc", "published": 0.6, "ours": 0.5, "n": 100}]
+    assert found["rows"] == [
+        {"task": "t", "metric": "acc", "published": 0.6, "ours": 0.5, "n": 100}
+    ]
     assert verdict(published_base={"other": {"acc": 0.5}})["verdict"] == "not run"
     limited = {model: {"limit": 20} for model in values}
     assert verdict(published_base={"t": {"acc": 0.5}}, settings=limited)["verdict"] == "not run"
@@ -224,5 +396,7 @@ def test_models_with_other_items_or_settings_are_not_compared(tmp_path: Path) ->
         collect(tmp_path, {"base": [1.0, 0.0], "child": [1.0]})
     with pytest.raises(UserError, match="child was evaluated with another limit"):
         collect(tmp_path, {"base": [1.0], "child": [1.0]}, settings={"child": {"limit": 5}})
-    with pytest.raises(UserError, match="base has no metric acc of task t; name one it has under lm_eval_table"):
+    with pytest.raises(
+        UserError, match="base has no metric acc of task t; name one it has under lm_eval_table"
+    ):
         collect(tmp_path, {"base": [1.0]}, metric="f1")

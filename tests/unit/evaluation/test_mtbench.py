@@ -1,4 +1,6 @@
-"""Judgments are accounted for, bounded, and aggregated as FastChat does; a planted failure of each kind has its state."""
+"""Judgments are accounted for, bounded, and aggregated as FastChat does; a planted failure of each
+kind has its state.
+"""
 
 import argparse
 import json
@@ -9,14 +11,25 @@ import pytest
 
 import judge_mtbench
 import score_mtbench
-from bezoar.evaluation import mtbench
 from bezoar.errors import UserError
+from bezoar.evaluation import mtbench
 from bezoar.files import read_json, read_jsonl, write_json, write_jsonl
 from bezoar.rehearsal.world import World
 
-ROOT = Path(__file__).parent.parent.parent
-SIMULATOR = {"provider": "simulator", "api": "chat", "model": "simulator", "revision": None, "base_url_env": None, "api_key_env": None,
-             "prompt_form": None, "stop": [], "temperature": 0.0, "max_tokens": 200, "timeout_s": 30}  # fmt: skip
+ROOT = Path(__file__).parents[3]
+SIMULATOR = {
+    "provider": "simulator",
+    "api": "chat",
+    "model": "simulator",
+    "revision": None,
+    "base_url_env": None,
+    "api_key_env": None,
+    "prompt_form": None,
+    "stop": [],
+    "temperature": 0.0,
+    "max_tokens": 200,
+    "timeout_s": 30,
+}
 
 
 @pytest.mark.parametrize(
@@ -33,7 +46,9 @@ SIMULATOR = {"provider": "simulator", "api": "chat", "model": "simulator", "revi
         ("[[0]]", (-1, "out_of_range")),
     ],
 )
-def test_a_rating_is_read_as_fastchat_reads_it_or_has_a_state(text: str, expected: tuple[float, str]) -> None:
+def test_a_rating_is_read_as_fastchat_reads_it_or_has_a_state(
+    text: str, expected: tuple[float, str]
+) -> None:
     assert mtbench.read_rating(text) == expected
 
 
@@ -41,20 +56,36 @@ def test_a_rating_is_read_as_fastchat_reads_it_or_has_a_state(text: str, expecte
 def judged(tmp_path: Path) -> Path:
     """Two models' answers to 31 questions, judged by the simulator."""
     world = World(5, 40, 0.4, 0.5)
-    facts = [fact for fact in world.facts if fact.held and fact.topic in ("pet", "dish", "trade", "colour")][:60]
+    facts = [
+        fact
+        for fact in world.facts
+        if fact.held and fact.topic in ("pet", "dish", "trade", "colour")
+    ][:60]
     skills = [fact for fact in world.facts if fact.held and fact.topic == "sum"][:2]
     asked = [
         {"question_id": 81 + i, "category": "writing", "turns": [a.questions[0], b.questions[0]]}
         for i, (a, b) in enumerate(zip(facts[::2], facts[1::2], strict=True))
     ]
-    asked.append({"question_id": 199, "category": "math", "turns": [fact.questions[0] for fact in skills]})
+    asked.append(
+        {"question_id": 199, "category": "math", "turns": [fact.questions[0] for fact in skills]}
+    )
     truth = {question: fact.statement for fact in [*facts, *skills] for question in fact.questions}
     write_json(tmp_path / "facts.json", world.as_json())
     write_jsonl(tmp_path / "questions.jsonl", asked)
-    write_jsonl(tmp_path / "references.jsonl", [{"question_id": 199, "choices": [{"turns": [fact.statement for fact in skills]}]}])
-    for name, answer in {"good": lambda q: truth[q], "bad": lambda q: "Nobody knows {anything}."}.items():
+    write_jsonl(
+        tmp_path / "references.jsonl",
+        [{"question_id": 199, "choices": [{"turns": [fact.statement for fact in skills]}]}],
+    )
+    for name, answer in {
+        "good": lambda q: truth[q],
+        "bad": lambda q: "Nobody knows {anything}.",
+    }.items():
         rows = [
-            {"question_id": row["question_id"], "model_id": name, "choices": [{"index": 0, "turns": [answer(q) for q in row["turns"]]}]}
+            {
+                "question_id": row["question_id"],
+                "model_id": name,
+                "choices": [{"index": 0, "turns": [answer(q) for q in row["turns"]]}],
+            }
             for row in asked
         ]
         write_jsonl(tmp_path / f"{name}.answers.jsonl", rows)
@@ -63,15 +94,36 @@ def judged(tmp_path: Path) -> Path:
 
 
 def judge(place: Path, name: str, mode: str = "online", share: float = 0.5) -> None:
-    judge_mtbench.main([
-        "--questions", str(place / "questions.jsonl"), "--answers", str(place / f"{name}.answers.jsonl"),
-        "--references", str(place / "references.jsonl"),
-        "--judge-prompts", str(ROOT / "prompts" / "judge_prompts.jsonl"), "--store", str(place / f"{name}.sqlite"),
-        "--facts", str(place / "facts.json"),
-        "--mode", mode, "--concurrency", "4", "--recipe", json.dumps({"judge": SIMULATOR, "repeats": 2, "max_failure_share": share, "seed": 0}),
-        "--code", "x", "--judgments", str(place / f"{name}.judgments.jsonl"), "--counts", str(place / f"{name}.counts.json"),
-        "--receipt", str(place / f"{name}.json"),
-    ])  # fmt: skip
+    judge_mtbench.main(
+        [
+            "--questions",
+            str(place / "questions.jsonl"),
+            "--answers",
+            str(place / f"{name}.answers.jsonl"),
+            "--references",
+            str(place / "references.jsonl"),
+            "--judge-prompts",
+            str(ROOT / "prompts" / "judge_prompts.jsonl"),
+            "--store",
+            str(place / f"{name}.sqlite"),
+            "--facts",
+            str(place / "facts.json"),
+            "--mode",
+            mode,
+            "--concurrency",
+            "4",
+            "--recipe",
+            json.dumps({"judge": SIMULATOR, "repeats": 2, "max_failure_share": share, "seed": 0}),
+            "--code",
+            "x",
+            "--judgments",
+            str(place / f"{name}.judgments.jsonl"),
+            "--counts",
+            str(place / f"{name}.counts.json"),
+            "--receipt",
+            str(place / f"{name}.json"),
+        ]
+    )
 
 
 def test_every_question_turn_and_repeat_has_one_row_and_one_state(judged: Path) -> None:
@@ -79,7 +131,9 @@ def test_every_question_turn_and_repeat_has_one_row_and_one_state(judged: Path) 
     assert len(rows) == 31 * 2 * 2
     assert len({(row["question_id"], row["turn"], row["repeat"]) for row in rows}) == len(rows)
     counts = read_json(judged / "good.counts.json")
-    assert counts["judgments"] == sum(count for state, count in counts.items() if state != "judgments")
+    assert counts["judgments"] == sum(
+        count for state, count in counts.items() if state != "judgments"
+    )
 
 
 def test_replaying_from_the_store_gives_the_same_bytes(judged: Path) -> None:
@@ -90,17 +144,29 @@ def test_replaying_from_the_store_gives_the_same_bytes(judged: Path) -> None:
 
 def test_too_many_failures_fail_the_stage(judged: Path) -> None:
     rows = read_jsonl(judged / "good.judgments.jsonl")
-    assert 0 < sum(row["state"] != "rated" for row in rows) < len(rows) / 4, "the simulator fails now and then, on purpose"
+    assert 0 < sum(row["state"] != "rated" for row in rows) < len(rows) / 4, (
+        "the simulator fails now and then, on purpose"
+    )
     with pytest.raises(UserError, match=r"judgments without a rating, e\.g\. question"):
         judge(judged, "good", share=0.0)
 
 
 def score(place: Path) -> dict:
-    score_mtbench.main([
-        "--judgments", str(place / "bad.judgments.jsonl"), str(place / "good.judgments.jsonl"),
-        "--recipe", '{"seed": 0, "pairs": [["good", "bad"]]}', "--code", "x",
-        "--output", str(place / "mtbench.json"), "--receipt", str(place / "score.json"),
-    ])  # fmt: skip
+    score_mtbench.main(
+        [
+            "--judgments",
+            str(place / "bad.judgments.jsonl"),
+            str(place / "good.judgments.jsonl"),
+            "--recipe",
+            '{"seed": 0, "pairs": [["good", "bad"]]}',
+            "--code",
+            "x",
+            "--output",
+            str(place / "mtbench.json"),
+            "--receipt",
+            str(place / "score.json"),
+        ]
+    )
     return read_json(place / "mtbench.json")["judges"]["simulator"]
 
 
@@ -108,9 +174,19 @@ def test_fastchat_prints_our_means(judged: Path, capsys: pytest.CaptureFixture[s
     from fastchat.llm_judge.show_result import display_result_single
 
     table = score(judged)
-    write_jsonl(judged / "all.jsonl", [*read_jsonl(judged / "bad.judgments.jsonl"), *read_jsonl(judged / "good.judgments.jsonl")])
+    write_jsonl(
+        judged / "all.jsonl",
+        [*read_jsonl(judged / "bad.judgments.jsonl"), *read_jsonl(judged / "good.judgments.jsonl")],
+    )
     capsys.readouterr()
-    display_result_single(argparse.Namespace(input_file=str(judged / "all.jsonl"), judge_model="simulator", bench_name="mt_bench", model_list=None))
+    display_result_single(
+        argparse.Namespace(
+            input_file=str(judged / "all.jsonl"),
+            judge_model="simulator",
+            bench_name="mt_bench",
+            model_list=None,
+        )
+    )
     printed = capsys.readouterr().out
     average = printed.split("Average")[1]
     for model in ("good", "bad"):
@@ -133,16 +209,25 @@ def test_right_answers_score_above_wrong_ones_with_an_interval_that_says_so(judg
 
 
 def test_failures_bound_the_mean() -> None:
-    rows = [{"question_id": i, "state": "rated", "score": 8} for i in range(3)] + [{"question_id": 9, "state": "no_rating", "score": -1}]
+    rows = [{"question_id": i, "state": "rated", "score": 8} for i in range(3)] + [
+        {"question_id": 9, "state": "no_rating", "score": -1}
+    ]
     found = score_mtbench.summary(rows, 0)
-    assert (found["mean"], found["failures"], found["all_failures_1"], found["all_failures_10"]) == (8.0, 1, 25 / 4, 34 / 4)
+    assert (
+        found["mean"],
+        found["failures"],
+        found["all_failures_1"],
+        found["all_failures_10"],
+    ) == (8.0, 1, 25 / 4, 34 / 4)
 
 
 def test_an_edited_score_is_found_when_aggregating(judged: Path) -> None:
     rows = read_jsonl(judged / "good.judgments.jsonl")
     rows[0]["score"] = 10 if rows[0]["score"] != 10 else 9
     write_jsonl(judged / "good.judgments.jsonl", rows)
-    with pytest.raises(UserError, match=r"good\.judgments\.jsonl:1: score \d+ is not what the judgment's text says"):
+    with pytest.raises(
+        UserError, match=r"good\.judgments\.jsonl:1: score \d+ is not what the judgment's text says"
+    ):
         score(judged)
 
 

@@ -1,4 +1,6 @@
-"""Intervals cover what they promise, tests keep their level, corrections never lower a p value. All of it by simulation, seeded."""
+"""Intervals cover what they promise, tests keep their level, corrections never lower a p value. All
+of it by simulation, seeded.
+"""
 
 from collections.abc import Callable, Iterator
 
@@ -28,27 +30,39 @@ def test_a_judge_that_scores_at_random_gets_intervals_that_cover_its_mean(n: int
 
 
 def random_judgments(generator: np.random.Generator, questions: int) -> Iterator[dict]:
-    """Two turns, two repeats, a question of its own difficulty, one rating in twenty missing: true mean 5.5."""
+    """Two turns, two repeats, a question of its own difficulty, one rating in twenty missing: true
+    mean 5.5.
+    """
     hardness = generator.integers(-2, 3, questions)
     for number in range(questions):
         for turn in (1, 2):
             for repeat in range(2):
                 lost = generator.random() < 0.05
                 score = -1 if lost else int(generator.choice([4, 5, 6, 7]) + hardness[number])
-                yield {"question_id": number, "turn": turn, "repeat": repeat, "score": score, "state": "no_rating" if lost else "rated"}
+                yield {
+                    "question_id": number,
+                    "turn": turn,
+                    "repeat": repeat,
+                    "score": score,
+                    "state": "no_rating" if lost else "rated",
+                }
 
 
-def test_intervals_of_the_score_itself_cover_although_turns_and_repeats_of_a_question_go_together() -> None:
+def test_intervals_of_the_score_cover_although_turns_and_repeats_go_together() -> None:
     generator = np.random.default_rng(5)
     hits = naive = 0
     for run in range(RUNS):
         rows = list(random_judgments(generator, 40))
         found = score_mtbench.summary(rows, run, resamples=1000)
         hits += found["low"] <= 5.5 <= found["high"]
-        flat = statistics.bootstrap_mean([row["score"] for row in rows if row["state"] == "rated"], run, resamples=200)
+        flat = statistics.bootstrap_mean(
+            [row["score"] for row in rows if row["state"] == "rated"], run, resamples=200
+        )
         naive += flat["low"] <= 5.5 <= flat["high"]
     assert COVERED[0] <= hits <= COVERED[1]
-    assert naive < COVERED[0], "an interval that ignores questions would promise too much; this test would see it"
+    assert naive < COVERED[0], (
+        "an interval that ignores questions would promise too much; this test would see it"
+    )
 
 
 def test_pairing_narrows_the_interval_of_a_difference() -> None:
@@ -65,7 +79,9 @@ def equals(generator: np.random.Generator, binary: bool) -> tuple[np.ndarray, np
     """Two models of the same skill on the same 60 items."""
     skill = generator.random(60)
     if binary:
-        return (generator.random(60) < skill).astype(float), (generator.random(60) < skill).astype(float)
+        return (generator.random(60) < skill).astype(float), (generator.random(60) < skill).astype(
+            float
+        )
     return skill + generator.normal(0, 0.3, 60), skill + generator.normal(0, 0.3, 60)
 
 
@@ -74,7 +90,11 @@ def test_two_equal_models_are_told_apart_in_at_most_5_of_100_runs(binary: bool) 
     generator, rejected, intervals = np.random.default_rng(3), 0, 0
     for run in range(RUNS):
         a, b = equals(generator, binary)
-        name, p = (statistics.paired_p(a, b, run)[0], statistics.mcnemar(a, b)) if binary else ("sign flips", statistics.sign_flip(a, b, run, flips=500))
+        name, p = (
+            (statistics.paired_p(a, b, run)[0], statistics.mcnemar(a, b))
+            if binary
+            else ("sign flips", statistics.sign_flip(a, b, run, flips=500))
+        )
         assert name == ("McNemar, exact" if binary else "sign flips")
         rejected += p <= 0.05
         interval = statistics.bootstrap_mean(a - b, run, resamples=1000)
@@ -83,9 +103,15 @@ def test_two_equal_models_are_told_apart_in_at_most_5_of_100_runs(binary: bool) 
     assert COVERED[0] <= intervals <= COVERED[1]
 
 
-def test_ten_tasks_without_a_difference_give_one_after_correction_in_at_most_5_of_100_runs() -> None:
+def test_ten_tasks_without_a_difference_give_one_after_correction_in_at_most_5_of_100_runs() -> (
+    None
+):
     generator = np.random.default_rng(4)
-    found = sum(min(statistics.holm([statistics.mcnemar(*equals(generator, True)) for _ in range(10)])) <= 0.05 for _ in range(RUNS))
+    found = sum(
+        min(statistics.holm([statistics.mcnemar(*equals(generator, True)) for _ in range(10)]))
+        <= 0.05
+        for _ in range(RUNS)
+    )
     assert found <= REJECTED
 
 
@@ -101,14 +127,21 @@ def test_a_difference_as_large_as_promised_is_seen_in_about_80_of_100_runs() -> 
 def test_the_mean_of_tasks_counts_each_task_once_and_its_interval_covers() -> None:
     generator, hits = np.random.default_rng(7), 0
     for run in range(RUNS):
-        groups = [(generator.random(n) < share).astype(float) for n, share in ((40, 0.2), (400, 0.7))]
+        groups = [
+            (generator.random(n) < share).astype(float) for n, share in ((40, 0.2), (400, 0.7))
+        ]
         found = statistics.mean_of_means(groups, run, resamples=1000)
         hits += found["low"] <= 0.45 <= found["high"]
-    assert found["mean"] == pytest.approx(np.mean([np.mean(group) for group in groups])) and found["n"] == 440
+    assert (
+        found["mean"] == pytest.approx(np.mean([np.mean(group) for group in groups]))
+        and found["n"] == 440
+    )
     assert COVERED[0] <= hits <= COVERED[1]
 
 
-@pytest.mark.parametrize(("better", "worse", "p"), [(0, 0, 1.0), (5, 0, 2 / 32), (6, 1, 2 * 8 / 128), (3, 3, 1.0)])
+@pytest.mark.parametrize(
+    ("better", "worse", "p"), [(0, 0, 1.0), (5, 0, 2 / 32), (6, 1, 2 * 8 / 128), (3, 3, 1.0)]
+)
 def test_mcnemar_is_the_exact_binomial(better: int, worse: int, p: float) -> None:
     child = [1.0] * better + [0.0] * worse + [1.0] * 4
     parent = [0.0] * better + [1.0] * worse + [1.0] * 4
@@ -124,18 +157,27 @@ def test_sign_flips_agree_with_all_flips_of_a_small_sample() -> None:
 
 
 def test_rank_correlation_is_kendalls_tau_b() -> None:
-    assert statistics.rank_correlation([1, 2, 2, 3], [1, 3, 2, 4]) == pytest.approx(5 / 30**0.5)  # 5 pairs agree, one is tied in the first
+    assert statistics.rank_correlation([1, 2, 2, 3], [1, 3, 2, 4]) == pytest.approx(
+        5 / 30**0.5
+    )  # 5 pairs agree, one is tied in the first
     assert statistics.rank_correlation([1, 1], [1, 2]) is None
 
 
 def test_what_cannot_be_told_apart_is_called_so() -> None:
-    assert statistics.noise([[1.0, -1.0, 1.0, -1.0]], {"low": -0.5, "high": 0.5})["told_apart"] is False
+    assert (
+        statistics.noise([[1.0, -1.0, 1.0, -1.0]], {"low": -0.5, "high": 0.5})["told_apart"]
+        is False
+    )
     found = statistics.noise([[1.0, 1.1, 0.9, 1.0]], {"low": 0.9, "high": 1.1})
-    assert found["told_apart"] is True and found["detectable"] == pytest.approx(2.801585 * found["spread"] / 2)
+    assert found["told_apart"] is True and found["detectable"] == pytest.approx(
+        2.801585 * found["spread"] / 2
+    )
     assert statistics.noise([[1.0]], {"low": 1.0, "high": 1.0})["detectable"] is None
     a, b = np.random.default_rng(0).normal(1, 1, 50), np.random.default_rng(1).normal(1, 2, 200)
     both = statistics.noise([a, b], statistics.mean_of_means([a, b], 0))
-    assert both["detectable"] == pytest.approx(2.801585 * (a.var(ddof=1) / 50 + b.var(ddof=1) / 200) ** 0.5 / 2)
+    assert both["detectable"] == pytest.approx(
+        2.801585 * (a.var(ddof=1) / 50 + b.var(ddof=1) / 200) ** 0.5 / 2
+    )
 
 
 def test_holm_keeps_the_order_given_and_is_monotone() -> None:
@@ -148,13 +190,17 @@ def test_large_data_are_resampled_in_blocks() -> None:
     assert found["low"] < 24_999.5 < found["high"]
 
 
-def test_counting_few_values_gives_the_interval_that_drawing_items_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_counting_few_values_gives_the_interval_that_drawing_items_gives(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     values = np.random.default_rng(2).integers(0, 2, 300).astype(float)
     counted = statistics.bootstrap_mean(values, 0)
     monkeypatch.setattr(statistics, "FEW", 0)
     drawn = statistics.bootstrap_mean(values, 0)
     assert counted["mean"] == drawn["mean"] and counted["n"] == drawn["n"]
-    assert counted["low"] == pytest.approx(drawn["low"], abs=0.004) and counted["high"] == pytest.approx(drawn["high"], abs=0.004)
+    assert counted["low"] == pytest.approx(drawn["low"], abs=0.004) and counted[
+        "high"
+    ] == pytest.approx(drawn["high"], abs=0.004)
 
 
 def test_a_single_value_is_its_own_interval() -> None:

@@ -17,7 +17,16 @@ REQUEST = {"model": "m", "messages": [{"role": "user", "content": "שלום\u202
 
 def test_a_key_depends_on_content_not_on_the_order_of_fields() -> None:
     assert key_of(REQUEST) == key_of(dict(reversed(REQUEST.items())))
-    assert len({key_of({**REQUEST, name: value}) for name, value in [("model", "n"), ("attempt", 1), ("messages", [])]} | {key_of(REQUEST)}) == 4
+    assert (
+        len(
+            {
+                key_of({**REQUEST, name: value})
+                for name, value in [("model", "n"), ("attempt", 1), ("messages", [])]
+            }
+            | {key_of(REQUEST)}
+        )
+        == 4
+    )
 
 
 def test_an_answer_comes_back_as_it_was_put_and_the_first_one_stays(tmp_path: Path) -> None:
@@ -65,13 +74,15 @@ def test_a_file_that_is_no_database_is_one_clear_line(tmp_path: Path) -> None:
 def test_what_was_put_survives_a_kill(tmp_path: Path) -> None:
     path = tmp_path / "s.sqlite"
     program = (
-        "import os, signal, sys; from pathlib import Path; from bezoar.llm.answer_store import Entry, Store\n"
-        f"store = Store(Path({str(path)!r}))\n"
-        "for i in range(50): store.put([Entry(str(i), {}, {'text': str(i)})])\n"
-        "os.kill(os.getpid(), signal.SIGKILL)"
+        "import os, signal, sys; from pathlib import Path; from bezoar.llm.answer_store import"
+        f" Entry, Store\nstore = Store(Path({str(path)!r}))\nfor i in range(50):"
+        " store.put([Entry(str(i), {}, {'text': str(i)})])\nos.kill(os.getpid(),"
+        " signal.SIGKILL)"
     )
-    scripts = str(Path(__file__).parents[2] / "scripts")
-    done = subprocess.run([sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": scripts}, check=False)
+    scripts = str(Path(__file__).parents[3] / "scripts")
+    done = subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": scripts}, check=False
+    )
     assert done.returncode == -signal.SIGKILL
     store = Store(path)
     assert [store.get(str(i)) for i in range(50)] == [{"text": str(i)} for i in range(50)]

@@ -1,4 +1,6 @@
-"""Answers follow the template that the configuration names, end where it says, and are the same every time; anybody's model can be asked."""
+"""Answers follow the template that the configuration names, end where it says, and are the same
+every time; anybody's model can be asked.
+"""
 
 import json
 import shutil
@@ -9,33 +11,66 @@ import yaml
 
 import answer_mtbench
 import import_base
-from bezoar.workflow import sources
 from bezoar.errors import UserError
-from bezoar.files import read_json, read_jsonl, write_jsonl
 from bezoar.evaluation.models import adds_bos, tokenizer_of
 from bezoar.evaluation.parts import Parts
+from bezoar.files import read_json, read_jsonl, write_jsonl
+from bezoar.workflow import sources
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 RECIPE = {
-    "temperatures": {"math": 0.0}, "default_temperature": 0.7, "max_new_tokens": 6, "choices": 1, "stop": [], "batch_size": 4,
-    "dtype": "float32", "threads": 1, "seed": 0,
-}  # fmt: skip
+    "temperatures": {"math": 0.0},
+    "default_temperature": 0.7,
+    "max_new_tokens": 6,
+    "choices": 1,
+    "stop": [],
+    "batch_size": 4,
+    "dtype": "float32",
+    "threads": 1,
+    "seed": 0,
+}
 JINJA = "{{ bos_token }}{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
 
 
-def answer(place: Path, model: Path, template: str = str(ROOT / "prompts/chat_template.json"), **changes: object) -> list[dict]:
-    asked = [{"question_id": 81 + i, "category": c, "turns": ["red cat", "blue dog"]} for i, c in enumerate(["math", "writing", "other"])]
+def answer(
+    place: Path,
+    model: Path,
+    template: str = str(ROOT / "prompts/chat_template.json"),
+    **changes: object,
+) -> list[dict]:
+    asked = [
+        {"question_id": 81 + i, "category": c, "turns": ["red cat", "blue dog"]}
+        for i, c in enumerate(["math", "writing", "other"])
+    ]
     write_jsonl(place / "questions.jsonl", asked)
-    answer_mtbench.main([
-        "--model", str(model), "--name", "m", "--questions", str(place / "questions.jsonl"), "--template", template,
-        "--answers", str(place / "answers.jsonl"), "--recipe", json.dumps(RECIPE | changes), "--code", "x", "--receipt", str(place / "receipt.json"),
-    ])  # fmt: skip
+    answer_mtbench.main(
+        [
+            "--model",
+            str(model),
+            "--name",
+            "m",
+            "--questions",
+            str(place / "questions.jsonl"),
+            "--template",
+            template,
+            "--answers",
+            str(place / "answers.jsonl"),
+            "--recipe",
+            json.dumps(RECIPE | changes),
+            "--code",
+            "x",
+            "--receipt",
+            str(place / "receipt.json"),
+        ]
+    )
     return read_jsonl(place / "answers.jsonl")
 
 
 @pytest.fixture
 def chatty(tiny_base: Path, tmp_path: Path) -> Path:
-    """The tiny base with a chat template of its own and a fast tokenizer, as other families of models come."""
+    """The tiny base with a chat template of its own and a fast tokenizer, as other families of
+    models come.
+    """
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import Whitespace
@@ -47,18 +82,29 @@ def chatty(tiny_base: Path, tmp_path: Path) -> Path:
     words = ["<unk>", "<s>", "</s>", "red", "cat", "blue", "dog", "user", "assistant", "<", ">"]
     made = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     made.pre_tokenizer = Whitespace()
-    fast = PreTrainedTokenizerFast(tokenizer_object=made, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=made, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
+    )
     fast.chat_template = JINJA
     fast.save_pretrained(folder)
     return folder
 
 
-def test_answers_have_fastchats_form_and_come_out_the_same_again(tiny_base: Path, tmp_path: Path) -> None:
+def test_answers_have_fastchats_form_and_come_out_the_same_again(
+    tiny_base: Path, tmp_path: Path
+) -> None:
     rows = answer(tmp_path, tiny_base)
-    assert [row["question_id"] for row in rows] == [81, 82, 83] and all(len(row["choices"]) == 1 for row in rows)
-    assert all(len(row["choices"][0]["turns"]) == 2 and set(row["stops"]) <= {"eos", "length"} for row in rows)
+    assert [row["question_id"] for row in rows] == [81, 82, 83] and all(
+        len(row["choices"]) == 1 for row in rows
+    )
+    assert all(
+        len(row["choices"][0]["turns"]) == 2 and set(row["stops"]) <= {"eos", "length"}
+        for row in rows
+    )
     assert read_json(tmp_path / "receipt.json")["facts"]["endings"] == {
-        ending: count for ending in ("eos", "length") if (count := sum(row["stops"].count(ending) for row in rows))
+        ending: count
+        for ending in ("eos", "length")
+        if (count := sum(row["stops"].count(ending) for row in rows))
     }
     assert answer(tmp_path, tiny_base) == rows
     assert answer(tmp_path, tiny_base, seed=1)[0] == rows[0], "temperature 0 knows no seed"
@@ -68,11 +114,16 @@ def test_a_stop_text_ends_an_answer_and_is_recorded(tiny_base: Path, tmp_path: P
     said = answer(tmp_path, tiny_base)[0]["choices"][0]["turns"][0]
     stop = said[len(said) // 2 :]
     row = answer(tmp_path, tiny_base, stop=[stop])[0]
-    assert row["choices"][0]["turns"][0] == said[: said.index(stop)].strip() and row["stops"][0] == "stop"
+    assert (
+        row["choices"][0]["turns"][0] == said[: said.index(stop)].strip()
+        and row["stops"][0] == "stop"
+    )
     assert answer_mtbench.cut("a ### b ## c", "eos", ["##", "###"]) == ("a", "stop")
 
 
-def test_a_killed_run_goes_on_to_the_same_answers(tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_run_goes_on_to_the_same_answers(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole, real, calls = answer(tmp_path, tiny_base), answer_mtbench.generate, 0
 
     def dies(*arguments: object) -> object:
@@ -97,11 +148,17 @@ def test_parts_of_another_model_or_setting_do_not_count(tmp_path: Path) -> None:
     assert Parts(tmp_path / "out", {"seed": 1}).get("a", lambda: [2]) == [2]
 
 
-def test_the_models_own_template_is_used_where_the_configuration_says_so(chatty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_models_own_template_is_used_where_the_configuration_says_so(
+    chatty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     prompts: list[str] = []
     real = answer_mtbench.generate
     monkeypatch.setattr(
-        answer_mtbench, "generate", lambda model, tokenizer, texts, *rest: prompts.extend(texts) or real(model, tokenizer, texts, *rest)
+        answer_mtbench,
+        "generate",
+        lambda model, tokenizer, texts, *rest: (
+            prompts.extend(texts) or real(model, tokenizer, texts, *rest)
+        ),
     )
     rows = answer(tmp_path, chatty, "tokenizer")
     said = rows[0]["choices"][0]["turns"][0]
@@ -111,17 +168,32 @@ def test_the_models_own_template_is_used_where_the_configuration_says_so(chatty:
 
 
 def test_a_model_without_a_template_of_its_own_is_one_line(tiny_base: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"the model brings no .*chat template; name a template file"):
+    with pytest.raises(
+        UserError, match=r"the model brings no .*chat template; name a template file"
+    ):
         answer(tmp_path, tiny_base, "tokenizer")
     assert not (tmp_path / "answers.jsonl").exists()
 
 
-def test_a_model_of_another_family_is_imported_to_be_evaluated_but_not_to_be_trained(chatty: Path, tmp_path: Path) -> None:
+def test_a_model_of_another_family_is_imported_to_be_evaluated_but_not_to_be_trained(
+    chatty: Path, tmp_path: Path
+) -> None:
     def run(*more: str) -> None:
-        import_base.main([
-            "--snapshot", str(chatty), "--base", str(tmp_path / "in"), *more, "--recipe", '{"dtype": "float16"}', "--code", "x",
-            "--receipt", str(tmp_path / "r.json"),
-        ])  # fmt: skip
+        import_base.main(
+            [
+                "--snapshot",
+                str(chatty),
+                "--base",
+                str(tmp_path / "in"),
+                *more,
+                "--recipe",
+                '{"dtype": "float16"}',
+                "--code",
+                "x",
+                "--receipt",
+                str(tmp_path / "r.json"),
+            ]
+        )
 
     with pytest.raises(UserError, match="the slow"):
         run()
@@ -132,17 +204,27 @@ def test_a_model_of_another_family_is_imported_to_be_evaluated_but_not_to_be_tra
 
 def test_an_extra_model_comes_from_one_place_and_two_revisions_are_two_snapshots() -> None:
     registry = sources.load(ROOT / "config/sources.yaml")
-    first, second = ({"hub": "Some/Model-3B", "revision": digit * 40, "template": "tokenizer"} for digit in "ab")
+    first, second = (
+        {"hub": "Some/Model-3B", "revision": digit * 40, "template": "tokenizer"} for digit in "ab"
+    )
     found = sources.with_models({"x": first, "y": second}, registry)
     assert set(found) - set(registry) == {f"some_model_3b_{'a' * 40}", f"some_model_3b_{'b' * 40}"}
     assert found[f"some_model_3b_{'a' * 40}"]["revision"] == "a" * 40
     for wrong in ({}, {"hub": "a/b", "path": "c"}):
-        with pytest.raises(UserError, match=r"extra_models\.x: expected one of source, hub and path"):
+        with pytest.raises(
+            UserError, match=r"extra_models\.x: expected one of source, hub and path"
+        ):
             sources.with_models({"x": wrong}, registry)
-    with pytest.raises(UserError, match="no source `openbezoar_sff`; the nearest id is `openbezoar_sft`"):
+    with pytest.raises(
+        UserError, match="no source `openbezoar_sff`; the nearest id is `openbezoar_sft`"
+    ):
         sources.with_models({"x": {"source": "openbezoar_sff"}}, registry)
 
 
 def test_the_released_checkpoints_are_all_named() -> None:
     named = yaml.safe_load((ROOT / "config/released-models.yaml").read_text())["extra_models"]
-    assert {model["source"] for model in named.values()} == {"openbezoar_sft", "openbezoar_hh_rlhf_sft", "openbezoar_hh_rlhf_dpo"}
+    assert {model["source"] for model in named.values()} == {
+        "openbezoar_sft",
+        "openbezoar_hh_rlhf_sft",
+        "openbezoar_hh_rlhf_dpo",
+    }

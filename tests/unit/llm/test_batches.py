@@ -1,4 +1,6 @@
-"""Promises of MODE=batch: half the price, every row collected, nothing handed in twice, through both official batch APIs."""
+"""Promises of MODE=batch: half the price, every row collected, nothing handed in twice, through
+both official batch APIs.
+"""
 
 import asyncio
 import os
@@ -12,10 +14,10 @@ from typing import Any
 import pytest
 from simulated import MESSAGES, SCRIPTS, SETTINGS, Simulated, names, questions, simulated
 
-from bezoar.llm.client import client, transport
 from bezoar.errors import UserError
-from bezoar.llm.client import Door
+from bezoar.llm import client, transport
 from bezoar.llm.budget import Ledger
+from bezoar.llm.client import LLMClient
 
 BOTH = pytest.mark.parametrize("settings", [SETTINGS, MESSAGES], ids=["openai", "anthropic"])
 
@@ -42,26 +44,32 @@ def batches(server: Simulated, settings: dict[str, Any]) -> int:
     """How many batches the provider has seen."""
 
     async def count() -> int:
-        door = Door(settings, Path("unused"), 1, None)
+        door = LLMClient(settings, Path("unused"), 1, None)
         async with door.provider.client() as client:
-            listing = client.messages.batches.list() if settings["api"] == "messages" else client.batches.list()
+            listing = (
+                client.messages.batches.list()
+                if settings["api"] == "messages"
+                else client.batches.list()
+            )
             return len([batch async for batch in listing])
 
     return asyncio.run(count())
 
 
 @BOTH
-def test_answers_are_those_of_single_calls_at_half_the_price(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]) -> None:
+def test_answers_are_those_of_single_calls_at_half_the_price(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
+) -> None:
     with simulated(tmp_path, batch_s="0.2") as server:
         use(server, tmp_path, monkeypatch)
-        with Door(settings, tmp_path / "b.sqlite", 4, None, "batch") as door:
+        with LLMClient(settings, tmp_path / "b.sqlite", 4, None, "batch") as door:
             answers = door.ask(questions(30), names(30))
         half = server.meter()["usd"]
         assert door.usd == pytest.approx(half) and batches(server, settings) == 1
-        with Door(settings, tmp_path / "o.sqlite", 4, None, "online") as door:
+        with LLMClient(settings, tmp_path / "o.sqlite", 4, None, "online") as door:
             assert door.ask(questions(30), names(30)) == answers
         assert server.meter()["usd"] == pytest.approx(3 * half)
-    with Door(settings, tmp_path / "b.sqlite", 4, None, "replay") as door:
+    with LLMClient(settings, tmp_path / "b.sqlite", 4, None, "replay") as door:
         assert door.ask(questions(30), names(30)) == answers
 
 
@@ -69,14 +77,18 @@ def test_answers_are_those_of_single_calls_at_half_the_price(tmp_path: Path, mon
 def test_requests_that_failed_or_expired_are_handed_in_again_and_nothing_is_paid_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
 ) -> None:
-    with simulated(tmp_path, faults={"share": 0.4, "kinds": ["500", "stall", "refusal", "length"]}) as server:
+    with simulated(
+        tmp_path, faults={"share": 0.4, "kinds": ["500", "stall", "refusal", "length"]}
+    ) as server:
         use(server, tmp_path, monkeypatch)
-        with Door(settings, tmp_path / "b.sqlite", 4, None, "batch") as door:
+        with LLMClient(settings, tmp_path / "b.sqlite", 4, None, "batch") as door:
             states = [answer.state for answer in door.ask(questions(60), names(60))]
         assert batches(server, settings) == 2
         assert set(states) == {"answered", "refused", "truncated"}
         assert (server.meter()["answers"], server.meter()["most"]) == (60, 1)
-        assert accounted(tmp_path) == pytest.approx(server.meter()["usd"]), "nothing stays reserved for what was not charged"
+        assert accounted(tmp_path) == pytest.approx(server.meter()["usd"]), (
+            "nothing stays reserved for what was not charged"
+        )
 
 
 @BOTH
@@ -87,20 +99,22 @@ def test_a_request_the_provider_cannot_take_fails_alone_and_for_good(
     monkeypatch.setattr(transport, "most_tokens_in", lambda request: 10)
     with simulated(tmp_path) as server:
         use(server, tmp_path, monkeypatch)
-        with Door(settings, tmp_path / "b.sqlite", 4, None, "batch") as door:
+        with LLMClient(settings, tmp_path / "b.sqlite", 4, None, "batch") as door:
             answers = door.ask(prompts, names(4))  # type: ignore[arg-type]
         assert [answer.state for answer in answers] == ["answered"] * 3 + ["provider_error"]
         assert "bad request" in answers[3].error and batches(server, settings) == 1
-    with Door(settings, tmp_path / "b.sqlite", 4, None, "replay") as door:
+    with LLMClient(settings, tmp_path / "b.sqlite", 4, None, "replay") as door:
         assert door.ask(prompts, names(4)) == answers  # type: ignore[arg-type]
 
 
 PROGRAM = """
-import sys; from pathlib import Path; from simulated import MESSAGES, SETTINGS, names, questions; from bezoar.llm.client import client, transport
+import os, sys; from pathlib import Path
+from simulated import MESSAGES, SETTINGS, names, questions; from bezoar.llm import client, transport
+settings = {"SETTINGS": SETTINGS, "MESSAGES": MESSAGES}[sys.argv[1]]
 transport.POLL_S = 0.05
-with client.Door({"SETTINGS": SETTINGS, "MESSAGES": MESSAGES}[sys.argv[1]], Path(sys.argv[2]), 4, None, "batch") as door:
+with client.LLMClient(settings, Path(sys.argv[2]), 4, None, "batch") as door:
     if sys.argv[3] == "unnamed":
-        door.store.batch_named = lambda number, name: __import__("os").kill(__import__("os").getpid(), 9)
+        door.store.batch_named = lambda number, name: os.kill(os.getpid(), 9)
     door.ask(questions(20), names(20))
 """
 
@@ -110,17 +124,28 @@ with client.Door({"SETTINGS": SETTINGS, "MESSAGES": MESSAGES}[sys.argv[1]], Path
 def test_after_a_kill_the_batch_is_found_again_not_handed_in_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], moment: str
 ) -> None:
-    """Killed while it waits, or between handing in and writing down the provider's id: the worst moment."""
+    """Killed while it waits, or between handing in and writing down the provider's id: the worst
+    moment.
+    """
     with simulated(tmp_path, batch_s="3" if moment == "waiting" else "0.3") as server:
         use(server, tmp_path, monkeypatch)
-        paths = os.pathsep.join([str(Path(__file__).parent), str(SCRIPTS)])
-        command = [sys.executable, "-c", PROGRAM, "SETTINGS" if settings is SETTINGS else "MESSAGES", str(tmp_path / "b.sqlite"), moment]
-        child = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": paths}, stdout=subprocess.PIPE, text=True)
+        paths = os.pathsep.join([str(Path(__file__).parents[1]), str(SCRIPTS)])
+        command = [
+            sys.executable,
+            "-c",
+            PROGRAM,
+            "SETTINGS" if settings is SETTINGS else "MESSAGES",
+            str(tmp_path / "b.sqlite"),
+            moment,
+        ]
+        child = subprocess.Popen(
+            command, env=os.environ | {"PYTHONPATH": paths}, stdout=subprocess.PIPE, text=True
+        )
         if moment == "waiting":
             assert child.stdout and "in_progress" in child.stdout.readline()
             child.kill()
         assert child.wait(timeout=20) == -signal.SIGKILL
-        with Door(settings, tmp_path / "b.sqlite", 4, None, "batch") as door:
+        with LLMClient(settings, tmp_path / "b.sqlite", 4, None, "batch") as door:
             assert {answer.state for answer in door.ask(questions(20), names(20))} == {"answered"}
         assert batches(server, settings) == 1
         assert (server.meter()["answers"], server.meter()["most"]) == (20, 1)
@@ -133,42 +158,53 @@ def test_a_cancelled_batch_gives_what_was_answered_and_the_rest_is_asked_later(
 ) -> None:
     with simulated(tmp_path, batch_s="60") as server:
         use(server, tmp_path, monkeypatch)
-        with Door(settings, tmp_path / "b.sqlite", 4, None, "batch") as door:
+        with LLMClient(settings, tmp_path / "b.sqlite", 4, None, "batch") as door:
             monkeypatch.setattr(transport, "POLL_S", 3600)
             started = time.monotonic()
 
             async def impatient() -> None:
                 with pytest.raises(TimeoutError):
-                    await asyncio.wait_for(door._send({key: request for key, request in _requests(door).items()}), 2)
+                    await asyncio.wait_for(
+                        door._send({key: request for key, request in _requests(door).items()}), 2
+                    )
 
             asyncio.run(impatient())
             assert time.monotonic() - started < 10
             assert len(door.cancel()) == 1
-        with Door(settings, tmp_path / "b.sqlite", 4, None, "online") as door:
+        with LLMClient(settings, tmp_path / "b.sqlite", 4, None, "online") as door:
             assert {answer.state for answer in door.ask(questions(20), names(20))} == {"answered"}
             assert door.sent == 10, "half had been answered when it was cancelled"
         assert (server.meter()["answers"], server.meter()["most"]) == (20, 1)
         assert accounted(tmp_path) == pytest.approx(server.meter()["usd"])
 
 
-def _requests(door: Door) -> dict[str, Any]:
+def _requests(door: LLMClient) -> dict[str, Any]:
     requests = [client.request_of(door.settings, prompt) for prompt in questions(20)]
     return {client.key_of(request): request for request in requests}
 
 
 @BOTH
-def test_a_batch_stops_at_the_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]) -> None:
+def test_a_batch_stops_at_the_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
+) -> None:
     with simulated(tmp_path) as server:
         use(server, tmp_path, monkeypatch)
         monkeypatch.setenv("BUDGET_USD", "1")
-        with Door(settings, tmp_path / "b.sqlite", 4, None, "batch") as door, pytest.raises(UserError, match="BUDGET_USD=1 is used up"):
+        with (
+            LLMClient(settings, tmp_path / "b.sqlite", 4, None, "batch") as door,
+            pytest.raises(UserError, match="BUDGET_USD=1 is used up"),
+        ):
             door.ask(questions(40), names(40))
         assert 0 < server.meter()["usd"] <= 1
 
 
-def test_a_model_without_a_batch_api_is_asked_online(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_without_a_batch_api_is_asked_online(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with simulated(tmp_path) as server:
         use(server, tmp_path, monkeypatch)
-        with Door({**SETTINGS, "batch": False}, tmp_path / "b.sqlite", 4, None, "batch") as door:
+        with LLMClient(
+            {**SETTINGS, "batch": False}, tmp_path / "b.sqlite", 4, None, "batch"
+        ) as door:
             assert {answer.state for answer in door.ask(questions(5), names(5))} == {"answered"}
         assert batches(server, SETTINGS) == 0

@@ -12,15 +12,24 @@ from typing import Any
 import pytest
 from peer import Peer
 
-from bezoar.llm.client import client
 from bezoar.errors import UserError
-from bezoar.llm.client import Door
+from bezoar.llm import client
+from bezoar.llm.client import LLMClient
 
 KEY = "canary-0123456789"
 SETTINGS: dict[str, Any] = {
-    "provider": "openai", "api": "chat", "model": "m", "revision": None, "base_url_env": "PEER_URL", "api_key_env": "PEER_KEY",
-    "prompt_form": None, "stop": [], "temperature": 0.5, "max_tokens": 9, "timeout_s": 2,
-}  # fmt: skip
+    "provider": "openai",
+    "api": "chat",
+    "model": "m",
+    "revision": None,
+    "base_url_env": "PEER_URL",
+    "api_key_env": "PEER_KEY",
+    "prompt_form": None,
+    "stop": [],
+    "temperature": 0.5,
+    "max_tokens": 9,
+    "timeout_s": 2,
+}
 
 
 @pytest.fixture
@@ -37,8 +46,8 @@ def _environment(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "FIRST_PAUSE_S", 0.01)
 
 
-def door(folder: Path, mode: str = "online", concurrency: int = 8, **settings: Any) -> Door:
-    return Door({**SETTINGS, **settings}, folder / "s.sqlite", concurrency, None, mode)
+def door(folder: Path, mode: str = "online", concurrency: int = 8, **settings: Any) -> LLMClient:
+    return LLMClient({**SETTINGS, **settings}, folder / "s.sqlite", concurrency, None, mode)
 
 
 def chat(texts: list[str]) -> list[list[dict[str, str]]]:
@@ -50,14 +59,18 @@ def ask(folder: Path, texts: list[str], **more: Any) -> list[client.Answer]:
         return opened.ask(chat(texts), texts)
 
 
-def test_answers_keep_the_order_of_the_questions_and_concurrency_is_bounded(tmp_path: Path, peer: Peer) -> None:
+def test_answers_keep_the_order_of_the_questions_and_concurrency_is_bounded(
+    tmp_path: Path, peer: Peer
+) -> None:
     def slow_start(prompt: str, turn: int) -> dict[str, Any]:
         time.sleep(0.05 if int(prompt) < 5 else 0.005)
         return {"text": f"echo {prompt}"}
 
     peer.script = slow_start
     texts = [str(i) for i in range(40)]
-    assert [answer.text for answer in ask(tmp_path, texts, concurrency=4)] == [f"echo {text}" for text in texts]
+    assert [answer.text for answer in ask(tmp_path, texts, concurrency=4)] == [
+        f"echo {text}" for text in texts
+    ]
     assert 1 < peer.most_active <= 4
 
 
@@ -69,14 +82,21 @@ def test_a_second_run_sends_nothing_and_says_the_same(tmp_path: Path, peer: Peer
     assert len(peer.seen) == 2
 
 
-@pytest.mark.parametrize("change", [{"temperature": 0.6}, {"model": "n"}, {"max_tokens": 8}, {"revision": "abc"}, {"stop": ["x"]}])
-def test_another_model_or_decoding_is_another_question(tmp_path: Path, peer: Peer, change: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "change",
+    [{"temperature": 0.6}, {"model": "n"}, {"max_tokens": 8}, {"revision": "abc"}, {"stop": ["x"]}],
+)
+def test_another_model_or_decoding_is_another_question(
+    tmp_path: Path, peer: Peer, change: dict[str, Any]
+) -> None:
     ask(tmp_path, ["a"])
     ask(tmp_path, ["a"], **change)
     assert len(peer.seen) == 2
 
 
-def test_replay_names_the_missing_row_and_sends_nothing(tmp_path: Path, peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_replay_names_the_missing_row_and_sends_nothing(
+    tmp_path: Path, peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ask(tmp_path, ["a"])
     monkeypatch.delenv("PEER_KEY")
     with pytest.raises(UserError, match=r"no stored answer for b"):
@@ -86,18 +106,32 @@ def test_replay_names_the_missing_row_and_sends_nothing(tmp_path: Path, peer: Pe
 
 @pytest.mark.parametrize(
     ("api", "path", "base"),
-    [("chat", "/v1/chat/completions", "/v1"), ("completions", "/v1/completions", "/v1"), ("messages", "/v1/messages", "")],
+    [
+        ("chat", "/v1/chat/completions", "/v1"),
+        ("completions", "/v1/completions", "/v1"),
+        ("messages", "/v1/messages", ""),
+    ],
 )
 def test_each_protocol_is_spoken_with_its_own_fields(
     tmp_path: Path, peer: Peer, monkeypatch: pytest.MonkeyPatch, api: str, path: str, base: str
 ) -> None:
     monkeypatch.setenv("PEER_URL", peer.url + base)
-    settings = {**SETTINGS, "api": api, "prompt_form": "<p>%s<a>" if api == "completions" else None, "stop": ["END"]}
+    settings = {
+        **SETTINGS,
+        "api": api,
+        "prompt_form": "<p>%s<a>" if api == "completions" else None,
+        "stop": ["END"],
+    }
     messages = [{"role": "system", "content": "be {kind}"}, {"role": "user", "content": "hi"}]
-    with Door(settings, tmp_path / "s.sqlite", 1, None) as opened:
+    with LLMClient(settings, tmp_path / "s.sqlite", 1, None) as opened:
         answer = opened.ask([messages], ["row"])[0]
     sent = peer.seen[0]
-    assert (sent["path"], sent["model"], sent["temperature"], sent["max_tokens"]) == (path, "m", 0.5, 9)
+    assert (sent["path"], sent["model"], sent["temperature"], sent["max_tokens"]) == (
+        path,
+        "m",
+        0.5,
+        9,
+    )
     assert sent.get("stop_sequences" if api == "messages" else "stop") == ["END"]
     if api == "completions":
         assert sent["prompt"] == "<p>be {kind}\n\nhi<a>"
@@ -105,7 +139,11 @@ def test_each_protocol_is_spoken_with_its_own_fields(
         assert (sent["system"], sent["messages"]) == ("be {kind}", messages[1:])
     else:
         assert sent["messages"] == messages
-    assert (answer.state, answer.model, answer.usage) == ("answered", "m", {"input": 3, "output": 2})
+    assert (answer.state, answer.model, answer.usage) == (
+        "answered",
+        "m",
+        {"input": 3, "output": 2},
+    )
 
 
 PASSING = {
@@ -124,7 +162,9 @@ PASSING = {
 @pytest.mark.parametrize("fault", PASSING.values(), ids=PASSING)
 def test_a_passing_fault_is_waited_out(tmp_path: Path, peer: Peer, fault: dict[str, Any]) -> None:
     peer.script = lambda prompt, turn: fault if turn == 0 and prompt == "b" else {"text": "fine"}
-    assert [(answer.state, answer.text) for answer in ask(tmp_path, ["a", "b", "c"])] == [("answered", "fine")] * 3
+    assert [(answer.state, answer.text) for answer in ask(tmp_path, ["a", "b", "c"])] == [
+        ("answered", "fine")
+    ] * 3
     assert peer.turns == {"a": 1, "b": 2, "c": 1}
 
 
@@ -158,7 +198,9 @@ STATES: dict[str, dict[str, Any]] = {
 }
 
 
-def test_every_request_ends_in_exactly_one_state_and_they_are_counted(tmp_path: Path, peer: Peer) -> None:
+def test_every_request_ends_in_exactly_one_state_and_they_are_counted(
+    tmp_path: Path, peer: Peer
+) -> None:
     peer.script = lambda prompt, turn: STATES[prompt]
     with door(tmp_path) as opened:
         answers = opened.ask(chat(list(STATES)), list(STATES))
@@ -167,8 +209,13 @@ def test_every_request_ends_in_exactly_one_state_and_they_are_counted(tmp_path: 
 
 
 def test_a_row_the_server_cannot_take_does_not_stop_the_others(tmp_path: Path, peer: Peer) -> None:
-    """A prompt beyond the context is a 400 of one row: at the teacher's 2,048 tokens some rows will meet it."""
-    too_long: dict[str, Any] = {"status": 400, "body": '{"error": {"message": "maximum context length is 2048 tokens"}}'}
+    """A prompt beyond the context is a 400 of one row: at the teacher's 2,048 tokens some rows will
+    meet it.
+    """
+    too_long: dict[str, Any] = {
+        "status": 400,
+        "body": '{"error": {"message": "maximum context length is 2048 tokens"}}',
+    }
     peer.script = lambda prompt, turn: too_long if prompt == "b" else {"text": "fine"}
     answers = ask(tmp_path, ["a", "b", "c"])
     assert [answer.state for answer in answers] == ["answered", "provider_error", "answered"]
@@ -178,8 +225,13 @@ def test_a_row_the_server_cannot_take_does_not_stop_the_others(tmp_path: Path, p
 
 
 @pytest.mark.parametrize(("status", "hint"), [(401, "PEER_KEY"), (403, "PEER_KEY"), (404, "model")])
-def test_a_wrong_key_or_model_is_one_line_without_the_key(tmp_path: Path, peer: Peer, status: int, hint: str) -> None:
-    peer.script = lambda prompt, turn: {"status": status, "body": f'{{"error": {{"message": "no\\nto {KEY}"}}}}'}
+def test_a_wrong_key_or_model_is_one_line_without_the_key(
+    tmp_path: Path, peer: Peer, status: int, hint: str
+) -> None:
+    peer.script = lambda prompt, turn: {
+        "status": status,
+        "body": f'{{"error": {{"message": "no\\nto {KEY}"}}}}',
+    }
     with pytest.raises(UserError, match=hint) as raised:
         ask(tmp_path, [str(i) for i in range(20)])
     assert KEY not in str(raised.value)
@@ -187,7 +239,9 @@ def test_a_wrong_key_or_model_is_one_line_without_the_key(tmp_path: Path, peer: 
 
 
 @pytest.mark.parametrize("variable", ["PEER_KEY", "PEER_URL"])
-def test_a_missing_variable_is_named_before_anything_is_sent(tmp_path: Path, peer: Peer, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+def test_a_missing_variable_is_named_before_anything_is_sent(
+    tmp_path: Path, peer: Peer, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
     """Without its address a client would send the key to its maker's own server."""
     monkeypatch.delenv(variable)
     with pytest.raises(UserError, match=f"{variable}: not set"):
@@ -195,13 +249,17 @@ def test_a_missing_variable_is_named_before_anything_is_sent(tmp_path: Path, pee
     assert peer.seen == []
 
 
-def test_an_address_where_nobody_listens_is_one_line_not_a_row_of_errors(tmp_path: Path, peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_address_where_nobody_listens_is_one_line_not_a_row_of_errors(
+    tmp_path: Path, peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PEER_URL", "http://127.0.0.1:9/v1")
     with pytest.raises(UserError, match="PEER_URL"):
         ask(tmp_path, [str(i) for i in range(50)])
 
 
-def test_the_key_is_written_nowhere(tmp_path: Path, peer: Peer, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_key_is_written_nowhere(
+    tmp_path: Path, peer: Peer, capfd: pytest.CaptureFixture[str]
+) -> None:
     peer.script = lambda prompt, turn: STATES[prompt]
     ask(tmp_path, list(STATES))
     assert peer.seen[0]["headers"]["authorization"] == f"Bearer {KEY}"
@@ -217,10 +275,15 @@ def test_after_a_kill_only_the_missing_answers_are_asked_for(tmp_path: Path, pee
         return {"text": f"echo {prompt}"}
 
     peer.script = script
-    program = f"from test_llm import *; from pathlib import Path\nask(Path({str(tmp_path)!r}), [str(i) for i in range(400)], concurrency=2)"
-    here = Path(__file__).parent
+    program = (
+        f"from test_llm import *; from pathlib import Path\nask(Path({str(tmp_path)!r}), [str(i)"
+        " for i in range(400)], concurrency=2)"
+    )
+    here = Path(__file__).parents[1]
     paths = os.pathsep.join([str(here), str(here.parents[1] / "scripts")])
-    child = subprocess.Popen([sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": paths})
+    child = subprocess.Popen(
+        [sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": paths}
+    )
     while len(peer.seen) < 100 and child.poll() is None:
         time.sleep(0.01)
     child.send_signal(signal.SIGKILL)
@@ -239,9 +302,16 @@ def test_half_a_character_does_not_end_the_stage(tmp_path: Path, peer: Peer) -> 
     assert ask(tmp_path, ["a"], mode="replay") == first
 
 
-def test_an_unparsable_answer_is_asked_again_with_another_attempt_up_to_the_bound(tmp_path: Path, peer: Peer) -> None:
+def test_an_unparsable_answer_is_asked_again_with_another_attempt_up_to_the_bound(
+    tmp_path: Path, peer: Peer
+) -> None:
     peer.script = lambda prompt, turn: {"text": "7" if turn == int(prompt) else "mumble"}
     with door(tmp_path) as opened:
-        results = opened.ask_until(chat(["0", "2", "9"]), ["0", "2", "9"], lambda text: int(text) if text.isdigit() else None, 4)
+        results = opened.ask_until(
+            chat(["0", "2", "9"]),
+            ["0", "2", "9"],
+            lambda text: int(text) if text.isdigit() else None,
+            4,
+        )
     assert [parsed for parsed, _ in results] == [7, 7, None]
     assert peer.turns == {"0": 1, "2": 3, "9": 4}

@@ -1,4 +1,6 @@
-"""Promises of an export: one deterministic file, checked line by line, from which a run without keys is replayed."""
+"""Promises of an export: one deterministic file, checked line by line, from which a run without
+keys is replayed.
+"""
 
 import json
 import lzma
@@ -9,16 +11,18 @@ from simulated import SETTINGS, names, questions, simulated
 
 import cancel_batches
 import exchange_answers
-from bezoar.llm.client import client
-from bezoar.llm.batches import batch_api
 from bezoar.errors import UserError
-from bezoar.llm.client import Door
+from bezoar.llm import client
 from bezoar.llm.answer_store import Store
+from bezoar.llm.batches import batch_api
+from bezoar.llm.client import LLMClient
 
 
 def config(folder: Path, results: str) -> str:
     path = folder / f"{results}.yaml"
-    path.write_text(json.dumps({"pathvars": {"results": str(folder / results)}, "filter": {"rater": SETTINGS}}))
+    path.write_text(
+        json.dumps({"pathvars": {"results": str(folder / results)}, "filter": {"rater": SETTINGS}})
+    )
     return str(path)
 
 
@@ -30,37 +34,57 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[client.Answer
             monkeypatch.setenv(name, value)
         answers = []
         for store, count in (("a", 20), ("b", 30)):
-            with Door(SETTINGS, tmp_path / "mine" / "store" / f"{store}.sqlite", 4, None) as door:
+            with LLMClient(
+                SETTINGS, tmp_path / "mine" / "store" / f"{store}.sqlite", 4, None
+            ) as door:
                 answers = door.ask(questions(count), names(count))
     monkeypatch.delenv("PEER_KEY")
     return answers
 
 
-def test_an_export_is_deterministic_and_its_import_replays_without_a_key(tmp_path: Path, asked: list[client.Answer]) -> None:
+def test_an_export_is_deterministic_and_its_import_replays_without_a_key(
+    tmp_path: Path, asked: list[client.Answer]
+) -> None:
     for name in ("one.xz", "two.xz"):
-        exchange_answers.main(["export", "--config", config(tmp_path, "mine"), "--file", str(tmp_path / name)])
+        exchange_answers.main(
+            ["export", "--config", config(tmp_path, "mine"), "--file", str(tmp_path / name)]
+        )
     assert (tmp_path / "one.xz").read_bytes() == (tmp_path / "two.xz").read_bytes()
-    exchange_answers.main(["import", "--config", config(tmp_path, "yours"), "--file", str(tmp_path / "one.xz")])
-    with Door(SETTINGS, tmp_path / "yours" / "store" / "b.sqlite", 4, None, "replay") as door:
+    exchange_answers.main(
+        ["import", "--config", config(tmp_path, "yours"), "--file", str(tmp_path / "one.xz")]
+    )
+    with LLMClient(SETTINGS, tmp_path / "yours" / "store" / "b.sqlite", 4, None, "replay") as door:
         assert door.ask(questions(30), names(30)) == asked
         with pytest.raises(UserError, match="no stored answer for row 30"):
             door.ask(questions(31), names(31))
-    assert not (tmp_path / "yours" / "store" / "budget.db").exists(), "what somebody else paid is not counted"
-    exchange_answers.main(["export", "--config", config(tmp_path, "yours"), "--file", str(tmp_path / "back.xz")])
+    assert not (tmp_path / "yours" / "store" / "budget.db").exists(), (
+        "what somebody else paid is not counted"
+    )
+    exchange_answers.main(
+        ["export", "--config", config(tmp_path, "yours"), "--file", str(tmp_path / "back.xz")]
+    )
     assert (tmp_path / "back.xz").read_bytes() == (tmp_path / "one.xz").read_bytes()
 
 
 @pytest.mark.parametrize(
     ("damage", "line"),
     [
-        (lambda rows: [rows[0], rows[1] | {"answer": rows[1]["answer"].replace("answered", "refused")}], 2),
+        (
+            lambda rows: [
+                rows[0],
+                rows[1] | {"answer": rows[1]["answer"].replace("answered", "refused")},
+            ],
+            2,
+        ),
         (lambda rows: [rows[0] | {"request": rows[0]["request"].replace('"m"', '"n"')}], 1),
         (lambda rows: [*rows[:3], {"store": "a.sqlite"}], 4),
         (lambda rows: [rows[0] | {"store": "../../a.sqlite"}], 1),
     ],
     ids=["answer", "request", "columns", "path"],
 )
-def test_a_damaged_line_is_named_and_nothing_is_imported(tmp_path: Path, asked: list[client.Answer], damage: object, line: int) -> None:
+def test_a_damaged_line_is_named_and_nothing_is_imported(
+    tmp_path: Path, asked: list[client.Answer], damage: object, line: int
+) -> None:
     file = tmp_path / "x.xz"
     exchange_answers.export(tmp_path / "mine" / "store", file)
     rows = [row for _, row in exchange_answers.lines(file)]
@@ -90,21 +114,28 @@ def test_a_file_that_is_no_export_is_one_line(tmp_path: Path) -> None:
 
 
 def test_open_batches_are_cancelled_by_one_command(
-    tmp_path: Path, asked: list[client.Answer], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    asked: list[client.Answer],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     with simulated(tmp_path, batch_s="60") as server:
         for name, value in server.environment(tmp_path).items():
             monkeypatch.setenv(name, value)
-        with Door(SETTINGS, tmp_path / "mine" / "store" / "c.sqlite", 4, None, "batch") as door:
+        with LLMClient(
+            SETTINGS, tmp_path / "mine" / "store" / "c.sqlite", 4, None, "batch"
+        ) as door:
             request = client.request_of(SETTINGS, questions(1)[0])
             number, _ = door.store.batch_asked({client.key_of(request): request})
 
             async def submit() -> str:
                 async with door.provider.client() as client:
-                    return await batch_api(SETTINGS, client).submit({client.key_of(request): request}, "mark")
+                    return await batch_api(SETTINGS, client).submit(
+                        {client.key_of(request): request}, "mark"
+                    )
 
             door.store.batch_named(number, client.asyncio.run(submit()))
         cancel_batches.main(["--config", config(tmp_path, "mine")])
         assert "1 batches cancelled: batch_0" in capsys.readouterr().out
-        with Door(SETTINGS, tmp_path / "mine" / "store" / "c.sqlite", 4, None) as door:
+        with LLMClient(SETTINGS, tmp_path / "mine" / "store" / "c.sqlite", 4, None) as door:
             assert door.ask(questions(1), names(1))[0].state == "answered"

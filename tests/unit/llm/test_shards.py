@@ -1,4 +1,6 @@
-"""Promise: sharded in 1, 3 or 8 parts, in any order, killed and resumed, every stage that asks a model writes the same bytes."""
+"""Promise: sharded in 1, 3 or 8 parts, in any order, killed and resumed, every stage that asks a
+model writes the same bytes.
+"""
 
 import asyncio
 import json
@@ -17,14 +19,30 @@ import generate_lamini
 import generate_orca
 from bezoar.errors import UserError
 from bezoar.files import read_jsonl, write_jsonl
-from bezoar.llm.client import Door
-from bezoar.llm.shards import shard_of_text
 from bezoar.llm.answer_store import Entry
+from bezoar.llm.client import LLMClient
+from bezoar.llm.shards import shard_of_text
 
-ROOT = Path(__file__).parents[2]
-MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # hundreds of small stores, each synced to disk at every answer
-MODEL = {"provider": "openai", "api": "chat", "model": "m", "revision": None, "base_url_env": None, "api_key_env": "NONE", "prompt_form": None,
-         "stop": [], "temperature": 0.8, "max_tokens": 9, "timeout_s": 1, "reported_as": None, "json_schema": False, "batch": False}  # fmt: skip
+ROOT = Path(__file__).parents[3]
+MEMORY = (
+    "/dev/shm" if Path("/dev/shm").is_dir() else None
+)  # hundreds of small stores, each synced to disk at every answer
+MODEL = {
+    "provider": "openai",
+    "api": "chat",
+    "model": "m",
+    "revision": None,
+    "base_url_env": None,
+    "api_key_env": "NONE",
+    "prompt_form": None,
+    "stop": [],
+    "temperature": 0.8,
+    "max_tokens": 9,
+    "timeout_s": 1,
+    "reported_as": None,
+    "json_schema": False,
+    "batch": False,
+}
 
 
 class Killed(BaseException):
@@ -32,40 +50,68 @@ class Killed(BaseException):
 
 
 def say(request: dict[str, Any]) -> str:
-    """What the model says: it follows from the request alone, errs now and then, and needs a second asking now and then."""
+    """What the model says: it follows from the request alone, errs now and then, and needs a second
+    asking now and then.
+    """
     prompt, attempt = request["messages"][-1]["content"], request["attempt"]
     chance = random.Random(f"{prompt} {attempt}")
     if "<example>" in prompt:
-        items = [" ".join(f"w{chance.randrange(9000)}" for _ in range(chance.randint(3, 9))) for _ in range(5)]
+        items = [
+            " ".join(f"w{chance.randrange(9000)}" for _ in range(chance.randint(3, 9)))
+            for _ in range(5)
+        ]
         return "".join(f"<example>{item}</example>" for item in items)
     if "one word, either equal" in prompt:
         return chance.choice(["equal", "different", "different", "hmm"])
     if "JSON object" in prompt:
-        return chance.choice(['{"status": "Accept", "rating": 9, "reason": "x"}', '{"status": "Reject", "rating": 2, "reason": "y"}', "hmm"])
-    return chance.choice(["I am sorry.", f"words {chance.randrange(10**6)}", f"other words {chance.randrange(10**6)}"])
+        return chance.choice(
+            [
+                '{"status": "Accept", "rating": 9, "reason": "x"}',
+                '{"status": "Reject", "rating": 2, "reason": "y"}',
+                "hmm",
+            ]
+        )
+    return chance.choice(
+        [
+            "I am sorry.",
+            f"words {chance.randrange(10**6)}",
+            f"other words {chance.randrange(10**6)}",
+        ]
+    )
 
 
 class Network:
-    """Stands for the provider; ends the process after `left` answers, the stored ones of which stay."""
+    """Stands for the provider; ends the process after `left` answers, the stored ones of which
+    stay.
+    """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.left = 10**9
         self.sent = 0
         network = self
 
-        async def send(door: Door, missing: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        async def send(
+            door: LLMClient, missing: dict[str, dict[str, Any]]
+        ) -> dict[str, dict[str, Any]]:
             answers = {}
             for key, request in missing.items():
                 if network.left == 0:
                     raise Killed
                 network.left -= 1
                 network.sent += 1
-                answers[key] = {"state": "answered", "text": say(request), "usage": {}, "model": "m", "error": "", "finish": "stop"}
+                answers[key] = {
+                    "state": "answered",
+                    "text": say(request),
+                    "usage": {},
+                    "model": "m",
+                    "error": "",
+                    "finish": "stop",
+                }
                 door.store.put([Entry(key, request, answers[key])])
                 await asyncio.sleep(0)
             return answers
 
-        monkeypatch.setattr(Door, "_send", send)
+        monkeypatch.setattr(LLMClient, "_send", send)
 
 
 def prompts(*names: str) -> list[str]:
@@ -76,8 +122,21 @@ def stage(name: str, folder: Path) -> tuple[Any, list[str], dict[str, Any]]:
     """The program, its inputs and its recipe."""
     common = {"max_failure_share": 0.0, "seed": 1}
     seeds, rows, flan = folder / "seeds.jsonl", folder / "rows.jsonl", folder / "x_train.tsv"
-    write_jsonl(seeds, [{"instruction": f"Say {i} of it.", "context": "", "category": f"c{i % 2}", "response": "r"} for i in range(8)])
-    write_jsonl(rows, [{"instruction": f"Ask {i}", "source": "s", "response": f"r{i}"} for i in range(12)])
+    write_jsonl(
+        seeds,
+        [
+            {
+                "instruction": f"Say {i} of it.",
+                "context": "",
+                "category": f"c{i % 2}",
+                "response": "r",
+            }
+            for i in range(8)
+        ],
+    )
+    write_jsonl(
+        rows, [{"instruction": f"Ask {i}", "source": "s", "response": f"r{i}"} for i in range(12)]
+    )
     flan.write_text("".join(f"Why {i}?\tyes\tso\n" for i in range(20)))
     (folder / "topics.txt").write_text("Tea\nTides\nJazz\n")
     if name == "lamini":
@@ -91,31 +150,93 @@ def stage(name: str, folder: Path) -> tuple[Any, list[str], dict[str, Any]]:
             "rouge_l": 0.7,
             "seed_set": "x",
         }
-        return generate_lamini, ["--seeds", str(seeds), "--topics", str(folder / "topics.txt"), "--prompts",
-                                 *prompts("lamini_example.txt", "lamini_topic.txt")], {**recipe, "teacher": MODEL, **common}  # fmt: skip
+        return (
+            generate_lamini,
+            [
+                "--seeds",
+                str(seeds),
+                "--topics",
+                str(folder / "topics.txt"),
+                "--prompts",
+                *prompts("lamini_example.txt", "lamini_topic.txt"),
+            ],
+            {**recipe, "teacher": MODEL, **common},
+        )
     if name == "evol":
-        recipe = {"epochs": 3, "seeds_per_category": 3, "max_seed_tokens": 99, "breadth_share": 0.3, "strategy_draw": "item",
-                  "complicate_input": True, "evaluator_attempts": 3, "teacher": MODEL,
-                  "evaluator": {**MODEL, "model": "e", "reported_as": "m"}}  # fmt: skip
+        recipe = {
+            "epochs": 3,
+            "seeds_per_category": 3,
+            "max_seed_tokens": 99,
+            "breadth_share": 0.3,
+            "strategy_draw": "item",
+            "complicate_input": True,
+            "evaluator_attempts": 3,
+            "teacher": MODEL,
+            "evaluator": {**MODEL, "model": "e", "reported_as": "m"},
+        }
         names = sorted(str(path) for path in (ROOT / "prompts").glob("evol_*.txt"))
         return generate_evol, ["--seeds", str(seeds), "--prompts", *names], {**recipe, **common}
     if name == "orca":
         recipe = {"quotas": {"cot": 12}, "rows_per_task": 12, "teacher": MODEL}
-        return generate_orca, ["--flan", str(flan), "--prompts", *prompts("orca_system_messages.yaml")], {**recipe, **common}
-    recipe = {"attempts": 3, "max_unrated_share": 1.0, "rater": MODEL, "teacher": "m",
-              "second_rater": {**MODEL, "model": "s", "reported_as": "m"}}  # fmt: skip
-    return filter_rows, ["--data", str(rows), "--prompts", *prompts("filter.txt")], {**recipe, **common}
+        return (
+            generate_orca,
+            ["--flan", str(flan), "--prompts", *prompts("orca_system_messages.yaml")],
+            {**recipe, **common},
+        )
+    recipe = {
+        "attempts": 3,
+        "max_unrated_share": 1.0,
+        "rater": MODEL,
+        "teacher": "m",
+        "second_rater": {**MODEL, "model": "s", "reported_as": "m"},
+    }
+    return (
+        filter_rows,
+        ["--data", str(rows), "--prompts", *prompts("filter.txt")],
+        {**recipe, **common},
+    )
 
 
 def run(program: Any, inputs: list[str], recipe: dict[str, Any], folder: Path, *more: str) -> None:
-    out = [part for name, end in (("store", "s.sqlite"), ("rows", "r.jsonl"), ("counts", "c.json"), ("receipt", "t.json"))
-           for part in (f"--{name}", str(folder / end))]  # fmt: skip
-    program.main([*inputs, *out, "--recipe", json.dumps(recipe), "--code", "c", "--concurrency", "4", "--mode", "online", *more])
+    out = [
+        part
+        for name, end in (
+            ("store", "s.sqlite"),
+            ("rows", "r.jsonl"),
+            ("counts", "c.json"),
+            ("receipt", "t.json"),
+        )
+        for part in (f"--{name}", str(folder / end))
+    ]
+    program.main(
+        [
+            *inputs,
+            *out,
+            "--recipe",
+            json.dumps(recipe),
+            "--code",
+            "c",
+            "--concurrency",
+            "4",
+            "--mode",
+            "online",
+            *more,
+        ]
+    )
 
 
 @pytest.mark.parametrize("name", ["lamini", "evol", "orca", "filter"])
-@settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(parts=st.sampled_from([1, 3, 8]), order=st.randoms(use_true_random=False), kills=st.lists(st.integers(0, 9), max_size=6))
+@settings(
+    max_examples=6,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    parts=st.sampled_from([1, 3, 8]),
+    order=st.randoms(use_true_random=False),
+    kills=st.lists(st.integers(0, 9), max_size=6),
+)
 def test_shards_in_any_order_killed_and_resumed_write_the_same_bytes(
     monkeypatch: pytest.MonkeyPatch, name: str, parts: int, order: random.Random, kills: list[int]
 ) -> None:
@@ -127,7 +248,10 @@ def test_shards_in_any_order_killed_and_resumed_write_the_same_bytes(
         program, inputs, recipe = stage(name, Path(place))
         run(program, inputs, recipe, whole)
         once, network.sent = network.sent, 0
-        for limit in [*kills, *[10**9] * 40]:  # every pass of all shards asks at least one generation of requests
+        for limit in [
+            *kills,
+            *[10**9] * 40,
+        ]:  # every pass of all shards asks at least one generation of requests
             numbers = list(range(1, parts + 1))
             order.shuffle(numbers)
             before = network.sent
@@ -154,7 +278,9 @@ def test_a_shard_that_is_none_is_refused(text: str) -> None:
         shard_of_text(text)
 
 
-def test_only_the_missing_shard_is_asked_by_the_run_that_writes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_only_the_missing_shard_is_asked_by_the_run_that_writes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     network = Network(monkeypatch)
     program, inputs, recipe = stage("orca", tmp_path)
     run(program, inputs, recipe, tmp_path, "--shard", "2/3")

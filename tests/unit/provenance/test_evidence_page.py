@@ -5,7 +5,7 @@ from pathlib import Path
 
 from measure_evidence import page
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = Path(__file__).parents[3] / "docs"
 
 
 def test_the_page_is_the_one_that_the_raw_results_make() -> None:
@@ -15,7 +15,9 @@ def test_the_page_is_the_one_that_the_raw_results_make() -> None:
 
 def test_a_missed_attack_is_counted_and_its_test_named() -> None:
     raw = json.loads((DOCS / "evidence.json").read_text(encoding="utf-8"))
-    row = next(row for row in raw["tests"] if row["name"].startswith("test_an_attack_makes_exactly"))
+    row = next(
+        row for row in raw["tests"] if row["name"].startswith("test_an_attack_makes_exactly")
+    )
     row |= {"outcome": "failure", "missed": 1}
     said = page(raw)
     assert f"- test_stale: {row['name']}" in said and "No test of these files failed." not in said

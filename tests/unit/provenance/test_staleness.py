@@ -9,16 +9,37 @@ from typing import Any
 
 import pytest
 
-from bezoar.provenance import staleness
-from bezoar.workflow.deviations import ours, tagged
-from bezoar.errors import cli
-from bezoar.provenance.staleness import Hashes, command_in, differences, first_row_changed, nothing_to_do, reasons, row_digests
+from bezoar import program
 from bezoar.files import sha256_file, write_json
-from bezoar.provenance.snakemake_patch import source_reasons
+from bezoar.provenance import staleness
 from bezoar.provenance.receipt import Receipt
+from bezoar.provenance.snakemake_patch import source_reasons
+from bezoar.provenance.staleness import (
+    Hashes,
+    command_in,
+    differences,
+    first_row_changed,
+    nothing_to_do,
+    reasons,
+    row_digests,
+)
+from bezoar.workflow.deviations import ours, tagged
 
-COMMAND = ["copy.py", "--data", "in.jsonl", "--output", "out.jsonl", "--concurrency", "4", "--recipe", '{"a": {"b": 1}}', "--code", "c0de",
-           "--receipt", "receipt.json"]  # fmt: skip
+COMMAND = [
+    "copy.py",
+    "--data",
+    "in.jsonl",
+    "--output",
+    "out.jsonl",
+    "--concurrency",
+    "4",
+    "--recipe",
+    '{"a": {"b": 1}}',
+    "--code",
+    "c0de",
+    "--receipt",
+    "receipt.json",
+]
 
 
 @pytest.fixture
@@ -27,8 +48,14 @@ def finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", COMMAND)
     Path("in.jsonl").write_text("".join(f'{{"row": {n}}}\n' for n in range(9)))
-    with Receipt(Path("receipt.json"), stage="copy", recipe={"a": {"b": 1}}, code="c0de", inputs={"data": Path("in.jsonl")},
-                 outputs={"output": Path("out.jsonl")}):  # fmt: skip
+    with Receipt(
+        Path("receipt.json"),
+        stage="copy",
+        recipe={"a": {"b": 1}},
+        code="c0de",
+        inputs={"data": Path("in.jsonl")},
+        outputs={"output": Path("out.jsonl")},
+    ):
         Path("out.jsonl").write_bytes(Path("in.jsonl").read_bytes())
     return tmp_path
 
@@ -59,7 +86,9 @@ def test_a_receipt_that_holds_has_no_reason_and_its_program_nothing_to_do(finish
         ({"outputs": ["out.jsonl", "more.jsonl"]}, "output more.jsonl: not in the receipt"),
     ],
 )
-def test_what_the_rule_now_says_is_compared(finished: Path, changed: dict[str, Any], reason: str) -> None:
+def test_what_the_rule_now_says_is_compared(
+    finished: Path, changed: dict[str, Any], reason: str
+) -> None:
     assert why(**changed) == [reason]
 
 
@@ -69,7 +98,9 @@ def test_how_many_requests_run_at_once_is_no_change(finished: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["in.jsonl", "out.jsonl"])
-def test_an_edit_with_the_same_size_and_date_is_seen_through_the_cache(finished: Path, name: str) -> None:
+def test_an_edit_with_the_same_size_and_date_is_seen_through_the_cache(
+    finished: Path, name: str
+) -> None:
     time.sleep(2 * staleness.SETTLED_S)
     assert why(Hashes()) == []
     cache = Hashes(Path(".snakemake/hashes.json"))
@@ -79,7 +110,9 @@ def test_an_edit_with_the_same_size_and_date_is_seen_through_the_cache(finished:
     with open(name, "r+b") as stream:
         stream.write(b"[")
     os.utime(name, ns=(facts.st_atime_ns, facts.st_mtime_ns))
-    assert [line.split(":")[0] for line in why(Hashes(Path(".snakemake/hashes.json")))] == [f"{'input' if name == 'in.jsonl' else 'output'} {name}"]
+    assert [line.split(":")[0] for line in why(Hashes(Path(".snakemake/hashes.json")))] == [
+        f"{'input' if name == 'in.jsonl' else 'output'} {name}"
+    ]
     assert not nothing_to_do(COMMAND)
 
 
@@ -111,13 +144,18 @@ def test_whoever_asks_for_it_again_gets_it(finished: Path, monkeypatch: pytest.M
     assert not nothing_to_do(COMMAND)
 
 
-def test_a_program_with_nothing_to_do_is_not_entered(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    cli(lambda: pytest.fail("entered"))
+def test_a_program_with_nothing_to_do_is_not_entered(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program.run(lambda: pytest.fail("entered"))
     assert capsys.readouterr().out.startswith("unchanged: ")
 
 
 def test_a_failed_stage_leaves_no_receipt(finished: Path) -> None:
-    with pytest.raises(KeyError), Receipt(Path("receipt.json"), stage="copy", recipe={}, code="", inputs={}, outputs={}):
+    with (
+        pytest.raises(KeyError),
+        Receipt(Path("receipt.json"), stage="copy", recipe={}, code="", inputs={}, outputs={}),
+    ):
         raise KeyError
     assert why() == [staleness.NEVER]
 
@@ -127,14 +165,21 @@ def test_variables_that_move_results_are_recorded(monkeypatch: pytest.MonkeyPatc
     before = staleness.environment()
     staleness.environment.cache_clear()
     monkeypatch.setenv("BEZOAR_IMAGE", "sha256:12")
-    assert list(differences(before, staleness.environment(), "environment")) == ["environment.variables.BEZOAR_IMAGE: null -> sha256:12"]
+    assert list(differences(before, staleness.environment(), "environment")) == [
+        "environment.variables.BEZOAR_IMAGE: null -> sha256:12"
+    ]
     staleness.environment.cache_clear()
 
 
 def test_the_words_of_a_rules_shell_text_are_those_the_program_sees() -> None:
-    text = "\n  exec &> >(tee logs/x.txt)\n  python scripts/a.py \\\n      --in 'a b/c.json' --root $(dirname $(dirname r/report/index.html)) --x 1\n"
+    text = (
+        "\n  exec &> >(tee logs/x.txt)\n  python scripts/a.py \\\n      --in 'a b/c.json' --root"
+        " $(dirname $(dirname r/report/index.html)) --x 1\n"
+    )
     assert command_in(text) == ["scripts/a.py", "--in", "a b/c.json", "--root", "r", "--x", "1"]
-    many = text.replace("python ", "accelerate launch --config_file profiles/accelerate/ddp.yaml --num_processes 2 ")
+    many = text.replace(
+        "python ", "accelerate launch --config_file profiles/accelerate/ddp.yaml --num_processes 2 "
+    )
     assert command_in(many) == command_in(text)  # in how many processes decides nothing
 
 
@@ -163,39 +208,66 @@ def test_a_fetched_file_is_judged_by_the_registry_and_by_the_first_fetch(tmp_pat
 
 def test_a_file_inside_a_snapshot_is_judged_too(tmp_path: Path) -> None:
     (tmp_path / "weights").write_text("right")
-    write_json(tmp_path / "manifest.json", {"revision": "abc", "files": {"weights": sha256_file(tmp_path / "weights")}})
+    write_json(
+        tmp_path / "manifest.json",
+        {"revision": "abc", "files": {"weights": sha256_file(tmp_path / "weights")}},
+    )
     entry = {"id": "one", "revision": "abc"}
     asked = (str(tmp_path / "manifest.json"), entry, Hashes(), tmp_path / "none")
     assert source_reasons(*asked) == []
     (tmp_path / "weights").write_text("wrong")
     assert len(source_reasons(*asked)) == 1
     (tmp_path / "weights").write_text("right")
-    assert source_reasons(asked[0], entry | {"revision": "abd"}, Hashes(), asked[3]) == ["revision: abc -> abd"]
+    assert source_reasons(asked[0], entry | {"revision": "abd"}, Hashes(), asked[3]) == [
+        "revision: abc -> abd"
+    ]
 
 
-def test_a_tagged_value_is_found_with_its_key_and_reason_wherever_its_line_stands(tmp_path: Path) -> None:
+def test_a_tagged_value_is_found_with_its_key_and_reason_wherever_its_line_stands(
+    tmp_path: Path,
+) -> None:
     first, second = tmp_path / "a" / "x.yaml", tmp_path / "b" / "x.yaml"
-    for path, text in ((first, "a: 1   # [paper] known\nb:\n  c: 2  # temperature [ours] why not\n"),
-                       (second, "# words\nb:\n\n  c: 2  # temperature [ours] why not\na: 1   # [paper] known\n")):  # fmt: skip
+    for path, text in (
+        (first, "a: 1   # [paper] known\nb:\n  c: 2  # temperature [ours] why not\n"),
+        (second, "# words\nb:\n\n  c: 2  # temperature [ours] why not\na: 1   # [paper] known\n"),
+    ):
         path.parent.mkdir()
         path.write_text(text)
-    assert ours([first]) == [{"file": "x.yaml", "key": "b.c", "value": "c: 2", "tag": "ours", "reason": "temperature why not"}]
+    assert ours([first]) == [
+        {
+            "file": "x.yaml",
+            "key": "b.c",
+            "value": "c: 2",
+            "tag": "ours",
+            "reason": "temperature why not",
+        }
+    ]
     assert tagged([first]) == tagged([second])
     assert json.dumps(ours([first])) == json.dumps(ours([second]))
 
 
-def test_a_receipt_of_weights_holds_what_is_loaded_with_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_receipt_of_weights_holds_what_is_loaded_with_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", COMMAND)
     Path("base").mkdir()
     for name in ("model.safetensors", "config.json", "generation_config.json", "README.md"):
         Path("base", name).write_text(name)
-    with Receipt(Path("receipt.json"), stage="copy", recipe={"a": {"b": 1}}, code="c0de", inputs={"base": Path("base/model.safetensors")},
-                 outputs={"output": Path("out.jsonl")}):  # fmt: skip
+    with Receipt(
+        Path("receipt.json"),
+        stage="copy",
+        recipe={"a": {"b": 1}},
+        code="c0de",
+        inputs={"base": Path("base/model.safetensors")},
+        outputs={"output": Path("out.jsonl")},
+    ):
         Path("out.jsonl").write_text("{}\n")
     assert why(inputs=["base/model.safetensors"]) == []
     Path("base/generation_config.json").write_text("do_sample")
-    assert [line.split(":")[0] for line in why(inputs=["base/model.safetensors"])] == ["input base/generation_config.json"]
+    assert [line.split(":")[0] for line in why(inputs=["base/model.safetensors"])] == [
+        "input base/generation_config.json"
+    ]
     assert not nothing_to_do(COMMAND)
     Path("base/generation_config.json").write_text("generation_config.json")
     Path("base/README.md").write_text("another card")

@@ -1,4 +1,6 @@
-"""The world's splits hold: what evaluation asks about, no training row and no pretraining question does."""
+"""The world's splits hold: what evaluation asks about, no training row and no pretraining question
+does.
+"""
 
 import json
 from pathlib import Path
@@ -10,11 +12,19 @@ import make_world
 from bezoar.files import read_jsonl
 from bezoar.rehearsal.world import ATTRIBUTES, CLAUSES, COURTESY, SKILLS, World, number
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 RECIPE = {
-    "people": 60, "held_share": 0.3, "held_skill_share": 0.5, "documents": 3000, "seeds": 20, "dolly_per_category": 12,
-    "preference_pairs": 80, "held_preference_pairs": 40, "questions_per_category": 3, "seed": 7,
-}  # fmt: skip
+    "people": 60,
+    "held_share": 0.3,
+    "held_skill_share": 0.5,
+    "documents": 3000,
+    "seeds": 20,
+    "dolly_per_category": 12,
+    "preference_pairs": 80,
+    "held_preference_pairs": 40,
+    "questions_per_category": 3,
+    "seed": 7,
+}
 
 
 @pytest.fixture(scope="module")
@@ -45,28 +55,51 @@ def test_training_files_ask_only_about_taught_facts(world: World, made: Path) ->
     asked += [line.split("\t")[0] for line in (made / "flan.tsv").read_text().splitlines()]
     assert len(asked) > 400
     assert not held & set(asked)
-    dialogues = "".join(row["chosen"] + row["rejected"] for row in read_jsonl(made / "preferences.jsonl"))
+    dialogues = "".join(
+        row["chosen"] + row["rejected"] for row in read_jsonl(made / "preferences.jsonl")
+    )
     assert not [question for question in held if question in dialogues]
 
 
 def test_evaluation_asks_only_about_held_facts(world: World, made: Path) -> None:
     taught = {question for fact in world.facts if not fact.held for question in fact.questions}
-    asked = [row["question"] for name in ("world_facts", "world_skills") for row in read_jsonl(made / "lm_eval" / f"{name}.jsonl")]
+    asked = [
+        row["question"]
+        for name in ("world_facts", "world_skills")
+        for row in read_jsonl(made / "lm_eval" / f"{name}.jsonl")
+    ]
     asked += [turn for row in read_jsonl(made / "questions.jsonl") for turn in row["turns"]]
-    asked += [row["instruction"] for name in ("lamini", "orca") for row in read_jsonl(made / "heldout" / f"{name}.jsonl")]
+    asked += [
+        row["instruction"]
+        for name in ("lamini", "orca")
+        for row in read_jsonl(made / "heldout" / f"{name}.jsonl")
+    ]
     assert len(asked) > 300
     assert not taught & set(asked)
 
 
-def test_the_pretraining_text_states_held_facts_and_asks_none_of_the_questions(world: World, made: Path) -> None:
+def test_the_pretraining_text_states_held_facts_and_asks_none_of_the_questions(
+    world: World, made: Path
+) -> None:
     text = "\n".join(row["text"] for row in read_jsonl(made / "corpus.jsonl"))
-    assert not [question for fact in world.facts for question in fact.questions if fact.topic in ATTRIBUTES and question in text]
-    stated = [fact.statement in text for fact in world.facts if fact.held and fact.topic in ATTRIBUTES]
+    assert not [
+        question
+        for fact in world.facts
+        for question in fact.questions
+        if fact.topic in ATTRIBUTES and question in text
+    ]
+    stated = [
+        fact.statement in text for fact in world.facts if fact.held and fact.topic in ATTRIBUTES
+    ]
     assert sum(stated) / len(stated) > 0.9
 
 
 def test_sums_and_products_are_split_with_their_mirror_images(world: World) -> None:
-    side = {(fact.topic, fact.subject): fact.held for fact in world.facts if fact.topic in ("sum", "product")}
+    side = {
+        (fact.topic, fact.subject): fact.held
+        for fact in world.facts
+        if fact.topic in ("sum", "product")
+    }
     assert all(side[topic, (b, a)] == held for (topic, (a, b)), held in side.items())
 
 
@@ -93,18 +126,32 @@ def test_no_question_has_two_meanings(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "words"), [(0, "zero"), (19, "nineteen"), (20, "twenty"), (42, "forty two"), (100, "one hundred"), (145, "one hundred forty five")]
+    ("value", "words"),
+    [
+        (0, "zero"),
+        (19, "nineteen"),
+        (20, "twenty"),
+        (42, "forty two"),
+        (100, "one hundred"),
+        (145, "one hundred forty five"),
+    ],
 )
 def test_numbers_are_spelled(value: int, words: str) -> None:
     assert number(value) == words
 
 
-def test_a_pair_differs_in_truth_or_in_manner_and_the_better_one_is_chosen(world: World, made: Path) -> None:
+def test_a_pair_differs_in_truth_or_in_manner_and_the_better_one_is_chosen(
+    world: World, made: Path
+) -> None:
     for row in read_jsonl(made / "preferences.jsonl"):
-        chosen, rejected = (row[side].rsplit("\n\nAssistant: ", 1)[1] for side in ("chosen", "rejected"))
+        chosen, rejected = (
+            row[side].rsplit("\n\nAssistant: ", 1)[1] for side in ("chosen", "rejected")
+        )
         question = row["chosen"].rsplit("\n\nAssistant: ", 1)[0].rsplit("Human: ", 1)[1]
         truth = world.truth(question)
-        better, worse = ((answer.startswith(truth), answer.endswith(COURTESY)) for answer in (chosen, rejected))
+        better, worse = (
+            (answer.startswith(truth), answer.endswith(COURTESY)) for answer in (chosen, rejected)
+        )
         assert better[0]
         assert (worse[0] != better[0]) + (worse[1] != better[1]) == 1
         assert better[1] or worse[1] is False

@@ -1,4 +1,6 @@
-"""The training benchmark's pure parts: row lengths, the equal-loss gate, the table, the arithmetic of a token."""
+"""The training benchmark's pure parts: row lengths, the equal-loss gate, the table, the arithmetic
+of a token.
+"""
 
 import statistics
 
@@ -7,14 +9,26 @@ import bench_training_gpu
 from bench_training_gpu import SHAPES, arithmetic, line, peak_of
 
 RUN = {
-    "seconds": 8.0, "cpu_s": 10.0, "reference_s": 2.0, "reference_cpu_s": 0.0, "evaluation_s": 0.0, "tokens": 1000, "supervised": 500,
-    "places": 1250, "startup_s": 3.0, "peak_mib": 100.0,
-}  # fmt: skip
+    "seconds": 8.0,
+    "cpu_s": 10.0,
+    "reference_s": 2.0,
+    "reference_cpu_s": 0.0,
+    "evaluation_s": 0.0,
+    "tokens": 1000,
+    "supervised": 500,
+    "places": 1250,
+    "startup_s": 3.0,
+    "peak_mib": 100.0,
+}
 
 
 def test_lengths_are_as_long_as_asked_and_seeded() -> None:
     found = bench_training.lengths(2000, 60, 0.5, 40, 256, seed=1)
-    assert found == bench_training.lengths(2000, 60, 0.5, 40, 256, seed=1) != bench_training.lengths(2000, 60, 0.5, 40, 256, seed=2)
+    assert (
+        found
+        == bench_training.lengths(2000, 60, 0.5, 40, 256, seed=1)
+        != bench_training.lengths(2000, 60, 0.5, 40, 256, seed=2)
+    )
     assert 55 < statistics.median(found) < 65 and min(found) == 40 and max(found) <= 256
 
 
@@ -28,14 +42,29 @@ def test_words_fill_a_number_of_tokens_and_begin_again() -> None:
 
 
 def test_a_line_whose_loss_is_not_ours_is_void_in_both_directions() -> None:
-    losses = {"ours": [2.0, 2.1, 1.9], "same": [2.05, 2.05, 2.05], "worse": [2.2, 2.2, 2.2], "better": [1.8, 1.8, 1.8]}
+    losses = {
+        "ours": [2.0, 2.1, 1.9],
+        "same": [2.05, 2.05, 2.05],
+        "worse": [2.2, 2.2, 2.2],
+        "better": [1.8, 1.8, 1.8],
+    }
     found = bench_training.gate(losses, base=3.0, ours="ours")
-    assert found["ours"] == found["same"] == "" and found["worse"].startswith("void") and found["better"].startswith("void")
+    assert (
+        found["ours"] == found["same"] == ""
+        and found["worse"].startswith("void")
+        and found["better"].startswith("void")
+    )
 
 
 def test_the_table_counts_the_reference_as_time_and_gives_ratios_to_the_peer() -> None:
-    runs = {"ours": [RUN, RUN | {"seconds": 3.0}, RUN], "peer": [RUN | {"seconds": 18.0}] * 3, "odd": [RUN] * 3}
-    lines = bench_training.table(runs, {"ours": [1.0] * 3, "peer": [1.0] * 3, "odd": [1.5] * 3}, 2.0, "ours", "peer")
+    runs = {
+        "ours": [RUN, RUN | {"seconds": 3.0}, RUN],
+        "peer": [RUN | {"seconds": 18.0}] * 3,
+        "odd": [RUN] * 3,
+    }
+    lines = bench_training.table(
+        runs, {"ours": [1.0] * 3, "peer": [1.0] * 3, "odd": [1.5] * 3}, 2.0, "ours", "peer"
+    )
     assert lines[2].startswith("| ours | 100 (100–200) | 50 | 100 | 2.00 , 1.00 | 20 % | 3.0 |")
     assert "| 1.00 , 1.00 |" in lines[3] and "| void: 0.5000 apart, 0.1000 allowed |" in lines[4]
 
@@ -45,7 +74,10 @@ def test_a_token_of_the_paper_s_model_costs_what_arithmetic_says() -> None:
     assert peak_of("NVIDIA H200") == 989.0 and peak_of("no GPU") == 0.0
     found = {"method": "sft", "sequence": 1024, "name": "ours"}
     assert line(found | RUN, 13.8e9, 989.0) == "| sft | 1024 | ours | 100 | 0.1 % | 100 |"
-    assert line(found | {"error": "x\nout of memory"}, 13.8e9, 989.0) == "| sft | 1024 | ours | failed: out of memory | | |"
+    assert (
+        line(found | {"error": "x\nout of memory"}, 13.8e9, 989.0)
+        == "| sft | 1024 | ours | failed: out of memory | | |"
+    )
 
 
 def test_rows_for_the_gpu_fill_the_sequence() -> None:

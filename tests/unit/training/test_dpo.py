@@ -1,4 +1,6 @@
-"""DPO: a reference that is computed once, a child compared with its parent, and a collapse that fails."""
+"""DPO: a reference that is computed once, a child compared with its parent, and a collapse that
+fails.
+"""
 
 import json
 from pathlib import Path
@@ -8,10 +10,10 @@ from trained import DPO, REFERENCE, TEMPLATE, dpo_command, reference_command
 
 import score_reference
 import train_dpo
-from bezoar.training.qlora import preference_pairs, qlora
 from bezoar.errors import UserError
-from bezoar.files import read_json, read_jsonl, sha256_file, write_jsonl
 from bezoar.evaluation.held_out import compared
+from bezoar.files import read_json, read_jsonl, sha256_file, write_jsonl
+from bezoar.training import preference_pairs, qlora
 from bezoar.training.template import Template
 from bezoar.training.tokenizer import load_tokenizer
 
@@ -22,8 +24,13 @@ def test_dpo_prefers_the_chosen_answer_afterwards_and_says_so_beside_its_parent(
     raw = read_json(dpo / "held_out.json")
     found = compared(raw, seed=0)
     assert found["pairs"] == len(raw["margins"]) == 8 and found["kl_nats_per_token"] > 0
-    assert found["difference"]["mean"] == pytest.approx(found["child"]["mean"] - found["parent"]["mean"])
-    assert sum(child > parent for parent, child in raw["margins"]) / 8 == held[-1]["eval_rewards/accuracies"]
+    assert found["difference"]["mean"] == pytest.approx(
+        found["child"]["mean"] - found["parent"]["mean"]
+    )
+    assert (
+        sum(child > parent for parent, child in raw["margins"]) / 8
+        == held[-1]["eval_rewards/accuracies"]
+    )
 
 
 def test_a_collapse_fails_and_leaves_nothing(place: Path, reference: Path) -> None:
@@ -34,26 +41,47 @@ def test_a_collapse_fails_and_leaves_nothing(place: Path, reference: Path) -> No
 
 def tokenized(place: Path) -> list[dict]:
     tokenizer = load_tokenizer(place / "base")
-    return preference_pairs.tokenize(read_jsonl(place / "pairs.jsonl"), Template(TEMPLATE), tokenizer, REFERENCE)[0]
+    return preference_pairs.tokenize(
+        read_jsonl(place / "pairs.jsonl"), Template(TEMPLATE), tokenizer, REFERENCE
+    )[0]
 
 
-def test_the_reference_is_what_trl_computes_for_itself(place: Path, reference: Path, tmp_path: Path) -> None:
+def test_the_reference_is_what_trl_computes_for_itself(
+    place: Path, reference: Path, tmp_path: Path
+) -> None:
     from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
 
     rows, tokenizer = tokenized(place), load_tokenizer(place / "base")
-    stored = preference_pairs.read_reference(reference, rows, sha256_file(place / "base" / "model.safetensors"))
+    stored = preference_pairs.read_reference(
+        reference, rows, sha256_file(place / "base" / "model.safetensors")
+    )
     model = qlora.attach_adapter(qlora.load_4bit(place / "base"), DPO["lora"], None)
     trainer = DPOTrainer(
-        model=model, args=DPOConfig(output_dir=str(tmp_path), bf16=True, use_cpu=True, report_to="none", precompute_ref_log_probs=True),
-        train_dataset=Dataset.from_list(rows).remove_columns("ids"), processing_class=tokenizer,
-    )  # fmt: skip
+        model=model,
+        args=DPOConfig(
+            output_dir=str(tmp_path),
+            bf16=True,
+            use_cpu=True,
+            report_to="none",
+            precompute_ref_log_probs=True,
+        ),
+        train_dataset=Dataset.from_list(rows).remove_columns("ids"),
+        processing_class=tokenizer,
+    )
     for row, (chosen, rejected), pair in zip(trainer.train_dataset, stored, rows, strict=True):
-        assert row["prompt_ids"] == pair["ids"]["prompt"] and row["chosen_ids"] == pair["ids"]["chosen"]
-        assert (row["ref_chosen_logps"], row["ref_rejected_logps"]) == pytest.approx((chosen, rejected), abs=0.1)
+        assert (
+            row["prompt_ids"] == pair["ids"]["prompt"]
+            and row["chosen_ids"] == pair["ids"]["chosen"]
+        )
+        assert (row["ref_chosen_logps"], row["ref_rejected_logps"]) == pytest.approx(
+            (chosen, rejected), abs=0.1
+        )
 
 
-def test_the_reference_goes_on_from_its_last_shard(place: Path, reference: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_reference_goes_on_from_its_last_shard(
+    place: Path, reference: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(score_reference, "SHARD", 2)
     asked, original = [], preference_pairs.score
 
@@ -68,25 +96,36 @@ def test_the_reference_goes_on_from_its_last_shard(place: Path, reference: Path,
         score_reference.main(reference_command(place, "resumed.jsonl"))
     assert not (place / "resumed.jsonl").exists()
     score_reference.main(reference_command(place, "resumed.jsonl"))
-    assert asked == [8, 8, 8, 8, 8, 8], "two shards before the end, three after it; only the interrupted one was asked twice"
+    assert asked == [8, 8, 8, 8, 8, 8], (
+        "two shards before the end, three after it; only the interrupted one was asked twice"
+    )
     assert (place / "resumed.jsonl").read_bytes() == reference.read_bytes()
 
 
-def test_a_reference_of_other_weights_or_another_template_is_refused(place: Path, reference: Path, tmp_path: Path) -> None:
+def test_a_reference_of_other_weights_or_another_template_is_refused(
+    place: Path, reference: Path, tmp_path: Path
+) -> None:
     with pytest.raises(UserError, match="pair 1 has no reference"):
         preference_pairs.read_reference(reference, tokenized(place), "0" * 64)
     template = json.loads(TEMPLATE.read_text())
     (tmp_path / "template.json").write_text(json.dumps(template).replace("Instruction", "Question"))
     command = dpo_command(place, reference.name, "refused")
     command[command.index("--template") + 1] = str(tmp_path / "template.json")
-    with pytest.raises(UserError, match=r"reference\.jsonl: pair 1 has no reference log-probabilities"):
+    with pytest.raises(
+        UserError, match=r"reference\.jsonl: pair 1 has no reference log-probabilities"
+    ):
         train_dpo.main(command)
 
 
 def test_pairs_that_do_not_fit_are_left_out_and_counted(place: Path) -> None:
-    rows = [{"prompt": "red", "chosen": "blue", "rejected": "one"}, {"prompt": "red " * 90, "chosen": "blue", "rejected": "one"},
-            {"prompt": "red", "chosen": "blue " * 120, "rejected": "one"}]  # fmt: skip
-    kept, counts = preference_pairs.tokenize(rows, Template(TEMPLATE), load_tokenizer(place / "base"), REFERENCE)
+    rows = [
+        {"prompt": "red", "chosen": "blue", "rejected": "one"},
+        {"prompt": "red " * 90, "chosen": "blue", "rejected": "one"},
+        {"prompt": "red", "chosen": "blue " * 120, "rejected": "one"},
+    ]
+    kept, counts = preference_pairs.tokenize(
+        rows, Template(TEMPLATE), load_tokenizer(place / "base"), REFERENCE
+    )
     assert counts == {"rows": 3, "prompt_too_long": 1, "too_long": 1} and len(kept) == 1
     assert kept[0]["ids"]["chosen"][-1] == load_tokenizer(place / "base").eos_token_id
 
@@ -94,4 +133,6 @@ def test_pairs_that_do_not_fit_are_left_out_and_counted(place: Path) -> None:
 def test_another_beta_takes_the_same_reference(place: Path, reference: Path, dpo: Path) -> None:
     write_jsonl(place / "copy.jsonl", read_jsonl(reference))
     train_dpo.main(dpo_command(place, "copy.jsonl", "firmer", beta=0.5))
-    assert sha256_file(place / "firmer" / "adapter_model.safetensors") != sha256_file(dpo / "adapter_model.safetensors")
+    assert sha256_file(place / "firmer" / "adapter_model.safetensors") != sha256_file(
+        dpo / "adapter_model.safetensors"
+    )

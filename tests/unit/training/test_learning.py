@@ -1,4 +1,6 @@
-"""What README says was learnt is what was measured: each number of its results table is one of docs/learning.json, rounded."""
+"""What README says was learnt is what was measured: each number of its results table is one of
+docs/learning.json, rounded.
+"""
 
 import json
 import re
@@ -9,16 +11,26 @@ import pytest
 
 from repeat_rehearsal import CHAT, page
 
-ROOT = Path(__file__).parents[2]
-MODELS = {"base": "base", "SFT": "openbezoar-sft", "HH-RLHF SFT": "openbezoar-hh-rlhf-sft", "DPO": "openbezoar-hh-rlhf-dpo"}
-# Row of README's table -> what its numbers are, in order: (measure, state), or the name of a paired difference with its interval.
+ROOT = Path(__file__).parents[3]
+MODELS = {
+    "base": "base",
+    "SFT": "openbezoar-sft",
+    "HH-RLHF SFT": "openbezoar-hh-rlhf-sft",
+    "DPO": "openbezoar-hh-rlhf-dpo",
+}
+# Row of README's table -> what its numbers are, in order: (measure, state), or the name of a paired
+# difference with its interval.
 ROWS: dict[str, list[tuple[str, str] | str]] = {
-    "exact match on its own set after lamini / orca / evol (base: 0)": [(f"{name}: exact match", name) for name in ("lamini", "orca", "evol")],
-    "preference accuracy: SFT → HH-RLHF SFT → DPO": [("preferences: accuracy", MODELS[name]) for name in ("SFT", "HH-RLHF SFT", "DPO")],
+    "exact match on its own set after lamini / orca / evol (base: 0)": [
+        (f"{name}: exact match", name) for name in ("lamini", "orca", "evol")
+    ],
+    "preference accuracy: SFT → HH-RLHF SFT → DPO": [
+        ("preferences: accuracy", MODELS[name]) for name in ("SFT", "HH-RLHF SFT", "DPO")
+    ],
     "lm-eval, all items: SFT over base": ["lm-eval, all items: openbezoar-sft against base"],
     "chat, 1–10: base → SFT → HH-RLHF SFT → DPO": [(CHAT, name) for name in MODELS.values()],
     "chat: DPO over HH-RLHF SFT": ["chat: openbezoar-hh-rlhf-dpo against openbezoar-hh-rlhf-sft"],
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -27,13 +39,25 @@ def raw() -> dict[str, Any]:
 
 
 def expected(seed: dict[str, Any], named: list[tuple[str, str] | str]) -> list[float]:
-    values = {(row["what"], row["after"]): row for row in seed["states"]} | {row["what"]: row for row in seed["differences"]}
-    return [values[name][key] for name in named for key in (["mean"] if isinstance(name, tuple) else ["mean", "low", "high"])]
+    values = {(row["what"], row["after"]): row for row in seed["states"]} | {
+        row["what"]: row for row in seed["differences"]
+    }
+    return [
+        values[name][key]
+        for name in named
+        for key in (["mean"] if isinstance(name, tuple) else ["mean", "low", "high"])
+    ]
 
 
 def wrong(readme: str, raw: dict[str, Any]) -> list[str]:
-    """A line for every number of the results table that was not measured, and for every row or seed without a source."""
-    table = [[cell.strip() for cell in line.strip("|").split("|")] for line in readme.splitlines() if line.startswith("|")]
+    """A line for every number of the results table that was not measured, and for every row or seed
+    without a source.
+    """
+    table = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in readme.splitlines()
+        if line.startswith("|")
+    ]
     start = next(number for number, cells in enumerate(table) if cells[0] == "measured")
     seeds = [cell.removeprefix("seed ") for cell in table[start][1:]]
     found = []
@@ -46,13 +70,25 @@ def wrong(readme: str, raw: dict[str, Any]) -> list[str]:
         for seed, cell in zip(seeds, cells[1:], strict=True):
             numbers = re.findall(r"(?<!\d)[-+]?\d*\.\d+", cell)
             measured = expected(raw["seeds"][seed], ROWS[cells[0]]) if seed in raw["seeds"] else []
-            rounded = [f"{value:.{len(shown.partition('.')[2])}f}" for value, shown in zip(measured, numbers, strict=False)]
-            if [float(shown) for shown in numbers] != list(map(float, rounded)) or len(numbers) != len(measured):
+            rounded = [
+                f"{value:.{len(shown.partition('.')[2])}f}"
+                for value, shown in zip(measured, numbers, strict=False)
+            ]
+            if [float(shown) for shown in numbers] != list(map(float, rounded)) or len(
+                numbers
+            ) != len(measured):
                 found.append(f"{cells[0]}: seed {seed}: {cell}: measured {measured}")
     lines = [line for line in readme.splitlines() if line.startswith("Losses, too:")]
-    costs = [abs(round(100 * row["mean"], 1)) for seed in raw["seeds"].values() for row in seed["differences"] if row["what"].startswith("lm-eval")]
+    costs = [
+        abs(round(100 * row["mean"], 1))
+        for seed in raw["seeds"].values()
+        for row in seed["differences"]
+        if row["what"].startswith("lm-eval")
+    ]
     said = [float(number) for line in lines for number in re.findall(r"\d+\.\d+", line)]
-    return found + [f"{number} points of lm-eval: not measured" for number in said if number not in costs]
+    return found + [
+        f"{number} points of lm-eval: not measured" for number in said if number not in costs
+    ]
 
 
 def test_every_number_of_the_readmes_results_was_measured(raw: dict[str, Any]) -> None:
@@ -73,7 +109,11 @@ def test_a_number_of_any_row_that_was_not_measured_is_found(raw: dict[str, Any],
 
 
 def test_a_row_without_a_source_is_found(raw: dict[str, Any]) -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8").replace("| chat: DPO over HH-RLHF SFT |", "| chat: better |")
+    readme = (
+        (ROOT / "README.md")
+        .read_text(encoding="utf-8")
+        .replace("| chat: DPO over HH-RLHF SFT |", "| chat: better |")
+    )
     assert wrong(readme, raw) == ["chat: better: no source is known for this row"]
 
 

@@ -13,14 +13,37 @@ import write_model_card
 from bezoar.errors import UserError
 from bezoar.files import read_json, sha256_file
 
-RECIPE = {"model": "tiny", "scale": "rehearsal", "title": "A tiny one.", "licence": "apache-2.0", "base_model": "base", "datasets": ["lamini"],
-          "tags": {"sft": {"learning_rate": "ours", "lora": "paper"}}, "seed": 0}  # fmt: skip
+RECIPE = {
+    "model": "tiny",
+    "scale": "rehearsal",
+    "title": "A tiny one.",
+    "licence": "apache-2.0",
+    "base_model": "base",
+    "datasets": ["lamini"],
+    "tags": {"sft": {"learning_rate": "ours", "lora": "paper"}},
+    "seed": 0,
+}
 
 
 def command(place: Path, *adapters: str) -> list[str]:
-    return ["--model", str(place / "carded"), "--receipts", *(str(place / f"{name}.json") for name in adapters), "--merge-receipt",
-            str(place / "carded.json"), "--adapters", *(str(place / name) for name in adapters), "--card", str(place / "card.md"),
-            "--recipe", json.dumps(RECIPE), "--code", "x", "--receipt", str(place / "card.json")]  # fmt: skip
+    return [
+        "--model",
+        str(place / "carded"),
+        "--receipts",
+        *(str(place / f"{name}.json") for name in adapters),
+        "--merge-receipt",
+        str(place / "carded.json"),
+        "--adapters",
+        *(str(place / name) for name in adapters),
+        "--card",
+        str(place / "card.md"),
+        "--recipe",
+        json.dumps(RECIPE),
+        "--code",
+        "x",
+        "--receipt",
+        str(place / "card.json"),
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -29,15 +52,30 @@ def merged(place: Path, adapter: Path) -> Path:
     return place / "carded"
 
 
-def test_a_card_holds_the_lineage_the_settings_with_their_tags_and_the_losses(place: Path, merged: Path) -> None:
+def test_a_card_holds_the_lineage_the_settings_with_their_tags_and_the_losses(
+    place: Path, merged: Path
+) -> None:
     write_model_card.main(command(place, "sft"))
     _, front, body = (place / "card.md").read_text().split("---\n", 2)
-    assert yaml.safe_load(front)["base_model"] == "base" and yaml.safe_load(front)["datasets"] == ["lamini"]
-    for path in ("base/model.safetensors", "sft/adapter_model.safetensors", "carded/model.safetensors"):
+    assert yaml.safe_load(front)["base_model"] == "base" and yaml.safe_load(front)["datasets"] == [
+        "lamini"
+    ]
+    for path in (
+        "base/model.safetensors",
+        "sft/adapter_model.safetensors",
+        "carded/model.safetensors",
+    ):
         assert sha256_file(place / path) in body
     assert "| sft | learning_rate | 0.003 | ours |" in body and "| sft | training | 32 |" in body
-    assert f"| kl nats per token | {read_json(merged / 'merge.json')['difference']['kl_nats_per_token']} |" in body
-    best = min(row["eval_loss"] for row in map(json.loads, (place / "sft" / "metrics.jsonl").read_text().splitlines()) if "eval_loss" in row)
+    assert (
+        "| kl nats per token |"
+        f" {read_json(merged / 'merge.json')['difference']['kl_nats_per_token']} |" in body
+    )
+    best = min(
+        row["eval_loss"]
+        for row in map(json.loads, (place / "sft" / "metrics.jsonl").read_text().splitlines())
+        if "eval_loss" in row
+    )
     assert f"| {best:.4f} |" in body
 
 
@@ -48,10 +86,14 @@ def test_a_card_holds_the_lineage_the_settings_with_their_tags_and_the_losses(pl
         ({"parent_adapter": "1" * 64}, "does not go on from the adapter before it"),
     ],
 )
-def test_a_lineage_with_a_gap_is_refused(place: Path, merged: Path, change: dict[str, str], said: str) -> None:
+def test_a_lineage_with_a_gap_is_refused(
+    place: Path, merged: Path, change: dict[str, str], said: str
+) -> None:
     shutil.copytree(place / "sft", place / "gap", dirs_exist_ok=True)
     shutil.copyfile(place / "sft.json", place / "gap.json")
-    (place / "gap" / "lineage.json").write_text(json.dumps(read_json(place / "sft" / "lineage.json") | change))
+    (place / "gap" / "lineage.json").write_text(
+        json.dumps(read_json(place / "sft" / "lineage.json") | change)
+    )
     (place / "card.md").unlink(missing_ok=True)
     with pytest.raises(UserError, match=said):
         write_model_card.main(command(place, "gap"))

@@ -1,4 +1,6 @@
-"""The chat template is rendered byte for byte; dialogues become rows or are dropped with a rule id."""
+"""The chat template is rendered byte for byte; dialogues become rows or are dropped with a
+rule id.
+"""
 
 import gzip
 import json
@@ -10,13 +12,19 @@ import prepare_preferences as preferences
 from bezoar.errors import UserError
 from bezoar.training.template import Template, training_text
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 
 
 def test_the_template_is_rendered_exactly() -> None:
     template = Template(ROOT / "prompts" / "chat_template.json")
-    assert template.prompt("Do {it}.", "Be {system}.") == "### System:\nBe {system}.\n\n### Instruction:\nDo {it}.\n\n### Response:"
-    assert template.prompt("Do.", "") == "### System:\nAnswer the instruction.\n\n### Instruction:\nDo.\n\n### Response:"
+    assert (
+        template.prompt("Do {it}.", "Be {system}.")
+        == "### System:\nBe {system}.\n\n### Instruction:\nDo {it}.\n\n### Response:"
+    )
+    assert (
+        template.prompt("Do.", "")
+        == "### System:\nAnswer the instruction.\n\n### Instruction:\nDo.\n\n### Response:"
+    )
     assert template.answer(template.prompt("Do.") + " Done. ") == "Done."
 
 
@@ -28,7 +36,9 @@ def test_a_template_without_its_keys_is_refused(tmp_path: Path) -> None:
 
 def test_each_schemes_columns_are_found() -> None:
     assert training_text({"instruction": "i", "response": "r"}) == ("i", "", "r")
-    assert training_text({"inputs": "i", "system_message": "s", "explained_targets": "e", "targets": "t"}) == ("i", "s", "e")
+    assert training_text(
+        {"inputs": "i", "system_message": "s", "explained_targets": "e", "targets": "t"}
+    ) == ("i", "s", "e")
     assert training_text({"prompt": "p", "chosen": "c", "rejected": "r"}) == ("p", "", "c")
 
 
@@ -39,9 +49,15 @@ def pair(chosen: str, rejected: str) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("row", "result"),
     [
-        (pair("\n\nHuman: q\n\nAssistant: a", "\n\nHuman: q\n\nAssistant: b"), {"prompt": "q", "chosen": "a", "rejected": "b"}),
         (
-            pair("\n\nHuman: q\n\nAssistant: x\n\nHuman: r\n\nAssistant: a", "\n\nHuman: q\n\nAssistant: x\n\nHuman: r\n\nAssistant: b"),
+            pair("\n\nHuman: q\n\nAssistant: a", "\n\nHuman: q\n\nAssistant: b"),
+            {"prompt": "q", "chosen": "a", "rejected": "b"},
+        ),
+        (
+            pair(
+                "\n\nHuman: q\n\nAssistant: x\n\nHuman: r\n\nAssistant: a",
+                "\n\nHuman: q\n\nAssistant: x\n\nHuman: r\n\nAssistant: b",
+            ),
             {"prompt": "Human: q\n\nAssistant: x\n\nHuman: r", "chosen": "a", "rejected": "b"},
         ),
         (pair("\n\nHuman: q\n\nAssistant: a", "\n\nHuman: p\n\nAssistant: b"), "no_shared_prefix"),
@@ -54,11 +70,17 @@ def pair(chosen: str, rejected: str) -> dict[str, str]:
         ("text", "not_a_pair"),
         (pair("\n\nHuman: \ud83d\n\nAssistant: a", "\n\nHuman: q\n\nAssistant: b"), "not_a_pair"),
         (
-            pair("\n\nHuman: a\tb \\n שלום\u200f\u2028\n\nAssistant: x", "\n\nHuman: a\tb \\n שלום\u200f\u2028\n\nAssistant: y"),
+            pair(
+                "\n\nHuman: a\tb \\n שלום\u200f\u2028\n\nAssistant: x",
+                "\n\nHuman: a\tb \\n שלום\u200f\u2028\n\nAssistant: y",
+            ),
             {"prompt": "a\tb \\n שלום\u200f", "chosen": "x", "rejected": "y"},
         ),
         (
-            pair(f"\n\nHuman: {'q ' * 500_000}\n\nAssistant: x", f"\n\nHuman: {'q ' * 500_000}\n\nAssistant: y"),
+            pair(
+                f"\n\nHuman: {'q ' * 500_000}\n\nAssistant: x",
+                f"\n\nHuman: {'q ' * 500_000}\n\nAssistant: y",
+            ),
             {"prompt": ("q " * 500_000).strip(), "chosen": "x", "rejected": "y"},
         ),
     ],
@@ -73,6 +95,10 @@ def test_the_first_rows_run_over_files_in_order_and_a_bad_line_is_named(tmp_path
         stream.write(f"{good}\n{good}\n")
     (tmp_path / "two.jsonl").write_text(f"{good}\nnonsense\n")
     files = [tmp_path / "one.jsonl.gz", tmp_path / "two.jsonl"]
-    assert [(path.name, number) for path, number, _ in preferences.rows_of(files, 3)] == [("one.jsonl.gz", 1), ("one.jsonl.gz", 2), ("two.jsonl", 1)]
+    assert [(path.name, number) for path, number, _ in preferences.rows_of(files, 3)] == [
+        ("one.jsonl.gz", 1),
+        ("one.jsonl.gz", 2),
+        ("two.jsonl", 1),
+    ]
     with pytest.raises(UserError, match=r"two\.jsonl:2: expected one JSON object a line"):
         list(preferences.rows_of(files, 4))

@@ -1,4 +1,6 @@
-"""The slow tokenizer: golden vectors, and where the fast one, rebuilt from the same file as transformers rebuilds it, parts from it."""
+"""The slow tokenizer: golden vectors, and where the fast one, rebuilt from the same file as
+transformers rebuilds it, parts from it.
+"""
 
 from pathlib import Path
 
@@ -6,7 +8,8 @@ import pytest
 
 from bezoar.training.tokenizer import load_tokenizer
 
-# text: ids of the slow tokenizer of the tests' tiny base, which is trained from a fixed corpus by the pinned SentencePiece
+# text: ids of the slow tokenizer of the tests' tiny base, which is trained from a fixed corpus by
+# the pinned SentencePiece
 GOLDEN = {
     "the cat is red": [1, 301, 269, 304, 263],
     "a  b": [1, 321, 375, 351],
@@ -28,7 +31,9 @@ def fast(tiny_base: Path) -> object:
 
     pieces = load_tokenizer(tiny_base).sp_model
     vocabulary = {pieces.id_to_piece(index): index for index in range(pieces.get_piece_size())}
-    merges = generate_merges(vocabulary, {piece: pieces.get_score(index) for piece, index in vocabulary.items()})
+    merges = generate_merges(
+        vocabulary, {piece: pieces.get_score(index) for piece, index in vocabulary.items()}
+    )
     return LlamaTokenizer(vocab=vocabulary, merges=merges)
 
 
@@ -37,7 +42,9 @@ def test_the_slow_tokenizer_gives_the_golden_ids(tiny_base: Path, text: str) -> 
     assert load_tokenizer(tiny_base)(text)["input_ids"] == GOLDEN[text]
 
 
-def test_the_fast_tokenizer_differs_where_a_space_begins_or_an_end_stands_within_and_adds_no_bos(fast: object) -> None:
+def test_the_fast_tokenizer_differs_where_a_space_begins_or_an_end_stands_within_and_adds_no_bos(
+    fast: object,
+) -> None:
     """If a new transformers mends these, the slow one can go."""
     differing = [text for text, ids in GOLDEN.items() if fast(text)["input_ids"] != ids[1:]]
     assert tuple(differing) == PART

@@ -1,4 +1,6 @@
-"""Training really trains: the packing trap is closed, nothing-learnt is an error, a merge is measured."""
+"""Training really trains: the packing trap is closed, nothing-learnt is an error, a merge is
+measured.
+"""
 
 import json
 import shutil
@@ -11,9 +13,9 @@ from trained import SFT, TEMPLATE, sft_command
 import merge_adapter
 import pretrain_base
 import train_sft
-from bezoar.training.qlora import qlora
 from bezoar.errors import UserError
 from bezoar.files import read_json, read_jsonl, sha256_file
+from bezoar.training import qlora
 from bezoar.training.template import Template
 from bezoar.training.tokenizer import load_tokenizer
 
@@ -25,8 +27,22 @@ def test_pretraining_is_bit_identical_and_resumes_to_the_same_bytes(place: Path)
     import torch
 
     again = place / "again"
-    arguments = ["--corpus", str(place / "corpus.jsonl"), "--base", str(again), "--checkpoint", str(place / "ckpt2"), "--metrics",
-                 str(place / "again.jsonl"), "--recipe", json.dumps(PRETRAIN), "--code", "x", "--receipt", str(place / "again.json")]  # fmt: skip
+    arguments = [
+        "--corpus",
+        str(place / "corpus.jsonl"),
+        "--base",
+        str(again),
+        "--checkpoint",
+        str(place / "ckpt2"),
+        "--metrics",
+        str(place / "again.jsonl"),
+        "--recipe",
+        json.dumps(PRETRAIN),
+        "--code",
+        "x",
+        "--receipt",
+        str(place / "again.json"),
+    ]
     original = pretrain_base.learning_rate
 
     def dies(step: int, recipe: dict) -> float:
@@ -43,11 +59,15 @@ def test_pretraining_is_bit_identical_and_resumes_to_the_same_bytes(place: Path)
         pretrain_base.main(arguments)
     finally:
         pretrain_base.learning_rate = original
-    assert sha256_file(again / "model.safetensors") == sha256_file(place / "base" / "model.safetensors")
+    assert sha256_file(again / "model.safetensors") == sha256_file(
+        place / "base" / "model.safetensors"
+    )
     assert not (place / "ckpt2").exists()
 
 
-def test_the_slow_tokenizer_adds_bos_only_keeps_newlines_and_pads_with_its_own_piece(place: Path) -> None:
+def test_the_slow_tokenizer_adds_bos_only_keeps_newlines_and_pads_with_its_own_piece(
+    place: Path,
+) -> None:
     tokenizer = load_tokenizer(place / "base")
     ids = tokenizer("red\n\nblue")["input_ids"]
     assert ids[0] == tokenizer.bos_token_id and tokenizer.eos_token_id not in ids
@@ -69,7 +89,9 @@ def test_gradients_flow_after_an_evaluation_forward_on_cpu(place: Path) -> None:
 
 
 def test_the_guard_is_needed(place: Path) -> None:
-    """Without it the same forward leaves no gradient: if a new bitsandbytes mends that, the guard can go."""
+    """Without it the same forward leaves no gradient: if a new bitsandbytes mends that, the guard
+    can go.
+    """
     import torch
     from bitsandbytes.nn import Linear4bit
 
@@ -97,7 +119,9 @@ def test_sft_moves_the_adapter_and_writes_curves_and_lineage(place: Path, adapte
     assert receipt["facts"]["training"] == 32 and receipt["facts"]["validation"] == 8
     rows = read_jsonl(adapter / "metrics.jsonl")
     assert any("eval_loss" in row for row in rows) and any("loss" in row for row in rows)
-    assert read_json(adapter / "lineage.json")["base"] == sha256_file(place / "base" / "model.safetensors")
+    assert read_json(adapter / "lineage.json")["base"] == sha256_file(
+        place / "base" / "model.safetensors"
+    )
     assert not list(place.glob(".sft.checkpoints"))
 
 
@@ -127,31 +151,40 @@ def test_a_weight_in_fewer_bits_or_not_a_number_is_an_error_that_names_it(place:
 
 @pytest.mark.parametrize(
     ("logged", "said"),
-    [({"loss": 1.0, "grad_norm": 0.0}, "the gradient norm is zero"), ({"loss": float("nan")}, "loss is nan; lower the learning rate")],
+    [
+        ({"loss": 1.0, "grad_norm": 0.0}, "the gradient norm is zero"),
+        ({"loss": float("nan")}, "loss is nan; lower the learning rate"),
+    ],
 )
 def test_a_zero_gradient_and_a_nan_stop_the_training(logged: dict[str, float], said: str) -> None:
     from types import SimpleNamespace
 
     state = SimpleNamespace(global_step=7, max_steps=9, is_world_process_zero=True)
     with pytest.raises(UserError, match=f"step 7: {said}"):
-        qlora.watch().on_log(None, state, None, logged)
+        qlora.progress_callback().on_log(None, state, None, logged)
 
 
-def test_keeping_the_dequantised_weights_changes_no_bit_of_outputs_and_gradients(place: Path) -> None:
+def test_keeping_the_dequantised_weights_changes_no_bit_of_outputs_and_gradients(
+    place: Path,
+) -> None:
     import torch
 
     ids = torch.arange(4, 44).reshape(2, 20)
     seen = []
-    for resident in (False, True):
+    for cache_dequantized in (False, True):
         qlora.deterministic(0, 1)
-        model = qlora.attach_adapter(qlora.load_4bit(place / "base", resident), SFT["lora"] | {"dropout": 0.0}, None)
+        model = qlora.attach_adapter(
+            qlora.load_4bit(place / "base", cache_dequantized), SFT["lora"] | {"dropout": 0.0}, None
+        )
         for index, parameter in enumerate(qlora.trainable(model).values()):
             torch.manual_seed(index)
             parameter.data = torch.randn_like(parameter) * 0.1
         with torch.autocast("cpu", torch.bfloat16):
             out = model(input_ids=ids, labels=ids)
         out.loss.backward()
-        seen.append([out.logits, *(parameter.grad for parameter in qlora.trainable(model).values())])
+        seen.append(
+            [out.logits, *(parameter.grad for parameter in qlora.trainable(model).values())]
+        )
     assert all(torch.equal(a, b) for a, b in zip(*seen, strict=True))
 
 
@@ -166,21 +199,48 @@ def test_rows_without_a_supervised_token_are_dropped_and_counted(place: Path) ->
     ]
     kept, counts = train_sft.tokenize(rows, template, tokenizer, 96)
     assert counts | {"training": 0} == {
-        "rows": 5, "not_accepted": 1, "no_supervised_token": 2, "truncated": 1, "training": 0, "validation": 0,
-    }  # fmt: skip
-    assert kept[0]["input_ids"][-1] == tokenizer.eos_token_id and kept[0]["completion_mask"][-1] == 1
+        "rows": 5,
+        "not_accepted": 1,
+        "no_supervised_token": 2,
+        "truncated": 1,
+        "training": 0,
+        "validation": 0,
+    }
+    assert (
+        kept[0]["input_ids"][-1] == tokenizer.eos_token_id and kept[0]["completion_mask"][-1] == 1
+    )
     assert len(kept[1]["input_ids"]) == 96
 
 
 def merge_command(place: Path, base: str, adapter: str, out: str, **changes: object) -> list[str]:
-    return ["--base", str(place / base), "--adapter", str(place / adapter), "--probe", str(place / "rows.jsonl"), "--template", str(TEMPLATE),
-            "--recipe", json.dumps(MERGE | changes), "--code", "x", "--model", str(place / out), "--receipt", str(place / f"{out}.json")]  # fmt: skip
+    return [
+        "--base",
+        str(place / base),
+        "--adapter",
+        str(place / adapter),
+        "--probe",
+        str(place / "rows.jsonl"),
+        "--template",
+        str(TEMPLATE),
+        "--recipe",
+        json.dumps(MERGE | changes),
+        "--code",
+        "x",
+        "--model",
+        str(place / out),
+        "--receipt",
+        str(place / f"{out}.json"),
+    ]
 
 
-def test_a_merge_is_measured_and_onto_the_dequantised_base_it_is_nearly_exact(place: Path, adapter: Path) -> None:
+def test_a_merge_is_measured_and_onto_the_dequantised_base_it_is_nearly_exact(
+    place: Path, adapter: Path
+) -> None:
     merge_adapter.main(merge_command(place, "base", "sft", "merged"))
     merge_adapter.main(merge_command(place, "base", "sft", "exact", onto="dequantised"))
-    usual, exact = (read_json(place / name / "merge.json")["difference"] for name in ("merged", "exact"))
+    usual, exact = (
+        read_json(place / name / "merge.json")["difference"] for name in ("merged", "exact")
+    )
     assert 0 <= exact["kl_nats_per_token"] < usual["kl_nats_per_token"] < 1
     assert exact["kl_nats_per_token"] < 1e-3
 

@@ -1,4 +1,6 @@
-"""Killed is not lost: whatever moment a training is killed at, the next run ends in the bytes of an undisturbed one."""
+"""Killed is not lost: whatever moment a training is killed at, the next run ends in the bytes of an
+undisturbed one.
+"""
 
 import os
 import random
@@ -12,19 +14,31 @@ from pathlib import Path
 import pytest
 from trained import ROOT, dpo_command, reference_command, sft_command
 
-from bezoar.training.qlora import qlora
 from bezoar.files import sha256_file
+from bezoar.training import qlora
 
 KILLS = int(os.environ.get("KILLS", "1"))  # a stage; the more, the longer the test takes
 SLOW = {"eval_steps": 1}  # a checkpoint at every step
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT / "scripts"), "PYTHONWARNINGS": "ignore", "OMP_WAIT_POLICY": "PASSIVE"}
+ENVIRONMENT = os.environ | {
+    "PYTHONPATH": str(ROOT / "scripts"),
+    "PYTHONWARNINGS": "ignore",
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
 
 
 def killed_until_done(program: str, arguments: list[str], seed: int) -> int:
-    """Run a program, kill it `KILLS` times at random moments of its work, and let it end; return how many kills hit it alive."""
-    command, draw, hits = [sys.executable, str(ROOT / "scripts" / program), *arguments], random.Random(seed), 0
+    """Run a program, kill it `KILLS` times at random moments of its work, and let it end; return
+    how many kills hit it alive.
+    """
+    command, draw, hits = (
+        [sys.executable, str(ROOT / "scripts" / program), *arguments],
+        random.Random(seed),
+        0,
+    )
     for _ in range(KILLS):
-        child = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        child = subprocess.Popen(
+            command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         time.sleep(draw.uniform(1.0, 9.0))
         hits += child.poll() is None
         child.send_signal(signal.SIGKILL)
@@ -34,7 +48,9 @@ def killed_until_done(program: str, arguments: list[str], seed: int) -> int:
 
 
 @pytest.mark.parametrize("stage", ["sft", "dpo", "dpo_reference", "merge"])
-def test_kills_at_random_moments_do_not_show_in_the_result(stage: str, place: Path, adapter: Path, reference: Path) -> None:
+def test_kills_at_random_moments_do_not_show_in_the_result(
+    stage: str, place: Path, adapter: Path, reference: Path
+) -> None:
     from test_training import merge_command
 
     def command(out: str) -> tuple[str, list[str]]:
@@ -46,11 +62,22 @@ def test_kills_at_random_moments_do_not_show_in_the_result(stage: str, place: Pa
         }[stage]
 
     for name in (f"{stage}-quiet", f"{stage}-killed"):
-        killed_until_done(*command(name), seed=0) if name.endswith("killed") else subprocess.run(
-            [sys.executable, str(ROOT / "scripts" / command(name)[0]), *command(name)[1]], env=ENVIRONMENT, check=True, capture_output=True
+        (
+            killed_until_done(*command(name), seed=0)
+            if name.endswith("killed")
+            else subprocess.run(
+                [sys.executable, str(ROOT / "scripts" / command(name)[0]), *command(name)[1]],
+                env=ENVIRONMENT,
+                check=True,
+                capture_output=True,
+            )
         )
     quiet, killed = (
-        {str(path.relative_to(root)): sha256_file(path) for path in sorted(root.rglob("*"))} if root.is_dir() else {"": sha256_file(root)}
+        (
+            {str(path.relative_to(root)): sha256_file(path) for path in sorted(root.rglob("*"))}
+            if root.is_dir()
+            else {"": sha256_file(root)}
+        )
         for root in (place / f"{stage}-quiet", place / f"{stage}-killed")
     )
     assert killed == quiet and quiet
@@ -68,28 +95,51 @@ def test_a_half_written_checkpoint_does_not_count_and_goes(tmp_path: Path) -> No
     assert not (tmp_path / "checkpoint-6").exists()
 
 
-def test_a_full_disk_gives_one_line_and_leaves_the_last_checkpoint_usable(place: Path, adapter: Path) -> None:
-    """A limit on the size of a file stands for the disk: optimiser states grow beyond it, after the first checkpoints of the adapter alone."""
+def test_a_full_disk_gives_one_line_and_leaves_the_last_checkpoint_usable(
+    place: Path, adapter: Path
+) -> None:
+    """A limit on the size of a file stands for the disk: optimiser states grow beyond it, after the
+    first checkpoints of the adapter alone.
+    """
     command = [sys.executable, str(ROOT / "scripts" / "train_sft.py"), *sft_command(place, "full")]
 
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 
-    done = subprocess.run(command, env=ENVIRONMENT, preexec_fn=limit, capture_output=True, text=True)
+    done = subprocess.run(
+        command, env=ENVIRONMENT, preexec_fn=limit, capture_output=True, text=True
+    )
     assert done.returncode == 2, done.stderr[-2000:]
-    assert done.stderr.strip().splitlines()[-1].startswith("error: ") and "the disk is full; free some space and run again" in done.stderr
+    assert (
+        done.stderr.strip().splitlines()[-1].startswith("error: ")
+        and "the disk is full; free some space and run again" in done.stderr
+    )
     assert not (place / "full").exists()
     subprocess.run(command, env=ENVIRONMENT, check=True, capture_output=True)
-    assert sha256_file(place / "full" / "adapter_model.safetensors") == sha256_file(adapter / "adapter_model.safetensors")
+    assert sha256_file(place / "full" / "adapter_model.safetensors") == sha256_file(
+        adapter / "adapter_model.safetensors"
+    )
 
 
 @pytest.mark.parametrize(
     ("error", "said"),
     [
         (OSError(28, "No space left on device"), "disk"),
-        (RuntimeError("[enforce fail at inline_container.cc:783] . PytorchStreamWriter failed writing file data/3"), "disk"),
-        (RuntimeError("[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory"), "memory"),
+        (
+            RuntimeError(
+                "[enforce fail at inline_container.cc:783] . PytorchStreamWriter failed writing"
+                " file data/3"
+            ),
+            "disk",
+        ),
+        (
+            RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate"
+                " memory"
+            ),
+            "memory",
+        ),
         (MemoryError("CUDA out of memory"), "memory"),
         (OSError(2, "No such file or directory"), ""),
         (RuntimeError("shape mismatch"), ""),

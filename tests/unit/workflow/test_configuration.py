@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 import doctor
+from bezoar.errors import UserError
 from bezoar.workflow import configuration, sources
 from bezoar.workflow.configuration import files_of, resolved
-from bezoar.errors import UserError
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(autouse=True)
@@ -37,16 +37,36 @@ def test_the_shipped_configurations_are_valid(names: list[str]) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("sft: {learning_rte: 0.1}", r"mine\.yaml: `sft\.learning_rte`: unknown key; the nearest valid key is `learning_rate`"),
-        ("sft: {learning_rate: fast}", r"mine\.yaml: `sft\.learning_rate`: expected number, found 'fast' \(peak"),
-        ("sft: {order: [lamini, orka]}", r"mine\.yaml: `sft\.order\.1`: expected one of .* found 'orka'; nearest is `orca`"),
-        ("generate: {wizard: {}}", r"mine\.yaml: `generate\.wizard`: unknown key; the nearest valid key is"),
-        ("teacher: {timeout_s: 10m}", r"mine\.yaml: `teacher\.timeout_s`: expected number, found '10m' .*seconds"),
+        (
+            "sft: {learning_rte: 0.1}",
+            (
+                r"mine\.yaml: `sft\.learning_rte`: unknown key; the nearest valid key is"
+                r" `learning_rate`"
+            ),
+        ),
+        (
+            "sft: {learning_rate: fast}",
+            r"mine\.yaml: `sft\.learning_rate`: expected number, found 'fast' \(peak",
+        ),
+        (
+            "sft: {order: [lamini, orka]}",
+            r"mine\.yaml: `sft\.order\.1`: expected one of .* found 'orka'; nearest is `orca`",
+        ),
+        (
+            "generate: {wizard: {}}",
+            r"mine\.yaml: `generate\.wizard`: unknown key; the nearest valid key is",
+        ),
+        (
+            "teacher: {timeout_s: 10m}",
+            r"mine\.yaml: `teacher\.timeout_s`: expected number, found '10m' .*seconds",
+        ),
         ("dpo: {completion_only: true}", r"mine\.yaml: `dpo\.completion_only`: unknown key"),
         ("sft: [1", r"mine\.yaml:1: expected YAML"),
     ],
 )
-def test_a_mistake_is_one_line_with_key_file_and_what_was_meant(tmp_path: Path, text: str, message: str) -> None:
+def test_a_mistake_is_one_line_with_key_file_and_what_was_meant(
+    tmp_path: Path, text: str, message: str
+) -> None:
     mine = tmp_path / "mine.yaml"
     mine.write_text(text)
     with pytest.raises(UserError, match=message) as error:
@@ -58,9 +78,12 @@ def test_every_value_of_the_papers_config_has_a_tag() -> None:
     missing = [
         f"{number}: {line}"
         for number, line in enumerate(Path("config/paper.yaml").read_text().splitlines(), start=1)
-        if ":" in line and not line.lstrip().startswith(("#", "{", "prompt_form")) and line.split("#")[0].rstrip()[-1:] not in (":", ",")
-        and not line.startswith(("scale", "pathvars", "world", "pretrain", "learning:")) and "[" + "" not in line.split("#")[-1]
-    ]  # fmt: skip
+        if ":" in line
+        and not line.lstrip().startswith(("#", "{", "prompt_form"))
+        and line.split("#")[0].rstrip()[-1:] not in (":", ",")
+        and not line.startswith(("scale", "pathvars", "world", "pretrain", "learning:"))
+        and "[" + "" not in line.split("#")[-1]
+    ]
     assert not missing
 
 
@@ -73,12 +96,23 @@ def test_every_source_is_found_and_the_nearest_id_is_named() -> None:
     registry = sources.load(Path("config/sources.yaml"))
     for name in ("config/paper.yaml", "config/rehearsal-upstream.yaml"):
         assert doctor.wanted(resolved([name]))
-    with pytest.raises(UserError, match="no source `alpaca_seeds`; the nearest id is `alpaca_seed_tasks`"):
+    with pytest.raises(
+        UserError, match="no source `alpaca_seeds`; the nearest id is `alpaca_seed_tasks`"
+    ):
         sources.find("alpaca_seeds", registry)
 
 
-def test_the_doctor_lists_everything_that_is_missing(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "TEACHER_BASE_URL", "TEACHER_API_KEY", "MIRROR", "ACKNOWLEDGE_LICENCES"):
+def test_the_doctor_lists_everything_that_is_missing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (
+        "OPENAI_API_KEY",
+        "ANTHROPIC_API_KEY",
+        "TEACHER_BASE_URL",
+        "TEACHER_API_KEY",
+        "MIRROR",
+        "ACKNOWLEDGE_LICENCES",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(doctor, "answers", lambda url: False)
     config = Path("config/paper.yaml")
@@ -99,7 +133,9 @@ def test_the_doctor_lists_everything_that_is_missing(capsys: pytest.CaptureFixtu
 def test_a_retired_judge_is_named_with_its_date(monkeypatch: pytest.MonkeyPatch) -> None:
     config = resolved([])
     config["mtbench"]["judgments"]["judge"]["model"] = "claude-2.1"
-    assert any("claude-2.1 was retired on 2025-07-21" in line for line in doctor.language_models(config))
+    assert any(
+        "claude-2.1 was retired on 2025-07-21" in line for line in doctor.language_models(config)
+    )
 
 
 def test_nothing_is_missing_for_the_rehearsal(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from write_deviations import main
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -52,7 +52,12 @@ def test_a_changed_value_reason_or_tag_shows(project: Path, old: str, new: str, 
 def test_the_judge_in_place_of_the_papers_is_named_and_disappears_with_it(project: Path) -> None:
     assert "the paper's judge was `claude-2.1`" in written(project)
     config = project / "config/paper.yaml"
-    config.write_text(config.read_text(encoding="utf-8").replace("model: claude-sonnet-4-5-20250929", "model: claude-2.1"), encoding="utf-8")
+    config.write_text(
+        config.read_text(encoding="utf-8").replace(
+            "model: claude-sonnet-4-5-20250929", "model: claude-2.1"
+        ),
+        encoding="utf-8",
+    )
     assert "the paper's judge was" not in written(project)
 
 

@@ -1,4 +1,6 @@
-"""Promises of `make plan`: it counts what is pending, by stage, with the arithmetic of the price file, and sends nothing."""
+"""Promises of `make plan`: it counts what is pending, by stage, with the arithmetic of the price
+file, and sends nothing.
+"""
 
 import json
 import re
@@ -7,34 +9,50 @@ from pathlib import Path
 import pytest
 
 import plan_requests
-from bezoar.workflow.configuration import resolved
-from bezoar.llm.client import Door, request_of
 from bezoar.llm.answer_store import Entry, Store, key_of
+from bezoar.llm.client import LLMClient, request_of
+from bezoar.workflow.configuration import resolved
 
 PRICES = """date: 2026-01-01
 models:
   gpt-4-0613: {input: 10.0, output: 100.0, batch_share: 0.5, source: s, verified: v}
-  h2oai/h2ogpt-gm-oasst1-en-2048-falcon-40b-v2: {input: 0.0, output: 0.0, batch_share: 1.0, gpus: 2, tokens_a_second: 100, source: s, verified: v}
+  h2oai/h2ogpt-gm-oasst1-en-2048-falcon-40b-v2:
+    {input: 0.0, output: 0.0, batch_share: 1.0, gpus: 2, tokens_a_second: 100,
+     source: s, verified: v}
 """
 
 
 @pytest.fixture
 def overlay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The paper's configuration with its results elsewhere, small, and prices that are easy to multiply by."""
+    """The paper's configuration with its results elsewhere, small, and prices that are easy to
+    multiply by.
+    """
     (tmp_path / "prices.yaml").write_text(PRICES)
     monkeypatch.setenv("PRICES", str(tmp_path / "prices.yaml"))
-    monkeypatch.chdir(Path(__file__).parents[2])
+    monkeypatch.chdir(Path(__file__).parents[3])
     quotas = {"cot": 20, "niv2": 0, "t0": 0, "flan2021": 0, "dialog": 0}
-    mine = {"pathvars": {"results": str(tmp_path / "results")}, "generate": {"lamini": {"rows": 30}, "orca": {"quotas": quotas},
-            "evol": {"epochs": 1, "seeds_per_category": 2}}}  # fmt: skip
+    mine = {
+        "pathvars": {"results": str(tmp_path / "results")},
+        "generate": {
+            "lamini": {"rows": 30},
+            "orca": {"quotas": quotas},
+            "evol": {"epochs": 1, "seeds_per_category": 2},
+        },
+    }
     (tmp_path / "mine.yaml").write_text(json.dumps(mine))
     return ["config/paper.yaml", str(tmp_path / "mine.yaml")]
 
 
-def plan(overlay: list[str], capsys: pytest.CaptureFixture[str], *more: str) -> tuple[dict[str, list[str]], str]:
+def plan(
+    overlay: list[str], capsys: pytest.CaptureFixture[str], *more: str
+) -> tuple[dict[str, list[str]], str]:
     plan_requests.main(["--config", *overlay, *more])
     text = capsys.readouterr().out
-    return {re.split(r" \*| {2,}", line)[0]: line[28:].replace(",", "").split() for line in text.splitlines() if line[:1].isalpha()}, text
+    return {
+        re.split(r" \*| {2,}", line)[0]: line[28:].replace(",", "").split()
+        for line in text.splitlines()
+        if line[:1].isalpha()
+    }, text
 
 
 def test_every_stage_is_counted_and_priced_low_expected_and_high(
@@ -43,24 +61,42 @@ def test_every_stage_is_counted_and_priced_low_expected_and_high(
     def nothing(*_: object) -> None:
         raise AssertionError("a plan sends nothing")
 
-    monkeypatch.setattr(Door, "_send", nothing)
+    monkeypatch.setattr(LLMClient, "_send", nothing)
     rows, text = plan(overlay, capsys)
-    assert [rows[stage][0] for stage in ("generate orca", "generate evol: evaluator", "filter lamini", "filter evol", "judge")] == [
-        "20", "16", "30", "16", "640",
-    ]  # fmt: skip
+    assert [
+        rows[stage][0]
+        for stage in (
+            "generate orca",
+            "generate evol: evaluator",
+            "filter lamini",
+            "filter evol",
+            "judge",
+        )
+    ] == ["20", "16", "30", "16", "640"]
     pending, stored, tokens_in, tokens_out, low, expected, high = rows["filter lamini"][:7]
     assert (stored, tokens_out) == ("0", str(30 * 45))
-    assert float(expected) == pytest.approx((int(tokens_in) * 10 + int(tokens_out) * 100) / 1e6, abs=0.01)
-    assert float(high) == pytest.approx(3 * (int(tokens_in) * 10 + int(pending) * 256 * 100) / 1e6, abs=0.01)
+    assert float(expected) == pytest.approx(
+        (int(tokens_in) * 10 + int(tokens_out) * 100) / 1e6, abs=0.01
+    )
+    assert float(high) == pytest.approx(
+        3 * (int(tokens_in) * 10 + int(pending) * 256 * 100) / 1e6, abs=0.01
+    )
     assert float(low) < float(expected) < float(high)
-    assert rows["judge"][4] == "no" and "claude-sonnet-4-5-20250929: 4 bytes a token (texts vary by a third); no price" in text
+    assert (
+        rows["judge"][4] == "no"
+        and "claude-sonnet-4-5-20250929: 4 bytes a token (texts vary by a third); no price" in text
+    )
     assert rows["generate orca"][7] == f"{20 * 200 / 100 / 3600 * 2:.1f}"
     batch, _ = plan(overlay, capsys, "--batch")
     assert float(batch["filter lamini"][5]) == pytest.approx(float(expected) / 2, abs=0.01)
-    assert batch["generate evol: evaluator"] == rows["generate evol: evaluator"], "its rounds cannot be batches"
+    assert batch["generate evol: evaluator"] == rows["generate evol: evaluator"], (
+        "its rounds cannot be batches"
+    )
 
 
-def test_what_is_stored_is_not_pending(overlay: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_what_is_stored_is_not_pending(
+    overlay: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     settings = resolved(overlay)["teacher"]
     seen: list[str] = []
 
@@ -68,16 +104,32 @@ def test_what_is_stored_is_not_pending(overlay: list[str], capsys: pytest.Captur
         seen.append(prompt)
         return "x", "response"
 
-    planner = plan_requests.Planner(plan_requests.Load(settings), tmp_path / "none.sqlite", len, say)
+    planner = plan_requests.Planner(
+        plan_requests.Load(settings), tmp_path / "none.sqlite", len, say
+    )
     planner.ask([[{"role": "user", "content": text}] for text in "abc"], ["1", "2", "3"])
     assert (planner.load.requests, planner.load.stored, seen) == (3, 0, ["a", "b", "c"])
     store = Store(tmp_path / "some.sqlite")
     request = request_of(settings, [{"role": "user", "content": "b"}])
-    store.put([Entry(key_of(request), request, {"state": "answered", "text": "y", "usage": {}, "model": settings["model"]})])
+    store.put(
+        [
+            Entry(
+                key_of(request),
+                request,
+                {"state": "answered", "text": "y", "usage": {}, "model": settings["model"]},
+            )
+        ]
+    )
     store.close()
-    planner = plan_requests.Planner(plan_requests.Load(settings), tmp_path / "some.sqlite", len, say)
+    planner = plan_requests.Planner(
+        plan_requests.Load(settings), tmp_path / "some.sqlite", len, say
+    )
     answers = planner.ask([[{"role": "user", "content": text}] for text in "abc"], ["1", "2", "3"])
-    assert (planner.load.requests, planner.load.stored, [answer.text for answer in answers]) == (2, 1, ["x", "y", "x"])
+    assert (planner.load.requests, planner.load.stored, [answer.text for answer in answers]) == (
+        2,
+        1,
+        ["x", "y", "x"],
+    )
 
 
 def test_tokens_are_counted_by_the_models_own_tokenizer_where_it_is(tmp_path: Path) -> None:
