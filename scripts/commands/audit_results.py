@@ -32,7 +32,7 @@ MODELS = {
     "lm_eval",
     "bitsandbytes",
 }  # a stage that imports one of these loads or trains a model
-SCRIPTS = Path(__file__).parent
+SCRIPTS = Path(__file__).parents[1]
 
 
 def redirected(receipt: dict[str, Any], scratch: Path) -> list[str]:

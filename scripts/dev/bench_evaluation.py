@@ -39,7 +39,7 @@ from bezoar.provenance.staleness import AGAIN
 from bezoar.training.tokenizer import load_tokenizer
 from bezoar.workflow.configuration import resolved
 
-SCRIPTS = Path(__file__).parent
+SCRIPTS = Path(__file__).parents[1]
 # of the items: an untrained model has near ties, which a batch of both tasks decides otherwise than
 # one of each
 TIES = 0.02

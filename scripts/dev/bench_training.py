@@ -36,7 +36,7 @@ from bezoar.files import canonical, read_jsonl, write_jsonl
 from bezoar.rehearsal.world import COURTESY
 from bezoar.workflow.configuration import resolved
 
-SCRIPTS = Path(__file__).parent
+SCRIPTS = Path(__file__).parents[1]
 TEMPLATE = "prompts/chat_template.json"
 TOLERANCE = 0.1
 THREADS = {
@@ -281,7 +281,11 @@ def child(python: str, spec: dict[str, Any]) -> dict[str, Any]:
         }
     )
     done = subprocess.run(
-        [python, SCRIPTS / "bench_training_run.py", json.dumps(spec | {"started": time.time()})],
+        [
+            python,
+            Path(__file__).with_name("bench_training_run.py"),
+            json.dumps(spec | {"started": time.time()}),
+        ],
         env=environment,
         capture_output=True,
         text=True,

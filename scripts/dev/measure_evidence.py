@@ -30,7 +30,7 @@ from bezoar import program
 from bezoar.errors import UserError
 from bezoar.files import read_json, whole_file, write_json
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TESTS = ROOT / "tests/workflow"
 CONFIG = "config/rehearsal.yaml tests/workflow/smallest.yaml"
 # Promise, file of tests, and the tests of it.

@@ -16,7 +16,7 @@ import yaml
 from bezoar.errors import UserError
 from bezoar.files import canonical
 
-PRICES = Path(__file__).parents[2] / "config" / "prices.yaml"
+PRICES = Path(__file__).parents[3] / "config" / "prices.yaml"
 OVERHEAD = 16  # tokens a message, for role marks; providers document 3 to 7
 BUSY_S = 60
 SCHEMA = (

@@ -9,7 +9,7 @@ from typing import Any
 
 from bezoar.errors import UserError
 
-SIMULATOR = Path(__file__).parent.parent / "serve_simulator.py"
+SIMULATOR = Path(__file__).parents[2] / "serve_simulator.py"
 
 
 def same_model(asked: str, reported: str) -> bool:

@@ -19,7 +19,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-LOCKS = Path(__file__).parents[2] / "envs"
+LOCKS = Path(__file__).parents[3] / "envs"
 CACHE = Path(".snakemake/bezoar-hashes.json")
 AGAIN = "BEZOAR_AGAIN"  # set: a program runs even if nothing has changed
 # Variables that move floating-point results without a trace in any file, and the digest of the

@@ -13,7 +13,7 @@ from typing import Any
 from bezoar.rehearsal.world import ATTRIBUTES, CLAUSES, COURTESY, World
 from bezoar.rng import draw
 
-PROMPTS = Path(__file__).parent.parent.parent / "prompts"
+PROMPTS = Path(__file__).parents[3] / "prompts"
 OPERATIONS = sorted(CLAUSES)
 STRICT = "simulator-strict"  # the second judge's name
 

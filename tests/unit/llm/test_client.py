@@ -276,11 +276,11 @@ def test_after_a_kill_only_the_missing_answers_are_asked_for(tmp_path: Path, pee
 
     peer.script = script
     program = (
-        f"from test_llm import *; from pathlib import Path\nask(Path({str(tmp_path)!r}), [str(i)"
+        f"from test_client import *; from pathlib import Path\nask(Path({str(tmp_path)!r}), [str(i)"
         " for i in range(400)], concurrency=2)"
     )
-    here = Path(__file__).parents[1]
-    paths = os.pathsep.join([str(here), str(here.parents[1] / "scripts")])
+    here = Path(__file__).parent
+    paths = os.pathsep.join([str(here), str(here.parent), str(here.parents[2] / "scripts")])
     child = subprocess.Popen(
         [sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": paths}
     )

@@ -13,7 +13,7 @@ import cancel_batches
 import exchange_answers
 from bezoar.errors import UserError
 from bezoar.llm import client
-from bezoar.llm.answer_store import Store
+from bezoar.llm.answer_store import Store, key_of
 from bezoar.llm.batches import batch_api
 from bezoar.llm.client import LLMClient
 
@@ -126,12 +126,12 @@ def test_open_batches_are_cancelled_by_one_command(
             SETTINGS, tmp_path / "mine" / "store" / "c.sqlite", 4, None, "batch"
         ) as door:
             request = client.request_of(SETTINGS, questions(1)[0])
-            number, _ = door.store.batch_asked({client.key_of(request): request})
+            number, _ = door.store.batch_asked({key_of(request): request})
 
             async def submit() -> str:
                 async with door.provider.client() as client:
                     return await batch_api(SETTINGS, client).submit(
-                        {client.key_of(request): request}, "mark"
+                        {key_of(request): request}, "mark"
                     )
 
             door.store.batch_named(number, client.asyncio.run(submit()))
