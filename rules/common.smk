@@ -76,7 +76,7 @@ EVALUATIONS = [
     *expand("<results>/lm_eval/{model}.json", model=EVALUATED),
     *expand("<results>/mtbench/{model}/judgments.jsonl", model=EVALUATED),
 ]
-REPORT_TEMPLATES = sorted(str(path) for path in Path("scripts/bezoar").glob("*.html.j2"))
+REPORT_TEMPLATES = sorted(str(path) for path in Path("scripts/bezoar/report").glob("*.html.j2"))
 REPORTED = [
     *expand(
         "<results>/data/{table}.json",
