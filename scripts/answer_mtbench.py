@@ -24,7 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bezoar import program
+from bezoar import precision, program
 from bezoar.evaluation.generation import generate
 from bezoar.evaluation.models import load
 from bezoar.evaluation.mtbench import read_questions
@@ -144,7 +144,11 @@ def main(argv: list[str] | None = None) -> None:
         )
         parts.clear()
         endings = Counter(ending for turns in said.values() for _, ending in turns)
-        receipt.facts |= {"template": args.template, "endings": dict(sorted(endings.items()))}
+        receipt.facts |= {
+            "template": args.template,
+            "endings": dict(sorted(endings.items())),
+            "compute_dtype": precision.name(precision.evaluation_dtype(recipe["dtype"])),
+        }
         print(dict(endings), flush=True)
 
 

@@ -19,7 +19,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from bezoar import program
+from bezoar import precision, program
 from bezoar.evaluation.generation import generate, log_probabilities
 from bezoar.files import read_jsonl, write_json
 from bezoar.provenance.receipt import Receipt, add_stage_arguments
@@ -133,7 +133,10 @@ def main(argv: list[str] | None = None) -> None:
                 flush=True,
             )
         write_json(args.output, result)
-        receipt.facts["items"] = {name: len(rows) for name, rows in sets.items()}
+        receipt.facts |= {
+            "items": {name: len(rows) for name, rows in sets.items()},
+            "compute_dtype": precision.name(precision.compute_dtype()),
+        }
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from bezoar import program
+from bezoar import precision, program
 from bezoar.errors import UserError
 from bezoar.files import read_jsonl, whole_directory, write_json
 from bezoar.provenance.receipt import Receipt, add_stage_arguments
@@ -163,7 +163,7 @@ def main(argv: list[str] | None = None) -> None:
             for path in args.base.glob("*token*"):
                 shutil.copyfile(path, fresh / path.name)
             write_json(fresh / "merge.json", report)
-        receipt.facts |= report
+        receipt.facts |= report | {"compute_dtype": precision.name(precision.compute_dtype())}
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from bezoar import program
+from bezoar import precision, program
 from bezoar.errors import UserError
 from bezoar.evaluation.harness import assignments, load_tasks, versions
 from bezoar.evaluation.models import adds_bos, load
@@ -221,7 +221,10 @@ def main(argv: list[str] | None = None) -> None:
             ),
         )
         parts.clear()
-        receipt.facts["results"] = whole["results"]
+        receipt.facts |= {
+            "results": whole["results"],
+            "compute_dtype": precision.name(precision.evaluation_dtype(recipe["dtype"])),
+        }
         print(json.dumps(whole["results"], indent=2))
 
 

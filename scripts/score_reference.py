@@ -20,7 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from bezoar import program
+from bezoar import precision, program
 from bezoar.evaluation.parts import Parts
 from bezoar.files import read_jsonl, sha256_file, write_jsonl
 from bezoar.provenance.receipt import Receipt, add_stage_arguments
@@ -109,7 +109,10 @@ def main(argv: list[str] | None = None) -> None:
             ),
         )
         parts.clear()
-        receipt.facts |= counts | {"scored": len(rows)}
+        receipt.facts |= counts | {
+            "scored": len(rows),
+            "compute_dtype": precision.name(precision.compute_dtype()),
+        }
 
 
 if __name__ == "__main__":

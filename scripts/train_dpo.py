@@ -23,7 +23,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from bezoar import program
+from bezoar import precision, program
 from bezoar.errors import UserError
 from bezoar.files import read_jsonl, sha256_file, whole_directory, write_json, write_jsonl
 from bezoar.provenance.receipt import Receipt, add_stage_arguments
@@ -99,7 +99,7 @@ def held_out(
     divergence, tokens = 0.0, 0
     for pair in check[:KL_PAIRS]:
         ids = torch.tensor([pair["ids"]["prompt"] + pair["ids"]["chosen"]], device=model.device)
-        with torch.no_grad(), torch.autocast(model.device.type, torch.bfloat16):
+        with torch.no_grad(), precision.autocast(model.device):
             ours = (
                 model(input_ids=ids, use_cache=False)
                 .logits[0, len(pair["ids"]["prompt"]) - 1 : -1]
@@ -252,7 +252,9 @@ def main(argv: list[str] | None = None) -> None:
         outputs={"adapter": [args.adapter / name for name in (*ADAPTER_FILES, "held_out.json")]},
     ) as receipt:
         with whole_directory(args.adapter) as fresh:
-            receipt.facts |= trained(fresh)
+            receipt.facts |= trained(fresh) | {
+                "compute_dtype": precision.name(precision.compute_dtype())
+            }
             write_lineage(fresh, args.base, None)
         shutil.rmtree(work, ignore_errors=True)
 

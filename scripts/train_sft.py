@@ -26,7 +26,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from bezoar import program
+from bezoar import precision, program
 from bezoar.errors import UserError
 from bezoar.files import read_jsonl, whole_directory, write_jsonl
 from bezoar.provenance.receipt import Receipt, add_stage_arguments
@@ -186,7 +186,9 @@ def main(argv: list[str] | None = None) -> None:
         outputs={"adapter": [args.adapter / name for name in ADAPTER_FILES]},
     ) as receipt:
         with whole_directory(args.adapter) as fresh:
-            receipt.facts |= trained(fresh)
+            receipt.facts |= trained(fresh) | {
+                "compute_dtype": precision.name(precision.compute_dtype())
+            }
             write_lineage(fresh, args.base, args.parent)
         shutil.rmtree(work, ignore_errors=True)
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from bezoar.errors import UserError
+from bezoar.precision import evaluation_dtype
 
 
 def tokenizer_of(model: Path) -> Any:
@@ -38,8 +39,8 @@ def adds_bos(tokenizer: Any) -> bool:
 
 
 def load(model: Path, dtype: str, threads: int) -> tuple[Any, Any]:
-    """Return (network in evaluation mode, tokenizer), on the GPU if there is one; `dtype` is
-    torch's name, `threads` are the CPU's.
+    """Return (network in evaluation mode, tokenizer), on the GPU if there is one, where `dtype` is
+    the precision (see `bezoar.precision`); `threads` are the CPU's.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -47,7 +48,7 @@ def load(model: Path, dtype: str, threads: int) -> tuple[Any, Any]:
     torch.set_num_threads(threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network: Any = AutoModelForCausalLM.from_pretrained(
-        model, dtype=getattr(torch, dtype), local_files_only=True
+        model, dtype=evaluation_dtype(dtype), local_files_only=True
     )
     network = network.to(device).eval()
     return network, tokenizer_of(model)

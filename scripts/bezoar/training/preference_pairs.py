@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bezoar import precision
 from bezoar.errors import UserError
 from bezoar.files import canonical, read_jsonl, sha256_text
 from bezoar.training.template import Template
@@ -87,7 +88,7 @@ def score(
         )
         batch = {name: tensor.to(device) for name, tensor in batch.items()}
         labels = batch["input_ids"].masked_fill(batch.pop("completion_mask") == 0, -100)
-        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
+        with torch.no_grad(), precision.autocast(device):
             sums = (
                 model(**batch, labels=labels, use_cache=False, fused_lm_head=True)
                 .log_probs.float()

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bezoar import precision
 from bezoar.errors import UserError
 from bezoar.files import read_json, sha256_file, write_json
 
@@ -47,11 +48,12 @@ def deterministic(seed: int, threads: int) -> None:
 
 
 def load_4bit(directory: Path, cache_dequantized: bool = False) -> Any:
-    """Return the model in NF4 with double quantisation, computing in bfloat16, frozen.
+    """Return the model in NF4 with double quantisation, frozen; it computes in
+    `bezoar.precision.compute_dtype`.
 
-    `cache_dequantized` keeps the dequantised weights in memory (2 bytes a weight more) instead of
-    unpacking them at every pass. On CPU an eval-mode forward would repack the weights for a fast
-    kernel, after which every later gradient is silently None; switching
+    `cache_dequantized` keeps the dequantised weights in memory (2 bytes a weight more, 4 on a CPU)
+    instead of unpacking them at every pass. On CPU an eval-mode forward would repack the weights
+    for a fast kernel, after which every later gradient is silently None; switching
     `support_avx512bf16_for_cpu` off right after loading keeps the packed path from being taken.
     """
     import torch
@@ -64,7 +66,7 @@ def load_4bit(directory: Path, cache_dequantized: bool = False) -> Any:
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16,
+        bnb_4bit_compute_dtype=precision.compute_dtype(),
     )
     device = (
         {"": int(os.environ.get("LOCAL_RANK", "0"))} if torch.cuda.is_available() else {"": "cpu"}
@@ -73,11 +75,9 @@ def load_4bit(directory: Path, cache_dequantized: bool = False) -> Any:
         directory,
         quantization_config=config,
         device_map=device,
-        dtype=torch.bfloat16,
+        dtype=precision.compute_dtype(),
         local_files_only=True,
-        attn_implementation=(
-            "sdpa" if torch.cuda.is_available() else "eager"
-        ),  # on CPU the fused kernel's backward pass is slow in bfloat16
+        attn_implementation="sdpa",
     )
     layers = [module for module in model.modules() if isinstance(module, Linear4bit)]
     if not layers:
@@ -339,7 +339,7 @@ def trainer_arguments(recipe: dict[str, Any], checkpoints: Path) -> dict[str, An
         "metric_for_best_model": "eval_loss",
         "greater_is_better": False,
         "logging_steps": 1,  # a mean over more steps would start anew after a resume
-        "bf16": True,
+        "bf16": precision.compute_dtype() == torch.bfloat16,
         "gradient_checkpointing": recipe["gradient_checkpointing"],
         "seed": recipe["seed"],
         "data_seed": recipe["seed"],

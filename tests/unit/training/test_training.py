@@ -127,7 +127,7 @@ def test_sft_moves_the_adapter_and_writes_curves_and_lineage(place: Path, adapte
 
 def test_a_learning_rate_of_nothing_is_an_error(place: Path) -> None:
     with pytest.raises(UserError, match="did not move"):
-        train_sft.main(sft_command(place, "still", learning_rate=1e-45))
+        train_sft.main(sft_command(place, "still", learning_rate=1e-60))
     assert not (place / "still").exists() and not (place / "still.json").exists()
 
 
