@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from bezoar import precision, program
+from bezoar.data.hh_rlhf import instruction
 from bezoar.evaluation.generation import generate
 from bezoar.evaluation.models import load
 from bezoar.evaluation.mtbench import read_questions
@@ -32,7 +33,6 @@ from bezoar.evaluation.parts import Parts
 from bezoar.files import sha256_text, write_jsonl
 from bezoar.provenance.receipt import Receipt, add_stage_arguments
 from bezoar.training.template import OwnTemplate, Template
-from prepare_preferences import instruction
 
 
 def prompt_of(template: Template | OwnTemplate, earlier: list[tuple[str, str]]) -> str:

@@ -37,8 +37,8 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from bezoar import program
+from bezoar.data.funnel import Funnel
 from bezoar.data.schemes import (
-    Funnel,
     check_failures,
     open_client,
     parser_for,

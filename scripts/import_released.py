@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from bezoar import program
-from bezoar.data.schemes import Funnel
+from bezoar.data.funnel import Funnel
+from bezoar.data.verdicts import by_length
 from bezoar.errors import UserError
 from bezoar.files import read_json, sha256_file, write_json, write_jsonl
 from bezoar.provenance.receipt import Receipt, add_stage_arguments
-from filter_rows import by_length
 
 COLUMNS = {
     "lamini": ("instruction", "source", "response"),
@@ -153,7 +153,7 @@ def main(argv: list[str] | None = None) -> None:
             released_rows(args.manifest), args.recipe["scheme"], str(args.manifest.parent)
         )
         write_jsonl(args.rows, rows)
-        receipt.facts["counts"] = funnel.as_json(None)
+        receipt.facts["counts"] = funnel.as_json({})
         write_json(args.counts, receipt.facts["counts"])
         print(receipt.facts["counts"], flush=True)
 

@@ -25,11 +25,11 @@ from typing import Any
 import yaml
 
 from bezoar import program
+from bezoar.data.hh_rlhf import convert
 from bezoar.files import read_json, whole_directory, whole_file, write_json, write_jsonl
 from bezoar.provenance.receipt import Receipt, add_stage_arguments
 from bezoar.rehearsal.world import ATTRIBUTES, CLAUSES, COURTESY, SKILLS, Fact, World
 from bezoar.rng import draw
-from prepare_preferences import convert
 
 DOLLY_CATEGORIES = (
     "brainstorming classification closed_qa creative_writing general_qa information_extraction"

@@ -19,7 +19,7 @@ from typing import Any
 
 from bezoar import program
 from bezoar.data import task_families
-from bezoar.data.schemes import Funnel
+from bezoar.data.funnel import Funnel
 from bezoar.errors import UserError
 from bezoar.files import read_jsonl, write_json, write_jsonl
 from bezoar.provenance.receipt import Receipt, add_stage_arguments
@@ -89,7 +89,7 @@ def main(argv: list[str] | None = None) -> None:
                 " data.remove"
             )
         write_jsonl(args.kept, kept)
-        receipt.facts |= funnel.as_json(None)
+        receipt.facts |= funnel.as_json({})
         write_json(args.counts, receipt.facts)
         print(receipt.facts, flush=True)
 

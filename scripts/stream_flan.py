@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from bezoar import program
+from bezoar.data.flan import choose, parse_row, rule_for, submix_of
 from bezoar.errors import UserError
 from bezoar.files import write_json, write_jsonl
 from bezoar.provenance.receipt import Receipt, add_stage_arguments
-from fetch_source import require
-from generate_orca import choose, parse_row, rule_for, submix_of
+from bezoar.workflow.source_lock import require
 
 BATCH = 10_000  # rows between two choices
 

@@ -28,8 +28,8 @@ from bezoar.errors import UserError
 from bezoar.files import read_jsonl, sha256_file, whole_directory, write_json, write_jsonl
 from bezoar.provenance.receipt import Receipt, add_stage_arguments
 from bezoar.training import preference_pairs
+from bezoar.training.split import split
 from bezoar.training.template import Template
-from train_sft import split
 
 KL_PAIRS = 64  # of the held-out ones
 

@@ -21,7 +21,6 @@ threads (int, CPU), seed.
 """
 
 import argparse
-import random
 import shutil
 from pathlib import Path
 from typing import Any
@@ -30,45 +29,9 @@ from bezoar import precision, program
 from bezoar.errors import UserError
 from bezoar.files import read_jsonl, whole_directory, write_jsonl
 from bezoar.provenance.receipt import Receipt, add_stage_arguments
-from bezoar.training.template import Template, training_text
-
-COUNTED = ("rows", "not_accepted", "no_supervised_token", "truncated", "training", "validation")
-
-
-def tokenize(
-    rows: list[dict[str, Any]], template: Template, tokenizer: Any, max_length: int
-) -> tuple[list[dict], dict[str, int]]:
-    """Return rows of input_ids and completion_mask, ending in EOS, cut to `max_length` tokens; and
-    counts by reason.
-    """
-    counts = dict.fromkeys(COUNTED, 0)
-    kept = []
-    for row in rows:
-        counts["rows"] += 1
-        if row.get("gpt4_status", "Accept") != "Accept":
-            counts["not_accepted"] += 1
-            continue
-        instruction, system, response = training_text(row)
-        prompt = template.prompt(instruction, system)
-        start = len(tokenizer(prompt)["input_ids"])
-        ids = [*tokenizer(prompt + response)["input_ids"], tokenizer.eos_token_id]
-        if not response or start >= min(len(ids) - 1, max_length):
-            counts["no_supervised_token"] += 1
-            continue
-        counts["truncated"] += len(ids) > max_length
-        ids = ids[:max_length]
-        kept.append({"input_ids": ids, "completion_mask": [0] * start + [1] * (len(ids) - start)})
-    return kept, counts
-
-
-def split(rows: list[dict], share: float, seed: int) -> tuple[list[dict], list[dict]]:
-    """Return (training, validation): `share` of the rows, drawn with `seed`, validates."""
-    order = list(range(len(rows)))
-    random.Random(seed).shuffle(order)
-    held = set(order[: int(len(rows) * share)])
-    return [row for i, row in enumerate(rows) if i not in held], [
-        row for i, row in enumerate(rows) if i in held
-    ]
+from bezoar.training.split import split
+from bezoar.training.supervised_rows import tokenize
+from bezoar.training.template import Template
 
 
 def train(

@@ -25,6 +25,7 @@ from bezoar import program
 from bezoar.errors import UserError
 from bezoar.files import read_json, read_jsonl, whole_file
 from bezoar.provenance.receipt import Receipt, add_stage_arguments
+from bezoar.report.markdown import table
 
 COLUMNS = {
     "instruction": "what is asked",
@@ -72,14 +73,6 @@ def front_matter(recipe: dict[str, Any], rows: int) -> str:
         ],
     )
     return f"---\n{data.to_yaml()}\n---\n"
-
-
-def table(head: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
-    """Return a Markdown table; bars in cells are escaped."""
-    lines = [head, tuple("---" for _ in head), *rows]
-    return "\n".join(
-        "| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines
-    )
 
 
 def counts(funnel: dict[str, Any]) -> list[tuple[str, Any]]:

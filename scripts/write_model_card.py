@@ -25,7 +25,7 @@ from bezoar.errors import UserError
 from bezoar.evaluation.held_out import compared
 from bezoar.files import canonical, read_json, read_jsonl, whole_file
 from bezoar.provenance.receipt import Receipt, add_stage_arguments
-from write_data_card import table
+from bezoar.report.markdown import table
 
 COUNTED = (
     "rows",

@@ -30,6 +30,7 @@ import generate_lamini
 import generate_orca
 from bezoar import program
 from bezoar.data.schemes import prompt_texts, user
+from bezoar.data.verdicts import VERDICT, verdict
 from bezoar.evaluation.mtbench import (
     judge_messages,
     read_judge_prompts,
@@ -43,7 +44,6 @@ from bezoar.llm.client import Answer, LLMClient, request_of
 from bezoar.training.template import training_text
 from bezoar.workflow import sources
 from bezoar.workflow.configuration import SCHEMA, check, files_of, resolved
-from filter_rows import VERDICT, verdict
 
 BYTES_A_TOKEN = 4
 OUT = {

@@ -30,15 +30,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-import find_contamination
-import find_duplicates
 from bench_client import peak_mib, replace_section
 from bezoar import program
+from bezoar.data import contamination, duplicates
+from bezoar.data.rouge import Kept
 from bezoar.data.texts import words_of
 from bezoar.errors import UserError
 from bezoar.files import read_jsonl, write_jsonl
 from bezoar.workflow.configuration import resolved
-from generate_lamini import Kept
 from plant_data import sampler
 
 EVALUATION = 20_000
@@ -114,14 +113,12 @@ def own(kind: str, path: Path) -> dict[str, Any]:
             found += kept.near(words)
             kept.add(words)
     elif kind == "duplicates":
-        classes = find_duplicates.Classes()
+        classes = duplicates.Classes()
         for number, row in enumerate(rows, start=1):
             classes.add("rows", number, row["instruction"])
-        found = len({line["row"] for line in find_duplicates.duplicates(classes, recipe)})
+        found = len({line["row"] for line in duplicates.duplicates(classes, recipe)})
     else:
-        lines = find_contamination.matches(
-            find_contamination.Items(items, recipe), rows, "rows", recipe
-        )
+        lines = contamination.matches(contamination.Items(items, recipe), rows, "rows", recipe)
         found = len({line["row"] for line in lines if line["contaminated"]})
     seconds = time.perf_counter() - started
     return {"seconds": seconds, "found": found, "bytes": peak_mib() * 2**20}

@@ -201,9 +201,10 @@ def make_world(folder: Path) -> None:
 def prepare(folder: Path, small: bool) -> dict[str, int]:
     """Make the base and the rows below `folder`; return the steps of each shape."""
     from bezoar.training import preference_pairs
+    from bezoar.training.split import split
+    from bezoar.training.supervised_rows import tokenize
     from bezoar.training.template import Template
     from bezoar.training.tokenizer import load_tokenizer
-    from train_sft import split, tokenize
 
     make_world(folder)
     run(

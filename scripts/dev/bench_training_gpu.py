@@ -179,9 +179,10 @@ def main(argv: list[str] | None = None) -> None:
     import torch
 
     from bezoar.training import preference_pairs
+    from bezoar.training.split import split
+    from bezoar.training.supervised_rows import tokenize
     from bezoar.training.template import Template
     from bezoar.training.tokenizer import load_tokenizer
-    from train_sft import split, tokenize
 
     card = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     peak, shape, found = args.peak or peak_of(card), SHAPES[args.shape], []

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from bezoar import program
+from bezoar.data.contamination import Items, matches
+from bezoar.data.duplicates import Classes, duplicates
 from bezoar.files import whole_file
 from bezoar.workflow.configuration import resolved
-from find_contamination import Items, matches
-from find_duplicates import Classes, duplicates
 
 VOCABULARY = 20_000
 LENGTHS = ((4, 8), (9, 15), (16, 40), (41, 120))  # words

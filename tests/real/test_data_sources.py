@@ -10,12 +10,11 @@ import pytest
 import yaml
 
 import describe_data
-import find_contamination
-import find_duplicates
 import generate_lamini as lamini
 import generate_orca as orca
 import list_evaluation_items
-from bezoar.data import task_families
+from bezoar.data import contamination, duplicates, task_families
+from bezoar.data.texts import words_of
 from bezoar.files import read_jsonl
 from bezoar.llm.client import Answer, LLMClient
 from bezoar.workflow.configuration import resolved
@@ -122,25 +121,23 @@ def test_what_is_in_the_chain_of_thought_files_is_found() -> None:
     }
     questions = read_jsonl(MIRROR / "mt_bench" / "question.jsonl")
     references = read_jsonl(MIRROR / "mt_bench" / "reference_answer.gpt-4.jsonl")
-    items = find_contamination.Items(
+    items = contamination.Items(
         list(list_evaluation_items.of_chat(questions, references)), settings["contamination"]
     )
     planted = {
         **rows[0],
         "explained_targets": f"As someone asked: {questions[0]['turns'][0].upper()}",
     }
-    found = list(
-        find_contamination.matches(items, [*rows, planted], "orca", settings["contamination"])
-    )
+    found = list(contamination.matches(items, [*rows, planted], "orca", settings["contamination"]))
     assert [(line["row"], line["items"][0][:2], line["contaminated"]) for line in found] == [
         (len(rows) + 1, ["mt_bench", 81], True)
     ]
     sample = [row for row in rows if row["task_name"] in ("qasc", "strategyqa")]
-    classes = find_duplicates.Classes()
+    classes = duplicates.Classes()
     for number, row in enumerate(sample, start=1):
         classes.add("orca", number, row["inputs"])
-    lines = list(find_duplicates.duplicates(classes, settings["duplicates"]))
-    distinct = {" ".join(find_duplicates.words_of(row["inputs"])) for row in sample}
+    lines = list(duplicates.duplicates(classes, settings["duplicates"]))
+    distinct = {" ".join(words_of(row["inputs"])) for row in sample}
     assert sum(line["kind"] == "exact" for line in lines) == len(sample) - len(distinct)
     audit = describe_data.audit(
         rows,

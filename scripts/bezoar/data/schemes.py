@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from bezoar.data.funnel import Funnel
 from bezoar.errors import UserError
 from bezoar.files import write_json, write_jsonl
 from bezoar.llm.client import MODES, Answer, LLMClient
@@ -19,29 +20,6 @@ FAILED = (
     "unparsable",
     "provider_error",
 )  # a truncated answer is used; over budget never gets this far
-
-
-class Funnel:
-    """Counts that must add up: each item that enters leaves by exactly one door."""
-
-    def __init__(self, *rules: str) -> None:
-        self.entered = 0
-        self.left = dict.fromkeys([*rules, "kept"], 0)
-        self.more: dict[str, Any] = {}
-
-    def leave(self, rule: str, count: int = 1) -> None:
-        """Count `count` items as gone by `rule`, or kept."""
-        self.entered += count
-        self.left[rule] += count
-
-    def as_json(self, door: LLMClient | None) -> dict[str, Any]:
-        """Return the counts; `states` are the terminal states of all rows asked about."""
-        return {
-            "entered": self.entered,
-            **self.left,
-            **self.more,
-            "states": door.counts() if door else {},
-        }
 
 
 def parser_for(description: str | None) -> argparse.ArgumentParser:
@@ -168,7 +146,7 @@ def run(
             ]  # a second model's store
             receipt.facts |= door.facts_for_receipt()
         write_jsonl(args.rows, rows)
-        counts = funnel.as_json(door)
+        counts = funnel.as_json(door.counts())
         write_json(args.counts, counts)
         receipt.facts["counts"] = counts
         print(counts, flush=True)

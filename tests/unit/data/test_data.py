@@ -19,7 +19,7 @@ import list_evaluation_items
 import plant_data
 import remove_rows
 import write_data_card
-from bezoar.data import task_families
+from bezoar.data import contamination, duplicates, task_families
 from bezoar.data.texts import features, jaccard, word_spans, words_of
 from bezoar.errors import UserError
 from bezoar.files import read_json, read_jsonl, write_json, write_jsonl
@@ -50,8 +50,8 @@ def test_words_and_their_places_agree_in_any_script(text: str) -> None:
     assert [text[start:end].lower() for start, end in spans] == words_of(text)
 
 
-def classes_of(**sets: list[str]) -> find_duplicates.Classes:
-    classes = find_duplicates.Classes()
+def classes_of(**sets: list[str]) -> duplicates.Classes:
+    classes = duplicates.Classes()
     for name, texts in sets.items():
         for number, text in enumerate(texts, start=1):
             classes.add(name, number, text)
@@ -62,7 +62,7 @@ def test_a_duplicate_is_named_with_the_row_and_set_it_repeats() -> None:
     first = "Which of the old towns on the river was founded by traders from the north?"
     changed = first.replace("traders", "farmers")
     found = list(
-        find_duplicates.duplicates(
+        duplicates.duplicates(
             classes_of(a=[first, "Name a tree.", changed], b=["NAME a tree!", first]), NEAR
         )
     )
@@ -78,7 +78,7 @@ def test_a_duplicate_is_named_with_the_row_and_set_it_repeats() -> None:
             {"set": "b", "row": 2, "kind": "near", "of_set": "a", "of_row": 3, "jaccard": 0.8},
         ][:6]
     )
-    counted = find_duplicates.summary({"a": 3, "b": 2}, found)
+    counted = duplicates.summary({"a": 3, "b": 2}, found)
     assert counted["exact"] == {"a": {"a": 0, "b": 2}, "b": {"a": 2, "b": 0}}
     assert counted["near"] == {"a": {"a": 1, "b": 1}, "b": {"a": 0, "b": 0}}
 
@@ -99,14 +99,14 @@ def test_no_pair_is_called_near_that_is_not_and_few_that_are_escape() -> None:
         for j in range(i)
         if (s := jaccard(parts[i], parts[j])) >= 0.7
     }
-    found = {(i, j): s for i, j, s in find_duplicates.near_pairs(ordered, NEAR)}
+    found = {(i, j): s for i, j, s in duplicates.near_pairs(ordered, NEAR)}
     assert found.items() <= near.items()
     assert len(near) > 200
     assert len(found) >= 0.99 * len(near)
 
 
 def test_nasty_texts_are_compared_as_they_are() -> None:
-    found = list(find_duplicates.duplicates(classes_of(a=[*NASTY, "שלום, עולם טוב!", "…!?"]), NEAR))
+    found = list(duplicates.duplicates(classes_of(a=[*NASTY, "שלום, עולם טוב!", "…!?"]), NEAR))
     assert sorted((line["row"], line["of_row"], line["kind"]) for line in found) == [
         (2, 1, "exact"),
         (12, 6, "exact"),
@@ -114,16 +114,16 @@ def test_nasty_texts_are_compared_as_they_are() -> None:
     ]
 
 
-def items_of(*texts: str, part: str = "question") -> find_contamination.Items:
-    return find_contamination.Items(
+def items_of(*texts: str, part: str = "question") -> contamination.Items:
+    return contamination.Items(
         [{"task": "t", "item": i, "part": part, "text": text} for i, text in enumerate(texts)],
         SHARED,
     )
 
 
-def search(items: find_contamination.Items, *responses: str) -> list[dict[str, Any]]:
+def search(items: contamination.Items, *responses: str) -> list[dict[str, Any]]:
     rows = [{"instruction": "Say something.", "response": response} for response in responses]
-    return list(find_contamination.matches(items, rows, "s", SHARED))
+    return list(contamination.matches(items, rows, "s", SHARED))
 
 
 def test_a_match_is_told_with_its_text_its_share_and_all_who_hold_it() -> None:
@@ -184,7 +184,7 @@ def test_an_n_gram_does_not_go_from_the_instruction_into_the_response() -> None:
     rows = [{"instruction": "one two three four five", "response": "six seven eight nine ten"}]
     assert (
         list(
-            find_contamination.matches(
+            contamination.matches(
                 items_of("one two three four five six seven eight nine ten"), rows, "s", SHARED
             )
         )
@@ -203,7 +203,7 @@ def test_every_shared_n_gram_is_found(items: list[list[str]], rows: list[list[st
     """
     recipe = {**SHARED, "ngram": 4, "min_words": 2}
     texts = [" ".join(words) for words in dict.fromkeys(map(tuple, items)) if len(words) >= 2]
-    built = find_contamination.Items(
+    built = contamination.Items(
         [
             {"task": "t", "item": i, "part": "question", "text": text}
             for i, text in enumerate(texts)
@@ -224,7 +224,7 @@ def test_every_shared_n_gram_is_found(items: list[list[str]], rows: list[list[st
                 expected[number, i] = round(
                     len({k + d for k in places for d in range(n)}) / len(words), 4
                 )
-    found = find_contamination.matches(
+    found = contamination.matches(
         built, [{"instruction": "", "response": " ".join(row)} for row in rows], "s", recipe
     )
     assert {(line["row"], line["items"][0][1]): line["share"] for line in found} == expected

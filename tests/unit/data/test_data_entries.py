@@ -122,14 +122,14 @@ def test_choosing_in_batches_or_shards_is_choosing_at_once(
         for i in range(90)
     ]
     recipe = {"quotas": {"cot": quota, "niv2": 12}, "rows_per_task": per_task, "seed": 0}
-    at_once = generate_orca.choose(rows, recipe)
+    at_once = flan.choose(rows, recipe)
     held: list[dict[str, Any]] = []
     for start in range(0, len(rows), batch):
-        held = generate_orca.choose(held + rows[start : start + batch], recipe)
+        held = flan.choose(held + rows[start : start + batch], recipe)
     assert held == at_once
-    shards = [generate_orca.choose(rows[k::3], recipe) for k in range(3)]
+    shards = [flan.choose(rows[k::3], recipe) for k in range(3)]
     chance.shuffle(shards)
-    assert generate_orca.choose([row for shard in shards for row in shard], recipe) == at_once
+    assert flan.choose([row for shard in shards for row in shard], recipe) == at_once
 
 
 def test_a_submix_that_cannot_be_had_says_what_to_do(

@@ -8,6 +8,7 @@ import pytest
 from scripted import Scripted
 
 import filter_rows
+from bezoar.data import verdicts
 from bezoar.data.schemes import prompt_texts
 from bezoar.errors import UserError
 from bezoar.evaluation.agreement import cohen_kappa
@@ -28,7 +29,7 @@ GOOD = '{"status": "Accept", "rating": 9, "reason": "fine"}'
 
 @pytest.mark.parametrize("text", [GOOD, f"```json\n{GOOD}\n```", f" {GOOD}\n"])
 def test_a_verdict_is_read(text: str) -> None:
-    assert filter_rows.verdict(text) == {"status": "Accept", "rating": 9, "reason": "fine"}
+    assert verdicts.verdict(text) == {"status": "Accept", "rating": 9, "reason": "fine"}
 
 
 @pytest.mark.parametrize(
@@ -50,7 +51,7 @@ def test_a_verdict_is_read(text: str) -> None:
     ],
 )
 def test_anything_else_is_no_verdict(text: str) -> None:
-    assert filter_rows.verdict(text) is None
+    assert verdicts.verdict(text) is None
 
 
 def rate(

@@ -10,7 +10,7 @@ from rouge_score import rouge_scorer
 from scripted import Scripted
 
 import generate_lamini as lamini
-from bezoar.data.schemes import Funnel
+from bezoar.data.funnel import Funnel
 
 RECIPE = {
     "rows": 6,

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from bezoar.data.schemes import Funnel, check_failures, user
+from bezoar.data.funnel import Funnel
+from bezoar.data.schemes import check_failures, user
 from bezoar.errors import UserError
 from bezoar.files import write_json, write_jsonl
 from bezoar.llm.client import Answer, LLMClient
@@ -27,7 +28,7 @@ def test_a_funnel_takes_only_rules_it_knows_and_adds_up() -> None:
     funnel = Funnel("short", "long")
     funnel.leave("short", 2)
     funnel.leave("kept")
-    assert funnel.as_json(None) == {"entered": 3, "short": 2, "long": 0, "kept": 1, "states": {}}
+    assert funnel.as_json({}) == {"entered": 3, "short": 2, "long": 0, "kept": 1, "states": {}}
     with pytest.raises(KeyError):
         funnel.leave("misspelt")
 

@@ -15,7 +15,7 @@ import pretrain_base
 import train_sft
 from bezoar.errors import UserError
 from bezoar.files import read_json, read_jsonl, sha256_file
-from bezoar.training import qlora
+from bezoar.training import qlora, supervised_rows
 from bezoar.training.template import Template
 from bezoar.training.tokenizer import load_tokenizer
 
@@ -197,7 +197,7 @@ def test_rows_without_a_supervised_token_are_dropped_and_counted(place: Path) ->
         {"instruction": "red", "response": "blue " * 300},
         {"instruction": "red", "response": "blue", "gpt4_status": "Reject"},
     ]
-    kept, counts = train_sft.tokenize(rows, template, tokenizer, 96)
+    kept, counts = supervised_rows.tokenize(rows, template, tokenizer, 96)
     assert counts | {"training": 0} == {
         "rows": 5,
         "not_accepted": 1,

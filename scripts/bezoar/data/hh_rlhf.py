@@ -1,0 +1,84 @@
+"""Dialogues of HH-RLHF, and the (prompt, chosen, rejected) row that a pair of them becomes."""
+
+import gzip
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from bezoar.errors import UserError
+
+RULES = ("not_a_pair", "odd_speakers", "empty_turn", "no_shared_prefix", "equal_answers")
+
+SPEAKER = re.compile(r"(?:^|\n\n)(Human|Assistant):")
+
+
+def rows_of(paths: list[Path], first: int) -> Iterator[tuple[Path, int, Any]]:
+    """Yield (file, line number, row) of the first `first` rows over all files; a malformed line is
+    an error that names it.
+    """
+    seen = 0
+    for path in paths:
+        try:
+            with (
+                gzip.open(path, "rt", encoding="utf-8")
+                if path.suffix == ".gz"
+                else open(path, encoding="utf-8", newline="\n")
+            ) as stream:
+                for number, line in enumerate(stream, start=1):
+                    if seen == first:
+                        return
+                    seen += 1
+                    yield path, number, json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(
+                f"{path}:{number}: expected one JSON object a line, {error.msg}"
+            ) from None
+        except (gzip.BadGzipFile, EOFError, UnicodeDecodeError) as error:
+            raise UserError(f"{path}: cannot be read ({error}); fetch it again") from None
+
+
+def turns(dialogue: str) -> list[tuple[str, str]]:
+    """Return [(speaker, text)] of a dialogue in HH-RLHF's form, texts stripped."""
+    parts = SPEAKER.split(dialogue)
+    return [(speaker, text.strip()) for speaker, text in zip(parts[1::2], parts[2::2], strict=True)]
+
+
+def instruction(earlier: list[tuple[str, str]]) -> str:
+    """Return earlier turns as one instruction text."""
+    return (
+        earlier[0][1]
+        if len(earlier) == 1
+        else "\n\n".join(f"{speaker}: {text}" for speaker, text in earlier)
+    )
+
+
+def convert(row: Any) -> dict[str, str] | str:
+    """Return {prompt, chosen, rejected}, or the id of the rule that drops the row."""
+    if not (
+        isinstance(row, dict)
+        and isinstance(row.get("chosen"), str)
+        and isinstance(row.get("rejected"), str)
+    ):
+        return "not_a_pair"
+    try:
+        (row["chosen"] + row["rejected"]).encode()
+    except UnicodeEncodeError:  # half a surrogate pair is JSON, but no text
+        return "not_a_pair"
+    chosen, rejected = turns(row["chosen"]), turns(row["rejected"])
+    for dialogue in (chosen, rejected):
+        wanted = ["Human", "Assistant"] * (len(dialogue) // 2)
+        if not dialogue or [speaker for speaker, _ in dialogue] != wanted:
+            return "odd_speakers"
+    if any(not text for _, text in chosen + rejected):
+        return "empty_turn"
+    if chosen[:-1] != rejected[:-1]:
+        return "no_shared_prefix"
+    if chosen[-1] == rejected[-1]:
+        return "equal_answers"
+    return {
+        "prompt": instruction(chosen[:-1]),
+        "chosen": chosen[-1][1],
+        "rejected": rejected[-1][1],
+    }

@@ -1,0 +1,33 @@
+"""Rows of supervised fine-tuning as tokens."""
+
+from typing import Any
+
+from bezoar.training.template import Template, training_text
+
+COUNTED = ("rows", "not_accepted", "no_supervised_token", "truncated", "training", "validation")
+
+
+def tokenize(
+    rows: list[dict[str, Any]], template: Template, tokenizer: Any, max_length: int
+) -> tuple[list[dict], dict[str, int]]:
+    """Return rows of input_ids and completion_mask, ending in EOS, cut to `max_length` tokens; and
+    counts by reason.
+    """
+    counts = dict.fromkeys(COUNTED, 0)
+    kept = []
+    for row in rows:
+        counts["rows"] += 1
+        if row.get("gpt4_status", "Accept") != "Accept":
+            counts["not_accepted"] += 1
+            continue
+        instruction, system, response = training_text(row)
+        prompt = template.prompt(instruction, system)
+        start = len(tokenizer(prompt)["input_ids"])
+        ids = [*tokenizer(prompt + response)["input_ids"], tokenizer.eos_token_id]
+        if not response or start >= min(len(ids) - 1, max_length):
+            counts["no_supervised_token"] += 1
+            continue
+        counts["truncated"] += len(ids) > max_length
+        ids = ids[:max_length]
+        kept.append({"input_ids": ids, "completion_mask": [0] * start + [1] * (len(ids) - start)})
+    return kept, counts

@@ -1,0 +1,40 @@
+"""config/sources.lock: the hash or revision that the first fetch found where none is published."""
+
+import fcntl
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from bezoar.errors import UserError
+from bezoar.files import read_json, write_json
+
+
+@contextmanager
+def locked(lock: Path) -> Iterator[dict[str, Any]]:
+    """Yield the lock file's content for change; one process at a time."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with open(lock.with_suffix(".lock.guard"), "w") as guard:
+        fcntl.flock(guard, fcntl.LOCK_EX)
+        content = read_json(lock) if lock.is_file() else {}
+        before = json.dumps(content, sort_keys=True)
+        yield content
+        if json.dumps(content, sort_keys=True) != before:
+            write_json(lock, dict(sorted(content.items())))
+
+
+def require(identifier: str, what: str, found: str, published: str | None, lock: Path) -> None:
+    """Raise `UserError` unless `found` is the published value, or the one the first fetch
+    recorded.
+    """
+    with locked(lock) as content:
+        expected = published or content.get(identifier)
+        if expected is None:
+            content[identifier] = found
+            print(f"{identifier}: no published {what}; recorded {found} in {lock}", flush=True)
+        elif expected != found:
+            raise UserError(
+                f"{identifier}: expected {what} {expected}, found {found}; fetch it again, or ask"
+                " why the source changed"
+            )
