@@ -10,7 +10,7 @@ def run(main: Callable[[], None]) -> None:
     """Run a program's `main` unless its receipt says that nothing changed; a `UserError` becomes
     one line on stderr and exit status 2.
     """
-    from bezoar.provenance.staleness import AGAIN, nothing_to_do, recorded_command
+    from bezoar.provenance.fingerprint import AGAIN, nothing_to_do, recorded_command
 
     if nothing_to_do(recorded_command()):
         print(

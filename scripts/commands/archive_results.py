@@ -18,7 +18,7 @@ from bezoar import program
 from bezoar.errors import UserError
 from bezoar.files import sha256_file, whole_file
 from bezoar.provenance import audit, crate
-from bezoar.provenance.staleness import files_in
+from bezoar.provenance.fingerprint import files_in
 
 PROJECT = [
     "Makefile",

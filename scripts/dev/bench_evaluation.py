@@ -35,7 +35,7 @@ from bezoar.evaluation.mtbench import (
 )
 from bezoar.files import canonical, read_json, read_jsonl
 from bezoar.llm.client import LLMClient
-from bezoar.provenance.staleness import AGAIN
+from bezoar.provenance.fingerprint import AGAIN
 from bezoar.training.tokenizer import load_tokenizer
 from bezoar.workflow.configuration import resolved
 

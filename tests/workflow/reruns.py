@@ -230,7 +230,7 @@ def undeclared(folder: Path, receipt: dict[str, Any], paths: set[str], temporary
     the interpreter's, the system's or temporary.
     """
     from bezoar.provenance.code_digest import executed
-    from bezoar.provenance.staleness import files_in
+    from bezoar.provenance.fingerprint import files_in
 
     declared = {
         str(folder / path) for kind in ("inputs", "outputs") for path in files_in(receipt[kind])

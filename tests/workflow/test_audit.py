@@ -19,7 +19,7 @@ from smallest import RESULTS
 
 from bezoar.files import sha256_file
 from bezoar.provenance import audit
-from bezoar.provenance.staleness import row_digests
+from bezoar.provenance.fingerprint import row_digests
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 

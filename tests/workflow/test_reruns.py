@@ -36,8 +36,8 @@ from smallest import CONFIG, RESULTS, ROOT, SCHEMES, SNAKEMAKE, snakemake
 
 from bezoar.files import sha256_file
 from bezoar.provenance.code_digest import executed
+from bezoar.provenance.fingerprint import files_in
 from bezoar.provenance.receipt import COMPANIONS
-from bezoar.provenance.staleness import files_in
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 EVERYTHING = bool(os.environ.get("EVIDENCE"))

@@ -9,7 +9,8 @@ from typing import Any
 from bezoar.errors import UserError
 from bezoar.files import canonical, read_json, sha256_text
 from bezoar.provenance.code_digest import digest
-from bezoar.provenance.staleness import Hashes, files_in, first_row_changed
+from bezoar.provenance.fingerprint import Hashes, files_in
+from bezoar.provenance.staleness import first_row_changed
 from bezoar.workflow import sources
 
 Receipts = dict[str, dict[str, Any]]

@@ -1,30 +1,106 @@
-"""Which source files a program executes, found by reading its imports; nothing is imported or
-run.
+"""Which source files a program executes and what they do, read from their syntax trees; nothing is
+imported or run.
 """
 
 import ast
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-CACHE = Path(".snakemake/bezoar-imports.json")
+CACHE = Path(".snakemake/bezoar-sources.json")
+
+# What one source says: the dotted names that it imports, anywhere in it, and the sha256 of its
+# syntax tree.
+Source = tuple[list[str], str]
+
+
+def tokens(node: ast.AST) -> Iterator[str]:
+    """Yield the syntax tree below `node` as text, without positions, comments and docstrings.
+
+    The text is the same from Python 3.11 on: `ast.dump` writes empty fields in some versions and
+    leaves them out in others, and an f-string's literal parts were split in more than one way, so
+    fields without a value are left out and neighbouring literals are joined. An expression
+    statement that is only a text does nothing when it is executed and counts as a docstring.
+    """
+    yield type(node).__name__
+    for name, value in ast.iter_fields(node):
+        if isinstance(node, ast.JoinedStr):
+            value = _joined(value)
+        if isinstance(value, list):
+            value = [item for item in value if not _is_text(item)]
+        if value is None or value == [] or (isinstance(node, ast.Constant) and name == "kind"):
+            continue
+        yield f"{name}="
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, ast.AST):
+                yield from tokens(item)
+            else:
+                yield f"{type(item).__name__} {item!a}"
+        yield ";"
+    yield ")"
+
+
+def _is_text(node: object) -> bool:
+    """Whether a statement is only a text: a docstring."""
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )
+
+
+def _joined(parts: list[ast.expr]) -> list[ast.expr]:
+    """Return the parts of an f-string with neighbouring literals joined and empty ones left out."""
+    joined: list[ast.expr] = []
+    for part in parts:
+        if isinstance(part, ast.Constant):
+            if joined and isinstance(joined[-1], ast.Constant):
+                part = ast.Constant(f"{joined.pop().value}{part.value}")  # type: ignore[attr-defined]
+            if part.value == "":
+                continue
+        joined.append(part)
+    return joined
+
+
+def syntax_digest(source: bytes | str) -> str:
+    """Return the sha256 of a source's syntax tree: of what it does, not of how it is written."""
+    return hashlib.sha256("\n".join(tokens(ast.parse(source))).encode()).hexdigest()
+
+
+def _names(source: bytes) -> set[str]:
+    """Return the dotted names that a source imports, anywhere in it."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
 
 
 @cache
-def _known() -> dict[str, list[str]]:
-    """sha256 of a source -> the names it imports, from the last run; parsing all sources takes
-    longer than hashing them.
+def _known() -> dict[str, Source]:
+    """Return what `save` kept, by the sha256 of a source: parsing all sources takes longer than
+    hashing them.
     """
     try:
-        return dict(json.loads(CACHE.read_text(encoding="utf-8")))
-    except (OSError, ValueError):  # another user's, or cut short: it only saves time
-        return {}
+        kept = json.loads(CACHE.read_text(encoding="utf-8"))
+        return {key: (names, digest) for key, (names, digest) in kept.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}  # another user's, or cut short: it only saves time
+
+
+@cache
+def _reader() -> bytes:
+    """Return this module's own bytes: what another version of it has kept is not used."""
+    return Path(__file__).read_bytes()
 
 
 def save() -> None:
-    """Keep the names found, for the next run, if the place can be written."""
+    """Keep what the sources say for the next run, if the place can be written."""
     try:
         CACHE.parent.mkdir(exist_ok=True)
         fresh = CACHE.with_suffix(f".{os.getpid()}")
@@ -34,49 +110,49 @@ def save() -> None:
         return
 
 
-@cache
-def _names(path: Path) -> frozenset[str]:
-    """The dotted names that one file imports, anywhere in it."""
+def _read(path: Path) -> Source:
+    """Return what one source says."""
     content = path.read_bytes()
-    key = hashlib.sha256(content).hexdigest()
+    key = hashlib.sha256(_reader() + content).hexdigest()
     if key not in _known():
-        names: set[str] = set()
-        for node in ast.walk(ast.parse(content)):
-            if isinstance(node, ast.Import):
-                names |= {alias.name for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-        _known()[key] = sorted(names)
-    return frozenset(_known()[key])
+        _known()[key] = (sorted(_names(content)), syntax_digest(content))
+    return _known()[key]
 
 
-@cache
-def _imports(path: Path) -> frozenset[Path]:
-    """The project's own modules that one file imports, anywhere in it, as paths."""
-    root = next(parent for parent in path.parents if parent.name == "scripts")
-    names = _names(path)
-    files = {root / f"{name.replace('.', '/')}.py" for name in names}
+def _root(program: Path) -> Path:
+    return next(parent for parent in program.parents if parent.name == "scripts")
+
+
+def _imports(path: Path) -> set[Path]:
+    """Return the project's own modules that one file imports, anywhere in it, as paths."""
+    root = _root(path)
+    files = {root / f"{name.replace('.', '/')}.py" for name in _read(path)[0]}
     files |= {file.parent / "__init__.py" for file in files if file.parent != root}
-    return frozenset(file for file in files if file.is_file())
+    return {file for file in files if file.is_file()}
+
+
+def _sources(program: Path) -> dict[Path, Source]:
+    found: dict[Path, Source] = {}
+    waiting = {program}
+    while waiting:
+        path = waiting.pop()
+        found[path] = _read(path)
+        waiting |= _imports(path) - found.keys()
+    return {path: found[path] for path in sorted(found)}
 
 
 def executed(program: Path) -> list[Path]:
     """Return `program` and every project module it imports, directly or through another, sorted."""
-    found, waiting = set(), {program}
-    while waiting:
-        path = waiting.pop()
-        found.add(path)
-        waiting |= _imports(path) - found
-    return sorted(found)
+    return list(_sources(program))
 
 
 def digest(program: Path) -> str:
-    """Return the sha256 over the names and bytes of what `program` executes: content, never
-    mtime.
+    """Return the sha256 over the names and syntax trees of what `program` executes. A comment, a
+    docstring, the layout of a line and a date are no part of it.
     """
-    total = hashlib.sha256()
-    for path in executed(program):
-        total.update(f"{path}\0".encode() + path.read_bytes() + b"\0")
+    root, total = _root(program), hashlib.sha256()
+    for path, (_, tree) in _sources(program).items():
+        total.update(f"{path.relative_to(root).as_posix()} {tree}\n".encode())
     return total.hexdigest()
 
 
@@ -84,4 +160,4 @@ def libraries(program: Path) -> set[str]:
     """Return the top-level names of everything that `program` and its modules import, anywhere in
     them.
     """
-    return {name.split(".")[0] for path in executed(program) for name in _names(path)}
+    return {name.split(".")[0] for names, _ in _sources(program).values() for name in names}

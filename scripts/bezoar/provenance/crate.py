@@ -19,7 +19,8 @@ from bezoar.errors import UserError
 from bezoar.files import canonical
 from bezoar.provenance.audit import Receipts
 from bezoar.provenance.code_digest import executed
-from bezoar.provenance.staleness import CACHE, Hashes, files_in
+from bezoar.provenance.fingerprint import Hashes, files_in
+from bezoar.provenance.staleness import CACHE
 from bezoar.workflow import sources
 
 Entity = dict[str, Any]

@@ -17,7 +17,7 @@ from typing import Any
 
 from bezoar.errors import UserError
 from bezoar.files import sha256_file, write_json
-from bezoar.provenance.staleness import environment, files_in, recorded_command, row_digests
+from bezoar.provenance.fingerprint import environment, files_in, recorded_command, row_digests
 
 Files = dict[str, "Path | list[Path]"]
 

@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bezoar.provenance import code_digest, staleness
+from bezoar.provenance import code_digest, fingerprint, staleness
 
 
-def job_reasons(job: Any, hashes: staleness.Hashes) -> list[str]:
+def job_reasons(job: Any, hashes: fingerprint.Hashes) -> list[str]:
     """Return why a job of the DAG is stale. Stages are judged by their receipt, fetched files by
     the hash that the registry gives.
     """
@@ -59,7 +59,7 @@ def shell_of(job: Any) -> str:
 def source_reasons(
     path: str,
     entry: dict[str, Any],
-    hashes: staleness.Hashes,
+    hashes: fingerprint.Hashes,
     lock: Path = Path("config/sources.lock"),
 ) -> list[str]:
     """Return why a fetched file, or any file of a fetched snapshot, is not what the registry or the
@@ -158,8 +158,8 @@ def install() -> None:
             settings = self.workflow.dag_settings
             settings.rerun_triggers = frozenset()
             if settings.forcerun or settings.forceall or settings.forcetargets:
-                os.environ[staleness.AGAIN] = "1"  # whoever forces a rule wants it to run
-            hashes = staleness.Hashes(staleness.CACHE)
+                os.environ[fingerprint.AGAIN] = "1"  # whoever forces a rule wants it to run
+            hashes = fingerprint.Hashes(staleness.CACHE)
             self.stale = {job: found for job in self.jobs if (found := job_reasons(job, hashes))}
             hashes.save()
             code_digest.save()

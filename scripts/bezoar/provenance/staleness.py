@@ -1,102 +1,28 @@
 """Whether a receipt still holds: inputs, outputs, recipe, code, command line and environment, all
 by content, never by date.
 
-Only the standard library is imported: the workflow asks at the start of every run, and every
-program before its own imports count.
+Only the standard library is imported: the workflow asks at the start of every run.
 """
 
-import hashlib
 import json
 import os
 import re
 import shlex
-import sys
-import tempfile
-import time
 from collections.abc import Iterable, Iterator
-from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-LOCKS = Path(__file__).parents[3] / "envs"
+from bezoar.provenance.fingerprint import (
+    Hashes,
+    arguments,
+    environment,
+    files_in,
+    row_digests,
+    rows_in_a_block,
+)
+
 CACHE = Path(".snakemake/bezoar-hashes.json")
-AGAIN = "BEZOAR_AGAIN"  # set: a program runs even if nothing has changed
-# Variables that move floating-point results without a trace in any file, and the digest of the
-# image the programs run in.
-VARIABLES = [
-    "BEZOAR_IMAGE",
-    "NVIDIA_TF32_OVERRIDE",
-    "ONEDNN_DEFAULT_FPMATH_MODE",
-    "ATEN_CPU_CAPABILITY",
-    "MKL_CBWR",
-]
-RUNTIME = ["--concurrency"]  # options that say how, never what
 NEVER = "no receipt: it has not ended yet"
-BLOCKS = 5000  # row digests a file: for each row up to so many, else for blocks of rows
-# a younger file may change again within one tick of the file system's clock, so its hash is not
-# kept
-SETTLED_S = 0.1
-
-
-class Hashes:
-    """sha256 of files, kept in `file` by path, size, both times and inode: the change time cannot
-    be set back, so no edit hides.
-    """
-
-    def __init__(self, file: Path | None = None) -> None:
-        self.file, self.changed = file, False
-        self.known: dict[str, list[Any]] = {}
-        if file and file.is_file():
-            try:
-                self.known = json.loads(file.read_text(encoding="utf-8"))
-            except (OSError, ValueError):  # another user's, or cut short: it only saves time
-                self.known = {}
-
-    def of(self, path: Path | str) -> str | None:
-        """Return the hex sha256, or None if there is no such file."""
-        try:
-            facts = os.stat(path)
-            key = [facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino]
-            found = self.known.get(str(path))
-            if found and found[:4] == key:
-                return found[4]
-            with open(path, "rb") as stream:
-                digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            return None
-        if time.time() - facts.st_ctime > SETTLED_S:
-            self.known[str(path)] = [*key, digest]
-            self.changed = True
-        return digest
-
-    def save(self) -> None:
-        """Write what was learnt, if the place can be written."""
-        if not (self.file and self.changed):
-            return
-        try:
-            self.file.parent.mkdir(exist_ok=True)
-            with tempfile.NamedTemporaryFile(
-                "w", dir=self.file.parent, delete=False, encoding="utf-8"
-            ) as stream:
-                json.dump(self.known, stream)
-            os.replace(stream.name, self.file)
-        except OSError:
-            return
-
-
-@cache
-def environment() -> dict[str, Any]:
-    """Return what this process runs in: sha256 of the locks in use, and the variables that can move
-    a number.
-    """
-    try:
-        build = "cpu" if metadata.version("torch").endswith("+cpu") else "cuda"
-    except metadata.PackageNotFoundError:
-        build = "cpu"
-    hashes = Hashes()
-    locks = {name: hashes.of(LOCKS / name) for name in ("main.lock", f"torch-{build}.lock")}
-    return {"locks": locks, "variables": {name: os.environ.get(name) for name in VARIABLES}}
 
 
 def differences(old: Any, new: Any, name: str) -> Iterator[str]:
@@ -121,11 +47,6 @@ def _short(value: Any) -> str:
     )
 
 
-def files_in(section: dict[str, dict[str, str]]) -> dict[str, str]:
-    """Return path -> sha256 of a receipt's inputs or outputs."""
-    return {path: digest for files in section.values() for path, digest in files.items()}
-
-
 def changed_files(
     kind: str, recorded: dict[str, str], expected: Iterable[str], hashes: Hashes
 ) -> Iterator[str]:
@@ -139,19 +60,6 @@ def changed_files(
             yield f"{kind} {path}: {_short(recorded[path])} -> {_short(found)}"
 
 
-def row_digests(path: Path | str) -> str:
-    """Return 8 hex digits for each row of a file, or for each of at most `BLOCKS` blocks of rows,
-    so that an audit can name a row.
-    """
-    with open(path, "rb") as stream:
-        lines = stream.readlines()
-    size = -(-len(lines) // BLOCKS) or 1
-    return " ".join(
-        hashlib.sha256(b"".join(lines[start : start + size])).hexdigest()[:8]
-        for start in range(0, len(lines), size)
-    )
-
-
 def first_row_changed(recorded: str, path: Path | str) -> str:
     """Return where a file first departs from its row digests: `row 17`, or `rows 201-220` of a long
     file.
@@ -159,27 +67,13 @@ def first_row_changed(recorded: str, path: Path | str) -> str:
     old, new = recorded.split(), row_digests(path).split()
     with open(path, "rb") as stream:
         count = sum(1 for _ in stream)
-    size = -(-count // BLOCKS) or 1
+    size = rows_in_a_block(count)
     place = next(
         (number for number, pair in enumerate(zip(old, new, strict=False)) if pair[0] != pair[1]),
         min(len(old), len(new)),
     )
     first = place * size + 1
     return f"row {first}" if size == 1 else f"rows {first}-{first + size - 1}"
-
-
-def arguments(command: list[str]) -> list[str]:
-    """Return a command line without program, recipe, code (which are judged by themselves) and
-    options of the run.
-    """
-    kept: list[str] = []
-    rest = iter(command[1:])
-    for word in rest:
-        if word in ("--recipe", "--code", *RUNTIME):
-            next(rest, None)
-        else:
-            kept.append(word)
-    return kept
 
 
 def command_in(shell: str) -> list[str]:
@@ -240,29 +134,3 @@ def reasons(
         ]
     except (KeyError, TypeError, AttributeError) as error:
         return [f"receipt {receipt}: not a receipt ({error!r})"]
-
-
-def nothing_to_do(command: list[str]) -> bool:
-    """Whether this very command line has already turned these very inputs into the outputs that lie
-    there.
-    """
-    if os.environ.get(AGAIN) or "--receipt" not in command[:-1]:
-        return False
-    try:
-        held = json.loads(Path(command[command.index("--receipt") + 1]).read_text(encoding="utf-8"))
-        hashes = Hashes()
-        files = {**files_in(held["inputs"]), **files_in(held["outputs"])}
-        return (
-            held["code"] == command[command.index("--code") + 1]
-            and held["recipe"] == json.loads(command[command.index("--recipe") + 1])
-            and held["environment"] == environment()
-            and arguments(held["command"]) == arguments(command)
-            and all(hashes.of(path) == digest for path, digest in files.items())
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
-        return False  # no receipt, or none that can be trusted: run
-
-
-def recorded_command() -> list[str]:
-    """Return this process's command line as receipts hold it."""
-    return [Path(sys.argv[0]).name, *sys.argv[1:]]

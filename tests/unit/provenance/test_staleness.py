@@ -11,18 +11,11 @@ import pytest
 
 from bezoar import program
 from bezoar.files import sha256_file, write_json
-from bezoar.provenance import staleness
+from bezoar.provenance import fingerprint, staleness
+from bezoar.provenance.fingerprint import Hashes, nothing_to_do, row_digests
 from bezoar.provenance.receipt import Receipt
 from bezoar.provenance.snakemake_patch import source_reasons
-from bezoar.provenance.staleness import (
-    Hashes,
-    command_in,
-    differences,
-    first_row_changed,
-    nothing_to_do,
-    reasons,
-    row_digests,
-)
+from bezoar.provenance.staleness import command_in, differences, first_row_changed, reasons
 from bezoar.workflow.deviations import ours, tagged
 
 COMMAND = [
@@ -101,7 +94,7 @@ def test_how_many_requests_run_at_once_is_no_change(finished: Path) -> None:
 def test_an_edit_with_the_same_size_and_date_is_seen_through_the_cache(
     finished: Path, name: str
 ) -> None:
-    time.sleep(2 * staleness.SETTLED_S)
+    time.sleep(2 * fingerprint.SETTLED_S)
     assert why(Hashes()) == []
     cache = Hashes(Path(".snakemake/hashes.json"))
     assert why(cache) == []
@@ -117,12 +110,12 @@ def test_an_edit_with_the_same_size_and_date_is_seen_through_the_cache(
 
 
 def test_the_cache_saves_reading(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    time.sleep(2 * staleness.SETTLED_S)
+    time.sleep(2 * fingerprint.SETTLED_S)
     cache = Hashes(Path(".snakemake/hashes.json"))
     expected = cache.of("in.jsonl")
     cache.save()
     again = Hashes(Path(".snakemake/hashes.json"))
-    monkeypatch.setattr(staleness.hashlib, "file_digest", None)
+    monkeypatch.setattr(fingerprint.hashlib, "file_digest", None)
     assert again.of("in.jsonl") == expected
 
 
@@ -140,7 +133,7 @@ def test_a_damaged_receipt_is_a_reason_and_no_crash(finished: Path, content: str
 
 
 def test_whoever_asks_for_it_again_gets_it(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(staleness.AGAIN, "1")
+    monkeypatch.setenv(fingerprint.AGAIN, "1")
     assert not nothing_to_do(COMMAND)
 
 
@@ -161,14 +154,14 @@ def test_a_failed_stage_leaves_no_receipt(finished: Path) -> None:
 
 
 def test_variables_that_move_results_are_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
-    staleness.environment.cache_clear()
-    before = staleness.environment()
-    staleness.environment.cache_clear()
+    fingerprint.environment.cache_clear()
+    before = fingerprint.environment()
+    fingerprint.environment.cache_clear()
     monkeypatch.setenv("BEZOAR_IMAGE", "sha256:12")
-    assert list(differences(before, staleness.environment(), "environment")) == [
+    assert list(differences(before, fingerprint.environment(), "environment")) == [
         "environment.variables.BEZOAR_IMAGE: null -> sha256:12"
     ]
-    staleness.environment.cache_clear()
+    fingerprint.environment.cache_clear()
 
 
 def test_the_words_of_a_rules_shell_text_are_those_the_program_sees() -> None:
@@ -183,7 +176,7 @@ def test_the_words_of_a_rules_shell_text_are_those_the_program_sees() -> None:
     assert command_in(many) == command_in(text)  # in how many processes decides nothing
 
 
-@pytest.mark.parametrize(("rows", "place"), [(9, "row 4"), (staleness.BLOCKS * 2, "rows 3-4")])
+@pytest.mark.parametrize(("rows", "place"), [(9, "row 4"), (fingerprint.BLOCKS * 2, "rows 3-4")])
 def test_the_first_changed_row_is_named(tmp_path: Path, rows: int, place: str) -> None:
     path = tmp_path / "rows.jsonl"
     lines = [f"{n}\n" for n in range(rows)]
