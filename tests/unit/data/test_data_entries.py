@@ -17,6 +17,7 @@ from scripted import Scripted
 import generate_orca
 import import_released
 import stream_flan
+from bezoar.data.flan import choose
 from bezoar.errors import UserError
 from bezoar.files import read_json, read_jsonl, sha256_file, write_json, write_jsonl
 
@@ -122,14 +123,14 @@ def test_choosing_in_batches_or_shards_is_choosing_at_once(
         for i in range(90)
     ]
     recipe = {"quotas": {"cot": quota, "niv2": 12}, "rows_per_task": per_task, "seed": 0}
-    at_once = flan.choose(rows, recipe)
+    at_once = choose(rows, recipe)
     held: list[dict[str, Any]] = []
     for start in range(0, len(rows), batch):
-        held = flan.choose(held + rows[start : start + batch], recipe)
+        held = choose(held + rows[start : start + batch], recipe)
     assert held == at_once
-    shards = [flan.choose(rows[k::3], recipe) for k in range(3)]
+    shards = [choose(rows[k::3], recipe) for k in range(3)]
     chance.shuffle(shards)
-    assert flan.choose([row for shard in shards for row in shard], recipe) == at_once
+    assert choose([row for shard in shards for row in shard], recipe) == at_once
 
 
 def test_a_submix_that_cannot_be_had_says_what_to_do(
