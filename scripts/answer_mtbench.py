@@ -12,9 +12,6 @@ the model is called, or `tokenizer` for the one the model brings. With a file th
 instruction is the dialogue so far, in the form that the preference rows have. `stops` says for each
 turn how it ended: eos (the model's own end), stop (one of the recipe's stop texts, which is cut off
 with all that follows) or length (cut at max_new_tokens).
-
-Recipe: temperatures {category: float}, default_temperature (float), max_new_tokens (int), choices
-(1), stop (list of texts), batch_size (int), dtype (torch's name), threads (int), seed.
 """
 
 import argparse
@@ -22,7 +19,8 @@ from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+
+from typing_extensions import TypedDict
 
 from bezoar import precision, program
 from bezoar.data.hh_rlhf import instruction
@@ -33,6 +31,20 @@ from bezoar.evaluation.parts import Parts
 from bezoar.files import sha256_text, write_jsonl
 from bezoar.provenance.receipt import Receipt, add_stage_arguments
 from bezoar.training.template import OwnTemplate, Template
+
+
+class Recipe(TypedDict):
+    """The settings of the stage, with their units."""
+
+    temperatures: dict[str, float]  # by category
+    default_temperature: float
+    max_new_tokens: int
+    choices: int  # 1
+    stop: list[str]  # texts that end an answer
+    batch_size: int
+    dtype: str  # torch's name
+    threads: int
+    seed: int
 
 
 def prompt_of(template: Template | OwnTemplate, earlier: list[tuple[str, str]]) -> str:
@@ -54,7 +66,7 @@ def answer(
     ask: Callable,
     template: Template | OwnTemplate,
     questions: list[dict],
-    recipe: dict[str, Any],
+    recipe: Recipe,
     parts: Parts,
 ) -> dict[int, list]:
     """Return question_id -> [(text, how it ended)] of both turns; questions of one temperature
@@ -108,7 +120,7 @@ def main(argv: list[str] | None = None) -> None:
         "--template", required=True, help="chat template, JSON, or `tokenizer` for the model's own"
     )
     parser.add_argument("--answers", type=Path, required=True, help="answers to write, JSONL")
-    add_stage_arguments(parser)
+    add_stage_arguments(parser, Recipe)
     args = parser.parse_args(argv)
     recipe, own = args.recipe, args.template == "tokenizer"
     with Receipt(

@@ -11,8 +11,6 @@ rated, with an interval over questions: one question's turns, repeats and models
 independent. Rank agreement is Kendall's tau-b, of the models by their means and of all answers.
 `replaced` is each model's score with the second rating in place of the first wherever both are
 there: for mended references, their effect.
-
-Recipe: column (name of the second set), seed.
 """
 
 import argparse
@@ -20,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from typing_extensions import TypedDict
 
 from bezoar import program
 from bezoar.errors import UserError
@@ -27,6 +26,14 @@ from bezoar.evaluation.mtbench import checked
 from bezoar.evaluation.statistics import bootstrap_mean, noise, rank_correlation
 from bezoar.files import read_jsonl, write_json
 from bezoar.provenance.receipt import Receipt, add_stage_arguments
+
+
+class Recipe(TypedDict):
+    """The settings of the stage, with their units."""
+
+    column: str  # name of the second set
+    seed: int
+
 
 Key = tuple[str, int, int, int]  # model, question_id, turn, repeat
 Rows = dict[Key, dict[str, Any]]
@@ -138,7 +145,7 @@ def main(argv: list[str] | None = None) -> None:
         help="judgments of the same answers by the other judge",
     )
     parser.add_argument("--output", type=Path, required=True, help="comparison to write, JSON")
-    add_stage_arguments(parser)
+    add_stage_arguments(parser, Recipe)
     args = parser.parse_args(argv)
     with Receipt(
         args.receipt,

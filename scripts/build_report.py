@@ -9,8 +9,6 @@ Usage: build_report.py --results results \\
 
 Only the files named in --artifacts, --receipts and --template are read. Times and memory of the
 receipts are the only contents that vary from run to run.
-
-Recipe: scale (name), deviations (list of {file, key, value, reason}), seed.
 """
 
 import argparse
@@ -18,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from typing_extensions import TypedDict
 
 from bezoar import program
 from bezoar.errors import UserError
@@ -25,6 +24,15 @@ from bezoar.evaluation.held_out import compared
 from bezoar.files import read_json, read_jsonl, whole_file
 from bezoar.provenance.receipt import Receipt, add_stage_arguments
 from bezoar.report import data_section, plots, requests_section
+
+
+class Recipe(TypedDict):
+    """The settings of the stage, with their units."""
+
+    scale: str
+    deviations: list[dict[str, str]]  # file, key, value, reason
+    seed: int
+
 
 SCALES = {
     "paper": ("The paper's scale", "Pinned inputs, the paper's models and data sizes."),
@@ -113,11 +121,7 @@ def stages(paths: list[Path], results: Path) -> list[dict[str, Any]]:
 
 
 def page(
-    artifacts: Artifacts,
-    receipts: list[Path],
-    template: Path,
-    results: Path,
-    recipe: dict[str, Any],
+    artifacts: Artifacts, receipts: list[Path], template: Path, results: Path, recipe: Recipe
 ) -> str:
     """Return the page."""
     claims, lm_eval, mtbench = (
@@ -221,7 +225,7 @@ def main(argv: list[str] | None = None) -> None:
         help="the page's template, then those of its parts, Jinja",
     )
     parser.add_argument("--output", type=Path, required=True, help="page to write")
-    add_stage_arguments(parser)
+    add_stage_arguments(parser, Recipe)
     args = parser.parse_args(argv)
     with Receipt(
         args.receipt,

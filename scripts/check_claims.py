@@ -8,9 +8,6 @@ Usage: check_claims.py --claims config/claims.yaml --paper-values config/paper_v
 A claim names an artifact and what in it decides: the paired difference of two models with its
 interval, or a value. At another scale than the paper's differences are tested on the miniature, and
 every verdict says so. Values of the paper that a user filled in stand beside ours.
-
-Recipe: scale (name of the scale), judge and paper_judge (models; chat claims are decided by the
-first alone), models (names of our tables), seed.
 """
 
 import argparse
@@ -18,12 +15,24 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from typing_extensions import TypedDict
 
 from bezoar import program
 from bezoar.errors import UserError
 from bezoar.evaluation import paper_values
 from bezoar.files import read_json, write_json
 from bezoar.provenance.receipt import Receipt, add_stage_arguments
+
+
+class Recipe(TypedDict):
+    """The settings of the stage, with their units."""
+
+    scale: str
+    judge: str  # claims about chat are decided by this model alone
+    paper_judge: str
+    models: list[str]  # names in our tables
+    seed: int
+
 
 NEEDED = {"id", "statement", "where", "artifact", "reason"}
 
@@ -191,7 +200,7 @@ def main(argv: list[str] | None = None) -> None:
         help="what the claims name, below it, JSON",
     )
     parser.add_argument("--output", type=Path, required=True, help="verdicts to write, JSON")
-    add_stage_arguments(parser)
+    add_stage_arguments(parser, Recipe)
     args = parser.parse_args(argv)
     recipe = args.recipe
     with Receipt(

@@ -8,18 +8,28 @@ Files come in the order of training. For each state and held-out set: means with
 over items; for each state against the base and against the state before it: paired differences.
 `own` says which set a stage was trained on, `forgetting` what later stages took from a set after
 its own stage.
-
-Recipe: seed (the others belong to the measurement).
 """
 
 import argparse
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from bezoar import program
 from bezoar.evaluation.statistics import bootstrap_mean, paired_difference
 from bezoar.files import read_json, write_json
 from bezoar.provenance.receipt import Receipt, add_stage_arguments
+
+
+class Recipe(TypedDict):
+    """The settings of the stage, with their units."""
+
+    max_new_tokens: int  # of the measurement, as are the next two
+    batch_size: int
+    threads: int
+    seed: int
+
 
 OWN = {
     "lamini": "lamini",
@@ -105,7 +115,7 @@ def main(argv: list[str] | None = None) -> None:
         help="measurements, one file a state, in the order of training",
     )
     parser.add_argument("--output", type=Path, required=True, help="table to write, JSON")
-    add_stage_arguments(parser)
+    add_stage_arguments(parser, Recipe)
     args = parser.parse_args(argv)
     seed = args.recipe["seed"]
     with Receipt(

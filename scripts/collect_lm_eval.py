@@ -11,9 +11,6 @@ with its interval, an exact test (McNemar; sign flips for scores between 0 and 1
 over tasks, and the difference this n could have shown. Where the base's published values are given,
 the harness is calibrated if every one of the base's values lies within `tolerance`. `settings` are
 those of every model, or nothing is compared.
-
-Recipe: metric {task: the metric that is compared}, pairs (list of [model, against which]),
-published_base {task: {metric: value}}, tolerance (float), seed.
 """
 
 import argparse
@@ -22,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from typing_extensions import TypedDict
 
 from bezoar import program
 from bezoar.errors import UserError
@@ -35,6 +33,17 @@ from bezoar.evaluation.statistics import (
 )
 from bezoar.files import read_json, read_jsonl, write_json
 from bezoar.provenance.receipt import Receipt, add_stage_arguments
+
+
+class Recipe(TypedDict):
+    """The settings of the stage, with their units."""
+
+    metric: dict[str, str]  # task: the metric that is compared
+    pairs: list[list[str]]  # model, against which
+    published_base: dict[str, dict[str, float]] | None  # task: metric: value
+    tolerance: float
+    seed: int
+
 
 Scores = dict[
     str, dict[str, list[float]]
@@ -180,9 +189,7 @@ def calibration(
     }
 
 
-def table(
-    scores: dict[str, Scores], settings: dict[str, Any], recipe: dict[str, Any]
-) -> dict[str, Any]:
+def table(scores: dict[str, Scores], settings: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
     """Return the whole table from every model's per-item values, parents first."""
     values, seed = values_of(scores, recipe["metric"]), recipe["seed"]
     return {
@@ -229,7 +236,7 @@ def main(argv: list[str] | None = None) -> None:
         help="per-item results, one file a model, parents first",
     )
     parser.add_argument("--output", type=Path, required=True, help="table to write, JSON")
-    add_stage_arguments(parser)
+    add_stage_arguments(parser, Recipe)
     args = parser.parse_args(argv)
     with Receipt(
         args.receipt,

@@ -15,8 +15,6 @@ in words, as deciles 0, 10, …, 100 %. Diversity of the instructions: distinct 
 n-grams (Li et al. 2016, arXiv 1510.03055), entropy of the first two words in bits, and the ratio of
 bytes to bytes compressed (Shaib et al. 2024, arXiv 2403.00553: higher is more repetitive). The
 accept rate by position is over tenths of the file: a filter that drifts shows there.
-
-Recipe: tasks (names of the evaluation tasks in use), seed.
 """
 
 import argparse
@@ -28,12 +26,22 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from bezoar import program
 from bezoar.data import task_families
 from bezoar.data.texts import words_of
 from bezoar.files import read_json, read_jsonl, write_json
 from bezoar.provenance.receipt import Receipt, add_stage_arguments
 from bezoar.training.template import training_text
+
+
+class Recipe(TypedDict):
+    """The settings of the stage, with their units."""
+
+    tasks: list[str]  # the evaluation tasks in use
+    seed: int
+
 
 ELIMINATIONS = (
     "no_information_gain",
@@ -181,7 +189,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--description", type=Path, required=True, help="description to write, JSON"
     )
-    add_stage_arguments(parser)
+    add_stage_arguments(parser, Recipe)
     args = parser.parse_args(argv)
     with Receipt(
         args.receipt,

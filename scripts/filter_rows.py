@@ -15,15 +15,13 @@ second_rating and second_reason and decides nothing; the counts tell how far the
 kappa over the rows that both rated, and the rows that either alone accepts. Whether a rater is also
 the teacher is said beside it: models tend to prefer their own text (Panickssery et al. 2024, arXiv
 2404.13076).
-
-Recipe: rater and second_rater (see bezoar.llm.client; the second may be null), teacher (name, for
-that remark), attempts (int, asks before a row is Unrated), max_unrated_share (0-1),
-max_failure_share (0-1), seed.
 """
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from typing_extensions import TypedDict
 
 from bezoar import program
 from bezoar.data.funnel import Funnel
@@ -41,10 +39,23 @@ from bezoar.errors import UserError
 from bezoar.evaluation.agreement import cohen_kappa
 from bezoar.files import read_jsonl
 from bezoar.llm.client import LLMClient
+from bezoar.llm.settings import ModelSettings
 from bezoar.training.template import training_text
 
 
-def agreement(rated: list[dict[str, Any]], recipe: dict[str, Any]) -> dict[str, Any]:
+class Recipe(TypedDict):
+    """The settings of the stage, with their units."""
+
+    rater: ModelSettings
+    second_rater: ModelSettings | None
+    teacher: str  # name, to say which rater rates its own text
+    attempts: int  # asks before a row is Unrated
+    max_unrated_share: float
+    max_failure_share: float
+    seed: int
+
+
+def agreement(rated: list[dict[str, Any]], recipe: Recipe) -> dict[str, Any]:
     """Return how far two raters agree on the rows that both rated, both directions of disagreement,
     and who rates its own text.
     """
@@ -68,7 +79,7 @@ def agreement(rated: list[dict[str, Any]], recipe: dict[str, Any]) -> dict[str, 
 
 
 def verdicts(
-    door: LLMClient, prompts: list[list[dict[str, str]]], names: list[str], recipe: dict[str, Any]
+    door: LLMClient, prompts: list[list[dict[str, str]]], names: list[str], recipe: Recipe
 ) -> Iterator[tuple[str, int | None, str]]:
     """Yield (status, rating, reason) of each prompt; raise `UserError` if too many have none."""
     results = door.ask_until(prompts, names, verdict, recipe["attempts"], VERDICT)
@@ -96,7 +107,7 @@ def rate(
     door: LLMClient,
     rows: list[dict[str, Any]],
     template: str,
-    recipe: dict[str, Any],
+    recipe: Recipe,
     name: str,
     second: LLMClient | None = None,
 ) -> tuple[list[dict], Funnel]:
@@ -138,7 +149,7 @@ def rate(
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and rate."""
-    parser = parser_for(__doc__)
+    parser = parser_for(__doc__, Recipe)
     parser.add_argument("--data", type=Path, required=True, help="generated rows, JSONL")
     args = parser.parse_args(argv)
     rows = read_jsonl(args.data)

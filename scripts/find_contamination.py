@@ -15,17 +15,26 @@ match as the row writes it), share (of the text's words that lie in a shared n-g
 item, part], all that hold this text) and contaminated: whether `share` is at least
 `contaminated_share` and the text is a question or a right answer. A wrong answer that the row holds
 gives nothing away.
-
-Recipe: ngram (int, words), min_words (int), contaminated_share (0-1), seed.
 """
 
 import argparse
 from pathlib import Path
 
+from typing_extensions import TypedDict
+
 from bezoar import program
 from bezoar.data.contamination import Items, matches, summary
 from bezoar.files import read_jsonl, write_json, write_jsonl
 from bezoar.provenance.receipt import Receipt, add_stage_arguments
+
+
+class Recipe(TypedDict):
+    """The settings of the stage, with their units."""
+
+    ngram: int  # words
+    min_words: int
+    contaminated_share: float
+    seed: int
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -41,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--matches", type=Path, required=True, help="matches to write, JSONL")
     parser.add_argument("--summary", type=Path, required=True, help="counts to write, JSON")
-    add_stage_arguments(parser)
+    add_stage_arguments(parser, Recipe)
     args = parser.parse_args(argv)
     with Receipt(
         args.receipt,

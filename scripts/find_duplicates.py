@@ -16,13 +16,13 @@ leaves a similarity of at least 0.7: 14 of 20 parts.
 Pairs hold one line for each row and each set in which it has a duplicate: set, row (line number),
 kind, of_set, of_row, jaccard. Within its own set a row is a duplicate of an earlier row only. The
 summary counts such rows: {kind: {set: {of_set: rows}}}.
-
-Recipe: jaccard (0-1), permutations (int), bands (int, divides permutations), seed.
 """
 
 import argparse
 from pathlib import Path
 from typing import Any
+
+from typing_extensions import TypedDict
 
 from bezoar import program
 from bezoar.data.duplicates import Classes, duplicates, summary
@@ -30,6 +30,15 @@ from bezoar.errors import UserError
 from bezoar.files import read_jsonl, write_json, write_jsonl
 from bezoar.provenance.receipt import Receipt, add_stage_arguments
 from bezoar.training.template import training_text
+
+
+class Recipe(TypedDict):
+    """The settings of the stage, with their units."""
+
+    jaccard: float
+    permutations: int
+    bands: int  # divides permutations
+    seed: int
 
 
 def instruction_of(row: dict[str, Any], name: str) -> str:
@@ -56,7 +65,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=Path, nargs="*", default=[], help="seed tasks, JSONL")
     parser.add_argument("--pairs", type=Path, required=True, help="duplicates to write, JSONL")
     parser.add_argument("--summary", type=Path, required=True, help="counts to write, JSON")
-    add_stage_arguments(parser)
+    add_stage_arguments(parser, Recipe)
     args = parser.parse_args(argv)
     with Receipt(
         args.receipt,

@@ -21,20 +21,15 @@ same operation again gets another answer, not the stored one.
 
 WizardLM's own ways are options: `strategy_draw: item` draws strategy and operation for each
 instruction instead of each pool, and `complicate_input` adds its fifth operation.
-
-Recipe: epochs (int), seeds_per_category (int), max_seed_tokens (int, longest seed in tokens of
---tokenizer, or in words of it at 3/4 a token where there is none), breadth_share (0-1, chance that
-the strategy is in-breadth), strategy_draw (pool or item), complicate_input (bool),
-evaluator_attempts (int), max_failure_share (0-1), teacher and evaluator (see bezoar.llm.client),
-seed.
 """
 
 import re
 import string
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NotRequired
 
 from tokenizers import Tokenizer
+from typing_extensions import TypedDict
 
 from bezoar import program
 from bezoar.data.funnel import Funnel
@@ -50,7 +45,26 @@ from bezoar.data.schemes import (
 from bezoar.errors import UserError
 from bezoar.files import read_jsonl
 from bezoar.llm.client import LLMClient
+from bezoar.llm.settings import ModelSettings, ServerSettings
 from bezoar.rng import draw
+
+
+class Recipe(TypedDict):
+    """The settings of the stage, with their units."""
+
+    epochs: int
+    seeds_per_category: int
+    max_seed_tokens: int  # tokens of --tokenizer, or words at 3/4 a token where there is none
+    breadth_share: float  # probability that the strategy is in-breadth
+    strategy_draw: Literal["pool", "item"]
+    complicate_input: bool
+    evaluator_attempts: int
+    max_failure_share: float
+    teacher: ModelSettings
+    evaluator: ModelSettings
+    serve: NotRequired[ServerSettings]
+    seed: int
+
 
 OPERATIONS = ("add_constraints", "deepening", "concretizing", "increase_reasoning_steps")
 RULES = ("no_answer", "copied_prompt", "no_information_gain", "sorry", "only_stop_words")
@@ -117,7 +131,7 @@ def copies_prompt(instruction: str) -> bool:
 
 
 def pools(
-    rows: list[dict[str, Any]], recipe: dict[str, Any], tokenizer: Tokenizer | None = None
+    rows: list[dict[str, Any]], recipe: Recipe, tokenizer: Tokenizer | None = None
 ) -> dict[str, dict[int, str]]:
     """Return category -> {row number: seed instruction}: the `seeds_per_category` rows with the
     lowest draws.
@@ -137,7 +151,7 @@ def pools(
     return chosen
 
 
-def strategy_of(category: str, number: int, epoch: int, recipe: dict[str, Any]) -> tuple[str, str]:
+def strategy_of(category: str, number: int, epoch: int, recipe: Recipe) -> tuple[str, str]:
     """Return (strategy, operation) of one instruction in one epoch: drawn for its pool, or for
     itself; in-breadth has no operation.
     """
@@ -155,7 +169,7 @@ def evolve(
     evaluator: LLMClient,
     texts: dict[str, str],
     pool: dict[str, dict[int, str]],
-    recipe: dict[str, Any],
+    recipe: Recipe,
 ) -> tuple[list[dict], Funnel]:
     """Run all epochs over a pool that is changed in place; return the rows and their funnel."""
     funnel, written = Funnel(*RULES), []
@@ -230,7 +244,7 @@ def evolve(
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and generate."""
-    parser = parser_for(__doc__)
+    parser = parser_for(__doc__, Recipe)
     parser.add_argument(
         "--seeds", type=Path, required=True, help="databricks-dolly-15k's schema, JSONL"
     )

@@ -11,15 +11,13 @@ malformed (no closing tag or empty), too_short (3 words or fewer), too_long (mor
 not_for_text_model (images, audio, files), near_duplicate (ROUGE-L above `rouge_l` with any kept
 instruction or seed, as in Self-Instruct), surplus (beyond `rows`), no_response. The counts also say
 how many calls were asked and how many of them gave no item at all.
-
-Recipe: rows (int, to keep before the filter), rounds (int, at most so many rounds of calls),
-calls_per_round (int), instructions_per_call (int), examples (int), topics (int), rouge_l (0-1),
-seed_set (text, for `source`), max_failure_share (0-1), teacher (see bezoar.llm.client), seed.
 """
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
+
+from typing_extensions import TypedDict
 
 from bezoar import program
 from bezoar.data.funnel import Funnel
@@ -29,7 +27,26 @@ from bezoar.data.texts import words_of
 from bezoar.errors import UserError
 from bezoar.files import read_jsonl
 from bezoar.llm.client import LLMClient
+from bezoar.llm.settings import ModelSettings, ServerSettings
 from bezoar.rng import draw
+
+
+class Recipe(TypedDict):
+    """The settings of the stage, with their units."""
+
+    rows: int  # to keep before the filter
+    rounds: int  # of calls, at most
+    calls_per_round: int
+    instructions_per_call: int
+    examples: int  # in one prompt
+    topics: int  # in one prompt
+    rouge_l: float  # above it an instruction is a near-duplicate
+    seed_set: str  # for `source`
+    max_failure_share: float
+    teacher: ModelSettings
+    serve: NotRequired[ServerSettings]
+    seed: int
+
 
 RULES = (
     "malformed",
@@ -73,7 +90,7 @@ def rule_for(item: str | None, kept: Kept) -> str:
 
 
 def calls(
-    texts: dict[str, str], seeds: list[str], topics: list[str], recipe: dict[str, Any], turn: int
+    texts: dict[str, str], seeds: list[str], topics: list[str], recipe: Recipe, turn: int
 ) -> list[tuple[str, str]]:
     """Return (source, prompt) of one round: every other call is about topics."""
     made = []
@@ -92,11 +109,7 @@ def calls(
 
 
 def make(
-    door: LLMClient,
-    texts: dict[str, str],
-    seeds: list[str],
-    topics: list[str],
-    recipe: dict[str, Any],
+    door: LLMClient, texts: dict[str, str], seeds: list[str], topics: list[str], recipe: Recipe
 ) -> tuple[list[dict], Funnel]:
     """Return the rows and their funnel."""
     funnel, kept = Funnel(*RULES), Kept(recipe["rouge_l"])
@@ -142,7 +155,7 @@ def make(
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and generate."""
-    parser = parser_for(__doc__)
+    parser = parser_for(__doc__, Recipe)
     parser.add_argument(
         "--seeds", type=Path, required=True, help="seed tasks in Self-Instruct's schema, JSONL"
     )

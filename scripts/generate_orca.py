@@ -14,16 +14,14 @@ template_type, system_message, explained_targets, dataset_source.
 Drop rules: malformed (not three columns, a missing field, or text that is no Unicode), empty (no
 question or answer), few_shot, unknown_submix (task_source is none of the Flan Collection's),
 bigbench (T0), over_quota, no_response.
-
-Recipe: quotas {submix: rows}, rows_per_task (int, at most, of a task within its submix),
-max_failure_share (0-1), teacher (see bezoar.llm.client), seed.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import NotRequired
 
 import yaml
+from typing_extensions import TypedDict
 
 from bezoar import program
 from bezoar.data import flan
@@ -32,7 +30,20 @@ from bezoar.data.schemes import check_failures, parser_for, run, user
 from bezoar.errors import UserError
 from bezoar.files import read_json
 from bezoar.llm.client import LLMClient
+from bezoar.llm.settings import ModelSettings, ServerSettings
 from bezoar.rng import draw
+
+
+class Recipe(TypedDict):
+    """The settings of the stage, with their units."""
+
+    quotas: dict[str, int]  # submix: rows
+    rows_per_task: int  # at most, of a task within its submix
+    max_failure_share: float
+    teacher: ModelSettings
+    serve: NotRequired[ServerSettings]
+    seed: int
+
 
 RULES = (*flan.RULES, "over_quota", "no_response")
 MESSAGES = {  # the system messages allowed for each submix (Orca paper, table 2)
@@ -49,7 +60,7 @@ def make(
     door: LLMClient,
     paths: list[Path],
     messages: dict[int, str],
-    recipe: dict[str, Any],
+    recipe: Recipe,
     streamed: Sequence[dict[str, int]] = (),
 ) -> tuple[list[dict], Funnel]:
     """Return the rows and their funnel; `streamed` are the counts of what was dropped before the
@@ -91,7 +102,7 @@ def make(
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and generate."""
-    parser = parser_for(__doc__)
+    parser = parser_for(__doc__, Recipe)
     parser.add_argument(
         "--flan", type=Path, nargs="+", required=True, help="Flan files, .tsv or .jsonl"
     )

@@ -9,18 +9,27 @@ A hub repository may hold its weights in several files or as pickles; every late
 `<results>/base/model.safetensors`. The tokenizer's files are copied byte for byte, never
 re-serialised: OpenLLaMA's authors warn that a converted (fast) tokenizer can split text
 differently.
-
-Recipe: dtype (str): float16 or bfloat16, the precision the weights are stored in.
 """
 
 import argparse
 import shutil
 from pathlib import Path
+from typing import Literal
+
+from typing_extensions import TypedDict
 
 from bezoar import program
 from bezoar.errors import UserError
 from bezoar.files import whole_directory
 from bezoar.provenance.receipt import Receipt, add_stage_arguments
+
+
+class Recipe(TypedDict):
+    """The settings of the stage, with their units."""
+
+    dtype: Literal["float32", "float16", "bfloat16"]  # in which the weights are stored
+    seed: int
+
 
 TOKENIZER_FILES = [
     "tokenizer.model",
@@ -73,7 +82,7 @@ def main(argv: list[str] | None = None) -> None:
         action="store_true",
         help="take a model without tokenizer.model too, to evaluate it",
     )
-    add_stage_arguments(parser)
+    add_stage_arguments(parser, Recipe)
     args = parser.parse_args(argv)
     inputs = (
         sorted(path for path in args.snapshot.iterdir() if path.is_file())

@@ -9,14 +9,14 @@ The snapshot's files (Parquet, JSON or CSV) are read by `datasets`; each is chec
 manifest first. Columns are those of the scheme and the filter's three; further ones are left out
 and named in the counts. A row is dropped as malformed if a text is missing. A status other than
 Accept or Reject, in any case, is Unrated.
-
-Recipe: scheme (lamini, orca or evol), seed.
 """
 
 import argparse
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from typing_extensions import TypedDict
 
 from bezoar import program
 from bezoar.data.funnel import Funnel
@@ -24,6 +24,14 @@ from bezoar.data.verdicts import by_length
 from bezoar.errors import UserError
 from bezoar.files import read_json, sha256_file, write_json, write_jsonl
 from bezoar.provenance.receipt import Receipt, add_stage_arguments
+
+
+class Recipe(TypedDict):
+    """The settings of the stage, with their units."""
+
+    scheme: Literal["lamini", "orca", "evol"]
+    seed: int
+
 
 COLUMNS = {
     "lamini": ("instruction", "source", "response"),
@@ -139,7 +147,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--manifest", type=Path, required=True, help="manifest of the snapshot")
     parser.add_argument("--rows", type=Path, required=True, help="rows to write, JSONL")
     parser.add_argument("--counts", type=Path, required=True, help="counts to write, JSON")
-    add_stage_arguments(parser)
+    add_stage_arguments(parser, Recipe)
     args = parser.parse_args(argv)
     with Receipt(
         args.receipt,

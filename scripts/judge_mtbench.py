@@ -12,15 +12,14 @@ out_of_range, refused, truncated, unparsable or provider_error. The columns are 
 (question_id, model, judge, user_prompt, judgment, score, turn, tstamp), score -1 unless rated, and
 state and repeat. With --overrides the questions whose reference answer is overridden are judged,
 and no others.
-
-Recipe: judge (see bezoar.llm.client), repeats (int), max_failure_share (0-1, of rows without a
-rating), seed.
 """
 
 import argparse
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NotRequired
+
+from typing_extensions import TypedDict
 
 from bezoar import program
 from bezoar.errors import UserError
@@ -34,7 +33,19 @@ from bezoar.evaluation.mtbench import (
 )
 from bezoar.files import read_jsonl, write_json, write_jsonl
 from bezoar.llm.client import MODES, LLMClient
+from bezoar.llm.settings import ModelSettings
 from bezoar.provenance.receipt import Receipt, add_stage_arguments
+
+
+class Recipe(TypedDict):
+    """The settings of the stage, with their units."""
+
+    judge: ModelSettings
+    references: NotRequired[Literal["upstream", "corrected"]]
+    paper_judge: str  # for the report
+    repeats: int
+    max_failure_share: float  # of rows without a rating
+    seed: int
 
 
 def judge(
@@ -134,7 +145,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--concurrency", type=int, required=True, help="requests under way at once")
     parser.add_argument("--judgments", type=Path, required=True, help="judgments to write, JSONL")
     parser.add_argument("--counts", type=Path, required=True, help="states to write, JSON")
-    add_stage_arguments(parser)
+    add_stage_arguments(parser, Recipe)
     args = parser.parse_args(argv)
     inputs = {
         "questions": args.questions,

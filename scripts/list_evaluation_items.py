@@ -11,8 +11,6 @@ offers, otherwise `question`. MT-Bench gives its turns (question) and its refere
 
 Items have task, item (number in the split, or question_id), part, text. The same text stands once
 for each item that holds it.
-
-Recipe: tasks (list of names), seed.
 """
 
 import argparse
@@ -20,10 +18,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from bezoar import program
 from bezoar.evaluation.harness import assignments, load_tasks
 from bezoar.files import read_jsonl, write_jsonl
 from bezoar.provenance.receipt import Receipt, add_stage_arguments
+
+
+class Recipe(TypedDict):
+    """The settings of the stage, with their units."""
+
+    tasks: list[str]
+    seed: int
 
 
 def strings(value: Any) -> Iterator[str]:
@@ -113,7 +120,7 @@ def main(argv: list[str] | None = None) -> None:
         help="task=manifest.json of its data set, for the harness's own tasks",
     )
     parser.add_argument("--items", type=Path, required=True, help="texts to write, JSONL")
-    add_stage_arguments(parser)
+    add_stage_arguments(parser, Recipe)
     args = parser.parse_args(argv)
     data, manifests = assignments(args.task_data)
     with Receipt(

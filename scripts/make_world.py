@@ -10,10 +10,6 @@ Written below --world, in the schemas of the files they stand in for: corpus.jso
 row: text), alpaca_seeds.jsonl, topics.txt, dolly.jsonl, flan.tsv, preferences.jsonl (HH-RLHF),
 questions.jsonl and references.jsonl (MT-Bench), lm_eval/{world_facts,world_skills}.{yaml,jsonl},
 heldout/{lamini,orca,evol,preferences}.jsonl, facts.json.
-
-Recipe: people (int), held_share and held_skill_share (0-1, of people and of skill facts that only
-evaluation asks about), documents (int), seeds (int, Alpaca-style), dolly_per_category (int),
-preference_pairs and held_preference_pairs (int), questions_per_category (int), seed (int).
 """
 
 import argparse
@@ -23,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from typing_extensions import TypedDict
 
 from bezoar import program
 from bezoar.data.hh_rlhf import convert
@@ -30,6 +27,22 @@ from bezoar.files import read_json, whole_directory, whole_file, write_json, wri
 from bezoar.provenance.receipt import Receipt, add_stage_arguments
 from bezoar.rehearsal.world import ATTRIBUTES, CLAUSES, COURTESY, SKILLS, Fact, World
 from bezoar.rng import draw
+
+
+class Recipe(TypedDict):
+    """The settings of the stage, with their units."""
+
+    people: int
+    held_share: float  # of people that only the evaluation asks about
+    held_skill_share: float  # of skill facts that only the evaluation asks about
+    documents: int
+    seeds: int  # Alpaca-style
+    dolly_per_category: int
+    preference_pairs: int
+    held_preference_pairs: int
+    questions_per_category: int
+    seed: int
+
 
 DOLLY_CATEGORIES = (
     "brainstorming classification closed_qa creative_writing general_qa information_extraction"
@@ -378,7 +391,7 @@ def make(
     world: World,
     directory: Path,
     final: Path,
-    recipe: dict[str, Any],
+    recipe: Recipe,
     messages: dict[int, str],
     template: dict[str, str],
 ) -> None:
@@ -419,7 +432,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--template", type=Path, required=True, help="chat template, JSON")
     parser.add_argument("--world", type=Path, required=True, help="directory to write")
-    add_stage_arguments(parser)
+    add_stage_arguments(parser, Recipe)
     args = parser.parse_args(argv)
     world = World(
         args.recipe["seed"],

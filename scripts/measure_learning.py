@@ -11,13 +11,13 @@ greedy answer equals it (exact match), and whether the answer begins with it (a 
 courtesy may follow). For preferences: whether the model gives the chosen answer a higher
 log-probability than the rejected one. All values by item are kept, so that differences between
 states can be paired.
-
-Recipe: max_new_tokens (int), batch_size (int), threads (int), seed.
 """
 
 import argparse
 from pathlib import Path
 from typing import Any
+
+from typing_extensions import TypedDict
 
 from bezoar import precision, program
 from bezoar.evaluation.generation import generate, log_probabilities
@@ -25,11 +25,21 @@ from bezoar.files import read_jsonl, write_json
 from bezoar.provenance.receipt import Receipt, add_stage_arguments
 from bezoar.training.template import Template
 
+
+class Recipe(TypedDict):
+    """The settings of the stage, with their units."""
+
+    max_new_tokens: int
+    batch_size: int
+    threads: int
+    seed: int
+
+
 SETS = ("lamini", "orca", "evol")
 
 
 def measure_set(
-    model: Any, tokenizer: Any, template: Template, rows: list[dict], recipe: dict[str, Any]
+    model: Any, tokenizer: Any, template: Template, rows: list[dict], recipe: Recipe
 ) -> dict[str, list[float]]:
     """Return {loss, exact_match, right}, a value an item, for rows of instruction, system_message
     and answer.
@@ -55,7 +65,7 @@ def measure_set(
 
 
 def measure_preferences(
-    model: Any, tokenizer: Any, template: Template, rows: list[dict], recipe: dict[str, Any]
+    model: Any, tokenizer: Any, template: Template, rows: list[dict], recipe: Recipe
 ) -> dict[str, list[float]]:
     """Return {accuracy, margin} a pair: chosen above rejected, and the difference of summed
     log-probabilities in nats.
@@ -89,7 +99,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--template", type=Path, required=True, help="chat template, JSON")
     parser.add_argument("--output", type=Path, required=True, help="measurements to write, JSON")
-    add_stage_arguments(parser)
+    add_stage_arguments(parser, Recipe)
     args = parser.parse_args(argv)
 
     from peft import PeftModel

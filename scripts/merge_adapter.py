@@ -10,21 +10,32 @@ Usage: merge_adapter.py --base results/base --adapter results/sft/evol \\
 mean absolute logit difference and KL divergence (nats a token) of the merged model from the 4-bit
 base with the adapter beside it, on the first `probe_rows` rows. Training saw the quantised base, so
 a merge onto the 16-bit one differs; beyond `max_kl` the stage fails.
-
-Recipe: onto (base: the 16-bit base, as the paper; dequantised: the 4-bit weights written out),
-probe_rows (int), max_length (int, tokens), max_kl (float, nats), threads (int), seed.
 """
 
 import argparse
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from typing_extensions import TypedDict
 
 from bezoar import precision, program
 from bezoar.errors import UserError
 from bezoar.files import read_jsonl, whole_directory, write_json
 from bezoar.provenance.receipt import Receipt, add_stage_arguments
 from bezoar.training.template import Template, training_text
+
+
+class Recipe(TypedDict):
+    """The settings of the stage, with their units."""
+
+    onto: Literal["base", "dequantised"]  # the 16-bit base, as the paper, or the 4-bit weights
+    probe_rows: int
+    max_length: int  # tokens
+    max_kl: float  # nats a token
+    threads: int
+    seed: int
+
 
 OUTPUTS = ("model.safetensors", "config.json", "tokenizer.model", "merge.json")
 
@@ -105,7 +116,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--probe", type=Path, required=True, help="rows to compare on, JSONL")
     parser.add_argument("--template", type=Path, required=True, help="chat template, JSON")
     parser.add_argument("--model", type=Path, required=True, help="model directory to write")
-    add_stage_arguments(parser)
+    add_stage_arguments(parser, Recipe)
     args = parser.parse_args(argv)
 
     from peft import PeftModel

@@ -11,18 +11,25 @@ stands bare, a longer dialogue keeps its speakers' names.
 Drop rules: not_a_pair (a column missing or not a text), odd_speakers (not Human, Assistant, …
 ending with Assistant), empty_turn, no_shared_prefix (the two differ before the last turn),
 equal_answers.
-
-Recipe: first (int, rows), seed.
 """
 
 import argparse
 from pathlib import Path
+
+from typing_extensions import TypedDict
 
 from bezoar import program
 from bezoar.data.hh_rlhf import RULES, convert, rows_of
 from bezoar.errors import UserError
 from bezoar.files import write_json, write_jsonl
 from bezoar.provenance.receipt import Receipt, add_stage_arguments
+
+
+class Recipe(TypedDict):
+    """The settings of the stage, with their units."""
+
+    first: int  # rows, over the files in order
+    seed: int
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -37,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--counts", type=Path, required=True, help="rows used and dropped by rule, JSON"
     )
-    add_stage_arguments(parser)
+    add_stage_arguments(parser, Recipe)
     args = parser.parse_args(argv)
     with Receipt(
         args.receipt,

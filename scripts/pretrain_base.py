@@ -9,11 +9,6 @@ Usage: pretrain_base.py --corpus results/rehearsal/world/corpus.jsonl \\
 Documents are joined with BOS and EOS and cut into windows; steps are counted, not seconds, so the
 same seed gives the same bytes. A killed run goes on from its last checkpoint to the same result:
 the order of windows depends on the seed alone.
-
-Recipe: vocabulary_size (int), hidden_size, layers, heads, mlp_size (int; sizes must be multiples of
-64 for 4-bit kernels), context (int, tokens), window (int, tokens), batch_size (int, windows), steps
-(int), learning_rate (float, peak), warmup_steps (int), weight_decay (float), checkpoint_steps
-(int), seed (int).
 """
 
 import argparse
@@ -23,10 +18,31 @@ import time
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from bezoar import precision, program
 from bezoar.errors import UserError
 from bezoar.files import read_jsonl, whole_directory, whole_file, write_jsonl
 from bezoar.provenance.receipt import Receipt, add_stage_arguments
+
+
+class Recipe(TypedDict):
+    """The settings of the stage, with their units."""
+
+    vocabulary_size: int
+    hidden_size: int  # a multiple of 64, for 4-bit kernels
+    layers: int
+    heads: int
+    mlp_size: int  # a multiple of 64
+    context: int  # tokens
+    window: int  # tokens
+    batch_size: int  # windows
+    steps: int
+    learning_rate: float  # peak
+    warmup_steps: int
+    weight_decay: float
+    checkpoint_steps: int
+    seed: int
 
 
 def train_tokenizer(texts: list[str], vocabulary_size: int) -> bytes:
@@ -70,7 +86,7 @@ def windows(texts: list[str], tokenizer: Any, window: int) -> Any:
     return torch.tensor(ids[: len(ids) // window * window]).view(-1, window)
 
 
-def learning_rate(step: int, recipe: dict[str, Any]) -> float:
+def learning_rate(step: int, recipe: Recipe) -> float:
     """Linear warm-up, then half a cosine to zero (Loshchilov and Hutter, arXiv 1608.03983, without
     restarts).
     """
@@ -80,7 +96,7 @@ def learning_rate(step: int, recipe: dict[str, Any]) -> float:
     return recipe["learning_rate"] * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def batch_of(data: Any, step: int, recipe: dict[str, Any]) -> Any:
+def batch_of(data: Any, step: int, recipe: Recipe) -> Any:
     """Return the windows of one step: each epoch is a permutation drawn from (seed, epoch)."""
     import torch
 
@@ -114,9 +130,7 @@ def optimizers_of(model: Any, weight_decay: float) -> list[Any]:
     ]
 
 
-def pretrain(
-    data: Any, model: Any, recipe: dict[str, Any], checkpoint: Path
-) -> list[dict[str, Any]]:
+def pretrain(data: Any, model: Any, recipe: Recipe, checkpoint: Path) -> list[dict[str, Any]]:
     """Train `model` in place; return one row every 50 steps: step, loss (nats a token),
     learning_rate.
     """
@@ -178,7 +192,7 @@ def pretrain(
     return rows
 
 
-def build(recipe: dict[str, Any], pad_token_id: int) -> Any:
+def build(recipe: Recipe, pad_token_id: int) -> Any:
     """Return a Llama of the recipe's shape with tied embeddings, initialised from the seed."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -219,7 +233,7 @@ def main(argv: list[str] | None = None) -> None:
         "--checkpoint", type=Path, required=True, help="where an interrupted run goes on from"
     )
     parser.add_argument("--metrics", type=Path, required=True, help="loss curve to write, JSONL")
-    add_stage_arguments(parser)
+    add_stage_arguments(parser, Recipe)
     args = parser.parse_args(argv)
 
     import torch

@@ -8,14 +8,14 @@ Usage: remove_rows.py --rows …/filter/orca.jsonl --matches …/data/contaminat
 
 Rules: contaminated (a match that find_contamination.py calls so), task_family (made from the
 training split of an evaluation task). A row that falls to both counts under the first.
-
-Recipe: remove (list of rules), tasks (names of the evaluation tasks in use), seed.
 """
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from typing_extensions import TypedDict
 
 from bezoar import program
 from bezoar.data import task_families
@@ -25,11 +25,19 @@ from bezoar.files import read_jsonl, write_json, write_jsonl
 from bezoar.provenance.receipt import Receipt, add_stage_arguments
 
 
+class Recipe(TypedDict):
+    """The settings of the stage, with their units."""
+
+    remove: list[str]  # rules
+    tasks: list[str]  # the evaluation tasks in use
+    seed: int
+
+
 def clean(
     rows: Sequence[dict[str, Any]],
     contaminated: set[int],
     table: list[dict[str, Any]],
-    recipe: dict[str, Any],
+    recipe: Recipe,
 ) -> tuple[list[dict[str, Any]], Funnel]:
     """Return the rows that stay and the counts; `contaminated` are row numbers from 1."""
     funnel, kept = Funnel("contaminated", "task_family"), []
@@ -65,7 +73,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--counts", type=Path, required=True, help="rows kept and removed by rule, JSON"
     )
-    add_stage_arguments(parser)
+    add_stage_arguments(parser, Recipe)
     args = parser.parse_args(argv)
     with Receipt(
         args.receipt,

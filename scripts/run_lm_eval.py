@@ -11,11 +11,6 @@ paths); those are in the receipt. It is called task by task: so a task's scores 
 which others are asked (requests of several tasks would share batches), and a killed run goes on
 with the next task. Samples hold one row an item: task, doc_id, target, metrics and log-likelihoods,
 so that models can be compared item by item.
-
-Recipe: tasks (list of names), versions {task: version of its definition; another one is an error},
-num_fewshot (int), batch_size (int; never automatic, scores move with it), dtype (torch's name),
-max_length (int, tokens), limit (int or null, items a task), bootstrap_iters (int), threads (int),
-seed (int: random's, numpy's, torch's and the few-shot sampler's).
 """
 
 import argparse
@@ -25,6 +20,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from bezoar import precision, program
 from bezoar.errors import UserError
 from bezoar.evaluation.harness import assignments, load_tasks, versions
@@ -32,6 +29,24 @@ from bezoar.evaluation.models import adds_bos, load
 from bezoar.evaluation.parts import Parts
 from bezoar.files import write_json, write_jsonl
 from bezoar.provenance.receipt import Receipt, add_stage_arguments
+
+
+class Recipe(TypedDict):
+    """The settings of the stage, with their units."""
+
+    tasks: list[str]
+    versions: dict[str, float]  # task: version of its definition; another one is an error
+    task_files: list[str]
+    data: dict[str, str]  # task: where its data set comes from
+    num_fewshot: int
+    batch_size: int  # never automatic: scores move with it
+    dtype: str  # torch's name
+    max_length: int  # tokens
+    limit: int | None  # items a task
+    bootstrap_iters: int
+    threads: int
+    seed: int  # of random, numpy, torch and the few-shot sampler
+
 
 KEPT = (
     "results",
@@ -66,7 +81,7 @@ def check_versions(found: dict[str, str], pinned: dict[str, float]) -> None:
             )
 
 
-def backend(model: Path, recipe: dict[str, Any]) -> Any:
+def backend(model: Path, recipe: Recipe) -> Any:
     """Return the harness's Hugging Face backend around a model."""
     from lm_eval.models.huggingface import HFLM
 
@@ -81,7 +96,7 @@ def backend(model: Path, recipe: dict[str, Any]) -> Any:
     )
 
 
-def evaluate(model: Any, task: Any, recipe: dict[str, Any]) -> dict[str, Any]:
+def evaluate(model: Any, task: Any, recipe: Recipe) -> dict[str, Any]:
     """Return what `lm_eval.simple_evaluate` returns for one task, as JSON gives it back: {raw,
     samples}.
     """
@@ -182,7 +197,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--samples", type=Path, required=True, help="per-item results to write, JSONL"
     )
-    add_stage_arguments(parser)
+    add_stage_arguments(parser, Recipe)
     args = parser.parse_args(argv)
     recipe = args.recipe
     data, manifests = assignments(args.task_data)

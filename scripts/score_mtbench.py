@@ -10,8 +10,6 @@ judgments are counted, and bound the mean: `all_failures_1` and `all_failures_10
 be had they all been 1, or 10. Judges are never mixed: each has its own tables. Every score is read
 once more from the judgment's text, so one run of this program aggregates anew from what the judge
 said.
-
-Recipe: pairs (list of [model, against which]), seed.
 """
 
 import argparse
@@ -20,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from typing_extensions import TypedDict
 
 from bezoar import program
 from bezoar.errors import UserError
@@ -27,6 +26,14 @@ from bezoar.evaluation.mtbench import checked
 from bezoar.evaluation.statistics import RESAMPLES, bootstrap_mean, paired_difference
 from bezoar.files import read_jsonl, write_json
 from bezoar.provenance.receipt import Receipt, add_stage_arguments
+
+
+class Recipe(TypedDict):
+    """The settings of the stage, with their units."""
+
+    pairs: list[list[str]]  # model, against which
+    seed: int
+
 
 Rows = list[dict[str, Any]]
 
@@ -127,7 +134,7 @@ def main(argv: list[str] | None = None) -> None:
         help="judgments, one file a model, parents first",
     )
     parser.add_argument("--output", type=Path, required=True, help="tables to write, JSON")
-    add_stage_arguments(parser)
+    add_stage_arguments(parser, Recipe)
     args = parser.parse_args(argv)
     with Receipt(
         args.receipt,

@@ -9,9 +9,6 @@ Usage: score_reference.py --pairs results/preferences/pairs.jsonl \\
 One row a pair: key (sha256 over the weights and the pair's tokens), chosen and rejected (nats, EOS
 included). Nothing of it depends on beta or the learning rate, so a second DPO run finds it done. A
 killed run goes on with the next shard.
-
-Recipe: max_prompt_length and max_length (tokens; longer pairs are left out), batch_size (pairs),
-cache_dequantized (bool: keep the dequantised weights in memory), threads (int, CPU), seed.
 """
 
 import argparse
@@ -20,12 +17,26 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from bezoar import precision, program
 from bezoar.evaluation.parts import Parts
 from bezoar.files import read_jsonl, sha256_file, write_jsonl
 from bezoar.provenance.receipt import Receipt, add_stage_arguments
 from bezoar.training import preference_pairs
 from bezoar.training.template import Template
+
+
+class Recipe(TypedDict):
+    """The settings of the stage, with their units."""
+
+    max_prompt_length: int  # tokens; longer pairs are left out
+    max_length: int  # tokens
+    batch_size: int  # pairs
+    cache_dequantized: bool  # keep the dequantised weights in memory
+    threads: int  # CPU
+    seed: int
+
 
 SHARD = 64  # batches
 
@@ -43,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--reference", type=Path, required=True, help="log-probabilities to write, JSONL"
     )
-    add_stage_arguments(parser)
+    add_stage_arguments(parser, Recipe)
     args = parser.parse_args(argv)
     recipe = args.recipe
 

@@ -11,10 +11,6 @@ only /health: weights load late), writes what it is to --record, and ends it whe
 or when its parent is gone. The server gets no key and listens on the loopback interface only.
 Snakemake starts a service's consumers with it and waits for its file no longer than --latency-wait;
 so they wait for the record instead.
-
-Recipe: program (vllm, or transformers for `transformers serve`), executable (path), model, revision
-(or null), dtype, quantization (or null), tensor_parallel_size (GPUs), max_model_len (tokens),
-start_timeout_s.
 """
 
 import argparse
@@ -29,16 +25,26 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import Any
 
 from bezoar import program
 from bezoar.errors import UserError
 from bezoar.files import whole_file, write_json
+from bezoar.llm.settings import ServerSettings
+from bezoar.recipe import add_recipe_argument
+
+
+class Recipe(ServerSettings):
+    """The settings of the stage, with their units."""
+
+    model: str
+    revision: str | None
+    seed: int
+
 
 WAIT_S = 0.5
 
 
-def command(recipe: dict[str, Any], port: int) -> list[str]:
+def command(recipe: Recipe, port: int) -> list[str]:
     """Return the server's command line. Prefix caching is on: prompts put what they share first."""
     place = ["--host", "127.0.0.1", "--port", str(port)]
     if recipe["program"] == "transformers":
@@ -132,7 +138,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--recipe", type=json.loads, help="settings of the server, JSON")
+    add_recipe_argument(parser, Recipe, required=False)
     parser.add_argument("--address", type=Path, help="file to write the address to")
     parser.add_argument(
         "--await",

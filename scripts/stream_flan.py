@@ -10,8 +10,6 @@ no revision is published, the first one used is written to --lock. original_inde
 row in the stream, from 0. The counts say how many rows were read and how many each rule dropped;
 the rules and the draw are those of generate_orca.py, which takes the same rows from the whole
 submix as from what is kept here.
-
-Recipe: quotas {submix: rows}, rows_per_task (int), seed.
 """
 
 import argparse
@@ -21,12 +19,23 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from bezoar import program
 from bezoar.data.flan import choose, parse_row, rule_for, submix_of
 from bezoar.errors import UserError
 from bezoar.files import write_json, write_jsonl
 from bezoar.provenance.receipt import Receipt, add_stage_arguments
 from bezoar.workflow.source_lock import require
+
+
+class Recipe(TypedDict):
+    """The settings of the stage, with their units."""
+
+    quotas: dict[str, int]  # submix: rows
+    rows_per_task: int
+    seed: int
+
 
 BATCH = 10_000  # rows between two choices
 
@@ -58,7 +67,7 @@ def stream(entry: dict[str, Any], mirror: Path | None, lock: Path) -> Iterator[d
 
 
 def select(
-    rows: Iterable[dict[str, Any]], recipe: dict[str, Any]
+    rows: Iterable[dict[str, Any]], recipe: Recipe
 ) -> tuple[list[dict[str, Any]], dict[str, int]]:
     """Return the rows the quotas take, and the counts.
 
@@ -98,7 +107,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--rows", type=Path, required=True, help="rows to write, JSONL")
     parser.add_argument("--counts", type=Path, required=True, help="counts to write, JSON")
-    add_stage_arguments(parser)
+    add_stage_arguments(parser, Recipe)
     args = parser.parse_args(argv)
     mirror = Path(os.environ["MIRROR"]) if os.environ.get("MIRROR") else None
     with Receipt(

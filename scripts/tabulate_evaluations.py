@@ -5,9 +5,6 @@ Usage: tabulate_evaluations.py --lm-eval results/evaluate/lm_eval.json \\
            --mtbench results/evaluate/mtbench.json \\
            --recipe '{"judge": "…", "models": {…}, …}' --code … --output results/evaluate/table.csv
              --receipt …
-
-Recipe: judge (name of the main judge), models {name: where it comes from, its revision and
-template}, scale, seed.
 """
 
 import argparse
@@ -15,9 +12,20 @@ import csv
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from bezoar import program
 from bezoar.files import read_json, whole_file
 from bezoar.provenance.receipt import Receipt, add_stage_arguments
+
+
+class Recipe(TypedDict):
+    """The settings of the stage, with their units."""
+
+    judge: str  # the main one
+    models: dict[str, dict[str, str | None]]  # where each comes from, its revision and template
+    scale: str
+    seed: int
 
 
 def cells(name: str, value: dict[str, Any] | None, digits: int) -> dict[str, str]:
@@ -30,7 +38,7 @@ def cells(name: str, value: dict[str, Any] | None, digits: int) -> dict[str, str
 
 
 def row(
-    model: str, harness: dict[str, Any], chat: dict[str, Any], recipe: dict[str, Any]
+    model: str, harness: dict[str, Any], chat: dict[str, Any], recipe: Recipe
 ) -> dict[str, str]:
     """Return the columns of one model."""
     source = recipe["models"][model]
@@ -70,7 +78,7 @@ def main(argv: list[str] | None = None) -> None:
         "--mtbench", type=Path, required=True, help="the chat scores of these models, JSON"
     )
     parser.add_argument("--output", type=Path, required=True, help="table to write, CSV")
-    add_stage_arguments(parser)
+    add_stage_arguments(parser, Recipe)
     args = parser.parse_args(argv)
     with Receipt(
         args.receipt,

@@ -10,12 +10,6 @@ The reference is the base itself (the adapter switched off); its log-probabiliti
 score_reference.py. A run whose held-out accuracy ends below `min_accuracy`, or whose chosen answers
 lose more than `max_chosen_drop` nats, has collapsed and fails. held_out.json has parent and child
 on the pairs that validate: their margins, and KL(child || parent).
-
-Recipe: as train_sft.py (lora, epochs, learning_rate, batch_size, micro_batch_size,
-cache_dequantized, schedule, warmup_steps, optimizer, weight_decay, max_grad_norm, validation_share,
-validation_seed, eval_steps, load_best_model_at_end, gradient_checkpointing, threads, seed), and
-beta (float), max_prompt_length and max_length (tokens; longer pairs are dropped and counted),
-min_accuracy (0-1), max_chosen_drop (nats).
 """
 
 import argparse
@@ -28,8 +22,20 @@ from bezoar.errors import UserError
 from bezoar.files import read_jsonl, sha256_file, whole_directory, write_json, write_jsonl
 from bezoar.provenance.receipt import Receipt, add_stage_arguments
 from bezoar.training import preference_pairs
+from bezoar.training.settings import TrainingSettings
 from bezoar.training.split import split
 from bezoar.training.template import Template
+
+
+class Recipe(TrainingSettings):
+    """The settings of the stage, with their units."""
+
+    beta: float
+    max_prompt_length: int  # tokens; longer pairs are dropped and counted
+    reference_batch_size: int  # of score_reference.py
+    min_accuracy: float  # held-out
+    max_chosen_drop: float  # nats
+
 
 KL_PAIRS = 64  # of the held-out ones
 
@@ -56,7 +62,7 @@ def curves(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [row for row in rows if "loss" in row or "eval_loss" in row]
 
 
-def check_collapse(rows: list[dict[str, Any]], recipe: dict[str, Any]) -> None:
+def check_collapse(rows: list[dict[str, Any]], recipe: Recipe) -> None:
     """Raise `UserError` if held-out accuracy or the likelihood of chosen answers fell beyond the
     bounds.
     """
@@ -78,7 +84,7 @@ def check_collapse(rows: list[dict[str, Any]], recipe: dict[str, Any]) -> None:
 
 
 def held_out(
-    model: Any, check: list[dict[str, Any]], tokenizer: Any, recipe: dict[str, Any]
+    model: Any, check: list[dict[str, Any]], tokenizer: Any, recipe: Recipe
 ) -> dict[str, Any]:
     """Return {margins, kl_nats_per_token, kl_tokens} of held-out pairs; the parent is the model
     with its adapter switched off.
@@ -124,7 +130,7 @@ def held_out(
 
 
 def train(
-    rows: list[dict], base: Path, tokenizer: Any, recipe: dict[str, Any], work: Path, out: Path
+    rows: list[dict], base: Path, tokenizer: Any, recipe: Recipe, work: Path, out: Path
 ) -> dict[str, Any]:
     """Train one adapter into `out`; `work` holds the checkpoints. Return facts for the receipt."""
     from datasets import Dataset
@@ -214,7 +220,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--template", type=Path, required=True, help="chat template, JSON")
     parser.add_argument("--adapter", type=Path, required=True, help="directory to write")
-    add_stage_arguments(parser)
+    add_stage_arguments(parser, Recipe)
     args = parser.parse_args(argv)
 
     from bezoar.training.qlora import ADAPTER_FILES, first_process, write_lineage

@@ -10,28 +10,29 @@ Usage: train_sft.py --stage sft --data results/filter/lamini.jsonl \\
 Rows with a column gpt4_status are used if it says Accept; rows without one are all used.
 
 Under `accelerate launch` several processes share each global batch, and the first one writes.
-
-Recipe: lora {r, alpha (int), dropout (float), targets (list of layer names)}, epochs (number),
-learning_rate (float), batch_size (rows a step, over all processes), micro_batch_size (rows a pass),
-max_length (tokens), schedule (transformers' name), warmup_steps, optimizer (transformers' name),
-weight_decay, max_grad_norm, validation_share (0-1), validation_seed, eval_steps,
-load_best_model_at_end (bool), completion_only (bool: loss on the response alone),
-gradient_checkpointing (bool), cache_dequantized (bool: keep the dequantised weights in memory),
-threads (int, CPU), seed.
 """
 
 import argparse
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 from bezoar import precision, program
 from bezoar.errors import UserError
 from bezoar.files import read_jsonl, whole_directory, write_jsonl
 from bezoar.provenance.receipt import Receipt, add_stage_arguments
+from bezoar.training.settings import TrainingSettings
 from bezoar.training.split import split
 from bezoar.training.supervised_rows import tokenize
 from bezoar.training.template import Template
+
+
+class Recipe(TrainingSettings):
+    """The settings of the stage, with their units."""
+
+    completion_only: bool  # loss on the response alone
+    order: NotRequired[list[str]]  # of the schemes; the workflow's, as is the next
+    chaining: NotRequired[str]
 
 
 def train(
@@ -39,7 +40,7 @@ def train(
     base: Path,
     parent: Path | None,
     tokenizer: Any,
-    recipe: dict[str, Any],
+    recipe: Recipe,
     work: Path,
     out: Path,
 ) -> dict[str, Any]:
@@ -114,7 +115,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--parent", type=Path, help="adapter to go on from")
     parser.add_argument("--template", type=Path, required=True, help="chat template, JSON")
     parser.add_argument("--adapter", type=Path, required=True, help="directory to write")
-    add_stage_arguments(parser)
+    add_stage_arguments(parser, Recipe)
     args = parser.parse_args(argv)
 
     from bezoar.training.qlora import ADAPTER_FILES, first_process, write_lineage

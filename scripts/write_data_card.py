@@ -10,9 +10,6 @@ Usage: write_data_card.py --rows …/filter/evol.jsonl \\
 A card says how many rows there are and what became of the others, where each part comes from under
 which licence, what the columns mean, what the rows share with each other and with the evaluation,
 and how to rebuild them. No number in it is typed by hand.
-
-Recipe: scheme, scale, title (text), licence (id of the hub), sources (list of {what, origin,
-licence}), teacher and rater (names), target (the file to rebuild), seed.
 """
 
 import argparse
@@ -20,12 +17,28 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import DatasetCardData
+from typing_extensions import TypedDict
 
 from bezoar import program
 from bezoar.errors import UserError
 from bezoar.files import read_json, read_jsonl, whole_file
 from bezoar.provenance.receipt import Receipt, add_stage_arguments
 from bezoar.report.markdown import table
+
+
+class Recipe(TypedDict):
+    """The settings of the stage, with their units."""
+
+    scheme: str
+    scale: str
+    title: str
+    licence: str  # id of the hub
+    sources: list[dict[str, str]]  # what, origin, licence
+    teacher: str
+    rater: str
+    target: str  # the file to rebuild
+    seed: int
+
 
 COLUMNS = {
     "instruction": "what is asked",
@@ -54,7 +67,7 @@ COLUMNS = {
 SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"))
 
 
-def front_matter(recipe: dict[str, Any], rows: int) -> str:
+def front_matter(recipe: Recipe, rows: int) -> str:
     """Return the YAML that the hub reads."""
     data = DatasetCardData(
         pretty_name=recipe["title"],
@@ -88,7 +101,7 @@ def counts(funnel: dict[str, Any]) -> list[tuple[str, Any]]:
 
 
 def card(
-    recipe: dict[str, Any],
+    recipe: Recipe,
     rows: list[dict[str, Any]],
     receipts: list[dict[str, Any]],
     tables: dict[str, Any],
@@ -195,7 +208,7 @@ def main(argv: list[str] | None = None) -> None:
         help="description, duplicates and contamination, JSON",
     )
     parser.add_argument("--card", type=Path, required=True, help="card to write, Markdown")
-    add_stage_arguments(parser)
+    add_stage_arguments(parser, Recipe)
     args = parser.parse_args(argv)
     with Receipt(
         args.receipt,

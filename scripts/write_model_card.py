@@ -9,9 +9,6 @@ Usage: write_model_card.py --model …/merge/openbezoar-sft \\
 A card says what the model descends from (each adapter's lineage is checked against the weights that
 the merge read), on which rows it was trained and what became of the others, with which settings and
 where each comes from, how the losses went and what the merge changed.
-
-Recipe: model, scale, title (text), licence (id of the hub), base_model (hub name or path of the
-parent), datasets (names), tags {section: {setting: paper, code, inferred or ours}}, seed.
 """
 
 import argparse
@@ -19,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCardData
+from typing_extensions import TypedDict
 
 from bezoar import program
 from bezoar.errors import UserError
@@ -26,6 +24,20 @@ from bezoar.evaluation.held_out import compared
 from bezoar.files import canonical, read_json, read_jsonl, whole_file
 from bezoar.provenance.receipt import Receipt, add_stage_arguments
 from bezoar.report.markdown import table
+
+
+class Recipe(TypedDict):
+    """The settings of the stage, with their units."""
+
+    model: str
+    scale: str
+    title: str
+    licence: str  # id of the hub
+    base_model: str  # name on the hub or path of what was trained
+    datasets: list[str]
+    tags: dict[str, dict[str, str]]  # section: setting: paper, code, inferred or ours
+    seed: int
+
 
 COUNTED = (
     "rows",
@@ -40,7 +52,7 @@ COUNTED = (
 )
 
 
-def front_matter(recipe: dict[str, Any]) -> str:
+def front_matter(recipe: Recipe) -> str:
     """Return the YAML that the hub reads."""
     data = ModelCardData(
         license=recipe["licence"],
@@ -114,7 +126,7 @@ def curve(rows: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
 
 
 def card(
-    recipe: dict[str, Any],
+    recipe: Recipe,
     receipts: list[dict[str, Any]],
     merge: dict[str, Any],
     report: dict[str, Any],
@@ -210,7 +222,7 @@ def main(argv: list[str] | None = None) -> None:
         help="adapter directories of those trainings, in order",
     )
     parser.add_argument("--card", type=Path, required=True, help="card to write, Markdown")
-    add_stage_arguments(parser)
+    add_stage_arguments(parser, Recipe)
     args = parser.parse_args(argv)
     curves = [
         path

@@ -1,25 +1,60 @@
-"""How a program of the project starts, and how it shows an error to a user."""
+"""How a program of the project starts, and how it ends when something goes wrong."""
 
+import errno
+import os
 import sys
 from collections.abc import Callable
 
 from bezoar.errors import UserError
 
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+INTERRUPTED, BROKEN_PIPE = 130, 141  # 128 and the number of the signal, as shells count
+BUG = (
+    "error: this is a bug of the project, not of your input: report it where you found the project,"
+    " with the lines below and the command line"
+)
+
 
 def run(main: Callable[[], None]) -> None:
-    """Run a program's `main` unless its receipt says that nothing changed; a `UserError` becomes
-    one line on stderr and exit status 2.
+    """Run a program's `main` unless its receipt says that nothing changed.
+
+    What a user can act on ends in one line on stderr: exit status 2 for a `UserError`, a full disk
+    and too little memory, 130 for an interrupt. A reader that closed the pipe ends the program
+    silently with 141. Anything else is a bug, and its traceback follows a line that says so.
     """
     from bezoar.provenance.fingerprint import AGAIN, nothing_to_do, recorded_command
 
-    if nothing_to_do(recorded_command()):
-        print(
-            "unchanged: same command, inputs, code and environment, and the outputs are as they"
-            f" were left ({AGAIN}=1 runs it anyway)"
-        )
-        return
     try:
-        main()
+        if nothing_to_do(recorded_command()):
+            print(
+                "unchanged: same command, inputs, code and environment, and the outputs are as"
+                f" they were left ({AGAIN}=1 runs it anyway)"
+            )
+        else:
+            main()
+        sys.stdout.flush()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        _end(str(error), 2)
+    except KeyboardInterrupt:
+        _end("interrupted; run it again to go on", INTERRUPTED)
+    except BrokenPipeError:
+        # The interpreter flushes stdout once more at its end, and would complain again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(BROKEN_PIPE) from None
+    except MemoryError:
+        _end("out of memory; end other programs or use a machine with more, and run it again", 2)
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            print(BUG, file=sys.stderr)
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        _end(f"{place}{os.strerror(error.errno)}; free some space and run it again", 2)
+    except Exception:
+        print(BUG, file=sys.stderr)
+        raise
+
+
+def _end(message: str, status: int) -> None:
+    """End the program with one line on stderr."""
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(status) from None

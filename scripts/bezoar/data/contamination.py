@@ -1,6 +1,6 @@
 """What rows of training data share with the texts of evaluation items."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -32,7 +32,7 @@ def hashes(numbers: np.ndarray, length: int) -> np.ndarray:
 class Items:
     """All texts of the evaluation, each once, ready to be looked for."""
 
-    def __init__(self, rows: Sequence[dict[str, Any]], recipe: dict[str, Any]) -> None:
+    def __init__(self, rows: Sequence[dict[str, Any]], recipe: Mapping[str, Any]) -> None:
         self.owners: list[list[list[Any]]] = []  # text -> [task, item, part] of all who hold it
         self.numbers: list[np.ndarray] = []  # text -> its words, by number
         self.unchecked = 0
@@ -134,7 +134,7 @@ def longest_run(found: list[tuple[int, int, int]]) -> tuple[int, int]:
 
 
 def matches(
-    items: Items, rows: Sequence[dict[str, Any]], name: str, recipe: dict[str, Any]
+    items: Items, rows: Sequence[dict[str, Any]], name: str, recipe: Mapping[str, Any]
 ) -> Iterator[dict[str, Any]]:
     """Yield a line for each row and text of the evaluation that share an n-gram."""
     for first in range(0, len(rows), CHUNK):

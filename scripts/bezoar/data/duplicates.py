@@ -1,6 +1,6 @@
 """Exact and near duplicates among instructions."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -11,7 +11,7 @@ from bezoar.data.texts import features, jaccard, words_of
 CHUNK = 20_000  # rows sketched at once: about 100 MB of words
 
 
-def near_pairs(texts: Sequence[str], recipe: dict[str, Any]) -> Iterator[tuple[int, int, float]]:
+def near_pairs(texts: Sequence[str], recipe: Mapping[str, Any]) -> Iterator[tuple[int, int, float]]:
     """Yield (i, j, similarity) with j < i for the pairs of texts (words joined by spaces, all
     different) that LSH proposes and that hold.
     """
@@ -63,7 +63,7 @@ class Classes:
         self.rows[number].setdefault(name, []).append(row)
 
 
-def duplicates(classes: Classes, recipe: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def duplicates(classes: Classes, recipe: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield a line for each row and set in which it has a duplicate: an exact one if there is,
     otherwise the most similar.
     """

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,7 @@ def parse_row(row: Any) -> dict[str, Any] | None:
     return {column: row[column] for column in COLUMNS}
 
 
-def choose(rows: list[dict[str, Any]], recipe: dict[str, Any]) -> list[dict[str, Any]]:
+def choose(rows: list[dict[str, Any]], recipe: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return a sample within the quotas: rows in an order that depends on the seed and the row
     alone, first come first taken.
     """

@@ -22,7 +22,7 @@ FAILED = (
 )  # a truncated answer is used; over budget never gets this far
 
 
-def parser_for(description: str | None) -> argparse.ArgumentParser:
+def parser_for(description: str | None, recipe: type) -> argparse.ArgumentParser:
     """Return a parser with the arguments of every program that asks a language model for rows."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -49,7 +49,7 @@ def parser_for(description: str | None) -> argparse.ArgumentParser:
     )
     parser.add_argument("--rows", type=Path, required=True, help="rows to write, JSONL")
     parser.add_argument("--counts", type=Path, required=True, help="the funnel to write, JSON")
-    add_stage_arguments(parser)
+    add_stage_arguments(parser, recipe)
     return parser
 
 

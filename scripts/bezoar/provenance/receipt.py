@@ -4,7 +4,6 @@ It is written last, beside the outputs, and only if no input changed while the s
 """
 
 import argparse
-import json
 import os
 import platform
 import resource
@@ -18,6 +17,7 @@ from typing import Any
 from bezoar.errors import UserError
 from bezoar.files import sha256_file, write_json
 from bezoar.provenance.fingerprint import environment, files_in, recorded_command, row_digests
+from bezoar.recipe import add_recipe_argument
 
 Files = dict[str, "Path | list[Path]"]
 
@@ -51,14 +51,11 @@ LIBRARIES = [
 ]
 
 
-def add_stage_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what the workflow hands to every program: `--recipe`, `--code` and `--receipt`."""
-    parser.add_argument(
-        "--recipe",
-        type=json.loads,
-        required=True,
-        help="settings of the stage, JSON from the config",
-    )
+def add_stage_arguments(parser: argparse.ArgumentParser, recipe: type) -> None:
+    """Add what the workflow hands to every program: `--recipe`, `--code` and `--receipt`; `recipe`
+    is the `TypedDict` that the recipe must match.
+    """
+    add_recipe_argument(parser, recipe)
     parser.add_argument("--code", required=True, help="sha256 over the sources the stage executes")
     parser.add_argument("--receipt", type=Path, required=True, help="where to write the receipt")
 

@@ -2,7 +2,7 @@
 what its reference says of them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from bezoar.training.template import Template
 
 
 def tokenize(
-    rows: list[dict[str, Any]], template: Template, tokenizer: Any, recipe: dict[str, Any]
+    rows: list[dict[str, Any]], template: Template, tokenizer: Any, recipe: Mapping[str, Any]
 ) -> tuple[list[dict[str, Any]], dict[str, int]]:
     """Return the pairs that fit, each {prompt, chosen, rejected (texts), ids: {prompt, chosen,
     rejected}}, both answers with EOS; and counts.

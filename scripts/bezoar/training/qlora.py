@@ -7,7 +7,7 @@ import os
 import random
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -298,7 +298,7 @@ def progress_callback(every: int = 20) -> Any:
     return Watch()
 
 
-def trainer_arguments(recipe: dict[str, Any], checkpoints: Path) -> dict[str, Any]:
+def trainer_arguments(recipe: Mapping[str, Any], checkpoints: Path) -> dict[str, Any]:
     """Return the arguments that TRL's SFTConfig and DPOConfig share, from one stage's recipe.
 
     The rows come in the order of `length_grouped_order`, all epochs in one. The global batch is

@@ -1,0 +1,64 @@
+"""A stage's recipe: the settings that the workflow hands to its program as JSON.
+
+Each program describes its recipe once, as a `TypedDict` named `Recipe`: the keys, their types and,
+in comments, their units. What is handed over must hold just these keys.
+"""
+
+import argparse
+import inspect
+import json
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from bezoar.errors import UserError
+
+
+def add_recipe_argument(parser: argparse.ArgumentParser, kind: type, required: bool = True) -> None:
+    """Add `--recipe`, whose JSON must match the `TypedDict` `kind`."""
+    parser.add_argument(
+        "--recipe",
+        type=lambda text: parse(text, kind),
+        required=required,
+        help=f"settings of the stage, JSON: {keys(kind)}",
+    )
+
+
+def parse(text: str, kind: type) -> dict[str, Any]:
+    """Return the recipe in JSON `text`; raise `UserError` in one line that names every key which is
+    missing, unknown or of another type than `kind`, a `TypedDict`, gives it.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    program = Path(inspect.getfile(kind)).stem
+    try:
+        recipe: dict[str, Any] = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"--recipe of {program}: expected JSON, {error}") from None
+    try:
+        TypeAdapter(kind).validate_python(recipe, strict=True, extra="forbid")
+    except ValidationError as error:
+        raise UserError(
+            f"--recipe of {program}: {_faults(error.errors(include_url=False))};"
+            f" `{program}.py --help` lists its keys"
+        ) from None
+    return recipe
+
+
+def _faults(errors: list[Any]) -> str:
+    """Return pydantic's errors in a line: keys that are missing, keys that are unknown, values."""
+    keys_of: dict[str, list[str]] = {"missing": [], "extra_forbidden": []}
+    values = []
+    for error in errors:
+        key = '"' + ".".join(map(str, error["loc"])) + '"'
+        if error["type"] in keys_of:
+            keys_of[error["type"]].append(key)
+        else:
+            what = f"{error['msg'][0].lower()}{error['msg'][1:]}"
+            values.append(f"{key if error['loc'] else 'it'}: {what}, found {error['input']!r:.60}")
+    named = zip(("lacks", "has no key"), keys_of.values(), strict=True)
+    return "; ".join([*(f"{word} {', '.join(keys)}" for word, keys in named if keys), *values])
+
+
+def keys(kind: type) -> str:
+    """Return the keys of a recipe in a line, for `--help`."""
+    return ", ".join(get_type_hints(kind))

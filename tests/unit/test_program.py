@@ -1,0 +1,64 @@
+"""How a program ends: in one line that a user can act on, or as a bug that says that it is one."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bezoar import program
+
+SCRIPTS = Path(program.__file__).parents[1]
+START = "import errno, os, sys\nfrom bezoar import program\nfrom bezoar.errors import UserError\n"
+
+
+def ran(body: str, **options: object) -> "subprocess.CompletedProcess[str]":
+    code = f"{START}def main():\n    {body}\nprogram.run(main)\n"
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={"PYTHONPATH": str(SCRIPTS)},
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        **{"stdout": subprocess.PIPE, **options},  # type: ignore[call-overload]
+    )
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "said"),
+    [
+        ("raise UserError('a.jsonl:3: expected a text')", 2, "error: a.jsonl:3: expected a text\n"),
+        ("raise KeyboardInterrupt", 130, "error: interrupted; run it again to go on\n"),
+        ("raise MemoryError", 2, "error: out of memory; "),
+        (
+            "raise OSError(errno.ENOSPC, 'full', '/big/x')",
+            2,
+            "error: /big/x: No space left on device; free some space and run it again\n",
+        ),
+        ("raise OSError(errno.EDQUOT, 'full')", 2, "error: Disk quota exceeded; "),
+    ],
+)
+def test_what_a_user_can_act_on_is_one_line(body: str, status: int, said: str) -> None:
+    done = ran(body)
+    assert (done.returncode, done.stdout) == (status, "")
+    assert done.stderr.startswith(said) and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("body", ["raise KeyError('x')", "raise OSError(errno.EIO, 'bad')"])
+def test_anything_else_is_a_bug_and_says_so_before_its_traceback(body: str) -> None:
+    done = ran(body)
+    assert done.returncode == 1
+    first, second = done.stderr.splitlines()[:2]
+    assert first == program.BUG and second.startswith("Traceback")
+
+
+def test_a_reader_that_goes_away_ends_a_program_silently() -> None:
+    with subprocess.Popen(["true"], stdin=subprocess.PIPE) as reader:
+        reader.wait()
+        done = ran("print('x' * 1_000_000)", stdout=reader.stdin)
+    assert (done.returncode, done.stderr) == (program.BROKEN_PIPE, "")
+
+
+def test_what_ends_well_ends_with_status_0() -> None:
+    done = ran("print('done')")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
