@@ -2,6 +2,7 @@
 and `scripts/dev/measure_evidence.py` try them.
 """
 
+import ast
 import json
 import os
 import re
@@ -15,6 +16,7 @@ import yaml
 from smallest import RESULTS
 
 CONFIG = "tests/workflow/smallest.yaml"
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def receipts(folder: Path) -> dict[str, dict[str, Any]]:
@@ -162,14 +164,24 @@ def itself_and_readers(stage: str) -> Callable[[dict[str, Any]], set[str]]:
 
 
 def runs(program: str) -> Callable[[dict[str, Any]], set[str]]:
-    """The stages whose program this is, or imports from it."""
-    scripts = Path(__file__).parents[2] / "scripts"
-    users = {
-        path.name
-        for path in scripts.glob("*.py")
-        if f"from {program.removesuffix('.py')} import" in path.read_text()
-    } | {program}
-    return lambda held: {stage for stage, receipt in held.items() if receipt["command"][0] in users}
+    """The stages whose program this is; no other program imports it."""
+    return lambda held: {s for s, receipt in held.items() if receipt["command"][0] == program}
+
+
+def statement(name: str) -> Callable[[Path], None]:
+    """Append a statement to a source: a comment would make nothing stale."""
+    return append(name, "\n_EDITED = True\n")
+
+
+def reword(folder: Path) -> None:
+    """Append a comment to every source and give every docstring another first word."""
+    for path in (folder / "scripts").rglob("*.py"):
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        for node in ast.walk(ast.parse("".join(lines))):
+            if isinstance(node, DOCUMENTED) and ast.get_docstring(node) is not None:
+                first = node.body[0].lineno - 1
+                lines[first] = lines[first].replace('"""', '"""Reworded: ', 1)
+        path.write_text("".join(lines) + "\n# one more line\n", encoding="utf-8")
 
 
 def programs() -> list[str]:
@@ -183,7 +195,15 @@ def programs() -> list[str]:
     return sorted(named - {"fetch_source.py", "import_base.py", "tabulate_evaluations.py"})
 
 
-TEACHING = "generate_lamini generate_evol generate_orca"
+MODULES = {  # docs/reach.md lists them all
+    "provenance/receipt.py": "*",
+    "llm/client.py": "generate_* filter_* mtbench_judgments_* mtbench_rejudge_*",
+    "evaluation/statistics.py": "lm_eval_table mtbench bridge_* learning_table model_card_* report",
+    "data/flan.py": "generate_orca",
+    "data/rouge.py": "generate_lamini",
+    "training/split.py": "sft_* hh_sft dpo",
+    "report/plots.py": "report",
+}
 PROMPTS = {
     "prompts/lamini_topic.txt": "generate_lamini",
     "prompts/evol_in_depth.txt": "generate_evol",
@@ -242,26 +262,19 @@ def _delete(name: str) -> Callable[[Path], None]:
 
 ATTACKS = [
     *(
-        Attack(f"program {name}", runs(name), append(f"scripts/{name}"), f"scripts/{name}")
+        Attack(f"program {name}", runs(name), statement(f"scripts/{name}"), f"scripts/{name}")
         for name in programs()
     ),
-    Attack(
-        "module stats.py",
-        "lm_eval_table mtbench bridge_* learning_table model_card_* report",
-        append("scripts/bezoar/evaluation/statistics.py"),
-        "scripts/bezoar/evaluation/statistics.py",
+    *(
+        Attack(f"module {name}", stages, statement(path), path)
+        for name, stages in MODULES.items()
+        if (path := f"scripts/bezoar/{name}")
     ),
     Attack(
-        "module receipt.py",
-        "*",
-        append("scripts/bezoar/provenance/receipt.py"),
-        "scripts/bezoar/provenance/receipt.py",
-    ),
-    Attack(
-        "module plots.py",
-        "report",
-        append("scripts/bezoar/report/plots.py"),
-        "scripts/bezoar/report/plots.py",
+        "a new pet in the invented world",
+        "world",
+        edit("scripts/bezoar/rehearsal/world.py", "beetle cat dog", "beetle cat dog dormouse"),
+        "scripts/bezoar/rehearsal/world.py",
     ),
     Attack(
         "page template",

@@ -14,8 +14,19 @@ from typing import Any
 
 import pytest
 import yaml
-from attacks import ATTACKS, CONFIG, Attack, append, downstream, nothing, receipts, rules_of
-from smallest import RESULTS, planned, snakemake
+from attacks import (
+    ATTACKS,
+    CONFIG,
+    Attack,
+    append,
+    downstream,
+    nothing,
+    receipts,
+    reword,
+    rules_of,
+    statement,
+)
+from smallest import RESULTS, ROOT, planned, snakemake
 
 from bezoar.workflow.configuration import resolved
 
@@ -134,6 +145,7 @@ def _logs(folder: Path) -> None:
 
 
 FILES = ("config/paper.yaml", "config/rehearsal.yaml", CONFIG)
+SOURCES = [str(path.relative_to(ROOT)) for path in (ROOT / "scripts").rglob("*.py")]
 QUIET = [
     Attack("every file touched", "", _touch),
     Attack("results older than all inputs", "", _touch_backwards),
@@ -144,13 +156,14 @@ QUIET = [
     Attack(
         "a program that no stage runs edited",
         "",
-        append("scripts/commands/doctor.py"),
+        statement("scripts/commands/doctor.py"),
         "scripts/commands/doctor.py",
     ),
     Attack("logs and benchmarks removed", "", _logs),
     Attack("another time zone", "", nothing, variables={"TZ": "Pacific/Auckland"}),
     Attack("another locale", "", nothing, variables={"LC_ALL": "C.UTF-8", "LANG": "tr_TR.UTF-8"}),
     Attack("another hash seed", "", nothing, variables={"PYTHONHASHSEED": "7"}),
+    Attack("every docstring reworded, a comment in every source", "", reword, *SOURCES),
     Attack("a comment in a rule file", "", append("rules/dpo.smk"), "rules/dpo.smk"),
     Attack("more requests at once", "", lambda folder: _concurrency(folder), "rules/filter.smk"),
 ]
@@ -299,13 +312,13 @@ def started(folder: Path) -> dict[str, float]:
 
 
 def test_only_named_stages_run_and_what_comes_out_the_same_ends_the_matter(project: Path) -> None:
-    """Really run: two programs get one more comment; nothing below runs but the report, which
+    """Really run: two programs get one more statement; nothing below runs but the report, which
     prints the new receipts' times.
     """
     before = started(project)
     files = {path: path.read_bytes() for path in (project / RESULTS).glob("*.json")}
     for name in ("score_mtbench.py", "collect_lm_eval.py"):
-        append(f"scripts/{name}")(project)
+        statement(f"scripts/{name}")(project)
     done = snakemake(project)
     assert done.returncode == 0, done.stderr[-3000:]
     after = started(project)

@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Iterator
 from functools import cache
+from itertools import groupby
 from pathlib import Path
 
 CACHE = Path(".snakemake/bezoar-sources.json")
@@ -20,31 +21,29 @@ Source = tuple[list[str], str]
 def tokens(node: ast.AST) -> Iterator[str]:
     """Yield the syntax tree below `node` as text, without positions, comments and docstrings.
 
-    The text is the same from Python 3.11 on: `ast.dump` writes empty fields in some versions and
-    leaves them out in others, and an f-string's literal parts were split in more than one way, so
-    fields without a value are left out and neighbouring literals are joined. An expression
-    statement that is only a text does nothing when it is executed and counts as a docstring.
+    The text is the same from Python 3.11 on. `ast.dump` writes empty fields in some versions and
+    leaves them out in others, so they are left out here; versions also cut the literal parts of an
+    f-string differently, so neighbours are joined. A statement that is only a text does nothing
+    wherever it is, and counts as a docstring.
     """
     yield type(node).__name__
     for name, value in ast.iter_fields(node):
-        if isinstance(node, ast.JoinedStr):
-            value = _joined(value)
-        if isinstance(value, list):
-            value = [item for item in value if not _is_text(item)]
-        if value is None or value == [] or (isinstance(node, ast.Constant) and name == "kind"):
+        if value in (None, []) or name == "kind":  # `kind` says whether a text was written as u"…"
             continue
+        items = value if isinstance(value, list) else [value]
+        if isinstance(node, ast.JoinedStr):
+            items = _joined(items)
         yield f"{name}="
-        for item in value if isinstance(value, list) else [value]:
+        for item in items:
             if isinstance(item, ast.AST):
-                yield from tokens(item)
+                yield from () if _is_text(item) else tokens(item)
             else:
                 yield f"{type(item).__name__} {item!a}"
-        yield ";"
-    yield ")"
+    yield "."
 
 
-def _is_text(node: object) -> bool:
-    """Whether a statement is only a text: a docstring."""
+def _is_text(node: ast.AST) -> bool:
+    """Whether a statement is only a text."""
     return (
         isinstance(node, ast.Expr)
         and isinstance(node.value, ast.Constant)
@@ -55,13 +54,12 @@ def _is_text(node: object) -> bool:
 def _joined(parts: list[ast.expr]) -> list[ast.expr]:
     """Return the parts of an f-string with neighbouring literals joined and empty ones left out."""
     joined: list[ast.expr] = []
-    for part in parts:
-        if isinstance(part, ast.Constant):
-            if joined and isinstance(joined[-1], ast.Constant):
-                part = ast.Constant(f"{joined.pop().value}{part.value}")  # type: ignore[attr-defined]
-            if part.value == "":
-                continue
-        joined.append(part)
+    for literal, group in groupby(parts, lambda part: isinstance(part, ast.Constant)):
+        if literal:
+            text = "".join(part.value for part in group)  # type: ignore[attr-defined]
+            joined += [ast.Constant(text)] if text else []
+        else:
+            joined += group
     return joined
 
 

@@ -53,7 +53,7 @@ class Hashes:
             key = [facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino]
             found = self.known.get(str(path))
             if found and found[:4] == key:
-                return found[4]
+                return str(found[4])
             with open(path, "rb") as stream:
                 digest = hashlib.file_digest(stream, "sha256").hexdigest()
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
