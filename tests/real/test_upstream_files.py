@@ -31,7 +31,7 @@ def test_every_preference_pair_is_used_or_dropped_by_a_rule(tmp_path: Path) -> N
             "--counts",
             str(tmp_path / "counts.json"),
             "--recipe",
-            json.dumps({"first": None, "seed": 0}),
+            json.dumps({"first": 10**9, "seed": 0}),
             "--code",
             "x",
             "--receipt",

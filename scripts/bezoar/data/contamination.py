@@ -80,8 +80,8 @@ def search(
     by word: a chance hit of hashes is no match.
     """
     encoded, starts = [], [0]
-    for _, whole in parts:
-        encoded += [items.vocabulary.get(word, UNKNOWN) for word in words_of(whole)]
+    for _, content in parts:
+        encoded += [items.vocabulary.get(word, UNKNOWN) for word in words_of(content)]
         encoded.append(UNKNOWN)  # no n-gram goes from one part into the next
         starts.append(len(encoded))
     numbers = np.array(encoded, np.uint64)

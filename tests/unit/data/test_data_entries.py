@@ -243,7 +243,7 @@ def test_released_rows_get_the_columns_of_generated_ones(
             "--code",
             "c",
             "--recipe",
-            json.dumps({"scheme": scheme}),
+            json.dumps({"scheme": scheme, "seed": 0}),
         ]
     )
     written, counts = read_jsonl(tmp_path / "r.jsonl"), read_json(tmp_path / "c.json")

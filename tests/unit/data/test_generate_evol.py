@@ -1,10 +1,12 @@
 """Promises of the Evol-Instruct scheme: its draws, its four eliminations, and parents that stay."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from scripted import Scripted
+from simulated import SETTINGS
 from tokenizers import Regex, Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
@@ -261,5 +263,6 @@ def test_a_bad_seed_is_named(tmp_path: Path, row: dict[str, Any]) -> None:
     argv = [
         part for name, value in arguments.items() for part in (f"--{name}", str(tmp_path / value))
     ]
+    recipe = json.dumps(RECIPE | {"teacher": SETTINGS, "evaluator": SETTINGS})
     with pytest.raises(UserError, match=r"dolly\.jsonl:2: expected texts"):
-        evol.main([*argv, "--concurrency", "1", "--code", "c", "--recipe", "{}"])
+        evol.main([*argv, "--concurrency", "1", "--code", "c", "--recipe", recipe])

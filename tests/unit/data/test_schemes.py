@@ -78,6 +78,9 @@ SIMULATOR: dict[str, Any] = {
     "temperature": 0.8,
     "max_tokens": 512,
     "timeout_s": 30,
+    "reported_as": None,
+    "json_schema": False,
+    "batch": False,
 }
 RECIPE = {
     "rows": 250,

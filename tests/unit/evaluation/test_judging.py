@@ -38,6 +38,9 @@ JUDGE = {
     "temperature": 0.0,
     "max_tokens": 99,
     "timeout_s": 5,
+    "reported_as": None,
+    "json_schema": False,
+    "batch": False,
 }
 CATEGORIES = ["writing", "math", "stem", "coding"]
 # What a judge may say, and the state it ends in.
@@ -95,6 +98,7 @@ def arguments(
     )
     recipe = {
         "judge": JUDGE | {"model": judge},
+        "paper_judge": "claude-2.1",
         "repeats": 1,
         "max_failure_share": share,
         "seed": 0,

@@ -24,6 +24,8 @@ VERSIONS = resolved([])["lm_eval"]["versions"]
 RECIPE = {
     "tasks": ["tiny"],
     "versions": VERSIONS | {"tiny": 1.0},
+    "task_files": [],
+    "data": {},
     "num_fewshot": 0,
     "batch_size": 8,
     "dtype": "float32",

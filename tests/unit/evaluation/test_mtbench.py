@@ -29,6 +29,9 @@ SIMULATOR = {
     "temperature": 0.0,
     "max_tokens": 200,
     "timeout_s": 30,
+    "reported_as": None,
+    "json_schema": False,
+    "batch": False,
 }
 
 
@@ -113,7 +116,15 @@ def judge(place: Path, name: str, mode: str = "online", share: float = 0.5) -> N
             "--concurrency",
             "4",
             "--recipe",
-            json.dumps({"judge": SIMULATOR, "repeats": 2, "max_failure_share": share, "seed": 0}),
+            json.dumps(
+                {
+                    "judge": SIMULATOR,
+                    "paper_judge": "claude-2.1",
+                    "repeats": 2,
+                    "max_failure_share": share,
+                    "seed": 0,
+                }
+            ),
             "--code",
             "x",
             "--judgments",

@@ -187,7 +187,7 @@ def test_a_model_of_another_family_is_imported_to_be_evaluated_but_not_to_be_tra
                 str(tmp_path / "in"),
                 *more,
                 "--recipe",
-                '{"dtype": "float16"}',
+                '{"dtype": "float16", "seed": 0}',
                 "--code",
                 "x",
                 "--receipt",
