@@ -85,7 +85,7 @@ check: environment ## formatting, types, lint, schema; writes nothing
 	$(RUN) scripts/dev/check.sh
 
 fix: environment ## format what can be formatted
-	$(RUN) ruff check --quiet --fix-only $(PYTHON_FILES); $(RUN) ruff format $(PYTHON_FILES); $(RUN) snakefmt --line-length 100 Snakefile rules; $(RUN) python scripts/dev/write_deviations.py
+	$(RUN) ruff check --quiet --fix-only $(PYTHON_FILES); $(RUN) ruff format $(PYTHON_FILES); $(RUN) snakefmt --line-length 100 Snakefile rules; $(RUN) python scripts/dev/write_deviations.py; $(RUN) python scripts/dev/write_reach.py
 
 lock: ## resolve envs/*.in into envs/*.lock
 	python3 -m venv .venv-lock && .venv-lock/bin/pip install --quiet uv==0.13.9 && PATH="$(CURDIR)/.venv-lock/bin:$$PATH" PYTHONPATH=scripts .venv-lock/bin/python scripts/dev/lock_environments.py

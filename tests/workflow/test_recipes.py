@@ -1,0 +1,41 @@
+"""What the rules hand over is what the programs take: every recipe of every configuration."""
+
+import importlib
+import re
+import shlex
+import subprocess
+
+import pytest
+from smallest import CONFIG, ROOT, SNAKEMAKE
+
+from bezoar import recipe
+
+CONFIGURATIONS = {
+    "paper": ["config/paper.yaml"],
+    "rehearsal": CONFIG,
+    "released": ["config/released.yaml"],
+    "decontaminated": ["config/decontaminated.yaml"],
+    "second judge": ["config/second-judge.yaml"],
+    "served": ["config/serve-vllm.yaml"],
+    "Flan's files": ["config/flan-cot.yaml"],
+    "models of others": ["config/released-models.yaml"],
+}
+# A program of a shell line, up to its recipe in single quotes.
+HANDED_OVER = re.compile(r"scripts/(\w+)\.py(?:[^\n]*\\\n)*?[^\n]*?--recipe ('(?:[^']|'\"'\"')*')")
+EVALUATED = "results/evaluate/table.csv"
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_every_recipe_that_the_rules_hand_over_is_taken(name: str) -> None:
+    files = list(dict.fromkeys(["config/paper.yaml", *CONFIGURATIONS[name]]))
+    targets = ["all", EVALUATED] if name == "models of others" else []
+    command = [*targets, "--cores", "1", "-n", "-p", "--configfile", *files]
+    done = subprocess.run(
+        [SNAKEMAKE, *command], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = {(program, shlex.split(text)[0]) for program, text in HANDED_OVER.findall(done.stdout)}
+    assert len(found) > 20
+    for program, text in found:
+        recipe.parse(text, importlib.import_module(program).Recipe)
+    assert (name != "models of others") or "tabulate_evaluations" in dict(found)
