@@ -14,7 +14,6 @@ turn how it ended: eos (the model's own end), stop (one of the recipe's stop tex
 with all that follows) or length (cut at max_new_tokens).
 """
 
-import argparse
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -29,7 +28,7 @@ from bezoar.evaluation.models import load
 from bezoar.evaluation.mtbench import read_questions
 from bezoar.evaluation.parts import Parts
 from bezoar.files import sha256_text, write_jsonl
-from bezoar.provenance.receipt import Receipt, add_stage_arguments
+from bezoar.provenance.receipt import Receipt, stage_parser
 from bezoar.training.template import OwnTemplate, Template
 
 
@@ -110,9 +109,7 @@ def answer(
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and answer."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = stage_parser(__doc__, Recipe)
     parser.add_argument("--model", type=Path, required=True, help="model directory")
     parser.add_argument("--name", required=True, help="name of the model in every table")
     parser.add_argument("--questions", type=Path, required=True, help="MT-Bench's questions, JSONL")
@@ -120,7 +117,6 @@ def main(argv: list[str] | None = None) -> None:
         "--template", required=True, help="chat template, JSON, or `tokenizer` for the model's own"
     )
     parser.add_argument("--answers", type=Path, required=True, help="answers to write, JSONL")
-    add_stage_arguments(parser, Recipe)
     args = parser.parse_args(argv)
     recipe, own = args.recipe, args.template == "tokenizer"
     with Receipt(

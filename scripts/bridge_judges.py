@@ -13,7 +13,6 @@ independent. Rank agreement is Kendall's tau-b, of the models by their means and
 there: for mended references, their effect.
 """
 
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from bezoar.errors import UserError
 from bezoar.evaluation.mtbench import checked
 from bezoar.evaluation.statistics import bootstrap_mean, noise, rank_correlation
 from bezoar.files import read_jsonl, write_json
-from bezoar.provenance.receipt import Receipt, add_stage_arguments
+from bezoar.provenance.receipt import Receipt, stage_parser
 
 
 class Recipe(TypedDict):
@@ -131,9 +130,7 @@ def bridge(first: Rows, second: Rows, seed: int) -> dict[str, Any]:
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and compare."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = stage_parser(__doc__, Recipe)
     parser.add_argument(
         "--first", type=Path, nargs="+", required=True, help="judgments, one file a model"
     )
@@ -145,7 +142,6 @@ def main(argv: list[str] | None = None) -> None:
         help="judgments of the same answers by the other judge",
     )
     parser.add_argument("--output", type=Path, required=True, help="comparison to write, JSON")
-    add_stage_arguments(parser, Recipe)
     args = parser.parse_args(argv)
     with Receipt(
         args.receipt,

@@ -11,7 +11,6 @@ Only the files named in --artifacts, --receipts and --template are read. Times a
 receipts are the only contents that vary from run to run.
 """
 
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from bezoar import program
 from bezoar.errors import UserError
 from bezoar.evaluation.held_out import compared
 from bezoar.files import read_json, read_jsonl, whole_file
-from bezoar.provenance.receipt import Receipt, add_stage_arguments
+from bezoar.provenance.receipt import Receipt, stage_parser
 from bezoar.report import data_section, plots, requests_section
 
 
@@ -203,9 +202,7 @@ def page(
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and build."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = stage_parser(__doc__, Recipe)
     parser.add_argument("--results", type=Path, required=True, help="root of the results")
     parser.add_argument(
         "--artifacts",
@@ -225,7 +222,6 @@ def main(argv: list[str] | None = None) -> None:
         help="the page's template, then those of its parts, Jinja",
     )
     parser.add_argument("--output", type=Path, required=True, help="page to write")
-    add_stage_arguments(parser, Recipe)
     args = parser.parse_args(argv)
     with Receipt(
         args.receipt,

@@ -10,7 +10,6 @@ interval, or a value. At another scale than the paper's differences are tested o
 every verdict says so. Values of the paper that a user filled in stand beside ours.
 """
 
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from bezoar import program
 from bezoar.errors import UserError
 from bezoar.evaluation import paper_values
 from bezoar.files import read_json, write_json
-from bezoar.provenance.receipt import Receipt, add_stage_arguments
+from bezoar.provenance.receipt import Receipt, stage_parser
 
 
 class Recipe(TypedDict):
@@ -181,9 +180,7 @@ def unknown(counts: dict[str, int], filled: list[dict[str, Any]]) -> list[str]:
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and check."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = stage_parser(__doc__, Recipe)
     parser.add_argument("--claims", type=Path, required=True, help="the claims, YAML")
     parser.add_argument(
         "--paper-values",
@@ -200,7 +197,6 @@ def main(argv: list[str] | None = None) -> None:
         help="what the claims name, below it, JSON",
     )
     parser.add_argument("--output", type=Path, required=True, help="verdicts to write, JSON")
-    add_stage_arguments(parser, Recipe)
     args = parser.parse_args(argv)
     recipe = args.recipe
     with Receipt(

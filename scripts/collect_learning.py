@@ -10,7 +10,6 @@ over items; for each state against the base and against the state before it: pai
 its own stage.
 """
 
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from typing_extensions import TypedDict
 from bezoar import program
 from bezoar.evaluation.statistics import bootstrap_mean, paired_difference
 from bezoar.files import read_json, write_json
-from bezoar.provenance.receipt import Receipt, add_stage_arguments
+from bezoar.provenance.receipt import Receipt, stage_parser
 
 
 class Recipe(TypedDict):
@@ -104,9 +103,7 @@ def forgetting(measured: Measured, seed: int) -> list[dict[str, Any]]:
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and compare."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = stage_parser(__doc__, Recipe)
     parser.add_argument(
         "--measured",
         type=Path,
@@ -115,7 +112,6 @@ def main(argv: list[str] | None = None) -> None:
         help="measurements, one file a state, in the order of training",
     )
     parser.add_argument("--output", type=Path, required=True, help="table to write, JSON")
-    add_stage_arguments(parser, Recipe)
     args = parser.parse_args(argv)
     seed = args.recipe["seed"]
     with Receipt(

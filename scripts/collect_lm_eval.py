@@ -13,7 +13,6 @@ the harness is calibrated if every one of the base's values lies within `toleran
 those of every model, or nothing is compared.
 """
 
-import argparse
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ from bezoar.evaluation.statistics import (
     paired_p,
 )
 from bezoar.files import read_json, read_jsonl, write_json
-from bezoar.provenance.receipt import Receipt, add_stage_arguments
+from bezoar.provenance.receipt import Receipt, stage_parser
 
 
 class Recipe(TypedDict):
@@ -218,9 +217,7 @@ def table(scores: dict[str, Scores], settings: dict[str, Any], recipe: Recipe) -
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and collect."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = stage_parser(__doc__, Recipe)
     parser.add_argument(
         "--results",
         type=Path,
@@ -236,7 +233,6 @@ def main(argv: list[str] | None = None) -> None:
         help="per-item results, one file a model, parents first",
     )
     parser.add_argument("--output", type=Path, required=True, help="table to write, JSON")
-    add_stage_arguments(parser, Recipe)
     args = parser.parse_args(argv)
     with Receipt(
         args.receipt,

@@ -17,7 +17,6 @@ bytes to bytes compressed (Shaib et al. 2024, arXiv 2403.00553: higher is more r
 accept rate by position is over tenths of the file: a filter that drifts shows there.
 """
 
-import argparse
 import math
 import zlib
 from collections import Counter
@@ -32,7 +31,7 @@ from bezoar import program
 from bezoar.data import task_families
 from bezoar.data.texts import words_of
 from bezoar.files import read_json, read_jsonl, write_json
-from bezoar.provenance.receipt import Receipt, add_stage_arguments
+from bezoar.provenance.receipt import Receipt, stage_parser
 from bezoar.training.template import training_text
 
 
@@ -165,9 +164,7 @@ def describe(
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and describe."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = stage_parser(__doc__, Recipe)
     parser.add_argument(
         "--rows", type=Path, nargs="+", required=True, help="filtered rows of each scheme, JSONL"
     )
@@ -189,7 +186,6 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--description", type=Path, required=True, help="description to write, JSON"
     )
-    add_stage_arguments(parser, Recipe)
     args = parser.parse_args(argv)
     with Receipt(
         args.receipt,

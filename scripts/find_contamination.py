@@ -17,7 +17,6 @@ item, part], all that hold this text) and contaminated: whether `share` is at le
 gives nothing away.
 """
 
-import argparse
 from pathlib import Path
 
 from typing_extensions import TypedDict
@@ -25,7 +24,7 @@ from typing_extensions import TypedDict
 from bezoar import program
 from bezoar.data.contamination import Items, matches, summary
 from bezoar.files import read_jsonl, write_json, write_jsonl
-from bezoar.provenance.receipt import Receipt, add_stage_arguments
+from bezoar.provenance.receipt import Receipt, stage_parser
 
 
 class Recipe(TypedDict):
@@ -39,9 +38,7 @@ class Recipe(TypedDict):
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and search."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = stage_parser(__doc__, Recipe)
     parser.add_argument(
         "--rows", type=Path, nargs="+", required=True, help="rows of each scheme, JSONL"
     )
@@ -50,7 +47,6 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--matches", type=Path, required=True, help="matches to write, JSONL")
     parser.add_argument("--summary", type=Path, required=True, help="counts to write, JSON")
-    add_stage_arguments(parser, Recipe)
     args = parser.parse_args(argv)
     with Receipt(
         args.receipt,

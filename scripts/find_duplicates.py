@@ -18,7 +18,6 @@ kind, of_set, of_row, jaccard. Within its own set a row is a duplicate of an ear
 summary counts such rows: {kind: {set: {of_set: rows}}}.
 """
 
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from bezoar import program
 from bezoar.data.duplicates import Classes, duplicates, summary
 from bezoar.errors import UserError
 from bezoar.files import read_jsonl, write_json, write_jsonl
-from bezoar.provenance.receipt import Receipt, add_stage_arguments
+from bezoar.provenance.receipt import Receipt, stage_parser
 from bezoar.training.template import training_text
 
 
@@ -56,16 +55,13 @@ def instruction_of(row: dict[str, Any], name: str) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and compare."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = stage_parser(__doc__, Recipe)
     parser.add_argument(
         "--rows", type=Path, nargs="+", required=True, help="rows of each scheme, JSONL"
     )
     parser.add_argument("--seeds", type=Path, nargs="*", default=[], help="seed tasks, JSONL")
     parser.add_argument("--pairs", type=Path, required=True, help="duplicates to write, JSONL")
     parser.add_argument("--summary", type=Path, required=True, help="counts to write, JSON")
-    add_stage_arguments(parser, Recipe)
     args = parser.parse_args(argv)
     with Receipt(
         args.receipt,

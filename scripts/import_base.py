@@ -11,7 +11,6 @@ re-serialised: OpenLLaMA's authors warn that a converted (fast) tokenizer can sp
 differently.
 """
 
-import argparse
 import shutil
 from pathlib import Path
 from typing import Literal
@@ -21,7 +20,7 @@ from typing_extensions import TypedDict
 from bezoar import program
 from bezoar.errors import UserError
 from bezoar.files import whole_directory
-from bezoar.provenance.receipt import Receipt, add_stage_arguments
+from bezoar.provenance.receipt import Receipt, stage_parser
 
 
 class Recipe(TypedDict):
@@ -70,9 +69,7 @@ def import_base(snapshot: Path, base: Path, dtype: str, any_tokenizer: bool = Fa
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and import the base model."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = stage_parser(__doc__, Recipe)
     parser.add_argument(
         "--snapshot", type=Path, required=True, help="directory with config, weights and tokenizer"
     )
@@ -82,7 +79,6 @@ def main(argv: list[str] | None = None) -> None:
         action="store_true",
         help="take a model without tokenizer.model too, to evaluate it",
     )
-    add_stage_arguments(parser, Recipe)
     args = parser.parse_args(argv)
     inputs = (
         sorted(path for path in args.snapshot.iterdir() if path.is_file())

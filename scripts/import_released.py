@@ -11,7 +11,6 @@ and named in the counts. A row is dropped as malformed if a text is missing. A s
 Accept or Reject, in any case, is Unrated.
 """
 
-import argparse
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +22,7 @@ from bezoar.data.funnel import Funnel
 from bezoar.data.verdicts import by_length
 from bezoar.errors import UserError
 from bezoar.files import read_json, sha256_file, write_json, write_jsonl
-from bezoar.provenance.receipt import Receipt, add_stage_arguments
+from bezoar.provenance.receipt import Receipt, stage_parser
 
 
 class Recipe(TypedDict):
@@ -141,13 +140,10 @@ def convert(
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and import."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = stage_parser(__doc__, Recipe)
     parser.add_argument("--manifest", type=Path, required=True, help="manifest of the snapshot")
     parser.add_argument("--rows", type=Path, required=True, help="rows to write, JSONL")
     parser.add_argument("--counts", type=Path, required=True, help="counts to write, JSON")
-    add_stage_arguments(parser, Recipe)
     args = parser.parse_args(argv)
     with Receipt(
         args.receipt,

@@ -14,7 +14,6 @@ state and repeat. With --overrides the questions whose reference answer is overr
 and no others.
 """
 
-import argparse
 from collections import Counter
 from pathlib import Path
 from typing import Any, Literal, NotRequired
@@ -34,7 +33,7 @@ from bezoar.evaluation.mtbench import (
 from bezoar.files import read_jsonl, write_json, write_jsonl
 from bezoar.llm.client import MODES, LLMClient
 from bezoar.llm.settings import ModelSettings
-from bezoar.provenance.receipt import Receipt, add_stage_arguments
+from bezoar.provenance.receipt import Receipt, stage_parser
 
 
 class Recipe(TypedDict):
@@ -116,9 +115,7 @@ def read_answers(path: Path, questions: list[dict]) -> tuple[str, dict[int, list
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and judge."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = stage_parser(__doc__, Recipe)
     for name, text in {
         "questions": "questions",
         "answers": "answers of one model",
@@ -145,7 +142,6 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--concurrency", type=int, required=True, help="requests under way at once")
     parser.add_argument("--judgments", type=Path, required=True, help="judgments to write, JSONL")
     parser.add_argument("--counts", type=Path, required=True, help="states to write, JSON")
-    add_stage_arguments(parser, Recipe)
     args = parser.parse_args(argv)
     inputs = {
         "questions": args.questions,

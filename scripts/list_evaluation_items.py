@@ -13,7 +13,6 @@ Items have task, item (number in the split, or question_id), part, text. The sam
 for each item that holds it.
 """
 
-import argparse
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from typing_extensions import TypedDict
 from bezoar import program
 from bezoar.evaluation.harness import assignments, load_tasks
 from bezoar.files import read_jsonl, write_jsonl
-from bezoar.provenance.receipt import Receipt, add_stage_arguments
+from bezoar.provenance.receipt import Receipt, stage_parser
 
 
 class Recipe(TypedDict):
@@ -99,9 +98,7 @@ def of_chat(
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and list."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = stage_parser(__doc__, Recipe)
     parser.add_argument("--questions", type=Path, required=True, help="MT-Bench's questions, JSONL")
     parser.add_argument(
         "--references", type=Path, required=True, help="MT-Bench's reference answers, JSONL"
@@ -120,7 +117,6 @@ def main(argv: list[str] | None = None) -> None:
         help="task=manifest.json of its data set, for the harness's own tasks",
     )
     parser.add_argument("--items", type=Path, required=True, help="texts to write, JSONL")
-    add_stage_arguments(parser, Recipe)
     args = parser.parse_args(argv)
     data, manifests = assignments(args.task_data)
     with Receipt(

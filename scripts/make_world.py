@@ -12,7 +12,6 @@ questions.jsonl and references.jsonl (MT-Bench), lm_eval/{world_facts,world_skil
 heldout/{lamini,orca,evol,preferences}.jsonl, facts.json.
 """
 
-import argparse
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +23,7 @@ from typing_extensions import TypedDict
 from bezoar import program
 from bezoar.data.hh_rlhf import convert
 from bezoar.files import read_json, whole_directory, whole_file, write_json, write_jsonl
-from bezoar.provenance.receipt import Receipt, add_stage_arguments
+from bezoar.provenance.receipt import Receipt, stage_parser
 from bezoar.rehearsal.world import ATTRIBUTES, CLAUSES, COURTESY, SKILLS, Fact, World
 from bezoar.rng import draw
 
@@ -424,15 +423,12 @@ def make(
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and make the world."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = stage_parser(__doc__, Recipe)
     parser.add_argument(
         "--system-messages", type=Path, required=True, help="Orca's system messages by number, YAML"
     )
     parser.add_argument("--template", type=Path, required=True, help="chat template, JSON")
     parser.add_argument("--world", type=Path, required=True, help="directory to write")
-    add_stage_arguments(parser, Recipe)
     args = parser.parse_args(argv)
     world = World(
         args.recipe["seed"],

@@ -13,7 +13,6 @@ log-probability than the rejected one. All values by item are kept, so that diff
 states can be paired.
 """
 
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from typing_extensions import TypedDict
 from bezoar import precision, program
 from bezoar.evaluation.generation import generate, log_probabilities
 from bezoar.files import read_jsonl, write_json
-from bezoar.provenance.receipt import Receipt, add_stage_arguments
+from bezoar.provenance.receipt import Receipt, stage_parser
 from bezoar.training.template import Template
 
 
@@ -85,9 +84,7 @@ def measure_preferences(
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and measure."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = stage_parser(__doc__, Recipe)
     parser.add_argument("--base", type=Path, required=True, help="model directory")
     parser.add_argument("--adapter", type=Path, help="adapter directory over it")
     parser.add_argument(
@@ -99,7 +96,6 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--template", type=Path, required=True, help="chat template, JSON")
     parser.add_argument("--output", type=Path, required=True, help="measurements to write, JSON")
-    add_stage_arguments(parser, Recipe)
     args = parser.parse_args(argv)
 
     from peft import PeftModel

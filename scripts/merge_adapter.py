@@ -12,7 +12,6 @@ base with the adapter beside it, on the first `probe_rows` rows. Training saw th
 a merge onto the 16-bit one differs; beyond `max_kl` the stage fails.
 """
 
-import argparse
 import shutil
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +21,7 @@ from typing_extensions import TypedDict
 from bezoar import precision, program
 from bezoar.errors import UserError
 from bezoar.files import read_jsonl, whole_directory, write_json
-from bezoar.provenance.receipt import Receipt, add_stage_arguments
+from bezoar.provenance.receipt import Receipt, stage_parser
 from bezoar.training.template import Template, training_text
 
 
@@ -106,9 +105,7 @@ def merge(base: Path, adapter: Path, onto: str) -> Any:
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and merge."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = stage_parser(__doc__, Recipe)
     parser.add_argument(
         "--base", type=Path, required=True, help="model directory the adapter was trained on"
     )
@@ -116,7 +113,6 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--probe", type=Path, required=True, help="rows to compare on, JSONL")
     parser.add_argument("--template", type=Path, required=True, help="chat template, JSON")
     parser.add_argument("--model", type=Path, required=True, help="model directory to write")
-    add_stage_arguments(parser, Recipe)
     args = parser.parse_args(argv)
 
     from peft import PeftModel

@@ -13,7 +13,6 @@ ending with Assistant), empty_turn, no_shared_prefix (the two differ before the 
 equal_answers.
 """
 
-import argparse
 from pathlib import Path
 
 from typing_extensions import TypedDict
@@ -22,7 +21,7 @@ from bezoar import program
 from bezoar.data.hh_rlhf import RULES, convert, rows_of
 from bezoar.errors import UserError
 from bezoar.files import write_json, write_jsonl
-from bezoar.provenance.receipt import Receipt, add_stage_arguments
+from bezoar.provenance.receipt import Receipt, stage_parser
 
 
 class Recipe(TypedDict):
@@ -34,9 +33,7 @@ class Recipe(TypedDict):
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and convert."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = stage_parser(__doc__, Recipe)
     parser.add_argument(
         "--data", type=Path, nargs="+", required=True, help="HH-RLHF files, in order"
     )
@@ -44,7 +41,6 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--counts", type=Path, required=True, help="rows used and dropped by rule, JSON"
     )
-    add_stage_arguments(parser, Recipe)
     args = parser.parse_args(argv)
     with Receipt(
         args.receipt,

@@ -11,7 +11,6 @@ same seed gives the same bytes. A killed run goes on from its last checkpoint to
 the order of windows depends on the seed alone.
 """
 
-import argparse
 import io
 import math
 import time
@@ -23,7 +22,7 @@ from typing_extensions import TypedDict
 from bezoar import precision, program
 from bezoar.errors import UserError
 from bezoar.files import read_jsonl, whole_directory, whole_file, write_jsonl
-from bezoar.provenance.receipt import Receipt, add_stage_arguments
+from bezoar.provenance.receipt import Receipt, stage_parser
 
 
 class Recipe(TypedDict):
@@ -222,9 +221,7 @@ def build(recipe: Recipe, pad_token_id: int) -> Any:
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and pretrain."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = stage_parser(__doc__, Recipe)
     parser.add_argument(
         "--corpus", type=Path, required=True, help="documents, JSONL with a column text"
     )
@@ -233,7 +230,6 @@ def main(argv: list[str] | None = None) -> None:
         "--checkpoint", type=Path, required=True, help="where an interrupted run goes on from"
     )
     parser.add_argument("--metrics", type=Path, required=True, help="loss curve to write, JSONL")
-    add_stage_arguments(parser, Recipe)
     args = parser.parse_args(argv)
 
     import torch

@@ -10,7 +10,6 @@ Rules: contaminated (a match that find_contamination.py calls so), task_family (
 training split of an evaluation task). A row that falls to both counts under the first.
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from bezoar.data import task_families
 from bezoar.data.funnel import Funnel
 from bezoar.errors import UserError
 from bezoar.files import read_jsonl, write_json, write_jsonl
-from bezoar.provenance.receipt import Receipt, add_stage_arguments
+from bezoar.provenance.receipt import Receipt, stage_parser
 
 
 class Recipe(TypedDict):
@@ -59,9 +58,7 @@ def clean(
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and remove."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = stage_parser(__doc__, Recipe)
     parser.add_argument(
         "--rows", type=Path, required=True, help="filtered rows of one scheme, JSONL"
     )
@@ -73,7 +70,6 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--counts", type=Path, required=True, help="rows kept and removed by rule, JSON"
     )
-    add_stage_arguments(parser, Recipe)
     args = parser.parse_args(argv)
     with Receipt(
         args.receipt,

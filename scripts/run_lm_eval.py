@@ -13,7 +13,6 @@ with the next task. Samples hold one row an item: task, doc_id, target, metrics 
 so that models can be compared item by item.
 """
 
-import argparse
 import json
 from functools import cache
 from importlib import metadata
@@ -28,7 +27,7 @@ from bezoar.evaluation.harness import assignments, load_tasks, versions
 from bezoar.evaluation.models import adds_bos, load
 from bezoar.evaluation.parts import Parts
 from bezoar.files import write_json, write_jsonl
-from bezoar.provenance.receipt import Receipt, add_stage_arguments
+from bezoar.provenance.receipt import Receipt, stage_parser
 
 
 class Recipe(TypedDict):
@@ -175,9 +174,7 @@ def samples(found: dict[str, Any]) -> list[dict[str, Any]]:
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and evaluate."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = stage_parser(__doc__, Recipe)
     parser.add_argument("--model", type=Path, required=True, help="model directory")
     parser.add_argument("--name", required=True, help="name of the model in every table")
     parser.add_argument(
@@ -197,7 +194,6 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--samples", type=Path, required=True, help="per-item results to write, JSONL"
     )
-    add_stage_arguments(parser, Recipe)
     args = parser.parse_args(argv)
     recipe = args.recipe
     data, manifests = assignments(args.task_data)

@@ -12,7 +12,6 @@ once more from the judgment's text, so one run of this program aggregates anew f
 said.
 """
 
-import argparse
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from bezoar.errors import UserError
 from bezoar.evaluation.mtbench import checked
 from bezoar.evaluation.statistics import RESAMPLES, bootstrap_mean, paired_difference
 from bezoar.files import read_jsonl, write_json
-from bezoar.provenance.receipt import Receipt, add_stage_arguments
+from bezoar.provenance.receipt import Receipt, stage_parser
 
 
 class Recipe(TypedDict):
@@ -123,9 +122,7 @@ def score(rows: Rows, pairs: list[list[str]], seed: int) -> dict[str, Any]:
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and aggregate."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = stage_parser(__doc__, Recipe)
     parser.add_argument(
         "--judgments",
         type=Path,
@@ -134,7 +131,6 @@ def main(argv: list[str] | None = None) -> None:
         help="judgments, one file a model, parents first",
     )
     parser.add_argument("--output", type=Path, required=True, help="tables to write, JSON")
-    add_stage_arguments(parser, Recipe)
     args = parser.parse_args(argv)
     with Receipt(
         args.receipt,

@@ -11,7 +11,6 @@ included). Nothing of it depends on beta or the learning rate, so a second DPO r
 killed run goes on with the next shard.
 """
 
-import argparse
 import time
 from functools import cache
 from pathlib import Path
@@ -22,7 +21,7 @@ from typing_extensions import TypedDict
 from bezoar import precision, program
 from bezoar.evaluation.parts import Parts
 from bezoar.files import read_jsonl, sha256_file, write_jsonl
-from bezoar.provenance.receipt import Receipt, add_stage_arguments
+from bezoar.provenance.receipt import Receipt, stage_parser
 from bezoar.training import preference_pairs
 from bezoar.training.template import Template
 
@@ -43,9 +42,7 @@ SHARD = 64  # batches
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and score."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = stage_parser(__doc__, Recipe)
     parser.add_argument(
         "--pairs", type=Path, required=True, help="rows of prompt, chosen, rejected, JSONL"
     )
@@ -54,7 +51,6 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--reference", type=Path, required=True, help="log-probabilities to write, JSONL"
     )
-    add_stage_arguments(parser, Recipe)
     args = parser.parse_args(argv)
     recipe = args.recipe
 

@@ -12,7 +12,6 @@ the rules and the draw are those of generate_orca.py, which takes the same rows 
 submix as from what is kept here.
 """
 
-import argparse
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -25,7 +24,7 @@ from bezoar import program
 from bezoar.data.flan import choose, parse_row, rule_for, submix_of
 from bezoar.errors import UserError
 from bezoar.files import write_json, write_jsonl
-from bezoar.provenance.receipt import Receipt, add_stage_arguments
+from bezoar.provenance.receipt import Receipt, stage_parser
 from bezoar.workflow.source_lock import require
 
 
@@ -96,9 +95,7 @@ def select(
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and stream."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = stage_parser(__doc__, Recipe)
     parser.add_argument(
         "--entry", type=json.loads, required=True, help="entry of config/sources.yaml, JSON"
     )
@@ -107,7 +104,6 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--rows", type=Path, required=True, help="rows to write, JSONL")
     parser.add_argument("--counts", type=Path, required=True, help="counts to write, JSON")
-    add_stage_arguments(parser, Recipe)
     args = parser.parse_args(argv)
     mirror = Path(os.environ["MIRROR"]) if os.environ.get("MIRROR") else None
     with Receipt(

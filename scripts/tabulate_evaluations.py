@@ -7,7 +7,6 @@ Usage: tabulate_evaluations.py --lm-eval results/evaluate/lm_eval.json \\
              --receipt …
 """
 
-import argparse
 import csv
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from typing_extensions import TypedDict
 
 from bezoar import program
 from bezoar.files import read_json, whole_file
-from bezoar.provenance.receipt import Receipt, add_stage_arguments
+from bezoar.provenance.receipt import Receipt, stage_parser
 
 
 class Recipe(TypedDict):
@@ -68,9 +67,7 @@ def row(
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = stage_parser(__doc__, Recipe)
     parser.add_argument(
         "--lm-eval", type=Path, required=True, help="the harness's table of these models, JSON"
     )
@@ -78,7 +75,6 @@ def main(argv: list[str] | None = None) -> None:
         "--mtbench", type=Path, required=True, help="the chat scores of these models, JSON"
     )
     parser.add_argument("--output", type=Path, required=True, help="table to write, CSV")
-    add_stage_arguments(parser, Recipe)
     args = parser.parse_args(argv)
     with Receipt(
         args.receipt,

@@ -12,7 +12,6 @@ lose more than `max_chosen_drop` nats, has collapsed and fails. held_out.json ha
 on the pairs that validate: their margins, and KL(child || parent).
 """
 
-import argparse
 import shutil
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from typing import Any
 from bezoar import precision, program
 from bezoar.errors import UserError
 from bezoar.files import read_jsonl, sha256_file, whole_directory, write_json, write_jsonl
-from bezoar.provenance.receipt import Receipt, add_stage_arguments
+from bezoar.provenance.receipt import Receipt, stage_parser
 from bezoar.training import preference_pairs
 from bezoar.training.settings import TrainingSettings
 from bezoar.training.split import split
@@ -203,9 +202,7 @@ def train(
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and train."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = stage_parser(__doc__, Recipe)
     parser.add_argument(
         "--pairs", type=Path, required=True, help="rows of prompt, chosen, rejected, JSONL"
     )
@@ -220,7 +217,6 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--template", type=Path, required=True, help="chat template, JSON")
     parser.add_argument("--adapter", type=Path, required=True, help="directory to write")
-    add_stage_arguments(parser, Recipe)
     args = parser.parse_args(argv)
 
     from bezoar.training.qlora import ADAPTER_FILES, first_process, write_lineage

@@ -12,7 +12,6 @@ Rows with a column gpt4_status are used if it says Accept; rows without one are 
 Under `accelerate launch` several processes share each global batch, and the first one writes.
 """
 
-import argparse
 import shutil
 from pathlib import Path
 from typing import Any, NotRequired
@@ -20,7 +19,7 @@ from typing import Any, NotRequired
 from bezoar import precision, program
 from bezoar.errors import UserError
 from bezoar.files import read_jsonl, whole_directory, write_jsonl
-from bezoar.provenance.receipt import Receipt, add_stage_arguments
+from bezoar.provenance.receipt import Receipt, stage_parser
 from bezoar.training.settings import TrainingSettings
 from bezoar.training.split import split
 from bezoar.training.supervised_rows import tokenize
@@ -106,16 +105,13 @@ def curves(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and train."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = stage_parser(__doc__, Recipe)
     parser.add_argument("--stage", required=True, help="name of the stage, for the receipt")
     parser.add_argument("--data", type=Path, required=True, help="rows, JSONL")
     parser.add_argument("--base", type=Path, required=True, help="model directory")
     parser.add_argument("--parent", type=Path, help="adapter to go on from")
     parser.add_argument("--template", type=Path, required=True, help="chat template, JSON")
     parser.add_argument("--adapter", type=Path, required=True, help="directory to write")
-    add_stage_arguments(parser, Recipe)
     args = parser.parse_args(argv)
 
     from bezoar.training.qlora import ADAPTER_FILES, first_process, write_lineage

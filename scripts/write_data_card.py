@@ -12,7 +12,6 @@ which licence, what the columns mean, what the rows share with each other and wi
 and how to rebuild them. No number in it is typed by hand.
 """
 
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from typing_extensions import TypedDict
 from bezoar import program
 from bezoar.errors import UserError
 from bezoar.files import read_json, read_jsonl, whole_file
-from bezoar.provenance.receipt import Receipt, add_stage_arguments
+from bezoar.provenance.receipt import Receipt, stage_parser
 from bezoar.report.markdown import table
 
 
@@ -189,9 +188,7 @@ def card(
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = stage_parser(__doc__, Recipe)
     parser.add_argument("--rows", type=Path, required=True, help="filtered rows, JSONL")
     parser.add_argument(
         "--receipts",
@@ -208,7 +205,6 @@ def main(argv: list[str] | None = None) -> None:
         help="description, duplicates and contamination, JSON",
     )
     parser.add_argument("--card", type=Path, required=True, help="card to write, Markdown")
-    add_stage_arguments(parser, Recipe)
     args = parser.parse_args(argv)
     with Receipt(
         args.receipt,

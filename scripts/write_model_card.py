@@ -11,7 +11,6 @@ the merge read), on which rows it was trained and what became of the others, wit
 where each comes from, how the losses went and what the merge changed.
 """
 
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from bezoar import program
 from bezoar.errors import UserError
 from bezoar.evaluation.held_out import compared
 from bezoar.files import canonical, read_json, read_jsonl, whole_file
-from bezoar.provenance.receipt import Receipt, add_stage_arguments
+from bezoar.provenance.receipt import Receipt, stage_parser
 from bezoar.report.markdown import table
 
 
@@ -202,9 +201,7 @@ def held_out(adapter: Path, seed: int) -> list[str]:
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = stage_parser(__doc__, Recipe)
     parser.add_argument("--model", type=Path, required=True, help="merged model directory")
     parser.add_argument(
         "--receipts",
@@ -222,7 +219,6 @@ def main(argv: list[str] | None = None) -> None:
         help="adapter directories of those trainings, in order",
     )
     parser.add_argument("--card", type=Path, required=True, help="card to write, Markdown")
-    add_stage_arguments(parser, Recipe)
     args = parser.parse_args(argv)
     curves = [
         path

@@ -13,7 +13,7 @@ from bezoar.errors import UserError
 from bezoar.files import write_json, write_jsonl
 from bezoar.llm.client import MODES, Answer, LLMClient
 from bezoar.llm.shards import Shard, Waiting, gather, shard_of_text
-from bezoar.provenance.receipt import Receipt, add_stage_arguments
+from bezoar.provenance.receipt import Receipt, stage_parser
 
 FAILED = (
     "refused",
@@ -24,9 +24,7 @@ FAILED = (
 
 def parser_for(description: str | None, recipe: type) -> argparse.ArgumentParser:
     """Return a parser with the arguments of every program that asks a language model for rows."""
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = stage_parser(description, recipe)
     parser.add_argument(
         "--prompts", type=Path, nargs="+", required=True, help="the prompt files used"
     )
@@ -49,7 +47,6 @@ def parser_for(description: str | None, recipe: type) -> argparse.ArgumentParser
     )
     parser.add_argument("--rows", type=Path, required=True, help="rows to write, JSONL")
     parser.add_argument("--counts", type=Path, required=True, help="the funnel to write, JSON")
-    add_stage_arguments(parser, recipe)
     return parser
 
 

@@ -51,13 +51,17 @@ LIBRARIES = [
 ]
 
 
-def add_stage_arguments(parser: argparse.ArgumentParser, recipe: type) -> None:
-    """Add what the workflow hands to every program: `--recipe`, `--code` and `--receipt`; `recipe`
-    is the `TypedDict` that the recipe must match.
+def stage_parser(description: str | None, recipe: type) -> argparse.ArgumentParser:
+    """Return a parser with what the workflow hands to every stage program: `--recipe`, which must
+    match the `TypedDict` `recipe`, `--code` and `--receipt`.
     """
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add_recipe_argument(parser, recipe)
     parser.add_argument("--code", required=True, help="sha256 over the sources the stage executes")
     parser.add_argument("--receipt", type=Path, required=True, help="where to write the receipt")
+    return parser
 
 
 def digests(files: Files) -> dict[str, dict[str, str]]:
