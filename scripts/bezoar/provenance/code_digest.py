@@ -121,10 +121,17 @@ def _root(program: Path) -> Path:
     return next(parent for parent in program.parents if parent.name == "scripts")
 
 
+@cache
+def _is_ours(root: Path, name: str) -> bool:
+    """Whether a top-level name is a package or module of the project, and not a library."""
+    return (root / name).is_dir() or (root / f"{name}.py").is_file()
+
+
 def _imports(path: Path) -> set[Path]:
     """Return the project's own modules that one file imports, anywhere in it, as paths."""
     root = _root(path)
-    files = {root / f"{name.replace('.', '/')}.py" for name in _read(path)[0]}
+    names = [name for name in _read(path)[0] if _is_ours(root, name.partition(".")[0])]
+    files = {root / f"{name.replace('.', '/')}.py" for name in names}
     files |= {file.parent / "__init__.py" for file in files if file.parent != root}
     return {file for file in files if file.is_file()}
 

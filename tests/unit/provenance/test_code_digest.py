@@ -1,11 +1,14 @@
 """The digest of a program covers exactly what the program executes."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bezoar.provenance import code_digest
 
@@ -79,3 +82,78 @@ def test_what_a_source_imports_is_kept_by_its_content(
         env=os.environ | {"PYTHONPATH": str(CODE)},
     )
     assert edited.stdout == "['__init__.py', 'other.py', 'score.py']\n", edited.stderr
+
+
+EVERYTHING = '''
+"""Constructs whose trees differ between versions of Python."""
+import a.b as c
+type_ = {**d, "é": [*e], 1e3: -1j, b"\\xff": ...}
+def f(x: int = 1, /, y=True, *z, k: "str" = u"x", **w) -> None:
+    "A docstring."
+    return f"a{x!r:>{y}}b" "c" f"{z=}" f"" f"{w:%Y-%m}{{}}" rf"\\d{k}"
+class A(B, metaclass=C):
+    async def g(self):
+        async with p as q, r:
+            yield (await q for q in s if q)
+    @property
+    def h(self): return lambda *n: n[1:, ..., None]
+match v:
+    case {"k": 1, **rest} | [1, *_] if (u := rest): pass
+try: pass
+except* (E, F) as error: raise error from None
+'''
+
+
+def test_a_syntax_tree_has_the_same_digest_in_every_python() -> None:
+    """The value is that of Python 3.11, 3.12 and 3.13."""
+    assert (
+        code_digest.syntax_digest(EVERYTHING)
+        == "1761e43eaa16636fbb998192b317a495902acfa779c142c048a2dca7c0a9ab4f"
+    )
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("x = 1", "x  =  (1)  # a comment"),
+        ('"""A."""\nx = 1', '"""B."""\nx = 1'),
+        ('def f():\n    """A."""\n    return 1', 'def f():\n    """B."""\n\n    return 1'),
+        ('class A:\n    """A."""\n    x: int\n    "its unit"', "class A:\n    x: int"),
+        ("f(\n    a,\n    b,\n)", "f(a, b)"),
+        ("x = 'a' \"b\"", "x = 'ab'"),
+        ("x = f'a{y}' 'b'", "x = f'a{y}b'"),
+    ],
+)
+def test_what_only_a_reader_sees_is_no_part_of_a_digest(one: str, other: str) -> None:
+    assert code_digest.syntax_digest(one) == code_digest.syntax_digest(other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("x = 1", "x = 2"),
+        ("x = 1", "x = True"),
+        ("x = 1", "x = 1.0"),
+        ("x = 'a'", "x = b'a'"),
+        ("x = 'a'", "x = a"),
+        ("f(a, b)", "f(b, a)"),
+        ("f(a=b)", "f(b=a)"),
+        ("x = f'{a}b'", "x = f'a{b}'"),
+        ("x = f'{a!r}'", "x = f'{a!s}'"),
+        ("def f(a, /, b): pass", "def f(a, b, /): pass"),
+        ("if a:\n    b\n    c", "if a:\n    b\nc"),
+        ("x = [[a], b]", "x = [[a, b]]"),
+        ("x = 'A text that is used.'", "x = 'A text that was used.'"),
+        ("raise A('a message')", "raise A('another message')"),
+    ],
+)
+def test_what_is_executed_is_part_of_a_digest(one: str, other: str) -> None:
+    assert code_digest.syntax_digest(one) != code_digest.syntax_digest(other)
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])), st.text())
+def test_no_comment_changes_a_digest_and_every_other_text_does(text: str, other: str) -> None:
+    line = re.sub(r"[\r\n\f\0]", " ", text)
+    assert code_digest.syntax_digest(f"x = 1  # {line}\n") == code_digest.syntax_digest("x = 1\n")
+    same = code_digest.syntax_digest(f"x = {text!r}") == code_digest.syntax_digest(f"x = {other!r}")
+    assert same == (text == other)
