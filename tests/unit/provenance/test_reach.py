@@ -114,6 +114,19 @@ def test_no_stage_program_imports_another() -> None:
         assert others == {name}
 
 
+def test_commands_and_benchmarks_import_stage_programs_only_to_run_what_a_stage_runs() -> None:
+    found = {}
+    for path in [*SCRIPTS.glob("commands/*.py"), *SCRIPTS.glob("dev/*.py")]:
+        stages = {other.stem for other in executed(path) if other.parent == SCRIPTS}
+        if stages:
+            found[path.stem] = stages
+    assert found == {
+        "plan_requests": {"generate_lamini", "generate_evol", "generate_orca"},
+        "bench_training_run": {"train_sft", "train_dpo", "score_reference"},
+        "bench_training_gpu": {"pretrain_base"},
+    }
+
+
 def test_docstrings_are_read_for_help_alone() -> None:
     """A docstring is no part of the digest, so no result may depend on one."""
     helps = re.compile(r"description=__doc__|(parser_for|stage_parser)\(__doc__, Recipe\)")
