@@ -17,7 +17,8 @@ ROOT = Path(__file__).parents[3]
 SCRIPTS, RULES = ROOT / "scripts", ROOT / "rules"
 PROGRAMS = sorted(path.stem for path in SCRIPTS.glob("*.py"))
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-REHEARSAL = {"make_world", "serve_simulator"}  # no job of the paper's plan: test_rules
+# No job of the paper's plan runs these (tests/workflow/test_recipes.py).
+REHEARSAL = {"make_world", "pretrain_base", "serve_simulator"}
 
 
 @pytest.fixture
@@ -95,7 +96,7 @@ def test_a_new_pet_makes_no_stage_of_the_paper_stale(copied: Path) -> None:
     path.write_text(text.replace("beetle cat dog", "beetle cat dog dormouse", 1), encoding="utf-8")
     after = digests(copied)
     stale = {name for name in PROGRAMS if after[name] != before[name]}
-    assert stale == REHEARSAL
+    assert stale == {"make_world", "serve_simulator"}
 
 
 def test_nothing_of_the_rehearsal_is_executed_at_paper_scale() -> None:
