@@ -20,7 +20,7 @@ from typing import Any
 from typing_extensions import TypedDict
 
 from bezoar import program
-from bezoar.evaluation.harness import assignments, load_tasks
+from bezoar.evaluation.harness import add_task_arguments, assignments, load_tasks
 from bezoar.files import read_jsonl, write_jsonl
 from bezoar.provenance.receipt import Receipt, stage_parser
 
@@ -103,19 +103,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--references", type=Path, required=True, help="MT-Bench's reference answers, JSONL"
     )
-    parser.add_argument(
-        "--task-files",
-        type=Path,
-        nargs="*",
-        default=[],
-        help="task YAML files, and the data files they read",
-    )
-    parser.add_argument(
-        "--task-data",
-        nargs="*",
-        default=[],
-        help="task=manifest.json of its data set, for the harness's own tasks",
-    )
+    add_task_arguments(parser)
     parser.add_argument("--items", type=Path, required=True, help="texts to write, JSONL")
     args = parser.parse_args(argv)
     data, manifests = assignments(args.task_data)

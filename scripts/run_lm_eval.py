@@ -23,7 +23,7 @@ from typing_extensions import TypedDict
 
 from bezoar import precision, program
 from bezoar.errors import UserError
-from bezoar.evaluation.harness import assignments, load_tasks, versions
+from bezoar.evaluation.harness import add_task_arguments, assignments, load_tasks, versions
 from bezoar.evaluation.models import adds_bos, load
 from bezoar.evaluation.parts import Parts
 from bezoar.files import write_json, write_jsonl
@@ -177,19 +177,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = stage_parser(__doc__, Recipe)
     parser.add_argument("--model", type=Path, required=True, help="model directory")
     parser.add_argument("--name", required=True, help="name of the model in every table")
-    parser.add_argument(
-        "--task-files",
-        type=Path,
-        nargs="*",
-        default=[],
-        help="task YAML files, and the data files they read",
-    )
-    parser.add_argument(
-        "--task-data",
-        nargs="*",
-        default=[],
-        help="task=manifest.json of its data set, for the harness's own tasks",
-    )
+    add_task_arguments(parser)
     parser.add_argument("--results", type=Path, required=True, help="results to write, JSON")
     parser.add_argument(
         "--samples", type=Path, required=True, help="per-item results to write, JSONL"

@@ -5,6 +5,7 @@ A task is one of the harness's own, redirected to a local copy of its data set, 
 the harness's form that names its data.
 """
 
+import argparse
 import atexit
 import os
 import shutil
@@ -22,6 +23,23 @@ LOST = {
         " (lm-evaluation-harness issue 3171)"
     )
 }
+
+
+def add_task_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add `--task-files` and `--task-data`: tasks of one's own, and the data of the harness's."""
+    parser.add_argument(
+        "--task-files",
+        type=Path,
+        nargs="*",
+        default=[],
+        help="task YAML files, and the data files they read",
+    )
+    parser.add_argument(
+        "--task-data",
+        nargs="*",
+        default=[],
+        help="task=manifest.json of its data set, for the harness's own tasks",
+    )
 
 
 def assignments(texts: Sequence[str]) -> tuple[dict[str, Path], list[Path]]:
