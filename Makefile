@@ -52,7 +52,7 @@ report: environment ## rebuild the report of CONFIG
 	$(SNAKEMAKE) --configfile $(REHEARSAL) -- report
 
 learning: environment ## three fresh seeds of the rehearsal, for docs/learning.md
-	$(RUN) python scripts/dev/repeat_rehearsal.py --seeds 33 34 35 --cores $(JOBS)
+	$(RUN) python scripts/dev/repeat_rehearsal.py --seeds 36 37 38 --cores $(JOBS)
 
 plan: environment ## what CONFIG's pending requests will cost: requests, tokens, money, GPU-hours
 	@$(RUN) python scripts/commands/plan_requests.py --config $(PAPER)
@@ -73,6 +73,7 @@ bench: environment .venv-bench .venv-curator .venv-bench-training ## speed and m
 	$(RUN) python scripts/dev/bench_data.py --output docs/benchmarks.md
 	$(RUN) python scripts/dev/bench_client.py --output docs/benchmarks.md
 	$(RUN) python scripts/dev/bench_evaluation.py --output docs/benchmarks.md
+	$(RUN) python scripts/dev/bench_precision.py --output docs/benchmarks.md
 	$(RUN) python scripts/dev/bench_training.py --output docs/benchmarks.md
 
 .venv-bench .venv-curator .venv-crate: .venv-%: envs/%.lock
