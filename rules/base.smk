@@ -1,11 +1,11 @@
 """
-The base model as one safetensors file with its slow tokenizer: pretrained here (rehearsal) or imported from a pinned snapshot.
+The base model as one safetensors file with its tokenizer: pretrained here (rehearsal) or imported from a pinned snapshot.
 
 REQUIRED INPUTS:
     corpus   = <results>/world/corpus.jsonl          where config: pretrain is given
     snapshot = config: sources: base_model           elsewhere
 OUTPUTS:
-    model    = <results>/base/model.safetensors      and config.json, tokenizer.model
+    model    = <results>/base/model.safetensors      and config.json and the tokenizer's file
 """
 
 if config["pretrain"]:
@@ -52,7 +52,7 @@ else:
         output:
             model="<results>/base/model.safetensors",
             config="<results>/base/config.json",
-            tokenizer="<results>/base/tokenizer.model",
+            tokenizer="<results>/base/" + TOKENIZER,
             receipt="<results>/receipts/base.json",
         log:
             "<logs>/base.txt",

@@ -59,6 +59,9 @@ FIRST = 1  # priority of what the trainings wait for, and of the trainings: noth
 GPU = (
     0 if config["pretrain"] else 1
 )  # a base made here is so small that its jobs share whatever there is
+TOKENIZER = (
+    "tokenizer.model" if config["pretrain"] else config["base"]["tokenizer"]
+)  # the file beside our models that says how text is split
 SOURCES = registry()
 EVOL_PROMPTS = sorted(str(path) for path in Path("prompts").glob("evol_*.txt"))
 WORLD_FILES = (
@@ -415,10 +418,12 @@ def sft_parent_argument(wildcards):
 def launch():
     """How a training is started: by itself, or by accelerate in several processes."""
     settings = config["launch"]
+    if settings["processes"] == 1:
+        return "python"
+    count = settings["processes"]
     return (
-        "python"
-        if settings["processes"] == 1
-        else f"accelerate launch --config_file {settings['accelerate']} --num_processes {settings['processes']}"
+        f"export BEZOAR_PROCESSES={count} PYTHONPATH=scripts\n"
+        f"python -m bezoar.training.launch --config_file {settings['accelerate']} --num_processes {count}"
     )
 
 

@@ -22,7 +22,7 @@ rule merge:
     output:
         model="<results>/merge/{model}/model.safetensors",
         config="<results>/merge/{model}/config.json",
-        tokenizer="<results>/merge/{model}/tokenizer.model",
+        tokenizer="<results>/merge/{model}/" + TOKENIZER,
         report="<results>/merge/{model}/merge.json",
         receipt="<results>/receipts/merge_{model}.json",
     log:

@@ -29,7 +29,8 @@ from bezoar.evaluation.mtbench import read_questions
 from bezoar.evaluation.parts import Parts
 from bezoar.files import sha256_text, write_jsonl
 from bezoar.provenance.receipt import Receipt, stage_parser
-from bezoar.training.template import OwnTemplate, Template
+from bezoar.provenance.resumption import begun_with
+from bezoar.training.template import OwnTemplate, Piece, Template
 
 
 class Recipe(TypedDict):
@@ -46,12 +47,12 @@ class Recipe(TypedDict):
     seed: int
 
 
-def prompt_of(template: Template | OwnTemplate, earlier: list[tuple[str, str]]) -> str:
-    """Return the prompt for the turns so far."""
+def prompt_of(template: Template | OwnTemplate, earlier: list[tuple[str, str]]) -> list[Piece]:
+    """Return the prompt for the turns so far, in pieces: markup in a turn is text."""
     return (
-        template.dialogue(earlier)
+        template.pieces(earlier)
         if isinstance(template, OwnTemplate)
-        else template.prompt(instruction(earlier))
+        else template.pieces(instruction(earlier))
     )
 
 
@@ -134,8 +135,9 @@ def main(argv: list[str] | None = None) -> None:
         questions = read_questions(args.questions)
         template = OwnTemplate(args.model) if own else Template(Path(args.template))
         network, tokenizer = load(args.model, recipe["dtype"], recipe["threads"])
-        parts = Parts(args.answers, [recipe, args.template, receipt.before])
-        said = answer(partial(generate, network, tokenizer), template, questions, recipe, parts)
+        parts = Parts(args.answers, begun_with(receipt, template=args.template))
+        ask = partial(generate, network, tokenizer, bos=not own)
+        said = answer(ask, template, questions, recipe, parts)
         write_jsonl(
             args.answers,
             (

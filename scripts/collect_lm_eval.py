@@ -37,7 +37,7 @@ from bezoar.provenance.receipt import Receipt, stage_parser
 class Recipe(TypedDict):
     """The settings of the stage, with their units."""
 
-    metric: dict[str, str]  # task: the metric that is compared
+    metric: dict[str, str]  # task: the score that is compared: acc, or exact_match,strict-match
     pairs: list[list[str]]  # model, against which
     published_base: dict[str, dict[str, float]] | None  # task: metric: value
     tolerance: float
@@ -54,12 +54,67 @@ ROW = {"task", "doc_id", "target", "loglikelihoods"}
 
 
 def scores_of(rows: Iterable[dict[str, Any]]) -> Scores:
-    """Return the per-item values of one model's samples, by task and metric."""
+    """Return the per-item values of one model's samples, by task and score, in the order of the
+    rows; raise `UserError` unless every item of a task has each score once.
+    """
     scores: Scores = {}
+    items: dict[str, list[Any]] = {}
     for row in rows:
+        items.setdefault(row["task"], []).append(row["doc_id"])
         for name in sorted(set(row) - ROW):
             scores.setdefault(row["task"], {}).setdefault(name, []).append(row[name])
+    for task, found in items.items():
+        if len(set(found)) < len(found):
+            raise UserError(
+                f"lm_eval: an item of task {task} has two rows; evaluate the model again"
+            )
+        for name, values in scores.get(task, {}).items():
+            if len(values) != len(found):
+                raise UserError(
+                    f"lm_eval: {len(values)} of {len(found)} items of task {task} have a {name};"
+                    " evaluate the model again"
+                )
     return scores
+
+
+def items_of(rows: Iterable[dict[str, Any]]) -> dict[str, list[Any]]:
+    """Return what a model was asked: [item, right answer] by task."""
+    items: dict[str, list[Any]] = {}
+    for row in rows:
+        items.setdefault(row["task"], []).append([row["doc_id"], row["target"]])
+    return items
+
+
+def require_same_items(items: dict[str, dict[str, list[Any]]]) -> None:
+    """Raise `UserError` unless every model was asked the same."""
+    first = next(iter(items))
+    for model, asked in items.items():
+        if asked != items[first]:
+            raise UserError(
+                f"lm_eval: {model} and {first} were not evaluated on the same items; evaluate them"
+                " with one config"
+            )
+
+
+def score_named(wanted: str, found: Iterable[str], task: str, model: str) -> str:
+    """Return the score that a name means: that one, or the only one of this metric with a filter;
+    raise `UserError` if there is none or more than one.
+    """
+    names = sorted(found)
+    if wanted in names:
+        return wanted
+    filtered = [name for name in names if name.partition(",")[0] == wanted]
+    if len(filtered) == 1:
+        return filtered[0]
+    if filtered:
+        raise UserError(
+            f"lm_eval: task {task} has {wanted} by several filters; name one of"
+            f" {' '.join(map(repr, filtered))} under lm_eval_table.metric"
+        )
+    raise UserError(
+        f"lm_eval: {model} has no metric {wanted} of task {task}; name one it has under"
+        f" lm_eval_table.metric: {' '.join(map(repr, names))}"
+    )
 
 
 def values_of(scores: dict[str, Scores], metric: dict[str, str]) -> Values:
@@ -68,15 +123,10 @@ def values_of(scores: dict[str, Scores], metric: dict[str, str]) -> Values:
     """
     values: Values = {}
     for model, tasks in scores.items():
-        values[model] = {}
-        for task, found in tasks.items():
-            name = metric.get(task, "acc")
-            if name not in found:
-                raise UserError(
-                    f"lm_eval: {model} has no metric {name} of task {task}; name one it has under"
-                    " lm_eval_table.metric"
-                )
-            values[model][task] = found[name]
+        values[model] = {
+            task: found[score_named(metric.get(task, "acc"), found, task, model)]
+            for task, found in tasks.items()
+        }
     first = next(iter(values))
     for model, items in values.items():
         if {task: len(row) for task, row in items.items()} != {
@@ -190,10 +240,13 @@ def calibration(
 
 def table(scores: dict[str, Scores], settings: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
     """Return the whole table from every model's per-item values, parents first."""
-    values, seed = values_of(scores, recipe["metric"]), recipe["seed"]
+    values, seed, first = values_of(scores, recipe["metric"]), recipe["seed"], next(iter(scores))
     return {
         "settings": settings,
-        "metric": {task: recipe["metric"].get(task, "acc") for task in next(iter(values.values()))},
+        "metric": {
+            task: score_named(recipe["metric"].get(task, "acc"), found, task, first)
+            for task, found in scores[first].items()
+        },
         "models": {
             model: {task: bootstrap_mean(items, seed) for task, items in tasks.items()}
             for model, tasks in values.items()
@@ -243,10 +296,9 @@ def main(argv: list[str] | None = None) -> None:
         outputs={"output": args.output},
     ):
         results = {content["model"]: content for content in map(read_json, args.results)}
-        scores = {
-            path.name.removesuffix(".samples.jsonl"): scores_of(read_jsonl(path))
-            for path in args.samples
-        }
+        rows = {path.name.removesuffix(".samples.jsonl"): read_jsonl(path) for path in args.samples}
+        scores = {model: scores_of(held) for model, held in rows.items()}
+        require_same_items({model: items_of(held) for model, held in rows.items()})
         found = table(scores, settings_of(results), args.recipe)
         write_json(args.output, found)
         print(f"harness: {found['calibration']['verdict']} ({found['calibration']['reason']})")

@@ -6,14 +6,15 @@ Usage: import_base.py --snapshot data/models/open_llama_3b_v2 --recipe '{"dtype"
            --base results/base --receipt results/base/receipt.json
 
 A hub repository may hold its weights in several files or as pickles; every later stage names one
-`<results>/base/model.safetensors`. The tokenizer's files are copied byte for byte, never
+`<results>/base/model.safetensors`. A snapshot whose weights are not exactly those that its
+config.json describes is refused. The tokenizer's files are copied byte for byte, never
 re-serialised: OpenLLaMA's authors warn that a converted (fast) tokenizer can split text
 differently.
 """
 
 import shutil
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from typing_extensions import TypedDict
 
@@ -27,44 +28,47 @@ class Recipe(TypedDict):
     """The settings of the stage, with their units."""
 
     dtype: Literal["float32", "float16", "bfloat16"]  # in which the weights are stored
+    tokenizer: Literal["tokenizer.model", "tokenizer.json"]  # the file that says how text is split
     seed: int
 
 
-TOKENIZER_FILES = [
-    "tokenizer.model",
-    "tokenizer.json",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-]
-
-
-def import_base(snapshot: Path, base: Path, dtype: str, any_tokenizer: bool = False) -> int:
-    """Write `base` from `snapshot`; return the number of parameters."""
+def import_base(snapshot: Path, base: Path, dtype: str, tokenizer: str | None) -> dict[str, Any]:
+    """Write `base` from `snapshot`, with the tokenizer that `tokenizer` names or, for None, all of
+    its files; return facts for the receipt.
+    """
     import torch
-    from transformers import AutoModelForCausalLM
 
-    if not (snapshot / "config.json").is_file():
+    from bezoar.training.tokenizer import PROBES, TOKENIZER_FILES, load_tokenizer, tokenizer_file
+    from bezoar.training.weights import load_causal_lm
+
+    if tokenizer and not (snapshot / tokenizer).is_file():
         raise UserError(
-            f"{snapshot}/config.json: no such file; expected a Hugging Face model directory"
+            f"{snapshot}/{tokenizer}: no such file; base.tokenizer names the file that counts, and"
+            f" the model has {tokenizer_file(snapshot)}"
         )
-    if not any_tokenizer and not (snapshot / "tokenizer.model").is_file():
-        raise UserError(
-            f"{snapshot}/tokenizer.model: no such file; the slow (SentencePiece) tokenizer is"
-            " required"
-        )
-    model = AutoModelForCausalLM.from_pretrained(
-        snapshot, dtype=getattr(torch, dtype), local_files_only=True
-    )
+    model = load_causal_lm(snapshot, getattr(torch, dtype))
+    dropped = ("tokenizer.json", "vocab.json", "merges.txt")
+    facts = {"parameters": sum(parameter.numel() for parameter in model.parameters())}
     with whole_directory(base) as fresh:
         model.save_pretrained(fresh, max_shard_size="1TB")
         for name in TOKENIZER_FILES:
-            if (snapshot / name).is_file():
+            if (snapshot / name).is_file() and not (
+                tokenizer == "tokenizer.model" and name in dropped
+            ):
                 shutil.copyfile(snapshot / name, fresh / name)
-    return sum(parameter.numel() for parameter in model.parameters())
+        found = load_tokenizer(fresh)
+        if tokenizer_file(fresh) != tokenizer_file(snapshot):
+            own = load_tokenizer(snapshot)
+            differing = [text for text in PROBES if found(text) != own(text)]
+            facts["probes_split_otherwise"] = len(differing)
+            if differing:
+                print(
+                    f"{snapshot}: {tokenizer} splits {len(differing)} of {len(PROBES)} probes"
+                    f" otherwise than {tokenizer_file(snapshot)}, the first {differing[0]!r};"
+                    f" base.tokenizer names {tokenizer}",
+                    flush=True,
+                )
+    return facts
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -77,9 +81,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--any-tokenizer",
         action="store_true",
-        help="take a model without tokenizer.model too, to evaluate it",
+        help="take all of the model's tokenizer files, whatever the recipe names: to evaluate it",
     )
     args = parser.parse_args(argv)
+    tokenizer = None if args.any_tokenizer else args.recipe["tokenizer"]
     inputs = (
         sorted(path for path in args.snapshot.iterdir() if path.is_file())
         if args.snapshot.is_dir()
@@ -97,14 +102,12 @@ def main(argv: list[str] | None = None) -> None:
                 for name in (
                     "config.json",
                     "model.safetensors",
-                    *([] if args.any_tokenizer else ["tokenizer.model"]),
+                    *([tokenizer] if tokenizer else []),
                 )
             ]
         },
     ) as receipt:
-        receipt.facts["parameters"] = import_base(
-            args.snapshot, args.base, args.recipe["dtype"], args.any_tokenizer
-        )
+        receipt.facts |= import_base(args.snapshot, args.base, args.recipe["dtype"], tokenizer)
 
 
 if __name__ == "__main__":

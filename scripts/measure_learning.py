@@ -43,7 +43,7 @@ def measure_set(
     """Return {loss, exact_match, right}, a value an item, for rows of instruction, system_message
     and answer.
     """
-    prompts = [template.prompt(row["instruction"], row["system_message"]) for row in rows]
+    prompts = [template.pieces(row["instruction"], row["system_message"]) for row in rows]
     answers = [row["answer"] for row in rows]
     scored = log_probabilities(
         model, tokenizer, list(zip(prompts, answers, strict=True)), recipe["batch_size"]
@@ -69,7 +69,7 @@ def measure_preferences(
     """Return {accuracy, margin} a pair: chosen above rejected, and the difference of summed
     log-probabilities in nats.
     """
-    prompts = [template.prompt(row["prompt"]) for row in rows]
+    prompts = [template.pieces(row["prompt"]) for row in rows]
     both = [
         (prompt, row[side])
         for side in ("chosen", "rejected")
@@ -98,10 +98,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True, help="measurements to write, JSON")
     args = parser.parse_args(argv)
 
-    from peft import PeftModel
-
     from bezoar.training.qlora import check_lineage, deterministic, load_4bit
     from bezoar.training.tokenizer import load_tokenizer
+    from bezoar.training.weights import load_adapter
 
     inputs: dict[str, Any] = {
         "heldout": args.heldout,
@@ -126,7 +125,7 @@ def main(argv: list[str] | None = None) -> None:
         )
         if args.adapter:
             check_lineage(args.adapter, args.base)
-            model = PeftModel.from_pretrained(model, args.adapter)
+            model = load_adapter(model, args.adapter)
         model.eval()
         sets = {path.stem: read_jsonl(path) for path in args.heldout}
         result: dict[str, Any] = {}

@@ -36,7 +36,7 @@ class Recipe(TypedDict):
     seed: int
 
 
-OUTPUTS = ("model.safetensors", "config.json", "tokenizer.model", "merge.json")
+OUTPUTS = ("model.safetensors", "config.json", "merge.json")
 
 
 def logits(model: Any, texts: list[list[int]]) -> list[Any]:
@@ -82,12 +82,11 @@ def compare(before: list[Any], after: list[Any]) -> dict[str, float]:
 def merge(base: Path, adapter: Path, onto: str) -> Any:
     """Return the merged model in bfloat16; the arithmetic is done in float32."""
     import torch
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
 
     from bezoar.training.qlora import load_4bit
+    from bezoar.training.weights import load_adapter, load_causal_lm
 
-    plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, local_files_only=True)
+    plain = load_causal_lm(base, torch.float32)
     if onto == "dequantised":
         from bitsandbytes.functional import dequantize_4bit
 
@@ -96,11 +95,10 @@ def merge(base: Path, adapter: Path, onto: str) -> Any:
                 plain.get_submodule(name).weight.data = (
                     dequantize_4bit(module.weight.data, module.weight.quant_state).float().cpu()
                 )
-    return (
-        PeftModel.from_pretrained(plain, adapter)
-        .merge_and_unload(safe_merge=True)
-        .to(torch.bfloat16)
-    )
+    try:
+        return load_adapter(plain, adapter).merge_and_unload(safe_merge=True).to(torch.bfloat16)
+    except ValueError as error:  # of safe_merge: a product that is not finite
+        raise UserError(f"{adapter}: cannot be merged onto {base}: {error}") from None
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -115,10 +113,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--model", type=Path, required=True, help="model directory to write")
     args = parser.parse_args(argv)
 
-    from peft import PeftModel
-
     from bezoar.training.qlora import check_lineage, deterministic, load_4bit
-    from bezoar.training.tokenizer import load_tokenizer
+    from bezoar.training.tokenizer import TOKENIZER_FILES, encode, load_tokenizer, tokenizer_file
+    from bezoar.training.weights import load_adapter, require_positions
 
     recipe = args.recipe
     inputs = {
@@ -134,25 +131,21 @@ def main(argv: list[str] | None = None) -> None:
         recipe=recipe,
         code=args.code,
         inputs=inputs,
-        outputs={"model": [args.model / name for name in OUTPUTS]},
+        outputs={"model": [args.model / name for name in (*OUTPUTS, tokenizer_file(args.base))]},
     ) as receipt:
         deterministic(recipe["seed"], recipe["threads"])
         check_lineage(args.adapter, args.base)
         template, tokenizer = Template(args.template), load_tokenizer(args.base)
         texts = []
-        for row in read_jsonl(args.probe)[: recipe["probe_rows"]]:
-            instruction, system, response = training_text(row)
-            texts.append(
-                tokenizer(template.prompt(instruction, system) + response)["input_ids"][
-                    : recipe["max_length"]
-                ]
-            )
-        before = logits(
-            PeftModel.from_pretrained(
-                load_4bit(args.base, cache_dequantized=True), args.adapter
-            ).eval(),
-            texts,
-        )
+        for number, row in enumerate(read_jsonl(args.probe)[: recipe["probe_rows"]], start=1):
+            instruction, system, response = training_text(row, f"{args.probe}:{number}")
+            pieces = [*template.pieces(instruction, system), (response, False)]
+            texts.append(encode(tokenizer, pieces)[: recipe["max_length"]])
+        unmerged = load_adapter(load_4bit(args.base, cache_dequantized=True), args.adapter).eval()
+        require_positions("merge: probe rows", unmerged, map(len, texts))
+        if not any(texts):
+            raise UserError(f"{args.probe}: no rows; expected some to measure the merge on")
+        before = logits(unmerged, texts)
         merged = merge(args.base, args.adapter, recipe["onto"]).eval()
         report = {
             "onto": recipe["onto"],
@@ -167,8 +160,9 @@ def main(argv: list[str] | None = None) -> None:
             )
         with whole_directory(args.model) as fresh:
             merged.save_pretrained(fresh, max_shard_size="1TB")
-            for path in args.base.glob("*token*"):
-                shutil.copyfile(path, fresh / path.name)
+            for name in TOKENIZER_FILES:
+                if (args.base / name).is_file():
+                    shutil.copyfile(args.base / name, fresh / name)
             write_json(fresh / "merge.json", report)
         receipt.facts |= report | {"compute_dtype": precision.name(precision.compute_dtype())}
 

@@ -12,7 +12,9 @@ the order of windows depends on the seed alone.
 """
 
 import io
+import json
 import math
+import pickle
 import time
 from pathlib import Path
 from typing import Any
@@ -21,8 +23,9 @@ from typing_extensions import TypedDict
 
 from bezoar import precision, program
 from bezoar.errors import UserError
-from bezoar.files import read_jsonl, whole_directory, whole_file, write_jsonl
+from bezoar.files import canonical, read_jsonl, whole_directory, whole_file, write_jsonl
 from bezoar.provenance.receipt import Receipt, stage_parser
+from bezoar.provenance.resumption import begun_with, difference
 
 
 class Recipe(TypedDict):
@@ -129,9 +132,13 @@ def optimizers_of(model: Any, weight_decay: float) -> list[Any]:
     ]
 
 
-def pretrain(data: Any, model: Any, recipe: Recipe, checkpoint: Path) -> list[dict[str, Any]]:
+def pretrain(
+    data: Any, model: Any, recipe: Recipe, checkpoint: Path, begun_with: dict[str, Any]
+) -> list[dict[str, Any]]:
     """Train `model` in place; return one row every 50 steps: step, loss (nats a token),
     learning_rate.
+
+    A checkpoint of a run that was not `begun_with` the same is passed over, and a line says so.
     """
     import torch
 
@@ -142,14 +149,12 @@ def pretrain(data: Any, model: Any, recipe: Recipe, checkpoint: Path) -> list[di
         )
     optimizers = optimizers_of(model, recipe["weight_decay"])
     first, rows = 0, []
-    if checkpoint.is_file():
-        state = torch.load(checkpoint, weights_only=True)
-        if state["recipe"] == repr(recipe):
-            model.load_state_dict(state["model"])
-            for optimizer, held in zip(optimizers, state["optimizers"], strict=True):
-                optimizer.load_state_dict(held)
-            first, rows = state["step"], state["rows"]
-            print(f"resuming at step {first}", flush=True)
+    if state := usable(checkpoint, begun_with):
+        model.load_state_dict(state["model"])
+        for optimizer, held in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(held)
+        first, rows = state["step"], state["rows"]
+        print(f"resuming at step {first}", flush=True)
     started, device = time.perf_counter(), next(model.parameters()).device
     for step in range(first, recipe["steps"]):
         for group in (group for optimizer in optimizers for group in optimizer.param_groups):
@@ -184,11 +189,30 @@ def pretrain(data: Any, model: Any, recipe: Recipe, checkpoint: Path) -> list[di
                 "optimizers": [optimizer.state_dict() for optimizer in optimizers],
                 "step": done,
                 "rows": rows,
-                "recipe": repr(recipe),
+                "begun_with": canonical(begun_with),
             }
             with whole_file(checkpoint, "wb") as stream:
                 torch.save(state, stream)
     return rows
+
+
+def usable(checkpoint: Path, begun_with: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the state of an interrupted run that was begun with the same, or None; a line says why
+    one does not count.
+    """
+    import torch
+
+    if not checkpoint.is_file():
+        return None
+    try:
+        state = torch.load(checkpoint, weights_only=True)
+        changed = difference(json.loads(state["begun_with"]), begun_with)
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError, pickle.PickleError):
+        changed = "contents, it cannot be read"
+    if not changed:
+        return dict(state)
+    print(f"{checkpoint}: starting afresh, an interrupted run had other {changed}", flush=True)
+    return None
 
 
 def build(recipe: Recipe, pad_token_id: int) -> Any:
@@ -255,7 +279,7 @@ def main(argv: list[str] | None = None) -> None:
             tokenizer = load_tokenizer(fresh)
             data = windows(texts, tokenizer, args.recipe["window"])
             model = build(args.recipe, tokenizer.pad_token_id)
-            rows = pretrain(data, model, args.recipe, args.checkpoint)
+            rows = pretrain(data, model, args.recipe, args.checkpoint, begun_with(receipt))
             model.to(torch.bfloat16).save_pretrained(fresh)
         write_jsonl(args.metrics, rows)
         args.checkpoint.unlink(missing_ok=True)

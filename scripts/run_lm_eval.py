@@ -14,27 +14,38 @@ so that models can be compared item by item.
 """
 
 import json
+import math
+import numbers
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from typing_extensions import TypedDict
 
 from bezoar import precision, program
 from bezoar.errors import UserError
-from bezoar.evaluation.harness import add_task_arguments, assignments, load_tasks, versions
+from bezoar.evaluation.harness import (
+    add_task_arguments,
+    assignments,
+    load_tasks,
+    same_version,
+    versions,
+)
 from bezoar.evaluation.models import adds_bos, load
 from bezoar.evaluation.parts import Parts
 from bezoar.files import write_json, write_jsonl
 from bezoar.provenance.receipt import Receipt, stage_parser
+from bezoar.provenance.resumption import begun_with
+from bezoar.training.weights import positions, require_positions
 
 
 class Recipe(TypedDict):
     """The settings of the stage, with their units."""
 
-    tasks: list[str]
-    versions: dict[str, float]  # task: version of its definition; another one is an error
+    tasks: list[str]  # names; a group or tag stands for its tasks
+    versions: dict[str, float | str]  # task: version of its definition; another one is an error
     task_files: list[str]
     data: dict[str, str]  # task: where its data set comes from
     num_fewshot: int
@@ -65,7 +76,7 @@ MOVING = (
 )  # of the harness's `config`; they depend on the machine
 
 
-def check_versions(found: dict[str, str], pinned: dict[str, float]) -> None:
+def check_versions(found: dict[str, str], pinned: dict[str, Any]) -> None:
     """Raise `UserError` unless each task's definition has the version the recipe names."""
     for task, version in found.items():
         if task not in pinned:
@@ -73,7 +84,7 @@ def check_versions(found: dict[str, str], pinned: dict[str, float]) -> None:
                 f"lm_eval: task {task} has no pinned version; add `{task}: {version}` under"
                 " lm_eval.versions"
             )
-        if float(version) != float(pinned[task]):
+        if not same_version(version, pinned[task]):
             raise UserError(
                 f"lm_eval: task {task} is version {version}, {pinned[task]} is pinned; scores of"
                 " two versions do not compare"
@@ -81,11 +92,13 @@ def check_versions(found: dict[str, str], pinned: dict[str, float]) -> None:
 
 
 def backend(model: Path, recipe: Recipe) -> Any:
-    """Return the harness's Hugging Face backend around a model."""
+    """Return the harness's Hugging Face backend around a model; it refuses a request that is longer
+    than the model's context, and reads no special token from a text.
+    """
     from lm_eval.models.huggingface import HFLM
 
     network, tokenizer = load(model, recipe["dtype"], recipe["threads"])
-    return HFLM(
+    found = HFLM(
         pretrained=network,
         tokenizer=tokenizer,
         batch_size=recipe["batch_size"],
@@ -93,6 +106,25 @@ def backend(model: Path, recipe: Recipe) -> Any:
         add_bos_token=adds_bos(tokenizer),
         backend="causal",
     )
+    call, write = found._model_call, found._model_generate
+
+    def checked_call(inps: Any, *more: Any, **named: Any) -> Any:
+        require_positions("lm_eval: requests", network, [inps.shape[1]])
+        return call(inps, *more, **named)
+
+    def checked_write(context: Any, max_length: int, *more: Any, **named: Any) -> Any:
+        require_positions("lm_eval: requests with their answers", network, [max_length])
+        return write(context, max_length, *more, **named)
+
+    found._model_call, found._model_generate = checked_call, checked_write
+    limit = positions(network)
+    if limit is not None and limit < recipe["max_length"]:
+        print(
+            f"{model}: made for {limit} tokens, fewer than max_length {recipe['max_length']}; a"
+            " longer request ends the evaluation",
+            flush=True,
+        )
+    return found
 
 
 def evaluate(model: Any, task: Any, recipe: Recipe) -> dict[str, Any]:
@@ -146,30 +178,52 @@ def raw(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def samples(found: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return one row an item, without the long texts of the prompts."""
-    rows = []
+    """Return one row an item, without the long texts of the prompts.
+
+    A score is named by its metric, and by metric and filter (`exact_match,strict-match`) where the
+    filter is not the harness's default, `none`. What is no number for one item, as the pairs that
+    a corpus-wide F1 is made from, is left out. Raise `UserError` for a score that is not finite and
+    for an item that was scored twice.
+    """
+    rows: dict[tuple[str, Any], dict[str, Any]] = {}
+    likelihoods: dict[tuple[str, Any], list[float]] = {}
     for task, items in found["samples"].items():
         for item in items:
-            metrics = {
-                name: float(item[name])
-                for name in item["metrics"]
-                if isinstance(item[name], (int, float))
-            }
-            scores = [
-                float(response[0])
-                for response in item["filtered_resps"]
-                if isinstance(response, (list, tuple))
-            ]
-            rows.append(
-                {
-                    "task": task,
-                    "doc_id": item["doc_id"],
-                    "target": str(item["target"]),
-                    **metrics,
-                    "loglikelihoods": scores,
-                }
+            key = (task, item["doc_id"])
+            row = rows.setdefault(
+                key, {"task": task, "doc_id": item["doc_id"], "target": str(item["target"])}
             )
-    return rows
+            likelihoods.setdefault(key, likelihoods_of(item))
+            for metric in item["metrics"]:
+                if not isinstance(item[metric], (numbers.Real, np.bool_)):
+                    continue
+                name, value = score_name(metric, item["filter"]), float(item[metric])
+                if not math.isfinite(value):
+                    raise UserError(
+                        f"lm_eval: {task}, item {item['doc_id']}: {name} is {value}; the model's"
+                        " numbers overflow, evaluate it with dtype float32"
+                    )
+                if name in row:
+                    raise UserError(
+                        f"lm_eval: {task}, item {item['doc_id']}: {name} was scored twice; give its"
+                        " filters names of their own"
+                    )
+                row[name] = value
+    return [row | {"loglikelihoods": likelihoods[key]} for key, row in rows.items()]
+
+
+def score_name(metric: str, filtered: str) -> str:
+    """Return the name of a score: the metric, and the filter where it is not the default one."""
+    return metric if filtered == "none" else f"{metric},{filtered}"
+
+
+def likelihoods_of(item: dict[str, Any]) -> list[float]:
+    """Return the log-likelihood of each choice of an item; nothing where answers are generated."""
+    return [
+        float(response[0])
+        for response in item["filtered_resps"]
+        if isinstance(response, (list, tuple)) and response and not isinstance(response[0], str)
+    ]
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -200,7 +254,7 @@ def main(argv: list[str] | None = None) -> None:
         tasks = load_tasks(recipe["tasks"], args.task_files, data)
         check_versions(versions(tasks), recipe["versions"])
         parts, model = (
-            Parts(args.samples, [recipe, receipt.before]),
+            Parts(args.samples, begun_with(receipt)),
             cache(lambda: backend(args.model, recipe)),
         )
         found = [

@@ -22,6 +22,7 @@ from bezoar import precision, program
 from bezoar.evaluation.parts import Parts
 from bezoar.files import read_jsonl, sha256_file, write_jsonl
 from bezoar.provenance.receipt import Receipt, stage_parser
+from bezoar.provenance.resumption import begun_with
 from bezoar.training import preference_pairs
 from bezoar.training.template import Template
 
@@ -58,11 +59,13 @@ def main(argv: list[str] | None = None) -> None:
 
     from bezoar.training.qlora import deterministic, load_4bit
     from bezoar.training.tokenizer import load_tokenizer
+    from bezoar.training.weights import require_positions
 
     @cache
     def model() -> Any:
         deterministic(recipe["seed"], recipe["threads"])
         loaded = load_4bit(args.base, recipe["cache_dequantized"]).eval()
+        require_positions("dpo reference: pairs", loaded, map(preference_pairs.length, rows))
         add_fused_lm_head(loaded)
         return loaded
 
@@ -86,7 +89,7 @@ def main(argv: list[str] | None = None) -> None:
             key=lambda pair: (-preference_pairs.length(pair), preference_pairs.key(pair, weights))
         )  # the longest first: too little memory shows at once
         parts, size, started = (
-            Parts(args.reference, [recipe, receipt.before]),
+            Parts(args.reference, begun_with(receipt)),
             SHARD * recipe["batch_size"],
             time.perf_counter(),
         )

@@ -20,6 +20,7 @@ from bezoar import precision, program
 from bezoar.errors import UserError
 from bezoar.files import read_jsonl, sha256_file, whole_directory, write_json, write_jsonl
 from bezoar.provenance.receipt import Receipt, stage_parser
+from bezoar.provenance.resumption import begun_with
 from bezoar.training import preference_pairs
 from bezoar.training.settings import TrainingSettings
 from bezoar.training.split import split
@@ -129,13 +130,22 @@ def held_out(
 
 
 def train(
-    rows: list[dict], base: Path, tokenizer: Any, recipe: Recipe, work: Path, out: Path
+    rows: list[dict],
+    base: Path,
+    tokenizer: Any,
+    recipe: Recipe,
+    work: Path,
+    out: Path,
+    begun_with: dict[str, Any],
 ) -> dict[str, Any]:
-    """Train one adapter into `out`; `work` holds the checkpoints. Return facts for the receipt."""
+    """Train one adapter into `out`; `work` holds the checkpoints of a run that was `begun_with` the
+    same. Return facts for the receipt.
+    """
     from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
 
     from bezoar.training import qlora
+    from bezoar.training.weights import require_positions
 
     qlora.deterministic(recipe["seed"], recipe["threads"])
     fit, check = split(rows, recipe["validation_share"], recipe["validation_seed"])
@@ -154,18 +164,28 @@ def train(
     model = qlora.attach_adapter(
         qlora.load_4bit(base, recipe["cache_dequantized"]), recipe["lora"], None
     )
+    require_positions("dpo: pairs", model, map(preference_pairs.length, rows))
     before = {
         name: parameter.detach().cpu().clone() for name, parameter in qlora.trainable(model).items()
     }
-    trainer = DPOTrainer(
+
+    class Trainer(DPOTrainer):
+        """TRL's trainer on pairs that are token ids already: as text, its EOS would be read from a
+        row's own `</s>`, too.
+        """
+
+        def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
+            return dataset
+
+    trainer = Trainer(
         model=model,
         args=DPOConfig(
             **qlora.trainer_arguments(recipe, work),
             beta=recipe["beta"],
             max_length=recipe["max_length"],
         ),
-        train_dataset=Dataset.from_list(fit).remove_columns("ids").select(order),
-        eval_dataset=Dataset.from_list(check).remove_columns("ids"),
+        train_dataset=Dataset.from_list(preference_pairs.columns(fit)).select(order),
+        eval_dataset=Dataset.from_list(preference_pairs.columns(check)),
         processing_class=tokenizer,
         callbacks=[qlora.progress_callback()],
     )
@@ -176,7 +196,7 @@ def train(
     trainer.precompute_ref_logps = (
         True  # they are in the rows already; the trainer's own option would compute them again
     )
-    qlora.run(trainer, work)
+    qlora.run(trainer, work, begun_with)
     facts = {
         "training": len(fit),
         "validation": len(check),
@@ -224,7 +244,7 @@ def main(argv: list[str] | None = None) -> None:
 
     work = args.adapter.parent / f".{args.adapter.name}.checkpoints"
 
-    def trained(out: Path) -> dict[str, Any]:
+    def trained(out: Path, begun: dict[str, Any]) -> dict[str, Any]:
         tokenizer = load_tokenizer(args.base)
         rows, counts = preference_pairs.tokenize(
             read_jsonl(args.pairs), Template(args.template), tokenizer, args.recipe
@@ -235,10 +255,10 @@ def main(argv: list[str] | None = None) -> None:
         )
         for pair, (chosen, rejected) in zip(rows, stored, strict=True):
             pair |= {"ref_chosen_logps": chosen, "ref_rejected_logps": rejected}
-        return counts | train(rows, args.base, tokenizer, args.recipe, work, out)
+        return counts | train(rows, args.base, tokenizer, args.recipe, work, out, begun)
 
     if not first_process():
-        trained(work)
+        trained(work, {})
         return
     with Receipt(
         args.receipt,
@@ -254,7 +274,7 @@ def main(argv: list[str] | None = None) -> None:
         outputs={"adapter": [args.adapter / name for name in (*ADAPTER_FILES, "held_out.json")]},
     ) as receipt:
         with whole_directory(args.adapter) as fresh:
-            receipt.facts |= trained(fresh) | {
+            receipt.facts |= trained(fresh, begun_with(receipt)) | {
                 "compute_dtype": precision.name(precision.compute_dtype())
             }
             write_lineage(fresh, args.base, None)

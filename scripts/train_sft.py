@@ -20,6 +20,7 @@ from bezoar import precision, program
 from bezoar.errors import UserError
 from bezoar.files import read_jsonl, whole_directory, write_jsonl
 from bezoar.provenance.receipt import Receipt, stage_parser
+from bezoar.provenance.resumption import begun_with
 from bezoar.training.settings import TrainingSettings
 from bezoar.training.split import split
 from bezoar.training.supervised_rows import tokenize
@@ -42,12 +43,16 @@ def train(
     recipe: Recipe,
     work: Path,
     out: Path,
+    begun_with: dict[str, Any],
 ) -> dict[str, Any]:
-    """Train one adapter into `out`; `work` holds the checkpoints. Return facts for the receipt."""
+    """Train one adapter into `out`; `work` holds the checkpoints of a run that was `begun_with` the
+    same. Return facts for the receipt.
+    """
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
     from bezoar.training import qlora
+    from bezoar.training.weights import require_positions
 
     qlora.deterministic(recipe["seed"], recipe["threads"])
     fit, check = split(rows, recipe["validation_share"], recipe["validation_seed"])
@@ -59,6 +64,7 @@ def train(
     model = qlora.attach_adapter(
         qlora.load_4bit(base, recipe["cache_dequantized"]), recipe["lora"], parent
     )
+    require_positions("sft: rows", model, (len(row["input_ids"]) for row in rows))
     order = qlora.length_grouped_order(
         [len(row["input_ids"]) for row in fit],
         recipe["batch_size"],
@@ -80,7 +86,7 @@ def train(
         processing_class=tokenizer,
         callbacks=[qlora.progress_callback()],
     )
-    qlora.run(trainer, work)
+    qlora.run(trainer, work, begun_with)
     moved = qlora.require_moved(before, trainer.model)
     if qlora.first_process():
         qlora.save_adapter(trainer.model, out)
@@ -114,21 +120,25 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--adapter", type=Path, required=True, help="directory to write")
     args = parser.parse_args(argv)
 
-    from bezoar.training.qlora import ADAPTER_FILES, first_process, write_lineage
+    from bezoar.training.qlora import ADAPTER_FILES, check_lineage, first_process, write_lineage
     from bezoar.training.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(args.base)
     work = args.adapter.parent / f".{args.adapter.name}.checkpoints"
 
-    def trained(out: Path) -> dict[str, Any]:
+    def trained(out: Path, begun: dict[str, Any]) -> dict[str, Any]:
+        if args.parent:
+            check_lineage(args.parent, args.base)
         rows, counts = tokenize(
             read_jsonl(args.data), Template(args.template), tokenizer, args.recipe["max_length"]
         )
         print(f"{args.data}: {counts}", flush=True)
-        return counts | train(rows, args.base, args.parent, tokenizer, args.recipe, work, out)
+        return counts | train(
+            rows, args.base, args.parent, tokenizer, args.recipe, work, out, begun
+        )
 
     if not first_process():
-        trained(work)
+        trained(work, {})
         return
     inputs: dict[str, Any] = {
         "data": args.data,
@@ -146,7 +156,7 @@ def main(argv: list[str] | None = None) -> None:
         outputs={"adapter": [args.adapter / name for name in ADAPTER_FILES]},
     ) as receipt:
         with whole_directory(args.adapter) as fresh:
-            receipt.facts |= trained(fresh) | {
+            receipt.facts |= trained(fresh, begun_with(receipt)) | {
                 "compute_dtype": precision.name(precision.compute_dtype())
             }
             write_lineage(fresh, args.base, args.parent)

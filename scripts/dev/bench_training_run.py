@@ -156,7 +156,7 @@ def ours(spec: Spec) -> None:
     )
     if spec["method"] == "sft":
         rows, _ = train_sft.tokenize(data, template, tokenizer, recipe["max_length"])
-        train_sft.train(rows, base, None, tokenizer, recipe, out / "work", out)
+        train_sft.train(rows, base, None, tokenizer, recipe, out / "work", out, {})
         return
     rows, _ = preference_pairs.tokenize(data, template, tokenizer, recipe)
     stored = preference_pairs.read_reference(
@@ -164,7 +164,7 @@ def ours(spec: Spec) -> None:
     )
     for pair, (chosen, rejected) in zip(rows, stored, strict=True):
         pair |= {"ref_chosen_logps": chosen, "ref_rejected_logps": rejected}
-    train_dpo.train(rows, base, tokenizer, recipe, out / "work", out)
+    train_dpo.train(rows, base, tokenizer, recipe, out / "work", out, {})
 
 
 def reference(spec: Spec) -> None:

@@ -2,36 +2,43 @@
 language model.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
+
+from bezoar.errors import UserError
+from bezoar.training.tokenizer import Text, common, encode
+from bezoar.training.weights import ends, positions, require_positions
 
 
 def generate(
     model: Any,
     tokenizer: Any,
-    prompts: Sequence[str],
+    prompts: Sequence[Text],
     max_new_tokens: int,
     batch_size: int,
     temperature: float = 0.0,
     seed: int = 0,
+    bos: bool = True,
 ) -> list[tuple[str, str]]:
     """Return (text, stop reason) for each prompt, in order; the reason is `eos` or `length`.
 
-    Temperature 0 is greedy. Batches are left-padded and hold prompts of like length; sampling is
-    seeded once a batch.
+    An answer ends at any token that the tokenizer or generation_config.json calls an end, and where
+    the model's context does. Temperature 0 is greedy. Batches are left-padded and hold prompts of
+    like length; sampling is seeded once a batch. `bos` is False for prompts whose template writes
+    BOS itself, if there is any. Raise `UserError` if a prompt fills the model's context.
     """
     import torch
 
-    encoded = [tokenizer(prompt)["input_ids"] for prompt in prompts]
-    order = sorted(range(len(prompts)), key=lambda index: (len(encoded[index]), index))
+    encoded = [encode(tokenizer, prompt, bos) for prompt in prompts]
+    limits = room(model, encoded, max_new_tokens)
+    stops = sorted({tokenizer.eos_token_id} | ends(model))
     results: list[tuple[str, str]] = [("", "length")] * len(prompts)
     sampling = (
-        {"do_sample": True, "temperature": temperature, "top_k": 0}
+        {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
         if temperature > 0
         else {"do_sample": False}
     )
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
+    for start, chosen in batches(encoded, limits, batch_size):
         width = max(len(encoded[index]) for index in chosen)
         ids = torch.full((len(chosen), width), tokenizer.pad_token_id)
         mask = torch.zeros((len(chosen), width), dtype=torch.long)
@@ -43,25 +50,64 @@ def generate(
             out = model.generate(
                 input_ids=ids.to(model.device),
                 attention_mask=mask.to(model.device),
-                max_new_tokens=max_new_tokens,
+                max_new_tokens=limits[chosen[0]],
                 use_cache=True,
                 pad_token_id=tokenizer.pad_token_id,
-                eos_token_id=tokenizer.eos_token_id,
+                eos_token_id=stops,
                 **sampling,
             )
         for row, index in enumerate(chosen):
             new = out[row, width:].tolist()
-            ended = tokenizer.eos_token_id in new
-            new = new[: new.index(tokenizer.eos_token_id)] if ended else new
+            end = next((place for place, token in enumerate(new) if token in stops), None)
             results[index] = (
-                tokenizer.decode(new, skip_special_tokens=True),
-                "eos" if ended else "length",
+                tokenizer.decode(new[:end], skip_special_tokens=True),
+                "length" if end is None else "eos",
             )
     return results
 
 
+def room(model: Any, encoded: Sequence[list[int]], max_new_tokens: int) -> list[int]:
+    """Return how many tokens each answer may have: `max_new_tokens`, or what a prompt leaves of the
+    model's context; a line says how many answers are so cut.
+    """
+    limit = positions(model)
+    if limit is None:
+        return [max_new_tokens] * len(encoded)
+    for number, ids in enumerate(encoded, start=1):
+        if len(ids) >= limit:
+            raise UserError(
+                f"prompt {number} has {len(ids)} tokens, and the model was made for {limit}; take a"
+                " model with a longer context, or shorter prompts"
+            )
+    found = [min(max_new_tokens, limit - len(ids)) for ids in encoded]
+    if cut := sum(count < max_new_tokens for count in found):
+        print(
+            f"{cut} of {len(found)} prompts leave fewer than max_new_tokens {max_new_tokens} of the"
+            f" model's {limit} tokens; their answers end there",
+            flush=True,
+        )
+    return found
+
+
+def batches(
+    encoded: Sequence[list[int]], limits: Sequence[int], batch_size: int
+) -> Iterator[tuple[int, list[int]]]:
+    """Yield (place of its first, indices) of batches of like length, in which every answer may be
+    as long.
+    """
+    order = sorted(range(len(encoded)), key=lambda index: (len(encoded[index]), index))
+    start = 0
+    while start < len(order):
+        limit = limits[order[start]]
+        chosen = [
+            index for index in order[start : start + batch_size] if limits[index] == limit
+        ]  # limits fall with length, so those that differ come last
+        yield start, chosen
+        start += len(chosen)
+
+
 def log_probabilities(
-    model: Any, tokenizer: Any, pairs: Sequence[tuple[str, str]], batch_size: int
+    model: Any, tokenizer: Any, pairs: Sequence[tuple[Text, str]], batch_size: int
 ) -> list[tuple[float, int]]:
     """Return (sum of log-probabilities in nats, tokens) of each completion with its EOS, given its
     prompt.
@@ -70,8 +116,10 @@ def log_probabilities(
 
     rows: list[tuple[list[int], int]] = []
     for prompt, completion in pairs:
-        ids = [*tokenizer(prompt + completion)["input_ids"], tokenizer.eos_token_id]
-        rows.append((ids, len(tokenizer(prompt)["input_ids"])))
+        pieces = [(prompt, False)] if isinstance(prompt, str) else list(prompt)
+        ids = [*encode(tokenizer, [*pieces, (completion, False)]), tokenizer.eos_token_id]
+        rows.append((ids, common(encode(tokenizer, prompt), ids)))
+    require_positions("log-probabilities: texts", model, (len(ids) for ids, _ in rows))
     order = sorted(range(len(pairs)), key=lambda index: (len(rows[index][0]), index))
     results = [(0.0, 0)] * len(pairs)
     for start in range(0, len(order), batch_size):

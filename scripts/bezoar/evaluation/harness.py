@@ -58,7 +58,8 @@ def assignments(texts: Sequence[str]) -> tuple[dict[str, Path], list[Path]]:
 def load_tasks(
     names: Sequence[str], files: Sequence[Path], data: dict[str, Path]
 ) -> dict[str, Any]:
-    """Return name -> the harness's task object, its data loaded, in the order of `names`.
+    """Return name -> the harness's task object, its data loaded, in the order of `names`; a group
+    or a tag stands for its tasks.
 
     `files` are YAML task files (others among them are passed over); `data` redirects the harness's
     own tasks to local data sets. Nothing is fetched: a task with neither is refused, and so is one
@@ -79,15 +80,17 @@ def load_tasks(
         ],
         include_defaults=False,
     )
-    return {
-        name: _load(
-            own if name in own.all_subtasks else _defaults(),
-            name,
-            data.get(name),
-            name in own.all_subtasks,
-        )
-        for name in names
-    }
+    found: dict[str, Any] = {}
+    for name in names:
+        mine = name in own.all_tasks
+        for task, loaded in _load(own if mine else _defaults(), name, data.get(name), mine).items():
+            if task in found:
+                raise UserError(
+                    f"lm_eval: {task} is asked for twice, by its name and within a group; name it"
+                    " once"
+                )
+            found[task] = loaded
+    return found
 
 
 @cache
@@ -108,11 +111,18 @@ def _defaults() -> Any:
     return TaskManager()
 
 
-def _load(manager: Any, name: str, folder: Path | None, own: bool) -> Any:
-    """Return one task with its data; for one of the harness's own, `folder` takes the place of the
-    hub's repository.
+def _load(manager: Any, name: str, folder: Path | None, own: bool) -> dict[str, Any]:
+    """Return name -> task with its data, of a task, a group or a tag; for the harness's own,
+    `folder` takes the place of the hub's repository.
     """
-    if name not in manager.all_subtasks:
+    if name in manager.all_tags:
+        members = sorted(manager.task_index[name].tags)
+        return {
+            task: loaded
+            for member in members
+            for task, loaded in _load(manager, member, folder, own).items()
+        }
+    if name not in manager.all_tasks:
         raise UserError(
             f"lm_eval: no task {name}; see `lm_eval ls tasks`, or name its YAML file under"
             " lm_eval.task_files"
@@ -134,8 +144,9 @@ def _load(manager: Any, name: str, folder: Path | None, own: bool) -> Any:
             " another task"
         )
     try:  # a group of one: in a group the harness lays what is given here over its own definition
+        kind = "group" if name in manager.all_groups else "task"
         loaded = manager.load(
-            [{"group": "local", "task": [{"task": name, "dataset_path": str(folder)}]}]
+            [{"group": "local", "task": [{kind: name, "dataset_path": str(folder)}]}]
             if folder
             else name
         )
@@ -144,14 +155,26 @@ def _load(manager: Any, name: str, folder: Path | None, own: bool) -> Any:
         RuntimeError,
         ValueError,
         KeyError,
+        TypeError,
+        AttributeError,
     ) as error:  # datasets and the harness raise each of these for data that are not there
         where = folder or "the files its YAML names"
         raise UserError(
             f"lm_eval: {name} cannot be read from {where}: {' '.join(str(error).split())[:200]}"
         ) from None
-    return loaded["tasks"][name]
+    return dict(loaded["tasks"])
 
 
 def versions(tasks: dict[str, Any]) -> dict[str, str]:
-    """Return name -> version of the task's definition, as the harness reports it."""
+    """Return name -> version of the task's definition, as the harness reports it: a number, a text,
+    or `Yaml` or `None` where the definition has none.
+    """
     return {name: str(task.VERSION) for name, task in tasks.items()}
+
+
+def same_version(one: Any, other: Any) -> bool:
+    """Say whether two versions are the same: 1, 1.0 and "1.0" are, and so are equal texts."""
+    try:
+        return float(one) == float(other)
+    except (TypeError, ValueError):
+        return str(one).strip() == str(other).strip()

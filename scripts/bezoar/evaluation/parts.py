@@ -2,33 +2,43 @@
 from.
 """
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bezoar.files import canonical, read_json, sha256_text, write_json
+from bezoar.files import write_json
+from bezoar.provenance.resumption import keep_if_same
 
 
 class Parts:
-    """Parts beside `output`, each a JSON file; those made from anything else than `made_from`
-    (settings, digests of inputs) do not count.
+    """Parts beside `output`, each a JSON file; those of a stage that was not `begun_with` the same
+    (see bezoar.provenance.resumption) are removed, and a line says so.
     """
 
-    def __init__(self, output: Path, made_from: Any) -> None:
-        self.folder = output.with_name(f".{output.name}.parts")
-        self.key = sha256_text(canonical(made_from))
+    def __init__(self, output: Path, begun_with: dict[str, Any]) -> None:
+        self.folder, self.begun_with = output.with_name(f".{output.name}.parts"), begun_with
+        self.checked = False
 
     def get(self, name: str, make: Callable[[], Any]) -> Any:
         """Return the part of this name, or make it and keep it; a part must be what JSON gives back
         unchanged.
         """
-        path = self.folder / f"{name}.json"
-        if path.is_file() and (found := read_json(path))["key"] == self.key:
-            print(f"{name}: kept from an interrupted run", flush=True)
-            return found["value"]
+        if not self.checked:
+            keep_if_same(self.folder, self.begun_with)
+            self.checked = True
+        path = self.folder / f"{name.replace('/', '_')}.json"
+        if path.is_file():
+            try:
+                value = json.loads(path.read_text(encoding="utf-8"))["value"]
+            except (ValueError, KeyError, TypeError):
+                print(f"{name}: the part that was kept cannot be read, made again", flush=True)
+            else:
+                print(f"{name}: kept from an interrupted run", flush=True)
+                return value
         value = make()
-        write_json(path, {"key": self.key, "value": value})
+        write_json(path, {"value": value})
         return value
 
     def clear(self) -> None:

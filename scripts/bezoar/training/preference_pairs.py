@@ -2,14 +2,16 @@
 what its reference says of them.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from bezoar import precision
 from bezoar.errors import UserError
 from bezoar.files import canonical, read_jsonl, sha256_text
-from bezoar.training.template import Template
+from bezoar.training.template import Template, text_of
+from bezoar.training.tokenizer import common, encode
 
 
 def tokenize(
@@ -23,11 +25,13 @@ def tokenize(
     """
     counts = {"rows": len(rows), "prompt_too_long": 0, "too_long": 0}
     kept = []
-    for row in rows:
-        prompt = template.prompt(row["prompt"])
-        start = tokenizer(prompt)["input_ids"]
+    for number, row in enumerate(rows, start=1):
+        for column in ("prompt", "chosen", "rejected"):
+            text_of(row, column, f"dpo: pair {number}")
+        prompt = template.pieces(row["prompt"])
+        start = encode(tokenizer, prompt)
         whole = {
-            side: [*tokenizer(prompt + row[side])["input_ids"], tokenizer.eos_token_id]
+            side: [*encode(tokenizer, [*prompt, (row[side], False)]), tokenizer.eos_token_id]
             for side in ("chosen", "rejected")
         }
         if len(start) > recipe["max_prompt_length"]:
@@ -39,18 +43,22 @@ def tokenize(
             ids = {"prompt": start[:shared]} | {
                 side: found[shared:] for side, found in whole.items()
             }
-            kept.append(
-                {"prompt": prompt, "chosen": row["chosen"], "rejected": row["rejected"], "ids": ids}
-            )
+            texts = {"prompt": template.prompt(row["prompt"])} | {
+                side: row[side] for side in ("chosen", "rejected")
+            }
+            kept.append({**texts, "ids": ids})
     return kept, counts
 
 
-def common(a: Sequence[int], b: Sequence[int]) -> int:
-    """Return the length of the common beginning."""
-    return next(
-        (place for place, (x, y) in enumerate(zip(a, b, strict=False)) if x != y),
-        min(len(a), len(b)),
-    )
+def columns(pairs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the pairs as TRL's DPOTrainer trains on them: token ids by side, and what the
+    reference says where it is known.
+    """
+    return [
+        {f"{side}_ids": ids for side, ids in pair["ids"].items()}
+        | {name: value for name, value in pair.items() if name.startswith("ref_")}
+        for pair in pairs
+    ]
 
 
 def length(pair: dict[str, Any]) -> int:
@@ -83,9 +91,7 @@ def score(
     device = model.device
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
-        batch = collate(
-            [{f"{side}_ids": ids for side, ids in pairs[index]["ids"].items()} for index in chosen]
-        )
+        batch = collate(columns([{"ids": pairs[index]["ids"]} for index in chosen]))
         batch = {name: tensor.to(device) for name, tensor in batch.items()}
         labels = batch["input_ids"].masked_fill(batch.pop("completion_mask") == 0, -100)
         with torch.no_grad(), precision.autocast(device):
@@ -106,7 +112,15 @@ def read_reference(
     """Return the stored reference log-probabilities of `pairs`; raise `UserError` naming the first
     pair that has none.
     """
-    stored = {row["key"]: (row["chosen"], row["rejected"]) for row in read_jsonl(path)}
+    stored: dict[str, tuple[float, float]] = {}
+    for number, row in enumerate(read_jsonl(path), start=1):
+        values = [row.get(side) for side in ("chosen", "rejected")]
+        if not isinstance(row.get("key"), str) or not all(map(_finite, values)):
+            raise UserError(
+                f"{path}:{number}: expected key (text), chosen and rejected (nats); run"
+                " score_reference.py again"
+            )
+        stored[row["key"]] = (float(row["chosen"]), float(row["rejected"]))
     found = []
     for number, pair in enumerate(pairs, start=1):
         if key(pair, weights) not in stored:
@@ -116,3 +130,7 @@ def read_reference(
             )
         found.append(stored[key(pair, weights)])
     return found
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

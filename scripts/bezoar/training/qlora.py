@@ -14,6 +14,9 @@ from typing import Any
 from bezoar import precision
 from bezoar.errors import UserError
 from bezoar.files import read_json, sha256_file, write_json
+from bezoar.provenance.resumption import keep_if_same
+from bezoar.training.sharing import share_rows
+from bezoar.training.weights import load_adapter, load_causal_lm
 
 ADAPTER_FILES = (
     "adapter_model.safetensors",
@@ -26,8 +29,25 @@ COMPLETE = "complete"  # an empty file, written last into a checkpoint
 
 
 def processes() -> int:
-    """How many processes train together, as `accelerate launch` says."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    """Return how many processes train together, as `accelerate launch` says; raise `UserError` if
+    the workflow asked for another number.
+    """
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    asked = int(os.environ.get("BEZOAR_PROCESSES", started))
+    if started != asked:
+        raise UserError(
+            f"launch.processes: {asked} processes were asked for and {started} started; name a file"
+            " of profiles/accelerate/ under launch.accelerate"
+        )
+    return started
+
+
+def wait_for_everyone() -> None:
+    """Return once every process that trains has come here."""
+    import torch
+
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
 
 
 def first_process() -> bool:
@@ -58,10 +78,9 @@ def load_4bit(directory: Path, cache_dequantized: bool = False) -> Any:
     """
     import torch
     from bitsandbytes.nn import Linear4bit
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers import BitsAndBytesConfig
+    from transformers.pytorch_utils import Conv1D
 
-    if not (directory / "config.json").is_file():
-        raise UserError(f"{directory}/config.json: no such file; expected a model directory")
     config = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
@@ -71,14 +90,18 @@ def load_4bit(directory: Path, cache_dequantized: bool = False) -> Any:
     device = (
         {"": int(os.environ.get("LOCAL_RANK", "0"))} if torch.cuda.is_available() else {"": "cpu"}
     )
-    model = AutoModelForCausalLM.from_pretrained(
+    model = load_causal_lm(
         directory,
+        precision.compute_dtype(),
         quantization_config=config,
         device_map=device,
-        dtype=precision.compute_dtype(),
-        local_files_only=True,
         attn_implementation="sdpa",
     )
+    if any(getattr(module, "source_cls", None) is Conv1D for module in model.modules()):
+        raise UserError(
+            f"{directory}: {model.config.model_type} has Conv1D layers, whose transposed weights"
+            " cannot be merged again; train a model with linear layers"
+        )
     layers = [module for module in model.modules() if isinstance(module, Linear4bit)]
     if not layers:
         raise UserError(
@@ -110,10 +133,18 @@ def attach_adapter(model: Any, lora: dict[str, Any], parent: Path | None) -> Any
     """Return `model` with a trainable LoRA adapter in float32: a fresh one, or `parent` to go on
     from.
     """
-    from peft import LoraConfig, PeftModel, get_peft_model
+    from peft import LoraConfig, get_peft_model
 
     if parent is not None:
-        return PeftModel.from_pretrained(model, parent, is_trainable=True)
+        require_same_lora(parent, lora)
+        return load_adapter(model, parent, trainable=True)
+    names = [f".{name}" for name, _ in model.named_modules()]
+    for target in lora["targets"]:
+        if not any(name.endswith(f".{target}") for name in names):
+            raise UserError(
+                f"lora.targets: the model has no layer {target}; it has"
+                f" {', '.join(linear_layers(model))}"
+            )
     config = LoraConfig(
         r=lora["r"],
         lora_alpha=lora["alpha"],
@@ -123,6 +154,35 @@ def attach_adapter(model: Any, lora: dict[str, Any], parent: Path | None) -> Any
         task_type="CAUSAL_LM",
     )
     return get_peft_model(model, config)
+
+
+def require_same_lora(parent: Path, lora: dict[str, Any]) -> None:
+    """Raise `UserError` if an adapter has another shape than the recipe: going on from it would
+    train with its settings, not with those that the receipt states.
+    """
+    held = read_json(parent / "adapter_config.json")
+    held["target_modules"] = sorted(held.get("target_modules") or [])
+    names = {"r": "r", "alpha": "lora_alpha", "dropout": "lora_dropout"}
+    wanted = {name: lora[key] for key, name in names.items()}
+    for name, value in {**wanted, "target_modules": sorted(lora["targets"])}.items():
+        if held.get(name) != value:
+            raise UserError(
+                f"{parent}: has {name} {held.get(name)}, and the recipe's lora says {value}; train"
+                " every scheme with one lora"
+            )
+
+
+def linear_layers(model: Any) -> list[str]:
+    """Return the last names of the quantised layers: what `lora.targets` can be."""
+    from bitsandbytes.nn import Linear4bit
+
+    return sorted(
+        {
+            name.rsplit(".", 1)[-1]
+            for name, module in model.named_modules()
+            if isinstance(module, Linear4bit)
+        }
+    )
 
 
 def trainable(model: Any) -> dict[str, Any]:
@@ -175,9 +235,12 @@ def length_grouped_order(lengths: Sequence[int], batch: int, epochs: float, seed
     return order
 
 
-def run(trainer: Any, checkpoints: Path) -> None:
-    """Train, from the newest checkpoint if there is one, with the adapter in float32 and our own
-    lines of progress.
+def run(trainer: Any, checkpoints: Path, begun_with: dict[str, Any]) -> None:
+    """Train, from the newest checkpoint of a run that was begun with the same if there is one, with
+    the adapter in float32 and our own lines of progress.
+
+    `begun_with` is everything that decides the result (`bezoar.provenance.resumption`); of several
+    processes only the first one's counts.
 
     TRL casts adapters over quantised models to bfloat16, but a resumed run loads them in float32:
     it would end elsewhere than an undisturbed one.
@@ -190,6 +253,10 @@ def run(trainer: Any, checkpoints: Path) -> None:
     for parameter in trainable(trainer.model).values():
         parameter.data = parameter.data.float()
     require_sound(trainer.model)
+    share_rows(trainer, processes(), int(os.environ.get("RANK", "0")))
+    if first_process():
+        keep_if_same(checkpoints, begun_with)
+    trainer.accelerator.wait_for_everyone()
     try:
         trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
     except (OSError, RuntimeError, SafetensorError) as error:
@@ -253,6 +320,7 @@ def progress_callback(every: int = 20) -> Any:
                 control.should_evaluate = control.should_save = True
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            wait_for_everyone()  # each process writes the state of its own generators
             if state.is_world_process_zero:
                 mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from bezoar.training.template import Template, training_text
+from bezoar.training.tokenizer import common, encode
 
 COUNTED = ("rows", "not_accepted", "no_supervised_token", "truncated", "training", "validation")
 
@@ -15,15 +16,15 @@ def tokenize(
     """
     counts = dict.fromkeys(COUNTED, 0)
     kept = []
-    for row in rows:
+    for number, row in enumerate(rows, start=1):
         counts["rows"] += 1
         if row.get("gpt4_status", "Accept") != "Accept":
             counts["not_accepted"] += 1
             continue
-        instruction, system, response = training_text(row)
-        prompt = template.prompt(instruction, system)
-        start = len(tokenizer(prompt)["input_ids"])
-        ids = [*tokenizer(prompt + response)["input_ids"], tokenizer.eos_token_id]
+        instruction, system, response = training_text(row, f"sft: row {number}")
+        prompt = template.pieces(instruction, system)
+        ids = [*encode(tokenizer, [*prompt, (response, False)]), tokenizer.eos_token_id]
+        start = common(encode(tokenizer, prompt), ids)
         if not response or start >= min(len(ids) - 1, max_length):
             counts["no_supervised_token"] += 1
             continue

@@ -2,11 +2,14 @@
 alpaca_modified.json.
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
 from bezoar.errors import UserError
 from bezoar.files import read_json
+
+Piece = tuple[str, bool]  # a text, and whether it is the template's own and may hold special tokens
 
 
 class Template:
@@ -15,24 +18,30 @@ class Template:
     def __init__(self, path: Path) -> None:
         content = read_json(path)
         for key in ("prompt", "default_system_prompt", "response_split"):
-            if not isinstance(content.get(key), str):
+            if not isinstance(content, dict) or not isinstance(content.get(key), str):
                 raise UserError(
                     f"{path}: expected a text under `{key}`; use the form of alpaca_modified.json"
                 )
-        self._prompt, self._system, self.split = (
-            content["prompt"],
-            content["default_system_prompt"],
-            content["response_split"],
-        )
+        self._system, self.split = content["default_system_prompt"], content["response_split"]
+        self._parts = re.split(r"(\{system\}|\{instruction\})", content["prompt"])
+        if self._parts.count("{instruction}") != 1 or self._parts.count("{system}") > 1:
+            raise UserError(
+                f"{path}: expected {{instruction}} once and {{system}} at most once under `prompt`"
+            )
+
+    def pieces(self, instruction: str, system: str | None = None) -> list[Piece]:
+        """Return the text up to where the response begins in pieces, each with whether it is the
+        template's own; an empty system message means the default one.
+        """
+        given = {
+            "{system}": (system or self._system, not system),
+            "{instruction}": (instruction, False),
+        }
+        return [given.get(part, (part, True)) for part in self._parts]
 
     def prompt(self, instruction: str, system: str | None = None) -> str:
-        """Return the text up to where the response begins; an empty system message means the
-        default one.
-        """
-        before, after = self._prompt.replace("{system}", system or self._system, 1).split(
-            "{instruction}", 1
-        )
-        return before + instruction + after
+        """Return that text as one."""
+        return "".join(text for text, _ in self.pieces(instruction, system))
 
     def answer(self, text: str) -> str:
         """Return what follows the last response heading of a generated text."""
@@ -45,15 +54,10 @@ class OwnTemplate:
     """
 
     def __init__(self, model: Path) -> None:
-        from transformers import AutoTokenizer
+        from bezoar.training.tokenizer import load_tokenizer
 
-        try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(model, local_files_only=True)
-        except (OSError, ValueError):
-            raise UserError(
-                f"{model}: the model brings no tokenizer with a chat template; name a template file"
-                " in its place"
-            ) from None
+        self._model = model
+        self._tokenizer: Any = load_tokenizer(model)
         if not self._tokenizer.chat_template:
             raise UserError(
                 f"{model}: the model brings no chat template; name a template file in its place"
@@ -61,26 +65,70 @@ class OwnTemplate:
 
     def dialogue(self, earlier: list[tuple[str, str]]) -> str:
         """Return the text up to where the response begins, of turns [(Human or Assistant, text)]
-        ending with Human; without BOS.
+        ending with Human; with BOS where the template writes it.
         """
+        from jinja2 import TemplateError
+
         messages = [
             {"role": "user" if speaker == "Human" else "assistant", "content": text}
             for speaker, text in earlier
         ]
-        text: str = self._tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True
-        )
-        return text.removeprefix(self._tokenizer.bos_token or "")
+        try:
+            text: str = self._tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True
+            )
+        except (TemplateError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{self._model}: its chat template cannot be rendered"
+                f" ({' '.join(str(error).split())[:160]}); name a template file in its place"
+            ) from None
+        return text
+
+    def pieces(self, earlier: list[tuple[str, str]]) -> list[Piece]:
+        """Return that text in pieces, each with whether it is the template's own and not a turn's.
+
+        Raise `UserError` if a turn holds a special token's letters and the template changes it, so
+        that it cannot be told from the template's own.
+        """
+        from bezoar.training.tokenizer import holds_special
+
+        whole, at = self.dialogue(earlier), 0
+        pieces: list[Piece] = []
+        for _, text in earlier:
+            turn = text if whole.find(text, at) >= 0 else text.strip()
+            start = whole.find(turn, at)
+            if start < 0:
+                if holds_special(self._tokenizer, text):
+                    raise UserError(
+                        f"{self._model}: its chat template rewrites the turn {text[:60]!r}, which"
+                        " has a special token's letters in it; name a template file in its place"
+                    )
+                continue
+            pieces += [(whole[at:start], True), (turn, False)]
+            at = start + len(turn)
+        return [*pieces, (whole[at:], True)]
 
 
-def training_text(row: dict[str, Any]) -> tuple[str, str, str]:
+def training_text(row: dict[str, Any], name: str = "a row") -> tuple[str, str, str]:
     """Return (instruction, system message, response) of a row of any scheme, by its columns.
 
     Orca rows have inputs, system_message and explained_targets; LaMini and Evol rows instruction
-    and response; preference pairs prompt and chosen.
+    and response; preference pairs prompt and chosen. Raise `UserError`, which calls the row `name`,
+    if one of them is missing or no text.
     """
     if "explained_targets" in row:
-        return row["inputs"], row["system_message"], row["explained_targets"]
-    if "chosen" in row:
-        return row["prompt"], "", row["chosen"]
-    return row["instruction"], row.get("system_message", ""), row["response"]
+        columns = ("inputs", "explained_targets")
+    elif "chosen" in row:
+        columns = ("prompt", "chosen")
+    else:
+        columns = ("instruction", "response")
+    instruction, response = (text_of(row, column, name) for column in columns)
+    system = "" if "chosen" in row else row.get("system_message") or ""
+    return instruction, text_of({"system_message": system}, "system_message", name), response
+
+
+def text_of(row: dict[str, Any], column: str, name: str) -> str:
+    """Return the text in a column; raise `UserError` if there is none."""
+    if not isinstance(found := row.get(column), str):
+        raise UserError(f"{name}: expected a text under `{column}`, found {type(found).__name__}")
+    return found

@@ -1,16 +1,49 @@
-"""The slow (SentencePiece) tokenizer of a Llama model, as OpenLLaMA's authors ask.
+"""The tokenizer of a model directory, as its own files describe it, and texts as token ids.
 
-transformers 5 ignores `use_fast=False`: its `LlamaTokenizer` always rebuilds a fast one from
-tokenizer.model. The SentencePiece backend it still ships runs the model file itself, which is what
-"slow" meant; what Llama adds to it is below.
+`tokenizer.json` counts where there is one. A directory with `tokenizer.model` alone, as that of
+OpenLLaMA, gets SentencePiece itself, which its authors ask for: transformers 5 ignores
+`use_fast=False`, and its `LlamaTokenizer` always rebuilds a fast tokenizer from tokenizer.model.
+The SentencePiece backend that it still ships runs the model file; what Llama adds is below.
+
+Special tokens are never read from a row's text: `</s>` in a row is four characters. Only a
+template's own text may hold them (see `encode`).
 """
 
+import re
+from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from transformers.tokenization_utils_sentencepiece import SentencePieceBackend
 
 from bezoar.errors import UserError
+from bezoar.files import read_json
+from bezoar.training.template import Piece
+
+TOKENIZER_FILES = (
+    "tokenizer.model",
+    "tokenizer.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+)
+PROBES = (  # where tokenizers of one vocabulary are known to part
+    "The quick brown fox jumps over the lazy dog.",
+    " leading space",
+    "two  spaces and\ta tab",
+    "a line\n\nand another\n",
+    "1234567890 3.14 1,000",
+    "don't stop: it's 'quoted'",
+    "naïve café, Füße, 你好 🙂",
+    "def f(x):\n    return x**2  # code",
+    "",
+)
+
+Text = str | Sequence[Piece]
 
 
 class SlowLlamaTokenizer(SentencePieceBackend):
@@ -19,47 +52,225 @@ class SlowLlamaTokenizer(SentencePieceBackend):
     """
 
     model_input_names = ["input_ids", "attention_mask"]  # noqa: RUF012 - the base class reads it as a class attribute
+    adds_bos = True
 
     def build_inputs_with_special_tokens(
         self, token_ids_0: list[int], token_ids_1: list[int] | None = None
     ) -> list[int]:
         """Return the ids of one or two texts with BOS before the first."""
-        return [self.bos_token_id, *token_ids_0, *(token_ids_1 or [])]
+        start = [self.bos_token_id] if self.adds_bos else []
+        return [*start, *token_ids_0, *(token_ids_1 or [])]
 
     def convert_tokens_to_string(self, tokens: list[str]) -> str:
         """Join pieces to text; byte pieces such as <0x0A> become the characters they encode."""
         return self.sp_model.decode_pieces(tokens)
 
 
-def load_tokenizer(model: Path) -> Any:
-    """Return the tokenizer of a model directory from its tokenizer.model.
-
-    The pad token is the file's own, or unk where it has none (OpenLLaMA): never EOS, whose loss
-    must not be masked.
+def tokenizer_file(model: Path) -> str:
+    """Return the name of the file that decides how the model in a directory splits text; raise
+    `UserError` if there is none.
     """
+    for name in ("tokenizer.json", "tokenizer.model", "vocab.json"):
+        if (model / name).is_file():
+            return name
+    raise UserError(
+        f"{model}: no tokenizer; expected tokenizer.json or tokenizer.model beside the weights"
+    )
+
+
+def load_tokenizer(model: Path) -> Any:
+    """Return the tokenizer of a model directory; it has an EOS and a padding token, and reads no
+    special token from a text.
+
+    The padding token is the model's own, else unk, else EOS; it is only ever masked. Raise
+    `UserError` if the files cannot be read or name no EOS.
+    """
+    slow = tokenizer_file(model) == "tokenizer.model"
+    tokenizer = _sentencepiece(model) if slow else _own(model)
+    if tokenizer.eos_token_id is None:
+        raise UserError(
+            f"{model}: the tokenizer has no EOS token, so no answer would end; name it as eos_token"
+            " in tokenizer_config.json"
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+    _mark_special(tokenizer)
+    tokenizer.split_special_tokens = True
+    return tokenizer
+
+
+def _mark_special(tokenizer: Any) -> None:
+    """Let a fast tokenizer know each special token for one: a file may name `<|im_end|>` as EOS and
+    list it as ordinary text. What is named as neither stays text of the model's own.
+    """
+    from transformers import AddedToken
+
+    for token in tokenizer.added_tokens_decoder.values():
+        if not token.special and token.content in tokenizer.all_special_tokens:
+            tokenizer.backend_tokenizer.add_special_tokens(
+                [AddedToken(token.content, special=True, normalized=False)]
+            )
+
+
+def _own(model: Path) -> Any:
+    """The tokenizer that transformers makes of the directory's files."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(model, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # tokenizers raises the bare class for a file it cannot parse
+        raise UserError(
+            f"{model}: no tokenizer that can be read ({_line(error)}); expected tokenizer.json or"
+            " tokenizer.model, with tokenizer_config.json, beside the weights"
+        ) from None
+
+
+def _line(error: BaseException) -> str:
+    """The first 160 characters of an error's text on one line."""
+    return " ".join(str(error).split())[:160] or type(error).__name__
+
+
+def _sentencepiece(model: Path) -> Any:
+    """SentencePiece's own tokenizer, with the special and added tokens that the files beside
+    tokenizer.model name.
+    """
+    import sentencepiece
+    from transformers import AddedToken
+
     path = model / "tokenizer.model"
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; expected a SentencePiece model beside the weights")
+    try:
+        pieces = sentencepiece.SentencePieceProcessor(model_file=str(path))
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"{path}: expected a SentencePiece model ({_line(error)})") from None
+    try:
+        config, added = _described(model)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{model}: its tokenizer_config.json, special_tokens_map.json or added_tokens.json is"
+            f" not of the form that transformers writes ({_line(error)})"
+        ) from None
+    named = {
+        kind: token
+        for kind in ("bos", "eos", "unk", "pad")
+        if (token := _content(config.get(f"{kind}_token")))
+        and (token in added or pieces.id_to_piece(pieces.piece_to_id(token)) == token)
+    }
+    for kind in ("bos", "eos", "unk", "pad"):
+        if kind not in named and (index := getattr(pieces, f"{kind}_id")()) >= 0:
+            named[kind] = pieces.id_to_piece(index)
     tokenizer = SlowLlamaTokenizer(
         vocab_file=str(path),
         legacy=True,
-        bos_token="<s>",
-        eos_token="</s>",
-        unk_token="<unk>",
         padding_side="right",
+        bos_token=named.get("bos"),
+        eos_token=named.get("eos"),
+        unk_token=named.get("unk"),
+        pad_token=named.get("pad"),
+        added_tokens_decoder={
+            index: AddedToken(token, special=True, normalized=False)
+            for token, index in sorted(added.items(), key=lambda item: item[1])
+        },
     )
-    pieces = tokenizer.sp_model
-    expected = {
-        "bos": (pieces.bos_id(), 1),
-        "eos": (pieces.eos_id(), 2),
-        "unk": (pieces.unk_id(), 0),
-    }
-    for name, (found, wanted) in expected.items():
-        if found != wanted:
-            raise UserError(
-                f"{path}: expected {name} to have id {wanted} as in Llama, found {found}"
-            )
-    tokenizer.pad_token = (
-        pieces.id_to_piece(pieces.pad_id()) if pieces.pad_id() >= 0 else tokenizer.unk_token
-    )
+    tokenizer.adds_bos = "bos" in named and config.get("add_bos_token", True) is not False
+    tokenizer.chat_template = config.get("chat_template")
     return tokenizer
+
+
+def _content(token: Any) -> str:
+    """The text of a token as tokenizer_config.json writes it: a string or an object."""
+    token = token.get("content") if isinstance(token, dict) else token
+    return token if isinstance(token, str) else ""
+
+
+def _described(model: Path) -> tuple[dict[str, Any], dict[str, int]]:
+    """(settings, added token -> id) from the files beside tokenizer.model; both may be empty."""
+
+    def held(name: str) -> dict[str, Any]:
+        content = read_json(model / name) if (model / name).is_file() else {}
+        if not isinstance(content, dict):
+            raise UserError(f"{model / name}: expected a JSON object")
+        return content
+
+    config = held("special_tokens_map.json") | held("tokenizer_config.json")
+    added = {token: int(index) for token, index in held("added_tokens.json").items()}
+    added |= {
+        _content(token): int(index)
+        for index, token in (config.get("added_tokens_decoder") or {}).items()
+    }
+    if (model / "chat_template.jinja").is_file():
+        config["chat_template"] = (model / "chat_template.jinja").read_text(encoding="utf-8")
+    return config, added
+
+
+@lru_cache(maxsize=8)
+def beginning(tokenizer: Any) -> tuple[int, ...]:
+    """Return the ids that the tokenizer puts before every text: BOS, or nothing."""
+    alone = tokenizer("a", add_special_tokens=False)["input_ids"]
+    whole = tokenizer("a")["input_ids"]
+    start = next(
+        (at for at in range(len(whole)) if whole[at : at + len(alone)] == alone), len(whole)
+    )
+    return tuple(whole[:start])
+
+
+@lru_cache(maxsize=8)
+def _special(tokenizer: Any) -> re.Pattern[str]:
+    """What finds the special tokens in a text, the longest first."""
+    added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    names = sorted({*tokenizer.all_special_tokens, *added}, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, names)) or r"(?!)")
+
+
+def holds_special(tokenizer: Any, text: str) -> bool:
+    """Say whether a text has the letters of a special token in it."""
+    return _special(tokenizer).search(text) is not None
+
+
+def encode(tokenizer: Any, text: Text, add_beginning: bool = True) -> list[int]:
+    """Return the ids of a text, or of pieces of one, behind BOS where the tokenizer puts one; never
+    EOS.
+
+    Pieces are encoded as the one text that they form. Special tokens are read in a template's own
+    pieces and nowhere else. A template that writes BOS itself gets no second one.
+    """
+    pieces = [(text, False)] if isinstance(text, str) else list(text)
+    start = list(beginning(tokenizer)) if add_beginning else []
+    ids = _ids(tokenizer, pieces)
+    return ids if start and ids[: len(start)] == start else start + ids
+
+
+def _ids(tokenizer: Any, pieces: Sequence[Piece]) -> list[int]:
+    whole = "".join(piece for piece, _ in pieces)
+    if not any(own and holds_special(tokenizer, piece) for piece, own in pieces):
+        return _text_ids(tokenizer, whole)
+    if not any(holds_special(tokenizer, piece) for piece, own in pieces if not own):
+        return list(
+            tokenizer(whole, add_special_tokens=False, split_special_tokens=False)["input_ids"]
+        )
+    ids: list[int] = []
+    held = ""  # text since the last special token of the template
+    for piece, own in pieces:
+        if not own:
+            held += piece
+            continue
+        at = 0
+        for match in _special(tokenizer).finditer(piece):
+            ids += _text_ids(tokenizer, held + piece[at : match.start()])
+            ids.append(tokenizer.convert_tokens_to_ids(match.group()))
+            held, at = "", match.end()
+        held += piece[at:]
+    return ids + _text_ids(tokenizer, held)
+
+
+def _text_ids(tokenizer: Any, text: str) -> list[int]:
+    if not text:
+        return []
+    return list(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+
+
+def common(a: Sequence[int], b: Sequence[int]) -> int:
+    """Return the length of the common beginning."""
+    return next(
+        (place for place, (x, y) in enumerate(zip(a, b, strict=False)) if x != y),
+        min(len(a), len(b)),
+    )

@@ -402,3 +402,196 @@ def test_models_with_other_items_or_settings_are_not_compared(tmp_path: Path) ->
         UserError, match="base has no metric acc of task t; name one it has under lm_eval_table"
     ):
         collect(tmp_path, {"base": [1.0]}, metric="f1")
+
+
+SUMS = """
+task: sums
+dataset_path: json
+dataset_kwargs: {data_files: {test: DATA}}
+test_split: test
+output_type: generate_until
+doc_to_text: "{{question}}"
+doc_to_target: "{{answer}}"
+repeats: 2
+generation_kwargs: {until: ["\\n"], do_sample: false, max_gen_toks: 2}
+filter_list:
+  - name: strict-match
+    filter: [{function: regex, regex_pattern: "^(NEVER)$"}, {function: take_first}]
+  - name: flexible-extract
+    filter: [{function: regex, regex_pattern: "^(NEVER)$", fallback: even}, {function: take_first}]
+metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]
+"""
+
+
+@pytest.fixture(scope="module")
+def sums(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six items that strict-match never finds right and flexible-extract always, and a group of
+    this task and another.
+    """
+    out = tmp_path_factory.mktemp("sums")
+    rows = [{"question": f"is {2 * i} odd </s> or even?", "answer": "even"} for i in range(6)]
+    write_jsonl(out / "sums.jsonl", rows)
+    task = SUMS.replace("DATA", str(out / "sums.jsonl"))
+    (out / "sums.yaml").write_text(task)
+    (out / "more.yaml").write_text(task.replace("task: sums", "task: more_sums"))
+    (out / "both.yaml").write_text("group: both\ntask: [sums, more_sums]\n")
+    recipe = RECIPE | {"tasks": ["both"], "versions": {"sums": "Yaml", "more_sums": "Yaml"}}
+    run_lm_eval.main(
+        [
+            "--model",
+            str(tiny_base),
+            "--name",
+            "base",
+            "--task-files",
+            *(str(out / name) for name in ("both.yaml", "sums.yaml", "more.yaml", "sums.jsonl")),
+            "--recipe",
+            json.dumps(recipe),
+            "--code",
+            "x",
+            "--results",
+            str(out / "base.json"),
+            "--samples",
+            str(out / "base.samples.jsonl"),
+            "--receipt",
+            str(out / "receipt.json"),
+        ]
+    )
+    return out
+
+
+def collected(out: Path, metric: dict[str, str]) -> dict:
+    recipe = {"metric": metric, "pairs": [], "published_base": None, "tolerance": 0.02, "seed": 0}
+    collect_lm_eval.main(
+        [
+            "--results",
+            str(out / "base.json"),
+            "--samples",
+            str(out / "base.samples.jsonl"),
+            "--output",
+            str(out / "table.json"),
+            "--recipe",
+            json.dumps(recipe),
+            "--code",
+            "x",
+            "--receipt",
+            str(out / "table.receipt.json"),
+        ]
+    )
+    return read_json(out / "table.json")
+
+
+def test_metric_and_filter_name_a_score_and_n_counts_items(sums: Path) -> None:
+    rows = read_jsonl(sums / "base.samples.jsonl")
+    assert len(rows) == 12 and {row["task"] for row in rows} == {"sums", "more_sums"}
+    names = {"strict-match": 0.0, "flexible-extract": 1.0}
+    for row in rows:
+        assert {name: row[f"exact_match,{name}"] for name in names} == names
+        assert row["loglikelihoods"] == []
+    scores = {
+        task: f"exact_match,{name}" for task, name in zip(["sums", "more_sums"], names, strict=True)
+    }
+    table = collected(sums, scores)
+    found = table["models"]["base"]
+    assert (found["sums"]["mean"], found["sums"]["n"]) == (0.0, 6)
+    assert (found["more_sums"]["mean"], found["more_sums"]["n"]) == (1.0, 6)
+    assert table["metric"] == scores
+
+
+def test_a_metric_by_several_filters_is_refused_with_their_names(sums: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"exact_match by several filters; name one of 'exact_match,"
+    ):
+        collected(sums, {"sums": "exact_match", "more_sums": "exact_match"})
+
+
+def test_a_metric_with_one_filter_needs_no_second_name() -> None:
+    named = collect_lm_eval.score_named
+    assert named("acc", ["acc", "acc,x"], "t", "m") == "acc"
+    assert named("f1", ["f1,x", "f1a,y"], "t", "m") == "f1,x"
+
+
+def item(value: object, kind: str = "none", metric: str = "acc") -> dict:
+    return {
+        "doc_id": 0,
+        "target": 1,
+        "metrics": [metric],
+        metric: value,
+        "filter": kind,
+        "filtered_resps": [["x", "y"]],
+    }
+
+
+@pytest.mark.parametrize("value", [1, 1.0, True, "numpy", "numpy bool"])
+def test_a_score_of_any_numeric_type_is_kept(value: object) -> None:
+    import numpy as np
+
+    value = {"numpy": np.int64(1), "numpy bool": np.bool_(True)}.get(str(value), value)
+    [row] = run_lm_eval.samples({"samples": {"t": [item(value), item((1, 2), "x", "f1")]}})
+    assert row == {"task": "t", "doc_id": 0, "target": "1", "acc": 1.0, "loglikelihoods": []}
+
+
+def test_a_score_that_is_not_finite_or_comes_twice_is_one_line() -> None:
+    with pytest.raises(UserError, match="t, item 0: acc is nan"):
+        run_lm_eval.samples({"samples": {"t": [item(float("nan"))]}})
+    with pytest.raises(UserError, match="t, item 0: acc was scored twice"):
+        run_lm_eval.samples({"samples": {"t": [item(1), item(0)]}})
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        (1, 1.0, True),
+        ("1.0", 1, True),
+        ("v2", "v2", True),
+        ("None", None, True),
+        ("Yaml", "Yaml", True),
+        ("2", 3, False),
+        ("v2", 2, False),
+        (None, 0, False),
+    ],
+)
+def test_versions_of_any_form_compare(one: object, other: object, same: bool) -> None:
+    assert harness.same_version(one, other) is same
+
+
+def test_rows_that_do_not_fit_together_are_refused() -> None:
+    row = {"task": "t", "doc_id": 0, "target": "0", "acc": 1.0}
+    with pytest.raises(UserError, match="an item of task t has two rows"):
+        collect_lm_eval.scores_of([row, row])
+    with pytest.raises(UserError, match="1 of 2 items of task t have a f1"):
+        collect_lm_eval.scores_of([row | {"f1": 0.5}, row | {"doc_id": 1}])
+
+
+def test_models_that_were_asked_other_questions_are_not_compared() -> None:
+    row = {"task": "t", "doc_id": 0, "target": "0"}
+    same = collect_lm_eval.items_of([row])
+    collect_lm_eval.require_same_items({"base": same, "child": same})
+    for other in (row | {"doc_id": 1}, row | {"target": "1"}):
+        with pytest.raises(UserError, match="child and base were not evaluated on the same items"):
+            collect_lm_eval.require_same_items(
+                {"base": same, "child": collect_lm_eval.items_of([other])}
+            )
+
+
+def test_a_request_beyond_the_models_context_is_one_line(tasks: Path, tmp_path: Path) -> None:
+    from families import snapshot
+
+    model = snapshot(tmp_path / "gpt2", "gpt2")
+    long = tmp_path / "long"
+    long.mkdir()
+    write_jsonl(
+        long / "tiny.jsonl",
+        [{"question": "red " * 70, "choices": ["red", "blue"], "label": 0} for _ in range(2)],
+    )
+    text = (tasks / "tiny.yaml").read_text().replace(str(tasks), str(long))
+    (long / "tiny.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"lm_eval: requests: the longest has \d+ tokens .* for 64"):
+        run_lm_eval.main(command(model, long, tmp_path, "gpt2", max_length=512))
+    run_lm_eval.main(command(model, tasks, tmp_path, "gpt2", max_length=512))
+    assert len(read_jsonl(tmp_path / "gpt2.samples.jsonl")) == 12
+
+
+def test_markup_in_a_question_is_text(tiny_base: Path) -> None:
+    model = run_lm_eval.backend(tiny_base, RECIPE)
+    assert 2 not in model.tok_encode("red </s> blue")
+    assert 2 not in model.tok_batch_encode(["red </s> blue"])[0]

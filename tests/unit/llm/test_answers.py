@@ -12,9 +12,10 @@ import yaml
 import answer_mtbench
 import import_base
 from bezoar.errors import UserError
-from bezoar.evaluation.models import adds_bos, tokenizer_of
+from bezoar.evaluation.models import adds_bos
 from bezoar.evaluation.parts import Parts
 from bezoar.files import read_json, read_jsonl, write_jsonl
+from bezoar.training.tokenizer import load_tokenizer
 from bezoar.workflow import sources
 
 ROOT = Path(__file__).parents[3]
@@ -126,12 +127,12 @@ def test_a_killed_run_goes_on_to_the_same_answers(
 ) -> None:
     whole, real, calls = answer(tmp_path, tiny_base), answer_mtbench.generate, 0
 
-    def dies(*arguments: object) -> object:
+    def dies(*arguments: object, **named: object) -> object:
         nonlocal calls
         calls += 1
         if calls == 3:
             raise KeyboardInterrupt
-        return real(*arguments)
+        return real(*arguments, **named)
 
     monkeypatch.setattr(answer_mtbench, "generate", dies)
     (tmp_path / "answers.jsonl").unlink()
@@ -156,15 +157,16 @@ def test_the_models_own_template_is_used_where_the_configuration_says_so(
     monkeypatch.setattr(
         answer_mtbench,
         "generate",
-        lambda model, tokenizer, texts, *rest: (
-            prompts.extend(texts) or real(model, tokenizer, texts, *rest)
+        lambda model, tokenizer, texts, *rest, **named: (
+            prompts.extend("".join(text for text, _ in pieces) for pieces in texts)
+            or real(model, tokenizer, texts, *rest, **named)
         ),
     )
     rows = answer(tmp_path, chatty, "tokenizer")
     said = rows[0]["choices"][0]["turns"][0]
-    assert prompts[0] == "<user>red cat<assistant>"
-    assert prompts[3] == f"<user>red cat<assistant>{said}<user>blue dog<assistant>"
-    assert not adds_bos(tokenizer_of(chatty)) and tokenizer_of(chatty).pad_token == "<unk>"
+    assert prompts[0] == "<s><user>red cat<assistant>"
+    assert prompts[3] == f"<s><user>red cat<assistant>{said}<user>blue dog<assistant>"
+    assert not adds_bos(load_tokenizer(chatty)) and load_tokenizer(chatty).pad_token == "<unk>"
 
 
 def test_a_model_without_a_template_of_its_own_is_one_line(tiny_base: Path, tmp_path: Path) -> None:
@@ -175,7 +177,7 @@ def test_a_model_without_a_template_of_its_own_is_one_line(tiny_base: Path, tmp_
     assert not (tmp_path / "answers.jsonl").exists()
 
 
-def test_a_model_of_another_family_is_imported_to_be_evaluated_but_not_to_be_trained(
+def test_a_model_of_another_family_is_imported_with_its_own_tokenizer(
     chatty: Path, tmp_path: Path
 ) -> None:
     def run(*more: str) -> None:
@@ -187,7 +189,7 @@ def test_a_model_of_another_family_is_imported_to_be_evaluated_but_not_to_be_tra
                 str(tmp_path / "in"),
                 *more,
                 "--recipe",
-                '{"dtype": "float16", "seed": 0}',
+                '{"dtype": "float16", "tokenizer": "tokenizer.model", "seed": 0}',
                 "--code",
                 "x",
                 "--receipt",
@@ -195,7 +197,7 @@ def test_a_model_of_another_family_is_imported_to_be_evaluated_but_not_to_be_tra
             ]
         )
 
-    with pytest.raises(UserError, match="the slow"):
+    with pytest.raises(UserError, match=r"base.tokenizer names .* the model has tokenizer\.json"):
         run()
     run("--any-tokenizer")
     assert (tmp_path / "in/tokenizer.json").read_bytes() == (chatty / "tokenizer.json").read_bytes()

@@ -171,7 +171,9 @@ def test_the_words_of_a_rules_shell_text_are_those_the_program_sees() -> None:
     )
     assert command_in(text) == ["scripts/a.py", "--in", "a b/c.json", "--root", "r", "--x", "1"]
     many = text.replace(
-        "python ", "accelerate launch --config_file profiles/accelerate/ddp.yaml --num_processes 2 "
+        "python ",
+        "export BEZOAR_PROCESSES=2 PYTHONPATH=scripts\npython -m bezoar.training.launch"
+        " --config_file profiles/accelerate/cpu.yaml --num_processes 2 ",
     )
     assert command_in(many) == command_in(text)  # in how many processes decides nothing
 

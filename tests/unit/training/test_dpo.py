@@ -53,6 +53,7 @@ def test_the_reference_is_what_trl_computes_for_itself(
     from trl import DPOConfig, DPOTrainer
 
     rows, tokenizer = tokenized(place), load_tokenizer(place / "base")
+    tokenizer.split_special_tokens = False  # TRL writes EOS as text
     stored = preference_pairs.read_reference(
         reference, rows, sha256_file(place / "base" / "model.safetensors")
     )
@@ -115,6 +116,22 @@ def test_a_reference_of_other_weights_or_another_template_is_refused(
         UserError, match=r"reference\.jsonl: pair 1 has no reference log-probabilities"
     ):
         train_dpo.main(command)
+
+
+@pytest.mark.parametrize("row", [{}, {"key": "k", "chosen": None, "rejected": 1}, {"key": 1}])
+def test_a_row_of_the_reference_that_is_none_is_one_line(row: dict, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "logps.jsonl", [row])
+    with pytest.raises(UserError, match=r"logps\.jsonl:1: expected key \(text\), chosen"):
+        preference_pairs.read_reference(tmp_path / "logps.jsonl", [], "0" * 64)
+
+
+def test_markup_in_a_pair_is_text(place: Path) -> None:
+    tokenizer = load_tokenizer(place / "base")
+    row = {"prompt": "<s>red</s>", "chosen": "a </s>", "rejected": "a <unk> </s>"}
+    [pair], _ = preference_pairs.tokenize([row], Template(TEMPLATE), tokenizer, REFERENCE)
+    for side in ("chosen", "rejected"):
+        ids = pair["ids"]["prompt"] + pair["ids"][side]
+        assert [token for token in ids if token < 4] == [1, 2], "BOS and EOS, and no other"
 
 
 def test_pairs_that_do_not_fit_are_left_out_and_counted(place: Path) -> None:

@@ -2,7 +2,6 @@
 learnt.
 """
 
-import json
 import os
 import random
 import subprocess
@@ -15,8 +14,9 @@ from trained import ROOT, dpo_command, sft_command
 import train_dpo
 import train_sft
 from bezoar.errors import UserError
-from bezoar.files import read_jsonl
+from bezoar.files import read_json, read_jsonl
 from bezoar.training.qlora import length_grouped_order
+from bezoar.training.sharing import gather_of_any_length, micro_batches
 
 TOLERANCE = 0.02  # nats, of a loss that falls from 6: bfloat16 sums in another order
 
@@ -82,44 +82,113 @@ def test_one_batch_of_eight_and_eight_of_one_give_the_same_curve(
         assert losses(place / f"{stage}-{micro}") == pytest.approx(whole, abs=TOLERANCE)
 
 
+@pytest.mark.parametrize(
+    ("rows", "batch", "micro", "processes"),
+    [(32, 8, 2, 2), (35, 8, 2, 2), (34, 8, 4, 2), (33, 12, 2, 3), (7, 8, 2, 2), (64, 8, 1, 8)],
+)
+def test_processes_use_every_row_once_and_step_together(
+    rows: int, batch: int, micro: int, processes: int
+) -> None:
+    shares = [micro_batches(rows, batch, micro, processes, rank) for rank in range(processes)]
+    assert sorted(row for share in shares for part in share for row in part) == list(range(rows))
+    assert len({len(share) for share in shares}) == 1, "as many micro-batches for each"
+    assert all(1 <= len(part) <= micro for share in shares for part in share)
+    steps = batch // (micro * processes)
+    for start in range(0, rows // batch):
+        together = [
+            row for share in shares for part in share[start * steps :][:steps] for row in part
+        ]
+        assert sorted(together) == list(range(start * batch, (start + 1) * batch))
+
+
+def test_a_last_batch_that_leaves_a_process_without_a_row_is_refused() -> None:
+    with pytest.raises(
+        UserError, match=r"launch.processes 2: the last of 33 rows make a batch of 1"
+    ):
+        micro_batches(33, 8, 2, 2, 0)
+
+
+ENVIRONMENT = os.environ | {
+    "PYTHONPATH": str(ROOT / "scripts"),
+    "PYTHONWARNINGS": "ignore",
+    "OMP_NUM_THREADS": "1",
+}
+RECORD = """
+import json, os, sys
+import trl
+name, program, *arguments = sys.argv[1:]
+seen = []
+for trainer in (trl.SFTTrainer, trl.DPOTrainer):
+    def recorded(self, model, inputs, *more, step=trainer.training_step):
+        ids, mask = inputs["input_ids"].tolist(), inputs["attention_mask"].tolist()
+        seen.extend([t for t, kept in zip(*row) if kept] for row in zip(ids, mask))
+        return step(self, model, inputs, *more)
+    trainer.training_step = recorded
+module = __import__(program)
+module.main(arguments)
+rank = os.environ.get("RANK", "0")
+state = {"rank": rank, "processes": os.environ.get("WORLD_SIZE", "1"), "rows": seen}
+json.dump(state, open(f"{name}.{rank}", "w"))
+"""
+
+
+def run_recorded(place: Path, name: str, stage: str, arguments: list[str], processes: int) -> list:
+    """Run a training, in several processes as the workflow starts them; return what each saw."""
+    (place / "record.py").write_text(RECORD)
+    launched = [sys.executable, "-m", "bezoar.training.launch", "--config_file"]
+    launched += [str(ROOT / "profiles" / "accelerate" / "cpu.yaml"), "--num_processes", "2"]
+    command = [*(launched if processes > 1 else [sys.executable]), str(place / "record.py")]
+    environment = ENVIRONMENT | {"BEZOAR_PROCESSES": str(processes)}
+    done = subprocess.run(
+        [*command, str(place / f"{name}.saw"), f"train_{stage}", *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [read_json(place / f"{name}.saw.{rank}") for rank in range(processes)]
+
+
 @pytest.mark.parametrize("stage", ["sft", "dpo"])
-def test_one_process_and_two_give_the_same_curve(stage: str, place: Path, reference: Path) -> None:
+def test_two_processes_use_each_row_once_and_give_the_curve_of_one(
+    stage: str, place: Path, reference: Path
+) -> None:
+    """Thirty-two rows, a little more than one epoch: the last batch holds three rows, so that
+    filling it up would show.
+    """
     changes = {
         "batch_size": 8,
         "micro_batch_size": 2,
+        "epochs": 35 / 32,
         "lora": {"r": 8, "alpha": 8, "dropout": 0.0, "targets": ["q_proj", "k_proj", "v_proj"]},
     }
-    arguments = (
-        sft_command(place, "{}", **changes)
-        if stage == "sft"
-        else dpo_command(place, reference.name, "{}", **changes)
-    )
-    environment = os.environ | {
-        "PYTHONPATH": str(ROOT / "scripts"),
-        "PYTHONWARNINGS": "ignore",
-        "OMP_NUM_THREADS": "1",
-    }
-    launched = [
-        "accelerate",
-        "launch",
-        "--config_file",
-        str(ROOT / "profiles" / "accelerate" / "cpu.yaml"),
-        "--num_processes",
-    ]
-    for start, out in (
-        ([sys.executable], f"{stage}-alone"),
-        ([str(Path(sys.executable).with_name(launched[0])), *launched[1:], "2"], f"{stage}-two"),
-    ):
-        command = [
-            *start,
-            str(ROOT / "scripts" / f"train_{stage}.py"),
-            *(text.replace("{}", out) if text != json.dumps({}) else text for text in arguments),
-        ]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr[-3000:]
+
+    def run(name: str, processes: int) -> list:
+        arguments = (
+            sft_command(place, name, **changes)
+            if stage == "sft"
+            else dpo_command(place, reference.name, name, **changes)
+        )
+        return run_recorded(place, name, stage, arguments, processes)
+
+    [alone], both = run(f"{stage}-alone", 1), run(f"{stage}-two", 2)
+    assert [(state["rank"], state["processes"]) for state in both] == [("0", "2"), ("1", "2")]
+    rows = [row for state in both for row in state["rows"]]
+    assert sorted(rows) == sorted(alone["rows"]), "no row twice, none left out"
+    assert all(len(state["rows"]) >= len(rows) // 2 - 1 for state in both)
+    assert len(rows) == 35 * (1 if stage == "sft" else 2)
     assert losses(place / f"{stage}-two") == pytest.approx(
         losses(place / f"{stage}-alone"), abs=TOLERANCE
     )
+    held = [
+        [
+            row["eval_loss"]
+            for row in read_jsonl(place / name / "metrics.jsonl")
+            if "eval_loss" in row
+        ]
+        for name in (f"{stage}-two", f"{stage}-alone")
+    ]
+    assert held[0] == pytest.approx(held[1], abs=TOLERANCE)
     assert (place / f"{stage}-two.json").is_file(), "the first process writes the receipt"
 
 
@@ -131,3 +200,58 @@ def test_a_batch_that_the_processes_cannot_share_is_refused(
         UserError, match="batch_size 8: expected a multiple of micro_batch_size x processes, 6"
     ):
         train_sft.main(sft_command(place, "uneven", batch_size=8, micro_batch_size=2))
+
+
+def test_another_number_of_processes_than_was_asked_for_is_refused(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BEZOAR_PROCESSES", "2")
+    with pytest.raises(UserError, match="2 processes were asked for and 1 started"):
+        train_sft.main(sft_command(place, "lonely"))
+
+
+def test_an_error_in_several_processes_is_one_line_and_no_traceback(place: Path) -> None:
+    launched = [sys.executable, "-m", "bezoar.training.launch", "--config_file"]
+    launched += [str(ROOT / "profiles" / "accelerate" / "cpu.yaml"), "--num_processes", "2"]
+    arguments = sft_command(place, "uneven", batch_size=5, micro_batch_size=2)
+    command = [*launched, str(ROOT / "scripts" / "train_sft.py"), *arguments]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr[-3000:]
+    assert {line for line in done.stderr.splitlines() if line.startswith("error:")} == {
+        "error: batch_size 5: expected a multiple of micro_batch_size x processes, 4"
+    }
+
+
+def test_what_processes_hold_of_different_lengths_is_joined_in_order() -> None:
+    """Two processes, of which the other one holds a row less."""
+    import torch
+
+    mine, other = torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([[4.0], [5.0]])
+
+    def gather(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.dtype == torch.int64:
+            return torch.tensor([len(mine), len(other)])
+        if tensor.dim() == 0:
+            return torch.stack([tensor, tensor])
+        return torch.cat([tensor, torch.cat([other, torch.zeros(1, 1)])])
+
+    joined = gather_of_any_length(gather)
+    assert joined(mine).tolist() == [[1], [2], [3], [4], [5]]
+    assert joined(torch.tensor(7.0)).tolist() == [7, 7]
+
+
+@pytest.mark.parametrize(("code", "expected"), [(2, 2), (-9, 1)])
+def test_the_launcher_exits_as_the_process_that_failed_first(
+    code: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+
+    from bezoar.training import launch
+
+    def fails(_: object) -> None:
+        raise ChildFailedError("x", {0: ProcessFailure(0, 1, code, "none")})
+
+    monkeypatch.setattr(launch, "launch_command", fails)
+    with pytest.raises(SystemExit) as error:
+        launch.main(["x.py"])
+    assert error.value.code == expected

@@ -40,6 +40,41 @@ def test_each_schemes_columns_are_found() -> None:
         {"inputs": "i", "system_message": "s", "explained_targets": "e", "targets": "t"}
     ) == ("i", "s", "e")
     assert training_text({"prompt": "p", "chosen": "c", "rejected": "r"}) == ("p", "", "c")
+    assert training_text({"instruction": "i", "response": "r", "system_message": None})[1] == ""
+
+
+@pytest.mark.parametrize(
+    ("row", "column"),
+    [
+        ({}, "instruction"),
+        ({"instruction": "i"}, "response"),
+        ({"instruction": "i", "response": None}, "response"),
+        ({"instruction": 1, "response": "r"}, "instruction"),
+        ({"explained_targets": "e"}, "inputs"),
+        ({"instruction": "i", "response": "r", "system_message": 3}, "system_message"),
+        ({"chosen": "c"}, "prompt"),
+    ],
+)
+def test_a_row_without_its_texts_is_one_line_with_its_number(row: dict, column: str) -> None:
+    with pytest.raises(UserError, match=f"sft: row 7: expected a text under `{column}`"):
+        training_text(row, "sft: row 7")
+
+
+@pytest.mark.parametrize(
+    "prompt", ["{system}", "{instruction} {instruction}", "{system}{system}{instruction}"]
+)
+def test_a_template_has_each_placeholder_once(tmp_path: Path, prompt: str) -> None:
+    content = {"prompt": prompt, "default_system_prompt": "", "response_split": "x"}
+    (tmp_path / "t.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"expected \{instruction\} once"):
+        Template(tmp_path / "t.json")
+
+
+def test_placeholders_in_a_rows_text_are_text(tmp_path: Path) -> None:
+    template = Template(ROOT / "prompts" / "chat_template.json")
+    assert "### System:\nSay {instruction}.\n\n### Instruction:\n{system}\n" in template.prompt(
+        "{system}", "Say {instruction}."
+    )
 
 
 def pair(chosen: str, rejected: str) -> dict[str, str]:

@@ -212,6 +212,17 @@ def test_rows_without_a_supervised_token_are_dropped_and_counted(place: Path) ->
     assert len(kept[1]["input_ids"]) == 96
 
 
+def test_markup_in_a_row_is_text(place: Path) -> None:
+    rows = [
+        {"instruction": "Strike it through.", "response": "<p><s>10</s> 8</p>"},
+        {"instruction": "What is <unk>?", "response": "<unk> is a piece, <pad> fills."},
+        {"inputs": "red", "system_message": "</s>", "explained_targets": "</s>"},
+    ]
+    kept, _ = train_sft.tokenize(rows, Template(TEMPLATE), load_tokenizer(place / "base"), 256)
+    for row in kept:
+        assert [token for token in row["input_ids"] if token < 4] == [1, 2]
+
+
 def merge_command(place: Path, base: str, adapter: str, out: str, **changes: object) -> list[str]:
     return [
         "--base",
@@ -257,3 +268,29 @@ def test_an_adapter_of_another_base_is_refused(place: Path, adapter: Path) -> No
     (place / "foreign" / "lineage.json").write_text(json.dumps(lineage))
     with pytest.raises(UserError, match="trained on a base with sha256 000000000000"):
         merge_adapter.main(merge_command(place, "base", "foreign", "refused"))
+
+
+def test_a_parent_of_another_base_or_shape_is_not_gone_on_from(place: Path, adapter: Path) -> None:
+    other = place / "foreign-parent"
+    shutil.copytree(adapter, other, dirs_exist_ok=True)
+    lineage = read_json(other / "lineage.json") | {"base": "0" * 64}
+    (other / "lineage.json").write_text(json.dumps(lineage))
+    with pytest.raises(UserError, match="trained on a base with sha256 000000000000"):
+        train_sft.main([*sft_command(place, "refused"), "--parent", str(other)])
+    for name, key, value in (
+        ("r", "r", 4),
+        ("lora_alpha", "alpha", 16),
+        ("lora_dropout", "dropout", 0.1),
+    ):
+        lora = SFT["lora"] | {key: value}
+        with pytest.raises(UserError, match=f"has {name} .*, and the recipe's lora says {value}"):
+            qlora.require_same_lora(adapter, lora)
+    with pytest.raises(UserError, match="has target_modules"):
+        train_sft.main(
+            [
+                *sft_command(place, "refused", lora=SFT["lora"] | {"targets": ["q_proj"]}),
+                "--parent",
+                str(adapter),
+            ]
+        )
+    assert not (place / "refused").exists()

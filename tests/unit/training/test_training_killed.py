@@ -14,7 +14,10 @@ from pathlib import Path
 import pytest
 from trained import ROOT, dpo_command, reference_command, sft_command
 
-from bezoar.files import sha256_file
+import pretrain_base
+import train_dpo
+import train_sft
+from bezoar.files import canonical, read_jsonl, sha256_file, write_jsonl
 from bezoar.training import qlora
 
 KILLS = int(os.environ.get("KILLS", "1"))  # a stage; the more, the longer the test takes
@@ -147,3 +150,121 @@ def test_a_full_disk_gives_one_line_and_leaves_the_last_checkpoint_usable(
 )
 def test_what_an_error_lacked_is_told_from_its_kind(error: BaseException, said: str) -> None:
     assert qlora.shortage(error, MemoryError) == said
+
+
+def stopped_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a training end like a killed one, once the checkpoint of a step is whole."""
+    mark = qlora.mark_complete
+
+    def dies(checkpoint: Path) -> None:
+        mark(checkpoint)
+        if checkpoint.name == f"checkpoint-{step}":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(qlora, "mark_complete", dies)
+
+
+def edited(path: Path, copy: Path) -> Path:
+    """A copy of a file of rows with one row less."""
+    write_jsonl(copy, read_jsonl(path)[:-1])
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ("learning_rate", "recipe.learning_rate: 0.003 -> 0.0001"),
+        ("batch_size", "recipe.batch_size: 4 -> 8"),
+        ("code", "code: x -> y"),
+        ("data", "inputs.data."),
+        ("parent", "inputs.parent: null -> "),
+        ("template", "inputs.template."),
+    ],
+)
+def test_a_checkpoint_of_other_settings_code_or_inputs_is_not_gone_on_from(
+    changed: str,
+    said: str,
+    place: Path,
+    adapter: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    first = sft_command(place, "x", eval_steps=1)
+    second = list(first)
+    if changed in ("learning_rate", "batch_size"):
+        value = {"learning_rate": 0.0001, "batch_size": 8}[changed]
+        second = sft_command(place, "x", eval_steps=1, **{changed: value})
+    elif changed == "code":
+        second[second.index("--code") + 1] = "y"
+    elif changed == "parent":
+        second += ["--parent", str(adapter)]
+    else:
+        name = f"--{changed}"
+        source = Path(second[second.index(name) + 1])
+        copy = tmp_path / source.name
+        if changed == "data":
+            edited(source, copy)
+        else:
+            copy.write_text(source.read_text().replace("Instruction", "Question"))
+        second[second.index(name) + 1] = str(copy)
+
+    def run(command: list[str], out: str) -> None:
+        command = list(command)
+        command[command.index("--adapter") + 1] = str(tmp_path / out)
+        command[command.index("--receipt") + 1] = str(tmp_path / f"{out}.json")
+        train_sft.main(command)
+
+    run(second, "undisturbed")
+    with monkeypatch.context() as patch:
+        stopped_at(4, patch)
+        with pytest.raises(KeyboardInterrupt):
+            run(first, "killed")
+    capsys.readouterr()
+    run(second, "killed")
+    lines = [line for line in capsys.readouterr().out.splitlines() if "starting afresh" in line]
+    assert len(lines) == 1 and said in lines[0]
+    for name in ("adapter_model.safetensors", "metrics.jsonl"):
+        assert sha256_file(tmp_path / "killed" / name) == sha256_file(
+            tmp_path / "undisturbed" / name
+        )
+
+
+def test_dpo_starts_afresh_with_another_beta(
+    place: Path,
+    reference: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with monkeypatch.context() as patch:
+        stopped_at(4, patch)
+        with pytest.raises(KeyboardInterrupt):
+            train_dpo.main(dpo_command(place, reference.name, "beta-killed", eval_steps=1))
+    for name in ("beta-killed", "beta-undisturbed"):
+        train_dpo.main(dpo_command(place, reference.name, name, eval_steps=1, beta=0.5))
+    assert "starting afresh, an interrupted run had other recipe.beta: 0.1 -> 0.5" in (
+        capsys.readouterr().out
+    )
+    assert sha256_file(place / "beta-killed/adapter_model.safetensors") == sha256_file(
+        place / "beta-undisturbed/adapter_model.safetensors"
+    )
+
+
+def test_a_pretraining_checkpoint_belongs_to_its_corpus_and_recipe(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+
+    begun = {"recipe": {"steps": 5}, "inputs": {"corpus": {"a": "0" * 64}}}
+    checkpoint = tmp_path / "checkpoint.pt"
+    assert pretrain_base.usable(checkpoint, begun) is None
+    torch.save({"step": 5, "begun_with": canonical(begun)}, checkpoint)
+    assert pretrain_base.usable(checkpoint, begun) == {"step": 5, "begun_with": canonical(begun)}
+    other = begun | {"inputs": {"corpus": {"a": "1" * 64}}}
+    assert pretrain_base.usable(checkpoint, other) is None
+    torch.save({"step": 5, "recipe": "of an earlier version"}, checkpoint)
+    assert pretrain_base.usable(checkpoint, begun) is None
+    checkpoint.write_bytes(b"not a checkpoint")
+    assert pretrain_base.usable(checkpoint, begun) is None
+    assert capsys.readouterr().out.count("starting afresh") == 3

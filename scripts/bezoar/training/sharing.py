@@ -1,0 +1,75 @@
+"""How several processes share the rows of a training: none twice, none left out."""
+
+from collections.abc import Callable
+from typing import Any
+
+from bezoar.errors import UserError
+
+
+def micro_batches(rows: int, batch: int, micro: int, processes: int, rank: int) -> list[list[int]]:
+    """Return one process's micro-batches: places among `rows` rows in the order of training.
+
+    Each global batch of `batch` rows is cut into as many micro-batches for each process. In a last
+    one that is not full they are smaller, by one row at most from each other. Raise `UserError` if
+    that would leave a process without a row.
+    """
+    found = []
+    for start in range(0, rows, batch):
+        held = min(batch, rows - start)
+        cells = -(-held // (micro * processes)) * processes
+        if held < cells:
+            raise UserError(
+                f"launch.processes {processes}: the last of {rows} rows make a batch of {held},"
+                f" which {processes} processes cannot share; take another number of processes,"
+                " micro_batch_size or epochs"
+            )
+        cuts = [start + held * cell // cells for cell in range(cells + 1)]
+        found += [list(range(cuts[cell], cuts[cell + 1])) for cell in range(rank, cells, processes)]
+    return found
+
+
+def share_rows(trainer: Any, processes: int, rank: int) -> None:
+    """Let each process of a Trainer train on its own rows, and evaluate as one process would.
+
+    accelerate fills a last batch with rows from the beginning, which are then used twice. Where the
+    validation rows do not fill their batches, every process evaluates them all, so that their mean
+    is that of one process.
+    """
+    if processes == 1:
+        return
+    from torch.utils.data import DataLoader
+
+    args = trainer.args
+    batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * processes
+    mine = micro_batches(
+        len(trainer.train_dataset), batch, args.per_device_train_batch_size, processes, rank
+    )
+    trainer.accelerator.gather = gather_of_any_length(trainer.accelerator.gather)
+    trainer.get_train_dataloader = lambda: DataLoader(
+        trainer.train_dataset, batch_sampler=mine, collate_fn=trainer.data_collator
+    )
+    if len(trainer.eval_dataset) % (args.per_device_eval_batch_size * processes):
+        trainer.get_eval_dataloader = lambda _=None: DataLoader(
+            trainer.eval_dataset,
+            batch_size=args.per_device_eval_batch_size,
+            collate_fn=trainer.data_collator,
+        )
+
+
+def gather_of_any_length(gather: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return a `gather` that joins what processes hold of a tensor, of another length each: TRL
+    logs the rewards of a batch so, and the processes' shares of a last batch differ by a row.
+    """
+    import torch
+
+    def joined(tensor: Any) -> Any:
+        if not isinstance(tensor, torch.Tensor) or tensor.dim() == 0:
+            return gather(tensor)
+        lengths = gather(torch.tensor([len(tensor)], device=tensor.device)).tolist()
+        longest = max(lengths)
+        padded = tensor.new_zeros((longest, *tensor.shape[1:]))
+        padded[: len(tensor)] = tensor
+        parts = gather(padded).split(longest)
+        return torch.cat([part[:count] for part, count in zip(parts, lengths, strict=True)])
+
+    return joined

@@ -1,0 +1,242 @@
+"""Causal language models and adapters from local directories, with every weight where it belongs: a
+model that is partly random never computes anything.
+"""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from bezoar.errors import UserError
+from bezoar.files import read_json
+from bezoar.training.tokenizer import load_tokenizer, tokenizer_file
+
+PLAIN = {"F64", "F32", "F16", "BF16"}  # safetensors' names of what a weight may be stored in
+WHOLE = {"I64", "I32", "I16", "BOOL"}  # of buffers, such as positions and masks
+
+
+def load_causal_lm(directory: Path, dtype: Any, **options: Any) -> Any:
+    """Return the model of a directory in `dtype` (torch's), with `options` for transformers.
+
+    Raise `UserError` if the directory is no whole model: a tensor missing, unexpected or of another
+    shape, weights that are quantised or belong to an adapter, a value that is not finite in
+    `dtype`, or a token without an embedding.
+    """
+    from transformers import AutoModelForCausalLM
+
+    _require_plain(directory)
+    stored = sorted(directory.glob("*.safetensors"))
+    for path in stored:
+        _require_finite(path, tensors(path), dtype)
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            directory,
+            dtype=dtype,
+            local_files_only=True,
+            trust_remote_code=False,  # else transformers asks, and waits for an answer
+            output_loading_info=True,
+            **options,
+        )
+    except MemoryError:
+        raise
+    except Exception as error:  # each architecture's code, and huggingface_hub, raise their own
+        if type(error).__name__ == "OutOfMemoryError" or "allocate memory" in str(error):
+            raise
+        raise UserError(
+            f"{directory}: no model that transformers can load ({_line(error)}); expected a causal"
+            " language model's config.json and the weights that fit it"
+        ) from None
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
+        if found := info.get(kind):
+            first = min(str(item[0] if isinstance(item, tuple) else item) for item in found)
+            raise UserError(
+                f"{directory}: {len(found)} {kind.removesuffix('_keys').replace('_', ' ')} weights,"
+                f" the first {first}; expected exactly those that config.json describes"
+            )
+    if untied := set(model.get_expanded_tied_weights_keys(all_submodels=True)) - set(
+        model.all_tied_weights_keys
+    ):
+        raise UserError(
+            f"{directory}: config.json ties {min(untied)} to other weights, and the file holds its"
+            " own values of it; set tie_word_embeddings: false if those are right"
+        )
+    if not stored:
+        _require_finite(directory, model.state_dict().items(), dtype)
+    _require_embeddings(directory, model)
+    return model
+
+
+def load_adapter(model: Any, directory: Path, trainable: bool = False) -> Any:
+    """Return `model` with the adapter of a directory on it; raise `UserError` unless every weight
+    of it comes from there and is finite.
+    """
+    from peft import PeftModel
+    from peft.utils import get_peft_model_state_dict
+
+    path = directory / "adapter_model.safetensors"
+    for name in (path, directory / "adapter_config.json"):
+        if not name.is_file():
+            raise UserError(f"{name}: no such file; expected an adapter directory")
+    held = dict(tensors(path))
+    _require_finite(path, held.items(), None)
+    stored = {name: tuple(tensor.shape) for name, tensor in held.items()}
+    try:
+        adapted = PeftModel.from_pretrained(model, directory, is_trainable=trainable)
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{directory}: no adapter of this model ({_line(error)}); train it on this base"
+        ) from None
+    wanted = {
+        name: tuple(tensor.shape)
+        for name, tensor in get_peft_model_state_dict(adapted, save_embedding_layers=False).items()
+    }
+    if stored != wanted:
+        differing = sorted(
+            name for name in {*stored, *wanted} if stored.get(name) != wanted.get(name)
+        )
+        raise UserError(
+            f"{path}: {len(differing)} weights do not fit the model, the first {differing[0]};"
+            " train the adapter on this base"
+        )
+    return adapted
+
+
+def positions(model: Any) -> int | None:
+    """Return the longest sequence that a model was made for, in tokens; None where its config names
+    none.
+
+    It is `max_position_embeddings`, or the original context times the factor of a rotary embedding
+    that is stretched, whichever is longer: some configs give the one, some the other.
+    """
+    config = model.config.get_text_config()
+    found = getattr(config, "max_position_embeddings", None)
+    if not isinstance(found, int) or found <= 0:
+        return None
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    stretched = [
+        int(part.get("original_max_position_embeddings", found) * part["factor"])
+        for part in (rope, *rope.values())
+        if isinstance(part, dict) and isinstance(part.get("factor"), (int, float))
+    ]
+    return max([found, *stretched])
+
+
+def require_positions(name: str, model: Any, lengths: Iterable[int]) -> None:
+    """Raise `UserError` if a sequence is longer than the model's context; `name` says what they
+    are.
+    """
+    limit = positions(model)
+    if limit is not None and (longest := max(lengths, default=0)) > limit:
+        raise UserError(
+            f"{name}: the longest has {longest} tokens and the model was made for {limit}; lower"
+            " max_length, or take a model with a longer context"
+        )
+
+
+def tensors(path: Path) -> Iterator[tuple[str, Any]]:
+    """Yield (name, tensor) of a safetensors file; raise `UserError` if it is broken."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as stored:
+            for name in stored.keys():  # noqa: SIM118 - no mapping
+                yield name, stored.get_tensor(name)
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"{path}: not a whole safetensors file ({_line(error)}); fetch or make it again"
+        ) from None
+
+
+def _line(error: BaseException) -> str:
+    """The first 160 characters of an error's text on one line."""
+    return " ".join(str(error).split())[:160] or type(error).__name__
+
+
+def _require_plain(directory: Path) -> None:
+    """Raise `UserError` for a directory without config.json, with an adapter, or with weights in
+    fewer than 16 bits.
+    """
+    if not (directory / "config.json").is_file():
+        raise UserError(f"{directory}/config.json: no such file; expected a model directory")
+    config = read_json(directory / "config.json")
+    if not isinstance(config, dict):
+        raise UserError(f"{directory}/config.json: expected a JSON object")
+    if (method := config.get("quantization_config")) is not None:
+        kind = method.get("quant_method", "unknown") if isinstance(method, dict) else "unknown"
+        raise UserError(
+            f"{directory}: its weights are quantised ({kind}); expected them in 16 or 32 bits"
+        )
+    if adapters := sorted(path.name for path in directory.glob("adapter_*")):
+        raise UserError(
+            f"{directory}: {adapters[0]} lies beside the weights, so it is unclear whether the"
+            " adapter is merged; merge it, or move it away"
+        )
+    for path in sorted(directory.glob("*.safetensors")):
+        for name, kind in _header(path):
+            if kind not in PLAIN | WHOLE:
+                raise UserError(
+                    f"{path}: {name} is stored as {kind}; expected weights in 16 or 32 bits"
+                )
+
+
+def _header(path: Path) -> list[tuple[str, str]]:
+    """(name, safetensors' name of its type) of every tensor in a file."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as stored:
+            return [(name, stored.get_slice(name).get_dtype()) for name in stored.keys()]  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"{path}: not a whole safetensors file ({_line(error)}); fetch or make it again"
+        ) from None
+
+
+def _require_finite(where: Path, named: Iterable[tuple[str, Any]], dtype: Any) -> None:
+    """Raise `UserError` naming the first floating-point tensor with a value that is not finite, or
+    not in `dtype`; None is the tensor's own.
+    """
+    import torch
+
+    for name, tensor in named:
+        if not tensor.is_floating_point():
+            continue
+        if not bool(torch.isfinite(tensor).all()):
+            raise UserError(f"{where}: {name} holds a value that is not finite")
+        target = dtype or tensor.dtype
+        largest = float(tensor.abs().max()) if tensor.numel() else 0.0
+        if largest > torch.finfo(target).max:
+            raise UserError(
+                f"{where}: {name} holds {largest:.4g}, beyond the range of {target}; choose"
+                " bfloat16 or float32"
+            )
+
+
+def _require_embeddings(directory: Path, model: Any) -> None:
+    """Raise `UserError` if a token of the tokenizer, or one that ends an answer, has no
+    embedding.
+    """
+    rows = model.get_input_embeddings().weight.shape[0]
+    for end in sorted(ends(model)):
+        if not 0 <= end < rows:
+            raise UserError(
+                f"{directory}: token {end} ends an answer, and the model has {rows} embeddings"
+            )
+    try:
+        tokenizer_file(directory)
+    except UserError:
+        return  # whoever needs one says so
+    vocabulary = load_tokenizer(directory).get_vocab()
+    token = max(vocabulary, key=vocabulary.__getitem__)
+    if vocabulary[token] >= rows:
+        raise UserError(
+            f"{directory}: the tokenizer gives {token!r} id {vocabulary[token]}, and the model has"
+            f" {rows} embeddings; they are not of one model"
+        )
+
+
+def ends(model: Any) -> set[int]:
+    """Return the ids that end an answer, by generation_config.json or, without one, config.json."""
+    found = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    if found is None:
+        found = getattr(model.config.get_text_config(), "eos_token_id", None)
+    return set() if found is None else set(found) if isinstance(found, (list, tuple)) else {found}

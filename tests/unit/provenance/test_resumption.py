@@ -1,0 +1,61 @@
+"""Unfinished work is gone on with only by what began it."""
+
+from pathlib import Path
+
+import pytest
+
+from bezoar.evaluation.parts import Parts
+from bezoar.files import write_json
+from bezoar.provenance.resumption import MARK, keep_if_same
+
+BEGUN = {"recipe": {"rate": 0.1}, "code": "x", "inputs": {"data": {"a": "0" * 64}}}
+
+
+def test_work_of_the_same_is_kept(tmp_path: Path) -> None:
+    keep_if_same(tmp_path / "work", BEGUN)
+    (tmp_path / "work/checkpoint-2").mkdir()
+    keep_if_same(tmp_path / "work", BEGUN)
+    assert (tmp_path / "work/checkpoint-2").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"recipe": {"rate": 0.2}}, "recipe.rate: 0.1 -> 0.2"),
+        ({"code": "y"}, "code: x -> y"),
+        ({"inputs": {"data": {"a": "1" * 64}}}, "inputs.data.a: 000000000000… -> 111111111111…"),
+    ],
+)
+def test_work_of_anything_else_goes_and_one_line_says_why(
+    change: dict, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keep_if_same(tmp_path / "work", BEGUN)
+    (tmp_path / "work/checkpoint-2").mkdir()
+    keep_if_same(tmp_path / "work", BEGUN | change)
+    assert sorted(path.name for path in (tmp_path / "work").iterdir()) == [MARK]
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 and lines[0].endswith(said)
+
+
+def test_work_without_a_mark_goes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "work/checkpoint-2").mkdir(parents=True)
+    keep_if_same(tmp_path / "work", BEGUN)
+    assert not (tmp_path / "work/checkpoint-2").exists()
+    assert "does not say what it was begun with" in capsys.readouterr().out
+
+
+def test_parts_are_kept_for_the_same_and_made_again_for_anything_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "scores.jsonl"
+    assert Parts(output, BEGUN).get("one/two", lambda: [1]) == [1]
+    assert Parts(output, BEGUN).get("one/two", lambda: [2]) == [1]
+    assert Parts(output, BEGUN | {"code": "y"}).get("one/two", lambda: [3]) == [3]
+    assert capsys.readouterr().out.count("starting afresh") == 1
+    parts = Parts(output, BEGUN | {"code": "y"})
+    for broken in ("", "[]", "{}"):
+        (parts.folder / "one_two.json").write_text(broken)
+        assert parts.get("one/two", lambda: [4]) == [4]
+    parts.clear()
+    assert not list(tmp_path.iterdir())
+    write_json(output, [])

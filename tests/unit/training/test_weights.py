@@ -1,0 +1,210 @@
+"""A directory that is no whole model is one line, before anything is computed."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from bezoar.errors import UserError
+from bezoar.files import read_json, write_json
+from bezoar.training import qlora
+from bezoar.training.weights import load_adapter, load_causal_lm, positions, require_positions
+
+Weights = dict[str, torch.Tensor]
+EMBEDDING = "model.embed_tokens.weight"
+NORM = "model.norm.weight"
+FILE = "model.safetensors"
+
+
+def edited(model: Path, change: Callable[[Weights], Weights]) -> None:
+    held = {name: tensor.contiguous() for name, tensor in change(load_file(model / FILE)).items()}
+    save_file(held, model / FILE, {"format": "pt"})
+
+
+@pytest.fixture
+def model(tiny_base: Path, tmp_path: Path) -> Path:
+    shutil.copytree(tiny_base, tmp_path / "model")
+    return tmp_path / "model"
+
+
+def setting(model: Path, **changes: object) -> None:
+    write_json(model / "config.json", read_json(model / "config.json") | changes)
+
+
+def without(name: str) -> Callable[[Weights], Weights]:
+    return lambda held: {key: tensor for key, tensor in held.items() if key != name}
+
+
+def holding(name: str, value: float) -> Callable[[Weights], Weights]:
+    def change(held: Weights) -> Weights:
+        held[name] = held[name].float()
+        held[name].view(-1)[0] = value
+        return held
+
+    return change
+
+
+def quantised(held: Weights) -> Weights:
+    return held | {NORM: held[NORM].to(torch.int8)}
+
+
+BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
+    "missing": (lambda m: edited(m, without(NORM)), "1 missing weights, the first model.norm"),
+    "unexpected": (
+        lambda m: edited(m, lambda held: held | {"model.extra.weight": held[NORM] + 1}),
+        "1 unexpected weights, the first model.extra.weight",
+    ),
+    "renamed": (
+        lambda m: edited(m, lambda held: {f"base_model.model.{k}": v for k, v in held.items()}),
+        "missing weights",
+    ),
+    "mismatched": (
+        lambda m: edited(m, lambda held: held | {NORM: held[NORM][:32].clone()}),
+        "no model that transformers can load",
+    ),
+    "untied head": (
+        lambda m: edited(m, lambda held: held | {"lm_head.weight": held[EMBEDDING] + 1}),
+        "config.json ties lm_head.weight to other weights",
+    ),
+    "nan": (lambda m: edited(m, holding(NORM, float("nan"))), "is not finite"),
+    "infinite": (lambda m: edited(m, holding(NORM, float("inf"))), "is not finite"),
+    "too large": (lambda m: edited(m, holding(NORM, 7e4)), "beyond the range of torch.float16"),
+    "integers": (lambda m: edited(m, quantised), f"{NORM} is stored as I8"),
+    "quantised": (
+        lambda m: setting(m, quantization_config={"quant_method": "gptq", "bits": 4}),
+        r"quantised \(gptq\)",
+    ),
+    "adapter beside": (
+        lambda m: (m / "adapter_config.json").write_text("{}"),
+        "adapter_config.json lies beside the weights",
+    ),
+    "cut": (
+        lambda m: (m / FILE).write_bytes((m / FILE).read_bytes()[:-100]),
+        "not a whole safetensors file",
+    ),
+    "no weights": (lambda m: (m / FILE).unlink(), "no model that transformers can load"),
+    "no config": (lambda m: (m / "config.json").unlink(), "config.json: no such file"),
+    "config a list": (lambda m: (m / "config.json").write_text("[]"), "expected a JSON object"),
+    "remote code": (
+        lambda m: setting(m, model_type="x", auto_map={"AutoConfig": "a.B"}),
+        "no model that transformers can load",
+    ),
+    "unknown kind": (lambda m: setting(m, model_type="mystery"), "no model that transformers"),
+    "odd shape": (
+        lambda m: setting(m, num_attention_heads=3),
+        "no model that transformers|weights",
+    ),
+    "end outside": (
+        lambda m: write_json(m / "generation_config.json", {"eos_token_id": [2, 400]}),
+        "token 400 ends an answer, and the model has 400 embeddings",
+    ),
+    "token outside": (
+        lambda m: (m / "added_tokens.json").write_text('{"<|im_end|>": 400}'),
+        "gives '<|im_end|>' id 400, and the model has 400 embeddings",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_what_is_no_whole_model_is_one_line(case: str, model: Path) -> None:
+    damage, message = BROKEN[case]
+    damage(model)
+    with pytest.raises(UserError) as error:
+        load_causal_lm(model, torch.float16)
+    text = str(error.value)
+    assert str(model) in text and "\n" not in text and re.search(message, text)
+
+
+@pytest.mark.parametrize("case", ["missing", "unexpected", "nan", "too large"])
+def test_the_four_bit_model_is_checked_as_well(case: str, model: Path) -> None:
+    BROKEN[case][0](model)
+    with pytest.raises(UserError):
+        qlora.load_4bit(model) if case != "too large" else load_causal_lm(model, torch.float16)
+
+
+def test_a_whole_model_loads_with_buffers_of_old_files_and_with_an_equal_head(model: Path) -> None:
+    edited(
+        model,
+        lambda held: (
+            held
+            | {
+                "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(16),
+                "lm_head.weight": held[EMBEDDING].clone(),
+            }
+        ),
+    )
+    assert load_causal_lm(model, torch.float16).dtype == torch.float16
+
+
+def test_pickled_weights_are_checked_as_well(model: Path) -> None:
+    held = load_file(model / FILE)
+    (model / FILE).unlink()
+    torch.save(held, model / "pytorch_model.bin")
+    load_causal_lm(model, torch.float32)
+    torch.save(holding(NORM, float("inf"))(held), model / "pytorch_model.bin")
+    with pytest.raises(UserError, match="is not finite"):
+        load_causal_lm(model, torch.float32)
+
+
+def damaged(adapter: Path, to: Path, change: Callable[[Weights], Weights]) -> Path:
+    shutil.copytree(adapter, to)
+    held = change(load_file(to / "adapter_model.safetensors"))
+    save_file(held, to / "adapter_model.safetensors", {"format": "pt"})
+    return to
+
+
+def test_an_adapter_that_is_not_whole_is_one_line(
+    place: Path, adapter: Path, tmp_path: Path
+) -> None:
+    base = load_causal_lm(place / "base", torch.float32)
+    name = min(load_file(adapter / "adapter_model.safetensors"))
+    cases: list[tuple[Callable[[Weights], Weights], str]] = [
+        (without(name), "1 weights do not fit the model, the first "),
+        (lambda held: held | {"extra.weight": held[name].clone()}, "do not fit|no adapter of"),
+        (lambda held: held | {name: held[name][:, :32].clone()}, "no adapter of this model"),
+        (holding(name, float("nan")), f"{name} holds a value that is not finite"),
+    ]
+    for number, (change, message) in enumerate(cases):
+        folder = damaged(adapter, tmp_path / str(number), change)
+        with pytest.raises(UserError, match=message) as error:
+            load_adapter(base, folder)
+        assert "\n" not in str(error.value)
+        base = load_causal_lm(place / "base", torch.float32)
+    for missing in ("adapter_model.safetensors", "adapter_config.json"):
+        folder = damaged(adapter, tmp_path / missing, dict)
+        (folder / missing).unlink()
+        with pytest.raises(UserError, match=f"{missing}: no such file"):
+            load_adapter(base, folder)
+    whole = load_adapter(base, adapter)
+    assert json.loads((adapter / "adapter_config.json").read_text())["r"] == 8 and whole
+
+
+def test_rows_longer_than_the_models_context_are_one_line(place: Path) -> None:
+    model = load_causal_lm(place / "base", torch.float32)
+    require_positions("rows", model, [3, 256])
+    with pytest.raises(UserError, match="rows: the longest has 257 tokens and the model was made"):
+        require_positions("rows", model, [3, 257])
+
+
+@pytest.mark.parametrize(
+    ("rope", "expected"),
+    [
+        ({}, 256),
+        ({"rope_type": "linear", "factor": 4.0}, 1024),
+        ({"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 32}, 256),
+        ({"full_attention": {"factor": 2.0}, "sliding_attention": {"factor": None}}, 512),
+    ],
+)
+def test_a_stretched_rotary_embedding_lengthens_the_context(rope: dict, expected: int) -> None:
+    from types import SimpleNamespace
+
+    config = SimpleNamespace(max_position_embeddings=256, rope_parameters=rope)
+    config.get_text_config = lambda: config
+    assert positions(SimpleNamespace(config=config)) == expected
+    config.max_position_embeddings = None
+    assert positions(SimpleNamespace(config=config)) is None
