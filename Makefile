@@ -1,33 +1,42 @@
 # OpenBezoar, rebuilt. `make` prints help.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-JOBS ?= $(shell nproc)
-TORCH ?= auto
-PROFILE ?= profiles/default
-SEED ?= 0
+# Settings are given on make's command line (`make rehearsal JOBS=4`), or in the environment under a
+# name of our own (`BEZOAR_JOBS=4 make rehearsal`): NAME, MODE or MIRROR of another program mean nothing here.
+OPTIONS := CONFIG JOBS TORCH PROFILE MIRROR MODEL REVISION TEMPLATE NAME FILE MODE BUDGET_USD PRICES ACKNOWLEDGE_LICENCES VERBOSE
+unread = $(if $(BEZOAR_$1),,$(if $(filter environment,$(origin $1)),$(error $1=$($1) in the environment is not read; write BEZOAR_$1=$($1) make …, or make … $1=$($1))))
+$(call unread,BUDGET_USD)
+$(if $(filter batch replay,$(MODE)),$(call unread,MODE))
+$(foreach option,$(OPTIONS),$(eval $(option) := $$(value BEZOAR_$(option))))
+$(foreach option,$(OPTIONS),$(eval export BEZOAR_$(option) = $$($(option))))
+$(if $(findstring :,$(CURDIR)),$(error $(CURDIR): a directory with a colon in its name cannot stand in PATH; rename it, or work in another one))
+
 ENV := .venv
-RUN := PATH="$(abspath $(ENV))/bin:$$PATH" PYTHONPATH="$(CURDIR)/scripts" HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false PYTHONWARNINGS=ignore::FutureWarning MIRROR="$(MIRROR)"
-SNAKEMAKE := $(RUN) snakemake --profile $(PROFILE) --cores $(JOBS)
+BIN := $(if $(filter /%,$(ENV)),,$$PWD/)$(ENV)/bin
+RUN := env -u PYTHONHOME -u PYTHONSTARTUP -u PYTHONOPTIMIZE -u PYTHONSAFEPATH -u PYTHONIOENCODING -u SNAKEMAKE_PROFILE PATH="$(BIN):$$PATH" PYTHONPATH="$$PWD/scripts" PYTHONNOUSERSITE=1 PYTHONUTF8=1 PYTHONWARNINGS=ignore::FutureWarning HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false
+CORES = $(or $(JOBS),$(shell nproc 2>/dev/null || sysctl -n hw.ncpu))
+SNAKEMAKE = $(RUN) python -m snakemake --profile none --workflow-profile $(or $(PROFILE),profiles/default) --cores $(CORES)$(if $(VERBOSE),, --logger bezoar)
 REHEARSAL = $(or $(CONFIG),config/rehearsal.yaml)
 PAPER = $(or $(CONFIG),config/paper.yaml)
-RESULTS := $(RUN) python -c "from bezoar.workflow.configuration import resolved; print(resolved('$(REHEARSAL)'.split())['pathvars']['results'])"
+RESULTS = $(RUN) python -c "from bezoar.workflow.configuration import resolved; print(resolved('$(REHEARSAL)'.split())['pathvars']['results'])"
 PYTHON_FILES := scripts tests
 
 .PHONY: help rehearsal reproduce evaluate doctor report learning plan export-answers import-answers test bench check fix lock clean environment stale audit archive crate evidence
 
 help: ## print this
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
-	@echo; echo "  CONFIG=file…  MIRROR=dir  PROFILE=profiles/slurm  JOBS=n  TORCH=auto|cpu|cuda"
+	@echo; echo "  CONFIG=file…  MIRROR=dir  PROFILE=profiles/slurm  JOBS=n  TORCH=auto|cpu|cuda  VERBOSE=1"
 
 environment: ## make .venv from the locks, once
-	@scripts/commands/make_environment.sh $(ENV) $(TORCH)
+	@scripts/commands/make_environment.sh $(ENV) $(or $(TORCH),auto)
 
 rehearsal: environment ## the whole recipe in miniature, on a CPU
-	$(SNAKEMAKE) --configfile $(REHEARSAL)
+	@$(RUN) python scripts/commands/doctor.py --short --cores $(CORES) --config $(REHEARSAL)
+	@$(SNAKEMAKE) --configfile $(REHEARSAL)
 	@$(RUN) python -c "from pathlib import Path; from bezoar.workflow.configuration import resolved; print('report:', resolved('$(REHEARSAL)'.split())['pathvars']['results'] + '/report/index.html')"
 
 reproduce: doctor ## the whole recipe at the paper's scale (GPU, keys)
-	$(SNAKEMAKE) --configfile $(PAPER)
+	@$(SNAKEMAKE) --configfile $(PAPER)
 
 stale: environment ## which stages of CONFIG are stale, and why
 	@$(RUN) python scripts/commands/list_stale.py $(REHEARSAL)
@@ -43,25 +52,25 @@ crate: environment .venv-crate ## CONFIG's run as a Workflow Run RO-Crate, valid
 	@PYTHONPATH=scripts .venv-crate/bin/python scripts/commands/validate_crate.py .
 
 doctor: environment ## what is missing for CONFIG, each with what to do
-	@$(RUN) python scripts/commands/doctor.py --config $(PAPER)
+	@$(RUN) python scripts/commands/doctor.py --cores $(CORES) --config $(PAPER)
 
 evaluate: environment ## both benchmarks on MODEL=directory or owner/name [REVISION= TEMPLATE= NAME=], a row in a table
-	@$(RUN) python scripts/commands/evaluate_model.py --model "$(MODEL)" --revision "$(REVISION)" --template "$(TEMPLATE)" --name "$(NAME)" --config $(PAPER) --cores $(JOBS) --profile $(PROFILE)
+	@$(RUN) python scripts/commands/evaluate_model.py --model "$$BEZOAR_MODEL" --revision "$$BEZOAR_REVISION" --template "$$BEZOAR_TEMPLATE" --name "$$BEZOAR_NAME" --config $(PAPER) --cores $(CORES) --profile $(or $(PROFILE),profiles/default)
 
 report: environment ## rebuild the report of CONFIG
-	$(SNAKEMAKE) --configfile $(REHEARSAL) -- report
+	@$(SNAKEMAKE) --configfile $(REHEARSAL) -- report
 
 learning: environment ## three fresh seeds of the rehearsal, for docs/learning.md
-	$(RUN) python scripts/dev/repeat_rehearsal.py --seeds 36 37 38 --cores $(JOBS)
+	$(RUN) python scripts/dev/repeat_rehearsal.py --seeds 36 37 38 --cores $(CORES)
 
 plan: environment ## what CONFIG's pending requests will cost: requests, tokens, money, GPU-hours
 	@$(RUN) python scripts/commands/plan_requests.py --config $(PAPER)
 
 export-answers: environment ## every stored answer of CONFIG as one file, FILE=
-	$(RUN) python scripts/commands/exchange_answers.py export --config $(REHEARSAL) --file $(or $(FILE),answers.jsonl.xz)
+	$(RUN) python scripts/commands/exchange_answers.py export --config $(REHEARSAL) --file "$${BEZOAR_FILE:-answers.jsonl.xz}"
 
-import-answers: environment ## take in such a file; then MODE=replay make …
-	$(RUN) python scripts/commands/exchange_answers.py import --config $(REHEARSAL) --file $(or $(FILE),answers.jsonl.xz)
+import-answers: environment ## take in such a file; then make … MODE=replay
+	$(RUN) python scripts/commands/exchange_answers.py import --config $(REHEARSAL) --file "$${BEZOAR_FILE:-answers.jsonl.xz}"
 
 test: environment ## all tests
 	$(RUN) python -m pytest
@@ -73,8 +82,8 @@ bench: environment .venv-bench .venv-curator .venv-bench-training ## speed and m
 	$(RUN) python scripts/dev/bench_data.py --output docs/benchmarks.md
 	$(RUN) python scripts/dev/bench_client.py --output docs/benchmarks.md
 	$(RUN) python scripts/dev/bench_evaluation.py --output docs/benchmarks.md
-	$(RUN) python scripts/dev/bench_precision.py --output docs/benchmarks.md
 	$(RUN) python scripts/dev/bench_training.py --output docs/benchmarks.md
+	$(RUN) python scripts/dev/bench_precision.py --output docs/benchmarks.md
 
 .venv-bench .venv-curator .venv-crate: .venv-%: envs/%.lock
 	python3 -m venv $@ && $@/bin/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $< && touch $@
@@ -89,7 +98,7 @@ fix: environment ## format what can be formatted
 	$(RUN) ruff check --quiet --fix-only $(PYTHON_FILES); $(RUN) ruff format $(PYTHON_FILES); $(RUN) snakefmt --line-length 100 Snakefile rules; $(RUN) python scripts/dev/write_deviations.py; $(RUN) python scripts/dev/write_reach.py
 
 lock: ## resolve envs/*.in into envs/*.lock
-	python3 -m venv .venv-lock && .venv-lock/bin/pip install --quiet uv==0.13.9 && PATH="$(CURDIR)/.venv-lock/bin:$$PATH" PYTHONPATH=scripts .venv-lock/bin/python scripts/dev/lock_environments.py
+	python3 -m venv .venv-lock && .venv-lock/bin/pip install --quiet uv==0.13.9 && PATH="$$PWD/.venv-lock/bin:$$PATH" PYTHONPATH=scripts .venv-lock/bin/python scripts/dev/lock_environments.py
 
 clean: ## remove environments and caches; keeps data/, results/, logs/
 	rm -rf .venv .venv-lock .venv-bench .venv-bench-training .venv-curator .venv-crate .venv.probe .mypy_cache .ruff_cache .pytest_cache .hypothesis

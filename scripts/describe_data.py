@@ -27,7 +27,7 @@ from typing import Any
 
 from typing_extensions import TypedDict
 
-from bezoar import program
+from bezoar import program, progress
 from bezoar.data import task_families
 from bezoar.data.texts import words_of
 from bezoar.files import read_json, read_jsonl, write_json
@@ -201,9 +201,8 @@ def main(argv: list[str] | None = None) -> None:
         outputs={"description": args.description},
     ) as receipt:
         table, schemes, families = task_families.load(args.families), {}, None
-        for path, made, judged in zip(
-            args.rows, args.made or [None] * len(args.rows), args.judged, strict=True
-        ):
+        sets = list(zip(args.rows, args.made or [None] * len(args.rows), args.judged, strict=True))
+        for path, made, judged in progress.track(sets, "describe the sets", unit="sets"):
             rows = read_jsonl(path)
             schemes[path.stem] = describe(
                 rows, read_json(made) if made else None, read_json(judged)

@@ -1,7 +1,8 @@
 """Fetch one source: from MIRROR if it holds the file, else from the network; checked, resumed,
 whole or not at all.
 
-Usage: MIRROR=dir fetch_source.py --entry '{"id": …}' --output data/… --lock config/sources.lock
+Usage: BEZOAR_MIRROR=dir fetch_source.py \\
+           --entry '{"id": …}' --output data/… --lock config/sources.lock
 
 --entry is the source's entry of config/sources.yaml as JSON. A file is looked for in MIRROR under
   its path, then by its sha256 anywhere
@@ -12,7 +13,6 @@ fetched at its revision into the directory of --output, a manifest of every file
 
 import argparse
 import json
-import os
 import shutil
 import time
 import urllib.error
@@ -20,9 +20,10 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from bezoar import program
+from bezoar import program, progress
 from bezoar.errors import UserError
 from bezoar.files import read_json, sha256_file, whole_file, write_json
+from bezoar.surroundings import own
 from bezoar.workflow.source_lock import require
 
 ATTEMPTS = 5
@@ -54,8 +55,12 @@ def download(url: str, part: Path) -> None:
                 urllib.request.urlopen(request, timeout=TIMEOUT_S) as response,
                 open(part, "ab" if response.status == 206 else "wb") as out,
             ):
-                shutil.copyfileobj(response, out, 1 << 20)
                 wanted = response.headers.get("Content-Length")
+                size = int(wanted) >> 20 if wanted else None
+                with progress.task("download", size, "MiB"):
+                    while block := response.read(1 << 20):
+                        out.write(block)
+                        progress.advance()
                 if wanted is None or part.stat().st_size >= int(wanted) + (
                     start if response.status == 206 else 0
                 ):
@@ -159,7 +164,7 @@ def main(argv: list[str] | None = None) -> None:
         "--lock", type=Path, required=True, help="hashes of what has none published, JSON"
     )
     args = parser.parse_args(argv)
-    mirror = Path(os.environ["MIRROR"]) if os.environ.get("MIRROR") else None
+    mirror = Path(own("MIRROR")) if own("MIRROR") else None
     if mirror and not mirror.is_dir():
         raise UserError(
             f"MIRROR={mirror}: no such directory; set it to one that holds the sources, or unset it"

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from typing_extensions import TypedDict
 
-from bezoar import program
+from bezoar import program, progress
 from bezoar.errors import UserError
 from bezoar.files import whole_directory
 from bezoar.provenance.receipt import Receipt, stage_parser
@@ -46,7 +46,8 @@ def import_base(snapshot: Path, base: Path, dtype: str, tokenizer: str | None) -
             f"{snapshot}/{tokenizer}: no such file; base.tokenizer names the file that counts, and"
             f" the model has {tokenizer_file(snapshot)}"
         )
-    model = load_causal_lm(snapshot, getattr(torch, dtype))
+    with progress.task("load the weights"):
+        model = load_causal_lm(snapshot, getattr(torch, dtype))
     dropped = ("tokenizer.json", "vocab.json", "merges.txt")
     facts = {"parameters": sum(parameter.numel() for parameter in model.parameters())}
     with whole_directory(base) as fresh:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from typing_extensions import TypedDict
 
-from bezoar import program
+from bezoar import program, progress
 from bezoar.data.funnel import Funnel
 from bezoar.data.verdicts import by_length
 from bezoar.errors import UserError
@@ -100,7 +100,7 @@ def convert(
     """Return the rows in our columns and their counts; raise `UserError` if a column is missing."""
     funnel, converted = Funnel("malformed", "reject", "unrated"), []
     wanted, extra = (*COLUMNS[scheme], *VERDICT), set()
-    for row in rows:
+    for row in progress.track(rows, "convert rows"):
         missing = [column for column in wanted if column not in row]
         if missing:
             raise UserError(

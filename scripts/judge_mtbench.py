@@ -137,7 +137,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--mode",
         choices=MODES,
-        help="replay sends nothing; without it, the environment's MODE, else online",
+        help="replay sends nothing; without it, the environment's BEZOAR_MODE, else online",
     )
     parser.add_argument("--concurrency", type=int, required=True, help="requests under way at once")
     parser.add_argument("--judgments", type=Path, required=True, help="judgments to write, JSONL")

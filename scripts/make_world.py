@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 from typing_extensions import TypedDict
 
-from bezoar import program
+from bezoar import program, progress
 from bezoar.data.hh_rlhf import convert
 from bezoar.files import read_json, whole_directory, whole_file, write_json, write_jsonl
 from bezoar.provenance.receipt import Receipt, stage_parser
@@ -119,7 +119,7 @@ def corpus(world: World, documents: int) -> Iterator[dict[str, str]]:
         name: [fact for fact in world.facts if fact.subject == (name,)] for name in world.names
     }
     skills = [fact for fact in world.facts if fact.topic in SKILLS]
-    for index in range(documents):
+    for index in progress.track(range(documents), "write the corpus", unit="documents"):
         chance = draw("document", world.seed, index)
         kind = chance.random()
         if kind < 0.54:

@@ -18,7 +18,7 @@ from typing import Any
 
 from typing_extensions import TypedDict
 
-from bezoar import precision, program
+from bezoar import precision, program, progress
 from bezoar.evaluation.generation import generate, log_probabilities
 from bezoar.files import read_jsonl, write_json
 from bezoar.provenance.receipt import Receipt, stage_parser
@@ -129,7 +129,7 @@ def main(argv: list[str] | None = None) -> None:
         model.eval()
         sets = {path.stem: read_jsonl(path) for path in args.heldout}
         result: dict[str, Any] = {}
-        for name, rows in sets.items():
+        for name, rows in progress.track(sets.items(), "measure the sets", unit="sets"):
             function = measure_preferences if name == "preferences" else measure_set
             result[name] = function(model, tokenizer, template, rows, args.recipe)
             print(

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from typing_extensions import TypedDict
 
-from bezoar import precision, program
+from bezoar import precision, program, progress
 from bezoar.errors import UserError
 from bezoar.files import read_jsonl, whole_directory, write_json
 from bezoar.provenance.receipt import Receipt, stage_parser
@@ -50,7 +50,7 @@ def logits(model: Any, texts: list[list[int]]) -> list[Any]:
             .float()
             .log_softmax(-1)
             .cpu()
-            for ids in texts
+            for ids in progress.track(texts, "run the probe rows")
         ]
 
 
@@ -146,7 +146,8 @@ def main(argv: list[str] | None = None) -> None:
         if not any(texts):
             raise UserError(f"{args.probe}: no rows; expected some to measure the merge on")
         before = logits(unmerged, texts)
-        merged = merge(args.base, args.adapter, recipe["onto"]).eval()
+        with progress.task("merge the weights"):
+            merged = merge(args.base, args.adapter, recipe["onto"]).eval()
         report = {
             "onto": recipe["onto"],
             "probe_rows": len(texts),

@@ -15,13 +15,12 @@ import io
 import json
 import math
 import pickle
-import time
 from pathlib import Path
 from typing import Any
 
 from typing_extensions import TypedDict
 
-from bezoar import precision, program
+from bezoar import precision, program, progress
 from bezoar.errors import UserError
 from bezoar.files import canonical, read_jsonl, whole_directory, whole_file, write_jsonl
 from bezoar.provenance.receipt import Receipt, stage_parser
@@ -155,8 +154,9 @@ def pretrain(
             optimizer.load_state_dict(held)
         first, rows = state["step"], state["rows"]
         print(f"resuming at step {first}", flush=True)
-    started, device = time.perf_counter(), next(model.parameters()).device
-    for step in range(first, recipe["steps"]):
+    device = next(model.parameters()).device
+    steps = range(first, recipe["steps"])
+    for step in progress.track(steps, "pretrain", first=first, unit="steps"):
         for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = learning_rate(step, recipe)
         batch = batch_of(data, step, recipe).to(device)
@@ -178,11 +178,7 @@ def pretrain(
                     "learning_rate": learning_rate(step, recipe),
                 }
             )
-            speed = (done - first) * batch.numel() / (time.perf_counter() - started)
-            print(
-                f"step {done}/{recipe['steps']}  loss {loss.item():.3f}  {speed:,.0f} tokens/s",
-                flush=True,
-            )
+            progress.note(f"loss {loss.item():.2f}")
         if done % recipe["checkpoint_steps"] == 0 and done < recipe["steps"]:
             state = {
                 "model": model.state_dict(),
@@ -273,11 +269,13 @@ def main(argv: list[str] | None = None) -> None:
     ) as receipt:
         texts = [row["text"] for row in read_jsonl(args.corpus)]
         with whole_directory(args.base) as fresh:
-            (fresh / "tokenizer.model").write_bytes(
-                train_tokenizer(texts, args.recipe["vocabulary_size"])
-            )
+            with progress.task("train the tokenizer"):
+                (fresh / "tokenizer.model").write_bytes(
+                    train_tokenizer(texts, args.recipe["vocabulary_size"])
+                )
             tokenizer = load_tokenizer(fresh)
-            data = windows(texts, tokenizer, args.recipe["window"])
+            with progress.task("tokenize the corpus"):
+                data = windows(texts, tokenizer, args.recipe["window"])
             model = build(args.recipe, tokenizer.pad_token_id)
             rows = pretrain(data, model, args.recipe, args.checkpoint, begun_with(receipt))
             model.to(torch.bfloat16).save_pretrained(fresh)

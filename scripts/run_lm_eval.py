@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from typing_extensions import TypedDict
 
-from bezoar import precision, program
+from bezoar import precision, program, progress
 from bezoar.errors import UserError
 from bezoar.evaluation.harness import (
     add_task_arguments,
@@ -97,8 +97,14 @@ def backend(model: Path, recipe: Recipe) -> Any:
     """
     from lm_eval.models.huggingface import HFLM
 
-    network, tokenizer = load(model, recipe["dtype"], recipe["threads"])
-    found = HFLM(
+    class Counted(HFLM):
+        def loglikelihood(self, requests: Any, disable_tqdm: bool = False) -> Any:
+            with progress.task("score requests", len(requests), "requests"):
+                return super().loglikelihood(requests, disable_tqdm)
+
+    with progress.task("load the model"):
+        network, tokenizer = load(model, recipe["dtype"], recipe["threads"])
+    found = Counted(
         pretrained=network,
         tokenizer=tokenizer,
         batch_size=recipe["batch_size"],
@@ -110,6 +116,7 @@ def backend(model: Path, recipe: Recipe) -> Any:
 
     def checked_call(inps: Any, *more: Any, **named: Any) -> Any:
         require_positions("lm_eval: requests", network, [inps.shape[1]])
+        progress.advance(len(inps))
         return call(inps, *more, **named)
 
     def checked_write(context: Any, max_length: int, *more: Any, **named: Any) -> Any:

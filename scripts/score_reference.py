@@ -11,14 +11,13 @@ included). Nothing of it depends on beta or the learning rate, so a second DPO r
 killed run goes on with the next shard.
 """
 
-import time
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from typing_extensions import TypedDict
 
-from bezoar import precision, program
+from bezoar import precision, program, progress
 from bezoar.evaluation.parts import Parts
 from bezoar.files import read_jsonl, sha256_file, write_jsonl
 from bezoar.provenance.receipt import Receipt, stage_parser
@@ -88,25 +87,21 @@ def main(argv: list[str] | None = None) -> None:
         rows.sort(
             key=lambda pair: (-preference_pairs.length(pair), preference_pairs.key(pair, weights))
         )  # the longest first: too little memory shows at once
-        parts, size, started = (
-            Parts(args.reference, begun_with(receipt)),
-            SHARD * recipe["batch_size"],
-            time.perf_counter(),
-        )
+        parts, size = Parts(args.reference, begun_with(receipt)), SHARD * recipe["batch_size"]
         found: list[list[float]] = []
-        for start in range(0, len(rows), size):
-            shard = rows[start : start + size]
-            found += parts.get(
-                f"shard {start // size}",
-                lambda shard=shard: [
-                    list(sums)
-                    for sums in preference_pairs.score(
-                        model(), shard, tokenizer.pad_token_id, recipe["batch_size"]
-                    )
-                ],
-            )
-            left = (time.perf_counter() - started) / len(found) * (len(rows) - len(found))
-            print(f"{len(found):,} of {len(rows):,} pairs  {left:.0f} s left", flush=True)
+        with progress.task("score pairs", len(rows), "pairs"):
+            for start in range(0, len(rows), size):
+                shard = rows[start : start + size]
+                found += parts.get(
+                    f"shard {start // size}",
+                    lambda shard=shard: [
+                        list(sums)
+                        for sums in preference_pairs.score(
+                            model(), shard, tokenizer.pad_token_id, recipe["batch_size"]
+                        )
+                    ],
+                )
+                progress.reached(len(found))
         write_jsonl(
             args.reference,
             (

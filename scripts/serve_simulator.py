@@ -141,7 +141,7 @@ def handler_for(
     provider: FakeProvider, rate: Rate, models: list[str]
 ) -> type[BaseHTTPRequestHandler]:
     """Return a request handler class around one provider."""
-    wanted = os.environ.get("SIMULATOR_KEY", "")
+    wanted = os.environ.get("BEZOAR_SIMULATOR_KEY", "")
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -383,4 +383,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    program.run(main)
+    program.run(main, quiet=True)

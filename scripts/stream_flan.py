@@ -1,7 +1,7 @@
 """Stream one submix of the Flan Collection from the hub and keep the rows that the quotas take;
 nothing else is stored.
 
-Usage: MIRROR=dir stream_flan.py --entry '{"id": "flan_niv2_submix", "hub": …}' \\
+Usage: BEZOAR_MIRROR=dir stream_flan.py --entry '{"id": "flan_niv2_submix", "hub": …}' \\
            --lock config/sources.lock --recipe '{"quotas": {…}, …}' \\
            --code … --rows …/flan/flan_niv2_submix.jsonl --counts … --receipt …
 
@@ -13,18 +13,18 @@ submix as from what is kept here.
 """
 
 import json
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from typing_extensions import TypedDict
 
-from bezoar import program
+from bezoar import program, progress
 from bezoar.data.flan import choose, parse_row, rule_for, submix_of
 from bezoar.errors import UserError
 from bezoar.files import write_json, write_jsonl
 from bezoar.provenance.receipt import Receipt, stage_parser
+from bezoar.surroundings import own
 from bezoar.workflow.source_lock import require
 
 
@@ -77,7 +77,7 @@ def select(
     counts = {"read": 0}
     kept: list[dict[str, Any]] = []
     usable = 0
-    for index, row in enumerate(rows):
+    for index, row in enumerate(progress.track(rows, "read the submix")):
         counts["read"] += 1
         parsed = parse_row(row)
         rule = rule_for(parsed)
@@ -88,7 +88,7 @@ def select(
         kept.append({"original_index": index, **parsed, "dataset_source": submix_of(parsed)})
         if usable % BATCH == 0:
             kept = choose(kept, recipe)
-            print(f"{counts['read']:,} rows read, {len(kept)} held", flush=True)
+            progress.note(f"{len(kept):,} held")
     kept = choose(kept, recipe)
     return kept, {**counts, "over_quota": usable - len(kept), "kept": len(kept)}
 
@@ -105,7 +105,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--rows", type=Path, required=True, help="rows to write, JSONL")
     parser.add_argument("--counts", type=Path, required=True, help="counts to write, JSON")
     args = parser.parse_args(argv)
-    mirror = Path(os.environ["MIRROR"]) if os.environ.get("MIRROR") else None
+    mirror = Path(own("MIRROR")) if own("MIRROR") else None
     with Receipt(
         args.receipt,
         stage="flan",

@@ -16,7 +16,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from bezoar import precision, program
+from bezoar import precision, program, progress
 from bezoar.errors import UserError
 from bezoar.files import read_jsonl, sha256_file, whole_directory, write_json, write_jsonl
 from bezoar.provenance.receipt import Receipt, stage_parser
@@ -103,7 +103,7 @@ def held_out(
     ]
     parent = [pair["ref_chosen_logps"] - pair["ref_rejected_logps"] for pair in check]
     divergence, tokens = 0.0, 0
-    for pair in check[:KL_PAIRS]:
+    for pair in progress.track(check[:KL_PAIRS], "measure the divergence", unit="pairs"):
         ids = torch.tensor([pair["ids"]["prompt"] + pair["ids"]["chosen"]], device=model.device)
         with torch.no_grad(), precision.autocast(model.device):
             ours = (
@@ -208,9 +208,10 @@ def train(
         check_collapse(curve, recipe)
         qlora.save_adapter(trainer.model, out)
         write_jsonl(out / "metrics.jsonl", curve)
-        compared = held_out(
-            trainer.accelerator.unwrap_model(trainer.model), check, tokenizer, recipe
-        )
+        with progress.task("score the held-out pairs", len(check), "pairs"):
+            compared = held_out(
+                trainer.accelerator.unwrap_model(trainer.model), check, tokenizer, recipe
+            )
         before_after = [
             sum(margins[side] > 0 for margins in compared["margins"]) / len(check)
             for side in (0, 1)

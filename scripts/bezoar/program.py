@@ -2,10 +2,14 @@
 
 import errno
 import os
+import re
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
+from io import TextIOWrapper
 
 from bezoar.errors import UserError
+from bezoar.progress import signs_of_life
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 INTERRUPTED, BROKEN_PIPE = 130, 141  # 128 and the number of the signal, as shells count
@@ -15,13 +19,20 @@ BUG = (
 )
 
 
-def run(main: Callable[[], None]) -> None:
+def run(main: Callable[[], None], quiet: bool = False) -> None:
     """Run a program's `main` unless its receipt says that nothing changed.
 
     What a user can act on ends in one line on stderr: exit status 2 for a `UserError`, a full disk
     and too little memory, 130 for an interrupt. A reader that closed the pipe ends the program
     silently with 141. Anything else is a bug, and its traceback follows a line that says so.
+
+    A program that takes longer than some seconds says what it is doing: what its docstring says
+    first, until it names something else. A server is `quiet`, and so is every process of a
+    distributed training but the first.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a locale without a letter is no reason to end
     from bezoar.provenance.fingerprint import AGAIN, nothing_to_do, recorded_command
 
     try:
@@ -31,7 +42,10 @@ def run(main: Callable[[], None]) -> None:
                 f" they were left ({AGAIN}=1 runs it anyway)"
             )
         else:
-            main()
+            what = purpose(sys.modules[main.__module__].__doc__ or main.__module__)
+            silent = quiet or os.environ.get("RANK", "0") != "0"
+            with nullcontext() if silent else signs_of_life(what):
+                main()
         sys.stdout.flush()
     except UserError as error:
         _end(str(error), 2)
@@ -58,3 +72,9 @@ def _end(message: str, status: int) -> None:
     """End the program with one line on stderr."""
     print(f"error: {message}", file=sys.stderr)
     raise SystemExit(status) from None
+
+
+def purpose(docstring: str) -> str:
+    """Return the first clause of a docstring, on one line and without what is in brackets."""
+    text = re.sub(r" \([^)]*\)", "", " ".join(docstring.split()))
+    return re.split(r"[:;,.](?:\s|$)", text, maxsplit=1)[0]

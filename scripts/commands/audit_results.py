@@ -20,7 +20,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from bezoar import program
+from bezoar import program, surroundings
 from bezoar.errors import UserError
 from bezoar.provenance import audit
 from bezoar.provenance.code_digest import libraries
@@ -66,7 +66,8 @@ def make_again(stage: str, receipt: dict[str, Any], scratch: Path) -> list[str]:
         for name, value in os.environ.items()
         if not name.upper().endswith(("_KEY", "_TOKEN", "_PROXY"))
     }
-    environment = hidden | {"PYTHONPATH": str(SCRIPTS), "BEZOAR_AGAIN": "1"}
+    environment = hidden | {"BEZOAR_AGAIN": "1"}
+    surroundings.clean(environment, SCRIPTS)
     done = subprocess.run(
         [sys.executable, str(SCRIPTS / program), *arguments],
         capture_output=True,

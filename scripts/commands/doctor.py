@@ -1,6 +1,6 @@
 """List everything that is missing for a configuration, each with what to do; exit 1 if anything is.
 
-Usage: doctor.py --config config/paper.yaml [more.yaml …]
+Usage: doctor.py [--short] --config config/paper.yaml [more.yaml …]
 
 Looks at the machine, the keys, the judge, the licences and the sources; sends nothing but a knock
 at each source's door, all at once.
@@ -10,7 +10,7 @@ import argparse
 import json
 import os
 import shutil
-import subprocess
+import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -19,7 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from bezoar import program
-from bezoar.workflow import sources
+from bezoar.progress import clock
+from bezoar.surroundings import own
+from bezoar.workflow import duration, sources
+from bezoar.workflow import machine as machine_of
 from bezoar.workflow.configuration import SCHEMA, check, files_of, resolved
 
 RETIRED = {"claude-2.1": "2025-07-21", "claude-2.0": "2025-07-21", "claude-1.3": "2024-11-06"}
@@ -49,22 +52,24 @@ def machine(config: dict[str, Any]) -> Iterator[str]:
         yield (
             f"disk: {free:.0f} GiB free here, {need} needed; free space or work on a larger volume"
         )
+    try:
+        tempfile.gettempdir()
+    except OSError:
+        yield "temporary files: no directory can be written; set TMPDIR to one that can"
+    sizes, processes = machine_of.gpus(), config["launch"]["processes"]
+    if len(sizes) > 1 and processes == 1:
+        yield (
+            f"GPU: {len(sizes)} are visible and `launch: processes` is 1, which TRL refuses when"
+            f" training starts; set it to {len(sizes)}, or CUDA_VISIBLE_DEVICES=0"
+        )
     if config["scale"] != "paper":
         return
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
+    if shutil.which("nvidia-smi") is None:
         yield (
             "GPU: none found (no nvidia-smi); training and evaluation at paper scale need one with"
             f" {PAPER_GPU_GIB} GiB, or PROFILE=profiles/slurm"
         )
         return
-    done = subprocess.run(
-        [tool, "--query-gpu=memory.total", "--format=csv,noheader,nounits"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    sizes = [int(line) / 1024 for line in done.stdout.split() if line.isdigit()]
     if not sizes or max(sizes) < PAPER_GPU_GIB:
         yield (
             f"GPU: {max(sizes, default=0):.0f} GiB of memory, {PAPER_GPU_GIB} needed; take a larger"
@@ -142,7 +147,7 @@ def wanted(config: dict[str, Any]) -> list[dict[str, Any]]:
 
 def licences(entries: list[dict[str, Any]]) -> Iterator[str]:
     """Yield licences that forbid commercial use and are not acknowledged."""
-    acknowledged = os.environ.get("ACKNOWLEDGE_LICENCES", "").split(",")
+    acknowledged = own("ACKNOWLEDGE_LICENCES").split(",")
     for entry in entries:
         if "NC" in str(entry["licence"]) and entry["id"] not in acknowledged:
             yield (
@@ -153,7 +158,7 @@ def licences(entries: list[dict[str, Any]]) -> Iterator[str]:
 
 def reachable(entry: dict[str, Any]) -> str | None:
     """Return what is wrong with a source, or None."""
-    mirror = Path(os.environ["MIRROR"]) if os.environ.get("MIRROR") else None
+    mirror = Path(own("MIRROR")) if own("MIRROR") else None
     place = entry.get("path") or f"hub/{entry['id']}"
     if (Path("data") / place).exists() or (mirror and (mirror / place).exists()):
         return None
@@ -183,6 +188,16 @@ def unpinned(entries: list[dict[str, Any]]) -> Iterator[str]:
             )
 
 
+def expected(config: dict[str, Any], cores: int) -> str:
+    """Return how long a run will take, as far as that can be known."""
+    known = sum(duration.read(duration.RECORD).get(config["pathvars"]["results"], {}).values())
+    earlier = f"; the stages of earlier runs here took {clock(known)} in all" if known else ""
+    if config["scale"] == "rehearsal":
+        about = clock(duration.rehearsal_s(cores))
+        return f"expected time: about {about} on {cores} cores for a first run{earlier}"
+    return f"expected time: unknown before a first run{earlier}"
+
+
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and examine."""
     parser = argparse.ArgumentParser(
@@ -191,9 +206,17 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--config", nargs="+", required=True, help="configuration files, the later over the earlier"
     )
+    parser.add_argument("--cores", type=int, default=machine_of.cores(), help="cores of the run")
+    parser.add_argument("--short", action="store_true", help="say what the machine has, no more")
     args = parser.parse_args(argv)
     config = resolved(args.config)
     check(config, SCHEMA, files_of(args.config))
+    print(f"this machine: {machine_of.described()}")
+    if args.short:
+        for line in machine(config):
+            print(f"note: {line}")
+        return
+    print(expected(config, args.cores))
     entries = wanted(config)
     with ThreadPoolExecutor(32) as pool:
         knocks = [problem for problem in pool.map(reachable, entries) if problem]

@@ -20,9 +20,10 @@ from typing import Any
 
 import yaml
 
-from bezoar import program
+from bezoar import program, surroundings
 from bezoar.errors import UserError
 from bezoar.files import whole_file
+from bezoar.surroundings import own
 from bezoar.workflow.configuration import SCHEMA, check, files_of, load, merge, resolved
 
 
@@ -114,18 +115,13 @@ def main(argv: list[str] | None = None) -> None:
     )  # a model that cannot be evaluated must not block those after it
     with whole_file(pending) as stream:
         yaml.safe_dump(extra, stream, sort_keys=False)
-    command = [
-        "snakemake",
-        "--profile",
-        args.profile,
-        "--cores",
-        args.cores,
-        *(["-n"] if args.dry_run else []),
+    arguments = [
+        *("--cores", args.cores),
+        *(["-n"] if args.dry_run else [] if own("VERBOSE") else ["--logger", "bezoar"]),
         str(target),
-        "--configfile",
-        *args.config,
-        str(pending),
+        *("--configfile", *args.config, str(pending)),
     ]
+    command = surroundings.snakemake(*arguments, profile=args.profile)
     failed = subprocess.run(command, check=False).returncode
     if failed or args.dry_run:
         pending.unlink()

@@ -3,7 +3,7 @@ that a run can be replayed without keys.
 
 Usage: exchange_answers.py export --config config/paper.yaml --file answers.jsonl.xz
        exchange_answers.py import --config config/paper.yaml --file answers.jsonl.xz      (then
-         MODE=replay make reproduce)
+         make reproduce MODE=replay)
 
 One JSON object a line: store (the job's file name) and the columns of bezoar.llm.answer_store, in
 the order of store and key, so that equal answers give equal files. An import checks every line

@@ -9,23 +9,30 @@ it reads comes out with other bytes.
 Exit status 0: nothing is stale; 1: something is.
 """
 
+import os
 import re
 import subprocess
 import sys
 
+from bezoar import program, surroundings
+from bezoar.errors import UserError
 
-def main(arguments: list[str] | None = None) -> int:
-    """Ask the workflow for its plan and print its reasons."""
+
+def main(arguments: list[str] | None = None) -> None:
+    """Ask the workflow for its plan and print its reasons; exit with 1 if something is stale."""
     configs = sys.argv[1:] if arguments is None else arguments
+    environment = {name: value for name, value in os.environ.items() if name != "SNAKEMAKE_PROFILE"}
     done = subprocess.run(
-        ["snakemake", "-n", *(["--configfile", *configs] if configs else [])],
+        surroundings.snakemake("-n", *(["--configfile", *configs] if configs else [])),
         capture_output=True,
-        text=True,
+        encoding="utf-8",
+        errors="replace",
         check=False,
+        env=environment | {"PYTHONUTF8": "1"},
     )
     if done.returncode:
-        sys.stderr.write(done.stdout[-3000:] + done.stderr[-3000:])
-        return done.returncode
+        said = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+        raise UserError("\n".join(["the workflow cannot be planned:", *said[-15:]]))
     lines = [
         line for line in done.stderr.splitlines() if line.startswith(("stale: ", "not made yet: "))
     ]
@@ -41,8 +48,9 @@ def main(arguments: list[str] | None = None) -> int:
         f"to look at, with what is downstream: {planned}" if jobs else "nothing is stale",
         sep="\n",
     )
-    return int(bool(jobs))
+    if jobs:
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    program.run(main)

@@ -16,7 +16,6 @@ import argparse
 import contextlib
 import hashlib
 import io
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +40,7 @@ from bezoar.files import read_jsonl
 from bezoar.llm.answer_store import Store, key_of
 from bezoar.llm.budget import PRICES, budget_of_environment, price_of
 from bezoar.llm.client import Answer, LLMClient, request_of
+from bezoar.surroundings import own
 from bezoar.training.template import training_text
 from bezoar.workflow import sources
 from bezoar.workflow.configuration import SCHEMA, check, files_of, resolved
@@ -392,7 +392,7 @@ class Plan:
 
 def table(plan: Plan, via: str) -> list[str]:
     """Return the lines to print."""
-    entries = yaml.safe_load(Path(os.environ.get("PRICES") or PRICES).read_text(encoding="utf-8"))
+    entries = yaml.safe_load(Path(own("PRICES") or PRICES).read_text(encoding="utf-8"))
     lines = [
         f"{'stage':28}{'pending':>9}{'stored':>8}{'in':>12}{'out':>12}"
         f"{'USD low':>10}{'expected':>10}{'high':>10}{'GPU-h':>8}{'MB':>7}"
@@ -463,11 +463,7 @@ def main(argv: list[str] | None = None) -> None:
     with contextlib.redirect_stdout(io.StringIO()):  # the stages' own progress
         for stage in (plan.lamini, plan.evol, plan.orca, plan.filter, plan.judge):
             stage()
-    print(
-        "\n".join(
-            table(plan, "batch" if args.batch or os.environ.get("MODE") == "batch" else "online")
-        )
-    )
+    print("\n".join(table(plan, "batch" if args.batch or own("MODE") == "batch" else "online")))
 
 
 if __name__ == "__main__":

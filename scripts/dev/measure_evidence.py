@@ -101,8 +101,8 @@ def tested(finished: Path, scratch: Path, names: list[str]) -> list[dict[str, An
     report = scratch / "tests.xml"
     files = [f"tests/workflow/{name}.py" for name in names]
     environment = os.environ | {
-        "FINISHED": str(finished),
-        "EVIDENCE": "1",
+        "BEZOAR_FINISHED": str(finished),
+        "BEZOAR_EVIDENCE": "1",
         "PYTHONPATH": str(ROOT / "scripts"),
     }
     command = [

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bezoar import program
+from bezoar import program, surroundings
 from bezoar.errors import UserError
 from bezoar.files import read_json, whole_file, write_json
 
@@ -34,18 +34,11 @@ def run(seed: int, cores: int) -> None:
     places = ", ".join(
         f"{kind}: {kind}/rehearsal-seed-{seed}" for kind in ("results", "logs", "benchmarks")
     )
-    command = [
-        "snakemake",
-        "--profile",
-        "profiles/default",
-        "--cores",
-        str(cores),
-        "--configfile",
-        CONFIG,
-        "--config",
-        f"seed={seed}",
-        f"pathvars={{{places}}}",
+    arguments = [
+        *("--cores", str(cores), "--configfile", CONFIG),
+        *("--config", f"seed={seed}", f"pathvars={{{places}}}"),
     ]
+    command = surroundings.snakemake(*arguments, profile="profiles/default")
     if subprocess.run(command, check=False).returncode:
         raise UserError(
             f"seed {seed}: the rehearsal failed; its log is below logs/rehearsal-seed-{seed}"

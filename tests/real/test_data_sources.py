@@ -20,7 +20,7 @@ from bezoar.llm.client import Answer, LLMClient
 from bezoar.workflow.configuration import resolved
 
 ROOT = Path(__file__).parents[2]
-MIRROR = Path(os.environ.get("MIRROR") or ROOT / "data")
+MIRROR = Path(os.environ.get("BEZOAR_MIRROR") or ROOT / "data")
 pytestmark = pytest.mark.skipif(
     not (MIRROR / "flan_cot").is_dir(),
     reason="no upstream files: set MIRROR to a folder that holds them",

@@ -17,7 +17,7 @@ from bezoar.errors import UserError
 from bezoar.evaluation import mtbench
 
 ROOT = Path(__file__).parents[2]
-MIRROR = Path(os.environ.get("MIRROR") or ROOT / "data") / "mt_bench"
+MIRROR = Path(os.environ.get("BEZOAR_MIRROR") or ROOT / "data") / "mt_bench"
 pytestmark = pytest.mark.skipif(
     not MIRROR.is_dir(), reason="no upstream files: set MIRROR to a folder that holds them"
 )

@@ -14,7 +14,7 @@ from bezoar.files import read_json, read_jsonl
 from bezoar.training.template import Template
 
 ROOT = Path(__file__).parents[2]
-MIRROR = Path(os.environ.get("MIRROR") or ROOT / "data")
+MIRROR = Path(os.environ.get("BEZOAR_MIRROR") or ROOT / "data")
 pytestmark = pytest.mark.skipif(
     not (MIRROR / "hh_rlhf").is_dir(),
     reason="no upstream files: set MIRROR to a folder that holds them",

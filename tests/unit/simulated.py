@@ -53,7 +53,7 @@ class Simulated:
             "PEER_URL": f"{self.url}/v1",
             "PEER_ROOT": self.url,
             "PEER_KEY": KEY,
-            "PRICES": str(folder / "prices.yaml"),
+            "BEZOAR_PRICES": str(folder / "prices.yaml"),
         }
 
 
@@ -79,7 +79,7 @@ def simulated(folder: Path, *flags: str, **settings: Any) -> Iterator[Simulated]
             f"--{name.replace('_', '-')}",
             value if isinstance(value, str) else json.dumps(value),
         ]
-    environment = os.environ | {"SIMULATOR_KEY": KEY, "PYTHONPATH": str(SCRIPTS)}
+    environment = os.environ | {"BEZOAR_SIMULATOR_KEY": KEY, "PYTHONPATH": str(SCRIPTS)}
     child = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
     )

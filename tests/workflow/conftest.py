@@ -10,11 +10,11 @@ from smallest import ROOT, snakemake
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the project in which the smallest rehearsal has been run; FINISHED names one that
-    is there already.
+    """A copy of the project in which the smallest rehearsal has been run; BEZOAR_FINISHED names one
+    that is there already.
     """
-    if os.environ.get("FINISHED"):
-        return Path(os.environ["FINISHED"])
+    if os.environ.get("BEZOAR_FINISHED"):
+        return Path(os.environ["BEZOAR_FINISHED"])
     folder = tmp_path_factory.mktemp("workflow") / "project"
     ignored = shutil.ignore_patterns(
         ".git",

@@ -4,6 +4,7 @@ start.
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -39,6 +40,22 @@ def snakemake(
     return subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
+
+
+def said(stderr: str) -> list[str]:
+    """The lines of a program's stderr but for the signs of life that a slow machine adds."""
+    return [line for line in stderr.splitlines() if not line.startswith("-- ")]
+
+
+def other_user() -> list[str]:
+    """The command that starts another one as a user who owns nothing here; empty if that cannot be
+    done, or if our Python lies where nobody else may read.
+    """
+    command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    if os.geteuid() or not shutil.which("setpriv"):
+        return []
+    able = subprocess.run([*command, sys.executable, "-c", "1"], check=False, capture_output=True)
+    return [] if able.returncode else command
 
 
 def planned(folder: Path, *arguments: str) -> dict[str, int]:

@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from smallest import CONFIG, RESULTS, SNAKEMAKE, planned
+from smallest import CONFIG, RESULTS, SNAKEMAKE, planned, said
 
 import answer_mtbench
 import judge_mtbench
@@ -20,7 +20,7 @@ from bezoar.evaluation.mtbench import read_questions
 from bezoar.files import read_json, read_jsonl
 from bezoar.workflow.configuration import load
 
-MIRROR = Path(os.environ.get("MIRROR") or Path(__file__).parents[2] / "data")
+MIRROR = Path(os.environ.get("BEZOAR_MIRROR") or Path(__file__).parents[2] / "data")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 
@@ -120,7 +120,7 @@ def test_a_model_that_cannot_be_found_is_one_line(
         done.returncode == 2
         and message in done.stderr
         and "Traceback" not in done.stderr
-        and len(done.stderr.splitlines()) == 1
+        and len(said(done.stderr)) == 1
     )
 
 

@@ -1,7 +1,8 @@
 """The Dockerfile builds, with buildah, on a Debian base made here in place of NVIDIA's, and its
 environment works as an ordinary user.
 
-Needs root, buildah, podman and debootstrap; minutes and gigabytes, so only with IMAGE=1.
+Needs root, buildah, podman and debootstrap; minutes and gigabytes, so only with
+BEZOAR_TEST_IMAGE=1.
 IMAGE_OPTIONS: more options for `buildah bud`, such as the volumes and variables by which pip and
 apt find a mirror. DEBIAN_MIRROR: where debootstrap finds Debian.
 """
@@ -21,8 +22,8 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(1800),
     pytest.mark.skipif(
-        os.environ.get("IMAGE") != "1" or not able,
-        reason=f"set IMAGE=1, as root, with {', '.join(TOOLS)}",
+        os.environ.get("BEZOAR_TEST_IMAGE") != "1" or not able,
+        reason=f"set BEZOAR_TEST_IMAGE=1, as root, with {', '.join(TOOLS)}",
     ),
 ]
 

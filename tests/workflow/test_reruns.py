@@ -40,7 +40,7 @@ from bezoar.provenance.fingerprint import files_in
 from bezoar.provenance.receipt import COMPANIONS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
-EVERYTHING = bool(os.environ.get("EVIDENCE"))
+EVERYTHING = bool(os.environ.get("BEZOAR_EVIDENCE"))
 FIRST = [
     *(f"{RESULTS}/filter/{scheme}.jsonl" for scheme in SCHEMES),
     f"{RESULTS}/preferences/pairs.jsonl",

@@ -61,7 +61,7 @@ def replayed(reviewer: Path, finished: Path, targets: list[str]) -> None:
 def test_both_judges_are_replayed_from_the_bundle_to_the_same_scores(
     finished: Path, reviewer: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MODE", "replay")
+    monkeypatch.setenv("BEZOAR_MODE", "replay")
     models = ("base", *MODELS)
     judged = [
         f"{RESULTS}/mtbench/{model}/{name}.jsonl"
@@ -74,7 +74,7 @@ def test_both_judges_are_replayed_from_the_bundle_to_the_same_scores(
 def test_the_filter_is_replayed_from_an_export_and_a_missing_row_is_named(
     finished: Path, reviewer: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MODE", "replay")
+    monkeypatch.setenv("BEZOAR_MODE", "replay")
     replayed(reviewer, finished, [f"{RESULTS}/filter/{scheme}.jsonl" for scheme in SCHEMES])
     (reviewer / RESULTS / "store/filter-orca.sqlite").unlink()
     (reviewer / RESULTS / "filter/orca.jsonl").unlink()

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from bezoar import progress
 from bezoar.data.texts import word_spans, words_of
 from bezoar.training.template import training_text
 
@@ -137,7 +138,7 @@ def matches(
     items: Items, rows: Sequence[dict[str, Any]], name: str, recipe: Mapping[str, Any]
 ) -> Iterator[dict[str, Any]]:
     """Yield a line for each row and text of the evaluation that share an n-gram."""
-    for first in range(0, len(rows), CHUNK):
+    for first in progress.track(range(0, len(rows), CHUNK), f"search {name}", unit="chunks"):
         parts = []
         for number, row in enumerate(rows[first : first + CHUNK], start=first + 1):
             instruction, _, response = training_text(row)

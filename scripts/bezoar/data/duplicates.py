@@ -6,6 +6,7 @@ from typing import Any
 
 from rensa import RMinHash, RMinHashLSH
 
+from bezoar import progress
 from bezoar.data.texts import features, jaccard, words_of
 
 CHUNK = 20_000  # rows sketched at once: about 100 MB of words
@@ -28,7 +29,9 @@ def near_pairs(texts: Sequence[str], recipe: Mapping[str, Any]) -> Iterator[tupl
     index = RMinHashLSH(
         threshold=recipe["jaccard"], num_perm=recipe["permutations"], num_bands=recipe["bands"]
     )
-    for start in range(0, len(texts), CHUNK):
+    for start in progress.track(
+        range(0, len(texts), CHUNK), f"compare {len(texts):,} texts", unit="chunks"
+    ):
         sketches = RMinHash.from_token_sets(
             [features(text.split()) for text in texts[start : start + CHUNK]],
             num_perm=recipe["permutations"],

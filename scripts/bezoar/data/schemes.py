@@ -37,7 +37,7 @@ def parser_for(description: str | None, recipe: type) -> argparse.ArgumentParser
     parser.add_argument(
         "--mode",
         choices=MODES,
-        help="replay sends nothing; without it, the environment's MODE, else online",
+        help="replay sends nothing; without it, the environment's BEZOAR_MODE, else online",
     )
     parser.add_argument("--concurrency", type=int, required=True, help="requests under way at once")
     parser.add_argument(

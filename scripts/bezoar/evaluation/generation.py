@@ -5,6 +5,7 @@ language model.
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from bezoar import progress
 from bezoar.errors import UserError
 from bezoar.training.tokenizer import Text, common, encode
 from bezoar.training.weights import ends, positions, require_positions
@@ -38,7 +39,8 @@ def generate(
         if temperature > 0
         else {"do_sample": False}
     )
-    for start, chosen in batches(encoded, limits, batch_size):
+    groups = list(batches(encoded, limits, batch_size))
+    for start, chosen in progress.track(groups, f"answer {len(prompts):,} prompts", unit="batches"):
         width = max(len(encoded[index]) for index in chosen)
         ids = torch.full((len(chosen), width), tokenizer.pad_token_id)
         mask = torch.zeros((len(chosen), width), dtype=torch.long)
@@ -122,7 +124,9 @@ def log_probabilities(
     require_positions("log-probabilities: texts", model, (len(ids) for ids, _ in rows))
     order = sorted(range(len(pairs)), key=lambda index: (len(rows[index][0]), index))
     results = [(0.0, 0)] * len(pairs)
-    for start in range(0, len(order), batch_size):
+    for start in progress.track(
+        range(0, len(order), batch_size), f"score {len(order):,} answers", unit="batches"
+    ):
         chosen = order[start : start + batch_size]
         width = max(len(rows[index][0]) for index in chosen)
         batch = torch.full((len(chosen), width), tokenizer.pad_token_id)

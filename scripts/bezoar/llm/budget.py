@@ -5,7 +5,6 @@ token a UTF-8 byte of its text, which no byte-level tokenizer exceeds, a fixed o
 and `max_tokens` out; so a budget is never exceeded, and the last few cents may stay unspent.
 """
 
-import os
 import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import yaml
 
 from bezoar.errors import UserError
 from bezoar.files import canonical
+from bezoar.surroundings import own
 
 PRICES = Path(__file__).parents[3] / "config" / "prices.yaml"
 OVERHEAD = 16  # tokens a message, for role marks; providers document 3 to 7
@@ -48,10 +48,10 @@ class Price:
 
 
 def price_of(model: str, path: Path | None = None) -> Price | None:
-    """Return a model's price, or None if the price file (the environment's PRICES, or
+    """Return a model's price, or None if the price file (the environment's BEZOAR_PRICES, or
     config/prices.yaml) does not know it.
     """
-    path = path or Path(os.environ.get("PRICES") or PRICES)
+    path = path or Path(own("PRICES") or PRICES)
     try:
         entry = yaml.safe_load(path.read_text(encoding="utf-8"))["models"].get(model)
         return (
@@ -76,8 +76,8 @@ def most_tokens_in(request: dict[str, Any]) -> int:
 
 
 def budget_of_environment() -> float | None:
-    """Return BUDGET_USD, or None if it is not set."""
-    text = os.environ.get("BUDGET_USD", "").strip()
+    """Return BEZOAR_BUDGET_USD, or None if it is not set."""
+    text = own("BUDGET_USD")
     if not text:
         return None
     try:

@@ -14,13 +14,12 @@ another model's id); over_budget. A fault of the moment is waited out; a request
 will never take (400, 413, 422) is stored, so that a replay agrees; a wrong key, model or address
 ends the stage with one line.
 
-From the environment: MODE (online; batch; replay, which sends nothing and names the row whose
-answer is missing) and BUDGET_USD, which is reserved before each call and shared by all jobs of a
-results folder.
+From the environment: BEZOAR_MODE (online; batch; replay, which sends nothing and names the row
+whose answer is missing) and BEZOAR_BUDGET_USD, which is reserved before each call and shared by all
+jobs of a results folder.
 """
 
 import asyncio
-import os
 import random
 import time
 from collections import Counter
@@ -38,6 +37,7 @@ from bezoar.llm.budget import Ledger, budget_of_environment, most_tokens_in, pri
 from bezoar.llm.limits import Limiter, retry_after
 from bezoar.llm.protocol import call, read_text
 from bezoar.llm.transport import Sending, failure, in_batches
+from bezoar.surroundings import own
 
 STATES = ("answered", "refused", "truncated", "unparsable", "provider_error", "over_budget")
 MODES = ("online", "batch", "replay")
@@ -101,7 +101,7 @@ class LLMClient:
         mode: str | None = None,
     ) -> None:
         self.settings, self.concurrency, self.facts = settings, concurrency, facts
-        self.mode = mode or os.environ.get("MODE") or "online"
+        self.mode = mode or own("MODE") or "online"
         if self.mode not in MODES:
             raise UserError(f"MODE: expected one of {', '.join(MODES)}, found {self.mode!r}")
         self.path = store

@@ -9,6 +9,8 @@ from typing import Any
 
 from bezoar.errors import UserError
 
+# Where a model without an address of its own is asked, whatever the variables of the client say.
+ADDRESSES = {"openai": "https://api.openai.com/v1", "anthropic": "https://api.anthropic.com"}
 SIMULATOR = Path(__file__).parents[2] / "serve_simulator.py"
 
 
@@ -54,6 +56,8 @@ class SDKFactory:
         address: str | None = self._simulator() if simulated else None
         if settings["base_url_env"]:  # without it the key would go to the client's default address
             address = self._variable("base_url_env", "the address of the server of")
+        elif not simulated:  # the clients would read OPENAI_BASE_URL or ANTHROPIC_BASE_URL
+            address = ADDRESSES.get(settings["provider"])
         options: dict[str, Any] = {
             "api_key": key,
             "timeout": settings["timeout_s"],

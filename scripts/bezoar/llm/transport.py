@@ -7,6 +7,7 @@ import contextlib
 import time
 from typing import Any
 
+from bezoar import progress
 from bezoar.errors import UserError
 from bezoar.files import canonical, sha256_text
 from bezoar.llm.answer_store import Entry
@@ -106,7 +107,9 @@ class Sending:
             self.flush()
             if time.monotonic() - told > 5:
                 told = time.monotonic()
-                print(f"{len(self.answers)}/{len(self.missing)} answers", flush=True)
+                print(
+                    f"{progress.MARK}{len(self.answers)} of {len(self.missing)} answers", flush=True
+                )
 
 
 async def in_batches(door: Any, client: Any, sending: Sending) -> None:

@@ -10,11 +10,13 @@ import json
 import os
 import socket
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from bezoar import surroundings
 from bezoar.provenance import code_digest, fingerprint, staleness
 
 
@@ -105,6 +107,11 @@ def told(stale: dict[Any, list[str]]) -> list[str]:
     ]
 
 
+def can_be_written(folder: Path) -> bool:
+    """Whether a directory can be written, or made if it is not there; a plan needs none."""
+    return os.access(folder if folder.exists() else folder.parent, os.W_OK)
+
+
 @contextmanager
 def one_run(file: Path = Path(".snakemake/bezoar-run")) -> Iterator[bool]:
     """Hold this directory's lock; yield whether what Snakemake's own locks still hold can only be
@@ -134,14 +141,19 @@ def one_run(file: Path = Path(".snakemake/bezoar-run")) -> Iterator[bool]:
 
 
 def install() -> None:
-    """Let receipts decide in this process, and let one run at a time be at work in a directory."""
+    """Let receipts decide in this process, let one run at a time be at work in a directory, and
+    take out of the environment what belongs to other programs.
+    """
     from snakemake.dag import DAG
     from snakemake.io import _IOFile, flag, is_flagged
     from snakemake.persistence import PersistenceBase
 
+    from bezoar.workflow import progress_display
+
     original = DAG.update_needrun
     if getattr(original, "by_receipts", False):
         return
+    surroundings.clean(os.environ, Path(__file__).parents[2])
 
     async def is_newer(self: Any, time: float) -> bool:
         return False  # a date says nothing: what has other bytes is found by its hash
@@ -166,6 +178,17 @@ def install() -> None:
             print(*told(self.stale), sep="\n", end="", file=sys.stderr)
             self.forcefiles.update(path for job in self.stale for path in job.output)
         await original(self, create_inventory)
+        if self.workflow.is_main_process:
+            progress_display.plan(self)
+
+    made = PersistenceBase.__init__
+
+    def __init__(self: Any, *args: Any, path: Path | None = None, **kwargs: Any) -> None:
+        workflow = kwargs["dag"].workflow
+        if path is None and workflow.dryrun and not can_be_written(Path(".snakemake")):
+            self.aside = tempfile.TemporaryDirectory(prefix="bezoar-plan-")
+            path = Path(self.aside.name)
+        made(self, *args, path=path, **kwargs)
 
     locked = PersistenceBase.lock
 
@@ -184,3 +207,4 @@ def install() -> None:
     DAG.update_needrun = update_needrun
     _IOFile.is_newer = is_newer
     PersistenceBase.lock = lock
+    PersistenceBase.__init__ = __init__

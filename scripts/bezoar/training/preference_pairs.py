@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bezoar import precision
+from bezoar import precision, progress
 from bezoar.errors import UserError
 from bezoar.files import canonical, read_jsonl, sha256_text
 from bezoar.training.template import Template, text_of
@@ -103,6 +103,7 @@ def score(
             )
         for place, index in enumerate(chosen):
             found[index] = (float(sums[place]), float(sums[place + len(chosen)]))
+        progress.advance(len(chosen))
     return found
 
 

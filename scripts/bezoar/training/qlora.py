@@ -6,12 +6,12 @@ import errno
 import os
 import random
 import shutil
-import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from bezoar import precision
+from bezoar import precision, progress
 from bezoar.errors import UserError
 from bezoar.files import read_json, sha256_file, write_json
 from bezoar.provenance.resumption import keep_if_same
@@ -298,8 +298,8 @@ def shortage(error: BaseException, out_of_memory: type[BaseException]) -> str:
     )
 
 
-def progress_callback(every: int = 20) -> Any:
-    """Return a Trainer callback that prints progress, stops on a zero gradient or a NaN, and marks
+def progress_callback() -> Any:
+    """Return a Trainer callback that reports progress, stops on a zero gradient or a NaN, and marks
     each checkpoint once it is whole on disk.
     """
     import math
@@ -308,12 +308,17 @@ def progress_callback(every: int = 20) -> Any:
 
     class Watch(TrainerCallback):
         def __init__(self) -> None:
-            self.started, self.step, self.tokens = time.perf_counter(), 0, 0.0
+            self.shown = ExitStack()
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            self.started, self.step = time.perf_counter(), state.global_step
+            steps = progress.task("train", state.max_steps, "steps", first=state.global_step)
+            print(f"{progress.MARK}{self.shown.enter_context(steps).line()}", flush=True)
+
+        def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            self.shown.close()
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            progress.reached(state.global_step)
             if (
                 state.global_step == state.max_steps
             ):  # the last step competes for the best checkpoint too
@@ -346,22 +351,8 @@ def progress_callback(every: int = 20) -> Any:
                     f" {row['eval_loss']:.4f}",
                     flush=True,
                 )
-            seen = float((logs or {}).get("num_tokens", 0))
-            if "loss" in row and not self.tokens:
-                self.tokens = seen  # of the first step, or of what a killed run had seen
-            if state.global_step % every == 0 and "loss" in row and state.is_world_process_zero:
-                took = time.perf_counter() - self.started
-                left = (
-                    (state.max_steps - state.global_step)
-                    * took
-                    / max(1, state.global_step - self.step)
-                )
-                speed = (seen - self.tokens) / took
-                print(
-                    f"step {state.global_step}/{state.max_steps}  loss {row['loss']:.4f} "
-                    f" {speed:,.0f} tokens/s  {left:.0f} s left",
-                    flush=True,
-                )
+            if "loss" in row:
+                progress.note(f"loss {row['loss']:.2f}")
 
     return Watch()
 

@@ -58,7 +58,7 @@ def test_a_submix_is_streamed_and_every_row_is_kept_or_dropped_by_a_rule(
     for number, rows in enumerate(halves):
         table, name = Dataset.from_list(rows), str(folder / f"train-0000{number}-of-00002.{kind}")
         table.to_parquet(name) if kind == "parquet" else table.to_json(name)
-    monkeypatch.setenv("MIRROR", str(tmp_path))
+    monkeypatch.setenv("BEZOAR_MIRROR", str(tmp_path))
     out = {name: tmp_path / name for name in ("rows.jsonl", "counts.json", "receipt.json")}
     stream_flan.main(
         [
@@ -136,7 +136,7 @@ def test_choosing_in_batches_or_shards_is_choosing_at_once(
 def test_a_submix_that_cannot_be_had_says_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("MIRROR", raising=False)
+    monkeypatch.delenv("BEZOAR_MIRROR", raising=False)
 
     def offline(*_: Any, **__: Any) -> Any:
         raise ConnectionError("no network")

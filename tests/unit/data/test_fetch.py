@@ -49,7 +49,7 @@ class Server(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     Server.asked = []
-    monkeypatch.delenv("MIRROR", raising=False)
+    monkeypatch.delenv("BEZOAR_MIRROR", raising=False)
     monkeypatch.setattr(fetch_source.time, "sleep", lambda _: None)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server) as listening:
         threading.Thread(target=listening.serve_forever, daemon=True).start()
@@ -131,7 +131,7 @@ def test_the_mirror_is_asked_first_by_path_then_by_content(
 ) -> None:
     (tmp_path / "mirror" / place).parent.mkdir(parents=True)
     (tmp_path / "mirror" / place).write_bytes(BODY)
-    monkeypatch.setenv("MIRROR", str(tmp_path / "mirror"))
+    monkeypatch.setenv("BEZOAR_MIRROR", str(tmp_path / "mirror"))
     assert fetch(tmp_path, f"{server}/file").read_bytes() == BODY
     assert not Server.asked
 
@@ -139,7 +139,7 @@ def test_the_mirror_is_asked_first_by_path_then_by_content(
 def test_a_mirror_that_is_not_there_is_an_error(
     tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MIRROR", str(tmp_path / "none"))
+    monkeypatch.setenv("BEZOAR_MIRROR", str(tmp_path / "none"))
     with pytest.raises(UserError, match="no such directory"):
         fetch(tmp_path, f"{server}/file")
 
@@ -152,7 +152,7 @@ def test_a_hub_snapshot_from_the_mirror_is_pinned_by_its_revision(
     copy.mkdir(parents=True)
     (copy / "config.json").write_text("{}")
     write_json(copy / "manifest.json", {"revision": "a" * 40})
-    monkeypatch.setenv("MIRROR", str(tmp_path / "mirror"))
+    monkeypatch.setenv("BEZOAR_MIRROR", str(tmp_path / "mirror"))
     output = tmp_path / "data" / "hub" / "some_model" / "manifest.json"
     command = [
         "--entry",

@@ -2,7 +2,7 @@
 base as GGUF.
 
 Needs an environment with `llama-cpp-python[server]`, gguf, safetensors and sentencepiece, whose
-Python is named by LLAMA_CPP_PYTHON; its build takes minutes, so it is skipped otherwise.
+Python is named by BEZOAR_LLAMA_CPP_PYTHON; its build takes minutes, so it is skipped otherwise.
 `transformers serve` is in tests/workflow/test_serve.py.
 """
 
@@ -18,13 +18,12 @@ import pytest
 import generate_orca
 from bezoar.files import read_jsonl
 
-PYTHON = os.environ.get("LLAMA_CPP_PYTHON", "")
+PYTHON = os.environ.get("BEZOAR_LLAMA_CPP_PYTHON", "")
 ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.skipif(
-    not PYTHON,
-    reason="set LLAMA_CPP_PYTHON to the Python of an environment with llama-cpp-python[server]",
+    not PYTHON, reason="set BEZOAR_LLAMA_CPP_PYTHON to a Python that has llama-cpp-python[server]"
 )
 def test_rows_are_generated_by_llama_cpp_s_server(
     tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -189,7 +189,7 @@ def test_a_batch_stops_at_the_budget(
 ) -> None:
     with simulated(tmp_path) as server:
         use(server, tmp_path, monkeypatch)
-        monkeypatch.setenv("BUDGET_USD", "1")
+        monkeypatch.setenv("BEZOAR_BUDGET_USD", "1")
         with (
             LLMClient(settings, tmp_path / "b.sqlite", 4, None, "batch") as door,
             pytest.raises(UserError, match="BUDGET_USD=1 is used up"),

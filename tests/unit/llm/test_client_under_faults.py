@@ -173,7 +173,7 @@ def test_the_budget_is_never_exceeded_at_concurrency_64_and_the_run_goes_on_from
     prompts, budget = questions(600), 10.0
     with simulated(tmp_path, faults={"share": 0.1, "stall_s": 2.0}) as server:
         use(monkeypatch, server.environment(tmp_path))
-        monkeypatch.setenv("BUDGET_USD", str(budget))
+        monkeypatch.setenv("BEZOAR_BUDGET_USD", str(budget))
         with (
             LLMClient(SETTINGS, tmp_path / "s.sqlite", 64, None) as door,
             pytest.raises(UserError, match=r"BUDGET_USD=10 is used up") as raised,
@@ -189,7 +189,7 @@ def test_the_budget_is_never_exceeded_at_concurrency_64_and_the_run_goes_on_from
         ):
             door.ask(prompts, names(600))
         assert server.meter()["usd"] + server.meter()["lost_usd"] <= budget
-        monkeypatch.setenv("BUDGET_USD", "100")
+        monkeypatch.setenv("BEZOAR_BUDGET_USD", "100")
         with LLMClient(SETTINGS, tmp_path / "s.sqlite", 64, None) as door:
             assert len(door.ask(prompts, names(600))) == 600
         assert server.meter()["most"] == 1
@@ -199,7 +199,7 @@ def test_the_budget_is_never_exceeded_at_concurrency_64_and_the_run_goes_on_from
 @pytest.mark.timeout(120)
 def test_jobs_that_run_side_by_side_share_one_budget(tmp_path: Path) -> None:
     with simulated(tmp_path) as server:
-        environment = server.environment(tmp_path) | {"BUDGET_USD": "4"}
+        environment = server.environment(tmp_path) | {"BEZOAR_BUDGET_USD": "4"}
         children = [
             start(tmp_path, environment, 400, f"{i}.sqlite", f"{i}.jsonl") for i in range(3)
         ]
@@ -225,13 +225,13 @@ def test_a_killed_runs_reservations_are_settled_where_an_answer_was_stored_and_k
 def test_a_model_without_a_price_cannot_be_held_to_a_budget(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("BUDGET_USD", "1")
+    monkeypatch.setenv("BEZOAR_BUDGET_USD", "1")
     with (
         pytest.raises(UserError, match=r"no price for unheard-of"),
         LLMClient({**SETTINGS, "model": "unheard-of"}, tmp_path / "s.sqlite", 1, None),
     ):
         pass
-    monkeypatch.setenv("BUDGET_USD", "ten")
+    monkeypatch.setenv("BEZOAR_BUDGET_USD", "ten")
     with (
         pytest.raises(UserError, match="BUDGET_USD: expected an amount"),
         LLMClient(SETTINGS, tmp_path / "s.sqlite", 1, None),

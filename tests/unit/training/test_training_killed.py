@@ -20,7 +20,7 @@ import train_sft
 from bezoar.files import canonical, read_jsonl, sha256_file, write_jsonl
 from bezoar.training import qlora
 
-KILLS = int(os.environ.get("KILLS", "1"))  # a stage; the more, the longer the test takes
+KILLS = int(os.environ.get("BEZOAR_KILLS", "1"))  # a stage; the more, the longer the test takes
 SLOW = {"eval_steps": 1}  # a checkpoint at every step
 ENVIRONMENT = os.environ | {
     "PYTHONPATH": str(ROOT / "scripts"),

@@ -28,7 +28,7 @@ def overlay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     multiply by.
     """
     (tmp_path / "prices.yaml").write_text(PRICES)
-    monkeypatch.setenv("PRICES", str(tmp_path / "prices.yaml"))
+    monkeypatch.setenv("BEZOAR_PRICES", str(tmp_path / "prices.yaml"))
     monkeypatch.chdir(Path(__file__).parents[3])
     quotas = {"cot": 20, "niv2": 0, "t0": 0, "flan2021": 0, "dialog": 0}
     mine = {

@@ -1,0 +1,148 @@
+"""How long a run will take: seconds of each stage, recorded or scaled, put through the schedule.
+
+Seconds come from this directory's earlier runs (`RECORD`). A first rehearsal takes those of a
+reference machine (`REFERENCE`) times how much slower this one does a second's worth of small
+matrix products and plain Python; what the first stages really took corrects the rest.
+"""
+
+import heapq
+import json
+import math
+import os
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+RECORD = Path(".snakemake/bezoar-seconds.json")
+REFERENCE = Path(__file__).with_name("reference_seconds.json")
+
+
+@dataclass(frozen=True)
+class Step:
+    """A job of a run: its name, its rule, the steps it waits for, and what it occupies."""
+
+    name: str
+    rule: str
+    needs: frozenset[str] = frozenset()
+    threads: int = 1
+    priority: int = 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The steps of a run by name, the cores it has, and whose records count for it."""
+
+    steps: Mapping[str, Step] = field(default_factory=dict)
+    cores: int = 1
+    results: str = ""
+    rehearsal: bool = False
+
+
+def probe() -> float:
+    """Return the seconds that a fixed piece of work takes here on one core: half of it small
+    float32 matrix products, half of it plain Python. About 0.3 s.
+    """
+    import numpy as np
+
+    matrix = np.full((96, 96), 0.01, np.float32)  # so small that BLAS takes one thread
+    best = math.inf
+    for _ in range(2):
+        start = time.perf_counter()
+        for _ in range(1_500):
+            matrix @ matrix
+        words: dict[int, int] = {}
+        for number in range(500_000):
+            words[number % 1000] = words.get(number % 1000, 0) + number
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Return a record of seconds; an unreadable one is none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def record(results: str, name: str, seconds: float, path: Path = RECORD) -> None:
+    """Remember what a step of the run that fills `results` took, if the place can be written."""
+    known = read(path)
+    known.setdefault(results, {})[name] = round(seconds, 1)
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", dir=path.parent, delete=False, encoding="utf-8"
+        ) as stream:
+            json.dump(known, stream, indent=0, sort_keys=True)
+        os.replace(stream.name, path)
+    except OSError:
+        return
+
+
+def seconds_of(plan: Plan, path: Path = RECORD) -> tuple[dict[str, float], bool]:
+    """Return the seconds of every step that can be expected, and whether they are records of this
+    directory. A step that was never run takes as long as others of its rule.
+    """
+    known: dict[str, float] = read(path).get(plan.results, {})
+    own = sum(name in known for name in plan.steps) * 2 > len(plan.steps)
+    if plan.rehearsal and not own:
+        reference = read(REFERENCE)
+        slower = probe() / reference["probe_s"]
+        known = {name: slower * taken for name, taken in reference["seconds"].items()} | known
+    found = {}
+    for name, step in plan.steps.items():
+        same = [taken for other, taken in known.items() if other.split(" ")[0] == step.rule]
+        if name in known:
+            found[name] = known[name]
+        elif same:
+            found[name] = sum(same) / len(same)
+    return found, own
+
+
+def makespan(
+    steps: Mapping[str, Step],
+    seconds: Mapping[str, float],
+    cores: int,
+    running: Mapping[str, float],
+) -> float:
+    """Return the seconds until all `steps` have ended, scheduled as Snakemake does: a step starts
+    when what it needs is there and enough cores are free, the highest priority first.
+
+    `running` holds the seconds left of the steps at work.
+    """
+    ends: list[tuple[float, str]] = [(left, name) for name, left in running.items()]
+    heapq.heapify(ends)
+    free = cores - sum(min(steps[name].threads, cores) for name in running)
+    waiting = sorted(
+        (name for name in steps if name not in running),
+        key=lambda name: (-steps[name].priority, -seconds.get(name, 0), name),
+    )
+    missing, now = set(steps), 0.0
+    while ends or waiting:
+        for name in list(waiting):
+            threads = min(steps[name].threads, cores)
+            if threads <= free and not steps[name].needs & missing:
+                waiting.remove(name)
+                heapq.heappush(ends, (now + seconds.get(name, 0), name))
+                free -= threads
+        if not ends:
+            break
+        now, ended = heapq.heappop(ends)
+        missing.discard(ended)
+        free += min(steps[ended].threads, cores)
+    return now
+
+
+def rehearsal_s(cores: int) -> float:
+    """Return the seconds that a whole first rehearsal takes here: the longest chain of steps, or
+    all work shared by the cores.
+    """
+    reference = read(REFERENCE)
+    seconds, threads = reference["seconds"], reference["threads"]
+    chain = sum(seconds[name] for name in reference["chain"])
+    work = sum(taken * threads.get(name, 1) for name, taken in seconds.items())
+    return float(max(chain, work / cores) * probe() / reference["probe_s"])

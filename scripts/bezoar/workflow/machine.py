@@ -1,0 +1,92 @@
+"""What this machine has, as far as a run cares: cores, memory, bfloat16 units, GPUs, disk."""
+
+import contextlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+BF16 = ("avx512_bf16", "amx_bf16", "bf16")  # flags of x86-64, and of aarch64
+
+
+def cores() -> int:
+    """Return the cores that this process may use: its affinity, and its container's share."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, min(count or 1, -(-int(quota) // int(period))))
+    except (OSError, ValueError):  # no control group, or no limit in it
+        return count or 1
+
+
+def memory_gib() -> float:
+    """Return the memory that this process may use, in GiB: the machine's, or its container's."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with contextlib.suppress(OSError, ValueError):  # no control group, or no limit in it
+        total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return total / 2**30
+
+
+def bfloat16(cpuinfo: str | None = None) -> list[str]:
+    """Return the processor's flags for products in bfloat16; none means that they are emulated.
+
+    `cpuinfo` is the text of /proc/cpuinfo, read here if it is left out.
+    """
+    if cpuinfo is None:
+        try:
+            cpuinfo = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return ["FEAT_BF16"] if sysctl("hw.optional.arm.FEAT_BF16") == "1" else []
+    words = {
+        word
+        for line in cpuinfo.splitlines()
+        if line.startswith(("flags", "Features"))
+        for word in line.split()
+    }
+    return [flag for flag in BF16 if flag in words]
+
+
+def sysctl(name: str) -> str:
+    """Return a value of macOS's `sysctl`, or an empty text."""
+    tool = shutil.which("sysctl")
+    if sys.platform != "darwin" or tool is None:
+        return ""
+    done = subprocess.run([tool, "-n", name], capture_output=True, text=True, check=False)
+    return done.stdout.strip()
+
+
+def gpus() -> list[float]:
+    """Return the memory of each visible NVIDIA GPU in GiB; CUDA_VISIBLE_DEVICES chooses among
+    them.
+    """
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return []
+    query = ["--query-gpu=index,uuid,memory.total", "--format=csv,noheader,nounits"]
+    done = subprocess.run([tool, *query], capture_output=True, text=True, check=False)
+    rows = [line.split(", ") for line in done.stdout.splitlines() if line.count(", ") == 2]
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        wanted = [name.strip() for name in chosen.split(",") if name.strip()]
+        rows = [
+            row for row in rows if any(row[0] == name or row[1].startswith(name) for name in wanted)
+        ]
+    return [int(size) / 1024 for _, _, size in rows if size.strip().isdigit()]
+
+
+def described() -> str:
+    """Return the machine on one line."""
+    flags, cards = bfloat16(), gpus()
+    count = cores()
+    return "; ".join(
+        [
+            f"{count} core{'s' if count > 1 else ''} ({platform.machine()})",
+            f"{memory_gib():.1f} GiB of memory",
+            f"bfloat16 units ({', '.join(flags)})" if flags else "no bfloat16 units",
+            f"Python {platform.python_version()}",
+            f"{shutil.disk_usage('.').free / 2**30:.0f} GiB of disk free",
+            f"{len(cards)} GPU{'s' if len(cards) > 1 else ''}" if cards else "no GPU",
+        ]
+    )

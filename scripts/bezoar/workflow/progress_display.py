@@ -1,0 +1,260 @@
+"""What a run shows: which step of how many, how long it has taken, how long it will take.
+
+`make` starts Snakemake with `--logger bezoar`, which is `LogHandler` here: Snakemake's own plugin
+interface. It prints a line for each step that ends, and every ten seconds one for each step at
+work, with the last sign of life in its log (`bezoar.progress`). What the steps print goes to their
+logs alone. `VERBOSE=1 make …`, and plain `snakemake`, show Snakemake's own output instead.
+"""
+
+import contextlib
+import os
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
+from logging import WARNING, LogRecord
+from pathlib import Path
+from typing import Any
+
+from snakemake_interface_logger_plugins.base import LogHandlerBase
+from snakemake_interface_logger_plugins.common import LogEvent
+
+from bezoar.progress import EVERY_S, MARK, clock
+from bezoar.workflow import duration
+from bezoar.workflow.duration import Plan, Step
+
+SHORT_S = 3.0  # a step that has ended by then is shown only once
+LINES = 8  # of steps at work, every ten seconds
+TAIL = 15  # lines of a failed step's log
+TRUSTED_S = 20.0  # of finished work, before what it took corrects the rest
+SAID_ELSEWHERE = (  # by the block about the step that failed
+    "At least one job did not complete successfully",
+    "Exiting because a job execution failed",
+    "CalledProcessError",
+    "Restored previous version of",
+    "Cannot restore ",
+    "Removing output files of failed job",
+)
+
+_plan = Plan()
+
+
+def name_of(rule: str, wildcards: dict[str, str]) -> str:
+    """Return the name that a step has in lines and records: its rule and what fills it in."""
+    return " ".join([rule, *(str(value) for _, value in sorted(wildcards.items()))])
+
+
+def plan(dag: Any) -> None:
+    """Take the steps of a DAG that is about to be run."""
+    global _plan
+    jobs = {job: name_of(job.rule.name, job.wildcards_dict) for job in dag.needrun_jobs()}
+    config = dag.workflow.config
+    _plan = Plan(
+        {
+            name: Step(
+                name,
+                job.rule.name,
+                frozenset(jobs[other] for other in dag.dependencies[job] if other in jobs),
+                job.threads if isinstance(job.threads, int) else 1,
+                job.rule.priority,
+            )
+            for job, name in jobs.items()
+        },
+        dag.workflow.cores or 1,
+        config["pathvars"]["results"],
+        config["scale"] == "rehearsal",
+    )
+
+
+def last_lines(path: Path, count: int) -> list[str]:
+    """Return the last lines of a log that say something; of a line that was overwritten, its last
+    state.
+    """
+    try:
+        with open(path, "rb") as stream:
+            stream.seek(max(0, os.path.getsize(path) - 20_000))
+            text = stream.read().decode("utf-8", "replace")
+    except OSError:
+        return []
+    lines = [line.rstrip().rpartition("\r")[2] for line in text.split("\n")]
+    return [line for line in lines if line.strip()][-count:]
+
+
+class Display:
+    """The lines of one run; `write` prints one, `now` is a clock in seconds."""
+
+    def __init__(
+        self, write: Callable[[str], None], now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.write, self.now = write, now
+        self.began = now()
+        self.plan, self.seconds, self.record = Plan(), dict[str, float](), duration.RECORD
+        self.total = self.done = 0
+        self.running: dict[str, tuple[float, Path | None]] = {}
+        self.shown: dict[str, tuple[float, str]] = {}  # when and what was last shown of a step
+        self.ended: set[str] = set()
+        self.took = self.expected = 0.0
+
+    def begin(self, plan: Plan, seconds: dict[str, float], own: bool) -> None:
+        """Start with the steps of a plan and the seconds expected of them."""
+        self.plan, self.seconds, self.total = plan, seconds, len(plan.steps)
+        cores = f"{plan.cores} core{'s' if plan.cores > 1 else ''}"
+        left = self.left()
+        why = "from earlier runs" if own else "estimated; corrected as it goes"
+        about = (
+            "how long is known after a first run" if left is None else f"about {clock(left)}, {why}"
+        )
+        self.write(f"{self.total} steps on {cores}: {about}")
+        self.write("Ctrl-C stops it; the same command goes on from there.")
+
+    def left(self) -> float | None:
+        """Return the seconds that the rest will take; None if nothing is known of some step."""
+        rest = {name: step for name, step in self.plan.steps.items() if name not in self.ended}
+        if any(name not in self.seconds for name in rest if name not in ("all", "report")):
+            return None
+        slower = self.took / self.expected if self.expected > TRUSTED_S else 1.0
+        seconds = {name: slower * self.seconds.get(name, 0) for name in rest}
+        running = {
+            name: self._left_of(name, began, log, seconds[name])
+            for name, (began, log) in self.running.items()
+            if name in rest
+        }
+        return duration.makespan(rest, seconds, self.plan.cores, running)
+
+    def _left_of(self, name: str, began: float, log: Path | None, seconds: float) -> float:
+        """The seconds left of a step at work: what it says itself, else what is expected."""
+        spent = self.now() - began
+        said = re.search(r"([\d:]+) left$", self._sign(log))
+        if not said:
+            return max(seconds - spent, 0.1 * spent)
+        parts = [int(part) for part in said[1].split(":")]
+        return float(sum(part * 60**power for power, part in enumerate(reversed(parts))))
+
+    def _sign(self, log: Path | None) -> str:
+        """The last sign of life in a log, without its mark."""
+        lines = last_lines(log, 200) if log else []
+        found = [line[len(MARK) :] for line in lines if line.startswith(MARK)]
+        return found[-1] if found else ""
+
+    def line(self, text: str) -> None:
+        """Print a line with the state of the run before it."""
+        elapsed, left = self.now() - self.began, self.left()
+        of = "" if left is None or not self.total else f" of about {clock(elapsed + left)}"
+        width = len(str(self.total))
+        self.write(f"[{self.done:>{width}}/{self.total}] {clock(elapsed):>5}{of}  {text}")
+
+    def started(self, name: str, log: Path | None) -> None:
+        """A step has started."""
+        self.running[name] = self.now(), log
+
+    def finished(self, name: str) -> None:
+        """A step has ended well."""
+        self.done += 1
+        self.ended.add(name)
+        began, log = self.running.pop(name, (self.now(), None))
+        took = self.now() - began
+        if name == "all":
+            return
+        unchanged = log is not None and "unchanged:" in " ".join(last_lines(log, 3))
+        if not unchanged:
+            duration.record(self.plan.results, name, took, self.record)
+            if name in self.seconds:
+                self.took += took
+                self.expected += self.seconds[name]
+        self.line(f"{name}: {'unchanged' if unchanged else f'done in {clock(took)}'}")
+
+    def failed(self, name: str) -> Iterable[str]:
+        """A step has failed; return the lines that say so, with the end of its log."""
+        began, log = self.running.pop(name, (self.now(), None))
+        yield f"error: {name} failed after {clock(self.now() - began)}"
+        if log:
+            yield f"  the end of {log}:"
+            lines = last_lines(log, 200)
+            found = [line for line in lines if not line.startswith(MARK)] or lines[-1:]
+            yield from (f"    {line}" for line in found[-TAIL:] or ["(empty)"])
+        yield "What had ended before is kept; the same command goes on from there."
+
+    def tick(self) -> None:
+        """Show every step at work that is due, those that were longest not shown first."""
+        now, due = self.now(), []
+        for name, (began, log) in self.running.items():
+            at, before = self.shown.get(name, (began, ""))
+            if now - at >= (EVERY_S if name in self.shown else SHORT_S):
+                due.append((at, name, began, log, before))
+        for _, name, began, log, before in sorted(due)[:LINES]:
+            sign = self._sign(log)
+            self.shown[name] = now, sign
+            self.line(f"{name}: {sign if sign != before and sign else self._at_work(began)}")
+
+    def _at_work(self, began: float) -> str:
+        return f"at work for {clock(self.now() - began)}"
+
+
+class LogHandler(LogHandlerBase):
+    """Snakemake's events, shown by a `Display` on stdout; warnings and errors on stderr."""
+
+    writes_to_stream = True
+    writes_to_file = False
+    has_filter = True
+    has_formatter = True
+    needs_rulegraph = False
+
+    def __post_init__(self) -> None:
+        # The steps copy their output to our stdout, for whoever runs `snakemake` by hand; here it
+        # is in their logs, and the lines of two at work would be mixed.
+        self.output = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="replace")
+        if not self.common_settings.dryrun:
+            with open(os.devnull, "w") as nowhere:
+                os.dup2(nowhere.fileno(), 1)
+        self.display = Display(self.show)
+        self.names: dict[int, str] = {}
+        self.guard, self.over, self.broken = threading.Lock(), threading.Event(), False
+        threading.Thread(target=self._tick, daemon=True).start()
+
+    def show(self, text: str, stream: Any = None) -> None:
+        """Print a line at once; a reader that has gone is no reason to stop."""
+        with contextlib.suppress(OSError, ValueError):
+            print(text, file=stream or self.output, flush=True)
+
+    def _tick(self) -> None:
+        while not self.over.wait(1):
+            with self.guard:
+                self.display.tick()
+
+    def emit(self, record: LogRecord) -> None:
+        """Show what an event says, if a reader wants to know it."""
+        try:
+            with self.guard:
+                self._emit(record, getattr(record, "event", None))
+        except Exception:
+            self.handleError(record)
+
+    def _emit(self, record: Any, event: Any) -> None:
+        if event == LogEvent.RUN_INFO:
+            self.display.begin(_plan, *duration.seconds_of(_plan))
+        elif event == LogEvent.JOB_INFO:
+            name = name_of(record.rule_name, record.wildcards or {})
+            self.names[record.jobid] = name
+            log = re.sub(r" \(.*\)$", "", record.log[0]) if record.log else None
+            self.display.started(name, Path(log) if log else None)
+        elif event == LogEvent.JOB_FINISHED:
+            self.display.finished(self.names[record.job_id])
+        elif event == LogEvent.JOB_ERROR:
+            for line in self.display.failed(self.names.get(record.jobid, record.rule_name)):
+                self.show(line, sys.stderr)
+        elif str(record.msg).startswith("Nothing to be done"):
+            self.show("nothing to do: every result is there and rests on what lies here now")
+        elif record.levelno >= WARNING or str(record.msg).startswith("Trying to restart"):
+            text = record.getMessage().strip()
+            if text and not any(known in text for known in SAID_ELSEWHERE):
+                self.show(text, sys.stderr)
+
+    def close(self) -> None:
+        """Stop, and give stdout back."""
+        if not self.over.is_set():
+            self.over.set()
+            with contextlib.suppress(OSError, ValueError):
+                self.output.flush()
+                os.dup2(self.output.fileno(), 1)
+        super().close()

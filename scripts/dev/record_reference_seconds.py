@@ -1,0 +1,36 @@
+"""Take the seconds of this directory's last whole rehearsal as those that other machines' are
+scaled from.
+
+Usage: record_reference_seconds.py [--results results/rehearsal]
+
+Run it after `make rehearsal` on a machine that did nothing else, with two cores; commit
+scripts/bezoar/workflow/reference_seconds.json. `chain` (the longest chain of steps) and `threads`
+(of steps that take more than one) in it are kept.
+"""
+
+import argparse
+
+from bezoar import program
+from bezoar.errors import UserError
+from bezoar.files import read_json, write_json
+from bezoar.workflow import duration
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse the command line and write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--results", default="results/rehearsal", help="directory of the run")
+    args = parser.parse_args(argv)
+    kept = read_json(duration.REFERENCE)
+    seconds = duration.read(duration.RECORD).get(args.results, {})
+    if lost := sorted(kept["seconds"].keys() - seconds.keys()):
+        raise UserError(f"{duration.RECORD}: no seconds of {', '.join(lost)}; run the whole first")
+    write_json(
+        duration.REFERENCE, {**kept, "probe_s": round(duration.probe(), 4), "seconds": seconds}
+    )
+
+
+if __name__ == "__main__":
+    program.run(main)

@@ -1,0 +1,47 @@
+"""What every run of the tests says at its end: what was not tested here, and what would change
+that.
+"""
+
+from collections import Counter
+from typing import Any
+
+import pytest
+
+# Words of a reason to skip -> what to install or set. Any other reason is printed as it is.
+REMEDIES = {
+    "upstream files": "put the sources of config/sources.yaml below a folder and name it:"
+    " make test MIRROR=folder",
+    "chromium": "install chromium (Debian: apt install chromium)",
+    "make .venv-crate": "make .venv-crate",
+    "strace": "install strace; in a container, allow ptrace",
+    "unshare": "allow unprivileged user namespaces (sysctl kernel.unprivileged_userns_clone=1)",
+    "setpriv": "run as root, with util-linux and a Python that other users may run",
+    "BEZOAR_LLAMA_CPP_PYTHON": "install llama-cpp-python[server] into an environment of its own"
+    " and name its Python in BEZOAR_LLAMA_CPP_PYTHON",
+    "BEZOAR_TEST_IMAGE": "BEZOAR_TEST_IMAGE=1, as root, with the tools that builds of images need",
+    "bf16 matrix units": "a processor with AMX or AVX-512 bfloat16 units",
+    "no make": "install make",
+}
+
+
+def not_tested(reasons: list[str]) -> list[str]:
+    """Return a line for each reason to skip: how many tests, why, and what would change it."""
+    lines = []
+    for reason, count in sorted(Counter(reasons).items(), key=lambda pair: (-pair[1], pair[0])):
+        remedy = next((do for word, do in REMEDIES.items() if word in reason), None)
+        lines.append(f"{count:5}  {reason}" + (f"\n       -> {remedy}" if remedy else ""))
+    return lines
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Print them, after pytest's own summary of the run."""
+    reasons = [
+        report.longrepr[2].removeprefix("Skipped: ")
+        for report in terminalreporter.stats.get("skipped", [])
+        if isinstance(report, pytest.TestReport | pytest.CollectReport)
+        and isinstance(report.longrepr, tuple)
+    ]
+    if reasons:
+        terminalreporter.section(f"not tested here: {len(reasons)}")
+        for line in not_tested(reasons):
+            terminalreporter.write_line(line)

@@ -1,0 +1,99 @@
+"""Promises of `snakemake --logger bezoar`, on a workflow of four jobs: lines in place of
+Snakemake's own, one block for an error, the output of jobs in their logs alone.
+"""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+SNAKEFILE = """
+import sys
+from bezoar.provenance import snakemake_patch
+snakemake_patch.install()
+config |= {"pathvars": {"results": "r"}, "scale": "rehearsal"}
+
+rule all:
+    input: expand("{name}.out", name=["a", "b"]), "bad.out"
+
+rule make:
+    output: "{name}.out"
+    wildcard_constraints: name="a|b"
+    log: "logs/{name}.txt"
+    shell:
+        'exec &> >(tee {log}); echo loud; echo "-- count {wildcards.name}: 1 of 9 rows, 0:07 left"'
+        ' >&2; sleep {config[sleep]}; touch {output}'
+
+rule bad:
+    input: "a.out"
+    output: "bad.out"
+    log: "logs/bad.txt"
+    shell:
+        'exec &> >(tee {log}); echo "error: rows.jsonl:3: no text"; touch {output};'
+        ' exit {config[status]}'
+"""
+
+
+def run(folder: Path, status: int, *more: str) -> subprocess.CompletedProcess[str]:
+    child = start(folder, status, 4, *more)
+    stdout, stderr = child.communicate(timeout=60)
+    return subprocess.CompletedProcess(child.args, child.returncode, stdout, stderr)
+
+
+def start(folder: Path, status: int, sleep: int, *more: str) -> subprocess.Popen[str]:
+    (folder / "Snakefile").write_text(SNAKEFILE)
+    command = [sys.executable, "-m", "snakemake", "--cores", "2", *more]
+    return subprocess.Popen(
+        [*command, "--config", f"status={status}", f"sleep={sleep}"],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT / "scripts")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def failed(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedProcess[str]:
+    return run(tmp_path_factory.mktemp("failed"), 2, "--logger", "bezoar")
+
+
+def test_a_run_is_lines_with_step_time_and_stage(failed: subprocess.CompletedProcess[str]) -> None:
+    lines = failed.stdout.splitlines()
+    assert lines[0].startswith("4 steps on 2 cores: ")
+    assert all(re.match(r"\[\d/4\] +\d:\d\d ", line) for line in lines[2:])
+    for name in "ab":
+        assert any(
+            line.endswith(f"make {name}: count {name}: 1 of 9 rows, 0:07 left") for line in lines
+        )
+        assert any(f"make {name}: done in 0:0" in line for line in lines)
+    assert "loud" not in failed.stdout + failed.stderr
+
+
+def test_a_failed_step_is_one_block(failed: subprocess.CompletedProcess[str]) -> None:
+    assert failed.returncode != 0
+    block = failed.stderr[failed.stderr.index("error: bad failed") :].splitlines()
+    assert block[:3] == [block[0], "  the end of logs/bad.txt:", "    error: rows.jsonl:3: no text"]
+    assert len(block) == 4 and "goes on from there" in block[3]
+    assert not any(word in failed.stderr for word in ("Traceback", "set -euo", "RuleException"))
+
+
+def test_an_interrupt_ends_everything_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    child = start(tmp_path, 0, 54321, "--logger", "bezoar")
+    assert child.stdout is not None
+    assert any("at work" in line or "0:07 left" in line for line in child.stdout)
+    os.killpg(child.pid, signal.SIGINT)
+    _, stderr = child.communicate(timeout=30)
+    assert child.returncode != 0 and "Traceback" not in stderr
+    left = subprocess.run(["pgrep", "-g", str(child.pid)], capture_output=True, text=True)
+    assert left.stdout == ""
+    again = run(tmp_path, 0, "--logger", "bezoar")
+    assert again.returncode == 0, again.stderr
+    assert "[3/4]" in again.stdout
+    assert run(tmp_path, 0, "--logger", "bezoar").stdout.startswith("nothing to do: ")

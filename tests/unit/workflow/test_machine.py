@@ -1,0 +1,83 @@
+"""Promises: the doctor says what the machine has, and what would fail late."""
+
+from pathlib import Path
+
+import pytest
+
+import doctor
+from bezoar.workflow import duration, machine
+from bezoar.workflow.configuration import resolved
+
+REHEARSAL = "config/rehearsal.yaml"
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "flags"),
+    [
+        ("flags\t\t: fpu avx2 avx512_bf16 amx_bf16\n", ["avx512_bf16", "amx_bf16"]),
+        ("flags\t\t: fpu avx avx2 fma\nbugs : bf16\n", []),
+        ("Features\t: fp asimd svebf16 bf16 i8mm\n", ["bf16"]),
+        ("", []),
+    ],
+)
+def test_bfloat16_units_are_read_from_the_processors_flags(cpuinfo: str, flags: list[str]) -> None:
+    assert machine.bfloat16(cpuinfo) == flags
+
+
+def tool(folder: Path, output: str) -> str:
+    path = folder / "nvidia-smi"
+    path.write_text(f"#!/bin/sh\nprintf '{output}'\n")
+    path.chmod(0o755)
+    return str(folder)
+
+
+TWO = "0, GPU-aa, 24576\\n1, GPU-bb, 81920\\n"
+
+
+@pytest.mark.parametrize(
+    ("visible", "sizes"),
+    [(None, [24.0, 80.0]), ("1", [80.0]), ("GPU-aa", [24.0]), ("", []), ("0,1", [24.0, 80.0])],
+)
+def test_gpus_are_those_that_are_visible(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, visible: str | None, sizes: list[float]
+) -> None:
+    monkeypatch.setenv("PATH", tool(tmp_path, TWO) + ":/usr/bin:/bin")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert machine.gpus() == sizes
+
+
+def test_two_gpus_and_one_process_are_named_before_training_refuses_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", tool(tmp_path, TWO) + ":/usr/bin:/bin")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    config = resolved([REHEARSAL])
+    assert [line for line in doctor.machine(config) if "CUDA_VISIBLE_DEVICES=0" in line]
+    config["launch"]["processes"] = 2
+    assert not [line for line in doctor.machine(config) if "visible" in line]
+    config["launch"]["processes"] = 1
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert not [line for line in doctor.machine(config) if "visible" in line]
+
+
+def test_the_doctor_says_what_there_is_and_how_long_it_takes(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference = duration.read(duration.REFERENCE)
+    monkeypatch.setattr(duration, "probe", lambda: reference["probe_s"])
+    doctor.main(["--config", REHEARSAL, "--cores", "2"])
+    said = capsys.readouterr().out
+    for word in ("core", "GiB of memory", "bfloat16 units", "Python 3.", "of disk free", "GPU"):
+        assert word in said.splitlines()[0]
+    assert "expected time: about " in said and "on 2 cores" in said
+
+
+def test_more_cores_help_until_the_longest_chain(monkeypatch: pytest.MonkeyPatch) -> None:
+    reference = duration.read(duration.REFERENCE)
+    monkeypatch.setattr(duration, "probe", lambda: reference["probe_s"])
+    one, two, many = (duration.rehearsal_s(cores) for cores in (1, 2, 64))
+    assert one > two >= many == duration.rehearsal_s(128)
+    monkeypatch.setattr(duration, "probe", lambda: 3 * reference["probe_s"])
+    assert duration.rehearsal_s(2) == pytest.approx(3 * two)

@@ -1,0 +1,106 @@
+"""Promises: make's settings come from its command line or from BEZOAR_ variables, whatever else the
+environment holds and whatever the directory is called.
+"""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+pytestmark = pytest.mark.skipif(not shutil.which("make"), reason="no make")
+FOREIGN = {
+    "NAME": "DESKTOP-1",
+    "MODE": "dark",
+    "JOBS": "77",
+    "CONFIG": "/etc/x",
+    "MODEL": "T14",
+    "FILE": "x",
+    "TORCH": "rocm",
+    "PROFILE": "work",
+    "TEMPLATE": "t",
+    "REVISION": "r",
+    "VERBOSE": "yes",
+    "MIRROR": "http://mirror",
+    "ENV": "/x",
+    "RUN": "x",
+    "BIN": "/b",
+    "CORES": "99",
+    "OPTIONS": "o",
+}
+
+OURS = ("BEZOAR_", "MAKE", "MFLAGS", "BUDGET_USD")  # of the make that may have started the tests
+CLEAN = {
+    name: value
+    for name, value in os.environ.items()
+    if not name.startswith(OURS) and name not in FOREIGN
+}
+
+
+def make(*arguments: str, folder: Path = ROOT, **more: str) -> subprocess.CompletedProcess[str]:
+    command = ["make", "--no-print-directory", "-o", "environment", *arguments]
+    return subprocess.run(command, cwd=folder, env=CLEAN | more, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    "target", "rehearsal reproduce evaluate stale audit doctor plan report export-answers".split()
+)
+def test_foreign_variables_change_no_recipe(target: str) -> None:
+    assert make("-n", target, **FOREIGN).stdout == make("-n", target).stdout != ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "more"), [(["JOBS=3"], {}), ([], {"BEZOAR_JOBS": "3", "JOBS": "9"})]
+)
+def test_a_setting_is_read_from_the_command_line_or_under_our_name(
+    arguments: list[str], more: dict[str, str]
+) -> None:
+    assert "--cores 3 " in make("-n", "rehearsal", *arguments, **more).stdout
+
+
+@pytest.fixture
+def echo(tmp_path: Path) -> list[str]:
+    (tmp_path / "echo.mk").write_text('show-mode:\n\t@echo "$$BEZOAR_MODE|$$BEZOAR_MODEL"\n')
+    return ["-f", "Makefile", "-f", str(tmp_path / "echo.mk"), "show-mode"]
+
+
+def test_the_programs_see_what_make_was_told(echo: list[str]) -> None:
+    assert make(*echo, "MODE=batch", MODEL="T14").stdout == "batch|\n"
+    assert make(*echo, BEZOAR_MODE="replay", MODE="dark").stdout == "replay|\n"
+    assert make(*echo, BEZOAR_MODEL='my "$model').stdout == '|my "$model\n'
+
+
+@pytest.mark.parametrize(("name", "value"), [("BUDGET_USD", "25"), ("MODE", "batch")])
+def test_what_was_documented_before_is_refused_in_one_line(name: str, value: str) -> None:
+    done = make("-n", "reproduce", **{name: value})
+    assert done.returncode == 2
+    assert f"write BEZOAR_{name}={value} make" in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ['a "quoted" one', "cost$HOME", "spa ce", "it's", "ü…"])
+def test_a_directory_may_have_any_name_that_path_takes(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    shutil.copy(ROOT / "Makefile", folder)
+    (folder / ".venv/bin").mkdir(parents=True)
+    python = folder / ".venv/bin/python"
+    python.write_text('#!/bin/sh\necho "$0|$PYTHONPATH"\n')
+    python.chmod(0o755)
+    done = make("stale", folder=folder)
+    assert done.stdout == f"{folder}/.venv/bin/python|{folder}/scripts\n", done.stderr
+
+
+def test_a_colon_in_the_directory_is_refused_in_one_line(tmp_path: Path) -> None:
+    folder = tmp_path / "a:b"
+    folder.mkdir()
+    shutil.copy(ROOT / "Makefile", folder)
+    done = make("stale", folder=folder)
+    assert done.returncode == 2 and "with a colon in its name" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_linked_directory_is_as_good(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(ROOT)
+    assert make("-n", "stale", folder=tmp_path / "link").returncode == 0
