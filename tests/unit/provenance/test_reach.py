@@ -128,9 +128,12 @@ def test_commands_and_benchmarks_import_stage_programs_only_to_run_what_a_stage_
     }
 
 
-def test_docstrings_are_read_for_help_alone() -> None:
+def test_docstrings_are_read_for_help_and_signs_of_life_alone() -> None:
     """A docstring is no part of the digest, so no result may depend on one."""
-    helps = re.compile(r"description=__doc__|(parser_for|stage_parser)\(__doc__, Recipe\)")
+    helps = re.compile(
+        r"description=__doc__|(parser_for|stage_parser)\(__doc__, Recipe\)"
+        r"|purpose\(sys\.modules\[main\.__module__\]\.__doc__ "
+    )
     for path in SCRIPTS.rglob("*.py"):
         text = helps.sub("", path.read_text(encoding="utf-8"))
         assert not re.search(r"__doc__|\bgetdoc\b|\bgetcomments\b|\bgetsource\b", text), path
