@@ -7,7 +7,7 @@ PROFILE ?= profiles/default
 SEED ?= 0
 ENV := .venv
 RUN := PATH="$(if $(filter /%,$(ENV)),,$$PWD/)$(ENV)/bin:$$PATH" PYTHONPATH="$$PWD/scripts" HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false PYTHONWARNINGS=ignore::FutureWarning MIRROR="$(MIRROR)"
-SNAKEMAKE := $(RUN) snakemake --profile $(PROFILE) --cores $(JOBS)
+SNAKEMAKE := $(RUN) python -m snakemake --profile $(PROFILE) --cores $(JOBS)
 REHEARSAL = $(or $(CONFIG),config/rehearsal.yaml)
 PAPER = $(or $(CONFIG),config/paper.yaml)
 RESULTS := $(RUN) python -c "from bezoar.workflow.configuration import resolved; print(resolved('$(REHEARSAL)'.split())['pathvars']['results'])"
@@ -80,16 +80,16 @@ bench: environment .venv-bench .venv-curator .venv-bench-training ## speed and m
 	$(RUN) python scripts/dev/bench_training.py --output docs/benchmarks.md
 
 .venv-bench .venv-curator .venv-crate: .venv-%: envs/%.lock | environment
-	"$(ENV)/bin/python" -m venv $@ && $@/bin/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $< && touch $@
+	"$(ENV)/bin/python" -m venv $@ && $@/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $< && touch $@
 
 .venv-bench-training: envs/bench-training.lock | environment # with the torch that .venv has
-	"$(ENV)/bin/python" -m venv $@ && $@/bin/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $< -r envs/torch-$(if $(wildcard $(ENV)/.made-cuda-*),cuda,cpu).lock && touch $@
+	"$(ENV)/bin/python" -m venv $@ && $@/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $< -r envs/torch-$(if $(wildcard $(ENV)/.made-cuda-*),cuda,cpu).lock && touch $@
 
 check: development ## formatting, types, lint, schema; writes nothing
 	$(RUN) scripts/dev/check.sh
 
 fix: development ## format what can be formatted
-	$(RUN) ruff check --quiet --fix-only $(PYTHON_FILES); $(RUN) ruff format $(PYTHON_FILES); $(RUN) snakefmt --line-length 100 Snakefile rules; $(RUN) python scripts/dev/write_deviations.py; $(RUN) python scripts/dev/write_reach.py
+	$(RUN) ruff check --quiet --fix-only $(PYTHON_FILES); $(RUN) ruff format $(PYTHON_FILES); $(RUN) python -m snakefmt --line-length 100 Snakefile rules; $(RUN) python scripts/dev/write_deviations.py; $(RUN) python scripts/dev/write_reach.py
 
 lock: development ## resolve envs/*.in into envs/*.lock
 	$(RUN) python scripts/dev/lock_environments.py $(if $(UPGRADE),--upgrade)

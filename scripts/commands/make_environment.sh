@@ -7,7 +7,7 @@
 set -eu
 dir=$1 choice=${2:-auto} extra=${3:-}
 cpu_index=https://download.pytorch.org/whl/cpu
-range='Python 3.11, 3.12 or 3.13' # requires-python in pyproject.toml
+range='Python 3.11, 3.12 or 3.13' # requires-python in pyproject.toml; for 3.14, immutables (snakemake needs it) has no wheel
 
 fail() { echo "error: $*" >&2; exit 2; }
 version_of() { "$1" -I -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null; }
