@@ -128,7 +128,4 @@ def test_pyproject_and_the_script_name_the_same_pythons() -> None:
 
 
 def test_a_result_rests_on_main_lock_and_one_lock_of_torch() -> None:
-    assert [name.split("-")[0] for name in environment()["locks"]] == [
-        "main.lock",
-        "torch",
-    ]
+    assert [name.split("-")[0] for name in environment()["locks"]] == ["main.lock", "torch"]
