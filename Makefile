@@ -21,14 +21,17 @@ PAPER = $(or $(CONFIG),config/paper.yaml)
 RESULTS = $(RUN) python -c "from bezoar.workflow.configuration import resolved; print(resolved('$(REHEARSAL)'.split())['pathvars']['results'])"
 PYTHON_FILES := scripts tests
 
-.PHONY: help rehearsal reproduce evaluate doctor report learning plan export-answers import-answers test bench check fix lock clean environment stale audit archive crate evidence
+.PHONY: help rehearsal reproduce evaluate doctor report learning plan export-answers import-answers test bench check fix lock clean environment development stale audit archive crate evidence
 
 help: ## print this
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
-	@echo; echo "  CONFIG=file…  MIRROR=dir  PROFILE=profiles/slurm  JOBS=n  TORCH=auto|cpu|cuda  VERBOSE=1"
+	@echo; echo "  CONFIG=file…  MIRROR=dir  PROFILE=profiles/slurm  JOBS=n  TORCH=auto|cpu|cuda  PYTHON=python3.12  VERBOSE=1"
 
 environment: ## make .venv from the locks, once
-	@scripts/commands/make_environment.sh $(ENV) $(or $(TORCH),auto)
+	@scripts/commands/make_environment.sh "$(ENV)" "$(or $(TORCH),auto)"
+
+development: ## the same, with what tests and checks need
+	@scripts/commands/make_environment.sh "$(ENV)" "$(or $(TORCH),auto)" development
 
 rehearsal: environment ## the whole recipe in miniature, on a CPU
 	@$(RUN) python scripts/commands/doctor.py --short --cores $(CORES) --config $(REHEARSAL)
@@ -72,10 +75,10 @@ export-answers: environment ## every stored answer of CONFIG as one file, FILE=
 import-answers: environment ## take in such a file; then make … MODE=replay
 	$(RUN) python scripts/commands/exchange_answers.py import --config $(REHEARSAL) --file "$${BEZOAR_FILE:-answers.jsonl.xz}"
 
-test: environment ## all tests
+test: development ## all tests
 	$(RUN) python -m pytest
 
-evidence: environment .venv-crate ## try to break every promise, beside Snakemake's own triggers; half an hour; for docs/evidence.md
+evidence: development .venv-crate ## try to break every promise, beside Snakemake's own triggers; half an hour; for docs/evidence.md
 	$(RUN) python scripts/dev/measure_evidence.py --output docs/evidence.md
 
 bench: environment .venv-bench .venv-curator .venv-bench-training ## speed and memory beside named peers, for docs/benchmarks.md
@@ -85,21 +88,21 @@ bench: environment .venv-bench .venv-curator .venv-bench-training ## speed and m
 	$(RUN) python scripts/dev/bench_training.py --output docs/benchmarks.md
 	$(RUN) python scripts/dev/bench_precision.py --output docs/benchmarks.md
 
-.venv-bench .venv-curator .venv-crate: .venv-%: envs/%.lock
-	python3 -m venv $@ && $@/bin/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $< && touch $@
+.venv-bench .venv-curator .venv-crate: .venv-%: envs/%.lock | environment
+	"$(ENV)/bin/python" -m venv $@ && $@/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $< && touch $@
 
-.venv-bench-training: envs/bench-training.lock # with the torch that .venv has
-	python3 -m venv $@ && $@/bin/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $< -r envs/torch-$(if $(wildcard $(ENV)/.made-cuda-*),cuda,cpu).lock && touch $@
+.venv-bench-training: envs/bench-training.lock | environment # with the torch that .venv has
+	"$(ENV)/bin/python" -m venv $@ && $@/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $< -r envs/torch-$(if $(wildcard $(ENV)/.made-cuda-*),cuda,cpu).lock && touch $@
 
-check: environment ## formatting, types, lint, schema; writes nothing
+check: development ## formatting, types, lint, schema; writes nothing
 	$(RUN) scripts/dev/check.sh
 
-fix: environment ## format what can be formatted
-	$(RUN) ruff check --quiet --fix-only $(PYTHON_FILES); $(RUN) ruff format $(PYTHON_FILES); $(RUN) snakefmt --line-length 100 Snakefile rules; $(RUN) python scripts/dev/write_deviations.py; $(RUN) python scripts/dev/write_reach.py
+fix: development ## format what can be formatted
+	$(RUN) ruff check --quiet --fix-only $(PYTHON_FILES); $(RUN) ruff format $(PYTHON_FILES); $(RUN) python -m snakefmt --line-length 100 Snakefile rules; $(RUN) python scripts/dev/write_deviations.py; $(RUN) python scripts/dev/write_reach.py
 
-lock: ## resolve envs/*.in into envs/*.lock
-	python3 -m venv .venv-lock && .venv-lock/bin/pip install --quiet uv==0.13.9 && PATH="$$PWD/.venv-lock/bin:$$PATH" PYTHONPATH=scripts .venv-lock/bin/python scripts/dev/lock_environments.py
+lock: development ## resolve envs/*.in into envs/*.lock
+	$(RUN) python scripts/dev/lock_environments.py $(if $(UPGRADE),--upgrade)
 
 clean: ## remove environments and caches; keeps data/, results/, logs/
-	rm -rf .venv .venv-lock .venv-bench .venv-bench-training .venv-curator .venv-crate .venv.probe .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-bench .venv-bench-training .venv-curator .venv-crate .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	@echo "kept: data/ (sources), results/ (artifacts and stores of paid answers), logs/, benchmarks/, .snakemake/ (what is up to date)"

@@ -1,24 +1,116 @@
 #!/bin/sh
-# Make the environment DIR from the locks, once: make_environment.sh DIR [auto|cpu|cuda]
+# Make the environment DIR from the locks, once: make_environment.sh DIR [auto|cpu|cuda] [development]
 #
-# auto takes CUDA where an NVIDIA device is, else the CPU build of torch if pip is offered one with the locked hash, else CUDA's.
-# The stamp is written last and named after the locks: a half-made or outdated environment is made again.
+# auto takes the CUDA build of torch where an NVIDIA device is, the CPU build elsewhere: from the indexes that pip is configured for if they
+# offer it with a locked hash, else from PyTorch's. `development` adds dev.lock. PYTHON names the Python; else the first supported one on PATH
+# is taken. A stamp, written last, is named after the locks and the place: what is half-made, outdated or moved is made again from scratch.
 set -eu
-dir=$1 choice=${2:-auto} python=${PYTHON:-python3}
-"$python" -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 13) else f"error: Python 3.11 or 3.12 is needed, this is {v[0]}.{v[1]}; set PYTHON=python3.11")'
-case $choice in auto|cpu|cuda) ;; *) echo "error: TORCH=$choice: expected auto, cpu or cuda" >&2; exit 2 ;; esac
-stamp() { echo "$dir/.made-$1-$(cat envs/main.lock "envs/torch-$1.lock" | sha256sum | cut -c1-16)"; }
+dir=$1 choice=${2:-auto} extra=${3:-}
+cpu_index=https://download.pytorch.org/whl/cpu
+range='Python 3.11, 3.12 or 3.13' # requires-python in pyproject.toml; for 3.14, immutables (snakemake needs it) has no wheel
+
+fail() { echo "error: $*" >&2; exit 2; }
+version_of() { "$1" -I -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null; }
+supported() {
+    case $(version_of "$1") in
+        3.11|3.12|3.13) "$1" -I -c 'import ensurepip, venv' 2>/dev/null ;;
+        *) false ;;
+    esac
+}
+# Print the supported ones of the names that PATH may have.
+on_path() {
+    for name in python3 python3.13 python3.12 python3.11; do
+        if supported "$name"; then printf '%s ' "$name"; fi
+    done
+}
+choose_python() {
+    if [ -n "${PYTHON:-}" ]; then
+        supported "$PYTHON" && { python=$PYTHON; return; }
+        fail "$range with its venv module is needed; PYTHON=$PYTHON is $(version_of "$PYTHON" || echo 'none that runs'), PATH has: $(on_path | grep . || echo none)"
+    fi
+    python=$(on_path | cut -d ' ' -f 1)
+    [ -n "$python" ] || fail "$range with its venv module is needed and PATH has none (python3 is $(version_of python3 || echo missing)): install one, or set PYTHON=/path/to/it"
+}
+has_gpu() {
+    for device in /dev/nvidia[0-9]* /usr/lib/wsl/lib/nvidia-smi; do
+        if [ -e "$device" ]; then return; fi
+    done
+    return 1
+}
+stamp() { echo "$dir/.made-$1-$({ (cd "$dir" && pwd -P); cat envs/main.lock "envs/torch-$1.lock"; } 2>/dev/null | cksum | tr ' ' -)"; }
+# Whether DIR is made with this build, its Python still runs, and is of PYTHON's version if that is set.
+is_made() {
+    [ -e "$(stamp "$1")" ] && made=$(version_of "$dir/bin/python") || return 1
+    [ -z "${PYTHON:-}" ] || [ "$made" = "$(version_of "$PYTHON")" ]
+}
+pip() { "$dir/bin/python" -m pip install -qq --disable-pip-version-check --no-input --no-compile --require-hashes --no-deps "$@"; }
+wheels() { pip --only-binary=:all: "$@"; }
+# pip compiles on one core, this on all; some packages ship files that are no valid Python.
+compile_all() { "$dir/bin/python" -m compileall -q -j 0 -x '/tests?/' "$dir/lib" >/dev/null 2>&1 || true; }
+install_cpu_torch() {
+    wheels -r envs/torch-cpu.lock >/dev/null 2>&1 && return
+    echo "pip's indexes do not offer the locked CPU build of torch; asking $cpu_index"
+    wheels -v --index-url "$cpu_index" --timeout 15 --retries 2 -r envs/torch-cpu.lock 2>"$dir/pip.log" && return
+    if grep -q 'after connection broken' "$dir/pip.log"; then why='cannot be reached'; else why=$(grep -m 1 '^ERROR' "$dir/pip.log" || echo 'does not offer it'); fi
+    fail "no CPU build of torch for Python $(version_of "$dir/bin/python"): not on pip's indexes, and $cpu_index $why." \
+        "Set TORCH=cuda (CUDA libraries too, $cuda_size), or PIP_FIND_LINKS or PIP_EXTRA_INDEX_URL to a place that has it, or PYTHON to one it is offered for (PATH has: $(on_path))"
+}
+# Say every 10 s how long it takes and how much is there, until this script ends.
+show_progress() {
+    waited=0
+    while sleep 10 </dev/null >/dev/null 2>&1 && kill -0 $$ 2>/dev/null; do
+        waited=$((waited + 10))
+        echo "  $waited s, $(du -sm "$dir" 2>/dev/null | cut -f 1) MB in $dir of about $size"
+    done
+}
+clean_up() {
+    if [ -n "${progress:-}" ]; then kill "$progress" 2>/dev/null || true; fi
+    if [ -n "${unfinished:-}" ]; then rm -rf "$dir"; fi
+}
+
+cpu_size='2,200 MB' cuda_size='6,000 MB'
+case "$PWD $(pwd -P) $dir" in *:*) fail "$PWD/$dir: a path with ':' cannot be an entry of PATH; move or rename the directory" ;; esac
+case $choice in auto|cpu|cuda) ;; *) fail "TORCH=$choice: expected auto, cpu or cuda" ;; esac
+case $(uname -s)-$(uname -m) in
+    Linux-x86_64|Linux-aarch64) ;;
+    Darwin-arm64) if [ "$choice" = cuda ]; then fail 'TORCH=cuda: there is no CUDA build of torch for macOS'; fi; choice=cpu ;;
+    *) fail "$(uname -sm): torch and bitsandbytes have wheels for Linux on x86-64 and aarch64 and for macOS on Apple silicon" ;;
+esac
 if [ "$choice" = auto ]; then
-    if [ -e /dev/nvidia0 ] || [ -e "$(stamp cuda)" ]; then choice=cuda
-    elif [ -e "$(stamp cpu)" ]; then choice=cpu
-    elif "$python" -m pip download --quiet --disable-pip-version-check --no-deps --dest "$dir.probe" --require-hashes -r envs/torch-cpu.lock >/dev/null 2>&1 && ls "$dir.probe"/torch-* >/dev/null 2>&1; then choice=cpu
-    else choice=cuda; fi
-    rm -rf "$dir.probe"
+    if has_gpu || is_made cuda; then choice=cuda; else choice=cpu; fi
 fi
-[ -e "$(stamp "$choice")" ] && exit 0
-echo "making $dir with the $choice build of torch (TORCH=cpu or TORCH=cuda forces it)"
-rm -rf "$dir"
-"$python" -m venv "$dir"
-"$dir/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --only-binary=:all: -r "envs/torch-$choice.lock"
-"$dir/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r envs/main.lock
-touch "$(stamp "$choice")"
+# What is set for other programs: only indexes, certificates and caches count here.
+unset PYTHONPATH PYTHONHOME PIP_TARGET PIP_PREFIX PIP_ROOT PIP_DRY_RUN
+export PIP_USER=0 PIP_CONSTRAINT=/dev/null
+trap clean_up EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+
+if ! is_made "$choice"; then
+    choose_python
+    if [ -e "$dir" ]; then
+        [ -e "$dir/pyvenv.cfg" ] || fail "$dir exists and is no Python environment: move it away"
+        [ -w "$dir" ] || fail "$dir was made from other locks or for another Python and cannot be written: make it again where it came from"
+    fi
+    if [ "$choice" = cpu ]; then size=$cpu_size; else size=$cuda_size; fi
+    echo "making $dir with $python ($("$python" -c 'import platform; print(platform.python_version())')) and the $choice build of torch, about $size (TORCH=cpu or cuda, PYTHON=… choose)"
+    unfinished=yes
+    rm -rf "$dir"
+    "$python" -m venv "$dir"
+    show_progress & progress=$!
+    if [ "$choice" = cpu ]; then install_cpu_torch; else wheels -r envs/torch-cuda.lock; fi
+    sed '/^# No wheels/,$d' envs/main.lock >"$dir/wheels.lock"
+    wheels -r "$dir/wheels.lock"
+    pip --only-binary=:none: --no-build-isolation --use-pep517 -r envs/main.lock
+    compile_all
+    rm -f "$dir/wheels.lock" "$dir/pip.log"
+    touch "$(stamp "$choice")"
+    unfinished=
+fi
+if [ "$extra" = development ] && ! [ -e "$dir/.development-$(cksum <envs/dev.lock | tr ' ' -)" ]; then
+    [ -w "$dir" ] || fail "$dir has not what tests and checks need, and cannot be written"
+    echo "adding to $dir what tests and checks need"
+    wheels --ignore-installed -r envs/dev.lock
+    compile_all
+    touch "$dir/.development-$(cksum <envs/dev.lock | tr ' ' -)"
+fi

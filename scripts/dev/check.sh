@@ -1,12 +1,13 @@
 #!/bin/sh
-# Judge and never write: formatting, lint, types, the workflow's own lint, the configurations.
+# Judge and never write: formatting, lint, types, the workflow's own lint, the configurations. `python -m`: the programs that pip writes
+# do not start in a directory whose name holds a space and a quote or a dollar.
 set -eu
 ruff check scripts tests
 ruff format --check scripts tests
-snakefmt --line-length 100 --check Snakefile rules
-mypy
+python -m snakefmt --line-length 100 --check Snakefile rules
+python -m mypy
 for config in config/paper.yaml config/rehearsal.yaml "config/rehearsal.yaml config/rehearsal-upstream.yaml" config/released.yaml "config/paper.yaml config/flan-cot.yaml" config/decontaminated.yaml "config/paper.yaml config/gpu-80gb.yaml" config/serve-vllm.yaml; do
     # shellcheck disable=SC2086 # several files are several arguments
     python scripts/commands/check_config.py $config
 done
-snakemake --lint
+python -m snakemake --lint

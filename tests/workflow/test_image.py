@@ -4,7 +4,8 @@ environment works as an ordinary user.
 Needs root, buildah, podman and debootstrap; minutes and gigabytes, so only with
 BEZOAR_TEST_IMAGE=1.
 IMAGE_OPTIONS: more options for `buildah bud`, such as the volumes and variables by which pip and
-apt find a mirror. DEBIAN_MIRROR: where debootstrap finds Debian.
+apt find a mirror. Debian comes from where this machine's apt has it, else from debootstrap's own
+default.
 """
 
 import os
@@ -36,16 +37,18 @@ def do(*command: str | Path) -> str:
     return done.stdout
 
 
+def debian() -> list[str]:
+    """The address from which apt is configured to take Debian bookworm here, if it is."""
+    if not shutil.which("apt-get"):
+        return []
+    facts = ("Created-By: Packages", "Codename: bookworm", "Label: Debian")
+    return do("apt-get", "indextargets", "--format", "$(REPO_URI)", *facts).split()[:1]
+
+
 @pytest.fixture(scope="module")
 def image(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("image")
-    do(
-        "debootstrap",
-        "--variant=minbase",
-        "bookworm",
-        folder / "root",
-        os.environ.get("DEBIAN_MIRROR", "http://deb.debian.org/debian"),
-    )
+    do("debootstrap", "--variant=minbase", "bookworm", folder / "root", *debian())
     do("tar", "-C", folder / "root", "-cf", folder / "base.tar", ".")
     shutil.rmtree(folder / "root")
     do("podman", "import", folder / "base.tar", "localhost/openbezoar-test-base")

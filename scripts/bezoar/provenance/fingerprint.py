@@ -84,7 +84,8 @@ def environment() -> dict[str, Any]:
     a number.
     """
     try:
-        build = "cpu" if metadata.version("torch").endswith("+cpu") else "cuda"
+        cpu = metadata.version("torch").endswith("+cpu") or sys.platform == "darwin"
+        build = "cpu" if cpu else "cuda"
     except metadata.PackageNotFoundError:
         build = "cpu"
     hashes = Hashes()

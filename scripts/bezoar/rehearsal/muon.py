@@ -51,13 +51,15 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             for matrix in group["params"]:
                 if matrix.grad is not None:
-                    self._update(matrix, group)
+                    self._update(matrix, matrix.grad, group)
 
-    def _update(self, matrix: torch.Tensor, group: dict[str, Any]) -> None:
+    def _update(
+        self, matrix: torch.Tensor, gradient: torch.Tensor, group: dict[str, Any]
+    ) -> None:
         state, momentum = self.state[matrix], group["momentum"]
         if "mean" not in state:
             state["mean"] = torch.zeros_like(matrix)
-        state["mean"].lerp_(matrix.grad, 1 - momentum)
-        direction = orthogonalized(matrix.grad.lerp(state["mean"], momentum))
+        state["mean"].lerp_(gradient, 1 - momentum)
+        direction = orthogonalized(gradient.lerp(state["mean"], momentum))
         matrix.mul_(1 - group["lr"] * group["weight_decay"])
         matrix.add_(direction, alpha=-group["lr"] * 0.2 * math.sqrt(max(matrix.shape)))
