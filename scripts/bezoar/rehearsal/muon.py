@@ -53,9 +53,7 @@ class Muon(torch.optim.Optimizer):
                 if matrix.grad is not None:
                     self._update(matrix, matrix.grad, group)
 
-    def _update(
-        self, matrix: torch.Tensor, gradient: torch.Tensor, group: dict[str, Any]
-    ) -> None:
+    def _update(self, matrix: torch.Tensor, gradient: torch.Tensor, group: dict[str, Any]) -> None:
         state, momentum = self.state[matrix], group["momentum"]
         if "mean" not in state:
             state["mean"] = torch.zeros_like(matrix)
