@@ -111,6 +111,7 @@ STAGES = [
     ],
     *expand("{stage}_{scheme}", stage=["filter", "data_card", "sft"], scheme=SCHEMES),
     *("data_items data_duplicates data_contamination data_description".split()),
+    *(expand("data_clean_{scheme}", scheme=SCHEMES) if config["data"]["remove"] else []),
     *expand(
         "{stage}_{model}",
         stage=["lm_eval", "mtbench_answers", "mtbench_judgments"],
@@ -122,6 +123,15 @@ STAGES = [
     *expand("bridge_{column}", column=COLUMNS),
     *(["world"] if config["world"] else []),
     *(expand("learning_{state}", state=[*STATES, "table"]) if config["learning"] else []),
+]
+
+EVALUATE_STAGES = [
+    *expand("import_model_{extra}", extra=EXTRA),
+    *expand(
+        "{stage}_{model}", stage=["lm_eval", "mtbench_answers", "mtbench_judgments"], model=EXTRA
+    ),
+    "evaluate_lm_eval",
+    "evaluate_mtbench",
 ]
 
 

@@ -8,7 +8,7 @@ REQUIRED INPUTS:
     judgments = <results>/mtbench/{model}/judgments.jsonl
 OUTPUTS:
     model     = <results>/models/{extra}/model.safetensors     and config.json and its tokenizer's files
-    table     = <results>/evaluate/table.csv        from lm_eval.json and mtbench.json beside it
+    table     = <results>/evaluate/table.csv        from lm_eval.json and mtbench.json beside it; its receipt holds the others
 """
 
 
@@ -100,6 +100,7 @@ rule evaluate:
         lock="envs/main.lock",
         lm_eval="<results>/evaluate/lm_eval.json",
         mtbench="<results>/evaluate/mtbench.json",
+        receipts=expand("<results>/receipts/{stage}.json", stage=EVALUATE_STAGES),
     output:
         table="<results>/evaluate/table.csv",
         receipt="<results>/receipts/evaluate.json",
@@ -114,6 +115,7 @@ rule evaluate:
         r"""
         exec &> >(tee {log:q})
         python {input.script:q} \
-            --lm-eval {input.lm_eval:q} --mtbench {input.mtbench:q} --output {output.table:q} \
+            --lm-eval {input.lm_eval:q} --mtbench {input.mtbench:q} --receipts {input.receipts:q} \
+            --output {output.table:q} \
             --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
         """

@@ -1,0 +1,101 @@
+"""The facts of the DAG that the code states are those of Snakemake's own DAG."""
+
+import json
+from functools import cache
+from pathlib import Path
+
+import pytest
+from dag import Job, jobs_of
+from smallest import ROOT
+
+TWO_MODELS = {
+    "extra_models": {
+        "mine": {"path": "scripts", "template": "tokenizer"},
+        "theirs": {
+            "hub": "Some/Model-3B",
+            "revision": "9f2c4e7a1b3d5f60718293a4b5c6d7e8f9012345",
+            "template": "tokenizer",
+        },
+    }
+}
+RELEASED_MODELS = ["config/paper.yaml", "config/released-models.yaml"]
+SECOND_RATER = {
+    "filter": {
+        "second_rater": {
+            "provider": "simulator",
+            "api": "chat",
+            "model": "simulator-strict",
+            "revision": None,
+            "base_url_env": None,
+            "api_key_env": None,
+            "prompt_form": None,
+            "stop": [],
+            "temperature": 0.0,
+            "max_tokens": 256,
+            "timeout_s": 60,
+            "reported_as": None,
+            "json_schema": False,
+            "batch": True,
+        }
+    }
+}
+# Name -> configuration files, and settings that are laid over them.
+CONFIGURATIONS: dict[str, tuple[list[str], dict[str, object]]] = {
+    "rehearsal": (["config/rehearsal.yaml"], {}),
+    "rehearsal, upstream files": (["config/rehearsal.yaml", "config/rehearsal-upstream.yaml"], {}),
+    "paper": (["config/paper.yaml"], {}),
+    "paper, merged schemes": (["config/paper.yaml"], {"sft": {"chaining": "merge"}}),
+    "paper, one scheme": (["config/paper.yaml"], {"sft": {"order": ["orca"]}}),
+    "paper, Flan as files": (["config/paper.yaml", "config/flan-cot.yaml"], {}),
+    "paper, a server": (["config/paper.yaml", "config/serve-vllm.yaml"], {}),
+    "released": (["config/released.yaml"], {}),
+    "decontaminated": (["config/paper.yaml", "config/decontaminated.yaml"], {}),
+    "released, decontaminated": (["config/released.yaml", "config/decontaminated.yaml"], {}),
+    "rehearsal, extra models": (["config/rehearsal.yaml"], TWO_MODELS),
+    "paper, released models": (RELEASED_MODELS, {}),
+    "second judges": (["config/paper.yaml", "config/second-judge.yaml"], {}),
+    "second judges, extra models": ([*RELEASED_MODELS, "config/second-judge.yaml"], {}),
+    "second rater": (["config/rehearsal.yaml"], SECOND_RATER),
+}
+
+
+@cache
+def files_of(name: str, folder: Path) -> list[str]:
+    configs, settings = CONFIGURATIONS[name]
+    overlay = folder / f"{name}.yaml".replace(" ", "-")
+    overlay.write_text(json.dumps(settings))
+    return [*configs, str(overlay)] if settings else configs
+
+
+@cache
+def dag(name: str, folder: Path, *targets: str) -> list[Job]:
+    return jobs_of(ROOT, files_of(name, folder), *targets)
+
+
+@pytest.fixture(scope="module")
+def overlays(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("overlays")
+
+
+def written_and_held(jobs: list[Job], last: str) -> tuple[set[str], set[str]]:
+    """The receipts that a DAG's jobs write, and those that its last job reads."""
+    receipts = {path for job in jobs for path in job["outputs"].get("receipt", [])}
+    final = next(job for job in jobs if job["rule"] == last)
+    return receipts - set(final["outputs"]["receipt"]), set(final["inputs"]["receipts"])
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_the_reports_receipt_holds_every_other_receipt_of_a_run(name: str, overlays: Path) -> None:
+    written, held = written_and_held(dag(name, overlays), "report")
+    assert written == held
+
+
+@pytest.mark.parametrize("name", ["rehearsal, extra models", "second judges, extra models"])
+def test_an_evaluations_receipt_holds_every_receipt_of_its_models(
+    name: str, overlays: Path
+) -> None:
+    results = {"rehearsal, extra models": "results/rehearsal"}.get(name, "results")
+    written, held = written_and_held(
+        dag(name, overlays, f"{results}/evaluate/table.csv"), "evaluate"
+    )
+    assert written - {f"{results}/receipts/world.json"} == held
