@@ -8,14 +8,13 @@ import pytest
 from dag import Job, jobs_of
 from smallest import ROOT
 
+from bezoar.workflow.configuration import resolved
+from bezoar.workflow.layout import Layout
+
 TWO_MODELS = {
     "extra_models": {
         "mine": {"path": "scripts", "template": "tokenizer"},
-        "theirs": {
-            "hub": "Some/Model-3B",
-            "revision": "9f2c4e7a1b3d5f60718293a4b5c6d7e8f9012345",
-            "template": "tokenizer",
-        },
+        "theirs": {"hub": "Some/Model-3B", "revision": None, "template": "tokenizer"},
     }
 }
 RELEASED_MODELS = ["config/paper.yaml", "config/released-models.yaml"]
@@ -99,3 +98,43 @@ def test_an_evaluations_receipt_holds_every_receipt_of_its_models(
         dag(name, overlays, f"{results}/evaluate/table.csv"), "evaluate"
     )
     assert written - {f"{results}/receipts/world.json"} == held
+
+
+def layout(name: str, folder: Path) -> Layout:
+    return Layout(resolved(files_of(name, folder)))
+
+
+def asking(jobs: list[Job]) -> dict[str, str]:
+    """Receipt -> store of every job that asks a language model."""
+    return {
+        job["outputs"]["receipt"][0]: job["params"]["store"]
+        for job in jobs
+        if "store" in job["params"]
+    }
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_every_job_that_asks_a_language_model_is_known_with_its_store_and_models(
+    name: str, overlays: Path
+) -> None:
+    facts, jobs = layout(name, overlays), dag(name, overlays)
+    known = facts.language_model_jobs()
+    assert asking(jobs) == {facts.receipt(job.stage): job.store for job in known}
+    for job in known:
+        recipe = next(
+            json.loads(found["params"]["recipe"])
+            for found in jobs
+            if found["outputs"].get("receipt") == [facts.receipt(job.stage)]
+        )
+        assert job.settings in recipe.values()
+        assert all(other in recipe.values() for other in job.second.values())
+
+
+def test_an_evaluation_asks_the_main_judge_about_the_extra_models_only(overlays: Path) -> None:
+    name = "second judges, extra models"
+    facts = layout(name, overlays)
+    jobs = facts.judging_jobs(facts.extra)
+    assert len(jobs) == 3
+    assert asking(dag(name, overlays, "results/evaluate/table.csv")) == {
+        facts.receipt(job.stage): job.store for job in jobs
+    }

@@ -15,8 +15,8 @@ from bezoar.workflow import sources
 
 Receipts = dict[str, dict[str, Any]]
 ABSENT = "not there, though"
-# The receipts that hold the hashes of all others: of a whole run, and of `make evaluate`. Nothing is
-# read after them; the chain digest covers them.
+# The receipts that hold the hashes of all others: of a whole run, and of `make evaluate`. No later
+# stage reads them; the chain digest covers them.
 LAST = ("report", "evaluate")
 KEYS = (
     "stage",
