@@ -38,7 +38,7 @@ rule all:
     default_target: True
     input:
         "<results>/report/index.html",
-        REPORTED,
+        LAYOUT.reported(),
         "<results>/base/model.safetensors",
         "<results>/preferences/pairs.jsonl",
         expand("<results>/generate/{scheme}.jsonl", scheme=GENERATED),

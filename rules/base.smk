@@ -52,7 +52,7 @@ else:
         output:
             model="<results>/base/model.safetensors",
             config="<results>/base/config.json",
-            tokenizer="<results>/base/" + TOKENIZER,
+            tokenizer=f"<results>/base/{LAYOUT.tokenizer}",
             receipt="<results>/receipts/base.json",
         log:
             "<logs>/base.txt",

@@ -31,7 +31,7 @@ rule claims:
     benchmark:
         "<benchmarks>/claims.tsv"
     params:
-        recipe=claims_recipe(),
+        recipe=canonical(recipes.claims(LAYOUT)),
         code=code("scripts/check_claims.py"),
         scale=config["scale"],
     shell:

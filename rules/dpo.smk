@@ -31,7 +31,7 @@ rule dpo_reference:
         gpu=GPU,
         mem_mb=32_000,
     params:
-        recipe=reference_recipe(),
+        recipe=canonical(recipes.reference(LAYOUT)),
         code=code("scripts/score_reference.py"),
     shell:
         r"""

@@ -14,9 +14,9 @@ rule report:
     input:
         script="scripts/build_report.py",
         lock="envs/main.lock",
-        template=REPORT_TEMPLATES,
-        artifacts=REPORTED,
-        receipts=expand("<results>/receipts/{stage}.json", stage=STAGES),
+        template=sorted(str(path) for path in Path("scripts/bezoar/report").glob("*.html.j2")),
+        artifacts=LAYOUT.reported(),
+        receipts=list(map(LAYOUT.receipt, LAYOUT.stages())),
     output:
         page="<results>/report/index.html",
         receipt="<results>/receipts/report.json",
@@ -25,7 +25,7 @@ rule report:
     benchmark:
         "<benchmarks>/report.tsv"
     params:
-        recipe=report_recipe(),
+        recipe=canonical(recipes.report(LAYOUT, CONFIG_FILES)),
         code=code("scripts/build_report.py"),
         scale=config["scale"],
     shell:

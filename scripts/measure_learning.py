@@ -86,7 +86,7 @@ def main(argv: list[str] | None = None) -> None:
     """Parse the command line and measure."""
     parser = stage_parser(__doc__, Recipe)
     parser.add_argument("--base", type=Path, required=True, help="model directory")
-    parser.add_argument("--adapter", type=Path, help="adapter directory over it")
+    parser.add_argument("--adapter", type=Path, nargs="?", help="adapter directory over it")
     parser.add_argument(
         "--heldout",
         type=Path,

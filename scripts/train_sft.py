@@ -115,7 +115,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--stage", required=True, help="name of the stage, for the receipt")
     parser.add_argument("--data", type=Path, required=True, help="rows, JSONL")
     parser.add_argument("--base", type=Path, required=True, help="model directory")
-    parser.add_argument("--parent", type=Path, help="adapter to go on from")
+    parser.add_argument("--parent", type=Path, nargs="?", help="adapter to go on from")
     parser.add_argument("--template", type=Path, required=True, help="chat template, JSON")
     parser.add_argument("--adapter", type=Path, required=True, help="directory to write")
     args = parser.parse_args(argv)

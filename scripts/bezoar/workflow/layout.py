@@ -57,7 +57,8 @@ class Layout:
     are the models of others by name, `evaluated` all that are evaluated; `columns` are the further
     judgments by name, `second_judges` those of them that enter the chat table; `steps` are the
     models between two schemes, `merged` all merged models, each onto the one before it; `states`
-    are the models and adapters whose learning is measured.
+    are the models and adapters whose learning is measured; `tokenizer` is the file beside our models
+    that says how text is split.
 
     Raise `UserError` if a model or a source is not in the registry.
     """
@@ -80,6 +81,8 @@ class Layout:
         one_by_one = config["sft"]["chaining"] == "merge"
         self.steps = each("sft-*", self.schemes[:-1]) if one_by_one else []
         self.merged = [*self.steps, *MODELS[1:]]
+        made_here = bool(config["pretrain"])
+        self.tokenizer: str = "tokenizer.model" if made_here else config["base"]["tokenizer"]
         self.states = [BASE, *self.schemes, *MODELS[1:]]
 
     # Places
@@ -221,6 +224,13 @@ class Layout:
             *each("bridge_*", self.columns),
             *(each("learning_*", [*self.states, "table"]) if config["learning"] else []),
         ]
+
+    def stages_of_rows(self, scheme: str) -> list[str]:
+        """Return the stages that made the rows of a scheme."""
+        if scheme not in self.generated:
+            return [f"filter_{scheme}"]
+        streamed = each("flan_*", self.streamed) if scheme == "orca" else []
+        return [*streamed, f"generate_{scheme}", f"filter_{scheme}"]
 
     def evaluation_stages(self) -> list[str]:
         """Return every stage of `make evaluate` but the last, which reads their receipts."""
