@@ -37,7 +37,7 @@ rule import_model:
         r"""
         exec &> >(tee {log:q})
         python {input.script:q} \
-            --snapshot {params.folder:q} --base $(dirname {output.model:q}) --any-tokenizer \
+            --snapshot {params.folder:q} --base {output.model:q} --any-tokenizer \
             --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
         """
 

@@ -35,7 +35,7 @@ rule learning:
         r"""
         exec &> >(tee {log:q})
         python {input.script:q} \
-            --base $(dirname {input.model:q}) --adapter {input.adapter:q} --heldout {input.heldout:q} \
+            --base {input.model:q} --adapter {input.adapter:q} --heldout {input.heldout:q} \
             --template {input.template:q} --output {output.measured:q} \
             --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
         """

@@ -39,7 +39,7 @@ rule lm_eval:
         r"""
         exec &> >(tee {log:q})
         python {input.script:q} \
-            --model $(dirname {input.model:q}) --name {wildcards.model} --task-files {input.tasks:q} --task-data {params.data:q} \
+            --model {input.model:q} --name {wildcards.model} --task-files {input.tasks:q} --task-data {params.data:q} \
             --results {output.results:q} --samples {output.samples:q} \
             --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
         """

@@ -51,8 +51,8 @@ rule merge:
         r"""
         exec &> >(tee {log:q})
         python {input.script:q} \
-            --base $(dirname {input.base:q}) --adapter $(dirname {input.adapter:q}) --probe {input.probe:q} \
-            --template {input.template:q} --model $(dirname {output.model:q}) \
+            --base {input.base:q} --adapter {input.adapter:q} --probe {input.probe:q} \
+            --template {input.template:q} --model {output.model:q} \
             --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
         """
 
@@ -74,11 +74,12 @@ rule model_card:
     params:
         recipe=card_of_model,
         code=code("scripts/write_model_card.py"),
+        model=f"{LAYOUT.results}/merge/{{model}}",
         adapters=lambda wildcards: [t.directory for t in trainings(wildcards)],
     shell:
         r"""
         exec &> >(tee {log:q})
         python {input.script:q} \
-            --model $(dirname {output.card:q}) --receipts {input.receipts:q} --merge-receipt {input.merge:q} --adapters {params.adapters:q} \
+            --model {params.model:q} --receipts {input.receipts:q} --merge-receipt {input.merge:q} --adapters {params.adapters:q} \
             --card {output.card:q} --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
         """

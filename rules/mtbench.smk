@@ -38,7 +38,7 @@ rule mtbench_answers:
         r"""
         exec &> >(tee {log:q})
         python {input.script:q} \
-            --model $(dirname {input.model:q}) --name {wildcards.model} --questions {input.questions:q} \
+            --model {input.model:q} --name {wildcards.model} --questions {input.questions:q} \
             --template {params.template:q} --answers {output.answers:q} \
             --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
         """

@@ -28,10 +28,11 @@ rule report:
         recipe=canonical(recipes.report(LAYOUT, CONFIG_FILES)),
         code=code("scripts/build_report.py"),
         scale=config["scale"],
+        results=LAYOUT.results,
     shell:
         r"""
         exec &> >(tee {log:q})
-        python {input.script:q} --results $(dirname $(dirname {output.page:q})) --artifacts {input.artifacts:q} --receipts {input.receipts:q} \
+        python {input.script:q} --results {params.results:q} --artifacts {input.artifacts:q} --receipts {input.receipts:q} \
             --template {input.template:q} --output {output.page:q} \
             --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
         """

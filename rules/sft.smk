@@ -44,7 +44,7 @@ rule sft:
         r"""
         exec &> >(tee {log:q})
         {params.launch} {input.script:q} \
-            --stage sft --data {input.data:q} --base $(dirname {input.base:q}) --parent {input.parent:q} \
-            --template {input.template:q} --adapter $(dirname {output.adapter:q}) \
+            --stage sft --data {input.data:q} --base {input.base:q} --parent {input.parent:q} \
+            --template {input.template:q} --adapter {output.adapter:q} \
             --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
         """

@@ -64,12 +64,16 @@ def test_a_rule_has_docstring_log_benchmark_code_digest_and_one_screen(name: str
     for section in ("log", "benchmark", "output", "shell"):
         assert f"\n    {section}:" in text
     assert "code=code(" in text, "an edited module must make it stale"
+    assert re.findall(r'script="(.+?)"', text) == re.findall(r'code=code\("(.+?)"\)', text), (
+        "the digest is that of the program that runs"
+    )
     assert "exec &> >(tee {log:q})" in text
     assert len(text.rstrip().splitlines()) <= 40
 
 
-def test_the_snakefile_fits_a_screen() -> None:
+def test_the_snakefile_fits_a_screen_and_what_rules_share_two() -> None:
     assert len((ROOT / "Snakefile").read_text(encoding="utf-8").splitlines()) <= 50
+    assert len((ROOT / "rules/common.smk").read_text(encoding="utf-8").splitlines()) <= 120
 
 
 def test_the_whole_paper_can_be_planned_without_any_of_it() -> None:
@@ -165,8 +169,7 @@ def test_schemes_can_be_merged_one_after_the_other() -> None:
     )
     assert re.search(r"^merge\s+3", text, re.MULTILINE)
     trained = re.findall(
-        r"--stage sft --data \S+/(\w+)\.jsonl --base \$\(dirname (\S+)/model.safetensors\) (.*?)\\",
-        text,
+        r"--stage sft --data \S+/(\w+)\.jsonl --base (\S+)/model.safetensors --parent (.*?)\\", text
     )
     assert trained == [
         ("lamini", "results/base", " "),
