@@ -8,8 +8,6 @@ import sys
 from os.path import relpath
 from pathlib import Path
 
-from snakemake.exceptions import WorkflowError
-
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 from bezoar.errors import UserError
 from bezoar.files import canonical
@@ -25,10 +23,10 @@ CONFIG_FILES = [
 try:
     configuration.check(config, configuration.SCHEMA, [Path(file) for file in CONFIG_FILES])
     LAYOUT = Layout(config)
+    snakemake_patch.install()
 except UserError as error:
-    raise WorkflowError(str(error)) from None
-
-snakemake_patch.install()
+    print(f"error: {error}", file=sys.stderr)
+    raise SystemExit(2) from None
 
 SCHEMES = LAYOUT.schemes
 GENERATED = LAYOUT.generated

@@ -150,6 +150,22 @@ def test_a_misspelt_key_stops_before_the_first_job(tmp_path: Path) -> None:
     assert "Traceback" not in said
 
 
+def test_an_untested_snakemake_stops_before_the_first_job_in_one_line() -> None:
+    program = (
+        "import snakemake; snakemake.__version__ = '10.1.0'; from snakemake.cli import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, "-n", "--cores", "1"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if "10.1.0" in line]
+    assert line.startswith("error: Snakemake 10.1.0: not tested") and "9.27.1" in line
+
+
 def test_the_images_base_is_pinned_by_digest() -> None:
     first = next(
         line
