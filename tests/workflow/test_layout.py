@@ -8,8 +8,9 @@ import pytest
 from dag import Job, jobs_of
 from smallest import ROOT
 
+from bezoar.workflow import lineage
 from bezoar.workflow.configuration import resolved
-from bezoar.workflow.layout import Layout
+from bezoar.workflow.layout import LAST, Layout
 
 TWO_MODELS = {
     "extra_models": {
@@ -81,6 +82,62 @@ def written_and_held(jobs: list[Job], last: str) -> tuple[set[str], set[str]]:
     receipts = {path for job in jobs for path in job["outputs"].get("receipt", [])}
     final = next(job for job in jobs if job["rule"] == last)
     return receipts - set(final["outputs"]["receipt"]), set(final["inputs"]["receipts"])
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_models_stages_and_places_are_those_of_the_dag(name: str, overlays: Path) -> None:
+    facts, jobs = layout(name, overlays), dag(name, overlays)
+    made = {path for job in jobs for paths in job["outputs"].values() for path in paths}
+    receipts = {path for job in jobs for path in job["outputs"].get("receipt", [])}
+    assert receipts == {facts.receipt(stage) for stage in (*facts.stages(), LAST[0])}
+    assert set(facts.reported()) <= made
+    weights = {path for path in made if path.endswith("/model.safetensors")}
+    assert weights == {facts.weights(model) for model in {*facts.evaluated, *facts.merged}}
+    judged = {job["wildcards"]["model"] for job in jobs if job["rule"] == "mtbench_judgments"}
+    assert judged == set(facts.evaluated)
+    read = {path for job in jobs for paths in job["inputs"].values() for path in paths}
+    assert set(facts.task_files()) | set(facts.task_data().values()) <= read
+    assert set(facts.flan_files() if "orca" in facts.generated else []) <= read
+
+
+def one(jobs: list[Job], stage: str, facts: Layout) -> Job:
+    return next(job for job in jobs if job["outputs"].get("receipt") == [facts.receipt(stage)])
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_what_is_trained_on_what_is_what_the_dag_says(name: str, overlays: Path) -> None:
+    facts, jobs = layout(name, overlays), dag(name, overlays)
+    for training in lineage.trainings(facts):
+        job = one(jobs, training.stage, facts)
+        rows = job["inputs"].get("data") or job["inputs"]["pairs"]
+        assert (rows, job["inputs"]["base"]) == ([training.rows], [training.base])
+        assert job["inputs"].get("parent", []) == ([training.parent] if training.parent else [])
+        assert job["outputs"]["adapter"] == [training.adapter]
+        assert Path(training.adapter).parent == Path(training.directory)
+    for model in facts.merged:
+        merge, job = lineage.merge(facts, model), one(jobs, f"merge_{model}", facts)
+        assert job["outputs"]["model"] == [facts.weights(model)]
+        assert {key: job["inputs"][key] for key in ("base", "adapter", "probe")} == {
+            "base": [merge.base],
+            "adapter": [merge.adapter],
+            "probe": [merge.probe],
+        }
+        # The trainings that a merge sums up are those between its base and its adapter.
+        since, adapter = [], merge.adapter
+        by_adapter = {training.adapter: training for training in lineage.trainings(facts)}
+        while adapter:
+            since.insert(0, by_adapter[adapter])
+            assert since[0].base == merge.base
+            adapter = since[0].parent or ""
+        assert tuple(since) == merge.trainings
+    # From the last model back to the base, by the DAG alone.
+    weights = facts.weights("openbezoar-hh-rlhf-dpo")
+    models = {job["outputs"]["model"][0]: job for job in jobs if job["rule"] == "merge"}
+    chain = [weights]
+    while weights in models:
+        (weights,) = models[weights]["inputs"]["base"]
+        chain.append(weights)
+    assert chain == [facts.weights(model) for model in ("base", *facts.merged)][::-1]
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)

@@ -12,12 +12,10 @@ from bezoar.provenance.code_digest import digest
 from bezoar.provenance.fingerprint import Hashes, files_in
 from bezoar.provenance.staleness import first_row_changed
 from bezoar.workflow import sources
+from bezoar.workflow.layout import LAST
 
 Receipts = dict[str, dict[str, Any]]
 ABSENT = "not there, though"
-# The receipts that hold the hashes of all others: of a whole run, and of `make evaluate`. No later
-# stage reads them; the chain digest covers them.
-LAST = ("report", "evaluate")
 KEYS = (
     "stage",
     "recipe",
