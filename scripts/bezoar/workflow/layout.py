@@ -23,8 +23,8 @@ BASE, SFT, HH_SFT, DPO = MODELS = (
     "openbezoar-hh-rlhf-sft",
     "openbezoar-hh-rlhf-dpo",
 )
-# The stages whose receipts hold the hashes of all others: of a whole run, and of `make evaluate`. No
-# later stage reads them; the audit's chain digest covers them.
+# The stages whose receipts hold the hashes of all others: of a whole run, and of `make evaluate`.
+# No later stage reads them; the audit's chain digest covers them.
 LAST = ("report", "evaluate")
 WORLD_FILES = (
     "corpus.jsonl alpaca_seeds.jsonl topics.txt dolly.jsonl flan.tsv preferences.jsonl"
