@@ -366,7 +366,7 @@ class Plan:
             ]
             names = [str(i) for i in range(len(rows))]
             for role in ("", *job.second):
-                label = f"filter {scheme}{f': {role} rater' if role else ''}"
+                label = f"filter {scheme}{f': {role}' if role else ''}"
                 answer = (STAND_IN_VERDICT, "verdict")
                 door = self.door(label, job, lambda _, a=answer: a, not path.is_file(), role)
                 door.load.most_asks = settings["attempts"]
@@ -445,8 +445,9 @@ def overridden() -> int:
 def table(plan: Plan, via: str) -> list[str]:
     """Return the lines to print."""
     entries = yaml.safe_load(Path(own("PRICES") or PRICES).read_text(encoding="utf-8"))
+    width = max(28, *(len(stage) + 3 for stage in plan.loads))
     lines = [
-        f"{'stage':28}{'pending':>9}{'stored':>8}{'in':>12}{'out':>12}"
+        f"{'stage':{width}}{'pending':>9}{'stored':>8}{'in':>12}{'out':>12}"
         f"{'USD low':>10}{'expected':>10}{'high':>10}{'GPU-h':>8}{'MB':>7}"
     ]
     total = {"low": 0.0, "expected": 0.0, "high": 0.0}
@@ -463,10 +464,12 @@ def table(plan: Plan, via: str) -> list[str]:
             f"{'no price' if amount is None else f'{amount:.2f}':>10}" for amount in usd.values()
         )
         lines.append(
-            f"{stage + (' *' if load.assumed else ''):28}{load.requests:>9,}{load.stored:>8,}"
+            f"{stage + (' *' if load.assumed else ''):{width}}{load.requests:>9,}{load.stored:>8,}"
             f"{load.tokens_in:>12,}{load.out['expected']:>12,.0f}{money}{hours:>8}{megabytes:>7.0f}"
         )
-    lines.append(f"{'all':28}{'':49}" + "".join(f"{amount:>10.2f}" for amount in total.values()))
+    lines.append(
+        f"{'all':{width}}{'':49}" + "".join(f"{amount:>10.2f}" for amount in total.values())
+    )
     lines.append("* on inputs that are not there yet: stand-ins of assumed number and length")
     for model in dict.fromkeys(load.settings["model"] for load in plan.loads.values()):
         entry = entries["models"].get(model)

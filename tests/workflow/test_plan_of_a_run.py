@@ -92,7 +92,7 @@ def test_from_nothing_with_a_second_rater_every_request_is_foreseen(
     labels = {"evol-evaluator": "evol: evaluator"}
     for store, count in new.items():
         kind, _, name = store.partition("-")
-        label = labels.get(name, name.replace("-second", ": second rater"))
+        label = labels.get(name, name.replace("-second", ": second"))
         assert plan[f"{kind} {label}"] == (count, 0), store
         if not store.endswith(("-evaluator", "-second")):
             assert metered(f"{kind}_{name}") == count
