@@ -8,6 +8,7 @@ import pytest
 from dag import Job, jobs_of
 from smallest import ROOT
 
+import doctor
 from bezoar.workflow import lineage
 from bezoar.workflow.configuration import resolved
 from bezoar.workflow.layout import LAST, Layout
@@ -195,3 +196,13 @@ def test_an_evaluation_asks_the_main_judge_about_the_extra_models_only(overlays:
     assert asking(dag(name, overlays, "results/evaluate/table.csv")) == {
         facts.receipt(job.stage): job.store for job in jobs
     }
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_make_doctor_looks_at_every_model_that_a_run_asks(name: str, overlays: Path) -> None:
+    facts = layout(name, overlays)
+    jobs = facts.language_model_jobs()
+    asked = [settings for job in jobs for settings in (job.settings, *job.second.values())]
+    looked_at = [settings for _, settings in doctor.models(facts.config)]
+    missed = [settings for settings in asked if settings not in looked_at]
+    assert missed == [] and all(settings in asked for settings in looked_at)
