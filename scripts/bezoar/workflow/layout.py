@@ -60,8 +60,8 @@ class Layout:
     are the models of others by name, `evaluated` all that are evaluated; `columns` are the further
     judgments by name, `second_judges` those of them that enter the chat table; `steps` are the
     models between two schemes, `merged` all merged models, each onto the one before it; `states`
-    are the models and adapters whose learning is measured; `tokenizer` is the file beside our models
-    that says how text is split.
+    are the models and adapters whose learning is measured; `tokenizer` is the file beside our
+    models that says how text is split.
 
     Raise `UserError` if a model or a source is not in the registry.
     """
