@@ -66,8 +66,8 @@ report: environment ## rebuild the report of CONFIG
 learning: environment ## three fresh seeds of the rehearsal, for docs/learning.md
 	$(RUN) python scripts/dev/repeat_rehearsal.py --seeds 36 37 38 --cores $(CORES)
 
-plan: environment ## what CONFIG's pending requests will cost: requests, tokens, money, GPU-hours
-	@$(RUN) python scripts/commands/plan_requests.py --config $(PAPER)
+plan: environment ## what CONFIG's pending requests will cost, or with MODEL= those of its evaluation
+	@$(RUN) python scripts/commands/plan_requests.py --config $(PAPER) --model "$(MODEL)" --revision "$(REVISION)" --template "$(TEMPLATE)" --name "$(NAME)"
 
 export-answers: environment ## every stored answer of CONFIG as one file, FILE=
 	$(RUN) python scripts/commands/exchange_answers.py export --config $(REHEARSAL) --file "$${BEZOAR_FILE:-answers.jsonl.xz}"

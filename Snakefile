@@ -1,9 +1,5 @@
 """Reproduce OpenBezoar (arXiv 2404.12195): `make reproduce`, or `make rehearsal` for the same DAG on a CPU."""
 
-from snakemake.utils import min_version
-
-min_version("9.27")
-
 
 configfile: "config/paper.yaml"
 
@@ -38,7 +34,7 @@ rule all:
     default_target: True
     input:
         "<results>/report/index.html",
-        REPORTED,
+        LAYOUT.reported(),
         "<results>/base/model.safetensors",
         "<results>/preferences/pairs.jsonl",
         expand("<results>/generate/{scheme}.jsonl", scheme=GENERATED),

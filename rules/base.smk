@@ -32,11 +32,12 @@ if config["pretrain"]:
             recipe=recipe("pretrain"),
             code=code("scripts/pretrain_base.py"),
             steps=config["pretrain"]["steps"],
+            checkpoint=f"{LAYOUT.results}/.base.checkpoint.pt",
         shell:
             r"""
             exec &> >(tee {log:q})
             python {input.script:q} \
-                --corpus {input.corpus:q} --base $(dirname {output.model:q}) --checkpoint $(dirname {output.metrics:q})/.base.checkpoint.pt \
+                --corpus {input.corpus:q} --base {output.model:q} --checkpoint {params.checkpoint:q} \
                 --metrics {output.metrics:q} \
                 --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
             """
@@ -52,7 +53,7 @@ else:
         output:
             model="<results>/base/model.safetensors",
             config="<results>/base/config.json",
-            tokenizer="<results>/base/" + TOKENIZER,
+            tokenizer=f"<results>/base/{LAYOUT.tokenizer}",
             receipt="<results>/receipts/base.json",
         log:
             "<logs>/base.txt",
@@ -68,6 +69,6 @@ else:
             r"""
             exec &> >(tee {log:q})
             python {input.script:q} \
-                --snapshot $(dirname {input.snapshot:q}) --base $(dirname {output.model:q}) \
+                --snapshot {input.snapshot:q} --base {output.model:q} \
                 --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
             """

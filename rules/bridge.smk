@@ -19,8 +19,8 @@ rule mtbench_rejudge:
         references=source("mt_bench_references"),
         prompts=source("mt_bench_judge_prompts"),
         answers="<results>/mtbench/{model}/answers.jsonl",
-        overrides=overrides,
-        facts=simulator(),
+        overrides=lambda wildcards: LAYOUT.overrides(wildcards.column),
+        facts=FACTS,
     output:
         judgments="<results>/mtbench/{model}/{column}.judgments.jsonl",
         counts="<results>/mtbench/{model}/{column}.counts.json",
@@ -32,17 +32,16 @@ rule mtbench_rejudge:
     resources:
         concurrency=16,
     params:
-        recipe=rejudge_recipe,
+        recipe=lambda wildcards: canonical(recipes.rejudge(LAYOUT, wildcards.column)),
         code=code("scripts/judge_mtbench.py"),
         store=store("rejudge-{column}.{model}"),
-        overrides=overrides_argument,
-        facts=facts_argument(),
     shell:
         r"""
         exec &> >(tee {log:q})
         python {input.script:q} \
-            --questions {input.questions:q} --references {input.references:q} --judge-prompts {input.prompts:q} {params.overrides} \
-            --answers {input.answers:q} --store {params.store:q} {params.facts} --concurrency {resources.concurrency} \
+            --questions {input.questions:q} --references {input.references:q} --judge-prompts {input.prompts:q} \
+            --overrides {input.overrides:q} \
+            --answers {input.answers:q} --store {params.store:q} --facts {input.facts:q} --concurrency {resources.concurrency} \
             --judgments {output.judgments:q} --counts {output.counts:q} \
             --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
         """
@@ -63,7 +62,7 @@ rule bridge:
     benchmark:
         "<benchmarks>/bridge/{column}.tsv"
     params:
-        recipe=bridge_recipe,
+        recipe=lambda wildcards: canonical(recipes.seeded(LAYOUT, column=wildcards.column)),
         code=code("scripts/bridge_judges.py"),
     shell:
         r"""

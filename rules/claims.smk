@@ -31,13 +31,14 @@ rule claims:
     benchmark:
         "<benchmarks>/claims.tsv"
     params:
-        recipe=claims_recipe(),
+        recipe=canonical(recipes.claims(LAYOUT)),
         code=code("scripts/check_claims.py"),
         scale=config["scale"],
+        results=LAYOUT.results,
     shell:
         r"""
         exec &> >(tee {log:q})
         python {input.script:q} --claims {input.claims:q} --paper-values {input.paper_values:q} \
-            --results $(dirname {output.verdicts:q}) --artifacts {input.artifacts:q} --output {output.verdicts:q} \
+            --results {params.results:q} --artifacts {input.artifacts:q} --output {output.verdicts:q} \
             --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
         """

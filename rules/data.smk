@@ -16,6 +16,11 @@ OUTPUTS:
 """
 
 
+def card_receipts(wildcards):
+    """The receipts of the stages that made the rows of {scheme}."""
+    return list(map(LAYOUT.receipt, LAYOUT.stages_of_rows(wildcards.scheme)))
+
+
 rule data_items:
     """List every text of every evaluation item."""
     input:
@@ -23,8 +28,8 @@ rule data_items:
         lock="envs/main.lock",
         questions=source("mt_bench_questions"),
         references=source("mt_bench_references"),
-        tasks=task_files(),
-        data=list(task_data().values()),
+        tasks=LAYOUT.task_files(),
+        data=list(LAYOUT.task_data().values()),
     output:
         evaluation="<results>/data/evaluation_items.jsonl",
         receipt="<results>/receipts/data_items.json",
@@ -33,9 +38,9 @@ rule data_items:
     benchmark:
         "<benchmarks>/data/items.tsv"
     params:
-        recipe=canonical({"tasks": config["lm_eval"]["tasks"], "seed": config["seed"]}),
+        recipe=canonical(recipes.seeded(LAYOUT, tasks=config["lm_eval"]["tasks"])),
         code=code("scripts/list_evaluation_items.py"),
-        data=task_data_arguments(),
+        data=[f"{task}={path}" for task, path in LAYOUT.task_data().items()],
     shell:
         r"""
         exec &> >(tee {log:q})
@@ -119,7 +124,7 @@ rule data_description:
     benchmark:
         "<benchmarks>/data/description.tsv"
     params:
-        recipe=canonical({"tasks": config["lm_eval"]["tasks"], "seed": config["seed"]}),
+        recipe=canonical(recipes.seeded(LAYOUT, tasks=config["lm_eval"]["tasks"])),
         code=code("scripts/describe_data.py"),
     shell:
         r"""
@@ -148,13 +153,7 @@ rule data_clean:
     benchmark:
         "<benchmarks>/data/clean_{scheme}.tsv"
     params:
-        recipe=canonical(
-            {
-                "remove": config["data"]["remove"],
-                "tasks": config["lm_eval"]["tasks"],
-                "seed": config["seed"],
-            }
-        ),
+        recipe=canonical(recipes.removal(LAYOUT)),
         code=code("scripts/remove_rows.py"),
     shell:
         r"""
@@ -185,7 +184,7 @@ rule data_card:
     benchmark:
         "<benchmarks>/data/card_{scheme}.tsv"
     params:
-        recipe=card_recipe,
+        recipe=lambda wildcards: canonical(recipes.data_card(LAYOUT, wildcards.scheme)),
         code=code("scripts/write_data_card.py"),
     shell:
         r"""

@@ -31,13 +31,13 @@ rule dpo_reference:
         gpu=GPU,
         mem_mb=32_000,
     params:
-        recipe=reference_recipe(),
+        recipe=canonical(recipes.reference(LAYOUT)),
         code=code("scripts/score_reference.py"),
     shell:
         r"""
         exec &> >(tee {log:q})
         python {input.script:q} \
-            --pairs {input.pairs:q} --base $(dirname {input.base:q}) \
+            --pairs {input.pairs:q} --base {input.base:q} \
             --template {input.template:q} --reference {output.reference:q} \
             --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
         """
@@ -77,7 +77,7 @@ rule dpo:
         r"""
         exec &> >(tee {log:q})
         {params.launch} {input.script:q} \
-            --pairs {input.pairs:q} --reference {input.reference:q} --base $(dirname {input.base:q}) \
-            --template {input.template:q} --adapter $(dirname {output.adapter:q}) \
+            --pairs {input.pairs:q} --reference {input.reference:q} --base {input.base:q} \
+            --template {input.template:q} --adapter {output.adapter:q} \
             --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
         """

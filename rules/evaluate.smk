@@ -8,7 +8,7 @@ REQUIRED INPUTS:
     judgments = <results>/mtbench/{model}/judgments.jsonl
 OUTPUTS:
     model     = <results>/models/{extra}/model.safetensors     and config.json and its tokenizer's files
-    table     = <results>/evaluate/table.csv        from lm_eval.json and mtbench.json beside it
+    table     = <results>/evaluate/table.csv        from lm_eval.json and mtbench.json beside it; its receipt holds the others
 """
 
 
@@ -17,7 +17,7 @@ rule import_model:
     input:
         script="scripts/import_base.py",
         lock="envs/main.lock",
-        snapshot=extra_files,
+        snapshot=lambda wildcards: LAYOUT.import_files(wildcards.extra),
     output:
         model="<results>/models/{extra}/model.safetensors",
         config="<results>/models/{extra}/config.json",
@@ -32,12 +32,12 @@ rule import_model:
         recipe=recipe("base"),
         code=code("scripts/import_base.py"),
         dtype=config["base"]["dtype"],
-        folder=extra_folder,
+        folder=lambda wildcards: LAYOUT.import_directory(wildcards.extra),
     shell:
         r"""
         exec &> >(tee {log:q})
         python {input.script:q} \
-            --snapshot {params.folder:q} --base $(dirname {output.model:q}) --any-tokenizer \
+            --snapshot {params.folder:q} --base {output.model:q} --any-tokenizer \
             --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
         """
 
@@ -57,7 +57,7 @@ rule evaluate_lm_eval:
     benchmark:
         "<benchmarks>/evaluate/lm_eval.tsv"
     params:
-        recipe=recipe("lm_eval_table", pairs=pairs_of_extra()),
+        recipe=recipe("lm_eval_table", pairs=LAYOUT.comparisons_of_extra()),
         code=code("scripts/collect_lm_eval.py"),
     shell:
         r"""
@@ -82,7 +82,7 @@ rule evaluate_mtbench:
     benchmark:
         "<benchmarks>/evaluate/mtbench.tsv"
     params:
-        recipe=canonical({"seed": config["seed"], "pairs": pairs_of_extra()}),
+        recipe=canonical(recipes.seeded(LAYOUT, pairs=LAYOUT.comparisons_of_extra())),
         code=code("scripts/score_mtbench.py"),
     shell:
         r"""
@@ -100,6 +100,7 @@ rule evaluate:
         lock="envs/main.lock",
         lm_eval="<results>/evaluate/lm_eval.json",
         mtbench="<results>/evaluate/mtbench.json",
+        receipts=list(map(LAYOUT.receipt, LAYOUT.evaluation_stages())),
     output:
         table="<results>/evaluate/table.csv",
         receipt="<results>/receipts/evaluate.json",
@@ -108,12 +109,13 @@ rule evaluate:
     benchmark:
         "<benchmarks>/evaluate/table.tsv"
     params:
-        recipe=evaluate_recipe(),
+        recipe=canonical(recipes.evaluate(LAYOUT)),
         code=code("scripts/tabulate_evaluations.py"),
     shell:
         r"""
         exec &> >(tee {log:q})
         python {input.script:q} \
-            --lm-eval {input.lm_eval:q} --mtbench {input.mtbench:q} --output {output.table:q} \
+            --lm-eval {input.lm_eval:q} --mtbench {input.mtbench:q} --receipts {input.receipts:q} \
+            --output {output.table:q} \
             --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
         """

@@ -18,7 +18,7 @@ if config["entry"] == "generate":
             lock="envs/main.lock",
             prompts="prompts/filter.txt",
             data="<results>/generate/{scheme}.jsonl",
-            facts=simulator(),
+            facts=FACTS,
         output:
             rows="<results>/filter/{scheme}.jsonl",
             counts="<results>/filter/{scheme}.counts.json",
@@ -34,13 +34,12 @@ if config["entry"] == "generate":
             recipe=recipe("filter", teacher=config["teacher"]["model"]),
             code=code("scripts/filter_rows.py"),
             store=store("filter-{scheme}"),
-            facts=facts_argument(),
         shell:
             r"""
             exec &> >(tee {log:q})
             python {input.script:q} \
                 --data {input.data:q} --prompts {input.prompts:q} \
-                --store {params.store:q} {params.facts} --concurrency {resources.concurrency} \
+                --store {params.store:q} --facts {input.facts:q} --concurrency {resources.concurrency} \
                 --rows {output.rows:q} --counts {output.counts:q} \
                 --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
             """
@@ -62,7 +61,7 @@ else:
         benchmark:
             "<benchmarks>/filter/{scheme}.tsv"
         params:
-            recipe=released_recipe,
+            recipe=lambda wildcards: canonical(recipes.seeded(LAYOUT, scheme=wildcards.scheme)),
             code=code("scripts/import_released.py"),
         shell:
             r"""

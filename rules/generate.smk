@@ -20,8 +20,8 @@ rule generate_lamini:
         prompts=expand("prompts/lamini_{kind}.txt", kind=["example", "topic"]),
         seeds=source("alpaca_seeds"),
         topics=source("topics"),
-        facts=simulator(),
-        server=teacher_server(),
+        facts=FACTS,
+        server=TEACHER_SERVER,
     output:
         rows="<results>/generate/lamini.jsonl",
         counts="<results>/generate/lamini.counts.json",
@@ -34,11 +34,10 @@ rule generate_lamini:
     resources:
         concurrency=16,
     params:
-        recipe=recipe("generate.lamini", teacher=config["teacher"], **served()),
+        recipe=canonical(recipes.generation(LAYOUT, "lamini")),
         code=code("scripts/generate_lamini.py"),
         store=store("generate-lamini"),
-        facts=facts_argument(),
-        address=teacher_address(),
+        address=TEACHER_ADDRESS,
     shell:
         r"""
         exec &> >(tee {log:q})
@@ -46,7 +45,7 @@ rule generate_lamini:
         python {input.script:q} \
             --seeds {input.seeds:q} --topics {input.topics:q} \
             --prompts {input.prompts:q} \
-            --store {params.store:q} {params.facts} --concurrency {resources.concurrency} \
+            --store {params.store:q} --facts {input.facts:q} --concurrency {resources.concurrency} \
             --rows {output.rows:q} --counts {output.counts:q} \
             --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
         """
@@ -57,11 +56,11 @@ rule generate_evol:
     input:
         script="scripts/generate_evol.py",
         lock="envs/main.lock",
-        prompts=EVOL_PROMPTS,
+        prompts=sorted(str(path) for path in Path("prompts").glob("evol_*.txt")),
         seeds=source("dolly"),
-        tokenizer=source("teacher_tokenizer") or [],
-        facts=simulator(),
-        server=teacher_server(),
+        tokenizer=source("teacher_tokenizer"),
+        facts=FACTS,
+        server=TEACHER_SERVER,
     output:
         rows="<results>/generate/evol.jsonl",
         counts="<results>/generate/evol.counts.json",
@@ -74,20 +73,18 @@ rule generate_evol:
     resources:
         concurrency=16,
     params:
-        recipe=recipe("generate.evol", teacher=config["teacher"], **served()),
+        recipe=canonical(recipes.generation(LAYOUT, "evol")),
         code=code("scripts/generate_evol.py"),
         store=store("generate-evol"),
-        facts=facts_argument(),
-        address=teacher_address(),
-        tokenizer=optional("--tokenizer", source("teacher_tokenizer")),
+        address=TEACHER_ADDRESS,
         epochs=config["generate"]["evol"]["epochs"],
     shell:
         r"""
         exec &> >(tee {log:q})
         {params.address}
         python {input.script:q} \
-            --seeds {input.seeds:q} {params.tokenizer} --prompts {input.prompts:q} \
-            --store {params.store:q} {params.facts} --concurrency {resources.concurrency} \
+            --seeds {input.seeds:q} --tokenizer {input.tokenizer:q} --prompts {input.prompts:q} \
+            --store {params.store:q} --facts {input.facts:q} --concurrency {resources.concurrency} \
             --rows {output.rows:q} --counts {output.counts:q} \
             --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
         """
@@ -113,7 +110,7 @@ rule flan:
     resources:
         downloads=1,
     params:
-        recipe=flan_recipe,
+        recipe=canonical(recipes.flan(LAYOUT)),
         entry=entry_of_snapshot,
         code=code("scripts/stream_flan.py"),
     shell:
@@ -131,10 +128,10 @@ rule generate_orca:
         script="scripts/generate_orca.py",
         lock="envs/main.lock",
         prompts="prompts/orca_system_messages.yaml",
-        flan=FLAN_FILES,
-        streamed=[path.replace(".jsonl", ".counts.json") for path in FLAN_STREAMED],
-        facts=simulator(),
-        server=teacher_server(),
+        flan=LAYOUT.flan_files(),
+        streamed=expand("<results>/flan/{source}.counts.json", source=LAYOUT.streamed),
+        facts=FACTS,
+        server=TEACHER_SERVER,
     output:
         rows="<results>/generate/orca.jsonl",
         counts="<results>/generate/orca.counts.json",
@@ -147,11 +144,10 @@ rule generate_orca:
     resources:
         concurrency=16,
     params:
-        recipe=recipe("generate.orca", teacher=config["teacher"], **served()),
+        recipe=canonical(recipes.generation(LAYOUT, "orca")),
         code=code("scripts/generate_orca.py"),
         store=store("generate-orca"),
-        facts=facts_argument(),
-        address=teacher_address(),
+        address=TEACHER_ADDRESS,
     shell:
         r"""
         exec &> >(tee {log:q})
@@ -159,7 +155,7 @@ rule generate_orca:
         python {input.script:q} \
             --flan {input.flan:q} --streamed {input.streamed:q} \
             --prompts {input.prompts:q} \
-            --store {params.store:q} {params.facts} --concurrency {resources.concurrency} \
+            --store {params.store:q} --facts {input.facts:q} --concurrency {resources.concurrency} \
             --rows {output.rows:q} --counts {output.counts:q} \
             --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
         """

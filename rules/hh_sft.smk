@@ -41,7 +41,7 @@ rule hh_sft:
         r"""
         exec &> >(tee {log:q})
         {params.launch} {input.script:q} \
-            --stage hh_sft --data {input.data:q} --base $(dirname {input.base:q}) \
-            --template {input.template:q} --adapter $(dirname {output.adapter:q}) \
+            --stage hh_sft --data {input.data:q} --base {input.base:q} \
+            --template {input.template:q} --adapter {output.adapter:q} \
             --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
         """

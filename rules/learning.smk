@@ -14,10 +14,12 @@ rule learning:
     input:
         script="scripts/measure_learning.py",
         lock="envs/main.lock",
-        heldout=HELDOUT,
+        heldout=expand(
+            "<results>/world/{file}", file=[file for file in WORLD_FILES if "heldout/" in file]
+        ),
         template=source("chat_template"),
-        model=learning_model,
-        adapter=learning_adapter,
+        model=lambda wildcards: lineage.measured(LAYOUT, wildcards.state)[0],
+        adapter=lambda wildcards: lineage.measured(LAYOUT, wildcards.state)[1] or [],
     output:
         measured="<results>/learning/{state}.json",
         receipt="<results>/receipts/learning_{state}.json",
@@ -29,12 +31,11 @@ rule learning:
     params:
         recipe=recipe("learning"),
         code=code("scripts/measure_learning.py"),
-        adapter=learning_adapter_argument,
     shell:
         r"""
         exec &> >(tee {log:q})
         python {input.script:q} \
-            --base $(dirname {input.model:q}) {params.adapter} --heldout {input.heldout:q} \
+            --base {input.model:q} --adapter {input.adapter:q} --heldout {input.heldout:q} \
             --template {input.template:q} --output {output.measured:q} \
             --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
         """
@@ -45,7 +46,7 @@ rule learning_table:
     input:
         script="scripts/collect_learning.py",
         lock="envs/main.lock",
-        measured=expand("<results>/learning/{state}.json", state=STATES),
+        measured=expand("<results>/learning/{state}.json", state=LAYOUT.states),
     output:
         table="<results>/learning.json",
         receipt="<results>/receipts/learning_table.json",

@@ -16,8 +16,8 @@ rule lm_eval:
         script="scripts/run_lm_eval.py",
         lock="envs/main.lock",
         model=model_file,
-        tasks=task_files(),
-        data=list(task_data().values()),
+        tasks=LAYOUT.task_files(),
+        data=list(LAYOUT.task_data().values()),
     output:
         results="<results>/lm_eval/{model}.json",
         samples="<results>/lm_eval/{model}.samples.jsonl",
@@ -34,12 +34,12 @@ rule lm_eval:
         recipe=recipe("lm_eval"),
         code=code("scripts/run_lm_eval.py"),
         few=config["lm_eval"]["num_fewshot"],
-        data=task_data_arguments(),
+        data=[f"{task}={path}" for task, path in LAYOUT.task_data().items()],
     shell:
         r"""
         exec &> >(tee {log:q})
         python {input.script:q} \
-            --model $(dirname {input.model:q}) --name {wildcards.model} --task-files {input.tasks:q} --task-data {params.data:q} \
+            --model {input.model:q} --name {wildcards.model} --task-files {input.tasks:q} --task-data {params.data:q} \
             --results {output.results:q} --samples {output.samples:q} \
             --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
         """
@@ -60,7 +60,7 @@ rule lm_eval_table:
     benchmark:
         "<benchmarks>/lm_eval/table.tsv"
     params:
-        recipe=recipe("lm_eval_table", pairs=pairs()),
+        recipe=recipe("lm_eval_table", pairs=LAYOUT.comparisons()),
         code=code("scripts/collect_lm_eval.py"),
     shell:
         r"""

@@ -10,19 +10,29 @@ OUTPUTS:
 """
 
 
+def trainings(wildcards):
+    """The trainings whose sum {model} is, in order."""
+    return lineage.merge(LAYOUT, wildcards.model).trainings
+
+
+def card_of_model(wildcards):
+    """What the card of {model} says beside the numbers."""
+    return canonical(recipes.model_card(LAYOUT, wildcards.model, CONFIG_FILES))
+
+
 rule merge:
     """Merge the adapter of {wildcards.model} onto its {params.onto}."""
     input:
         script="scripts/merge_adapter.py",
         lock="envs/main.lock",
-        base=merge_base,
-        adapter=merge_adapter,
-        probe=merge_probe,
+        base=lambda wildcards: lineage.merge(LAYOUT, wildcards.model).base,
+        adapter=lambda wildcards: lineage.merge(LAYOUT, wildcards.model).adapter,
+        probe=lambda wildcards: lineage.merge(LAYOUT, wildcards.model).probe,
         template=source("chat_template"),
     output:
         model="<results>/merge/{model}/model.safetensors",
         config="<results>/merge/{model}/config.json",
-        tokenizer="<results>/merge/{model}/" + TOKENIZER,
+        tokenizer=f"<results>/merge/{{model}}/{LAYOUT.tokenizer}",
         report="<results>/merge/{model}/merge.json",
         receipt="<results>/receipts/merge_{model}.json",
     log:
@@ -41,8 +51,8 @@ rule merge:
         r"""
         exec &> >(tee {log:q})
         python {input.script:q} \
-            --base $(dirname {input.base:q}) --adapter $(dirname {input.adapter:q}) --probe {input.probe:q} \
-            --template {input.template:q} --model $(dirname {output.model:q}) \
+            --base {input.base:q} --adapter {input.adapter:q} --probe {input.probe:q} \
+            --template {input.template:q} --model {output.model:q} \
             --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
         """
 
@@ -52,7 +62,7 @@ rule model_card:
     input:
         script="scripts/write_model_card.py",
         lock="envs/main.lock",
-        receipts=model_card_receipts,
+        receipts=lambda wildcards: [LAYOUT.receipt(t.stage) for t in trainings(wildcards)],
         merge="<results>/receipts/merge_{model}.json",
     output:
         card="<results>/merge/{model}/README.md",
@@ -62,13 +72,14 @@ rule model_card:
     benchmark:
         "<benchmarks>/merge/{model}.card.tsv"
     params:
-        recipe=model_card_recipe,
+        recipe=card_of_model,
         code=code("scripts/write_model_card.py"),
-        adapters=model_card_adapters,
+        model=f"{LAYOUT.results}/merge/{{model}}",
+        adapters=lambda wildcards: [t.directory for t in trainings(wildcards)],
     shell:
         r"""
         exec &> >(tee {log:q})
         python {input.script:q} \
-            --model $(dirname {output.card:q}) --receipts {input.receipts:q} --merge-receipt {input.merge:q} --adapters {params.adapters:q} \
+            --model {params.model:q} --receipts {input.receipts:q} --merge-receipt {input.merge:q} --adapters {params.adapters:q} \
             --card {output.card:q} --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
         """

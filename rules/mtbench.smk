@@ -18,7 +18,7 @@ rule mtbench_answers:
         lock="envs/main.lock",
         model=model_file,
         questions=source("mt_bench_questions"),
-        template=template_of,
+        template=chat_template,
     output:
         answers="<results>/mtbench/{model}/answers.jsonl",
         receipt="<results>/receipts/mtbench_answers_{model}.json",
@@ -33,12 +33,12 @@ rule mtbench_answers:
     params:
         recipe=recipe("mtbench.answers"),
         code=code("scripts/answer_mtbench.py"),
-        template=template_argument,
+        template=lambda wildcards: chat_template(wildcards) or "tokenizer",
     shell:
         r"""
         exec &> >(tee {log:q})
         python {input.script:q} \
-            --model $(dirname {input.model:q}) --name {wildcards.model} --questions {input.questions:q} \
+            --model {input.model:q} --name {wildcards.model} --questions {input.questions:q} \
             --template {params.template:q} --answers {output.answers:q} \
             --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
         """
@@ -53,7 +53,7 @@ rule mtbench_judgments:
         references=source("mt_bench_references"),
         prompts=source("mt_bench_judge_prompts"),
         answers="<results>/mtbench/{model}/answers.jsonl",
-        facts=simulator(),
+        facts=FACTS,
     output:
         judgments="<results>/mtbench/{model}/judgments.jsonl",
         counts="<results>/mtbench/{model}/counts.json",
@@ -68,13 +68,12 @@ rule mtbench_judgments:
         recipe=recipe("mtbench.judgments"),
         code=code("scripts/judge_mtbench.py"),
         store=store("judge-{model}"),
-        facts=facts_argument(),
     shell:
         r"""
         exec &> >(tee {log:q})
         python {input.script:q} \
             --questions {input.questions:q} --references {input.references:q} --judge-prompts {input.prompts:q} \
-            --answers {input.answers:q} --store {params.store:q} {params.facts} \
+            --answers {input.answers:q} --store {params.store:q} --facts {input.facts:q} \
             --concurrency {resources.concurrency} --judgments {output.judgments:q} --counts {output.counts:q} \
             --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
         """
@@ -88,7 +87,7 @@ rule mtbench:
         judgments=expand("<results>/mtbench/{model}/judgments.jsonl", model=EVALUATED),
         second=expand(
             "<results>/mtbench/{model}/{column}.judgments.jsonl",
-            column=SECOND_JUDGES,
+            column=LAYOUT.second_judges,
             model=EVALUATED,
         ),
     output:
@@ -99,7 +98,7 @@ rule mtbench:
     benchmark:
         "<benchmarks>/mtbench/scores.tsv"
     params:
-        recipe=canonical({"seed": config["seed"], "pairs": pairs()}),
+        recipe=canonical(recipes.seeded(LAYOUT, pairs=LAYOUT.comparisons())),
         code=code("scripts/score_mtbench.py"),
     shell:
         r"""

@@ -14,7 +14,7 @@ rule preferences:
     input:
         script="scripts/prepare_preferences.py",
         lock="envs/main.lock",
-        data=source("preferences"),
+        data=LAYOUT.source_list("preferences"),
     output:
         pairs="<results>/preferences/pairs.jsonl",
         counts="<results>/preferences/counts.json",

@@ -14,9 +14,9 @@ rule report:
     input:
         script="scripts/build_report.py",
         lock="envs/main.lock",
-        template=REPORT_TEMPLATES,
-        artifacts=REPORTED,
-        receipts=expand("<results>/receipts/{stage}.json", stage=STAGES),
+        template=sorted(str(path) for path in Path("scripts/bezoar/report").glob("*.html.j2")),
+        artifacts=LAYOUT.reported(),
+        receipts=list(map(LAYOUT.receipt, LAYOUT.stages())),
     output:
         page="<results>/report/index.html",
         receipt="<results>/receipts/report.json",
@@ -25,13 +25,14 @@ rule report:
     benchmark:
         "<benchmarks>/report.tsv"
     params:
-        recipe=report_recipe(),
+        recipe=canonical(recipes.report(LAYOUT, CONFIG_FILES)),
         code=code("scripts/build_report.py"),
         scale=config["scale"],
+        results=LAYOUT.results,
     shell:
         r"""
         exec &> >(tee {log:q})
-        python {input.script:q} --results $(dirname $(dirname {output.page:q})) --artifacts {input.artifacts:q} --receipts {input.receipts:q} \
+        python {input.script:q} --results {params.results:q} --artifacts {input.artifacts:q} --receipts {input.receipts:q} \
             --template {input.template:q} --output {output.page:q} \
             --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
         """

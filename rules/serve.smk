@@ -9,7 +9,16 @@ OUTPUTS:
     record  = <results>/serve/teacher.json     precision, quantisation, command; kept
 """
 
+# For the stages that ask the teacher: its server's address, and the shell line that waits for the server and exports it. A server on
+# the loopback interface takes any key.
+TEACHER_SERVER = "<results>/serve/teacher.url" if config["serve"] else []
+TEACHER_ADDRESS = ""
+
 if config["serve"]:
+    TEACHER_ADDRESS = (
+        "{base_url_env}=$(python scripts/serve_model.py --await {folder}/teacher.url --record {folder}/teacher.json);"
+        " export {base_url_env} {api_key_env}=none"
+    ).format(folder=f"{LAYOUT.results}/serve", **config["teacher"])
 
     rule serve:
         """Serve {params.model} until the last job that asks it has ended."""
@@ -32,7 +41,7 @@ if config["serve"]:
             ),
             code=code("scripts/serve_model.py"),
             model=config["teacher"]["model"],
-            record=f"{RESULTS}/serve/teacher.json",
+            record=f"{LAYOUT.results}/serve/teacher.json",
         shell:
             r"""
             exec &> >(tee {log:q})

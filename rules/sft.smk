@@ -16,10 +16,10 @@ rule sft:
     input:
         script="scripts/train_sft.py",
         lock="envs/main.lock",
-        data=sft_data,
-        base=sft_base,
+        data=lambda wildcards: lineage.sft_training(LAYOUT, wildcards.scheme).rows,
+        base=lambda wildcards: lineage.sft_training(LAYOUT, wildcards.scheme).base,
         template=source("chat_template"),
-        parent=sft_parent,
+        parent=lambda wildcards: lineage.sft_training(LAYOUT, wildcards.scheme).parent or [],
     output:
         adapter="<results>/sft/{scheme}/adapter_model.safetensors",
         config="<results>/sft/{scheme}/adapter_config.json",
@@ -39,13 +39,12 @@ rule sft:
         recipe=recipe("sft"),
         code=code("scripts/train_sft.py"),
         launch=launch(),
-        parent=sft_parent_argument,
         learning_rate=config["sft"]["learning_rate"],
     shell:
         r"""
         exec &> >(tee {log:q})
         {params.launch} {input.script:q} \
-            --stage sft --data {input.data:q} --base $(dirname {input.base:q}) {params.parent} \
-            --template {input.template:q} --adapter $(dirname {output.adapter:q}) \
+            --stage sft --data {input.data:q} --base {input.base:q} --parent {input.parent:q} \
+            --template {input.template:q} --adapter {output.adapter:q} \
             --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
         """

@@ -27,11 +27,12 @@ rule world:
     params:
         recipe=recipe("world"),
         code=code("scripts/make_world.py"),
+        world=f"{LAYOUT.results}/world",
         people=(config["world"] or {}).get("people", 0),
     shell:
         r"""
         exec &> >(tee {log:q})
         python {input.script:q} \
-            --system-messages {input.messages:q} --template {input.template:q} --world $(dirname {output.files[0]:q}) \
+            --system-messages {input.messages:q} --template {input.template:q} --world {params.world:q} \
             --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
         """

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing_extensions import TypedDict
 
 from bezoar import precision, program
+from bezoar.arguments import model_directory
 from bezoar.data.hh_rlhf import instruction
 from bezoar.evaluation.generation import generate
 from bezoar.evaluation.models import load
@@ -111,7 +112,7 @@ def answer(
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and answer."""
     parser = stage_parser(__doc__, Recipe)
-    parser.add_argument("--model", type=Path, required=True, help="model directory")
+    parser.add_argument("--model", type=model_directory, required=True, help="model directory")
     parser.add_argument("--name", required=True, help="name of the model in every table")
     parser.add_argument("--questions", type=Path, required=True, help="MT-Bench's questions, JSONL")
     parser.add_argument(

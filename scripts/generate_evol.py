@@ -249,7 +249,7 @@ def main(argv: list[str] | None = None) -> None:
         "--seeds", type=Path, required=True, help="databricks-dolly-15k's schema, JSONL"
     )
     parser.add_argument(
-        "--tokenizer", type=Path, help="the teacher's tokenizer.json, to cut long seeds"
+        "--tokenizer", type=Path, nargs="?", help="the teacher's tokenizer.json, to cut long seeds"
     )
     args = parser.parse_args(argv)
     rows = read_jsonl(args.seeds)

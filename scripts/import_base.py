@@ -19,6 +19,7 @@ from typing import Any, Literal
 from typing_extensions import TypedDict
 
 from bezoar import program, progress
+from bezoar.arguments import model_directory
 from bezoar.errors import UserError
 from bezoar.files import whole_directory
 from bezoar.provenance.receipt import Receipt, stage_parser
@@ -76,9 +77,12 @@ def main(argv: list[str] | None = None) -> None:
     """Parse the command line and import the base model."""
     parser = stage_parser(__doc__, Recipe)
     parser.add_argument(
-        "--snapshot", type=Path, required=True, help="directory with config, weights and tokenizer"
+        "--snapshot",
+        type=model_directory,
+        required=True,
+        help="directory with config, weights and tokenizer",
     )
-    parser.add_argument("--base", type=Path, required=True, help="directory to write")
+    parser.add_argument("--base", type=model_directory, required=True, help="directory to write")
     parser.add_argument(
         "--any-tokenizer",
         action="store_true",

@@ -126,13 +126,16 @@ def main(argv: list[str] | None = None) -> None:
             f"--{name}", type=Path, required=True, help=f"{text}, in FastChat's JSONL"
         )
     parser.add_argument(
-        "--overrides", type=Path, help="right reference answers in place of wrong ones, YAML"
+        "--overrides",
+        type=Path,
+        nargs="?",
+        help="right reference answers in place of wrong ones, YAML",
     )
     parser.add_argument(
         "--store", type=Path, required=True, help="this job's store of answers, SQLite"
     )
     parser.add_argument(
-        "--facts", type=Path, help="facts of the rehearsal's world, for the simulator"
+        "--facts", type=Path, nargs="?", help="facts of the rehearsal's world, for the simulator"
     )
     parser.add_argument(
         "--mode",

@@ -19,6 +19,7 @@ from typing import Any
 from typing_extensions import TypedDict
 
 from bezoar import precision, program, progress
+from bezoar.arguments import model_directory
 from bezoar.evaluation.generation import generate, log_probabilities
 from bezoar.files import read_jsonl, write_json
 from bezoar.provenance.receipt import Receipt, stage_parser
@@ -85,8 +86,10 @@ def measure_preferences(
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and measure."""
     parser = stage_parser(__doc__, Recipe)
-    parser.add_argument("--base", type=Path, required=True, help="model directory")
-    parser.add_argument("--adapter", type=Path, help="adapter directory over it")
+    parser.add_argument("--base", type=model_directory, required=True, help="model directory")
+    parser.add_argument(
+        "--adapter", type=model_directory, nargs="?", help="adapter directory over it"
+    )
     parser.add_argument(
         "--heldout",
         type=Path,

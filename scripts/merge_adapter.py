@@ -19,6 +19,7 @@ from typing import Any, Literal
 from typing_extensions import TypedDict
 
 from bezoar import precision, program, progress
+from bezoar.arguments import model_directory
 from bezoar.errors import UserError
 from bezoar.files import read_jsonl, whole_directory, write_json
 from bezoar.provenance.receipt import Receipt, stage_parser
@@ -105,12 +106,17 @@ def main(argv: list[str] | None = None) -> None:
     """Parse the command line and merge."""
     parser = stage_parser(__doc__, Recipe)
     parser.add_argument(
-        "--base", type=Path, required=True, help="model directory the adapter was trained on"
+        "--base",
+        type=model_directory,
+        required=True,
+        help="model directory the adapter was trained on",
     )
-    parser.add_argument("--adapter", type=Path, required=True, help="adapter directory")
+    parser.add_argument("--adapter", type=model_directory, required=True, help="adapter directory")
     parser.add_argument("--probe", type=Path, required=True, help="rows to compare on, JSONL")
     parser.add_argument("--template", type=Path, required=True, help="chat template, JSON")
-    parser.add_argument("--model", type=Path, required=True, help="model directory to write")
+    parser.add_argument(
+        "--model", type=model_directory, required=True, help="model directory to write"
+    )
     args = parser.parse_args(argv)
 
     from bezoar.training.qlora import check_lineage, deterministic, load_4bit

@@ -21,6 +21,7 @@ from typing import Any
 from typing_extensions import TypedDict
 
 from bezoar import precision, program, progress
+from bezoar.arguments import model_directory
 from bezoar.errors import UserError
 from bezoar.files import canonical, read_jsonl, whole_directory, whole_file, write_jsonl
 from bezoar.provenance.receipt import Receipt, stage_parser
@@ -245,7 +246,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--corpus", type=Path, required=True, help="documents, JSONL with a column text"
     )
-    parser.add_argument("--base", type=Path, required=True, help="model directory to write")
+    parser.add_argument(
+        "--base", type=model_directory, required=True, help="model directory to write"
+    )
     parser.add_argument(
         "--checkpoint", type=Path, required=True, help="where an interrupted run goes on from"
     )

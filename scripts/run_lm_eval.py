@@ -25,6 +25,7 @@ import numpy as np
 from typing_extensions import TypedDict
 
 from bezoar import precision, program, progress
+from bezoar.arguments import model_directory
 from bezoar.errors import UserError
 from bezoar.evaluation.harness import (
     add_task_arguments,
@@ -236,7 +237,7 @@ def likelihoods_of(item: dict[str, Any]) -> list[float]:
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and evaluate."""
     parser = stage_parser(__doc__, Recipe)
-    parser.add_argument("--model", type=Path, required=True, help="model directory")
+    parser.add_argument("--model", type=model_directory, required=True, help="model directory")
     parser.add_argument("--name", required=True, help="name of the model in every table")
     add_task_arguments(parser)
     parser.add_argument("--results", type=Path, required=True, help="results to write, JSON")

@@ -18,6 +18,7 @@ from typing import Any
 from typing_extensions import TypedDict
 
 from bezoar import precision, program, progress
+from bezoar.arguments import model_directory
 from bezoar.evaluation.parts import Parts
 from bezoar.files import read_jsonl, sha256_file, write_jsonl
 from bezoar.provenance.receipt import Receipt, stage_parser
@@ -46,7 +47,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--pairs", type=Path, required=True, help="rows of prompt, chosen, rejected, JSONL"
     )
-    parser.add_argument("--base", type=Path, required=True, help="model directory of the reference")
+    parser.add_argument(
+        "--base", type=model_directory, required=True, help="model directory of the reference"
+    )
     parser.add_argument("--template", type=Path, required=True, help="chat template, JSON")
     parser.add_argument(
         "--reference", type=Path, required=True, help="log-probabilities to write, JSONL"

@@ -3,8 +3,12 @@ difference from the first model.
 
 Usage: tabulate_evaluations.py --lm-eval results/evaluate/lm_eval.json \\
            --mtbench results/evaluate/mtbench.json \\
+           --receipts results/receipts/import_model_NAME.json … \\
            --recipe '{"judge": "…", "models": {…}, …}' --code … --output results/evaluate/table.csv
              --receipt …
+
+The table is made from the two JSON files. The receipts are only hashed into this stage's own, so
+that no later edit of one of them passes an audit, as the report's receipt does for a whole run.
 """
 
 import csv
@@ -74,6 +78,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--mtbench", type=Path, required=True, help="the chat scores of these models, JSON"
     )
+    parser.add_argument(
+        "--receipts", type=Path, nargs="+", required=True, help="receipts of these models' stages"
+    )
     parser.add_argument("--output", type=Path, required=True, help="table to write, CSV")
     args = parser.parse_args(argv)
     with Receipt(
@@ -81,7 +88,7 @@ def main(argv: list[str] | None = None) -> None:
         stage="evaluate",
         recipe=args.recipe,
         code=args.code,
-        inputs={"lm_eval": args.lm_eval, "mtbench": args.mtbench},
+        inputs={"lm_eval": args.lm_eval, "mtbench": args.mtbench, "receipts": args.receipts},
         outputs={"table": args.output},
     ):
         harness, chat = read_json(args.lm_eval), read_json(args.mtbench)

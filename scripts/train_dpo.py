@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bezoar import precision, program, progress
+from bezoar.arguments import model_directory
 from bezoar.errors import UserError
 from bezoar.files import read_jsonl, sha256_file, whole_directory, write_json, write_jsonl
 from bezoar.provenance.receipt import Receipt, stage_parser
@@ -234,10 +235,13 @@ def main(argv: list[str] | None = None) -> None:
         help="their log-probabilities under the base, JSONL",
     )
     parser.add_argument(
-        "--base", type=Path, required=True, help="merged model directory; also the reference"
+        "--base",
+        type=model_directory,
+        required=True,
+        help="merged model directory; also the reference",
     )
     parser.add_argument("--template", type=Path, required=True, help="chat template, JSON")
-    parser.add_argument("--adapter", type=Path, required=True, help="directory to write")
+    parser.add_argument("--adapter", type=model_directory, required=True, help="directory to write")
     args = parser.parse_args(argv)
 
     from bezoar.training.qlora import ADAPTER_FILES, first_process, write_lineage

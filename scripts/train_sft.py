@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NotRequired
 
 from bezoar import precision, program
+from bezoar.arguments import model_directory
 from bezoar.errors import UserError
 from bezoar.files import read_jsonl, whole_directory, write_jsonl
 from bezoar.provenance.receipt import Receipt, stage_parser
@@ -114,10 +115,10 @@ def main(argv: list[str] | None = None) -> None:
     parser = stage_parser(__doc__, Recipe)
     parser.add_argument("--stage", required=True, help="name of the stage, for the receipt")
     parser.add_argument("--data", type=Path, required=True, help="rows, JSONL")
-    parser.add_argument("--base", type=Path, required=True, help="model directory")
-    parser.add_argument("--parent", type=Path, help="adapter to go on from")
+    parser.add_argument("--base", type=model_directory, required=True, help="model directory")
+    parser.add_argument("--parent", type=model_directory, nargs="?", help="adapter to go on from")
     parser.add_argument("--template", type=Path, required=True, help="chat template, JSON")
-    parser.add_argument("--adapter", type=Path, required=True, help="directory to write")
+    parser.add_argument("--adapter", type=model_directory, required=True, help="directory to write")
     args = parser.parse_args(argv)
 
     from bezoar.training.qlora import ADAPTER_FILES, check_lineage, first_process, write_lineage

@@ -37,11 +37,14 @@ def models(config: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield (role, settings) of every language model behind an API."""
     if config["entry"] == "generate":
         yield "teacher", config["teacher"]
-        yield "evaluator", config["generate"]["evol"]["evaluator"]
+        if "evol" in config["sft"]["order"]:
+            yield "evaluator", config["generate"]["evol"]["evaluator"]
         yield "rater", config["filter"]["rater"]
         if config["filter"]["second_rater"]:
             yield "second rater", config["filter"]["second_rater"]
     yield "judge", config["mtbench"]["judgments"]["judge"]
+    for name, column in config["mtbench"]["rejudge"].items():
+        yield f"judge {name}", column["judge"]
 
 
 def machine(config: dict[str, Any]) -> Iterator[str]:

@@ -13,10 +13,7 @@ over in CONFIG it puts the same models into lm_eval.json and mtbench.json beside
 """
 
 import argparse
-import re
 import subprocess
-from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -24,42 +21,8 @@ from bezoar import program, surroundings
 from bezoar.errors import UserError
 from bezoar.files import whole_file
 from bezoar.surroundings import own
-from bezoar.workflow.configuration import SCHEMA, check, files_of, load, merge, resolved
-
-
-def entry(model: str, revision: str, template: str) -> dict[str, Any]:
-    """Return the `extra_models:` entry of a local directory or a hub repository."""
-    if Path(model).is_dir():
-        if not (Path(model) / "config.json").is_file():
-            raise UserError(f"{model}: no config.json; expected a Hugging Face model directory")
-        if revision:
-            raise UserError(f"{model}: a local directory has no revision; leave REVISION out")
-        return {"path": model, "template": template}
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", model):
-        raise UserError(f"MODEL={model}: neither a directory nor owner/name of a hub repository")
-    return {"hub": model, "revision": revision or None, "template": template}
-
-
-def name_of(model: str, revision: str) -> str:
-    """Return a name for the tables from the last part of a path or hub id, with the revision's
-    first digits.
-    """
-    base = re.sub(
-        r"[^A-Za-z0-9._-]+",
-        "-",
-        Path(model).resolve().name if Path(model).is_dir() else model.split("/")[-1],
-    )
-    return f"{base}-{revision[:8]}" if revision else base
-
-
-def add(models: dict[str, Any], name: str, new: dict[str, Any]) -> dict[str, Any]:
-    """Return the models with a new one; raise `UserError` if the name is another model's."""
-    if models.get(name, new) != new:
-        raise UserError(
-            f"{name}: the table has another model of this name ({models[name]}); give this one a"
-            " NAME of its own"
-        )
-    return {**models, name: new}
+from bezoar.workflow import extra_models
+from bezoar.workflow.configuration import SCHEMA, check, files_of, merge, resolved
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -97,21 +60,12 @@ def main(argv: list[str] | None = None) -> None:
             " MODEL=…"
         )
     config = resolved(args.config)
-    folder = Path(config["pathvars"]["results"]) / "evaluate"
-    models = folder / "models.yaml"
-    template = args.template or config["sources"]["chat_template"]
-    known = load(models)["extra_models"] if models.is_file() else {}
-    extra = {
-        "extra_models": add(
-            known,
-            args.name or name_of(args.model, args.revision),
-            entry(args.model, args.revision, template),
-        )
-    }
+    models = extra_models.evaluated(config)
+    extra = extra_models.with_model(config, args.model, args.revision, args.template, args.name)
     check(merge(config, extra), SCHEMA, [*files_of(args.config), models])
     pending, target = (
-        folder / "models.pending.yaml",
-        folder / "table.csv",
+        models.with_name("models.pending.yaml"),
+        models.with_name("table.csv"),
     )  # a model that cannot be evaluated must not block those after it
     with whole_file(pending) as stream:
         yaml.safe_dump(extra, stream, sort_keys=False)

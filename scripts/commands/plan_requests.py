@@ -1,21 +1,28 @@
 """Say what the pending requests of a configuration will take before any is sent: requests, tokens,
 money, GPU-hours, disk.
 
-Usage: plan_requests.py --config config/paper.yaml [more.yaml …] [--tokenizers DIR]
+Usage: plan_requests.py --config config/paper.yaml [more.yaml …] [--tokenizers DIR] \\
+           [--model DIRECTORY|owner/name [--revision …] [--template …] [--name …]]
+
+With --model it is the evaluation of that model that is planned (`make evaluate`), else a whole run.
+Which jobs ask which model, and with which store, is `bezoar.workflow.layout`'s to say.
 
 Each stage's own code runs against a door that sends nothing: a request whose answer is stored is no
 longer pending, any other gets a stand-in of the assumed length, on which the next stage builds. An
 input that is not there yet is stood in for, too, and marked `assumed`. Tokens in are counted with
 DIR/<model>/tokenizer.json (the teacher's after its fetch), else 4 bytes a token: GPT-4's tokenizer
 takes 4.4 on average and 2.8 to 5.6 in 90 of 100 texts (measured on our prompts, MT-Bench and
-Self-Instruct's seeds). Low: half the assumed answers, no re-asks. High: every answer as long as it
-may be, every re-ask and round used. Prices: config/prices.yaml, with their dates.
+Self-Instruct's seeds). A rehearsal's world is made as the run makes it, and the simulator answers
+as it will, so that its plan is exact from the start. Low: half the assumed answers, no re-asks.
+High: every answer as long as it may be, every re-ask and round used. Prices: config/prices.yaml,
+with their dates.
 """
 
 import argparse
 import contextlib
 import hashlib
 import io
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,23 +34,23 @@ from tokenizers import Tokenizer
 import generate_evol
 import generate_lamini
 import generate_orca
+import judge_mtbench
+import make_world
 from bezoar import program
-from bezoar.data.schemes import prompt_texts, user
+from bezoar.data.schemes import prompt_texts, second_store, user
 from bezoar.data.verdicts import VERDICT, verdict
-from bezoar.evaluation.mtbench import (
-    judge_messages,
-    read_judge_prompts,
-    read_questions,
-    read_references,
-)
-from bezoar.files import read_jsonl
+from bezoar.evaluation.mtbench import override, read_judge_prompts, read_questions, read_references
+from bezoar.files import read_json, read_jsonl
 from bezoar.llm.answer_store import Store, key_of
 from bezoar.llm.budget import PRICES, budget_of_environment, price_of
 from bezoar.llm.client import Answer, LLMClient, request_of
+from bezoar.rehearsal.simulator import Simulator
+from bezoar.rehearsal.world import World
 from bezoar.surroundings import own
 from bezoar.training.template import training_text
-from bezoar.workflow import sources
-from bezoar.workflow.configuration import SCHEMA, check, files_of, resolved
+from bezoar.workflow import extra_models
+from bezoar.workflow.configuration import SCHEMA, check, files_of, merge, resolved
+from bezoar.workflow.layout import OVERRIDES, LanguageModelJob, Layout
 
 BYTES_A_TOKEN = 4
 OUT = {
@@ -54,7 +61,6 @@ OUT = {
     "verdict": 45,
     "judgment": 180,
 }  # tokens out [ours], until answers tell
-MODELS = ("base", "openbezoar-sft", "openbezoar-hh-rlhf-sft", "openbezoar-hh-rlhf-dpo")
 STAND_IN_VERDICT = '{"status": "Accept", "rating": 9, "reason": "a stand-in"}'
 
 
@@ -106,9 +112,11 @@ class Planner(LLMClient):
         store: Path,
         count: Callable[[str], int],
         say: Callable[[str], tuple[str, str]],
+        simulator: Simulator | None = None,
     ) -> None:
         super().__init__(load.settings, store, 1, None, "replay")
         self.load, self.count, self.say = load, count, say
+        self.simulator = simulator
         self.seen: set[str] = set()
         self.stored = Store(store) if store.is_file() else None
 
@@ -140,6 +148,11 @@ class Planner(LLMClient):
             )
             for case, tokens in {"low": OUT[kind] / 2, "expected": OUT[kind], "high": most}.items():
                 self.load.out[case] += min(tokens, most)
+        if self.simulator and self.settings["provider"] == "simulator":
+            model, words = request["model"], self.settings["max_tokens"]
+            text = self.simulator.reply(request["messages"], request["attempt"], model)
+            if len(cut := text.split(" ")) > words:
+                return Answer("truncated", " ".join(cut[:words]), {}, model)
         return Answer("answered", text, {}, self.settings["model"])
 
 
@@ -153,50 +166,89 @@ def counter(model: str, folder: Path) -> tuple[Callable[[str], int], bool]:
 
 
 class Plan:
-    """All stages of one configuration, in order; `loads` is stage -> what is pending."""
+    """All stages of one configuration, in order; `loads` is stage -> what is pending.
 
-    def __init__(self, config: dict[str, Any], tokenizers: Path) -> None:
+    `scratch` is a directory for the rehearsal's world, if it is not there yet. With `evaluation`
+    only the extra models' judgments are planned.
+    """
+
+    def __init__(
+        self, config: dict[str, Any], tokenizers: Path, scratch: Path, evaluation: bool = False
+    ) -> None:
         self.config, self.tokenizers = config, tokenizers
-        self.results = Path(config["pathvars"]["results"])
-        self.registry = sources.load(Path("config/sources.yaml"))
+        self.layout, self.evaluation = Layout(config), evaluation
+        self.results = Path(self.layout.results)
         self.loads: dict[str, Load] = {}
         self.rows: dict[str, list[dict[str, Any]]] = {}
+        self.world = World(**made) if (made := self.make_world(scratch)) else None
+        self.simulator = Simulator(self.world) if self.world else None
+
+    def make_world(self, scratch: Path) -> dict[str, Any] | None:
+        """Make the world's files as the run will, but for the text that only pretraining reads;
+        return the world's facts, or None where there is no world.
+        """
+        if not self.config["world"]:
+            self.made = self.results / "world"
+            return None
+        recipe = {**self.config["world"], "seed": self.config["seed"], "documents": 0}
+        keys = ("seed", "people", "held_share", "held_skill_share")
+        world = World(**{key: recipe[key] for key in keys})
+        messages = yaml.safe_load(
+            Path("prompts/orca_system_messages.yaml").read_text(encoding="utf-8")
+        )
+        template = read_json(Path("prompts/chat_template.json"))
+        self.made = scratch
+        make_world.make(world, scratch, scratch, recipe, messages, template)
+        return world.as_json()
 
     def paths(self, name: str) -> list[Path]:
         """Return the files of an input, or nothing unless all are there."""
-        entry = self.config["sources"][name]
-        places = [self.place(item) for item in (entry if isinstance(entry, list) else [entry])]
-        return places if all(path.is_file() for path in places) else []
+        if name == "flan":
+            places = self.layout.flan_files()
+        else:
+            places = [place] if (place := self.layout.source(name)) else []
+        below = f"{self.results}/world/"
+        found = [
+            self.made / place.removeprefix(below) if place.startswith(below) else Path(place)
+            for place in places
+        ]
+        return found if all(path.is_file() for path in found) else []
 
-    def place(self, item: str) -> Path:
-        """Return where an input comes to lie."""
-        if item.startswith("world/"):
-            return self.results / item
-        if item.startswith("prompts/"):
-            return Path(item)
-        streamed = "hub" in self.registry[item]
-        return (
-            self.results / "flan" / f"{item}.jsonl"
-            if streamed
-            else Path(sources.path_of(item, self.registry))
-        )
+    def job(self, stage: str) -> LanguageModelJob:
+        """Return the job of the DAG that a stage's receipt is named after."""
+        return next(job for job in self.layout.language_model_jobs() if job.stage == stage)
 
     def door(
         self,
         stage: str,
-        store: str,
-        settings: dict[str, Any],
+        job: LanguageModelJob,
         say: Callable[[str], tuple[str, str]],
         assumed: bool,
+        role: str = "",
     ) -> Planner:
-        """Return a door that counts under `stage`."""
+        """Return a door to a job's model, or to its second one of that role, that counts under
+        `stage`.
+        """
+        settings = job.second[role] if role else job.settings
         load = self.loads.setdefault(stage, Load(settings, assumed))
+        load.assumed |= assumed
+        store = Path(job.store)
         return Planner(
             load,
-            self.results / "store" / f"{store}.sqlite",
+            second_store(store, role) if role else store,
             counter(settings["model"], self.tokenizers)[0],
             say,
+            self.simulator,
         )
+
+    def whole(self) -> None:
+        """Plan every job that the DAG has."""
+        with contextlib.redirect_stdout(io.StringIO()):  # the stages' own progress
+            if not self.evaluation:
+                for scheme in self.layout.generated:
+                    getattr(self, scheme)()
+                self.filter()
+            self.judge()
 
     def recipe(self, section: str) -> dict[str, Any]:
         """Return a scheme's settings, without a limit on failures."""
@@ -219,7 +271,7 @@ class Plan:
             else [filler(f"seed {i}", 25) for i in range(175)]
         )
         names = (
-            topics[0].read_text(encoding="utf-8").split("\n")
+            topics[0].read_text(encoding="utf-8").splitlines()
             if topics
             else [f"topic {i}" for i in range(100)]
         )
@@ -233,16 +285,11 @@ class Plan:
             )
             return "\n".join(items), "list"
 
-        door = self.door(
-            "generate lamini",
-            "generate-lamini",
-            self.config["teacher"],
-            say,
-            not (files and topics),
-        )
+        job = self.job("generate_lamini")
+        door = self.door("generate lamini", job, say, not (files and topics))
         texts = prompt_texts(Path("prompts").glob("lamini_*.txt"))
         self.rows["lamini"], funnel = generate_lamini.make(
-            door, texts, seeds, [name for name in names if name.strip()], recipe
+            door, texts, seeds, [name.strip() for name in names if name.strip()], recipe
         )
         lists, most = funnel.more["asked"], recipe["rounds"] * recipe["calls_per_round"]
         door.load.most_asks = (most + recipe["rows"]) / max(1, lists + len(self.rows["lamini"]))
@@ -265,18 +312,17 @@ class Plan:
                 "instruction" if asks else "response"
             )
 
-        door = self.door("generate evol", "generate-evol", self.config["teacher"], say, not files)
+        job, different = self.job("generate_evol"), ("Different", "evaluator")
+        door = self.door("generate evol", job, say, not files)
         judge = self.door(
-            "generate evol: evaluator",
-            "generate-evol-evaluator",
-            recipe["evaluator"],
-            lambda _: ("Different", "evaluator"),
-            not files,
+            "generate evol: evaluator", job, lambda _: different, not files, "evaluator"
         )
         judge.load.most_asks = recipe["evaluator_attempts"]
         texts = prompt_texts(Path("prompts").glob("evol_*.txt"))
+        known = self.paths("teacher_tokenizer")
+        tokenizer = Tokenizer.from_file(str(known[0])) if known else None
         self.rows["evol"], _ = generate_evol.evolve(
-            door, judge, texts, generate_evol.pools(rows, recipe), recipe
+            door, judge, texts, generate_evol.pools(rows, recipe, tokenizer), recipe
         )
 
     def orca(self) -> None:
@@ -284,8 +330,7 @@ class Plan:
         recipe, files = self.recipe("orca"), self.paths("flan")
         door = self.door(
             "generate orca",
-            "generate-orca",
-            self.config["teacher"],
+            self.job("generate_orca"),
             lambda p: (filler(p, OUT["response"]), "response"),
             not files,
         )
@@ -313,30 +358,53 @@ class Plan:
         for scheme in self.rows:
             path = self.results / "generate" / f"{scheme}.jsonl"
             rows = read_jsonl(path) if path.is_file() else self.rows[scheme]
-            door = self.door(
-                f"filter {scheme}",
-                f"filter-{scheme}",
-                settings["rater"],
-                lambda _: (STAND_IN_VERDICT, "verdict"),
-                not path.is_file(),
-            )
-            door.load.most_asks = settings["attempts"]
+            job = self.job(f"filter_{scheme}")
             texts = [training_text(row) for row in rows]
             prompts = [
                 user(template.format(instruction=instruction, response=response))
                 for instruction, _, response in texts
             ]
-            door.ask_until(
-                prompts, [str(i) for i in range(len(rows))], verdict, settings["attempts"], VERDICT
-            )
+            names = [str(i) for i in range(len(rows))]
+            for role in ("", *job.second):
+                label = f"filter {scheme}{f': {role}' if role else ''}"
+                answer = (STAND_IN_VERDICT, "verdict")
+                door = self.door(label, job, lambda _, a=answer: a, not path.is_file(), role)
+                door.load.most_asks = settings["attempts"]
+                door.ask_until(prompts, names, verdict, settings["attempts"], VERDICT)
 
     def judge(self) -> None:
-        """Plan the judgments of every model's answers to MT-Bench."""
-        settings, files, references = (
-            self.config["mtbench"]["judgments"],
-            self.paths("mt_bench_questions"),
-            self.paths("mt_bench_references"),
-        )
+        """Plan the judgments of every model's answers to MT-Bench, in every column."""
+        settings, files = self.config["mtbench"]["judgments"], self.paths("mt_bench_questions")
+        questions, right = self.questions(files)
+        prompts_file = self.paths("mt_bench_judge_prompts") or [Path("prompts/judge_prompts.jsonl")]
+        prompts = read_judge_prompts(prompts_file[0])
+        models = list(self.layout.extra) if self.evaluation else self.layout.evaluated
+        answers = {model: self.answers(model, questions) for model in models}
+
+        def plan(label: str, job: LanguageModelJob, model: str, mended: list[str]) -> None:
+            there, turns = answers[model]
+            door = self.door(label, job, lambda _: ("Rating: [[5]]", "judgment"), not there)
+            asked, references = questions, right
+            if mended and files:
+                references = override(right, Path(mended[0]))
+                asked = [
+                    row
+                    for row in questions
+                    if references.get(row["question_id"]) != right.get(row["question_id"])
+                ]
+            elif mended:
+                asked = questions[: overridden()]
+            judge_mtbench.judge(door, asked, turns, references, prompts, model, settings["repeats"])
+
+        for model, job in zip(models, self.layout.judging_jobs(models), strict=True):
+            plan("judge", job, model, [])
+        for column in [] if self.evaluation else self.layout.columns:
+            for model in models:
+                job = self.job(f"mtbench_rejudge_{column}_{model}")
+                plan(f"judge: {column}", job, model, self.layout.overrides(column))
+
+    def questions(self, files: list[Path]) -> tuple[list[dict[str, Any]], dict[int, list[str]]]:
+        """Return MT-Bench's questions and reference answers, or stand-ins."""
         questions = (
             read_questions(files[0])
             if files
@@ -349,52 +417,37 @@ class Plan:
                 for i in range(80)
             ]
         )
-        right = (
+        references = self.paths("mt_bench_references")
+        return questions, (
             read_references(references[0])
             if references
             else {q["question_id"]: [filler("r", 150)] * 2 for q in questions}
         )
-        prompts_file = self.paths("mt_bench_judge_prompts") or [Path("prompts/judge_prompts.jsonl")]
-        prompts = read_judge_prompts(prompts_file[0])
-        for model in MODELS:
-            path = self.results / "mtbench" / model / "answers.jsonl"
-            known = (
-                {row["question_id"]: row["choices"][0]["turns"] for row in read_jsonl(path)}
-                if path.is_file()
-                else {}
-            )
-            door = self.door(
-                "judge",
-                f"judge-{model}",
-                settings["judge"],
-                lambda _: ("Rating: [[5]]", "judgment"),
-                not path.is_file(),
-            )
-            asked = []
-            for question in questions:
-                number = question["question_id"]
-                answers = known.get(number) or [
-                    filler(f"{model} {number} {turn}", 200) for turn in (1, 2)
-                ]
-                for turn in (1, 2):
-                    asked.append(
-                        judge_messages(
-                            prompts,
-                            question,
-                            answers,
-                            right.get(number) or question.get("reference"),
-                            turn,
-                        )[1]
-                    )
-            for repeat in range(settings["repeats"]):
-                door.ask(asked, [str(i) for i in range(len(asked))], repeat)
+
+    def answers(
+        self, model: str, questions: list[dict[str, Any]]
+    ) -> tuple[bool, dict[int, list[str]]]:
+        """Return whether a model's answers are there, and both turns by question or stand-ins."""
+        path = self.results / "mtbench" / model / "answers.jsonl"
+        known = read_references(path) if path.is_file() else {}
+        return bool(known), {
+            number: known.get(number) or [filler(f"{model} {number} {turn}", 200) for turn in "12"]
+            for number in (question["question_id"] for question in questions)
+        }
+
+
+def overridden() -> int:
+    """Return how many questions have a mended reference answer."""
+    rows = yaml.safe_load(Path(OVERRIDES).read_text(encoding="utf-8"))["overrides"]
+    return len({row["question_id"] for row in rows})
 
 
 def table(plan: Plan, via: str) -> list[str]:
     """Return the lines to print."""
     entries = yaml.safe_load(Path(own("PRICES") or PRICES).read_text(encoding="utf-8"))
+    width = max(28, *(len(stage) + 3 for stage in plan.loads))
     lines = [
-        f"{'stage':28}{'pending':>9}{'stored':>8}{'in':>12}{'out':>12}"
+        f"{'stage':{width}}{'pending':>9}{'stored':>8}{'in':>12}{'out':>12}"
         f"{'USD low':>10}{'expected':>10}{'high':>10}{'GPU-h':>8}{'MB':>7}"
     ]
     total = {"low": 0.0, "expected": 0.0, "high": 0.0}
@@ -411,10 +464,12 @@ def table(plan: Plan, via: str) -> list[str]:
             f"{'no price' if amount is None else f'{amount:.2f}':>10}" for amount in usd.values()
         )
         lines.append(
-            f"{stage + (' *' if load.assumed else ''):28}{load.requests:>9,}{load.stored:>8,}"
+            f"{stage + (' *' if load.assumed else ''):{width}}{load.requests:>9,}{load.stored:>8,}"
             f"{load.tokens_in:>12,}{load.out['expected']:>12,.0f}{money}{hours:>8}{megabytes:>7.0f}"
         )
-    lines.append(f"{'all':28}{'':49}" + "".join(f"{amount:>10.2f}" for amount in total.values()))
+    lines.append(
+        f"{'all':{width}}{'':49}" + "".join(f"{amount:>10.2f}" for amount in total.values())
+    )
     lines.append("* on inputs that are not there yet: stand-ins of assumed number and length")
     for model in dict.fromkeys(load.settings["model"] for load in plan.loads.values()):
         entry = entries["models"].get(model)
@@ -456,13 +511,25 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--batch", action="store_true", help="at the price of the batch APIs, where a model has one"
     )
+    for name, text in {
+        "model": "plan the evaluation of this model: a directory, or owner/name on the hub",
+        "revision": "commit of the hub repository",
+        "template": "chat template file or id, or `tokenizer`",
+        "name": "its name in the table",
+    }.items():
+        parser.add_argument(f"--{name}", default="", help=text)
     args = parser.parse_args(argv)
-    config = resolved(args.config)
-    check(config, SCHEMA, files_of(args.config))
-    plan = Plan(config, args.tokenizers)
-    with contextlib.redirect_stdout(io.StringIO()):  # the stages' own progress
-        for stage in (plan.lamini, plan.evol, plan.orca, plan.filter, plan.judge):
-            stage()
+    config, files = resolved(args.config), files_of(args.config)
+    if args.model:
+        config = merge(
+            config,
+            extra_models.with_model(config, args.model, args.revision, args.template, args.name),
+        )
+        files.append(extra_models.evaluated(config))
+    check(config, SCHEMA, files)
+    with tempfile.TemporaryDirectory(prefix="plan-") as scratch:
+        plan = Plan(config, args.tokenizers, Path(scratch), bool(args.model))
+        plan.whole()
     print("\n".join(table(plan, "batch" if args.batch or own("MODE") == "batch" else "online")))
 
 

@@ -149,9 +149,10 @@ def own_triggers(finished: Path, folder: Path) -> dict[str, Any]:
     shutil.copytree(finished, plain)
     common = plain / "rules/common.smk"
     text = common.read_text(encoding="utf-8")
-    if "\nplanning.install()\n" not in text:
-        raise UserError(f"{common}: no line `planning.install()` to leave out")
-    common.write_text(text.replace("\nplanning.install()\n", "\n"), encoding="utf-8")
+    patch = "    snakemake_patch.install()\n"
+    if text.count(patch) != 1:
+        raise UserError(f"{common}: no line `{patch.strip()}` to leave out")
+    common.write_text(text.replace(patch, ""), encoding="utf-8")
     held = attacks.receipts(plain)
     rules = set(
         re.findall(

@@ -13,7 +13,7 @@ from typing import Any
 from bezoar import program
 from bezoar.files import whole_file
 from bezoar.workflow.configuration import PAPER, resolved
-from bezoar.workflow.deviations import tagged
+from bezoar.workflow.deviations import NO_REASON, tagged, with_reasons
 
 MEANING = {
     "ours": (
@@ -47,9 +47,20 @@ def substitutions(config: dict[str, Any]) -> list[str]:
     return found
 
 
+def cell(text: str) -> str:
+    """Return text for a cell of a Markdown table."""
+    return text.replace("|", "\\|")
+
+
+def without(rows: list[dict[str, Any]]) -> str:
+    """Return how many of the values have no reason beside them, as the end of a sentence."""
+    count = sum(row["reason"].startswith(NO_REASON) for row in rows)
+    return f", {count} of them without a reason of their own" if count else ""
+
+
 def page(configs: list[Path], prompts: list[str]) -> str:
     """Return the document."""
-    config, rows = resolved([str(path) for path in configs]), tagged(configs)
+    config, rows = resolved([str(path) for path in configs]), with_reasons(tagged(configs))
     listed = ", ".join(f"`{name}`" for name in prompts)
     named = " and ".join(f"`{path}`" for path in configs)
     lines = [
@@ -71,15 +82,13 @@ def page(configs: list[Path], prompts: list[str]) -> str:
             "",
             f"## {title}",
             "",
-            f"{text} {len(mine)} values.",
+            f"{text} {len(mine)} values{without(mine)}.",
             "",
             "| key | value | reason |",
             "|---|---|---|",
         ]
         lines += [
-            f"| `{row['key']}` | `{row['value'].replace('|', chr(92) + '|')}` |"
-            f" {row['reason'] or 'no counterpart'} |"
-            for row in mine
+            f"| `{row['key']}` | `{cell(row['value'])}` | {cell(row['reason'])} |" for row in mine
         ]
     counts = {tag: sum(row["tag"] == tag for row in rows) for tag in ("paper", "code")}
     return "\n".join(

@@ -72,6 +72,17 @@ def test_a_model_directory_gets_a_row_with_the_scores_it_has_in_the_rehearsal(
         overall["failures"]
     )
     assert planned(project) == {}, "the rehearsal's own results are as they were"
+    stages = ["evaluate", "evaluate_lm_eval", "evaluate_mtbench", "mtbench_judgments_again"]
+    command = [sys.executable, "scripts/commands/audit_results.py", "--results", RESULTS]
+    audit = subprocess.run(
+        [*command, "--only", *stages],
+        cwd=project,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": "scripts"},
+    )
+    assert audit.stdout.startswith(f"# Audit of {RESULTS}: SOUND"), audit.stdout[:3000]
 
 
 def test_another_model_is_another_row_and_a_name_is_given_once(project: Path) -> None:

@@ -64,12 +64,16 @@ def test_a_rule_has_docstring_log_benchmark_code_digest_and_one_screen(name: str
     for section in ("log", "benchmark", "output", "shell"):
         assert f"\n    {section}:" in text
     assert "code=code(" in text, "an edited module must make it stale"
+    assert re.findall(r'script="(.+?)"', text) == re.findall(r'code=code\("(.+?)"\)', text), (
+        "the digest is that of the program that runs"
+    )
     assert "exec &> >(tee {log:q})" in text
     assert len(text.rstrip().splitlines()) <= 40
 
 
-def test_the_snakefile_fits_a_screen() -> None:
+def test_the_snakefile_fits_a_screen_and_what_rules_share_two() -> None:
     assert len((ROOT / "Snakefile").read_text(encoding="utf-8").splitlines()) <= 50
+    assert len((ROOT / "rules/common.smk").read_text(encoding="utf-8").splitlines()) <= 120
 
 
 def test_the_whole_paper_can_be_planned_without_any_of_it() -> None:
@@ -146,6 +150,22 @@ def test_a_misspelt_key_stops_before_the_first_job(tmp_path: Path) -> None:
     assert "Traceback" not in said
 
 
+def test_an_untested_snakemake_stops_before_the_first_job_in_one_line() -> None:
+    program = (
+        "import snakemake; snakemake.__version__ = '10.1.0'; from snakemake.cli import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, "-n", "--cores", "1"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if "10.1.0" in line]
+    assert line.startswith("error: Snakemake 10.1.0: not tested") and "9.27.1" in line
+
+
 def test_the_images_base_is_pinned_by_digest() -> None:
     first = next(
         line
@@ -165,8 +185,7 @@ def test_schemes_can_be_merged_one_after_the_other() -> None:
     )
     assert re.search(r"^merge\s+3", text, re.MULTILINE)
     trained = re.findall(
-        r"--stage sft --data \S+/(\w+)\.jsonl --base \$\(dirname (\S+)/model.safetensors\) (.*?)\\",
-        text,
+        r"--stage sft --data \S+/(\w+)\.jsonl --base (\S+)/model.safetensors --parent (.*?)\\", text
     )
     assert trained == [
         ("lamini", "results/base", " "),

@@ -32,7 +32,7 @@ def parser_for(description: str | None, recipe: type) -> argparse.ArgumentParser
         "--store", type=Path, required=True, help="this job's store of answers, SQLite"
     )
     parser.add_argument(
-        "--facts", type=Path, help="facts of the rehearsal's world, for the simulator"
+        "--facts", type=Path, nargs="?", help="facts of the rehearsal's world, for the simulator"
     )
     parser.add_argument(
         "--mode",

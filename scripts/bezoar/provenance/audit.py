@@ -12,6 +12,7 @@ from bezoar.provenance.code_digest import digest
 from bezoar.provenance.fingerprint import Hashes, files_in
 from bezoar.provenance.staleness import first_row_changed
 from bezoar.workflow import sources
+from bezoar.workflow.layout import LAST
 
 Receipts = dict[str, dict[str, Any]]
 ABSENT = "not there, though"
@@ -162,7 +163,7 @@ def chain(receipts: Receipts, results: Path) -> list[str]:
         stage
         for stage in receipts
         if "report" in receipts
-        and stage != "report"
+        and stage not in LAST
         and f"{results}/receipts/{stage}.json" not in read
     ]
     return [

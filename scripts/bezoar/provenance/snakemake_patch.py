@@ -1,8 +1,8 @@
 """What Snakemake runs is decided by receipts: content in place of dates and metadata.
 
-Snakemake 9.27 offers no hook for this, so three of its methods are replaced, for plain `snakemake`
-as for `make`. `tests/workflow` holds them to their promise; the version is pinned in
-envs/main.lock.
+Snakemake offers no hook for this, so three of its methods are replaced, for plain `snakemake` as
+for `make`. `tests/workflow` holds them to their promise in the versions that `TESTED` names, and
+any other version is refused: a patch that no longer takes hold would let stale results pass.
 """
 
 import fcntl
@@ -17,7 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from bezoar import surroundings
+from bezoar.errors import UserError
 from bezoar.provenance import code_digest, fingerprint, staleness
+
+# The versions of Snakemake in which tests/workflow has passed; envs/main.lock pins one of them.
+TESTED = ("9.27.1",)
 
 
 def job_reasons(job: Any, hashes: fingerprint.Hashes) -> list[str]:
@@ -140,10 +144,24 @@ def one_run(file: Path = Path(".snakemake/bezoar-run")) -> Iterator[bool]:
         yield host in ("", socket.gethostname())
 
 
+def check_version(version: str) -> None:
+    """Raise `UserError` unless this is a version of Snakemake in which the patch was tested."""
+    if version not in TESTED:
+        raise UserError(
+            f"Snakemake {version}: not tested with this workflow, which replaces methods of"
+            f" Snakemake; tested: {', '.join(TESTED)}; use the one of `make environment`"
+        )
+
+
 def install() -> None:
     """Let receipts decide in this process, let one run at a time be at work in a directory, and
     take out of the environment what belongs to other programs.
+
+    Raise `UserError` in a version of Snakemake that was never tested.
     """
+    import snakemake
+
+    check_version(snakemake.__version__)
     from snakemake.dag import DAG
     from snakemake.io import _IOFile, flag, is_flagged
     from snakemake.persistence import PersistenceBase

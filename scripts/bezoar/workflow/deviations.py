@@ -10,49 +10,101 @@ from typing import Any
 import yaml
 
 TAGS = ("paper", "code", "inferred", "ours")
-TAGGED = re.compile(rf"#(?P<before>.*?)\[(?P<tag>{'|'.join(TAGS)})\]\s*(?P<reason>.*)$")
+TAGGED = re.compile(rf"(?P<before>.*?)\[(?P<tag>{'|'.join(TAGS)})\]\s*(?P<reason>.*)$")
+NO_REASON = "no reason given"
 
 
-def _keys(node: yaml.Node, path: tuple[str, ...] = ()) -> Iterator[tuple[int, str]]:
-    """Yield (line, dotted key) of every key, an outer one before those inside it."""
+def comments(text: str) -> dict[int, tuple[int, str]]:
+    """Return line -> (column, comment without its `#`) of YAML text, lines and columns from 0.
+
+    PyYAML drops comments, but its scanner says where each token ends: what is left of a line after
+    the last token that touches it is white space or a comment. So a `#` in a string is no comment,
+    in quotes or in a block.
+    """
+    lines = text.splitlines()
+    ends = [0] * (len(lines) + 1)
+    for token in yaml.scan(text, Loader=yaml.SafeLoader):
+        start, end = token.start_mark, token.end_mark
+        for line in range(start.line, min(end.line, len(lines))):
+            ends[line] = len(lines[line])  # it goes on in the next line
+        if end.line < len(ends):
+            ends[end.line] = max(ends[end.line], end.column)
+    found: dict[int, tuple[int, str]] = {}
+    for number, row in enumerate(lines):
+        column = row.find("#", ends[number])
+        if column >= 0:
+            found[number] = (column, row[column + 1 :].strip())
+    return found
+
+
+def _entries(
+    node: yaml.Node | None, path: tuple[str, ...] = ()
+) -> Iterator[tuple[str, yaml.Node, yaml.Node]]:
+    """Yield (dotted key, key, value) of every key, an outer one before those inside it."""
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
-            yield key.start_mark.line, ".".join([*path, key.value])
-            yield from _keys(value, (*path, key.value))
+            yield ".".join([*path, key.value]), key, value
+            yield from _entries(value, (*path, key.value))
+
+
+def written(text: str) -> dict[int, tuple[str, str]]:
+    """Return line -> (dotted key, what is written) for every line that a key begins on: the first
+    of its keys, and the text from there to the end of the last value, so without the brackets that
+    close an outer one.
+    """
+    lines = text.splitlines()
+    found: dict[int, tuple[str, int, int]] = {}
+    for name, key, value in _entries(yaml.compose(text, Loader=yaml.SafeLoader)):
+        line = key.start_mark.line
+        end = value.end_mark if value.end_mark.line == line else key.end_mark
+        first, start, last = found.get(line, (name, key.start_mark.column, 0))
+        colon = end is key.end_mark
+        found[line] = (first, start, max(last, end.column + colon))
+    return {line: (name, lines[line][start:end]) for line, (name, start, end) in found.items()}
 
 
 def tagged(paths: list[Path]) -> list[dict[str, Any]]:
     """Return file, key, value as written, tag and reason of every tagged line, in the order of the
-    keys: moving lines changes nothing.
+    keys: moving lines changes nothing. A line on which no key begins belongs to the key before it.
     """
     found = []
     for path in paths:
         text = path.read_text(encoding="utf-8")
-        first: dict[int, str] = {}
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        for line, key in _keys(root) if root else []:
-            first.setdefault(line, key)
-        last = ""
-        for number, row in enumerate(text.splitlines()):
-            last = first.get(number, last)
-            if (match := TAGGED.search(row)) and (value := row[: match.start()].strip()):
-                reason = " ".join([match["before"].strip(), match["reason"].strip()]).strip()
+        remarks, values, last = comments(text), written(text), ""
+        for number, line in enumerate(text.splitlines()):
+            last, value = values.get(number, (last, ""))
+            column, remark = remarks.get(number, (0, ""))
+            value = value or line[:column].strip()
+            if value and (match := TAGGED.match(remark)):
+                parts = match["before"].strip(), match["reason"].strip()
                 found.append(
                     {
                         "file": path.name,
                         "key": last,
                         "value": value,
                         "tag": match["tag"],
-                        "reason": reason,
+                        "reason": " ".join(part for part in parts if part),
                     }
                 )
     return sorted(found, key=lambda row: (row["file"], row["key"], row["value"]))
 
 
+def with_reasons(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows, each without a reason with the next outer key that gives one, or with the
+    remark that none is given.
+    """
+    reasons = {(row["file"], row["key"]): row["reason"] for row in rows}
+
+    def reason(row: dict[str, Any]) -> str:
+        key = row["key"]
+        while key := key.rpartition(".")[0]:
+            if reasons.get((row["file"], key)):
+                return f"{NO_REASON}; see `{key}`"
+        return NO_REASON
+
+    return [{**row, "reason": row["reason"] or reason(row)} for row in rows]
+
+
 def ours(paths: list[Path]) -> list[dict[str, Any]]:
     """Return the values that are nobody's but ours."""
-    return [
-        {**row, "reason": row["reason"] or "no counterpart"}
-        for row in tagged(paths)
-        if row["tag"] == "ours"
-    ]
+    return [row for row in with_reasons(tagged(paths)) if row["tag"] == "ours"]

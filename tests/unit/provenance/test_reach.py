@@ -122,7 +122,13 @@ def test_commands_and_benchmarks_import_stage_programs_only_to_run_what_a_stage_
         if stages:
             found[path.stem] = stages
     assert found == {
-        "plan_requests": {"generate_lamini", "generate_evol", "generate_orca"},
+        "plan_requests": {
+            "generate_lamini",
+            "generate_evol",
+            "generate_orca",
+            "judge_mtbench",
+            "make_world",
+        },
         "bench_training_run": {"train_sft", "train_dpo", "score_reference"},
         "bench_training_gpu": {"pretrain_base"},
         "bench_precision": {"pretrain_base"},

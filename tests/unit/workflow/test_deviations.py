@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from bezoar.workflow import deviations
 from write_deviations import main
 
 ROOT = Path(__file__).parents[3]
@@ -64,3 +65,54 @@ def test_the_judge_in_place_of_the_papers_is_named_and_disappears_with_it(projec
 def test_a_new_prompt_shows(project: Path) -> None:
     (project / "prompts/another.txt").write_text("hello")
     assert "`prompts/another.txt`" in written(project)
+
+
+CONFIG = r"""
+# [ours] no value stands here
+outer:                        # [ours] for all within
+  marks: ["### System:", 'it''s # [paper] no remark', "a\" # b"]   # [ours] the template's
+  address: http://host/#part  # [code] a fragment
+  plain: {one: 1, two: 2}     # licence [paper]
+  none: 3                     # [ours]
+  block: |
+    text # [ours] is text
+  flow: {first: 1,            # [ours] of the first
+         second: 2, third: 3}   # [inferred] of both
+  list:
+    - item                    # [ours] of the list
+alone: "#"                    # [ours]
+half: a#b # [code]x
+"""
+
+
+def test_a_hash_in_a_string_is_no_comment_and_brackets_of_an_outer_value_are_left_out(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "c.yaml").write_text(CONFIG)
+    rows = [
+        (row["key"], row["value"], row["tag"], row["reason"])
+        for row in deviations.with_reasons(deviations.tagged([tmp_path / "c.yaml"]))
+    ]
+    assert rows == [
+        ("alone", 'alone: "#"', "ours", "no reason given"),
+        ("half", "half: a#b", "code", "x"),
+        ("outer", "outer:", "ours", "for all within"),
+        ("outer.address", "address: http://host/#part", "code", "a fragment"),
+        ("outer.flow", "flow: {first: 1", "ours", "of the first"),
+        ("outer.flow.second", "second: 2, third: 3", "inferred", "of both"),
+        ("outer.list", "- item", "ours", "of the list"),
+        (
+            "outer.marks",
+            """marks: ["### System:", 'it''s # [paper] no remark', "a\\" # b"]""",
+            "ours",
+            "the template's",
+        ),
+        ("outer.none", "none: 3", "ours", "no reason given; see `outer`"),
+        ("outer.plain", "plain: {one: 1, two: 2}", "paper", "licence"),
+    ]
+
+
+def test_a_missing_reason_is_called_one_and_counted(project: Path) -> None:
+    text = written(project)
+    assert "no counterpart" not in text
+    assert f"{text.count('| no reason given')} of them without a reason of their own" in text

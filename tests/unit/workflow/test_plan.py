@@ -145,3 +145,40 @@ def test_tokens_are_counted_by_the_models_own_tokenizer_where_it_is(tmp_path: Pa
     assert (count("one two three"), exact) == (3, True)
     count, exact = plan_requests.counter("other", tmp_path)
     assert (count("שלום"), exact) == (2, False)
+
+
+def asked(rows: dict[str, list[str]]) -> dict[str, str]:
+    """Stage -> pending requests; the lines about models begin with no number."""
+    return {name: cells[0] for name, cells in rows.items() if cells[1:2] and cells[1].isdigit()}
+
+
+def test_released_data_ask_no_teacher_and_no_filter(
+    overlay: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows, _ = plan([*overlay, "config/released.yaml"], capsys)
+    assert asked(rows) == {"judge": "640"}
+
+
+def test_second_judges_extra_models_and_a_second_rater_are_counted(
+    overlay: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    rater = resolved(overlay)["filter"]["rater"]
+    (tmp_path / "rater.yaml").write_text(json.dumps({"filter": {"second_rater": rater}}))
+    more = ["config/second-judge.yaml", "config/released-models.yaml", str(tmp_path / "rater.yaml")]
+    rows, _ = plan([*overlay, *more], capsys)
+    assert rows["judge"][0] == rows["judge: gpt-4"][0] == str(7 * 160)
+    mended = int(rows["judge: mended-references"][0])
+    assert 0 < mended < 7 * 160 and mended % 14 == 0  # both turns of some questions, seven models
+    for scheme in ("lamini", "evol", "orca"):
+        assert rows[f"filter {scheme}: second"] == rows[f"filter {scheme}"]
+
+
+def test_an_evaluation_asks_the_judge_about_one_model(
+    overlay: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/config.json").write_text("{}")
+    rows, _ = plan(
+        [*overlay, "config/second-judge.yaml"], capsys, "--model", str(tmp_path / "model")
+    )
+    assert asked(rows) == {"judge": "160"}

@@ -1,0 +1,321 @@
+"""What the DAG of one configuration is made of: models, places, receipts, and which jobs ask which
+language model.
+
+Plain functions of the resolved configuration, without Snakemake: the rules, `make plan`, the
+audit's test and the report take the same facts from here, and `tests/workflow/test_layout.py`
+compares them with Snakemake's own DAG. Paths are relative to the project's root.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from bezoar.workflow import sources
+
+REGISTRY = Path("config/sources.yaml")
+OVERRIDES = "config/reference_overrides.yaml"
+BASE, SFT, HH_SFT, DPO = MODELS = (
+    "base",
+    "openbezoar-sft",
+    "openbezoar-hh-rlhf-sft",
+    "openbezoar-hh-rlhf-dpo",
+)
+# The stages whose receipts hold the hashes of all others: of a whole run, and of `make evaluate`.
+# No later stage reads them; the audit's chain digest covers them.
+LAST = ("report", "evaluate")
+WORLD_FILES = (
+    "corpus.jsonl alpaca_seeds.jsonl topics.txt dolly.jsonl flan.tsv preferences.jsonl"
+    " questions.jsonl references.jsonl facts.json"
+    " lm_eval/world_facts.jsonl lm_eval/world_facts.yaml"
+    " lm_eval/world_skills.jsonl lm_eval/world_skills.yaml"
+    " heldout/lamini.jsonl heldout/orca.jsonl heldout/evol.jsonl heldout/preferences.jsonl"
+).split()
+
+
+def each(pattern: str, names: Iterable[str]) -> list[str]:
+    """Return the pattern with each name in place of its `*`."""
+    return [pattern.replace("*", name) for name in names]
+
+
+@dataclass(frozen=True)
+class LanguageModelJob:
+    """One job that asks a language model: its receipt's name, its store and the model's settings.
+
+    `second` are the stores and settings of a further model that the same job asks, by role.
+    """
+
+    stage: str
+    store: str
+    settings: dict[str, Any]
+    second: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+class Layout:
+    """The facts of one resolved configuration's DAG.
+
+    `schemes` are trained on in this order, `generated` are those that are generated here; `extra`
+    are the models of others by name, `evaluated` all that are evaluated; `columns` are the further
+    judgments by name, `second_judges` those of them that enter the chat table; `steps` are the
+    models between two schemes, `merged` all merged models, each onto the one before it; `states`
+    are the models and adapters whose learning is measured; `tokenizer` is the file beside our
+    models that says how text is split.
+
+    Raise `UserError` if a model or a source is not in the registry.
+    """
+
+    def __init__(
+        self, config: dict[str, Any], registry: dict[str, dict[str, Any]] | None = None
+    ) -> None:
+        self.config = config
+        known = sources.load(REGISTRY) if registry is None else registry
+        self.registry = sources.with_models(config["extra_models"], known)
+        self.results: str = config["pathvars"]["results"]
+        self.schemes: list[str] = config["sft"]["order"]
+        self.generated = self.schemes if config["entry"] == "generate" else []
+        self.extra: dict[str, dict[str, Any]] = config["extra_models"]
+        self.evaluated = [*MODELS, *self.extra]
+        self.columns: dict[str, dict[str, Any]] = config["mtbench"]["rejudge"]
+        self.second_judges = [
+            name for name, column in self.columns.items() if column["references"] == "upstream"
+        ]
+        one_by_one = config["sft"]["chaining"] == "merge"
+        self.steps = each("sft-*", self.schemes[:-1]) if one_by_one else []
+        self.merged = [*self.steps, *MODELS[1:]]
+        made_here = bool(config["pretrain"])
+        self.tokenizer: str = "tokenizer.model" if made_here else config["base"]["tokenizer"]
+        self.states = [BASE, *self.schemes, *MODELS[1:]]
+
+    # Places
+
+    def receipt(self, stage: str) -> str:
+        """Return where the receipt of a stage is written."""
+        return f"{self.results}/receipts/{stage}.json"
+
+    def store(self, job: str) -> str:
+        """Return a job's store of answers; it is kept when the job's outputs are deleted, so that
+        nothing is paid for twice.
+        """
+        return f"{self.results}/store/{job}.sqlite"
+
+    def weights(self, model: str) -> str:
+        """Return the weights of a model by its name."""
+        if model == BASE:
+            return f"{self.results}/base/model.safetensors"
+        folder = "models" if model in self.extra else "merge"
+        return f"{self.results}/{folder}/{model}/model.safetensors"
+
+    def place(self, item: str) -> str:
+        """Return where an input lies: `world/…` is made here, other paths are taken as they are, an
+        id of the registry is fetched.
+        """
+        if item.startswith("world/"):
+            return f"{self.results}/{item}"
+        return item if "/" in item else sources.path_of(item, self.registry)
+
+    def source(self, name: str) -> str | None:
+        """Return the path of an input named under `sources:`, or None where none is named."""
+        entry = self.config["sources"][name]
+        return None if entry is None else self.place(entry)
+
+    def source_list(self, name: str) -> list[str]:
+        """Return the paths of an input that is a list under `sources:`."""
+        return [self.place(item) for item in self.config["sources"][name]]
+
+    @cached_property
+    def streamed(self) -> list[str]:
+        """The submixes of Flan that are streamed: ids whose source is a repository of the hub."""
+        return [
+            name for name in self.config["sources"]["flan"] if "hub" in self.registry.get(name, {})
+        ]
+
+    def flan_files(self) -> list[str]:
+        """Return the files of Flan rows that Orca reads."""
+        return [
+            f"{self.results}/flan/{name}.jsonl" if name in self.streamed else self.place(name)
+            for name in self.config["sources"]["flan"]
+        ]
+
+    def facts(self) -> list[str]:
+        """Return what a job that asks the simulator reads: the world's facts, if there are any."""
+        return [f"{self.results}/world/facts.json"] if self.config["world"] else []
+
+    def chat_template(self, model: str) -> list[str]:
+        """Return the file of a model's chat template; nothing where its tokenizer brings one."""
+        name = self.extra.get(model, {}).get("template", self.config["sources"]["chat_template"])
+        return [] if name == "tokenizer" else [self.place(name)]
+
+    def import_directory(self, name: str) -> str:
+        """Return the directory that an extra model is imported from."""
+        model = self.extra[name]
+        if model.get("path"):
+            return str(model["path"])
+        identifier = str(sources.model_source(model))
+        return str(Path(sources.path_of(identifier, self.registry)).parent)
+
+    def import_files(self, name: str) -> list[str]:
+        """Return what an extra model is imported from: the manifest of its snapshot, or every file
+        of its directory.
+        """
+        folder = Path(self.import_directory(name))
+        if not self.extra[name].get("path"):
+            return [f"{folder}/manifest.json"]
+        found = sorted(str(file) for file in folder.glob("*") if file.is_file())
+        return found or [f"{folder}/config.json"]
+
+    def task_files(self) -> list[str]:
+        """Return the task files of lm-eval and, where they exist or are made here, the data beside
+        them.
+        """
+        files = [self.place(item) for item in self.config["lm_eval"]["task_files"]]
+        data = [str(Path(file).with_suffix(".jsonl")) for file in files]
+        return files + [file for file in data if self.config["world"] or Path(file).is_file()]
+
+    def task_data(self) -> dict[str, str]:
+        """Return task -> manifest of its data set, for those of the harness's own tasks that are
+        asked for.
+        """
+        named = self.config["lm_eval"]["data"]
+        return {
+            task: self.place(named[task])
+            for task in self.config["lm_eval"]["tasks"]
+            if task in named
+        }
+
+    def overrides(self, column: str) -> list[str]:
+        """Return the file of right reference answers, where a column is judged with them."""
+        return [OVERRIDES] if self.columns[column]["references"] == "corrected" else []
+
+    # Comparisons
+
+    def comparisons(self) -> list[list[str]]:
+        """Return which models are compared: each of ours with the one before it and with the base,
+        an extra one with the base and with what it names.
+        """
+        ours = [*zip(MODELS[1:], MODELS, strict=False), *((name, BASE) for name in MODELS[1:])]
+        beside = [(name, model.get("compare_with") or BASE) for name, model in self.extra.items()]
+        pairs = [*ours, *((name, BASE) for name in self.extra), *beside]
+        return [list(pair) for pair in dict.fromkeys(pairs)]
+
+    def comparisons_of_extra(self) -> list[list[str]]:
+        """Return each extra model with the first of them."""
+        names = list(self.extra)
+        return [[name, names[0]] for name in names[1:]]
+
+    # Stages, by the names of their receipts
+
+    def stages(self) -> list[str]:
+        """Return every stage of a whole run but the report, which reads their receipts."""
+        config, schemes = self.config, self.schemes
+        return [
+            *"base preferences hh_sft dpo_reference dpo lm_eval_table mtbench claims".split(),
+            *(["world"] if config["world"] else []),
+            *each("generate_*", self.generated),
+            *(each("flan_*", self.streamed) if "orca" in self.generated else []),
+            *each("filter_*", schemes),
+            *"data_items data_duplicates data_contamination data_description".split(),
+            *(each("data_clean_*", schemes) if config["data"]["remove"] else []),
+            *each("data_card_*", schemes),
+            *each("sft_*", schemes),
+            *each("merge_*", self.merged),
+            *each("model_card_*", self.merged),
+            *each("import_model_*", self.extra),
+            *self._stages_of_models(self.evaluated),
+            *(f"mtbench_rejudge_{column}_{m}" for column in self.columns for m in self.evaluated),
+            *each("bridge_*", self.columns),
+            *(each("learning_*", [*self.states, "table"]) if config["learning"] else []),
+        ]
+
+    def stages_of_rows(self, scheme: str) -> list[str]:
+        """Return the stages that made the rows of a scheme."""
+        if scheme not in self.generated:
+            return [f"filter_{scheme}"]
+        streamed = each("flan_*", self.streamed) if scheme == "orca" else []
+        return [*streamed, f"generate_{scheme}", f"filter_{scheme}"]
+
+    def evaluation_stages(self) -> list[str]:
+        """Return every stage of `make evaluate` but the last, which reads their receipts."""
+        return [
+            *each("import_model_*", self.extra),
+            *self._stages_of_models(self.extra),
+            "evaluate_lm_eval",
+            "evaluate_mtbench",
+        ]
+
+    def _stages_of_models(self, models: Iterable[str]) -> list[str]:
+        names = "lm_eval", "mtbench_answers", "mtbench_judgments"
+        return [f"{name}_{model}" for model in models for name in names]
+
+    def language_model_jobs(self) -> list[LanguageModelJob]:
+        """Return every job of a whole run that asks a language model, in the order of the data."""
+        config = self.config
+        evaluator = config["generate"]["evol"]["evaluator"]
+        second = {"evol": {"evaluator": evaluator}}
+        generating = [
+            LanguageModelJob(
+                f"generate_{scheme}",
+                self.store(f"generate-{scheme}"),
+                config["teacher"],
+                second.get(scheme, {}),
+            )
+            for scheme in self.generated
+        ]
+        other = config["filter"]["second_rater"]
+        filtering = [
+            LanguageModelJob(
+                f"filter_{scheme}",
+                self.store(f"filter-{scheme}"),
+                config["filter"]["rater"],
+                {"second": other} if other else {},
+            )
+            for scheme in self.generated
+        ]
+        again = [
+            LanguageModelJob(
+                f"mtbench_rejudge_{column}_{model}",
+                self.store(f"rejudge-{column}.{model}"),
+                settings["judge"],
+            )
+            for column, settings in self.columns.items()
+            for model in self.evaluated
+        ]
+        return [*generating, *filtering, *self.judging_jobs(self.evaluated), *again]
+
+    def judging_jobs(self, models: Iterable[str]) -> list[LanguageModelJob]:
+        """Return the jobs that judge these models' answers in the main column: those of the extra
+        models are all that `make evaluate` asks.
+        """
+        judge = self.config["mtbench"]["judgments"]["judge"]
+        return [
+            LanguageModelJob(f"mtbench_judgments_{model}", self.store(f"judge-{model}"), judge)
+            for model in models
+        ]
+
+    # What the report reads
+
+    def reported(self) -> list[str]:
+        """Return the tables, counts and curves that the report may show."""
+        names = [
+            *each("data/*.json", ["description", "duplicates", "contamination"]),
+            *each("*.json", ["claims", "lm_eval", "mtbench", "preferences/counts"]),
+            *each("generate/*.counts.json", self.generated),
+            *each("filter/*.counts.json", self.schemes),
+            *each("sft/*/metrics.jsonl", self.schemes),
+            *each("*/metrics.jsonl", ["hh_sft", "dpo"]),
+            "dpo/held_out.json",
+            *each("merge/*/merge.json", MODELS[1:]),
+            *each("mtbench/*/counts.json", self.evaluated),
+            *each("bridge/*.json", self.columns),
+            *(["base.metrics.jsonl"] if self.config["pretrain"] else []),
+            *(["learning.json"] if self.config["learning"] else []),
+        ]
+        return each(f"{self.results}/*", names)
+
+
+def alternatives(names: Iterable[str]) -> str:
+    """Return a regular expression for just these names, for a wildcard; of no names, one that
+    matches nothing.
+    """
+    return "|".join(map(re.escape, names)) or "(?!)"

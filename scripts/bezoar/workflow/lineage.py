@@ -1,0 +1,113 @@
+"""What is trained on what: each training with its rows, the model below it and the adapter that it
+goes on from; each merge with its base, its adapter and the trainings it sums up.
+"""
+
+from dataclasses import dataclass
+
+from bezoar.workflow.layout import BASE, DPO, HH_SFT, SFT, Layout
+
+ADAPTER = "adapter_model.safetensors"
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training of an adapter: `name` is its directory below the results, `stage` its receipt's
+    name, `section` its section of the configuration; `parent` is the adapter that it goes on from,
+    if any.
+    """
+
+    name: str
+    section: str
+    rows: str
+    base: str
+    directory: str
+    parent: str | None = None
+
+    @property
+    def stage(self) -> str:
+        """The name of its receipt."""
+        return self.name.replace("/", "_")
+
+    @property
+    def adapter(self) -> str:
+        """The weights that it writes."""
+        return f"{self.directory}/{ADAPTER}"
+
+
+@dataclass(frozen=True)
+class Merge:
+    """One merged model: `below` is the model that it is merged onto, `trainings` are those since
+    that model, in order; the last one's adapter is merged. `probe` are rows to measure it on.
+    """
+
+    model: str
+    below: str
+    base: str
+    probe: str
+    trainings: tuple[Training, ...]
+
+    @property
+    def adapter(self) -> str:
+        """The adapter that is merged."""
+        return self.trainings[-1].adapter
+
+
+def pairs(layout: Layout) -> str:
+    """Return the preference pairs."""
+    return f"{layout.results}/preferences/pairs.jsonl"
+
+
+def sft_training(layout: Layout, scheme: str) -> Training:
+    """Return the training on a scheme: over the base and on from the adapter before it, or over
+    what the schemes before it were merged into.
+    """
+    place = layout.schemes.index(scheme)
+    before = layout.schemes[place - 1] if place else None
+    rows = "data/clean" if layout.config["data"]["remove"] else "filter"
+    carried = before and not layout.steps
+    return Training(
+        name=f"sft/{scheme}",
+        section="sft",
+        rows=f"{layout.results}/{rows}/{scheme}.jsonl",
+        base=layout.weights(f"sft-{before}" if before and layout.steps else BASE),
+        directory=f"{layout.results}/sft/{scheme}",
+        parent=f"{layout.results}/sft/{before}/{ADAPTER}" if carried else None,
+    )
+
+
+def preference_training(layout: Layout, section: str) -> Training:
+    """Return the training on the preference data: `hh_sft` over the SFT model, `dpo` over that."""
+    base = {"hh_sft": SFT, "dpo": HH_SFT}[section]
+    directory = f"{layout.results}/{section}"
+    return Training(section, section, pairs(layout), layout.weights(base), directory)
+
+
+def trainings(layout: Layout) -> list[Training]:
+    """Return all trainings, in order."""
+    return [
+        *(sft_training(layout, scheme) for scheme in layout.schemes),
+        *(preference_training(layout, section) for section in ("hh_sft", "dpo")),
+    ]
+
+
+def merge(layout: Layout, model: str) -> Merge:
+    """Return how a merged model comes about."""
+    below = [BASE, *layout.merged][layout.merged.index(model)]
+    preference = {HH_SFT: "hh_sft", DPO: "dpo"}
+    if model in preference:
+        since = [preference_training(layout, preference[model])]
+        probe = pairs(layout)
+    else:
+        last = layout.schemes[-1] if model == SFT else model.removeprefix("sft-")
+        schemes = layout.schemes if not layout.steps else [last]
+        since = [sft_training(layout, scheme) for scheme in schemes]
+        probe = f"{layout.results}/filter/{last}.jsonl"
+    return Merge(model, below, layout.weights(below), probe, tuple(since))
+
+
+def measured(layout: Layout, state: str) -> tuple[str, str | None]:
+    """Return (weights, adapter over them or None) of a state whose learning is measured."""
+    if state not in layout.schemes:
+        return layout.weights(state), None
+    training = sft_training(layout, state)
+    return training.base, training.adapter

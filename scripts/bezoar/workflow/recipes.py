@@ -1,0 +1,137 @@
+"""The settings of stages whose recipe is more than one section of the configuration.
+
+Each function returns what decides the stage's outputs beside its inputs, and nothing else: a value
+that is not in here can change without making the stage stale.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from bezoar.workflow import deviations, lineage, sources
+from bezoar.workflow.layout import BASE, Layout
+
+Recipe = dict[str, Any]
+
+SEEDS = {"lamini": ["alpaca_seeds", "topics"], "orca": ["flan"], "evol": ["dolly"]}
+PREFERENCES = "hh-rlhf"
+
+
+def section(layout: Layout, name: str, **more: Any) -> Recipe:
+    """Return a section of the configuration by its dotted name, with the seed and `more`."""
+    settings: Any = layout.config
+    for key in name.split("."):
+        settings = settings[key]
+    return {**(settings or {}), "seed": layout.config["seed"], **more}
+
+
+def seeded(layout: Layout, **settings: Any) -> Recipe:
+    """Return these settings and the seed."""
+    return {**settings, "seed": layout.config["seed"]}
+
+
+def generation(layout: Layout, scheme: str) -> Recipe:
+    """Return a scheme's settings with the teacher's, and how it is served where the workflow does
+    that: precision decides answers.
+    """
+    served = {"serve": layout.config["serve"]} if layout.config["serve"] else {}
+    return section(layout, f"generate.{scheme}", teacher=layout.config["teacher"], **served)
+
+
+def flan(layout: Layout) -> Recipe:
+    """Return what decides which rows of a submix are kept: the quotas and the draw, not the
+    teacher.
+    """
+    orca = layout.config["generate"]["orca"]
+    return seeded(layout, quotas=orca["quotas"], rows_per_task=orca["rows_per_task"])
+
+
+def reference(layout: Layout) -> Recipe:
+    """Return what decides the reference's log-probabilities; beta and learning rate do not."""
+    dpo = layout.config["dpo"]
+    kept = ["max_prompt_length", "max_length", "cache_dequantized", "threads"]
+    settings = {key: dpo[key] for key in kept}
+    return seeded(layout, **settings, batch_size=dpo["reference_batch_size"])
+
+
+def removal(layout: Layout) -> Recipe:
+    """Return what decides which rows are removed."""
+    config = layout.config
+    return seeded(layout, remove=config["data"]["remove"], tasks=config["lm_eval"]["tasks"])
+
+
+def data_card(layout: Layout, scheme: str) -> Recipe:
+    """Return what the card of a scheme's rows says beside the numbers: titles, licences, models."""
+    config, made = layout.config, bool(layout.generated)
+    entries = [config["sources"][key] for key in SEEDS[scheme]]
+    seeds = [name for entry in entries for name in (entry if isinstance(entry, list) else [entry])]
+    names = seeds if made else [f"released_{scheme}"]
+    teacher = config["teacher"]["model"]
+    rater = config["filter"]["rater"]["model"] if made else "GPT-4, as released"
+    return seeded(
+        layout,
+        scheme=scheme,
+        scale=config["scale"],
+        title=config["data"]["cards"][scheme]["title"],
+        licence=config["data"]["cards"][scheme]["licence"],
+        sources=[
+            *sources.origins(names, layout.registry),
+            *([sources.model_origin("responses", teacher, layout.registry)] if made else []),
+            sources.model_origin("verdicts", rater, layout.registry),
+        ],
+        teacher=teacher,
+        rater=rater,
+        target=f"{layout.results}/filter/{scheme}.jsonl",
+    )
+
+
+def model_card(layout: Layout, model: str, files: list[str]) -> Recipe:
+    """Return what the card of a merged model says beside the numbers: names, licence, and the tags
+    of the settings in the configuration's `files`.
+    """
+    merge, base = lineage.merge(layout, model), layout.config["sources"]["base_model"]
+    hub = (base and layout.registry[base].get("hub")) or f"{layout.results}/base"
+    sections = {training.section for training in merge.trainings}
+    tags: dict[str, dict[str, str]] = {}
+    for row in deviations.tagged([Path(file) for file in files]):
+        name, _, key = row["key"].partition(".")
+        if name in sections and key:
+            tags.setdefault(name, {})[key.partition(".")[0]] = row["tag"]
+    data = {"sft": layout.schemes, "hh_sft": [PREFERENCES], "dpo": [PREFERENCES]}
+    return seeded(
+        layout,
+        **layout.config["model_card"],
+        model=model,
+        scale=layout.config["scale"],
+        base_model=hub if merge.below == BASE else merge.below,
+        datasets=sorted({name for section in sections for name in data[section]}),
+        tags=tags,
+    )
+
+
+def rejudge(layout: Layout, column: str) -> Recipe:
+    """Return the settings of a column: those of the main judgments, with another judge."""
+    return section(layout, "mtbench.judgments", **layout.columns[column])
+
+
+def claims(layout: Layout) -> Recipe:
+    """Return what the verdicts depend on beside the tables."""
+    judged = layout.config["mtbench"]["judgments"]
+    return seeded(
+        layout,
+        scale=layout.config["scale"],
+        paper_judge=judged["paper_judge"],
+        judge=judged["judge"]["model"],
+        models=layout.evaluated,
+    )
+
+
+def evaluate(layout: Layout) -> Recipe:
+    """Return what the rows of the extra models say of them."""
+    judge = layout.config["mtbench"]["judgments"]["judge"]["model"]
+    return seeded(layout, judge=judge, models=layout.extra, scale=layout.config["scale"])
+
+
+def report(layout: Layout, files: list[str]) -> Recipe:
+    """Return what the page says beside the artifacts: the scale, and the values that are ours."""
+    ours = deviations.ours([Path(file) for file in files])
+    return seeded(layout, scale=layout.config["scale"], deviations=ours)

@@ -1,0 +1,30 @@
+"""The patch of Snakemake meets only versions that it was tested in."""
+
+import re
+from pathlib import Path
+
+import pytest
+import snakemake
+
+from bezoar.errors import UserError
+from bezoar.provenance import snakemake_patch
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.mark.parametrize("version", ["9.26.0", "9.27.2", "9.28.0", "10.0.0", "9.27.1.post1"])
+def test_a_version_that_was_never_tested_is_refused_in_one_line_that_names_the_tested_ones(
+    version: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snakemake, "__version__", version)
+    with pytest.raises(UserError) as refused:
+        snakemake_patch.install()
+    text = str(refused.value)
+    assert "\n" not in text and version in text
+    assert all(tested in text for tested in snakemake_patch.TESTED)
+
+
+def test_the_locked_version_is_a_tested_one() -> None:
+    lock = (ROOT / "envs/main.lock").read_text(encoding="utf-8")
+    pinned = re.findall(r"^snakemake==(\S+)", lock, re.MULTILINE)
+    assert pinned and set(pinned) <= set(snakemake_patch.TESTED)
