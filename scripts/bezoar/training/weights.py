@@ -28,7 +28,7 @@ def load_causal_lm(directory: Path, dtype: Any, **options: Any) -> Any:
     for path in stored:
         _require_finite(path, tensors(path), dtype)
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             directory,
             dtype=dtype,
             local_files_only=True,
@@ -45,6 +45,7 @@ def load_causal_lm(directory: Path, dtype: Any, **options: Any) -> Any:
             f"{directory}: no model that transformers can load ({_line(error)}); expected a causal"
             " language model's config.json and the weights that fit it"
         ) from None
+    model, info = loaded
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
         if found := info.get(kind):
             first = min(str(item[0] if isinstance(item, tuple) else item) for item in found)
