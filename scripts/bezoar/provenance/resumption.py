@@ -1,5 +1,6 @@
 """What unfinished work was begun with: it is gone on with only if nothing of that has changed."""
 
+import json
 import os
 import re
 import shutil
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bezoar import precision
-from bezoar.files import canonical, read_json, write_json
+from bezoar.files import canonical, write_json
 from bezoar.provenance.receipt import Receipt
 
 MARK = "begun_with.json"
@@ -64,7 +65,10 @@ def keep_if_same(folder: Path, new: dict[str, Any]) -> None:
     """
     mark = folder / MARK
     if folder.is_dir() and any(folder.iterdir()):
-        changed = difference(read_json(mark) if mark.is_file() else None, new)
+        try:
+            changed = difference(json.loads(mark.read_text(encoding="utf-8")), new)
+        except (OSError, ValueError):
+            changed = "settings, it does not say which"
         if not changed:
             return
         print(f"{folder}: starting afresh, an interrupted run had other {changed}", flush=True)

@@ -37,11 +37,16 @@ def test_work_of_anything_else_goes_and_one_line_says_why(
     assert len(lines) == 1 and lines[0].endswith(said)
 
 
-def test_work_without_a_mark_goes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("mark", [None, "", "[]", "{"])
+def test_work_without_a_mark_goes(
+    mark: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "work/checkpoint-2").mkdir(parents=True)
+    if mark is not None:
+        (tmp_path / "work" / MARK).write_text(mark)
     keep_if_same(tmp_path / "work", BEGUN)
     assert not (tmp_path / "work/checkpoint-2").exists()
-    assert "does not say what it was begun with" in capsys.readouterr().out
+    assert "starting afresh, an interrupted run had other" in capsys.readouterr().out
 
 
 def test_parts_are_kept_for_the_same_and_made_again_for_anything_else(
