@@ -14,7 +14,7 @@ differently.
 
 import shutil
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired
 
 from typing_extensions import TypedDict
 
@@ -29,7 +29,7 @@ class Recipe(TypedDict):
     """The settings of the stage, with their units."""
 
     dtype: Literal["float32", "float16", "bfloat16"]  # in which the weights are stored
-    tokenizer: Literal["tokenizer.model", "tokenizer.json"]  # the file that says how text is split
+    tokenizer: NotRequired[Literal["tokenizer.model", "tokenizer.json"]]  # whose ids count
     seed: int
 
 
@@ -89,7 +89,7 @@ def main(argv: list[str] | None = None) -> None:
         help="take all of the model's tokenizer files, whatever the recipe names: to evaluate it",
     )
     args = parser.parse_args(argv)
-    tokenizer = None if args.any_tokenizer else args.recipe["tokenizer"]
+    tokenizer = None if args.any_tokenizer else args.recipe.get("tokenizer", "tokenizer.model")
     inputs = (
         sorted(path for path in args.snapshot.iterdir() if path.is_file())
         if args.snapshot.is_dir()
