@@ -166,9 +166,7 @@ def train(
         qlora.load_4bit(base, recipe["cache_dequantized"]), recipe["lora"], None
     )
     require_positions("dpo: pairs", model, map(preference_pairs.length, rows))
-    before = {
-        name: parameter.detach().cpu().clone() for name, parameter in qlora.trainable(model).items()
-    }
+    before = qlora.weights_of(model)
 
     class Trainer(DPOTrainer):
         """TRL's trainer on pairs that are token ids already: as text, its EOS would be read from a
@@ -197,7 +195,7 @@ def train(
     trainer.precompute_ref_logps = (
         True  # they are in the rows already; the trainer's own option would compute them again
     )
-    qlora.run(trainer, work, begun_with)
+    qlora.run(trainer, work, begun_with, before)
     facts = {
         "training": len(fit),
         "validation": len(check),

@@ -72,9 +72,7 @@ def train(
         recipe["epochs"],
         recipe["seed"],
     )
-    before = {
-        name: parameter.detach().cpu().clone() for name, parameter in qlora.trainable(model).items()
-    }
+    before = qlora.weights_of(model)
     trainer = SFTTrainer(
         model=model,
         args=SFTConfig(
@@ -87,7 +85,7 @@ def train(
         processing_class=tokenizer,
         callbacks=[qlora.progress_callback()],
     )
-    qlora.run(trainer, work, begun_with)
+    qlora.run(trainer, work, begun_with, before)
     moved = qlora.require_moved(before, trainer.model)
     if qlora.first_process():
         qlora.save_adapter(trainer.model, out)

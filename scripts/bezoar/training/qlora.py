@@ -235,23 +235,33 @@ def length_grouped_order(lengths: Sequence[int], batch: int, epochs: float, seed
     return order
 
 
-def run(trainer: Any, checkpoints: Path, begun_with: dict[str, Any]) -> None:
-    """Train, from the newest checkpoint of a run that was begun with the same if there is one, with
-    the adapter in float32 and our own lines of progress.
+def weights_of(model: Any) -> dict[str, Any]:
+    """Return a copy of every trainable weight by name, in float32 on the CPU."""
+    return {
+        name: parameter.detach().float().cpu().clone()
+        for name, parameter in trainable(model).items()
+    }
+
+
+def run(trainer: Any, checkpoints: Path, begun_with: dict[str, Any], start: dict[str, Any]) -> None:
+    """Train, from the newest checkpoint of a run that was begun with the same if there is one, else
+    from the weights `start` (see `weights_of`), with our own lines of progress.
 
     `begun_with` is everything that decides the result (`bezoar.provenance.resumption`); of several
     processes only the first one's counts.
 
-    TRL casts adapters over quantised models to bfloat16, but a resumed run loads them in float32:
-    it would end elsewhere than an undisturbed one.
+    TRL rounds adapters over quantised models to bfloat16 when a trainer is made. An adapter that is
+    carried from scheme to scheme would lose digits each time, an adapter that no step changed would
+    look changed, and a resumed run, which loads float32, would end elsewhere than an undisturbed
+    one. So the weights are put back as they were.
     """
     import torch
     from safetensors import SafetensorError
     from transformers import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)
-    for parameter in trainable(trainer.model).values():
-        parameter.data = parameter.data.float()
+    for name, parameter in trainable(trainer.model).items():
+        parameter.data = start[name].to(parameter.device, copy=True)
     require_sound(trainer.model)
     share_rows(trainer, processes(), int(os.environ.get("RANK", "0")))
     if first_process():

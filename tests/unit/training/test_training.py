@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from tiny import PRETRAIN
 from trained import SFT, TEMPLATE, sft_command
 
@@ -294,3 +295,26 @@ def test_a_parent_of_another_base_or_shape_is_not_gone_on_from(place: Path, adap
             ]
         )
     assert not (place / "refused").exists()
+
+
+def test_a_carried_adapter_starts_from_its_parent_to_the_last_bit(
+    place: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TRL rounds the weights of an adapter to bfloat16; training puts them back."""
+    from safetensors.torch import load_file
+    from transformers import Trainer
+
+    started: dict[str, torch.Tensor] = {}
+
+    def train(self: Trainer, **_: object) -> None:
+        started.update(qlora.weights_of(self.model))
+        raise UserError("seen enough")
+
+    monkeypatch.setattr(Trainer, "train", train)
+    with pytest.raises(UserError, match="seen enough"):
+        train_sft.main([*sft_command(place, "carried"), "--parent", str(adapter)])
+    stored = load_file(adapter / "adapter_model.safetensors")
+    assert len(started) == len(stored) > 0
+    for name, weight in started.items():
+        assert torch.equal(weight, stored[name.replace(".default", "")])
+    assert any(not torch.equal(weight, weight.bfloat16().float()) for weight in stored.values())
