@@ -1,11 +1,10 @@
 """The one expensive fixture of the workflow's tests."""
 
 import os
-import shutil
 from pathlib import Path
 
 import pytest
-from smallest import ROOT, snakemake
+from smallest import fresh, snakemake
 
 
 @pytest.fixture(scope="session")
@@ -15,19 +14,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     if os.environ.get("BEZOAR_FINISHED"):
         return Path(os.environ["BEZOAR_FINISHED"])
-    folder = tmp_path_factory.mktemp("workflow") / "project"
-    ignored = shutil.ignore_patterns(
-        ".git",
-        ".venv*",
-        ".snakemake",
-        "results",
-        "logs",
-        "benchmarks",
-        "data",
-        ".*_cache",
-        "__pycache__",
-    )
-    shutil.copytree(ROOT, folder, ignore=ignored)
+    folder = fresh(tmp_path_factory.mktemp("workflow") / "project")
     done = snakemake(folder)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
     return folder

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from smallest import CONFIG, RESULTS, ROOT, SNAKEMAKE
+from smallest import CONFIG, RESULTS, SNAKEMAKE
 
 # What may differ between two runs, and why. Everything else below the results must be the same
 # bytes.
@@ -59,24 +59,6 @@ def can(command: list[str]) -> bool:
         bool(shutil.which(command[0]))
         and not subprocess.run([*command, "true"], capture_output=True, check=False).returncode
     )
-
-
-def fresh(folder: Path) -> Path:
-    """A copy of the project without anything that a run has made."""
-    ignored = shutil.ignore_patterns(
-        ".git",
-        ".venv*",
-        ".snakemake",
-        "results",
-        "logs",
-        "benchmarks",
-        "data",
-        ".*_cache",
-        "__pycache__",
-        "ro-crate*",
-    )
-    shutil.copytree(ROOT, folder, ignore=ignored)
-    return folder
 
 
 def run(

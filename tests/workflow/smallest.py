@@ -18,6 +18,22 @@ SCHEMES = ("lamini", "orca", "evol")
 MODELS = ("openbezoar-sft", "openbezoar-hh-rlhf-sft", "openbezoar-hh-rlhf-dpo")
 
 
+MADE = {"results", "logs", "benchmarks", "data"}  # by runs, in the project's root
+ANYWHERE = shutil.ignore_patterns(
+    ".git", ".venv*", ".snakemake", ".*_cache", "__pycache__", "ro-crate*"
+)
+
+
+def fresh(folder: Path) -> Path:
+    """A copy of the project without anything that a run has made."""
+
+    def ignored(directory: str, names: list[str]) -> set[str]:
+        at_root = MADE & set(names) if Path(directory) == ROOT else set()
+        return at_root | ANYWHERE(directory, names)
+
+    return Path(shutil.copytree(ROOT, folder, ignore=ignored))
+
+
 def snakemake(
     folder: Path, *arguments: str, more: Sequence[str] = ()
 ) -> subprocess.CompletedProcess[str]:

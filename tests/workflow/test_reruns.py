@@ -25,14 +25,13 @@ from reruns import (
     UNCOMPARED,
     can,
     differences,
-    fresh,
     names,
     opened,
     outside,
     run,
     undeclared,
 )
-from smallest import CONFIG, RESULTS, ROOT, SCHEMES, SNAKEMAKE, snakemake
+from smallest import CONFIG, RESULTS, ROOT, SCHEMES, SNAKEMAKE, fresh, snakemake
 
 from bezoar.files import sha256_file
 from bezoar.provenance.code_digest import executed
