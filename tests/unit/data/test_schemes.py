@@ -81,7 +81,7 @@ SIMULATOR: dict[str, Any] = {
     "timeout_s": 30,
     "reported_as": None,
     "json_schema": False,
-    "batch": False,
+    "use_batch_api": False,
 }
 RECIPE = {
     "rows": 250,

@@ -40,7 +40,7 @@ JUDGE = {
     "timeout_s": 5,
     "reported_as": None,
     "json_schema": False,
-    "batch": False,
+    "use_batch_api": False,
 }
 CATEGORIES = ["writing", "math", "stem", "coding"]
 # What a judge may say, and the state it ends in.
