@@ -75,8 +75,8 @@ class StoredModel:
                 )
             if self.settings.max_tokens is None and not self.price.free:
                 raise UserError(
-                    f"BEZOAR_BUDGET_USD: without `max_tokens` an answer of {self.settings.model} may"
-                    " cost anything; set `max_tokens`, or unset BEZOAR_BUDGET_USD"
+                    f"BEZOAR_BUDGET_USD: without `max_tokens` an answer of {self.settings.model}"
+                    " may cost anything; set `max_tokens`, or unset BEZOAR_BUDGET_USD"
                 )
         self._store = Store(self.path)
         if self.price and not self.price.free and sends:
@@ -181,8 +181,8 @@ class StoredModel:
         late = [n for n, a in zip(names, answers, strict=True) if a.state == "over_budget"]
         if late and self.ledger:
             raise UserError(
-                f"BEZOAR_BUDGET_USD={self.ledger.budget:g} is used up ({self.ledger.total():.4f} spent"
-                f" or reserved): {len(answers) - len(late)} of {len(answers)} rows are done and"
+                f"BEZOAR_BUDGET_USD={self.ledger.budget:g} is used up ({self.ledger.total():.4f}"
+                f" spent or reserved): {len(answers) - len(late)} of {len(answers)} rows are done and"
                 f" stored, {len(late)} over budget from {late[0]} on; raise it and run again"
             )
 
