@@ -182,8 +182,8 @@ class StoredModel:
         if late and self.ledger:
             raise UserError(
                 f"BEZOAR_BUDGET_USD={self.ledger.budget:g} is used up ({self.ledger.total():.4f}"
-                f" spent or reserved): {len(answers) - len(late)} of {len(answers)} rows are done and"
-                f" stored, {len(late)} over budget from {late[0]} on; raise it and run again"
+                f" spent or reserved): {len(answers) - len(late)} of {len(answers)} rows are done"
+                f" and stored, {len(late)} over budget from {late[0]} on; raise it and run again"
             )
 
 
