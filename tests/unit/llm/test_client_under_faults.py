@@ -22,8 +22,10 @@ from bezoar.files import canonical, sha256_text
 from bezoar.llm import limits
 from bezoar.llm.answer_store import Store
 from bezoar.llm.budget import Ledger, Price
-from bezoar.llm.client import STATES, LLMClient, request_of
+from bezoar.llm.client import LLMClient
+from bezoar.llm.language_model import STATES
 from bezoar.llm.protocol import arguments
+from bezoar.llm.settings import request_of
 from bezoar.rehearsal.fake_provider import PASSING, Faults
 
 ROWS = 5_000
