@@ -79,10 +79,10 @@ def agreement(rated: list[dict[str, Any]], recipe: Recipe) -> dict[str, Any]:
 
 
 def verdicts(
-    door: LLMClient, prompts: list[list[dict[str, str]]], names: list[str], recipe: Recipe
+    client: LLMClient, prompts: list[list[dict[str, str]]], names: list[str], recipe: Recipe
 ) -> Iterator[tuple[str, int | None, str]]:
     """Yield (status, rating, reason) of each prompt; raise `UserError` if too many have none."""
-    results = door.ask_until(prompts, names, verdict, recipe["attempts"], VERDICT)
+    results = client.ask_until(prompts, names, verdict, recipe["attempts"], VERDICT)
     check_failures(
         [(n, answer) for n, (_, answer) in zip(names, results, strict=True)],
         recipe["max_failure_share"],
@@ -104,7 +104,7 @@ def verdicts(
 
 
 def rate(
-    door: LLMClient,
+    client: LLMClient,
     rows: list[dict[str, Any]],
     template: str,
     recipe: Recipe,
@@ -114,23 +114,12 @@ def rate(
     """Return every row with its verdict, and the counts."""
     prompts, names = [], []
     for number, row in enumerate(rows, start=1):
-        try:
-            instruction, _, response = training_text(row)
-        except KeyError as column:
-            raise UserError(
-                f"{name}:{number}: no column {column}; expected the columns of one of the three"
-                " schemes"
-            ) from None
-        if not all(isinstance(text, str) for text in (instruction, response)):
-            raise UserError(
-                f"{name}:{number}: expected texts as instruction and response; run the stage that"
-                " writes them"
-            )
+        instruction, _, response = training_text(row, f"{name}:{number}")
         prompts.append(user(template.format(instruction=instruction, response=response)))
         names.append(f"{name}:{number}")
     funnel, rated = Funnel("reject", "unrated"), []
     for row, (status, rating, reason) in zip(
-        rows, verdicts(door, prompts, names, recipe), strict=True
+        rows, verdicts(client, prompts, names, recipe), strict=True
     ):
         funnel.leave({"Accept": "kept", "Reject": "reject"}.get(status, "unrated"))
         rated.append({**row, "gpt4_status": status, "gpt4_rating": rating, "gpt4_reason": reason})
@@ -157,11 +146,11 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"{args.data}: no rows; look at the counts of the stage that wrote it")
     template = prompt_texts(args.prompts)["filter"]
 
-    def make(door: LLMClient) -> tuple[list[dict], Funnel]:
+    def make(client: LLMClient) -> tuple[list[dict], Funnel]:
         if args.recipe["second_rater"] is None:
-            return rate(door, rows, template, args.recipe, str(args.data))
+            return rate(client, rows, template, args.recipe, str(args.data))
         with open_client(args, args.recipe["second_rater"], second_store(args.store)) as second:
-            return rate(door, rows, template, args.recipe, str(args.data), second)
+            return rate(client, rows, template, args.recipe, str(args.data), second)
 
     run(args, "filter", "rater", {"data": args.data}, make)
 

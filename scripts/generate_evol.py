@@ -165,7 +165,7 @@ def strategy_of(category: str, number: int, epoch: int, recipe: Recipe) -> tuple
 
 
 def evolve(
-    door: LLMClient,
+    client: LLMClient,
     evaluator: LLMClient,
     texts: dict[str, str],
     pool: dict[str, dict[int, str]],
@@ -186,7 +186,7 @@ def evolve(
                 parents.append(text)
                 about.append((category, number, strategy, operation))
         names = [f"evol epoch {epoch} {category} seed {number}" for category, number, _, _ in about]
-        evolved = door.ask(prompts, names, attempt=epoch)
+        evolved = client.ask(prompts, names, attempt=epoch)
         check_failures(
             zip(names, evolved, strict=True), recipe["max_failure_share"], "generate evol"
         )
@@ -210,7 +210,7 @@ def evolve(
             if same is not False
         }
         alive = [i for i in alive if i not in fate]
-        said = door.ask(
+        said = client.ask(
             [user(evolved[i].text) for i in alive], [names[i] for i in alive], attempt=epoch
         )
         responses = dict(zip(alive, said, strict=True))
@@ -221,7 +221,7 @@ def evolve(
         )
         for i, (category, number, strategy, operation) in enumerate(about):
             if i in responses:
-                usable = responses[i].state in ("answered", "truncated")
+                usable = responses[i].usable
                 fate[i] = (
                     (eliminate_response(responses[i].text) or "kept") if usable else "no_answer"
                 )
@@ -268,10 +268,10 @@ def main(argv: list[str] | None = None) -> None:
         rows, args.recipe, Tokenizer.from_file(str(args.tokenizer)) if args.tokenizer else None
     )
 
-    def make(door: LLMClient) -> tuple[list[dict], Funnel]:
+    def make(client: LLMClient) -> tuple[list[dict], Funnel]:
         other = second_store(args.store, "evaluator")
         with open_client(args, args.recipe["evaluator"], other) as evaluator:
-            written, funnel = evolve(door, evaluator, texts, pool, args.recipe)
+            written, funnel = evolve(client, evaluator, texts, pool, args.recipe)
             funnel.more = {
                 "asked": funnel.entered,
                 "evaluator_states": dict(sorted(evaluator.states.items())),

@@ -109,7 +109,7 @@ def calls(
 
 
 def make(
-    door: LLMClient, texts: dict[str, str], seeds: list[str], topics: list[str], recipe: Recipe
+    client: LLMClient, texts: dict[str, str], seeds: list[str], topics: list[str], recipe: Recipe
 ) -> tuple[list[dict], Funnel]:
     """Return the rows and their funnel."""
     funnel, kept = Funnel(*RULES), Kept(recipe["rouge_l"])
@@ -120,7 +120,7 @@ def make(
     for turn in range(recipe["rounds"]):
         made = calls(texts, seeds, topics, recipe, turn)
         names = [f"lamini round {turn} call {index}" for index in range(len(made))]
-        answers = door.ask([user(prompt) for _, prompt in made], names)
+        answers = client.ask([user(prompt) for _, prompt in made], names)
         check_failures(
             zip(names, answers, strict=True), recipe["max_failure_share"], "generate lamini"
         )
@@ -141,13 +141,12 @@ def make(
         if len(rows) == recipe["rows"]:
             break
     names = [f"lamini row {index}" for index in range(len(rows))]
-    answers = door.ask([user(row["instruction"]) for row in rows], names)
+    answers = client.ask([user(row["instruction"]) for row in rows], names)
     check_failures(zip(names, answers, strict=True), recipe["max_failure_share"], "generate lamini")
     whole = []
     for row, answer in zip(rows, answers, strict=True):
-        usable = answer.state in ("answered", "truncated")
-        funnel.leave("kept" if usable else "no_response")
-        if usable:
+        funnel.leave("kept" if answer.usable else "no_response")
+        if answer.usable:
             whole.append({**row, "response": answer.text})
     funnel.more = {"asked": asked, "calls_without_items": without_items}
     return whole, funnel
@@ -186,7 +185,7 @@ def main(argv: list[str] | None = None) -> None:
         "generate_lamini",
         "teacher",
         inputs,
-        lambda door: make(door, texts, seeds, topics, args.recipe),
+        lambda client: make(client, texts, seeds, topics, args.recipe),
     )
 
 

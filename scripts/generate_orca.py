@@ -57,7 +57,7 @@ MESSAGES = {  # the system messages allowed for each submix (Orca paper, table 2
 
 
 def make(
-    door: LLMClient,
+    client: LLMClient,
     paths: list[Path],
     messages: dict[int, str],
     recipe: Recipe,
@@ -87,14 +87,13 @@ def make(
             )
         ]
     names = [f"orca {row['task_name']} row {row['original_index']}" for row in chosen]
-    answers = door.ask([user(row["inputs"], row["system_message"]) for row in chosen], names)
+    answers = client.ask([user(row["inputs"], row["system_message"]) for row in chosen], names)
     check_failures(zip(names, answers, strict=True), recipe["max_failure_share"], "generate orca")
     funnel.more = {"asked": len(chosen)}
     written = []
     for row, answer in zip(chosen, answers, strict=True):
-        usable = answer.state in ("answered", "truncated")
-        funnel.leave("kept" if usable else "no_response")
-        if usable:
+        funnel.leave("kept" if answer.usable else "no_response")
+        if answer.usable:
             source = row.pop("dataset_source")
             written.append({**row, "explained_targets": answer.text, "dataset_source": source})
     return written, funnel
@@ -121,8 +120,8 @@ def main(argv: list[str] | None = None) -> None:
         )
     streamed = [read_json(path) for path in args.streamed]
 
-    def make_with(door: LLMClient) -> tuple[list[dict], Funnel]:
-        return make(door, args.flan, messages, args.recipe, streamed)
+    def make_with(client: LLMClient) -> tuple[list[dict], Funnel]:
+        return make(client, args.flan, messages, args.recipe, streamed)
 
     run(args, "generate_orca", "teacher", {"flan": args.flan, "streamed": args.streamed}, make_with)
 

@@ -31,8 +31,9 @@ from bezoar.evaluation.mtbench import (
     read_references,
 )
 from bezoar.files import read_jsonl, write_json, write_jsonl
-from bezoar.llm.client import MODES, LLMClient
+from bezoar.llm.client import LLMClient
 from bezoar.llm.settings import ModelSettings
+from bezoar.llm.stored_model import MODES
 from bezoar.provenance.receipt import Receipt, stage_parser
 
 
@@ -48,7 +49,7 @@ class Recipe(TypedDict):
 
 
 def judge(
-    door: LLMClient,
+    client: LLMClient,
     questions: list[dict],
     answers: dict[int, list[str]],
     references: dict[int, list[str]],
@@ -75,7 +76,7 @@ def judge(
             f"{name} question {question['question_id']} turn {turn}"
             for question, turn, _, _ in asked
         ]
-        replies = door.ask([messages for *_, messages in asked], names, repeat)
+        replies = client.ask([messages for *_, messages in asked], names, repeat)
         for (question, turn, prompt, messages), reply in zip(asked, replies, strict=True):
             score, state = (
                 read_rating(reply.text) if reply.state == "answered" else (-1, reply.state)
@@ -84,7 +85,7 @@ def judge(
                 {
                     "question_id": question["question_id"],
                     "model": name,
-                    "judge": [door.settings["model"], prompt],
+                    "judge": [client.settings.model, prompt],
                     "user_prompt": messages[1]["content"],
                     "judgment": reply.text,
                     "score": score,
@@ -174,13 +175,13 @@ def main(argv: list[str] | None = None) -> None:
                 for row in questions
                 if references.get(row["question_id"]) != upstream.get(row["question_id"])
             ]
-        with LLMClient(
+        with LLMClient.of(
             args.recipe["judge"], args.store, args.concurrency, args.facts, args.mode
-        ) as door:
+        ) as client:
             rows = judge(
-                door, questions, answers, references, prompts, name, args.recipe["repeats"]
+                client, questions, answers, references, prompts, name, args.recipe["repeats"]
             )
-            receipt.facts |= door.facts_for_receipt()
+            receipt.facts |= client.facts_for_receipt()
         states = Counter(row["state"] for row in rows)
         failed = len(rows) - states["rated"]
         if failed > args.recipe["max_failure_share"] * len(rows):

@@ -10,7 +10,8 @@ from pathlib import Path
 from bezoar import program
 from bezoar.errors import UserError
 from bezoar.llm.answer_store import Store
-from bezoar.llm.client import LLMClient
+from bezoar.llm.settings import ModelSpec
+from bezoar.llm.stored_model import StoredModel
 from bezoar.workflow.configuration import resolved
 from doctor import models
 
@@ -41,8 +42,12 @@ def main(argv: list[str] | None = None) -> None:
                     f"{path}: has a batch of {request['model']}, which the configuration does not"
                     " name; use the one it was run with"
                 )
-            with LLMClient(settings, path, 1, None) as door:
-                cancelled += door.cancel()
+            model = StoredModel(ModelSpec.of(settings), path, 1, None)
+            model.open()
+            try:
+                cancelled += model.cancel()
+            finally:
+                model.close()
     print(
         f"{len(cancelled)} batches cancelled: {', '.join(cancelled)}"
         if cancelled

@@ -7,9 +7,9 @@ Usage: plan_requests.py --config config/paper.yaml [more.yaml …] [--tokenizers
 With --model it is the evaluation of that model that is planned (`make evaluate`), else a whole run.
 Which jobs ask which model, and with which store, is `bezoar.workflow.layout`'s to say.
 
-Each stage's own code runs against a door that sends nothing: a request whose answer is stored is no
-longer pending, any other gets a stand-in of the assumed length, on which the next stage builds. An
-input that is not there yet is stood in for, too, and marked `assumed`. Tokens in are counted with
+Each stage's own code runs against a client that sends nothing: a request whose answer is stored is
+no longer pending, any other gets a stand-in of the assumed length, on which the next stage builds.
+An input that is not there yet gets one, too, and is marked `assumed`. Tokens in are counted with
 DIR/<model>/tokenizer.json (the teacher's after its fetch), else 4 bytes a token: GPT-4's tokenizer
 takes 4.4 on average and 2.8 to 5.6 in 90 of 100 texts (measured on our prompts, MT-Bench and
 Self-Instruct's seeds). A rehearsal's world is made as the run makes it, and the simulator answers
@@ -41,9 +41,12 @@ from bezoar.data.schemes import prompt_texts, second_store, user
 from bezoar.data.verdicts import VERDICT, verdict
 from bezoar.evaluation.mtbench import override, read_judge_prompts, read_questions, read_references
 from bezoar.files import read_json, read_jsonl
-from bezoar.llm.answer_store import Store, key_of
+from bezoar.llm.answer_store import Store
 from bezoar.llm.budget import PRICES, budget_of_environment, price_of
-from bezoar.llm.client import Answer, LLMClient, request_of
+from bezoar.llm.client import LLMClient
+from bezoar.llm.language_model import Answer
+from bezoar.llm.settings import Messages, ModelSpec, Request, request_of
+from bezoar.llm.stored_model import checked, keys_of
 from bezoar.rehearsal.simulator import Simulator
 from bezoar.rehearsal.world import World
 from bezoar.surroundings import own
@@ -79,7 +82,7 @@ class Load:
     out.
     """
 
-    settings: dict[str, Any]
+    settings: ModelSpec
     assumed: bool = False
     requests: int = 0
     stored: int = 0
@@ -91,20 +94,24 @@ class Load:
 
     def money(self, case: str, via: str) -> float | None:
         """Return USD, or None if the model has no price."""
-        price = price_of(self.settings["model"])
+        price = price_of(self.settings.model)
         asks = self.most_asks if case == "high" else 1.0
         return (
             None
             if price is None
             else asks
-            * price.of(self.tokens_in, self.out[case], via if self.settings["batch"] else "online")
+            * price.of(
+                self.tokens_in, self.out[case], via if self.settings.use_batch_api else "online"
+            )
         )
 
 
-class Planner(LLMClient):
-    """A door that sends nothing: it counts what is not stored, and answers with stand-ins of
-    `say(prompt, kind)`.
+class Planner:
+    """A `LanguageModel` that sends nothing: it counts what is not stored, and answers with
+    stand-ins of `say(prompt)`, a text and what kind of answer it is.
     """
+
+    mode, sent, usd = "replay", 0, 0.0
 
     def __init__(
         self,
@@ -114,33 +121,38 @@ class Planner(LLMClient):
         say: Callable[[str], tuple[str, str]],
         simulator: Simulator | None = None,
     ) -> None:
-        super().__init__(load.settings, store, 1, None, "replay")
+        self.settings = load.settings
         self.load, self.count, self.say = load, count, say
         self.simulator = simulator
         self.seen: set[str] = set()
         self.stored = Store(store) if store.is_file() else None
 
-    def _ask(
-        self,
-        prompts: list[list[dict[str, str]]],
-        names: list[str],
-        attempt: int,
-        schema: dict[str, Any] | None,
+    def open(self) -> None:
+        """Nothing is opened."""
+
+    def close(self) -> None:
+        """Close the store, if there is one."""
+        if self.stored:
+            self.stored.close()
+
+    def answers(
+        self, prompts: list[Messages], names: list[str], attempt: int, schema: dict[str, Any] | None
     ) -> list[Answer]:
+        """Return stored answers and stand-ins, in order."""
         requests = [request_of(self.settings, prompt, attempt, schema) for prompt in prompts]
-        keys = [key_of(request) for request in requests]
+        keys = keys_of(requests, names)
         known = self.stored.get_many(keys) if self.stored else {}
         self.load.stored += len(known)
         return [
-            self._checked(known[key]) if key in known else self._pend(key, request)
+            checked(known[key], self.settings) if key in known else self._pend(key, request)
             for key, request in zip(keys, requests, strict=True)
         ]
 
-    def _pend(self, key: str, request: dict[str, Any]) -> Answer:
+    def _pend(self, key: str, request: Request) -> Answer:
         text, kind = self.say(request["messages"][-1]["content"])
         if key not in self.seen:
             self.seen.add(key)
-            most = request["max_tokens"]
+            most = request["max_tokens"] or OUT[kind]
             self.load.requests += 1
             self.load.tokens_in += self.count(
                 "\n".join(message["content"] for message in request["messages"])
@@ -148,12 +160,12 @@ class Planner(LLMClient):
             )
             for case, tokens in {"low": OUT[kind] / 2, "expected": OUT[kind], "high": most}.items():
                 self.load.out[case] += min(tokens, most)
-        if self.simulator and self.settings["provider"] == "simulator":
-            model, words = request["model"], self.settings["max_tokens"]
+        if self.simulator and self.settings.provider == "simulator":
+            model, words = request["model"], self.settings.max_tokens
             text = self.simulator.reply(request["messages"], request["attempt"], model)
-            if len(cut := text.split(" ")) > words:
+            if words and len(cut := text.split(" ")) > words:
                 return Answer("truncated", " ".join(cut[:words]), {}, model)
-        return Answer("answered", text, {}, self.settings["model"])
+        return Answer("answered", text, {}, self.settings.model)
 
 
 def counter(model: str, folder: Path) -> tuple[Callable[[str], int], bool]:
@@ -218,28 +230,29 @@ class Plan:
         """Return the job of the DAG that a stage's receipt is named after."""
         return next(job for job in self.layout.language_model_jobs() if job.stage == stage)
 
-    def door(
+    def client(
         self,
         stage: str,
         job: LanguageModelJob,
         say: Callable[[str], tuple[str, str]],
         assumed: bool,
         role: str = "",
-    ) -> Planner:
-        """Return a door to a job's model, or to its second one of that role, that counts under
-        `stage`.
+    ) -> tuple[LLMClient, Load]:
+        """Return a client of a job's model, or of its second one of that role, that counts under
+        `stage`; and what it counts.
         """
         settings = job.second[role] if role else job.settings
-        load = self.loads.setdefault(stage, Load(settings, assumed))
+        load = self.loads.setdefault(stage, Load(ModelSpec.of(settings), assumed))
         load.assumed |= assumed
         store = Path(job.store)
-        return Planner(
+        planner = Planner(
             load,
             second_store(store, role) if role else store,
-            counter(settings["model"], self.tokenizers)[0],
+            counter(load.settings.model, self.tokenizers)[0],
             say,
             self.simulator,
         )
+        return LLMClient(planner), load
 
     def whole(self) -> None:
         """Plan every job that the DAG has."""
@@ -286,13 +299,13 @@ class Plan:
             return "\n".join(items), "list"
 
         job = self.job("generate_lamini")
-        door = self.door("generate lamini", job, say, not (files and topics))
+        client, load = self.client("generate lamini", job, say, not (files and topics))
         texts = prompt_texts(Path("prompts").glob("lamini_*.txt"))
         self.rows["lamini"], funnel = generate_lamini.make(
-            door, texts, seeds, [name.strip() for name in names if name.strip()], recipe
+            client, texts, seeds, [name.strip() for name in names if name.strip()], recipe
         )
         lists, most = funnel.more["asked"], recipe["rounds"] * recipe["calls_per_round"]
-        door.load.most_asks = (most + recipe["rows"]) / max(1, lists + len(self.rows["lamini"]))
+        load.most_asks = (most + recipe["rows"]) / max(1, lists + len(self.rows["lamini"]))
 
     def evol(self) -> None:
         """Plan the evolutions, their comparisons and their responses."""
@@ -313,22 +326,22 @@ class Plan:
             )
 
         job, different = self.job("generate_evol"), ("Different", "evaluator")
-        door = self.door("generate evol", job, say, not files)
-        judge = self.door(
+        client, _ = self.client("generate evol", job, say, not files)
+        judge, judge_load = self.client(
             "generate evol: evaluator", job, lambda _: different, not files, "evaluator"
         )
-        judge.load.most_asks = recipe["evaluator_attempts"]
+        judge_load.most_asks = recipe["evaluator_attempts"]
         texts = prompt_texts(Path("prompts").glob("evol_*.txt"))
         known = self.paths("teacher_tokenizer")
         tokenizer = Tokenizer.from_file(str(known[0])) if known else None
         self.rows["evol"], _ = generate_evol.evolve(
-            door, judge, texts, generate_evol.pools(rows, recipe, tokenizer), recipe
+            client, judge, texts, generate_evol.pools(rows, recipe, tokenizer), recipe
         )
 
     def orca(self) -> None:
         """Plan the explanations."""
         recipe, files = self.recipe("orca"), self.paths("flan")
-        door = self.door(
+        client, _ = self.client(
             "generate orca",
             self.job("generate_orca"),
             lambda p: (filler(p, OUT["response"]), "response"),
@@ -338,10 +351,10 @@ class Plan:
             Path("prompts/orca_system_messages.yaml").read_text(encoding="utf-8")
         )
         if files:
-            self.rows["orca"], _ = generate_orca.make(door, files, messages, recipe)
+            self.rows["orca"], _ = generate_orca.make(client, files, messages, recipe)
         else:
             asked = [filler(f"flan {i}", 80) for i in range(sum(recipe["quotas"].values()))]
-            answers = door.ask(
+            answers = client.ask(
                 [user(text, messages[1 + i % 16]) for i, text in enumerate(asked)], asked
             )
             self.rows["orca"] = [
@@ -368,9 +381,11 @@ class Plan:
             for role in ("", *job.second):
                 label = f"filter {scheme}{f': {role}' if role else ''}"
                 answer = (STAND_IN_VERDICT, "verdict")
-                door = self.door(label, job, lambda _, a=answer: a, not path.is_file(), role)
-                door.load.most_asks = settings["attempts"]
-                door.ask_until(prompts, names, verdict, settings["attempts"], VERDICT)
+                client, load = self.client(
+                    label, job, lambda _, a=answer: a, not path.is_file(), role
+                )
+                load.most_asks = settings["attempts"]
+                client.ask_until(prompts, names, verdict, settings["attempts"], VERDICT)
 
     def judge(self) -> None:
         """Plan the judgments of every model's answers to MT-Bench, in every column."""
@@ -383,7 +398,7 @@ class Plan:
 
         def plan(label: str, job: LanguageModelJob, model: str, mended: list[str]) -> None:
             there, turns = answers[model]
-            door = self.door(label, job, lambda _: ("Rating: [[5]]", "judgment"), not there)
+            client, _ = self.client(label, job, lambda _: ("Rating: [[5]]", "judgment"), not there)
             asked, references = questions, right
             if mended and files:
                 references = override(right, Path(mended[0]))
@@ -394,7 +409,9 @@ class Plan:
                 ]
             elif mended:
                 asked = questions[: overridden()]
-            judge_mtbench.judge(door, asked, turns, references, prompts, model, settings["repeats"])
+            judge_mtbench.judge(
+                client, asked, turns, references, prompts, model, settings["repeats"]
+            )
 
         for model, job in zip(models, self.layout.judging_jobs(models), strict=True):
             plan("judge", job, model, [])
@@ -455,7 +472,7 @@ def table(plan: Plan, via: str) -> list[str]:
         usd = {case: load.money(case, via) for case in total}
         for case, amount in usd.items():
             total[case] += amount or 0.0
-        entry = entries["models"].get(load.settings["model"]) or {}
+        entry = entries["models"].get(load.settings.model) or {}
         speed = entry.get("tokens_a_second")
         hours = f"{load.out['expected'] / speed / 3600 * entry['gpus']:.1f}" if speed else "-"
         # A store holds the request once, the answer's text twice.
@@ -471,7 +488,7 @@ def table(plan: Plan, via: str) -> list[str]:
         f"{'all':{width}}{'':49}" + "".join(f"{amount:>10.2f}" for amount in total.values())
     )
     lines.append("* on inputs that are not there yet: stand-ins of assumed number and length")
-    for model in dict.fromkeys(load.settings["model"] for load in plan.loads.values()):
+    for model in dict.fromkeys(load.settings.model for load in plan.loads.values()):
         entry = entries["models"].get(model)
         exact = (
             "its own tokenizer"

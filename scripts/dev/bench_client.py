@@ -1,11 +1,11 @@
-"""Measure the door against a bare `AsyncOpenAI` loop and bespoke curator, and the replay of stored
-answers; print a table for docs/benchmarks.md.
+"""Measure our client against a bare `AsyncOpenAI` loop and bespoke curator, and the replay of
+stored answers; print a table for docs/benchmarks.md.
 
 Usage: bench_client.py [--requests 5000] [--concurrency 64] [--repeats 3] [--answers 100000]
 [--curator .venv-curator/bin/python]
 
 Each run is a process of its own, so that its start-up and its peak memory are its own. A server in
-a further process answers each request after 20 ms. The runs are interleaved: door, bare loop,
+a further process answers each request after 20 ms. The runs are interleaved: client, bare loop,
 curator, then again. Curator (envs/curator.lock) is left out where its Python is not there.
 Reported: requests a second over the whole process and over the sending alone, a CPU second, which
 other load moves less, the median and the range over the repeats, and peak memory.
@@ -29,6 +29,22 @@ from pathlib import Path
 from typing import Any
 
 LATENCY_S = 0.02
+SETTINGS: dict[str, Any] = {
+    "provider": "openai",
+    "api": "chat",
+    "model": "gpt-4o-mini",
+    "revision": None,
+    "base_url_env": "OPENAI_BASE_URL",
+    "api_key_env": "OPENAI_API_KEY",
+    "prompt_form": None,
+    "stop": [],
+    "temperature": 0.0,
+    "max_tokens": 64,
+    "timeout_s": 60,
+    "reported_as": None,
+    "json_schema": False,
+    "use_batch_api": False,
+}
 TEXT = "An answer of a dozen words, as a short one of a teacher."
 
 
@@ -82,27 +98,11 @@ def prompts(count: int) -> list[list[dict[str, str]]]:
     ]
 
 
-def door(count: int, concurrency: int, folder: Path, mode: str = "online") -> float:
-    """Ask through the door; return the seconds of asking."""
+def client(count: int, concurrency: int, folder: Path, mode: str = "online") -> float:
+    """Ask through our client; return the seconds of asking."""
     from bezoar.llm.client import LLMClient
 
-    settings = {
-        "provider": "openai",
-        "api": "chat",
-        "model": "gpt-4o-mini",
-        "revision": None,
-        "base_url_env": "OPENAI_BASE_URL",
-        "api_key_env": "OPENAI_API_KEY",
-        "prompt_form": None,
-        "stop": [],
-        "temperature": 0.0,
-        "max_tokens": 64,
-        "timeout_s": 60,
-        "reported_as": None,
-        "json_schema": False,
-        "batch": False,
-    }
-    with LLMClient(settings, folder / "store.sqlite", concurrency, None, mode) as opened:
+    with LLMClient.of(SETTINGS, folder / "store.sqlite", concurrency, None, mode) as opened:
         started = time.perf_counter()
         answers = opened.ask(prompts(count), [str(i) for i in range(count)])
         seconds = time.perf_counter() - started
@@ -178,18 +178,9 @@ def curator(count: int, concurrency: int, folder: Path) -> float:
 def fill(count: int, folder: Path) -> None:
     """Store as many answers as a replay is to find."""
     from bezoar.llm.answer_store import Entry, Store, key_of
-    from bezoar.llm.client import request_of
+    from bezoar.llm.settings import ModelSpec, request_of
 
-    settings = {
-        "provider": "openai",
-        "api": "chat",
-        "model": "gpt-4o-mini",
-        "revision": None,
-        "prompt_form": None,
-        "stop": [],
-        "temperature": 0.0,
-        "max_tokens": 64,
-    }
+    settings = ModelSpec.of(SETTINGS)
     answer = {
         "state": "answered",
         "text": TEXT,
@@ -213,10 +204,10 @@ def fill(count: int, folder: Path) -> None:
 def once(what: str, count: int, concurrency: int, folder: Path) -> None:
     """Run one thing in this process and print its seconds and its peak memory as JSON."""
     runs: dict[str, Callable[[], float]] = {
-        "door": lambda: door(count, concurrency, folder),
+        "client": lambda: client(count, concurrency, folder),
         "bare": lambda: bare(count, concurrency, folder),
         "curator": lambda: curator(count, concurrency, folder),
-        "replay": lambda: door(count, concurrency, folder, "replay"),
+        "replay": lambda: client(count, concurrency, folder, "replay"),
     }
     seconds = runs[what]()
     used = resource.getrusage(resource.RUSAGE_SELF)
@@ -319,7 +310,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--output", type=Path, help="page whose section `## LLMClient` is replaced")
     parser.add_argument(
-        "--once", choices=("serve", "door", "bare", "curator", "replay"), help=argparse.SUPPRESS
+        "--once", choices=("serve", "client", "bare", "curator", "replay"), help=argparse.SUPPRESS
     )
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
@@ -329,7 +320,7 @@ def main(argv: list[str] | None = None) -> None:
         once(args.once, args.requests, args.concurrency, args.folder)
     else:
         loads = [os.getloadavg()[0]]
-        names = ["door", "bare", *(["curator"] if Path(args.curator).is_file() else [])]
+        names = ["client", "bare", *(["curator"] if Path(args.curator).is_file() else [])]
         results: dict[str, list[dict[str, float]]] = {name: [] for name in [*names, "replay"]}
         counts: dict[str, Any] = {**dict.fromkeys(names, args.requests), "replay": args.answers}
         server = subprocess.Popen(

@@ -246,8 +246,8 @@ def judging(
         stored()
 
     def stored() -> None:
-        with LLMClient(settings, folder / "store.sqlite", concurrency, None) as door:
-            door.ask(asked, names)
+        with LLMClient.of(settings, folder / "store.sqlite", concurrency, None) as client:
+            client.ask(asked, names)
 
     async def ask_all() -> None:
         gate = asyncio.Semaphore(concurrency)
@@ -267,7 +267,7 @@ def judging(
 
     seconds = in_turns(
         {
-            "through the door": ours,
+            "through the client": ours,
             "from its store": stored,
             "bare client": lambda: asyncio.run(ask_all()),
         },

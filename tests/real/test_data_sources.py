@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from scripted import Scripted
 
 import describe_data
 import generate_lamini as lamini
@@ -16,7 +17,6 @@ import list_evaluation_items
 from bezoar.data import contamination, duplicates, task_families
 from bezoar.data.texts import words_of
 from bezoar.files import read_jsonl
-from bezoar.llm.client import Answer, LLMClient
 from bezoar.workflow.configuration import resolved
 
 ROOT = Path(__file__).parents[2]
@@ -26,18 +26,6 @@ pytestmark = pytest.mark.skipif(
     reason="no upstream files: set MIRROR to a folder that holds them",
 )
 LINES = {"aqua": 2728, "creak": 6915, "qasc": 1084, "strategyqa": 2061}
-
-
-class Echo(LLMClient):
-    """A door that answers with the instruction itself."""
-
-    def __init__(self) -> None:
-        super().__init__({}, Path("unused"), 1, None)
-
-    def ask(
-        self, prompts: list[list[dict[str, str]]], names: list[str], attempt: int = 0
-    ) -> list[Answer]:
-        return [Answer("answered", prompt[-1]["content"], {}, "echo") for prompt in prompts]
 
 
 def orca_rows(**recipe: Any) -> tuple[list[dict[str, Any]], Any]:
@@ -52,7 +40,7 @@ def orca_rows(**recipe: Any) -> tuple[list[dict[str, Any]], Any]:
         "seed": 0,
         **recipe,
     }
-    return orca.make(Echo(), paths, messages, settings)
+    return orca.make(Scripted(lambda prompt, _: prompt), paths, messages, settings)
 
 
 def test_every_line_of_the_chain_of_thought_files_is_used_or_dropped() -> None:

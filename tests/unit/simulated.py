@@ -1,4 +1,4 @@
-"""The rehearsal's simulator as a server of its own, with faults, limits and a meter, and a door's
+"""The rehearsal's simulator as a server of its own, with faults, limits and a meter, and a client's
 settings for it.
 """
 
@@ -32,7 +32,7 @@ SETTINGS: dict[str, Any] = {
     "timeout_s": 1.0,
     "reported_as": None,
     "json_schema": False,
-    "batch": True,
+    "use_batch_api": True,
 }
 MESSAGES = {**SETTINGS, "provider": "anthropic", "api": "messages", "base_url_env": "PEER_ROOT"}
 
@@ -47,7 +47,7 @@ class Simulated:
         return json.load(urllib.request.urlopen(f"{self.url}/meter"))
 
     def environment(self, folder: Path) -> dict[str, str]:
-        """The variables by which a door finds it, and its prices."""
+        """The variables by which a client finds it, and its prices."""
         (folder / "prices.yaml").write_text(PRICES)
         return {
             "PEER_URL": f"{self.url}/v1",

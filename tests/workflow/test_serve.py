@@ -32,7 +32,7 @@ def served(finished: Path) -> Path:
         "prompt_form": "%s",
         "max_tokens": 8,
         "timeout_s": 60,
-        "batch": False,
+        "use_batch_api": False,
     }
     config = {
         "pathvars": {

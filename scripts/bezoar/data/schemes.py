@@ -11,15 +11,18 @@ from typing import Any
 from bezoar.data.funnel import Funnel
 from bezoar.errors import UserError
 from bezoar.files import write_json, write_jsonl
-from bezoar.llm.client import MODES, Answer, LLMClient
-from bezoar.llm.shards import Shard, Waiting, gather, shard_of_text
+from bezoar.llm.client import LLMClient
+from bezoar.llm.language_model import Answer
+from bezoar.llm.settings import ModelSettings
+from bezoar.llm.shards import Waiting, gather, shard_of_text
+from bezoar.llm.stored_model import MODES
 from bezoar.provenance.receipt import Receipt, stage_parser
 
 FAILED = (
     "refused",
     "unparsable",
     "provider_error",
-)  # a truncated answer is used; over budget never gets this far
+)  # a truncated answer with a text is used; over budget never gets this far
 
 
 def parser_for(description: str | None, recipe: type) -> argparse.ArgumentParser:
@@ -81,10 +84,10 @@ def check_failures(
     failed: tuple[str, ...] = FAILED,
 ) -> None:
     """Raise `UserError` naming rows if more than `share` of the rows ended in one of the states
-    `failed`.
+    `failed`, or were cut off before there was any text.
     """
     rows = list(answers)
-    lost = [(name, answer) for name, answer in rows if answer.state in failed]
+    lost = [(name, answer) for name, answer in rows if answer.state in failed or answer.cut_off]
     if rows and len(lost) > share * len(rows):
         names = ", ".join(name for name, _ in lost[:5])
         states = ", ".join(
@@ -99,14 +102,13 @@ def check_failures(
         raise UserError(f"{stage}: {what}; run again, answers are kept")
 
 
-def open_client(args: argparse.Namespace, settings: dict[str, Any], store: Path) -> LLMClient:
-    """Return the door to one model of a stage: to a shard of its requests, or to all of them with
+def open_client(args: argparse.Namespace, settings: ModelSettings, store: Path) -> LLMClient:
+    """Return the client of one model of a stage: of a shard of its requests, or of all of them with
     what shards have asked before.
     """
-    if args.shard:
-        return Shard(settings, store, args.concurrency, args.facts, args.mode, args.shard)
-    gather(store)
-    return LLMClient(settings, store, args.concurrency, args.facts, args.mode)
+    if not args.shard:
+        gather(store)
+    return LLMClient.of(settings, store, args.concurrency, args.facts, args.mode, args.shard)
 
 
 def run(
@@ -116,13 +118,13 @@ def run(
     inputs: dict[str, Any],
     make: Callable[[LLMClient], tuple[list[dict], Funnel]],
 ) -> None:
-    """Open the door, call `make`, and write rows, counts and receipt; a shard only fills its
+    """Open the client, call `make`, and write rows, counts and receipt; a shard only fills its
     store.
     """
     if args.shard:
         try:
-            with open_client(args, args.recipe[settings], args.store) as door:
-                make(door)
+            with open_client(args, args.recipe[settings], args.store) as client:
+                make(client)
             print("every answer is there; run without --shard to write the rows", flush=True)
         except Waiting as waiting:
             print(waiting, flush=True)
@@ -135,15 +137,15 @@ def run(
         inputs={**inputs, "prompts": args.prompts, **({"facts": args.facts} if args.facts else {})},
         outputs={"rows": args.rows, "counts": args.counts, "store": args.store},
     ) as receipt:
-        with open_client(args, args.recipe[settings], args.store) as door:
-            rows, funnel = make(door)
+        with open_client(args, args.recipe[settings], args.store) as client:
+            rows, funnel = make(client)
             receipt.outputs["store"] = [
                 args.store,
                 *sorted(args.store.parent.glob(f"{args.store.stem}-*.sqlite")),
             ]  # a second model's store
-            receipt.facts |= door.facts_for_receipt()
+            receipt.facts |= client.facts_for_receipt()
         write_jsonl(args.rows, rows)
-        counts = funnel.as_json(door.counts())
+        counts = funnel.as_json(client.counts())
         write_json(args.counts, counts)
         receipt.facts["counts"] = counts
         print(counts, flush=True)

@@ -4,7 +4,7 @@ content.
 What an auditor needs: `<results>/store/*.sqlite`, one file a job, each readable with the `sqlite3`
 of any system.
     answers.key           sha256 of `request`
-    answers.request       canonical JSON of `bezoar.llm.client.request_of`: model, revision,
+    answers.request       canonical JSON of `bezoar.llm.settings.request_of`: model, revision,
       messages, decoding, attempt; no address, key or time
     answers.answer        canonical JSON of what was read from the response: state, text, usage
       (tokens in and out), model, finish, error
@@ -155,6 +155,18 @@ class Store:
         found = ((key, self._read("SELECT usd FROM answers WHERE key = ?", (key,))) for key in keys)
         return {key: rows[0][0] or 0.0 for key, rows in found if rows}
 
+    def example(self, like: dict[str, Any]) -> dict[str, Any] | None:
+        """Return a request whose fields include all of `like` and that was answered, or None."""
+        query = (
+            "SELECT request FROM answers WHERE json_extract(request, '$.model') = ?"
+            " AND json_extract(answer, '$.state') IN ('answered', 'truncated') LIMIT 1000"
+        )
+        for (request,) in self._read(query, (like["model"],)):
+            known: dict[str, Any] = json.loads(request)
+            if all(name in known and known[name] == value for name, value in like.items()):
+                return known
+        return None
+
     def batch_asked(self, requests: dict[str, dict[str, Any]]) -> tuple[int, float]:
         """Record that a batch of requests is about to be handed in; return its number here and the
         time.
@@ -186,6 +198,11 @@ class Store:
             (number, name, asked, json.loads(requests))
             for number, name, asked, requests in self._read(query, ())
         ]
+
+    def batch_names(self) -> set[str]:
+        """Return the provider's ids of all batches that were ever handed in."""
+        found = self._read("SELECT id FROM batches WHERE id IS NOT NULL", ())
+        return {name for (name,) in found}
 
     def _read(self, query: str, values: Iterable[Any]) -> list[tuple[Any, ...]]:
         try:

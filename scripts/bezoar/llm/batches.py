@@ -1,171 +1,347 @@
 """The batch APIs of OpenAI (files of requests) and Anthropic (message batches): hand in, look,
 collect, cancel; both at a share of the price.
 
-Each request goes by its key as `custom_id` (64 hex characters, the longest that both allow). A
-result is (key, text, error, final): the response's JSON text if it was answered; else why not, and
-whether it would be refused again.
+Each request goes by its key as `custom_id` (64 hex characters, the longest that both allow). What
+comes back is read as leniently as it can be: lines end at line feeds alone, in any order; a line
+that is not readable, or that belongs to no request of ours, is passed over; of several lines for
+one request a success counts.
 """
 
 import json
-from collections.abc import AsyncIterator
-from typing import Any
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol
 
-from bezoar.errors import UserError
+from bezoar.llm.faults import Fault, error_of, message_of
 from bezoar.llm.protocol import ENDPOINTS, arguments
+from bezoar.llm.settings import Request
+from bezoar.llm.transport import Response, Transport
 
-Result = tuple[str, str, str, bool]
 MOST_REQUESTS = 10_000  # a batch; OpenAI allows 50,000 and 200 MB, Anthropic 100,000 and 256 MB
-REFUSED = ("invalid_request_error", "invalid_request")
-SLACK_S = 300  # how far a provider's clock may be from ours
+MOST_BYTES = 100_000_000
+DOWNLOADS = 2  # of a file with lines that cannot be read
+SLACK_S = 86_400  # how far a provider's clock may be from ours
+ENDED = ("completed", "expired", "cancelled")  # OpenAI's statuses; `failed` is apart
+ROOM = re.compile(r"limit|too (many|large)|quota_exceeded|queue", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one request: the response's JSON text, or why there is none."""
+
+    text: str = ""
+    fault: Fault | None = None
+
+
+@dataclass
+class Results:
+    """What became of the requests in a batch, by `custom_id`; `damaged` says whether lines could
+    not be read, which may have been anybody's.
+    """
+
+    by_key: dict[str, Result] = field(default_factory=dict)
+    damaged: bool = False
+
+    def add(self, row: dict[str, Any], read: Callable[[dict[str, Any]], Result]) -> None:
+        """Take a line; a success is not replaced, and a fault only by a success."""
+        key = row.get("custom_id")
+        if not isinstance(key, str) or (key in self.by_key and self.by_key[key].text):
+            return
+        try:
+            result = read(row)
+        except (AttributeError, KeyError, TypeError, ValueError):
+            result = Result(fault=Fault("a line of the batch's results is not as expected"))
+        if result.text or key not in self.by_key:
+            self.by_key[key] = result
+
+
+@dataclass(frozen=True)
+class Whole:
+    """Why a batch failed as a whole: `lines` are the numbers (from 1) of the requests that were at
+    fault, if it names any, and `room` says whether a smaller or later batch may fit.
+    """
+
+    reason: str
+    lines: tuple[int, ...] = ()
+    room: bool = False
+
+
+@dataclass(frozen=True)
+class Look:
+    """How far a batch is."""
+
+    ended: bool
+    progress: str
+    failed: Whole | None = None
+
+
+class BatchAPI(Protocol):
+    """One provider's batch API; every call raises `Fault`."""
+
+    async def submit(self, requests: dict[str, Request], mark: str) -> str:
+        """Hand in requests under a mark by which `find` may know them again; return the batch's
+        id.
+        """
+        ...
+
+    async def find(self, mark: str, since: float, count: int, known: set[str]) -> str | None:
+        """Return the id of a batch that was handed in under a mark since then (Unix seconds) with
+        that many requests, or None; `known` are ids of others.
+        """
+        ...
+
+    async def look(self, name: str) -> Look:
+        """Return how far a batch is."""
+        ...
+
+    async def collect(self, name: str) -> Results:
+        """Return what there is of an ended batch; what expired or was cancelled may be missing."""
+        ...
+
+    async def cancel(self, name: str) -> None:
+        """Ask that a batch be ended; what was answered until then is charged and can be
+        collected.
+        """
+        ...
+
+
+def batch_api(api: str, transport: Transport) -> BatchAPI:
+    """Return the batch API that goes with a model's `api`."""
+    return AnthropicBatches(transport) if api == "messages" else OpenAIBatches(transport)
+
+
+def parts_of(requests: dict[str, Request], most: int) -> Iterator[dict[str, Request]]:
+    """Yield requests in parts of at most `most` and at most `MOST_BYTES`."""
+    part: dict[str, Request] = {}
+    size = 0
+    for key, request in requests.items():
+        added = len(json.dumps(arguments(request))) + 200
+        if part and (len(part) == most or size + added > MOST_BYTES):
+            yield part
+            part, size = {}, 0
+        part[key] = request
+        size += added
+    if part:
+        yield part
 
 
 class OpenAIBatches:
-    """OpenAI's Batch API; `client` is an `AsyncOpenAI`."""
+    """OpenAI's Batch API."""
 
-    def __init__(self, client: Any) -> None:
-        self.client = client
+    def __init__(self, transport: Transport) -> None:
+        self.transport = transport
 
-    async def submit(self, requests: dict[str, dict[str, Any]], mark: str) -> str:
-        """Hand in requests under a mark by which `find` knows them again; return the batch's id."""
+    async def submit(self, requests: dict[str, Request], mark: str) -> str:
         endpoint = ENDPOINTS[next(iter(requests.values()))["api"]]
         lines = [
             {"custom_id": key, "method": "POST", "url": endpoint, "body": arguments(request)}
             for key, request in requests.items()
         ]
         content = "".join(json.dumps(line) + "\n" for line in lines).encode()
-        file = await self.client.files.create(file=(f"{mark}.jsonl", content), purpose="batch")
-        made = await self.client.batches.create(
-            input_file_id=file.id,
-            endpoint=endpoint,
-            completion_window="24h",
-            metadata={"bezoar": mark},
-        )
-        return made.id
+        file = (await self.transport.upload(f"{mark}.jsonl", content)).json()
+        body = {
+            "input_file_id": _id_of(file),
+            "endpoint": endpoint,
+            "completion_window": "24h",
+            "metadata": {"bezoar": mark},
+        }
+        return _id_of((await self.transport.post("/v1/batches", body)).json())
 
-    async def find(self, mark: str, since: float, count: int) -> str | None:
-        """Return the id of a batch that was handed in under a mark, or None."""
-        async for batch in self.client.batches.list(limit=100):
-            if (batch.metadata or {}).get("bezoar") == mark:
-                return batch.id
-            if batch.created_at < since - SLACK_S:
-                break
-        return None
+    async def find(self, mark: str, since: float, count: int, known: set[str]) -> str | None:
+        after: dict[str, str | int] = {}
+        while True:
+            page = (await self.transport.get("/v1/batches", limit=100, **after)).json()
+            batches = [batch for batch in page.get("data") or [] if isinstance(batch, dict)]
+            for batch in batches:
+                metadata = batch.get("metadata")
+                if isinstance(metadata, dict) and metadata.get("bezoar") == mark:
+                    return _id_of(batch)
+            oldest = min((_number(batch.get("created_at")) for batch in batches), default=0.0)
+            if not page.get("has_more") or not batches or oldest < since - SLACK_S:
+                return None
+            after = {"after": _id_of(batches[-1])}
 
-    async def look(self, name: str) -> tuple[bool, str]:
-        """Return whether a batch has ended, and how far it is; one that was refused as a whole is a
-        `UserError`.
-        """
-        batch = await self.client.batches.retrieve(name)
-        if batch.status == "failed":
-            why = (
-                batch.errors.data[0].message
-                if batch.errors and batch.errors.data
-                else "no reason given"
-            )
-            raise UserError(
-                f"batch {name} was refused: {why}; mend the stage's settings, or run with"
-                " MODE=online"
-            )
-        counts = batch.request_counts
-        done = f"{counts.completed + counts.failed}/{counts.total}" if counts else "?"
-        return batch.status in ("completed", "expired", "cancelled"), f"{batch.status} {done}"
+    async def look(self, name: str) -> Look:
+        batch = (await self.transport.get(f"/v1/batches/{name}")).json()
+        status, counts = _status(batch, "status"), batch.get("request_counts")
+        if status == "failed":
+            return Look(True, "failed", _why_failed(batch.get("errors")))
+        done = "?"
+        if isinstance(counts, dict):
+            finished = _number(counts.get("completed")) + _number(counts.get("failed"))
+            done = f"{finished:.0f}/{_number(counts.get('total')):.0f}"
+        return Look(status in ENDED, f"{status} {done}")
 
-    async def collect(self, name: str) -> AsyncIterator[Result]:
-        """Yield what there is of an ended batch; requests that expired or were cancelled may be
-        missing from it.
-        """
-        batch = await self.client.batches.retrieve(name)
-        for file in filter(None, (batch.output_file_id, batch.error_file_id)):
-            for line in (await self.client.files.content(file)).text.splitlines():
-                row = json.loads(line)
-                response = row.get("response") or {}
-                if response.get("status_code") == 200:
-                    yield (
-                        row["custom_id"],
-                        json.dumps(response["body"], ensure_ascii=False),
-                        "",
-                        True,
-                    )
-                else:
-                    error = row.get("error") or (response.get("body") or {}).get("error") or {}
-                    final = response.get("status_code") in (400, 413, 422)
-                    yield (
-                        row["custom_id"],
-                        "",
-                        f"{response.get('status_code', '')}"
-                        f" {error.get('message') or error.get('code')}".strip(),
-                        final,
-                    )
+    async def collect(self, name: str) -> Results:
+        batch = (await self.transport.get(f"/v1/batches/{name}")).json()
+        results = Results()
+        for file in (batch.get("output_file_id"), batch.get("error_file_id")):
+            if not file:
+                continue
+            await _read_file(self.transport, f"/v1/files/{file}/content", results, _openai_result)
+        return results
 
     async def cancel(self, name: str) -> None:
-        """Ask that a batch be ended; what was answered until then is charged and can be
-        collected.
-        """
-        await self.client.batches.cancel(name)
+        await self.transport.post(f"/v1/batches/{name}/cancel", {})
 
 
 class AnthropicBatches:
-    """Anthropic's Message Batches; `client` is an `AsyncAnthropic`."""
+    """Anthropic's Message Batches. There is no place for a mark in them."""
 
-    def __init__(self, client: Any) -> None:
-        self.client = client
+    def __init__(self, transport: Transport) -> None:
+        self.transport = transport
 
-    async def submit(self, requests: dict[str, dict[str, Any]], mark: str) -> str:
-        """Hand in requests; return the batch's id. There is no place for a mark."""
-        made = await self.client.messages.batches.create(
-            requests=[
-                {"custom_id": key, "params": arguments(request)}
-                for key, request in requests.items()
-            ]
-        )
-        return made.id
-
-    async def find(self, mark: str, since: float, count: int) -> str | None:
-        """Return the id of the youngest batch of that many requests since then, or None; results
-        that are not ours are passed over.
-        """
-        async for batch in self.client.messages.batches.list(limit=100):
-            if batch.created_at.timestamp() < since - SLACK_S:
-                break
-            numbers = batch.request_counts
-            if (
-                numbers.processing
-                + numbers.succeeded
-                + numbers.errored
-                + numbers.canceled
-                + numbers.expired
-                == count
-            ):
-                return batch.id
-        return None
-
-    async def look(self, name: str) -> tuple[bool, str]:
-        """Return whether a batch has ended, and how far it is."""
-        batch = await self.client.messages.batches.retrieve(name)
-        counts = batch.request_counts
-        return (
-            batch.processing_status == "ended",
-            f"{batch.processing_status} {counts.succeeded} answered, {counts.processing} open",
+    async def submit(self, requests: dict[str, Request], mark: str) -> str:
+        rows = [
+            {"custom_id": key, "params": arguments(request)} for key, request in requests.items()
+        ]
+        return _id_of(
+            (await self.transport.post("/v1/messages/batches", {"requests": rows})).json()
         )
 
-    async def collect(self, name: str) -> AsyncIterator[Result]:
-        """Yield the results of an ended batch: succeeded, errored, canceled or expired."""
-        async for row in await self.client.messages.batches.results(name):
-            if row.result.type == "succeeded":
-                yield row.custom_id, row.result.message.to_json(indent=None), "", True
-            elif row.result.type == "errored":
-                error = row.result.error.error
-                yield row.custom_id, "", f"{error.type}: {error.message}", error.type in REFUSED
-            else:
-                yield row.custom_id, "", row.result.type, False
+    async def find(self, mark: str, since: float, count: int, known: set[str]) -> str | None:
+        """Return the youngest batch of that many requests; the results tell whether it is ours."""
+        after: dict[str, str | int] = {}
+        while True:
+            page = (await self.transport.get("/v1/messages/batches", limit=100, **after)).json()
+            batches = [batch for batch in page.get("data") or [] if isinstance(batch, dict)]
+            for batch in batches:
+                if _unix(batch.get("created_at")) < since - SLACK_S:
+                    return None
+                counts = batch.get("request_counts")
+                numbers = counts.values() if isinstance(counts, dict) else ()
+                same = sum(map(_number, numbers)) == count
+                if same and batch.get("id") not in known:
+                    return _id_of(batch)
+            if not page.get("has_more") or not batches:
+                return None
+            after = {"after_id": _id_of(batches[-1])}
+
+    async def look(self, name: str) -> Look:
+        batch = (await self.transport.get(f"/v1/messages/batches/{name}")).json()
+        status, counts = _status(batch, "processing_status"), batch.get("request_counts")
+        done = "?"
+        if isinstance(counts, dict):
+            done = f"{counts.get('succeeded')} answered, {counts.get('processing')} open"
+        return Look(status == "ended", f"{status} {done}")
+
+    async def collect(self, name: str) -> Results:
+        results = Results()
+        path = f"/v1/messages/batches/{name}/results"
+        await _read_file(self.transport, path, results, _anthropic_result)
+        return results
 
     async def cancel(self, name: str) -> None:
-        """Ask that a batch be ended; what was answered until then is charged and can be
-        collected.
-        """
-        await self.client.messages.batches.cancel(name)
+        await self.transport.post(f"/v1/messages/batches/{name}/cancel", {})
 
 
-def batch_api(settings: dict[str, Any], client: Any) -> OpenAIBatches | AnthropicBatches:
-    """Return the batch API that goes with a model's settings."""
-    return AnthropicBatches(client) if settings["api"] == "messages" else OpenAIBatches(client)
+async def _read_file(
+    transport: Transport, path: str, results: Results, read: Callable[[dict[str, Any]], Result]
+) -> None:
+    """Add the lines of a file; one that is damaged is fetched once more."""
+    for turn in range(DOWNLOADS):
+        rows, damaged = rows_of(await transport.get(path))
+        if damaged and turn < DOWNLOADS - 1:
+            continue
+        if damaged and not rows:  # a page of HTML in place of the results
+            raise Fault("the results of the batch are no lines of JSON")
+        results.damaged |= damaged
+        for row in rows:
+            results.add(row, read)
+        return
+
+
+def rows_of(response: Response) -> tuple[list[dict[str, Any]], bool]:
+    """Return the JSON objects in a file of lines, and whether other lines were among them. Lines
+    end at line feeds alone, since JSON texts may hold U+2028 and its like.
+    """
+    rows, damaged = [], False
+    for line in response.content.split(b"\n"):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(Response(line, response.headers, response.secrets).text)
+        except (ValueError, RecursionError):
+            row = None
+        if isinstance(row, dict):
+            rows.append(row)
+        else:
+            damaged = True
+    return rows, damaged
+
+
+def _openai_result(row: dict[str, Any]) -> Result:
+    response = row.get("response") or {}
+    status, body = response.get("status_code"), response.get("body")
+    status = int(status) if status is not None else None
+    if status == 200 and body:
+        return Result(body if isinstance(body, str) else json.dumps(body))
+    details = error_of(body) or row.get("error")
+    message = message_of(details, "neither a response nor an error")
+    return Result(fault=Fault(message, status if status != 200 else None, details))
+
+
+def _anthropic_result(row: dict[str, Any]) -> Result:
+    result = row["result"]
+    kind = result["type"]
+    if kind == "succeeded":
+        return Result(json.dumps(result["message"]))
+    if kind != "errored":
+        return Result(fault=Fault(str(kind)))
+    details = error_of(error_of(result))
+    name = details.get("type") if isinstance(details, Mapping) else None
+    status = STATUS_OF.get(str(name), 500)
+    return Result(fault=Fault(f"{name}: {message_of(details)}", status, details))
+
+
+# The status that Anthropic gives an error of each type; others may pass.
+STATUS_OF = {
+    "invalid_request_error": 400,
+    "invalid_request": 400,
+    "authentication_error": 401,
+    "billing_error": 402,
+    "permission_error": 403,
+    "not_found_error": 404,
+    "request_too_large": 413,
+    "rate_limit_error": 429,
+}
+
+
+def _why_failed(errors: object) -> Whole:
+    """Return why OpenAI refused a batch as a whole."""
+    rows = errors.get("data") if isinstance(errors, Mapping) else errors
+    found = [row for row in rows if isinstance(row, Mapping)] if isinstance(rows, list) else []
+    texts = [f"{row.get('code') or ''} {row.get('message') or ''}".strip() for row in found]
+    lines = [row.get("line") for row in found]
+    reason = next(filter(None, texts), "no reason given")
+    numbered = tuple(line for line in lines if isinstance(line, int) and line >= 1)
+    whole = len(numbered) < len(found) or not found
+    return Whole(reason, () if whole else numbered, bool(ROOM.search(reason)))
+
+
+def _id_of(record: dict[str, Any]) -> str:
+    name = record.get("id")
+    if not isinstance(name, str) or not re.fullmatch(r"[\w.:-]+", name):
+        raise Fault(f"expected a record with an id, found {str(record)[:80]}")
+    return name
+
+
+def _status(batch: dict[str, Any], name: str) -> str:
+    status = batch.get(name)
+    if not isinstance(status, str):
+        raise Fault(f"expected a batch with a {name}, found {str(batch)[:80]}")
+    return status
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else 0.0
+
+
+def _unix(value: object) -> float:
+    """Return an RFC 3339 time in Unix seconds; what is none is now at the latest."""
+    try:
+        return datetime.fromisoformat(str(value)).timestamp()
+    except ValueError:
+        return float("inf")

@@ -5,6 +5,7 @@ token a UTF-8 byte of its text, which no byte-level tokenizer exceeds, a fixed o
 and `max_tokens` out; so a budget is never exceeded, and the last few cents may stay unspent.
 """
 
+import asyncio
 import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,41 @@ class Price:
         return self.input == self.output == 0
 
 
+@dataclass(frozen=True)
+class Bound:
+    """The most that one call can take: tokens in (one a byte) and out, and USD. Without
+    `max_tokens` an answer has no bound, and `tokens_out` is None.
+    """
+
+    tokens_in: int
+    tokens_out: int | None
+    usd: float
+
+    @classmethod
+    def of(cls, request: dict[str, Any], price: Price | None, via: str = "online") -> "Bound":
+        """Return the bound of a request."""
+        tokens_in, tokens_out = most_tokens_in(request), request["max_tokens"]
+        usd = price.of(tokens_in, tokens_out or 0, via) if price else 0.0
+        return cls(tokens_in, tokens_out, usd)
+
+    @property
+    def likely_tokens(self) -> float:
+        """An estimate of the tokens that a provider's limits will count."""
+        return self.tokens_in / 4 + (self.tokens_out or 0)
+
+
+def cost(
+    price: Price | None, bound: Bound, usage: dict[str, int], via: str = "online"
+) -> float | None:
+    """Return the USD of an answer; what its usage does not state is charged at its bound, and None
+    is unknown.
+    """
+    tokens_out = usage.get("output", bound.tokens_out)
+    if price is None or tokens_out is None:
+        return None
+    return price.of(usage.get("input", bound.tokens_in), tokens_out, via)
+
+
 def price_of(model: str, path: Path | None = None) -> Price | None:
     """Return a model's price, or None if the price file (the environment's BEZOAR_PRICES, or
     config/prices.yaml) does not know it.
@@ -69,8 +105,8 @@ def most_tokens_in(request: dict[str, Any]) -> int:
     text = "".join(message["content"] for message in request["messages"]) + (
         request["prompt_form"] or ""
     )
-    schema = canonical(request["schema"]) if request.get("schema") else ""
-    return len((text + schema).encode("utf-8", "surrogatepass")) + OVERHEAD * (
+    more = [canonical(request[name]) for name in ("schema", "extra") if request.get(name)]
+    return len((text + "".join(more)).encode("utf-8", "surrogatepass")) + OVERHEAD * (
         len(request["messages"]) + 1
     )
 
@@ -86,7 +122,7 @@ def budget_of_environment() -> float | None:
         amount = -1.0
     if not 0 <= amount < 1e9:
         raise UserError(
-            f"BUDGET_USD: expected an amount in dollars such as 25 or 2.50, found {text!r}"
+            f"BEZOAR_BUDGET_USD: expected an amount in dollars such as 25 or 2.50, found {text!r}"
         )
     return amount
 
@@ -151,7 +187,8 @@ class Ledger:
 
     def total(self) -> float:
         """Return USD spent and reserved."""
-        return self.connection.execute("SELECT total(usd) FROM spent").fetchone()[0]
+        usd: float = self.connection.execute("SELECT total(usd) FROM spent").fetchone()[0]
+        return usd
 
     def close(self) -> None:
         """Close the file."""
@@ -159,6 +196,78 @@ class Ledger:
 
     def _transaction(self) -> "_Immediate":
         return _Immediate(self)
+
+
+class Account:
+    """What the calls under way reserve in a ledger that other jobs share, and what they were
+    charged; without a ledger every call fits.
+
+    A reservation ends in one of three ways: `charge`, `release` (refused for certain, so not
+    charged) or `abandon` (it may have been charged, so it stays at its bound).
+    """
+
+    def __init__(self, ledger: Ledger | None, store: str) -> None:
+        self.ledger, self.store = ledger, store
+        self._costs: dict[str, float] = {}
+        self._held: set[str] = set()  # keys of calls under way
+        self._wanted: dict[str, tuple[float, asyncio.Future[bool]]] = {}
+        self._settled = asyncio.Event()
+
+    async def reserve(self, key: str, usd: float) -> bool:
+        """Reserve the most that a call can cost; wait for calls under way to give back what they
+        did not need. False: over budget.
+        """
+        if self.ledger is None:
+            return True
+        loop = asyncio.get_running_loop()
+        while True:
+            if not self._wanted:  # all that ask during one turn of the loop share a transaction
+                loop.call_soon(self._grant, self.ledger)
+            granted: asyncio.Future[bool] = loop.create_future()
+            self._wanted[key] = (usd, granted)
+            if await granted:
+                self._held.add(key)
+                return True
+            if not self._held and not self._costs:
+                return False
+            await self._settled.wait()
+
+    def reserve_many(self, costs: dict[str, float]) -> set[str]:
+        """Reserve as many calls, in order, as the budget has room for; return their keys."""
+        return self.ledger.reserve(self.store, costs) if self.ledger else set(costs)
+
+    def charge(self, key: str, usd: float | None) -> None:
+        """Replace a reservation by what was charged."""
+        self._costs[key] = usd or 0.0
+
+    def release(self, key: str) -> None:
+        """Give back what was reserved for a call that was refused for certain."""
+        self._costs[key] = 0.0
+
+    def abandon(self, key: str) -> None:
+        """Leave a reservation as it is: nobody knows whether it was charged."""
+        self._held.discard(key)
+
+    def settle(self) -> None:
+        """Write down what was charged and released since the last time."""
+        if self.ledger and self._costs:
+            self.ledger.settle(self.store, self._costs)
+        self._held -= self._costs.keys()
+        self._costs = {}
+        self._settled.set()
+        self._settled = asyncio.Event()
+
+    def _grant(self, ledger: Ledger) -> None:
+        wanted, self._wanted = self._wanted, {}
+        try:
+            taken = ledger.reserve(self.store, {key: usd for key, (usd, _) in wanted.items()})
+        except UserError as error:
+            for _, future in wanted.values():
+                future.set_exception(error)
+            return
+        for key, (_, future) in wanted.items():
+            if not future.done():
+                future.set_result(key in taken)
 
 
 class _Immediate:

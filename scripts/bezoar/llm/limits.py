@@ -8,6 +8,7 @@ asked as fast as the stage's concurrency allows.
 """
 
 import asyncio
+import random
 import re
 import time
 from collections.abc import Mapping
@@ -17,38 +18,56 @@ from email.utils import parsedate_to_datetime
 KINDS = ("requests", "tokens")
 UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 LONGEST_S = 300  # a server that asks for more is asked again after this
+RETRIES = 6  # calls in all
+FIRST_PAUSE_S = 0.25  # doubled at each retry: 7.75 s over all six calls
+LONGEST_PAUSE_S = 30
 
 
-def seconds_until(text: str) -> float | None:
+def seconds_until(text: str, now: datetime | None = None) -> float | None:
     """Return the seconds from now that a header means: a number, a duration such as 6m0s, an RFC
-    3339 or an HTTP date; None if neither.
+    3339 or an HTTP date; None if neither. `now` is the server's clock, where it is known.
     """
     text = text.strip()
-    if re.fullmatch(r"\d+(\.\d+)?", text):
+    if re.fullmatch(r"[0-9]{1,15}(\.[0-9]{1,15})?", text):
         return float(text)
-    if re.fullmatch(r"(\d+(\.\d+)?(ms|s|m|h|d))+", text):
+    if re.fullmatch(r"([0-9]{1,9}(\.[0-9]{1,9})?(ms|s|m|h|d))+", text):
         return sum(
             float(number) * UNITS[unit]
-            for number, unit in re.findall(r"([\d.]+)(ms|s|m|h|d)", text)
+            for number, unit in re.findall(r"([0-9.]+)(ms|s|m|h|d)", text)
         )
+    when = _time_of(text)
+    return None if when is None else max(0.0, (when - (now or datetime.now(UTC))).total_seconds())
+
+
+def _time_of(text: str) -> datetime | None:
+    """Return the moment that an RFC 3339 or an HTTP date names, or None."""
     for parse in (datetime.fromisoformat, parsedate_to_datetime):
         try:
             when = parse(text)
-        except (ValueError, TypeError):
+            return when if when.tzinfo else when.replace(tzinfo=UTC)
+        except (ValueError, TypeError, IndexError, OverflowError):
             continue
-        return max(
-            0.0,
-            (
-                (when if when.tzinfo else when.replace(tzinfo=UTC)) - datetime.now(UTC)
-            ).total_seconds(),
-        )
     return None
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return how long a refused client is told to wait, at most `LONGEST_S`, or None."""
-    told = seconds_until(headers.get("retry-after", ""))
-    return None if told is None else min(told, LONGEST_S)
+    """Return how long a refused client shall wait, at most `LONGEST_S`, or None if the server does
+    not say. A date is compared with the server's own clock, which may differ from ours.
+    """
+    clock = _time_of(headers.get("date", ""))
+    exact = headers.get("retry-after-ms", "")
+    if re.fullmatch(r"[0-9]{1,12}(\.[0-9]+)?", exact):
+        return min(float(exact) / 1000, LONGEST_S)
+    wanted = seconds_until(headers.get("retry-after", ""), clock)
+    return None if wanted is None else min(wanted, LONGEST_S)
+
+
+def pause_after(headers: Mapping[str, str], turn: int) -> float:
+    """Return the seconds to wait after the failed call `turn` (from 0): what the server asks for,
+    else twice as long each time; a little chance keeps clients apart and never moves a result.
+    """
+    pause = retry_after(headers) or min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2**turn)
+    return pause * (1 + 0.1 * random.random())
 
 
 class Limiter:
@@ -85,10 +104,11 @@ class Limiter:
                 )
                 for word in ("remaining", "reset")
             )
-            if re.fullmatch(r"\d+", remaining) and (until := seconds_until(reset)) is not None:
-                self.left[kind] = (
-                    int(remaining) - self.under_way[kind]
-                )  # calls under way may not be in it yet
+            if not re.fullmatch(r"[0-9]{1,15}", remaining):
+                continue
+            until = seconds_until(reset, _time_of(headers.get("date", "")))
+            if until is not None:  # calls under way may not be in it yet
+                self.left[kind] = int(remaining) - self.under_way[kind]
                 self.resets[kind] = time.monotonic() + min(until, LONGEST_S)
 
     def _pause(self, tokens: float) -> float:

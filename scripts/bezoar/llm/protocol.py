@@ -1,142 +1,248 @@
-"""The protocols of language-model servers: a request in the terms of an official client, and a
-response read into one form of answer.
+"""The protocols of language-model servers: the body of a request, and a response read into one form
+of answer.
+
+How an answer ended decides its state. Only known good ends are `answered`. An end that the server
+itself calls an error, and one that it does not name, are faults that may pass: the request is sent
+again. Any other end, such as a call of a tool, is `unparsable`: not what was asked for.
 """
 
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Mapping
 from typing import Any
+
+from bezoar.llm.answer_store import key_of
+from bezoar.llm.faults import Fault, error_of, message_of, whole_characters
+from bezoar.llm.settings import Request
 
 ENDPOINTS = {
     "chat": "/v1/chat/completions",
     "completions": "/v1/completions",
     "messages": "/v1/messages",
 }
+# Finish reasons of both protocols and of servers that speak OpenAI's, in lower case.
+ANSWERED = frozenset("stop end_turn stop_sequence eos eos_token".split())
+TRUNCATED = frozenset(
+    "length max_tokens max_output_tokens model_length model_context_window_exceeded".split()
+)
+REFUSED = frozenset(
+    "content_filter refusal safety sensitive recitation prohibited_content blocklist spii".split()
+)
+BROKEN_OFF = frozenset(
+    "error abort aborted cancelled network_error insufficient_system_resource overloaded"
+    " timeout server_error".split()
+)
+THINKING = ("think", "thinking", "thought", "reasoning")
+OPENED = re.compile(rf"\s*<({'|'.join(THINKING)})>", re.IGNORECASE)
+CLOSED = re.compile(rf"</({'|'.join(THINKING)})>", re.IGNORECASE)
 
 
-def arguments(request: dict[str, Any]) -> dict[str, Any]:
-    """Return the body of one call; `stop`, the attempt and a JSON schema go along where the
-    protocol has a place for them.
+class Unreadable(ValueError):
+    """A response that is not of the protocol: HTML, no choices, a missing or wrong field."""
+
+
+def arguments(request: Request) -> dict[str, Any]:
+    """Return the body of one call; `stop`, the seed and a JSON schema go along where the protocol
+    has a place for them.
     """
-    common: dict[str, Any] = {
-        "model": request["model"],
-        "max_tokens": request["max_tokens"],
-        "temperature": request["temperature"],
-    }
+    body: dict[str, Any] = {"model": request["model"], **request.get("extra", {})}
+    if request["max_tokens"] is not None:
+        body[request.get("max_tokens_name", "max_tokens")] = request["max_tokens"]
+    if request["temperature"] is not None:
+        body["temperature"] = request["temperature"]
     stop, messages, schema = request["stop"], request["messages"], request.get("schema")
     if request["api"] == "messages":
-        system = "\n\n".join(
-            message["content"] for message in messages if message["role"] == "system"
-        )
-        return {
-            **common,
-            "messages": [m for m in messages if m["role"] != "system"],
-            **({"system": system} if system else {}),
-            **({"stop_sequences": stop} if stop else {}),
-            **(
-                {"output_config": {"format": {"type": "json_schema", "schema": schema}}}
-                if schema
-                else {}
-            ),
-        }
-    common |= {"seed": request["attempt"], **({"stop": stop} if stop else {})}
+        system = [m["content"] for m in messages if m["role"] == "system"]
+        body["messages"] = [m for m in messages if m["role"] != "system"]
+        if system:
+            body["system"] = "\n\n".join(system)
+        if stop:
+            body["stop_sequences"] = stop
+        if schema:
+            form = {"type": "json_schema", "schema": schema}
+            body["output_config"] = {**body.get("output_config", {}), "format": form}
+        return body
+    seed = _seed(request)
+    if seed is not None:
+        body["seed"] = seed
+    if stop:
+        body["stop"] = stop
     if request["api"] == "completions":
-        return {
-            **common,
-            "prompt": (
-                (request["prompt_form"] or "%s").replace(
-                    "%s", "\n\n".join(m["content"] for m in messages)
-                )
-            ),
-        }
-    form = {
-        "type": "json_schema",
-        "json_schema": {"name": "answer", "strict": True, "schema": schema},
-    }
-    return {**common, "messages": messages, **({"response_format": form} if schema else {})}
+        whole = "\n\n".join(m["content"] for m in messages)
+        body["prompt"] = (request["prompt_form"] or "%s").replace("%s", whole)
+        return body
+    body["messages"] = messages
+    if schema:
+        form = {"name": "answer", "strict": True, "schema": schema}
+        body["response_format"] = {"type": "json_schema", "json_schema": form}
+    return body
 
 
-async def call(client: Any, request: dict[str, Any]) -> tuple[str, Any]:
-    """Make one call through the official SDK; return the response's text as it came, and its
-    headers.
+def _seed(request: Request) -> int | None:
+    """Return the seed that goes along: the attempt, a number of 31 bits that depends on the whole
+    request, or none.
     """
-    body = arguments(request)
-    if request["api"] == "messages":
-        extra = {
-            "temperature": body.pop("temperature")
-        }  # a field of the protocol that the SDK has no argument for
-        said = await client.messages.with_raw_response.create(**body, extra_body=extra)
-        return await said.text(), said.headers
-    place = client.completions if request["api"] == "completions" else client.chat.completions
-    said = await place.with_raw_response.create(**body)
-    return said.text, said.headers
+    kind = request.get("seed", "attempt")
+    if kind == "request":
+        return int(key_of(request)[:8], 16) >> 1
+    attempt: int = request["attempt"]
+    return attempt if kind == "attempt" else None
 
 
 def read_text(text: str, api: str) -> dict[str, Any]:
-    """Return the answer in a response's text; raise `ValueError` if that is not of the protocol
-    (HTML, no choices, a missing field).
-    """
-    return read(json.loads(text), api)
-
-
-def read(said: Any, api: str) -> dict[str, Any]:
-    """Return the answer in a response's JSON: state, text, usage, model and finish reason; raise
-    `ValueError` if it is not of the protocol.
-
-    Half a surrogate pair, which a model can emit in the middle of a character, becomes U+FFFD: it
-    cannot be written as UTF-8.
-    """
-    reader: Callable[[Any], dict[str, Any]] = read_message if api == "messages" else read_choice
+    """Return the answer in a response's text; see `read`."""
     try:
-        answer = reader(said)
-        answer["text"] = (
-            answer["text"].encode("utf-16", "surrogatepass").decode("utf-16", "replace").strip()
-        )
+        body = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise Unreadable(f"not JSON: {error}; {text[:60]!r}") from None
+    return read(body, api)
+
+
+def read(body: object, api: str) -> dict[str, Any]:
+    """Return the answer in a response's JSON: state, text, usage, model and finish reason, and the
+    reasoning before it, if there was any.
+
+    Raises `Fault` for an error in place of an answer and for one that was broken off, and
+    `Unreadable` if the response is not of the protocol. Half a surrogate pair becomes U+FFFD. Usage
+    that is missing or no whole number is left out: unknown.
+    """
+    try:
+        if isinstance(body, dict) and body.get("error") and not body.get("choices"):
+            raise _fault_of(body)
+        answer = read_message(body) if api == "messages" else read_choice(body)
     except (AttributeError, IndexError, KeyError, TypeError):
-        raise ValueError(f"not an answer of this protocol: {str(said)[:100]}") from None
+        raise Unreadable(f"not an answer of this protocol: {str(body)[:100]}") from None
+    reasoning, text, closed = split_reasoning(answer["text"])
+    reasons = [part.strip() for part in (answer.pop("reasoning"), reasoning) if part.strip()]
+    answer["text"] = whole_characters(text).strip()
+    answer["model"] = whole_characters(answer["model"])
+    answer["finish"] = whole_characters(answer["finish"])
+    if reasons:
+        answer["reasoning"] = whole_characters("\n\n".join(reasons))
+    if not closed and answer["state"] == "answered":
+        answer["state"] = "truncated"
     if answer["state"] == "answered" and not answer["text"]:
         answer["state"] = "unparsable"
     return answer
 
 
-def read_message(said: dict[str, Any]) -> dict[str, Any]:
+def split_reasoning(text: str) -> tuple[str, str, bool]:
+    """Return (reasoning, answer, whether the reasoning was ended).
+
+    A leading block such as <think>…</think> is reasoning. So is what stands before a closing tag
+    without an opening one: some chat templates put the opening tag into the prompt.
+    """
+    reasons: list[str] = []
+    while opened := OPENED.match(text):
+        closed = re.compile(rf"</{opened[1]}>", re.IGNORECASE).search(text, opened.end())
+        if closed is None:
+            return "\n\n".join([*reasons, text[opened.end() :].strip()]), "", False
+        reasons.append(text[opened.end() : closed.start()].strip())
+        text = text[closed.end() :]
+    alone = CLOSED.search(text)
+    if alone and f"<{alone[1]}>" not in text[: alone.start()]:
+        reasons.append(text[: alone.start()].strip())
+        text = text[alone.end() :]
+    return "\n\n".join(filter(None, reasons)), text, True
+
+
+def read_message(body: Any) -> dict[str, Any]:
     """Return an answer in Anthropic's protocol."""
-    text = "".join(block["text"] for block in said["content"] if block["type"] == "text")
-    state = {"max_tokens": "truncated", "refusal": "refused"}.get(said["stop_reason"], "answered")
-    usage = {"input": said["usage"]["input_tokens"], "output": said["usage"]["output_tokens"]}
+    content = body["content"] if body["content"] is not None else []
+    text, reasoning, refused = _joined(content)
     return {
-        "state": state,
+        "state": "refused" if refused else _state(body["stop_reason"]),
         "text": text,
-        "usage": usage,
-        "model": said["model"],
-        "finish": said["stop_reason"] or "",
+        "reasoning": reasoning,
+        "usage": _usage(body.get("usage"), "input_tokens", "output_tokens"),
+        "model": _text(body["model"]),
+        "finish": _text(body["stop_reason"]),
     }
 
 
-def read_choice(said: dict[str, Any]) -> dict[str, Any]:
+def read_choice(body: Any) -> dict[str, Any]:
     """Return an answer in OpenAI's protocol, chat or completions."""
-    choice = said["choices"][0]
+    choice = body["choices"][0]
     message, reason = choice.get("message"), choice["finish_reason"]
-    text, refusal = (
-        (message.get("content"), message.get("refusal"))
-        if message is not None
-        else (choice["text"], None)
-    )
-    state = (
-        "refused"
-        if refusal or reason == "content_filter"
-        else "truncated"
-        if reason == "length"
-        else "answered"
-    )
-    usage = (
-        {"input": said["usage"]["prompt_tokens"], "output": said["usage"]["completion_tokens"]}
-        if said.get("usage")
-        else {}
-    )
+    state = _state(reason)
+    if message is None:  # a filter may leave nothing of an answer
+        text = _text(choice["text"] if state != "refused" else choice.get("text"))
+        reasoning, refused = "", False
+    else:
+        content = message.get("content")
+        text, reasoning, refused = _joined(content if content is not None else "")
+        apart = message.get("reasoning_content") or message.get("reasoning")
+        reasoning = apart if isinstance(apart, str) else reasoning
+        refused = refused or bool(message.get("refusal"))
     return {
-        "state": state,
-        "text": text or "",
-        "usage": usage,
-        "model": said["model"],
-        "finish": reason or "",
+        "state": "refused" if refused else state,
+        "text": text,
+        "reasoning": reasoning,
+        "usage": _usage(body.get("usage"), "prompt_tokens", "completion_tokens"),
+        "model": _text(body["model"]),
+        "finish": _text(reason),
     }
+
+
+def _state(reason: object) -> str:
+    """Return the state that a finish reason means; raise `Fault` if the answer was broken off."""
+    word = reason.lower() if isinstance(reason, str) else ""
+    if not word:
+        raise Fault("the answer came without a finish reason")
+    if word in BROKEN_OFF:
+        raise Fault(f"the answer was broken off (finish reason {word})")
+    for state, words in (("answered", ANSWERED), ("truncated", TRUNCATED), ("refused", REFUSED)):
+        if word in words:
+            return state
+    return "unparsable"
+
+
+def _joined(content: str | list[Any]) -> tuple[str, str, bool]:
+    """Return (text, reasoning, whether it is a refusal) of a content: a text, or a list of parts;
+    parts of other kinds, such as calls of tools, are passed over.
+    """
+    if isinstance(content, str):
+        return content, "", False
+    if not isinstance(content, list):
+        raise TypeError(content)
+    texts, reasons, refused = [], [], False
+    for part in content:
+        kind = "text" if isinstance(part, str) else part.get("type")
+        if kind in ("text", "output_text"):
+            texts.append(_text(part if isinstance(part, str) else part["text"]))
+        elif kind in ("thinking", "reasoning"):
+            inner = part.get("thinking") or part.get("reasoning") or part.get("text") or ""
+            reasons.append(inner if isinstance(inner, str) else _joined(inner)[0])
+        refused = refused or kind == "refusal"
+    return "".join(texts), "\n\n".join(reasons), refused
+
+
+def _text(value: object) -> str:
+    """Return a text; null is an empty one, anything else a `TypeError`."""
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise TypeError(value)
+    return value
+
+
+def _usage(usage: object, name_in: str, name_out: str) -> dict[str, int]:
+    """Return the tokens in and out that a response states, as far as it states whole numbers."""
+    found: dict[str, int] = {}
+    for ours, theirs in (("input", name_in), ("output", name_out)):
+        count = usage.get(theirs) if isinstance(usage, Mapping) else None
+        if isinstance(count, float) and count.is_integer():
+            count = int(count)
+        if isinstance(count, int) and not isinstance(count, bool) and 0 <= count < 10**9:
+            found[ours] = count
+    return found
+
+
+def _fault_of(body: Mapping[str, Any]) -> Fault:
+    """Return the error that some gateways send with status 200; its code may be a status."""
+    details = error_of(body)
+    code = details.get("code") if isinstance(details, Mapping) else None
+    status = None
+    if str(code).isdecimal() and len(str(code)) == 3 and int(str(code)) >= 400:
+        status = int(str(code))
+    return Fault(message_of(details, "an error in place of an answer"), status, details)

@@ -1,8 +1,27 @@
-"""The settings of a language model and of a server that serves one, as recipes hold them."""
+"""The settings of a language model, and the request that they make of a prompt.
 
-from typing import Literal
+`ModelSettings` is what a recipe holds, `ModelSpec` the same once it is checked, with a value for
+every setting.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, Literal, NotRequired
 
 from typing_extensions import TypedDict
+
+from bezoar.errors import UserError
+
+Messages = list[dict[str, str]]
+Request = dict[str, Any]
+PROVIDERS = ("openai", "anthropic", "simulator")
+APIS = ("chat", "completions", "messages")
+SEEDS = ("attempt", "request", None)
+OWN_PARAMETERS = frozenset(
+    "model messages prompt system stop stop_sequences stream n max_tokens temperature seed"
+    " response_format".split()
+)
 
 
 class ModelSettings(TypedDict):
@@ -10,18 +29,22 @@ class ModelSettings(TypedDict):
 
     provider: Literal["openai", "anthropic", "simulator"]
     api: Literal["chat", "completions", "messages"]
-    model: str
-    revision: str | None
+    model: str  # the name that the server knows it by
+    revision: str | None  # commit or snapshot of the weights
     base_url_env: str | None  # name of the environment variable
     api_key_env: str | None  # name of the environment variable, never the key
     prompt_form: str | None  # for completions; %s stands for the prompt
     stop: list[str]
-    temperature: float
-    max_tokens: int
+    temperature: float | None  # null leaves it out of the request
+    max_tokens: int | None  # null leaves it out
     timeout_s: float
     reported_as: str | None  # id that the server answers under, if it is not `model`
     json_schema: bool  # whether the server holds answers to a JSON schema
-    batch: bool  # whether MODE=batch goes through the provider's batch API
+    use_batch_api: bool  # whether MODE=batch goes through the provider's batch API
+    max_tokens_name: NotRequired[str]  # the parameter's name, such as max_completion_tokens
+    seed: NotRequired[Literal["attempt", "request"] | None]  # number of the re-ask; of the request
+    extra: NotRequired[dict[str, Any]]  # parameters such as {reasoning_effort: low}
+    api_version: NotRequired[str | None]  # `anthropic-version`, or Azure's `api-version`
 
 
 class ServerSettings(TypedDict):
@@ -34,3 +57,142 @@ class ServerSettings(TypedDict):
     tensor_parallel_size: int  # GPUs; 0 for a CPU
     max_model_len: int  # tokens of prompt and answer together
     start_timeout_s: int
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """The settings of one language model. The seed is `attempt` (the number of the re-ask),
+    `request` (drawn from the whole request, so that rows do not share one stream of random numbers)
+    or None (left out).
+    """
+
+    provider: str
+    api: str
+    model: str
+    revision: str | None
+    base_url_env: str | None
+    api_key_env: str | None
+    prompt_form: str | None
+    stop: list[str]
+    temperature: float | None
+    max_tokens: int | None
+    timeout_s: float
+    reported_as: str | None = None
+    json_schema: bool = False
+    use_batch_api: bool = False
+    max_tokens_name: str = "max_tokens"
+    seed: str | None = "attempt"
+    extra: dict[str, Any] = field(default_factory=dict)
+    api_version: str | None = None
+
+    @classmethod
+    def of(cls, values: "Mapping[str, Any] | ModelSpec") -> "ModelSpec":
+        """Read settings; raise `UserError` naming one that is missing, unknown or wrong."""
+        if isinstance(values, ModelSpec):
+            return values
+        if not isinstance(values, Mapping):
+            raise UserError(f"model: expected settings by name, found {values!r}")
+        name = f"settings of model {values.get('model', '?')}"
+        known = {entry.name: entry for entry in fields(cls)}
+        for unknown in values.keys() - known.keys():
+            hint = ", it is now called `use_batch_api`" if unknown == "batch" else ""
+            raise UserError(f"{name}: no setting is called `{unknown}`{hint}; remove or correct it")
+        for entry in known.values():
+            required = entry.default is MISSING and entry.default_factory is MISSING
+            if required and entry.name not in values:
+                raise UserError(f"{name}: `{entry.name}` is missing; add it")
+        made = cls(**values)
+        for problem in made._problems():
+            raise UserError(f"{name}: {problem}")
+        return made
+
+    def _problems(self) -> list[str]:
+        """Return what is wrong with the values, one phrase each."""
+        optional = "revision base_url_env api_key_env prompt_form reported_as api_version".split()
+        texts = ["model", "max_tokens_name"]
+        texts += [name for name in optional if getattr(self, name) is not None]
+        found = [
+            f"`{name}`: expected a text, found {getattr(self, name)!r}"
+            for name in texts
+            if not isinstance(getattr(self, name), str) or not getattr(self, name)
+        ]
+        for name, allowed in (("provider", PROVIDERS), ("api", APIS), ("seed", SEEDS)):
+            if getattr(self, name) not in allowed:
+                words = ", ".join(str(word or "null") for word in allowed)
+                found.append(f"`{name}`: expected one of {words}, found {getattr(self, name)!r}")
+        if not isinstance(self.stop, list) or not all(isinstance(text, str) for text in self.stop):
+            found.append(f"`stop`: expected a list of texts, found {self.stop!r}")
+        if self.temperature is not None and not (_number(self.temperature) >= 0):
+            found.append(f"`temperature`: expected 0 or more, or null, found {self.temperature!r}")
+        if self.max_tokens is not None and (
+            not isinstance(self.max_tokens, int) or not _number(self.max_tokens) >= 1
+        ):
+            found.append(f"`max_tokens`: expected 1 or more, or null, found {self.max_tokens!r}")
+        if self.max_tokens is None and self.api == "messages":
+            found.append("`max_tokens`: this API needs it; give a number")
+        if not _number(self.timeout_s) > 0:
+            found.append(f"`timeout_s`: expected seconds, found {self.timeout_s!r}")
+        for name in ("json_schema", "use_batch_api"):
+            if not isinstance(getattr(self, name), bool):
+                found.append(f"`{name}`: expected true or false, found {getattr(self, name)!r}")
+        if not isinstance(self.extra, dict):
+            found.append(f"`extra`: expected parameters by name, found {self.extra!r}")
+        else:
+            found += [
+                f"`extra`: `{name}` is set by a setting or by the client itself; remove it"
+                for name in sorted(OWN_PARAMETERS & self.extra.keys())
+            ]
+        return found
+
+
+def _number(value: object) -> float:
+    """Return a value if it is a number, else NaN, which no comparison holds for."""
+    return value if isinstance(value, int | float) and value is not True else float("nan")
+
+
+def request_of(
+    settings: "ModelSpec | Mapping[str, Any]",
+    messages: Messages,
+    attempt: int = 0,
+    schema: dict[str, Any] | None = None,
+) -> Request:
+    """Return the canonical request: what decides the answer, and nothing else (no address, no key,
+    no time).
+
+    Settings that were added later are part of it only where they are used, so that answers which
+    were stored before keep their keys.
+    """
+    used = ModelSpec.of(settings)
+    request: Request = {
+        "provider": used.provider,
+        "api": used.api,
+        "model": used.model,
+        "revision": used.revision,
+        "messages": messages,
+        "prompt_form": used.prompt_form,
+        "stop": used.stop,
+        "temperature": used.temperature,
+        "max_tokens": used.max_tokens,
+        "attempt": attempt,
+    }
+    if schema and used.json_schema:
+        request["schema"] = schema
+    if used.max_tokens_name != "max_tokens":
+        request["max_tokens_name"] = used.max_tokens_name
+    if used.seed != "attempt":
+        request["seed"] = used.seed
+    if used.extra:
+        request["extra"] = used.extra
+    if used.api_version is not None:
+        request["api_version"] = used.api_version
+    return request
+
+
+def same_model(asked: str, reported: str) -> bool:
+    """Say whether a server's model id means the model asked for: itself, or a dated snapshot or a
+    commit of it.
+    """
+    return (
+        reported == asked
+        or re.fullmatch(re.escape(asked) + r"(-[\d-]+|@\S+)", reported) is not None
+    )

@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from bezoar.errors import UserError
-from bezoar.llm.answer_store import Store, key_of
-from bezoar.llm.client import Answer, LLMClient, request_of
+from bezoar.llm.answer_store import Store
+from bezoar.llm.language_model import Answer
+from bezoar.llm.settings import Messages, ModelSpec, request_of
+from bezoar.llm.stored_model import StoredModel, checked, keys_of
 
 
 class Waiting(Exception):
@@ -46,53 +48,70 @@ def gather(store: Path) -> None:
         whole.close()
 
 
-class Shard(LLMClient):
-    """A door that asks one shard's requests and takes the others' answers from their stores."""
+class ShardedModel:
+    """Asks one shard's requests of a model and takes the others' answers from their stores.
+
+    `job` is the job's own store, `shard` is (k, n).
+    """
 
     def __init__(
         self,
-        settings: dict[str, Any],
-        store: Path,
+        settings: ModelSpec,
+        job: Path,
         concurrency: int,
         facts: Path | None,
         mode: str | None,
         shard: tuple[int, int],
     ) -> None:
         self.number, self.of = shard
-        super().__init__(
-            settings,
-            store.with_name(f"{store.stem}.shard-{self.number}-of-{self.of}{store.suffix}"),
-            concurrency,
-            facts,
-            mode,
-        )
-        self.job = store
+        self.job = job
+        path = job.with_name(f"{job.stem}.shard-{self.number}-of-{self.of}{job.suffix}")
+        self.own = StoredModel(settings, path, concurrency, facts, mode)
 
-    def _ask(
-        self,
-        prompts: list[list[dict[str, str]]],
-        names: list[str],
-        attempt: int,
-        schema: dict[str, Any] | None,
+    @property
+    def settings(self) -> ModelSpec:
+        """What model it is."""
+        return self.own.settings
+
+    @property
+    def mode(self) -> str:
+        """How it is asked."""
+        return self.own.mode
+
+    @property
+    def sent(self) -> int:
+        """How many calls this shard sent."""
+        return self.own.sent
+
+    @property
+    def usd(self) -> float:
+        """What they were charged."""
+        return self.own.usd
+
+    def open(self) -> None:
+        """Open this shard's store."""
+        self.own.open()
+
+    def close(self) -> None:
+        """Close this shard's store."""
+        self.own.close()
+
+    def answers(
+        self, prompts: list[Messages], names: list[str], attempt: int, schema: dict[str, Any] | None
     ) -> list[Answer]:
-        keys = [key_of(request_of(self.settings, prompt, attempt, schema)) for prompt in prompts]
+        """Return one answer a prompt, in order; raise `Waiting` if some are for other shards to
+        ask.
+        """
+        requests = [request_of(self.settings, prompt, attempt, schema) for prompt in prompts]
+        keys = keys_of(requests, names)
         mine = [i for i, key in enumerate(keys) if int(key[:8], 16) % self.of == self.number - 1]
-        answers = dict(
-            zip(
-                mine,
-                super()._ask([prompts[i] for i in mine], [names[i] for i in mine], attempt, schema),
-                strict=True,
-            )
+        own = self.own.answers(
+            [prompts[i] for i in mine], [names[i] for i in mine], attempt, schema
         )
-        found: dict[str, dict[str, Any]] = {}
-        for path in [*shard_stores(self.job), *([self.job] if self.job.exists() else [])]:
-            other = Store(path)
-            found |= other.get_many(
-                {key for i, key in enumerate(keys) if i not in answers} - found.keys()
-            )
-            other.close()
+        answers = dict(zip(mine, own, strict=True))
+        found = self._from_others({key for i, key in enumerate(keys) if i not in answers})
         answers |= {
-            i: self._checked(found[key])
+            i: checked(found[key], self.settings)
             for i, key in enumerate(keys)
             if i not in answers and key in found
         }
@@ -102,3 +121,12 @@ class Shard(LLMClient):
                 " other shards; run them, then it again"
             )
         return [answers[i] for i in range(len(prompts))]
+
+    def _from_others(self, wanted: set[str]) -> dict[str, dict[str, Any]]:
+        """Return the stored answers of other shards and of the job itself, by key."""
+        found: dict[str, dict[str, Any]] = {}
+        for path in [*shard_stores(self.job), *([self.job] if self.job.exists() else [])]:
+            other = Store(path)
+            found |= other.get_many(wanted - found.keys())
+            other.close()
+        return found

@@ -226,7 +226,8 @@ class FakeProvider:
         if schema:
             text = text if text.startswith("{") else json.dumps(fitting(schema, text))
         words = text.split(" ")
-        most = 1 if fault == "length" else body["max_tokens"]
+        limit = body.get("max_tokens", body.get("max_completion_tokens"))
+        most = 1 if fault == "length" else len(words) if limit is None else limit
         cut = len(words) > most or fault == "length"
         text = "" if fault in ("empty", "refusal") else " ".join(words[:most]) if cut else text
         tokens_in, tokens_out = (

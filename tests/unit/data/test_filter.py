@@ -57,9 +57,9 @@ def test_anything_else_is_no_verdict(text: str) -> None:
 def rate(
     say: Any, rows: list[dict[str, Any]] = ROWS, **changes: Any
 ) -> tuple[list[dict], Any, Scripted]:
-    door = Scripted(say)
-    rated, funnel = filter_rows.rate(door, rows, TEMPLATE, {**RECIPE, **changes}, "rows.jsonl")
-    return rated, funnel, door
+    client = Scripted(say)
+    rated, funnel = filter_rows.rate(client, rows, TEMPLATE, {**RECIPE, **changes}, "rows.jsonl")
+    return rated, funnel, client
 
 
 def say(prompt: str, attempt: int) -> str:
@@ -72,7 +72,7 @@ def say(prompt: str, attempt: int) -> str:
 
 
 def test_every_row_is_kept_in_order_with_its_verdict_and_the_counts_add_up() -> None:
-    rated, funnel, door = rate(say)
+    rated, funnel, client = rate(say)
     assert [{key: row[key] for key in ROWS[0]} for row in rated] == ROWS
     statuses = [row["gpt4_status"] for row in rated]
     assert statuses == [
@@ -81,7 +81,7 @@ def test_every_row_is_kept_in_order_with_its_verdict_and_the_counts_add_up() -> 
     assert [row["gpt4_rating"] for row in rated[:4]] == [None, 9, 2, 9]
     assert rated[0]["gpt4_reason"] == "no verdict: unparsable"
     assert (funnel.entered, funnel.left) == (20, {"reject": 8, "unrated": 4, "kept": 8})
-    assert len(door.asked) == 20 + 8 + 4
+    assert len(client.asked) == 20 + 8 + 4
 
 
 def test_the_accept_rate_is_told_by_length_of_the_response() -> None:

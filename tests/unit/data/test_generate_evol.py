@@ -138,11 +138,11 @@ def teacher(prompt: str, attempt: int) -> str:
 def run(
     say: Any = teacher, judge: Any = lambda *_: "different", rows: Any = ROWS, **changes: Any
 ) -> tuple[list[dict], Any, Scripted]:
-    door = Scripted(say)
+    client = Scripted(say)
     written, funnel = evol.evolve(
-        door, Scripted(judge), TEXTS, evol.pools(rows, RECIPE), {**RECIPE, **changes}
+        client, Scripted(judge), TEXTS, evol.pools(rows, RECIPE), {**RECIPE, **changes}
     )
-    return written, funnel, door
+    return written, funnel, client
 
 
 def test_one_strategy_and_one_operation_for_a_whole_pool_and_epoch() -> None:
@@ -188,11 +188,11 @@ def test_a_parent_whose_child_is_eliminated_stays_and_is_asked_anew() -> None:
             else teacher(prompt, attempt)
         )
 
-    written, funnel, door = run(say, breadth_share=1.0)
+    written, funnel, client = run(say, breadth_share=1.0)
     assert funnel.left == {**dict.fromkeys(evol.RULES, 0), "sorry": 8, "kept": 16}
     assert {row["epoch"] for row in written} == {2, 3}
     assert all(row["instruction"].endswith("? deeper2") for row in written if row["epoch"] == 2)
-    evolving = [(prompt, attempt) for prompt, attempt in door.asked if "Instruction:\n" in prompt]
+    evolving = [(prompt, attempt) for prompt, attempt in client.asked if "Instruction:\n" in prompt]
     assert len(set(evolving)) == len(evolving) == 24
     assert len({prompt for prompt, _ in evolving}) == 16
 

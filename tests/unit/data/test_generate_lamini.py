@@ -111,8 +111,8 @@ def hash_word(prompt: str, index: int) -> str:
 
 
 def test_every_item_is_counted_once_and_the_wanted_number_is_kept() -> None:
-    door = Scripted(answers)
-    rows, funnel = lamini.make(door, TEXTS, SEEDS, ["Tea", "Tides", "Jazz"], RECIPE)
+    client = Scripted(answers)
+    rows, funnel = lamini.make(client, TEXTS, SEEDS, ["Tea", "Tides", "Jazz"], RECIPE)
     assert len(rows) == RECIPE["rows"] == funnel.left["kept"]
     assert funnel.entered == sum(funnel.left.values()) == 6 * funnel.more["asked"]
     assert funnel.left["malformed"] == funnel.left["too_short"] == funnel.more["asked"] == 2

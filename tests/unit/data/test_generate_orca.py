@@ -42,9 +42,9 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 def make(paths: list[Path], **changes: Any) -> tuple[list[dict], Any, Scripted]:
-    door = Scripted(lambda prompt, attempt: f"because {prompt}")
-    rows, funnel = orca.make(door, paths, MESSAGES, {**RECIPE, **changes})
-    return rows, funnel, door
+    client = Scripted(lambda prompt, attempt: f"because {prompt}")
+    rows, funnel = orca.make(client, paths, MESSAGES, {**RECIPE, **changes})
+    return rows, funnel, client
 
 
 def test_every_line_of_a_chain_of_thought_file_is_used_or_dropped_by_a_rule(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_columns_are_those_of_the_paper_and_gold_stays_apart_from_the_explanatio
 def test_a_submix_uses_exactly_its_system_messages(
     tmp_path: Path, source: str, template: str, allowed: set[int]
 ) -> None:
-    rows, _, door = make(
+    rows, _, client = make(
         [
             write(
                 tmp_path / "mix.jsonl",
@@ -140,7 +140,7 @@ def test_a_submix_uses_exactly_its_system_messages(
         ]
     )
     assert {row["system_message"] for row in rows} == {MESSAGES[number] for number in allowed}
-    assert door.systems == [row["system_message"] for row in rows]
+    assert client.systems == [row["system_message"] for row in rows]
 
 
 def test_quotas_hold_for_submix_and_task_and_do_not_depend_on_the_order_of_files(

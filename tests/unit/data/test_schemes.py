@@ -17,7 +17,8 @@ from bezoar.data.funnel import Funnel
 from bezoar.data.schemes import check_failures, user
 from bezoar.errors import UserError
 from bezoar.files import write_json, write_jsonl
-from bezoar.llm.client import Answer, LLMClient
+from bezoar.llm.client import LLMClient
+from bezoar.llm.language_model import Answer
 from bezoar.rehearsal.world import World
 from make_world import alpaca_seeds
 
@@ -80,7 +81,7 @@ SIMULATOR: dict[str, Any] = {
     "timeout_s": 30,
     "reported_as": None,
     "json_schema": False,
-    "batch": False,
+    "use_batch_api": False,
 }
 RECIPE = {
     "rows": 250,
@@ -179,17 +180,17 @@ def test_the_simulator_says_the_same_in_every_protocol(
     inputs: Path, tmp_path: Path, api: str
 ) -> None:
     question = next(iter(SMALL.by_question))
-    with LLMClient(
+    with LLMClient.of(
         {**SIMULATOR, "api": api}, tmp_path / "s.sqlite", 2, inputs / "facts.json"
-    ) as door:
-        answers = door.ask([user(question, "Be brief."), user(question)], ["a", "b"])
+    ) as client:
+        answers = client.ask([user(question, "Be brief."), user(question)], ["a", "b"])
     assert [answer.state for answer in answers] == ["answered", "answered"]
-    with LLMClient(SIMULATOR, tmp_path / "other.sqlite", 2, inputs / "facts.json") as door:
-        assert door.ask([user(question)], ["b"])[0].text == answers[1].text
+    with LLMClient.of(SIMULATOR, tmp_path / "other.sqlite", 2, inputs / "facts.json") as client:
+        assert client.ask([user(question)], ["b"])[0].text == answers[1].text
 
 
 def test_the_simulator_ends_with_its_parent(inputs: Path) -> None:
-    door = subprocess.Popen(
+    client = subprocess.Popen(
         [
             sys.executable,
             str(ROOT / "scripts" / "serve_simulator.py"),
@@ -202,9 +203,9 @@ def test_the_simulator_ends_with_its_parent(inputs: Path) -> None:
         stdout=subprocess.PIPE,
         text=True,
     )
-    assert door.stdout is not None
-    assert door.stdout.readline().startswith("listening ")
-    assert door.stdin is not None
-    door.stdin.close()
-    assert door.wait(timeout=10) == 0
-    door.stdout.close()
+    assert client.stdout is not None
+    assert client.stdout.readline().startswith("listening ")
+    assert client.stdin is not None
+    client.stdin.close()
+    assert client.wait(timeout=10) == 0
+    client.stdout.close()

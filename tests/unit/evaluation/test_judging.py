@@ -23,7 +23,7 @@ import score_mtbench
 from bezoar.errors import UserError
 from bezoar.evaluation import mtbench
 from bezoar.files import read_json, read_jsonl, write_jsonl
-from bezoar.llm import client
+from bezoar.llm import limits
 
 ROOT = Path(__file__).parents[3]
 JUDGE = {
@@ -40,7 +40,7 @@ JUDGE = {
     "timeout_s": 5,
     "reported_as": None,
     "json_schema": False,
-    "batch": False,
+    "use_batch_api": False,
 }
 CATEGORIES = ["writing", "math", "stem", "coding"]
 # What a judge may say, and the state it ends in.
@@ -62,7 +62,7 @@ def peer(monkeypatch: pytest.MonkeyPatch) -> Iterator[Peer]:
     running = Peer()
     monkeypatch.setenv("PEER_URL", f"{running.url}/v1")
     monkeypatch.setenv("PEER_KEY", "canary")
-    monkeypatch.setattr(client, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(limits, "FIRST_PAUSE_S", 0.01)
     yield running
     running.stop()
 

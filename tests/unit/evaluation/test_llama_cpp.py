@@ -89,7 +89,7 @@ def test_rows_are_generated_by_llama_cpp_s_server(
             "timeout_s": 30,
             "reported_as": None,
             "json_schema": False,
-            "batch": False,
+            "use_batch_api": False,
         }
         recipe = {
             "quotas": {"cot": 3},

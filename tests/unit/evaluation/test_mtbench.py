@@ -31,7 +31,7 @@ SIMULATOR = {
     "timeout_s": 30,
     "reported_as": None,
     "json_schema": False,
-    "batch": False,
+    "use_batch_api": False,
 }
 
 

@@ -1,4 +1,4 @@
-"""Promises of the door to language models, against a peer that fails on command."""
+"""Promises of the client to language models, against a peer that fails on command."""
 
 import os
 import signal
@@ -13,8 +13,9 @@ import pytest
 from peer import Peer
 
 from bezoar.errors import UserError
-from bezoar.llm import client
+from bezoar.llm import limits
 from bezoar.llm.client import LLMClient
+from bezoar.llm.language_model import Answer
 
 KEY = "canary-0123456789"
 SETTINGS: dict[str, Any] = {
@@ -43,19 +44,19 @@ def peer() -> Iterator[Peer]:
 def _environment(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PEER_URL", f"{peer.url}/v1")
     monkeypatch.setenv("PEER_KEY", KEY)
-    monkeypatch.setattr(client, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(limits, "FIRST_PAUSE_S", 0.01)
 
 
-def door(folder: Path, mode: str = "online", concurrency: int = 8, **settings: Any) -> LLMClient:
-    return LLMClient({**SETTINGS, **settings}, folder / "s.sqlite", concurrency, None, mode)
+def connect(folder: Path, mode: str = "online", concurrency: int = 8, **settings: Any) -> LLMClient:
+    return LLMClient.of({**SETTINGS, **settings}, folder / "s.sqlite", concurrency, None, mode)
 
 
 def chat(texts: list[str]) -> list[list[dict[str, str]]]:
     return [[{"role": "user", "content": text}] for text in texts]
 
 
-def ask(folder: Path, texts: list[str], **more: Any) -> list[client.Answer]:
-    with door(folder, **more) as opened:
+def ask(folder: Path, texts: list[str], **more: Any) -> list[Answer]:
+    with connect(folder, **more) as opened:
         return opened.ask(chat(texts), texts)
 
 
@@ -123,7 +124,7 @@ def test_each_protocol_is_spoken_with_its_own_fields(
         "stop": ["END"],
     }
     messages = [{"role": "system", "content": "be {kind}"}, {"role": "user", "content": "hi"}]
-    with LLMClient(settings, tmp_path / "s.sqlite", 1, None) as opened:
+    with LLMClient.of(settings, tmp_path / "s.sqlite", 1, None) as opened:
         answer = opened.ask([messages], ["row"])[0]
     sent = peer.seen[0]
     assert (sent["path"], sent["model"], sent["temperature"], sent["max_tokens"]) == (
@@ -147,6 +148,13 @@ def test_each_protocol_is_spoken_with_its_own_fields(
 
 
 PASSING = {
+    **{str(status): {"status": status} for status in (408, 409, 425, 502, 503, 504, 520)},
+    "invalid UTF-8 HTML": {"body": "<html>\xff</html>"},
+    "broken off": {"text": "The lar", "finish": "error"},
+    "a number for a text": {"text": 7},
+    "no model": {"body": '{"choices": [{"message": {"content": "x"}, "finish_reason": "stop"}]}'},
+    "a rate limit with status 200": {"body": '{"choices": null, "error": {"code": 429}}'},
+    "Retry-After that is rubbish": {"status": 503, "headers": {"retry-after": "-1"}},
     "429 with Retry-After": {"status": 429, "headers": {"retry-after": "0.05"}},
     "429 without": {"status": 429},
     "500": {"status": 500},
@@ -202,7 +210,7 @@ def test_every_request_ends_in_exactly_one_state_and_they_are_counted(
     tmp_path: Path, peer: Peer
 ) -> None:
     peer.script = lambda prompt, turn: STATES[prompt]
-    with door(tmp_path) as opened:
+    with connect(tmp_path) as opened:
         answers = opened.ask(chat(list(STATES)), list(STATES))
         assert [answer.state for answer in answers] == list(STATES)
         assert opened.states == dict.fromkeys(STATES, 1)
@@ -306,7 +314,7 @@ def test_an_unparsable_answer_is_asked_again_with_another_attempt_up_to_the_boun
     tmp_path: Path, peer: Peer
 ) -> None:
     peer.script = lambda prompt, turn: {"text": "7" if turn == int(prompt) else "mumble"}
-    with door(tmp_path) as opened:
+    with connect(tmp_path) as opened:
         results = opened.ask_until(
             chat(["0", "2", "9"]),
             ["0", "2", "9"],
@@ -315,3 +323,37 @@ def test_an_unparsable_answer_is_asked_again_with_another_attempt_up_to_the_boun
         )
     assert [parsed for parsed, _ in results] == [7, 7, None]
     assert peer.turns == {"0": 1, "2": 3, "9": 4}
+
+
+@pytest.mark.parametrize(
+    "act", [{"status": 500}, {"reset": True}, {"text": "x", "finish": "error"}]
+)
+def test_a_row_that_the_provider_failed_is_not_asked_under_another_attempt(
+    tmp_path: Path, peer: Peer, monkeypatch: pytest.MonkeyPatch, act: dict[str, Any]
+) -> None:
+    """Six calls, not six for each attempt; the next run asks it again, and then a replay agrees."""
+    peer.script = lambda prompt, turn: act if prompt == "1" else {"text": "7"}
+    with connect(tmp_path) as opened:
+        results = opened.ask_until(chat(["0", "1"]), ["0", "1"], int, 4)
+    assert [answer.state for _, answer in results] == ["answered", "provider_error"]
+    assert peer.turns["1"] == limits.RETRIES
+    peer.script = lambda prompt, turn: {"text": "8"}
+    for mode in ("online", "replay"):
+        with connect(tmp_path, mode) as opened:
+            results = opened.ask_until(chat(["0", "1"]), ["0", "1"], int, 4)
+        assert [parsed for parsed, _ in results] == [7, 8]
+
+
+def test_only_one_request_is_under_way_until_the_server_has_answered_once(
+    tmp_path: Path, peer: Peer
+) -> None:
+    active: list[int] = []
+
+    def script(prompt: str, turn: int) -> dict[str, Any]:
+        active.append(peer.active)
+        time.sleep(0.05)
+        return {"text": "fine"}
+
+    peer.script = script
+    ask(tmp_path, [str(i) for i in range(9)], concurrency=4)
+    assert active[0] == 1 and max(active) > 1

@@ -1,4 +1,4 @@
-"""Promises of the door against the simulator as a hostile provider: nothing lost, nothing paid
+"""Promises of the client against the simulator as a hostile provider: nothing lost, nothing paid
 twice, no budget exceeded, no key told.
 """
 
@@ -19,11 +19,13 @@ from simulated import KEY, SCRIPTS, SETTINGS, names, questions, simulated
 
 from bezoar.errors import UserError
 from bezoar.files import canonical, sha256_text
-from bezoar.llm import client
+from bezoar.llm import limits
 from bezoar.llm.answer_store import Store
 from bezoar.llm.budget import Ledger, Price
-from bezoar.llm.client import STATES, LLMClient, request_of
+from bezoar.llm.client import LLMClient
+from bezoar.llm.language_model import STATES
 from bezoar.llm.protocol import arguments
+from bezoar.llm.settings import request_of
 from bezoar.rehearsal.fake_provider import PASSING, Faults
 
 ROWS = 5_000
@@ -37,7 +39,7 @@ STATE_OF = {
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "FIRST_PAUSE_S", 0.02)
+    monkeypatch.setattr(limits, "FIRST_PAUSE_S", 0.02)
 
 
 def use(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> None:
@@ -58,31 +60,32 @@ def test_five_thousand_rows_under_mixed_faults_end_in_one_state_each_and_are_pai
     assert set(met) == {"", *PASSING, *STATE_OF}, "every kind of fault befalls some row"
     with simulated(tmp_path, faults={"share": 0.1, "stall_s": 2.0}) as server:
         use(monkeypatch, server.environment(tmp_path))
-        with LLMClient(SETTINGS, tmp_path / "s.sqlite", 64, None) as door:
-            answers = door.ask(prompts, names(ROWS))
+        with LLMClient.of(SETTINGS, tmp_path / "s.sqlite", 64, None) as client:
+            answers = client.ask(prompts, names(ROWS))
         meter = server.meter()
-        with LLMClient(SETTINGS, tmp_path / "s.sqlite", 64, None) as again:
+        with LLMClient.of(SETTINGS, tmp_path / "s.sqlite", 64, None) as again:
             assert again.ask(prompts, names(ROWS)) == answers
         assert again.sent == 0 and server.meter() == meter
     assert [answer.state for answer in answers] == [
         STATE_OF.get(fault_of(faults, prompt), "answered") for prompt in prompts
     ]
-    assert sum(door.counts().values()) == ROWS and set(door.counts()) <= set(STATES)
+    assert sum(client.counts().values()) == ROWS and set(client.counts()) <= set(STATES)
     assert (meter["answers"], meter["requests"], meter["most"]) == (ROWS, ROWS, 1)
     assert meter["lost"] == met["stall"] + met["truncated_body"] + met["invalid_json"], (
         "generated, but never delivered whole"
     )
-    assert door.usd == pytest.approx(meter["usd"])
+    assert client.usd == pytest.approx(meter["usd"])
     assert len(list(Store(tmp_path / "s.sqlite").rows())) == ROWS
 
 
 PROGRAM = """
 import sys; from pathlib import Path
-from simulated import SETTINGS, names, questions; from bezoar.llm import client, transport
+from simulated import SETTINGS, names, questions; from bezoar.llm import exchange, limits
+from bezoar.llm.client import LLMClient
 from bezoar.files import write_jsonl
-client.FIRST_PAUSE_S, transport.TICK_S = 0.02, 0.05
-with client.LLMClient(SETTINGS, Path(sys.argv[1]), 8, None) as door:
-    answers = door.ask(questions(int(sys.argv[3])), names(int(sys.argv[3])))
+limits.FIRST_PAUSE_S, exchange.TICK_S = 0.02, 0.05
+with LLMClient.of(SETTINGS, Path(sys.argv[1]), 8, None) as client:
+    answers = client.ask(questions(int(sys.argv[3])), names(int(sys.argv[3])))
 write_jsonl(Path(sys.argv[2]), [{"text": answer.text, "state": answer.state} for answer in answers])
 """
 
@@ -175,23 +178,23 @@ def test_the_budget_is_never_exceeded_at_concurrency_64_and_the_run_goes_on_from
         use(monkeypatch, server.environment(tmp_path))
         monkeypatch.setenv("BEZOAR_BUDGET_USD", str(budget))
         with (
-            LLMClient(SETTINGS, tmp_path / "s.sqlite", 64, None) as door,
+            LLMClient.of(SETTINGS, tmp_path / "s.sqlite", 64, None) as client,
             pytest.raises(UserError, match=r"BUDGET_USD=10 is used up") as raised,
         ):
-            door.ask(prompts, names(600))
+            client.ask(prompts, names(600))
         meter = server.meter()
         spent = meter["usd"] + meter["lost_usd"]
         assert 0.5 * budget < spent <= budget
         assert f"{meter['answers']} of 600 rows are done and stored" in str(raised.value)
         with (
-            LLMClient(SETTINGS, tmp_path / "s.sqlite", 64, None) as door,
+            LLMClient.of(SETTINGS, tmp_path / "s.sqlite", 64, None) as client,
             pytest.raises(UserError, match="is used up"),
         ):
-            door.ask(prompts, names(600))
+            client.ask(prompts, names(600))
         assert server.meter()["usd"] + server.meter()["lost_usd"] <= budget
         monkeypatch.setenv("BEZOAR_BUDGET_USD", "100")
-        with LLMClient(SETTINGS, tmp_path / "s.sqlite", 64, None) as door:
-            assert len(door.ask(prompts, names(600))) == 600
+        with LLMClient.of(SETTINGS, tmp_path / "s.sqlite", 64, None) as client:
+            assert len(client.ask(prompts, names(600))) == 600
         assert server.meter()["most"] == 1
         assert server.meter()["usd"] + server.meter()["lost_usd"] <= 100
 
@@ -204,7 +207,7 @@ def test_jobs_that_run_side_by_side_share_one_budget(tmp_path: Path) -> None:
             start(tmp_path, environment, 400, f"{i}.sqlite", f"{i}.jsonl") for i in range(3)
         ]
         said = [child.communicate()[0] for child in children]
-        assert all("UserError: BUDGET_USD=4 is used up" in text for text in said), said
+        assert all("UserError: BEZOAR_BUDGET_USD=4 is used up" in text for text in said), said
         assert 2 < server.meter()["usd"] <= 4
 
 
@@ -228,13 +231,13 @@ def test_a_model_without_a_price_cannot_be_held_to_a_budget(
     monkeypatch.setenv("BEZOAR_BUDGET_USD", "1")
     with (
         pytest.raises(UserError, match=r"no price for unheard-of"),
-        LLMClient({**SETTINGS, "model": "unheard-of"}, tmp_path / "s.sqlite", 1, None),
+        LLMClient.of({**SETTINGS, "model": "unheard-of"}, tmp_path / "s.sqlite", 1, None),
     ):
         pass
     monkeypatch.setenv("BEZOAR_BUDGET_USD", "ten")
     with (
         pytest.raises(UserError, match="BUDGET_USD: expected an amount"),
-        LLMClient(SETTINGS, tmp_path / "s.sqlite", 1, None),
+        LLMClient.of(SETTINGS, tmp_path / "s.sqlite", 1, None),
     ):
         pass
 
@@ -261,20 +264,22 @@ def test_limits_in_the_headers_are_kept_so_that_hardly_any_call_is_refused(
         ) as server:
             use(monkeypatch, server.environment(tmp_path))
             started = time.monotonic()
-            with LLMClient(settings, tmp_path / f"{variable}.sqlite", 16, None) as door:
-                assert {answer.state for answer in door.ask(questions(200), names(200))} == {
+            with LLMClient.of(settings, tmp_path / f"{variable}.sqlite", 16, None) as client:
+                assert {answer.state for answer in client.ask(questions(200), names(200))} == {
                     "answered"
                 }
             assert time.monotonic() - started > 1.8, "200 requests at 40 a half second"
-            assert door.sent <= 200 + 16, "only the first wave cannot know"
+            assert client.sent <= 200 + 16, "only the first wave cannot know"
 
 
 def test_token_limits_are_kept_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with simulated(tmp_path, rate={"requests": 1000, "tokens": 600, "window_s": 0.4}) as server:
         use(monkeypatch, server.environment(tmp_path))
-        with LLMClient(SETTINGS, tmp_path / "s.sqlite", 8, None) as door:
-            assert {answer.state for answer in door.ask(questions(150), names(150))} == {"answered"}
-        assert door.sent <= 150 + 8
+        with LLMClient.of(SETTINGS, tmp_path / "s.sqlite", 8, None) as client:
+            assert {answer.state for answer in client.ask(questions(150), names(150))} == {
+                "answered"
+            }
+        assert client.sent <= 150 + 8
 
 
 @pytest.mark.timeout(60)
@@ -300,10 +305,10 @@ def test_the_key_appears_in_no_file_log_process_list_or_error(
         wrong = "canary-wrong-77aa"
         use(monkeypatch, {**server.environment(tmp_path), "PEER_KEY": wrong})
         with (
-            LLMClient(SETTINGS, tmp_path / "t.sqlite", 4, None) as door,
+            LLMClient.of(SETTINGS, tmp_path / "t.sqlite", 4, None) as client,
             pytest.raises(UserError, match="check the key in PEER_KEY") as raised,
         ):
-            door.ask(questions(9), names(9))
+            client.ask(questions(9), names(9))
     assert KEY not in output
     assert wrong not in str(raised.value) and "***" in str(raised.value)
     for path in tmp_path.iterdir():
@@ -322,10 +327,10 @@ def test_an_unknown_model_is_one_line(tmp_path: Path, monkeypatch: pytest.Monkey
     with simulated(tmp_path, "--models", "n") as server:
         use(monkeypatch, server.environment(tmp_path))
         with (
-            LLMClient(SETTINGS, tmp_path / "s.sqlite", 4, None) as door,
+            LLMClient.of(SETTINGS, tmp_path / "s.sqlite", 4, None) as client,
             pytest.raises(UserError, match=r"model m: .*404.*does not exist.*check `model`"),
         ):
-            door.ask(questions(9), names(9))
+            client.ask(questions(9), names(9))
 
 
 def test_an_answer_under_another_models_id_is_noticed_and_can_be_accepted_without_paying_again(
@@ -333,15 +338,17 @@ def test_an_answer_under_another_models_id_is_noticed_and_can_be_accepted_withou
 ) -> None:
     with simulated(tmp_path, faults={"share": 1.0, "kinds": ["wrong_model"]}) as server:
         use(monkeypatch, server.environment(tmp_path))
-        with LLMClient(SETTINGS, tmp_path / "s.sqlite", 4, None) as door:
-            first = door.ask(questions(2), names(2))
+        with LLMClient.of(SETTINGS, tmp_path / "s.sqlite", 4, None) as client:
+            first = client.ask(questions(2), names(2))
         assert [answer.state for answer in first] == ["provider_error"] * 2
         assert "asked for m, another-model answered" in first[0].error
-        with LLMClient(
+        with LLMClient.of(
             {**SETTINGS, "reported_as": "another-model"}, tmp_path / "s.sqlite", 4, None
-        ) as door:
-            assert [answer.state for answer in door.ask(questions(2), names(2))] == ["answered"] * 2
-        assert door.sent == 0
+        ) as client:
+            assert [answer.state for answer in client.ask(questions(2), names(2))] == [
+                "answered"
+            ] * 2
+        assert client.sent == 0
 
 
 def test_a_full_disk_is_one_line_and_what_was_stored_is_kept(
@@ -360,9 +367,9 @@ def test_a_full_disk_is_one_line_and_what_was_stored_is_kept(
         kept = _stored(tmp_path / "s.sqlite")
         assert 0 < kept < 2000
         use(monkeypatch, server.environment(tmp_path))
-        with LLMClient(SETTINGS, tmp_path / "s.sqlite", 16, None) as door:
-            assert len(door.ask(questions(2000), names(2000))) == 2000
-        assert door.sent <= 2000 - kept
+        with LLMClient.of(SETTINGS, tmp_path / "s.sqlite", 16, None) as client:
+            assert len(client.ask(questions(2000), names(2000))) == 2000
+        assert client.sent <= 2000 - kept
 
 
 SCHEMA = {
@@ -387,12 +394,14 @@ def test_a_server_with_json_schemas_is_held_to_one_and_another_is_asked_again(
     )
     with simulated(tmp_path) as server:
         use(monkeypatch, server.environment(tmp_path))
-        with LLMClient({**settings, "json_schema": True}, tmp_path / "s.sqlite", 4, None) as door:
+        with LLMClient.of(
+            {**settings, "json_schema": True}, tmp_path / "s.sqlite", 4, None
+        ) as client:
             assert [
-                parsed for parsed, _ in door.ask_until(questions(3), names(3), parse, 3, SCHEMA)
+                parsed for parsed, _ in client.ask_until(questions(3), names(3), parse, 3, SCHEMA)
             ] == ["Reject"] * 3
-        assert door.sent == 3
-        with LLMClient(settings, tmp_path / "s.sqlite", 4, None) as door:
-            results = door.ask_until(questions(3), names(3), parse, 3, SCHEMA)
+        assert client.sent == 3
+        with LLMClient.of(settings, tmp_path / "s.sqlite", 4, None) as client:
+            results = client.ask_until(questions(3), names(3), parse, 3, SCHEMA)
         assert [(parsed, answer.state) for parsed, answer in results] == [(None, "unparsable")] * 3
-        assert (door.sent, door.counts()) == (9, {"unparsable": 3})
+        assert (client.sent, client.counts()) == (9, {"unparsable": 3})

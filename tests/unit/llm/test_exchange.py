@@ -2,6 +2,7 @@
 keys is replayed.
 """
 
+import asyncio
 import json
 import lzma
 from pathlib import Path
@@ -12,10 +13,11 @@ from simulated import SETTINGS, names, questions, simulated
 import cancel_batches
 import exchange_answers
 from bezoar.errors import UserError
-from bezoar.llm import client
 from bezoar.llm.answer_store import Store, key_of
 from bezoar.llm.batches import batch_api
 from bezoar.llm.client import LLMClient
+from bezoar.llm.language_model import Answer
+from bezoar.llm.settings import request_of
 
 
 def config(folder: Path, results: str) -> str:
@@ -27,23 +29,23 @@ def config(folder: Path, results: str) -> str:
 
 
 @pytest.fixture
-def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[client.Answer]:
+def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Answer]:
     """Answers in two stores below mine/."""
     with simulated(tmp_path) as server:
         for name, value in server.environment(tmp_path).items():
             monkeypatch.setenv(name, value)
         answers = []
         for store, count in (("a", 20), ("b", 30)):
-            with LLMClient(
+            with LLMClient.of(
                 SETTINGS, tmp_path / "mine" / "store" / f"{store}.sqlite", 4, None
-            ) as door:
-                answers = door.ask(questions(count), names(count))
+            ) as client:
+                answers = client.ask(questions(count), names(count))
     monkeypatch.delenv("PEER_KEY")
     return answers
 
 
 def test_an_export_is_deterministic_and_its_import_replays_without_a_key(
-    tmp_path: Path, asked: list[client.Answer]
+    tmp_path: Path, asked: list[Answer]
 ) -> None:
     for name in ("one.xz", "two.xz"):
         exchange_answers.main(
@@ -53,10 +55,12 @@ def test_an_export_is_deterministic_and_its_import_replays_without_a_key(
     exchange_answers.main(
         ["import", "--config", config(tmp_path, "yours"), "--file", str(tmp_path / "one.xz")]
     )
-    with LLMClient(SETTINGS, tmp_path / "yours" / "store" / "b.sqlite", 4, None, "replay") as door:
-        assert door.ask(questions(30), names(30)) == asked
+    with LLMClient.of(
+        SETTINGS, tmp_path / "yours" / "store" / "b.sqlite", 4, None, "replay"
+    ) as client:
+        assert client.ask(questions(30), names(30)) == asked
         with pytest.raises(UserError, match="no stored answer for row 30"):
-            door.ask(questions(31), names(31))
+            client.ask(questions(31), names(31))
     assert not (tmp_path / "yours" / "store" / "budget.db").exists(), (
         "what somebody else paid is not counted"
     )
@@ -83,7 +87,7 @@ def test_an_export_is_deterministic_and_its_import_replays_without_a_key(
     ids=["answer", "request", "columns", "path"],
 )
 def test_a_damaged_line_is_named_and_nothing_is_imported(
-    tmp_path: Path, asked: list[client.Answer], damage: object, line: int
+    tmp_path: Path, asked: list[Answer], damage: object, line: int
 ) -> None:
     file = tmp_path / "x.xz"
     exchange_answers.export(tmp_path / "mine" / "store", file)
@@ -95,7 +99,7 @@ def test_a_damaged_line_is_named_and_nothing_is_imported(
     assert not (tmp_path / "yours").exists()
 
 
-def test_an_import_never_replaces_an_answer(tmp_path: Path, asked: list[client.Answer]) -> None:
+def test_an_import_never_replaces_an_answer(tmp_path: Path, asked: list[Answer]) -> None:
     file = tmp_path / "x.xz"
     exchange_answers.export(tmp_path / "mine" / "store", file)
     store = Store(tmp_path / "mine" / "store" / "a.sqlite")
@@ -115,27 +119,26 @@ def test_a_file_that_is_no_export_is_one_line(tmp_path: Path) -> None:
 
 def test_open_batches_are_cancelled_by_one_command(
     tmp_path: Path,
-    asked: list[client.Answer],
+    asked: list[Answer],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with simulated(tmp_path, batch_s="60") as server:
         for name, value in server.environment(tmp_path).items():
             monkeypatch.setenv(name, value)
-        with LLMClient(
+        with LLMClient.of(
             SETTINGS, tmp_path / "mine" / "store" / "c.sqlite", 4, None, "batch"
-        ) as door:
-            request = client.request_of(SETTINGS, questions(1)[0])
-            number, _ = door.store.batch_asked({key_of(request): request})
+        ) as client:
+            request, connection = request_of(SETTINGS, questions(1)[0]), client.model.connection
+            number, _ = client.model.store.batch_asked({key_of(request): request})
 
             async def submit() -> str:
-                async with door.provider.client() as client:
-                    return await batch_api(SETTINGS, client).submit(
-                        {key_of(request): request}, "mark"
-                    )
+                async with connection.client() as sdk_client:
+                    api = batch_api("chat", connection.transport(sdk_client))
+                    return await api.submit({key_of(request): request}, "mark")
 
-            door.store.batch_named(number, client.asyncio.run(submit()))
+            client.model.store.batch_named(number, asyncio.run(submit()))
         cancel_batches.main(["--config", config(tmp_path, "mine")])
         assert "1 batches cancelled: batch_0" in capsys.readouterr().out
-        with LLMClient(SETTINGS, tmp_path / "mine" / "store" / "c.sqlite", 4, None) as door:
-            assert door.ask(questions(1), names(1))[0].state == "answered"
+        with LLMClient.of(SETTINGS, tmp_path / "mine" / "store" / "c.sqlite", 4, None) as client:
+            assert client.ask(questions(1), names(1))[0].state == "answered"

@@ -20,8 +20,8 @@ import generate_orca
 from bezoar.errors import UserError
 from bezoar.files import read_jsonl, write_jsonl
 from bezoar.llm.answer_store import Entry
-from bezoar.llm.client import LLMClient
 from bezoar.llm.shards import shard_of_text
+from bezoar.llm.stored_model import StoredModel
 
 ROOT = Path(__file__).parents[3]
 MEMORY = (
@@ -41,7 +41,7 @@ MODEL = {
     "timeout_s": 1,
     "reported_as": None,
     "json_schema": False,
-    "batch": False,
+    "use_batch_api": False,
 }
 
 
@@ -91,7 +91,7 @@ class Network:
         network = self
 
         async def send(
-            door: LLMClient, missing: dict[str, dict[str, Any]]
+            model: StoredModel, missing: dict[str, dict[str, Any]]
         ) -> dict[str, dict[str, Any]]:
             answers = {}
             for key, request in missing.items():
@@ -107,11 +107,11 @@ class Network:
                     "error": "",
                     "finish": "stop",
                 }
-                door.store.put([Entry(key, request, answers[key])])
+                model.store.put([Entry(key, request, answers[key])])
                 await asyncio.sleep(0)
             return answers
 
-        monkeypatch.setattr(LLMClient, "_send", send)
+        monkeypatch.setattr(StoredModel, "send", send)
 
 
 def prompts(*names: str) -> list[str]:

@@ -10,7 +10,8 @@ import pytest
 
 import plan_requests
 from bezoar.llm.answer_store import Entry, Store, key_of
-from bezoar.llm.client import LLMClient, request_of
+from bezoar.llm.settings import ModelSpec, request_of
+from bezoar.llm.stored_model import StoredModel
 from bezoar.workflow.configuration import resolved
 
 PRICES = """date: 2026-01-01
@@ -61,7 +62,7 @@ def test_every_stage_is_counted_and_priced_low_expected_and_high(
     def nothing(*_: object) -> None:
         raise AssertionError("a plan sends nothing")
 
-    monkeypatch.setattr(LLMClient, "_send", nothing)
+    monkeypatch.setattr(StoredModel, "send", nothing)
     rows, text = plan(overlay, capsys)
     assert [
         rows[stage][0]
@@ -105,9 +106,11 @@ def test_what_is_stored_is_not_pending(
         return "x", "response"
 
     planner = plan_requests.Planner(
-        plan_requests.Load(settings), tmp_path / "none.sqlite", len, say
+        plan_requests.Load(ModelSpec.of(settings)), tmp_path / "none.sqlite", len, say
     )
-    planner.ask([[{"role": "user", "content": text}] for text in "abc"], ["1", "2", "3"])
+    planner.answers(
+        [[{"role": "user", "content": text}] for text in "abc"], ["1", "2", "3"], 0, None
+    )
     assert (planner.load.requests, planner.load.stored, seen) == (3, 0, ["a", "b", "c"])
     store = Store(tmp_path / "some.sqlite")
     request = request_of(settings, [{"role": "user", "content": "b"}])
@@ -122,9 +125,11 @@ def test_what_is_stored_is_not_pending(
     )
     store.close()
     planner = plan_requests.Planner(
-        plan_requests.Load(settings), tmp_path / "some.sqlite", len, say
+        plan_requests.Load(ModelSpec.of(settings)), tmp_path / "some.sqlite", len, say
     )
-    answers = planner.ask([[{"role": "user", "content": text}] for text in "abc"], ["1", "2", "3"])
+    answers = planner.answers(
+        [[{"role": "user", "content": text}] for text in "abc"], ["1", "2", "3"], 0, None
+    )
     assert (planner.load.requests, planner.load.stored, [answer.text for answer in answers]) == (
         2,
         1,

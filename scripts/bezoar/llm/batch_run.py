@@ -1,0 +1,274 @@
+"""Requests handed to a provider's batch API, and what comes back of them.
+
+Whatever happens, a batch that was handed in ends in one of three ways: it is collected, what it did
+not answer is handed in again, and it is closed; or it failed as a whole, is closed, and its
+requests are handed in again in smaller batches or end the stage with one line; or it stays open,
+and a later run collects it. What was answered is stored before a batch is closed.
+"""
+
+import asyncio
+import time
+from functools import partial
+
+from bezoar.errors import UserError
+from bezoar.files import canonical, sha256_text
+from bezoar.llm import limits
+from bezoar.llm.answer_store import Entry
+from bezoar.llm.batches import (
+    MOST_REQUESTS,
+    BatchAPI,
+    Look,
+    Result,
+    Results,
+    Whole,
+    batch_api,
+    parts_of,
+)
+from bezoar.llm.budget import Bound, cost
+from bezoar.llm.exchange import Exchange
+from bezoar.llm.faults import Blame, Fault, failure, refusal
+from bezoar.llm.online import OVER_BUDGET, OnlineSender
+from bezoar.llm.protocol import Unreadable, read_text
+from bezoar.llm.settings import Request
+from bezoar.llm.transport import patiently
+
+TURNS = 6  # handings-in in a row that answer nothing more
+POLL_S = 30.0  # how often a batch is looked at
+OUTAGE_TURNS = 9  # failed looks in a row: about a minute
+LATER = "what was handed in is collected by the next run"
+
+
+class BatchRun:
+    """Collects the batches that are open, then sends what an exchange still needs: in batches, or
+    one by one in any mode but batch.
+    """
+
+    def __init__(self, exchange: Exchange, online: OnlineSender) -> None:
+        self.exchange, self.online = exchange, online
+        self.api: BatchAPI = batch_api(exchange.settings.api, exchange.transport)
+        self.most = MOST_REQUESTS
+        self.lost: dict[str, str] = {}  # why a request has no answer yet
+
+    async def run(self, in_batches: bool) -> None:
+        """Bring every request that is left to its end."""
+        fruitless = -1
+        while True:
+            before = len(self.exchange.left()), self.most
+            await self._collect_open()
+            left = self.exchange.left()
+            if left and not in_batches:
+                return await self.online.send_all()
+            fruitless = fruitless + 1 if (len(left), self.most) == before else 0
+            if not left or fruitless == TURNS:
+                break
+            untried_first = sorted(left, key=lambda key: key in self.lost)
+            parts = list(parts_of({key: left[key] for key in untried_first}, self.most))
+            for part in parts if self.most == MOST_REQUESTS else parts[:1]:
+                await self._hand_in(part)
+        for key in left:
+            why = self.lost.get(key, "no answer from the batch API")
+            self.exchange.incoming.end(key, failure(why))
+        await self.online.prove()
+
+    async def _hand_in(self, part: dict[str, Request]) -> None:
+        """Hand in one batch, as far as the budget allows; what is too large is halved."""
+        exchange = self.exchange
+        costs = {key: Bound.of(r, exchange.price, "batch").usd for key, r in part.items()}
+        reserved = exchange.account.reserve_many(costs)
+        for key in part.keys() - reserved:
+            exchange.incoming.end(key, OVER_BUDGET)
+        part = {key: request for key, request in part.items() if key in reserved}
+        if not part:
+            return
+        number, asked = exchange.store.batch_asked(part)
+        exchange.server.sent += len(part)
+        try:
+            name = await self._submit(part, _mark(part, asked), asked)
+        except Fault as fault:
+            if fault.status is not None and fault.status < 500:  # for certain not taken
+                self._close(number, part)
+            if fault.status == 413 and len(part) > 1:
+                self.most = (len(part) + 1) // 2
+                return
+            advice = "; where there is no batch API, set `use_batch_api: false`"
+            raise UserError(
+                exchange.connection.hint(fault) + (advice if fault.status in (404, 405) else "")
+            ) from None
+        exchange.store.batch_named(number, name)
+
+    async def _submit(self, part: dict[str, Request], mark: str, asked: float) -> str:
+        """Return the id of a batch; after a fault that may pass, look first whether it was taken
+        nevertheless.
+        """
+        for turn in range(limits.RETRIES):
+            try:
+                return await self.api.submit(part, mark)
+            except Fault as fault:
+                if fault.blame is not Blame.PASSING or turn == limits.RETRIES - 1:
+                    raise
+                print(f"handing in a batch: {fault}; trying again", flush=True)
+                await asyncio.sleep(limits.pause_after(fault.headers, turn))
+            known = self.exchange.store.batch_names()
+            found = await self._find(mark, asked, len(part), known)
+            if found:
+                return found
+        raise AssertionError("unreachable")
+
+    async def _find(self, mark: str, asked: float, count: int, known: set[str]) -> str | None:
+        return await patiently(
+            partial(self.api.find, mark, asked, count, known), what="looking for a batch"
+        )
+
+    async def _collect_open(self) -> None:
+        """Take what is in the batches that are open, as they end."""
+        for number, name, asked, requests in self.exchange.store.open_batches():
+            first = next(iter(requests.values()), None)
+            if first and (first["api"], first["provider"]) != (
+                self.exchange.settings.api,
+                self.exchange.settings.provider,
+            ):
+                print(f"batch {name} of {first['model']} stays open: handed in to another provider")
+                continue
+            try:
+                await self._collect(number, name, asked, requests)
+            except Fault as fault:
+                raise UserError(self._unreachable(fault, name)) from None
+
+    def _unreachable(self, fault: Fault, name: str | None) -> str:
+        """Return the line for a batch that can be neither found nor read."""
+        if fault.status in (404, 410) and name:
+            return (
+                f"batch {name}: {fault}; it is not known to this address with this key: use those"
+                " it was handed in with, or give it up with `make cancel-batches`"
+            )
+        return f"{self.exchange.connection.hint(fault)}; {LATER}"
+
+    async def _collect(
+        self, number: int, name: str | None, asked: float, requests: dict[str, Request]
+    ) -> None:
+        """Wait for one batch, take what is in it, and close it."""
+        store, searched = self.exchange.store, name is None
+        known = store.batch_names()
+        while True:
+            if searched:
+                name = await self._find(_mark(requests, asked), asked, len(requests), known)
+            if name is None:  # it never got there
+                self._close(number, requests)
+                return
+            look = await self._ended(name)
+            if look.failed:
+                self._failed(number, name, requests, look.failed)
+                return
+            results = await patiently(partial(self.api.collect, name), what=f"batch {name}")
+            if not searched or not results.by_key or results.by_key.keys() & requests.keys():
+                break
+            known.add(name)  # somebody else's, of the same size
+        store.batch_named(number, name)
+        fault = self._take(name, results, requests, asked)
+        self.exchange.incoming.flush()
+        store.batch_collected(number)
+        if fault:
+            raise UserError(self.exchange.connection.hint(fault))
+
+    async def _ended(self, name: str) -> Look:
+        """Wait until a batch has ended; return the last look at it."""
+        while True:
+            look = await patiently(partial(self.api.look, name), OUTAGE_TURNS, f"batch {name}")
+            if look.ended:
+                return look
+            print(f"batch {name}: {look.progress}", flush=True)
+            await asyncio.sleep(POLL_S)
+
+    def _take(
+        self, name: str, results: Results, requests: dict[str, Request], asked: float
+    ) -> Fault | None:
+        """Take the results of a batch; return a fault that concerns the account or the model."""
+        fatal: Fault | None = None
+        answered = 0
+        for key, request in requests.items():
+            result = results.by_key.get(key)
+            if result is None:
+                self.lost[key] = "missing from the batch's results"
+                if not results.damaged:  # providers charge for answers only
+                    self.exchange.account.release(key)
+            elif result.fault is None:
+                answered += self._answered(key, request, result, asked)
+            else:
+                self.exchange.account.release(key)
+                fault = self._not_answered(key, request, result.fault, asked)
+                fatal = fatal or fault
+        print(f"batch {name}: {answered} of {len(requests)} answered", flush=True)
+        return fatal
+
+    def _answered(self, key: str, request: Request, result: Result, asked: float) -> bool:
+        """Take an answer and return whether it could be read; one that could not may have been
+        charged all the same.
+        """
+        try:
+            answer = read_text(result.text, request["api"])
+        except (Fault, Unreadable) as error:
+            self.lost[key] = str(error)[:200]
+            self.exchange.account.abandon(key)
+            return False
+        price = self.exchange.price
+        usd = cost(price, Bound.of(request, price, "batch"), answer["usage"], "batch")
+        self.exchange.account.charge(key, usd)
+        self.exchange.server.usd += usd or 0.0
+        seconds = max(0.0, time.time() - asked)
+        entry = Entry(key, request, answer, result.text, asked, seconds, usd, "batch")
+        self.exchange.incoming.keep(entry)
+        self.exchange.taken(request, time.monotonic())
+        return True
+
+    def _not_answered(self, key: str, request: Request, fault: Fault, asked: float) -> Fault | None:
+        """End a request that was refused for good; return the fault if it concerns all of them."""
+        if fault.blame in (Blame.ACCOUNT, Blame.ADDRESS):
+            return fault
+        if fault.blame is Blame.PASSING:
+            self.lost[key] = str(fault)
+            return None
+        seconds = max(0.0, time.time() - asked)
+        entry = Entry(key, request, refusal(fault), "", asked, seconds, 0.0, "batch")
+        if fault.blame is Blame.ROW:
+            self.exchange.incoming.keep(entry)
+        else:
+            self.exchange.server.refusals.hold(entry, fault, time.monotonic())
+        return None
+
+    def _failed(self, number: int, name: str, requests: dict[str, Request], whole: Whole) -> None:
+        """Close a batch that failed as a whole; say how its requests can be handed in again."""
+        self._close(number, requests)
+        print(f"batch {name} failed as a whole: {whole.reason}", flush=True)
+        keys = list(requests)
+        lines = [line for line in whole.lines if line <= len(keys)]
+        if lines and len(lines) < len(keys):
+            now = time.time()
+            for line in lines:
+                key, fault = keys[line - 1], Fault(whole.reason, 400)
+                entry = Entry(key, requests[key], refusal(fault), "", now, 0.0, 0.0, "batch")
+                self.exchange.server.refusals.hold(entry, fault, time.monotonic())
+        elif whole.room and len(keys) > 1:
+            self.most = min(self.most, (len(keys) + 1) // 2)
+        else:
+            raise UserError(
+                f"model {self.exchange.settings.model}: batch {name} was refused: {whole.reason};"
+                + (
+                    " run again later, or with MODE=online"
+                    if whole.room
+                    else f" change the model's settings, look at the account of"
+                    f" {self.exchange.settings.api_key_env}, or run with MODE=online"
+                )
+                + "; the batch is closed and nothing was charged"
+            )
+
+    def _close(self, number: int, requests: dict[str, Request]) -> None:
+        """Give back what was reserved for a batch, and close it."""
+        for key in requests:
+            self.exchange.account.release(key)
+        self.exchange.incoming.flush()
+        self.exchange.store.batch_collected(number)
+
+
+def _mark(requests: dict[str, Request], asked: float) -> str:
+    """Return the mark of one handing-in of requests."""
+    return sha256_text(canonical([sorted(requests), asked]))[:32]

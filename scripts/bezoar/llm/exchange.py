@@ -1,0 +1,104 @@
+"""What the ways of sending share: the requests that one `ask` needs, the answers that come in until
+they are stored, and what is known of the server.
+"""
+
+import asyncio
+import contextlib
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from bezoar import progress
+from bezoar.llm.answer_store import Entry, Store
+from bezoar.llm.budget import Account, Price
+from bezoar.llm.connection import Connection
+from bezoar.llm.faults import Refusals
+from bezoar.llm.limits import Limiter
+from bezoar.llm.settings import ModelSpec, Request
+from bezoar.llm.transport import Transport
+
+TICK_S = 0.5  # how often answers are stored: what a kill can lose
+REPORT_S = 5  # how often it is printed how far the sending is
+
+
+@dataclass
+class ServerState:
+    """What one process knows of a model's server, and what it has sent there."""
+
+    limiter: Limiter = field(default_factory=Limiter)
+    refusals: Refusals = field(default_factory=Refusals)
+    example: Request | None = None  # a request that the server has taken
+    heard: bool = False  # whether anything ever came from the address
+    sent: int = 0  # calls
+    usd: float = 0.0  # charged for them
+
+
+class Incoming:
+    """The answers of one `ask` while they come in."""
+
+    def __init__(self, store: Store, account: Account, missing: dict[str, Request]) -> None:
+        self.store, self.account, self.missing = store, account, missing
+        self.answers: dict[str, dict[str, Any]] = {}
+        self.done = asyncio.Event()
+        self._entries: list[Entry] = []
+
+    def end(self, key: str, answer: dict[str, Any]) -> None:
+        """Take an answer that is not for good: a later run asks again."""
+        if key in self.missing:
+            self.answers[key] = answer
+
+    def keep(self, entry: Entry) -> None:
+        """Take an answer that is for good; it is stored at the next flush."""
+        self._entries.append(entry)
+        self.end(entry.key, entry.answer)
+
+    def flush(self) -> None:
+        """Store the answers that came in, then settle what they cost."""
+        self.store.put(self._entries)
+        self._entries = []
+        self.account.settle()
+
+    async def flush_until_done(self) -> None:
+        """Flush every `TICK_S` until `done` is set, and print how far it is."""
+        printed = time.monotonic()
+        while not self.done.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.done.wait(), TICK_S)
+            self.flush()
+            if time.monotonic() - printed > REPORT_S:
+                printed = time.monotonic()
+                print(
+                    f"{progress.MARK}{len(self.answers)} of {len(self.missing)} answers", flush=True
+                )
+
+
+@dataclass
+class Exchange:
+    """One `ask` with a server: what is sent with, and where it goes."""
+
+    settings: ModelSpec
+    connection: Connection
+    transport: Transport
+    store: Store
+    price: Price | None
+    server: ServerState
+    incoming: Incoming
+
+    @property
+    def account(self) -> Account:
+        """What is reserved and charged."""
+        return self.incoming.account
+
+    def left(self) -> dict[str, Request]:
+        """Return the requests that have neither an answer nor a refusal that is held back."""
+        held = {refused.entry.key for refused in self.server.refusals.held}
+        ended = self.incoming.answers.keys() | held
+        return {key: r for key, r in self.incoming.missing.items() if key not in ended}
+
+    def taken(self, request: Request, sent_at: float) -> None:
+        """Note that the server took a request that was sent at that monotonic time; refusals that
+        are thereby the rows' own are stored.
+        """
+        self.server.example = self.server.example or request
+        for refused in self.server.refusals.taken(sent_at):
+            self.incoming.keep(refused.entry)

@@ -1,0 +1,74 @@
+"""The one protocol that everything which answers prompts has, and an answer."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from bezoar.llm.settings import Messages, ModelSpec
+
+STATES = ("answered", "refused", "truncated", "unparsable", "provider_error", "over_budget")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back: `text` is empty unless there is an answer; `usage` counts tokens in and out,
+    as far as they are known; `finish` is the server's own word; `reasoning` is what the model wrote
+    before its answer.
+    """
+
+    state: str
+    text: str
+    usage: dict[str, int]
+    model: str
+    error: str = ""
+    finish: str = ""
+    reasoning: str = ""
+
+    @property
+    def usable(self) -> bool:
+        """Whether there is a text to go on with, be it cut at `max_tokens`."""
+        return self.state in ("answered", "truncated") and bool(self.text)
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether all tokens went before there was any text, as in reasoning."""
+        return self.state == "truncated" and not self.text
+
+
+class LanguageModel(Protocol):
+    """Something that answers prompts: a provider, one shard of a stage's requests, a plan that
+    sends nothing, a test's script.
+    """
+
+    @property
+    def settings(self) -> ModelSpec:
+        """What model it is."""
+        ...
+
+    @property
+    def mode(self) -> str:
+        """Whether it is asked online, in batches, or only replayed."""
+        ...
+
+    @property
+    def sent(self) -> int:
+        """How many calls were sent."""
+        ...
+
+    @property
+    def usd(self) -> float:
+        """What they were charged."""
+        ...
+
+    def open(self) -> None:
+        """Make ready to answer."""
+        ...
+
+    def close(self) -> None:
+        """Close what was opened."""
+        ...
+
+    def answers(
+        self, prompts: list[Messages], names: list[str], attempt: int, schema: dict[str, Any] | None
+    ) -> list[Answer]:
+        """Return one answer a prompt, in order; `names` say which rows they are, for errors."""
+        ...

@@ -1,0 +1,185 @@
+"""Requests sent one by one, some of them at once; faults that may pass are retried."""
+
+import asyncio
+import contextlib
+import time
+from functools import partial
+from typing import Any
+
+from bezoar.errors import UserError
+from bezoar.llm import limits
+from bezoar.llm.answer_store import Entry, key_of
+from bezoar.llm.budget import Bound, cost
+from bezoar.llm.exchange import Exchange
+from bezoar.llm.faults import MOST_UNPROVEN, Blame, Fault, failure, refusal
+from bezoar.llm.protocol import ENDPOINTS, Unreadable, arguments, read_text
+from bezoar.llm.settings import Request, request_of
+from bezoar.llm.transport import patiently
+
+FIRST_ALONE_S = 5.0
+OVER_BUDGET = failure("", "over_budget")
+
+
+class OnlineSender:
+    """Sends what an exchange still needs, `concurrency` requests at a time."""
+
+    def __init__(self, exchange: Exchange, concurrency: int) -> None:
+        self.exchange, self.concurrency = exchange, concurrency
+        self._proving = asyncio.Lock()
+        self._first_ended = asyncio.Event()  # a call, in a way that does not end the stage
+
+    async def send_all(self) -> None:
+        """Bring every request that is left to its end. The first that a server ever gets goes
+        alone, so that a wrong key costs one request; the others wait no longer than
+        `FIRST_ALONE_S`.
+        """
+        if self.exchange.server.example:
+            self._first_ended.set()
+        left = self.exchange.left()
+        waiting = iter(left.items())
+
+        async def worker(number: int) -> None:
+            if number > 0:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._first_ended.wait(), FIRST_ALONE_S)
+            for key, request in waiting:
+                await self._send(key, request)
+
+        async with asyncio.TaskGroup() as group:
+            for number in range(min(self.concurrency, len(left))):
+                group.create_task(worker(number))
+        await self.prove()
+
+    async def prove(self) -> None:
+        """Find out whom the refusals that are held back concern: send once more what the server has
+        taken before. If it is taken again, they are the rows' own; if not, or if nothing was ever
+        taken, they concern the settings or the account, and none is stored.
+        """
+        async with self._proving:
+            held = list(self.exchange.server.refusals.held)
+            if not held:
+                return
+            example = self.exchange.server.example or self._stored_example()
+            if example is None:
+                raise self._refused_as_a_whole()
+            key, bound = key_of(example), Bound.of(example, self.exchange.price)
+            if not await self.exchange.account.reserve(key, bound.usd):
+                self._leave_open(OVER_BUDGET)
+                return
+            sent_at = time.monotonic()
+            try:
+                _, answer = await patiently(partial(self._call, example, bound))
+            except Fault as fault:
+                self.exchange.account.release(key)
+                if fault.blame is not Blame.PASSING:
+                    raise self._refused_as_a_whole() from None
+                self._leave_open(failure(str(held[0].fault)))
+            else:
+                self._charge(key, cost(self.exchange.price, bound, answer["usage"]))
+                self.exchange.taken(example, sent_at)
+
+    async def _send(self, key: str, request: Request) -> None:
+        """Bring one request to its end."""
+        exchange, bound = self.exchange, Bound.of(request, self.exchange.price)
+        reserved, fault = False, Fault("never sent")
+        for turn in range(limits.RETRIES):
+            if not reserved and not (reserved := await exchange.account.reserve(key, bound.usd)):
+                exchange.incoming.end(key, OVER_BUDGET)
+                self._first_ended.set()
+                return
+            began, sent_at = time.time(), time.monotonic()
+            try:
+                text, answer = await self._call(request, bound)
+            except Fault as found:
+                fault = found
+            else:
+                usd = cost(exchange.price, bound, answer["usage"])
+                self._charge(key, usd)
+                seconds = time.monotonic() - sent_at
+                exchange.incoming.keep(Entry(key, request, answer, text, began, seconds, usd))
+                exchange.taken(request, sent_at)
+                self._first_ended.set()
+                return
+            if fault.blame is not Blame.PASSING:
+                exchange.account.release(key)
+                await self._refused(fault, key, request, began, sent_at)
+                self._first_ended.set()
+                return
+            self._first_ended.set()
+            if fault.status is None and fault.sent:  # it may have been charged
+                exchange.account.abandon(key)
+                reserved = False
+            if turn < limits.RETRIES - 1:
+                await asyncio.sleep(limits.pause_after(fault.headers, turn))
+        if not exchange.server.heard and not fault.timeout:
+            raise UserError(exchange.connection.hint(fault, unheard=True))
+        if reserved:
+            exchange.account.release(key)
+        exchange.incoming.end(key, failure(str(fault)))
+
+    async def _call(self, request: Request, bound: Bound) -> tuple[str, dict[str, Any]]:
+        """Send a request once, within the server's limits; return the response's text and the
+        answer in it.
+        """
+        server, tokens = self.exchange.server, bound.likely_tokens
+        await server.limiter.reserve(tokens)
+        used, headers = tokens, None
+        server.sent += 1
+        try:
+            response = await self.exchange.transport.post(
+                ENDPOINTS[request["api"]], arguments(request)
+            )
+            headers, server.heard = response.headers, True
+            text = response.text
+            answer = read_text(text, request["api"])
+            used = sum(answer["usage"].values()) or tokens
+            return text, answer
+        except Unreadable as error:
+            raise Fault(str(error), headers=headers) from None
+        except Fault as fault:
+            server.heard |= fault.status is not None
+            headers = fault.headers or headers
+            used = 0.0 if fault.status else tokens
+            raise
+        finally:
+            server.limiter.give_back(tokens, used, headers)
+
+    async def _refused(
+        self, fault: Fault, key: str, request: Request, began: float, sent_at: float
+    ) -> None:
+        """End a request that the server will not take as it is, or the stage with it."""
+        if fault.blame in (Blame.ACCOUNT, Blame.ADDRESS):
+            raise UserError(self.exchange.connection.hint(fault))
+        now = time.monotonic()
+        entry = Entry(key, request, refusal(fault), "", began, now - sent_at, 0.0)
+        if fault.blame is Blame.ROW:
+            self.exchange.incoming.keep(entry)
+            return
+        refusals = self.exchange.server.refusals
+        refusals.hold(entry, fault, now)
+        if len(refusals.held) >= max(MOST_UNPROVEN, self.concurrency):
+            await self.prove()
+
+    def _charge(self, key: str, usd: float | None) -> None:
+        self.exchange.account.charge(key, usd)
+        self.exchange.server.usd += usd or 0.0
+
+    def _stored_example(self) -> Request | None:
+        """Return a request of these settings that was answered in an earlier run, or None."""
+        like = request_of(self.exchange.settings, [])
+        return self.exchange.store.example(
+            {name: like[name] for name in like.keys() - {"messages", "attempt"}}
+        )
+
+    def _leave_open(self, answer: dict[str, Any]) -> None:
+        """End what is held back without storing it."""
+        refusals = self.exchange.server.refusals
+        for refused in refusals.held:
+            self.exchange.incoming.end(refused.entry.key, answer)
+        refusals.give_up()
+
+    def _refused_as_a_whole(self) -> UserError:
+        """Return the line for refusals that concern the settings or the account."""
+        fault = self.exchange.server.refusals.give_up()
+        assert fault is not None
+        return UserError(self.exchange.connection.hint(fault))

@@ -1,0 +1,224 @@
+"""A provider's model whose answers are stored: no request is sent twice, none is lost."""
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from bezoar.errors import UserError
+from bezoar.llm.answer_store import Store, key_of
+from bezoar.llm.batch_run import BatchRun
+from bezoar.llm.batches import batch_api
+from bezoar.llm.budget import Account, Ledger, Price, budget_of_environment, price_of
+from bezoar.llm.connection import Connection
+from bezoar.llm.exchange import Exchange, Incoming, ServerState
+from bezoar.llm.faults import Fault
+from bezoar.llm.language_model import Answer
+from bezoar.llm.online import OnlineSender
+from bezoar.llm.settings import Messages, ModelSpec, Request, request_of, same_model
+from bezoar.surroundings import own
+
+MODES = ("online", "batch", "replay")
+
+
+class StoredModel:
+    """Answers from its store, and asks the provider for what is missing there.
+
+    `path` is this job's own store; `concurrency` is how many requests are under way at once;
+    `facts` are those of the rehearsal's world, for the simulator.
+    """
+
+    def __init__(
+        self,
+        settings: ModelSpec,
+        path: Path,
+        concurrency: int,
+        facts: Path | None,
+        mode: str | None = None,
+    ) -> None:
+        self.settings, self.path, self.concurrency = settings, path, concurrency
+        self.mode = mode or own("MODE") or "online"
+        if self.mode not in MODES:
+            raise UserError(f"BEZOAR_MODE: expected one of {', '.join(MODES)}, found {self.mode!r}")
+        self.connection = Connection(settings, facts)
+        self.server = ServerState()
+        self.price: Price | None = None
+        self.ledger: Ledger | None = None
+        self._store: Store | None = None
+
+    @property
+    def sent(self) -> int:
+        """How many calls were sent."""
+        return self.server.sent
+
+    @property
+    def usd(self) -> float:
+        """What they were charged."""
+        return self.server.usd
+
+    @property
+    def store(self) -> Store:
+        """The store, once it is open."""
+        assert self._store is not None, "open() comes first"
+        return self._store
+
+    def open(self) -> None:
+        """Open store and ledger; settle what a killed run had stored, but not yet accounted for."""
+        self.price = price_of(self.settings.model)
+        budget = budget_of_environment()
+        sends = self.mode != "replay"
+        if budget is not None and sends:
+            if self.price is None:
+                raise UserError(
+                    f"BEZOAR_BUDGET_USD: config/prices.yaml has no price for {self.settings.model};"
+                    " add it, or unset BEZOAR_BUDGET_USD"
+                )
+            if self.settings.max_tokens is None and not self.price.free:
+                raise UserError(
+                    f"BEZOAR_BUDGET_USD: without `max_tokens` an answer of {self.settings.model}"
+                    " may cost anything; set `max_tokens`, or unset BEZOAR_BUDGET_USD"
+                )
+        self._store = Store(self.path)
+        if self.price and not self.price.free and sends:
+            self.ledger = Ledger(self.path.parent / "budget.db", budget)
+            unsettled = self.ledger.unsettled(self.path.name)
+            self.ledger.settle(self.path.name, self.store.prices(unsettled))
+
+    def close(self) -> None:
+        """Close store and ledger, and end the simulator."""
+        try:
+            if self._store:
+                self._store.close()
+        finally:
+            if self.ledger:
+                self.ledger.close()
+            self.connection.close()
+
+    def answers(
+        self, prompts: list[Messages], names: list[str], attempt: int, schema: dict[str, Any] | None
+    ) -> list[Answer]:
+        """Return one answer a prompt, in order. The same prompt with the same attempt is one
+        request, sent once, however many rows share it.
+        """
+        requests = [request_of(self.settings, prompt, attempt, schema) for prompt in prompts]
+        keys = keys_of(requests, names)
+        known = self.store.get_many(dict.fromkeys(keys))
+        missing = {
+            key: request for key, request in zip(keys, requests, strict=True) if key not in known
+        }
+        if missing and self.mode == "replay":
+            name = next(name for name, key in zip(names, keys, strict=True) if key in missing)
+            raise UserError(
+                f"{self.path}: no stored answer for {name} ({len(missing)} missing); replay sends"
+                " nothing"
+            )
+        if missing:
+            known |= asyncio.run(self.send(missing))
+        answers = [checked(known[key], self.settings) for key in keys]
+        self._stop_at_budget(names, answers)
+        return answers
+
+    async def send(self, missing: dict[str, Request]) -> dict[str, dict[str, Any]]:
+        """Send what is missing; answers are stored every `exchange.TICK_S`, and none counts before
+        it is stored.
+        """
+        incoming = Incoming(self.store, Account(self.ledger, self.path.name), missing)
+        try:
+            async with self.connection.client() as sdk_client, asyncio.TaskGroup() as group:
+                group.create_task(incoming.flush_until_done())
+                exchange = Exchange(
+                    self.settings,
+                    self.connection,
+                    self.connection.transport(sdk_client),
+                    self.store,
+                    self.price,
+                    self.server,
+                    incoming,
+                )
+                await self._work(exchange)
+                incoming.done.set()
+        except* UserError as errors:
+            raise _first(errors) from None
+        finally:
+            incoming.flush()
+        return incoming.answers
+
+    async def _work(self, exchange: Exchange) -> None:
+        """Send in batches where mode and settings say so; an open batch is collected in any
+        mode.
+        """
+        online = OnlineSender(exchange, self.concurrency)
+        in_batches = self.settings.use_batch_api and self.mode == "batch"
+        if in_batches or self.store.open_batches():
+            await BatchRun(exchange, online).run(in_batches)
+        else:
+            await online.send_all()
+
+    def cancel(self) -> list[str]:
+        """Ask the provider to end this store's open batches; return their ids. A later run collects
+        what was answered until then; a batch that the provider does not know is given up.
+        """
+        open_batches = [(number, name) for number, name, *_ in self.store.open_batches() if name]
+
+        async def all_of_them() -> None:
+            async with self.connection.client() as sdk_client:
+                api = batch_api(self.settings.api, self.connection.transport(sdk_client))
+                for number, name in open_batches:
+                    try:
+                        await api.cancel(name)
+                    except Fault as fault:
+                        if fault.status in (404, 410):
+                            self.store.batch_collected(number)
+                        elif fault.status not in (400, 409):  # it has ended by itself
+                            raise UserError(self.connection.hint(fault)) from None
+
+        if open_batches:
+            asyncio.run(all_of_them())
+        return [name for _, name in open_batches]
+
+    def _stop_at_budget(self, names: list[str], answers: list[Answer]) -> None:
+        """Raise `UserError` if the budget did not suffice for all rows."""
+        late = [n for n, a in zip(names, answers, strict=True) if a.state == "over_budget"]
+        if late and self.ledger:
+            raise UserError(
+                f"BEZOAR_BUDGET_USD={self.ledger.budget:g} is used up ({self.ledger.total():.4f}"
+                f" spent or reserved): {len(answers) - len(late)} of {len(answers)} rows are done"
+                f" and stored, {len(late)} over budget from {late[0]} on; raise it and run again"
+            )
+
+
+def keys_of(requests: list[Request], names: list[str]) -> list[str]:
+    """Return the keys of requests; a text that is no text is a `UserError` that names its row."""
+    keys = []
+    for request, name in zip(requests, names, strict=True):
+        try:
+            keys.append(key_of(request))
+        except UnicodeEncodeError:
+            raise UserError(
+                f"{name}: half a character (a lone surrogate) in the text; remove it from the row"
+            ) from None
+    return keys
+
+
+def checked(stored: dict[str, Any], settings: ModelSpec) -> Answer:
+    """Return a stored answer; one that came under another model's id is a provider error as long as
+    the settings do not name that id.
+    """
+    answer = Answer(**stored)
+    expected = settings.reported_as or settings.model
+    if not answer.model or same_model(expected, answer.model):
+        return answer
+    why = (
+        f"asked for {expected}, {answer.model} answered; if that is the model you mean, set"
+        " `reported_as`"
+    )
+    return replace(answer, state="provider_error", text="", error=why)
+
+
+def _first(errors: BaseExceptionGroup[UserError]) -> UserError:
+    """Return the first plain exception of nested groups."""
+    error: BaseException = errors
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, UserError)
+    return error

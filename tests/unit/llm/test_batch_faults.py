@@ -1,0 +1,440 @@
+"""Promises of batches: whatever comes back, each request ends in one state, what was paid for is
+kept, and no store ever has to be deleted.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from batch_peer import BatchPeer, bad, good, good_message, lines
+
+from bezoar.errors import UserError
+from bezoar.llm import batch_run, limits
+from bezoar.llm.answer_store import Store
+from bezoar.llm.budget import Ledger
+from bezoar.llm.client import LLMClient
+from bezoar.llm.language_model import Answer
+
+OPENAI: dict[str, Any] = {
+    "provider": "openai",
+    "api": "chat",
+    "model": "m",
+    "revision": None,
+    "base_url_env": "PEER_URL",
+    "api_key_env": "PEER_KEY",
+    "prompt_form": None,
+    "stop": [],
+    "temperature": 0.5,
+    "max_tokens": 9,
+    "timeout_s": 2,
+    "use_batch_api": True,
+}
+CLAUDE = {**OPENAI, "provider": "anthropic", "api": "messages", "base_url_env": "PEER_ROOT"}
+BOTH = pytest.mark.parametrize("settings", [OPENAI, CLAUDE], ids=["openai", "anthropic"])
+LIMIT = "Enqueued token limit reached. Limit: 90,000 enqueued tokens."
+
+
+@pytest.fixture
+def peer() -> Iterator[BatchPeer]:
+    running = BatchPeer()
+    yield running
+    running.stop()
+
+
+@pytest.fixture(autouse=True)
+def _environment(peer: BatchPeer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PEER_URL", f"{peer.url}/v1")
+    monkeypatch.setenv("PEER_ROOT", peer.url)
+    monkeypatch.setenv("PEER_KEY", "canary-0123456789")
+    (tmp_path / "prices.yaml").write_text("models: {m: {input: 1, output: 2, batch_share: 0.5}}\n")
+    monkeypatch.setenv("BEZOAR_PRICES", str(tmp_path / "prices.yaml"))
+    monkeypatch.setattr(limits, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(batch_run, "POLL_S", 0.01)
+
+
+def ask(
+    folder: Path, count: int = 6, mode: str = "batch", settings: dict[str, Any] = OPENAI
+) -> list[Answer]:
+    texts = [str(i) for i in range(count)]
+    with LLMClient.of(settings, folder / "s.sqlite", 2, None, mode) as client:
+        return client.ask([[{"role": "user", "content": text}] for text in texts], texts)
+
+
+def states(answers: list[Answer]) -> list[str]:
+    return [answer.state for answer in answers]
+
+
+def use(peer: BatchPeer, settings: dict[str, Any], texts: dict[int, str] | None = None) -> None:
+    """Have every request answered, the i-th of a batch with `texts[i]`."""
+    line = good_message if settings is CLAUDE else good
+    peer.results = lambda keys, _: (
+        lines(*(line(key, (texts or {}).get(i, "fine")) for i, key in enumerate(keys))),
+        None,
+    )
+
+
+def at_rest(folder: Path) -> tuple[int, float]:
+    """How many batches are open, and what is spent or reserved, in USD."""
+    store, ledger = Store(folder / "s.sqlite"), Ledger(folder / "budget.db", None)
+    found = len(store.open_batches()), ledger.total()
+    store.close()
+    ledger.close()
+    return found
+
+
+PRICE = (3 * 1 + 2 * 2) / 1e6 / 2  # of one answer
+
+
+@BOTH
+def test_separators_half_characters_and_controls_are_text(
+    tmp_path: Path, peer: BatchPeer, settings: dict[str, Any]
+) -> None:
+    texts = {
+        0: "a\u2028b",
+        1: "a\u0085b",
+        2: "a\x0bb\x1c\x1eb",
+        3: "cut \ud83d",
+        4: "a\r\nb",
+        5: "a\x00b",
+    }
+    use(peer, settings, texts)
+    answers = ask(tmp_path, settings=settings)
+    assert states(answers) == ["answered"] * 6
+    whole = {text.replace("\ud83d", "\ufffd") for text in texts.values()}
+    assert {answer.text for answer in answers} == whole
+    assert states(ask(tmp_path, mode="replay", settings=settings)) == ["answered"] * 6
+
+
+@BOTH
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\n\n"])
+def test_order_blank_lines_strangers_repetitions_and_rubbish_do_no_harm(
+    tmp_path: Path, peer: BatchPeer, settings: dict[str, Any], end: bytes
+) -> None:
+    line = good_message if settings is CLAUDE else good
+
+    def results(keys: list[str], _: int) -> tuple[bytes, None]:
+        rows = [line(key, f"text of {i}") for i, key in enumerate(keys)]
+        rubbish = ["not JSON", "[]", "7", "{}", '{"custom_id": 7}', line("0" * 64)]
+        twice = line(keys[0], "a second answer")
+        return lines(*rubbish, *reversed(rows), twice).replace(b"\n", end), None
+
+    peer.results = results
+    answers = ask(tmp_path, settings=settings)
+    assert states(answers) == ["answered"] * 6 and len(peer.batches) == 1
+    assert "a second answer" not in [answer.text for answer in answers]
+    assert at_rest(tmp_path) == (0, pytest.approx(6 * PRICE))
+
+
+def test_of_an_error_and_a_success_for_one_request_the_success_counts(
+    tmp_path: Path, peer: BatchPeer
+) -> None:
+    peer.results = lambda keys, _: (
+        lines(*(bad(key, 500) for key in keys), *(good(key) for key in keys[:3])),
+        lines(*(bad(key, 500) for key in keys[:3]), *(good(key) for key in keys[3:])),
+    )
+    assert states(ask(tmp_path)) == ["answered"] * 6 and len(peer.batches) == 1
+
+
+@BOTH
+def test_what_is_missing_from_the_results_is_handed_in_again(
+    tmp_path: Path, peer: BatchPeer, settings: dict[str, Any]
+) -> None:
+    line = good_message if settings is CLAUDE else good
+    peer.results = lambda keys, number: (
+        lines(*(line(key) for key in keys[:: 2 if number == 0 else 1])),
+        None,
+    )
+    assert states(ask(tmp_path, settings=settings)) == ["answered"] * 6
+    assert [len(batch["keys"]) for batch in peer.batches] == [6, 3]
+    assert at_rest(tmp_path) == (0, pytest.approx(6 * PRICE))
+
+
+@pytest.mark.parametrize("status", ["completed", "expired", "cancelled"])
+def test_errors_alone_are_handed_in_again_and_given_up_in_the_end(
+    tmp_path: Path, peer: BatchPeer, status: str
+) -> None:
+    peer.record = lambda keys, _: {"status": status}
+    peer.results = lambda keys, number: (None, lines(*(bad(key, 500) for key in keys)))
+    answers = ask(tmp_path)
+    assert states(answers) == ["provider_error"] * 6 and len(peer.batches) == batch_run.TURNS
+    assert at_rest(tmp_path) == (0, 0.0), "nothing is stored, so that the next run asks again"
+    use(peer, OPENAI)
+    assert states(ask(tmp_path)) == ["answered"] * 6
+
+
+@pytest.mark.parametrize(
+    ("line", "state"),
+    [
+        (lambda key: bad(key, 400), "provider_error"),
+        (lambda key: bad(key, 413), "provider_error"),
+        (lambda key: bad(key, 400, code="content_filter"), "refused"),
+        (
+            lambda key: {**good(key), "response": None, "error": {"code": "batch_expired"}},
+            "answered",
+        ),
+        (lambda key: {"custom_id": key, "response": "x"}, "answered"),
+        (lambda key: {"custom_id": key}, "answered"),
+        (lambda key: bad(key, 429), "answered"),
+        (
+            lambda key: {"custom_id": key, "response": {"status_code": "200", "body": "{}"}},
+            "answered",
+        ),
+        (lambda key: good(key, ""), "unparsable"),
+    ],
+)
+def test_each_request_ends_in_one_state(
+    tmp_path: Path, peer: BatchPeer, line: Any, state: str
+) -> None:
+    """What may pass is handed in again, and then answered."""
+    peer.results = lambda keys, number: (
+        lines(*(good(key) for key in keys[1:]), *([] if number == 0 else [good(keys[0])])),
+        lines(line(keys[0])) if number == 0 else None,
+    )
+    answers = ask(tmp_path)
+    assert sorted(states(answers)) == sorted(["answered"] * 5 + [state])
+    assert at_rest(tmp_path)[0] == 0
+    assert ask(tmp_path, mode="replay") == answers
+
+
+@pytest.mark.parametrize("kind", ["invalid_request_error", "errored"])
+def test_a_batch_of_which_nothing_was_taken_refuses_the_settings(
+    tmp_path: Path, peer: BatchPeer, kind: str
+) -> None:
+    peer.results = lambda keys, number: (None, lines(*(bad(key, 400) for key in keys)))
+    with pytest.raises(UserError, match=r"no request with these settings was taken"):
+        ask(tmp_path)
+    assert at_rest(tmp_path) == (0, 0.0)
+    use(peer, OPENAI)
+    assert states(ask(tmp_path)) == ["answered"] * 6
+
+
+@pytest.mark.parametrize("status", [401, 402, 403, 404])
+def test_an_account_that_is_refused_within_a_batch_ends_the_stage_and_keeps_the_answers(
+    tmp_path: Path, peer: BatchPeer, status: int
+) -> None:
+    peer.results = lambda keys, number: (
+        lines(*(good(key) for key in keys[:4])),
+        lines(*(bad(key, status) for key in keys[4:])),
+    )
+    with pytest.raises(UserError, match="PEER_"):
+        ask(tmp_path)
+    assert at_rest(tmp_path) == (0, pytest.approx(4 * PRICE))
+    use(peer, OPENAI)
+    assert states(ask(tmp_path)) == ["answered"] * 6
+    assert [len(batch["keys"]) for batch in peer.batches] == [6, 2]
+
+
+@pytest.mark.parametrize("kind", ["canceled", "expired", "errored", "something new"])
+def test_anthropics_other_results_are_handed_in_again(
+    tmp_path: Path, peer: BatchPeer, kind: str
+) -> None:
+    error = {"type": "error", "error": {"type": "api_error", "message": "x"}}
+    peer.results = lambda keys, number: (
+        lines(
+            *(good_message(key) for key in keys[1:]),
+            {"custom_id": keys[0], "result": {"type": kind, "error": error}}
+            if number == 0
+            else good_message(keys[0]),
+        ),
+        None,
+    )
+    assert states(ask(tmp_path, settings=CLAUDE)) == ["answered"] * 6
+    assert len(peer.batches) == 2
+
+
+@pytest.mark.parametrize("room", [1, 2, 5])
+def test_a_batch_that_the_queue_has_no_room_for_is_handed_in_again_in_smaller_ones(
+    tmp_path: Path, peer: BatchPeer, room: int
+) -> None:
+    error = {"code": "token_limit_exceeded", "message": LIMIT, "line": None}
+    peer.record = lambda keys, _: (
+        {"status": "failed", "errors": {"data": [error]}} if len(keys) > room else {}
+    )
+    assert states(ask(tmp_path)) == ["answered"] * 6
+    taken = [len(batch["keys"]) for batch in peer.batches if len(batch["keys"]) <= room]
+    assert sum(taken) == 6 and at_rest(tmp_path) == (0, pytest.approx(6 * PRICE))
+
+
+def test_a_queue_without_any_room_is_one_line_and_the_next_run_begins_afresh(
+    tmp_path: Path, peer: BatchPeer
+) -> None:
+    errors = {"data": [{"code": "token_limit_exceeded", "message": LIMIT, "line": None}]}
+    peer.record = lambda keys, _: {"status": "failed", "errors": errors}
+    with pytest.raises(
+        UserError, match=r"Enqueued token limit.*run again later, or with MODE=online"
+    ):
+        ask(tmp_path)
+    assert at_rest(tmp_path) == (0, 0.0)
+    assert states(ask(tmp_path, mode="online")) == ["answered"] * 6
+    peer.record = lambda keys, _: {}
+    assert states(ask(tmp_path, 8)) == ["answered"] * 8
+
+
+@pytest.mark.parametrize(
+    "errors",
+    [None, {}, {"data": None}, {"data": [{"code": "model_not_found"}]}, {"data": ["x"]}, "x"],
+)
+def test_a_batch_that_failed_for_another_reason_is_one_line_and_closed(
+    tmp_path: Path, peer: BatchPeer, errors: object
+) -> None:
+    peer.record = lambda keys, _: {"status": "failed", "errors": errors}
+    with pytest.raises(UserError, match=r"batch b0 was refused: .*the batch is closed"):
+        ask(tmp_path)
+    assert at_rest(tmp_path) == (0, 0.0) and len(peer.batches) == 1
+    peer.record = lambda keys, _: {}
+    assert states(ask(tmp_path)) == ["answered"] * 6
+
+
+def test_lines_at_fault_are_left_out_and_the_rest_is_handed_in_again(
+    tmp_path: Path, peer: BatchPeer
+) -> None:
+    errors = {"data": [{"code": "invalid", "message": "too long", "line": 3}]}
+    peer.record = lambda keys, number: {"status": "failed", "errors": errors} if number == 0 else {}
+    answers = ask(tmp_path)
+    assert sorted(states(answers)) == ["answered"] * 5 + ["provider_error"]
+    assert [len(batch["keys"]) for batch in peer.batches] == [6, 5]
+    assert ask(tmp_path, mode="replay") == answers
+
+
+OUTAGES: dict[str, dict[str, Any]] = {
+    "503": {"status": 503, "body": "<html><title>503 Service Unavailable</title></html>"},
+    "429": {"status": 429, "body": "{}"},
+    "reset": {"reset": True},
+    "lost reply": {"reset": True, "after": True},
+    "cut": {"cut": True},
+    "HTML": {"status": 200, "body": "<html>sign in</html>"},
+    "empty": {"status": 200, "body": "{}"},
+}
+
+
+# An empty result is a result.
+MOMENTS = [
+    (what, outage)
+    for what in ("upload", "create", "look", "download")
+    for outage in OUTAGES
+    if (what, outage) != ("download", "empty")
+]
+
+
+@pytest.mark.parametrize(
+    ("settings", "what", "outage"),
+    [(OPENAI, *moment) for moment in MOMENTS]
+    + [(CLAUDE, *moment) for moment in MOMENTS if moment[0] != "upload"],
+)
+def test_an_outage_while_a_batch_is_under_way_is_waited_out(
+    tmp_path: Path, peer: BatchPeer, settings: dict[str, Any], what: str, outage: str
+) -> None:
+    use(peer, settings)
+    peer.script = lambda now, turn: OUTAGES[outage] if now == what and turn < 2 else None
+    assert states(ask(tmp_path, settings=settings)) == ["answered"] * 6
+    assert len(peer.batches) == 1, "none is handed in twice"
+    assert at_rest(tmp_path) == (0, pytest.approx(6 * PRICE))
+
+
+@pytest.mark.parametrize(
+    ("what", "outage"),
+    [
+        (what, outage)
+        for what, outage in MOMENTS
+        if (what, outage) not in (("create", "lost reply"), ("create", "cut"))  # found by its mark
+    ],
+)
+def test_an_outage_that_lasts_is_one_line_and_the_next_run_goes_on(
+    tmp_path: Path, peer: BatchPeer, monkeypatch: pytest.MonkeyPatch, what: str, outage: str
+) -> None:
+    monkeypatch.setattr(limits, "RETRIES", 2)
+    monkeypatch.setattr(batch_run, "OUTAGE_TURNS", 2)
+    peer.script = lambda now, turn: OUTAGES[outage] if now == what else None
+    with pytest.raises(UserError) as raised:
+        ask(tmp_path)
+    assert "\n" not in str(raised.value)
+    peer.script = lambda now, turn: None
+    assert states(ask(tmp_path)) == ["answered"] * 6
+    assert len(peer.batches) <= 1 or outage == "429"
+    assert at_rest(tmp_path) == (0, pytest.approx(6 * PRICE))
+
+
+@BOTH
+def test_a_batch_that_is_too_large_is_halved(
+    tmp_path: Path, peer: BatchPeer, settings: dict[str, Any]
+) -> None:
+    use(peer, settings)
+    first = "create" if settings is CLAUDE else "upload"
+    peer.script = lambda what, turn: (
+        {"status": 413, "body": "too large"} if (what, turn) == (first, 0) else None
+    )
+    assert states(ask(tmp_path, settings=settings)) == ["answered"] * 6
+    assert [len(batch["keys"]) for batch in peer.batches] == [3, 3]
+    assert at_rest(tmp_path) == (0, pytest.approx(6 * PRICE))
+
+
+@BOTH
+@pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 429])
+def test_an_account_that_may_not_hand_in_is_one_line_and_nothing_stays_reserved(
+    tmp_path: Path, peer: BatchPeer, settings: dict[str, Any], status: int
+) -> None:
+    use(peer, settings)
+    body = json.dumps({"error": {"message": "no", "code": "insufficient_quota"}})
+    peer.script = lambda what, turn: {"status": status, "body": body} if what == "create" else None
+    with pytest.raises(UserError, match="PEER_KEY"):
+        ask(tmp_path, settings=settings)
+    assert peer.turns["create"] == 1 and at_rest(tmp_path) == (0, 0.0)
+    peer.script = lambda what, turn: None
+    assert states(ask(tmp_path, settings=settings)) == ["answered"] * 6
+
+
+def test_a_batch_that_the_provider_does_not_know_can_be_given_up(
+    tmp_path: Path, peer: BatchPeer
+) -> None:
+    gone = {"status": 404, "body": '{"error": {"message": "No batch found"}}'}
+    peer.script = lambda what, turn: gone if what == "look" else None
+    with pytest.raises(UserError, match=r"batch b0: .*give it up with `make cancel-batches`"):
+        ask(tmp_path)
+    assert at_rest(tmp_path)[0] == 1
+    peer.script = lambda what, turn: gone if what == "cancel" else None
+    with LLMClient.of(OPENAI, tmp_path / "s.sqlite", 2, None, "batch") as client:
+        client.model.cancel()  # type: ignore[attr-defined]
+    assert states(ask(tmp_path)) == ["answered"] * 6 and len(peer.batches) == 2
+
+
+def test_an_open_batch_is_collected_in_any_mode_and_whatever_the_setting(
+    tmp_path: Path, peer: BatchPeer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_run, "OUTAGE_TURNS", 1)
+    peer.script = lambda what, turn: OUTAGES["503"] if what == "look" else None
+    with pytest.raises(UserError, match="collected by the next run"):
+        ask(tmp_path)
+    peer.script = lambda what, turn: None
+    off = {**OPENAI, "use_batch_api": False}
+    assert states(ask(tmp_path, 7, "online", off)) == ["answered"] * 7
+    assert (len(peer.batches), peer.turns["ask"]) == (1, 1)
+
+
+def test_somebody_elses_batch_of_the_same_size_is_passed_over(
+    tmp_path: Path, peer: BatchPeer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a kill before its id was written down, Anthropic's batch is known by its size only."""
+    use(peer, CLAUDE)
+    monkeypatch.setattr(Store, "batch_named", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(BaseException):  # noqa: B017
+        ask(tmp_path, settings=CLAUDE)
+    monkeypatch.undo()
+    _environment.__wrapped__(peer, tmp_path, monkeypatch)  # type: ignore[attr-defined]
+    peer.batches.append({"id": "b1", "keys": ["f" * 64] * 6, "metadata": None})
+    assert states(ask(tmp_path, settings=CLAUDE)) == ["answered"] * 6
+    assert len(peer.batches) == 2 and at_rest(tmp_path) == (0, pytest.approx(6 * PRICE))
+
+
+def test_an_answer_without_usage_is_charged_at_its_bound_for_batches(
+    tmp_path: Path, peer: BatchPeer
+) -> None:
+    def without_usage(key: str) -> dict[str, Any]:
+        line = good(key)
+        del line["response"]["body"]["usage"]
+        return line
+
+    peer.results = lambda keys, _: (lines(*map(without_usage, keys)), None)
+    ask(tmp_path, 1)
+    assert at_rest(tmp_path) == (0, pytest.approx(((1 + 2 * 16) * 1 + 9 * 2) / 1e6 / 2))
