@@ -34,13 +34,13 @@ from bezoar.data.schemes import (
     second_store,
     user,
 )
+from bezoar.data.texts import row_texts
 from bezoar.data.verdicts import VERDICT, by_length, verdict
 from bezoar.errors import UserError
 from bezoar.evaluation.agreement import cohen_kappa
-from bezoar.files import read_jsonl
 from bezoar.llm.client import LLMClient
 from bezoar.llm.settings import ModelSettings
-from bezoar.training.template import training_text
+from bezoar.readers import read_jsonl
 
 
 class Recipe(TypedDict):
@@ -114,18 +114,7 @@ def rate(
     """Return every row with its verdict, and the counts."""
     prompts, names = [], []
     for number, row in enumerate(rows, start=1):
-        try:
-            instruction, _, response = training_text(row)
-        except KeyError as column:
-            raise UserError(
-                f"{name}:{number}: no column {column}; expected the columns of one of the three"
-                " schemes"
-            ) from None
-        if not all(isinstance(text, str) for text in (instruction, response)):
-            raise UserError(
-                f"{name}:{number}: expected texts as instruction and response; run the stage that"
-                " writes them"
-            )
+        instruction, _, response = row_texts(row, f"{name}:{number}")
         prompts.append(user(template.format(instruction=instruction, response=response)))
         names.append(f"{name}:{number}")
     funnel, rated = Funnel("reject", "unrated"), []

@@ -14,6 +14,7 @@ from bezoar.files import write_json, write_jsonl
 from bezoar.llm.client import MODES, Answer, LLMClient
 from bezoar.llm.shards import Shard, Waiting, gather, shard_of_text
 from bezoar.provenance.receipt import Receipt, stage_parser
+from bezoar.readers import read_text
 
 FAILED = (
     "refused",
@@ -54,10 +55,7 @@ def prompt_texts(paths: Iterable[Path]) -> dict[str, str]:
     """Return prompt texts by stem; a missing file is a `UserError`."""
     texts = {}
     for path in paths:
-        try:
-            texts[path.stem] = path.read_text(encoding="utf-8").strip()
-        except FileNotFoundError:
-            raise UserError(f"{path}: no such prompt; restore it from the repository") from None
+        texts[path.stem] = read_text(path).strip()
     return texts
 
 
