@@ -29,7 +29,7 @@ from typing_extensions import TypedDict
 
 from bezoar import program, progress
 from bezoar.data import task_families
-from bezoar.data.texts import row_texts, words_of
+from bezoar.data.texts import words_of
 from bezoar.errors import UserError
 from bezoar.files import write_json
 from bezoar.provenance.receipt import Receipt, stage_parser
@@ -170,7 +170,7 @@ def filtered_rows(path: Path) -> list[dict[str, Any]]:
     if not rows:
         raise UserError(f"{path}: no rows; look at the counts of the stage that wrote it")
     for where, row in numbered(path, rows):
-        row_texts(row, where)
+        training_text(row, where)
         column(row, "gpt4_status", str, where)
         if row.get("gpt4_rating") is not None:
             column(row, "gpt4_rating", int, where)

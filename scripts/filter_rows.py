@@ -34,13 +34,13 @@ from bezoar.data.schemes import (
     second_store,
     user,
 )
-from bezoar.data.texts import row_texts
 from bezoar.data.verdicts import VERDICT, by_length, verdict
 from bezoar.errors import UserError
 from bezoar.evaluation.agreement import cohen_kappa
 from bezoar.llm.client import LLMClient
 from bezoar.llm.settings import ModelSettings
 from bezoar.readers import read_jsonl
+from bezoar.training.template import training_text
 
 
 class Recipe(TypedDict):
@@ -114,7 +114,7 @@ def rate(
     """Return every row with its verdict, and the counts."""
     prompts, names = [], []
     for number, row in enumerate(rows, start=1):
-        instruction, _, response = row_texts(row, f"{name}:{number}")
+        instruction, _, response = training_text(row, f"{name}:{number}")
         prompts.append(user(template.format(instruction=instruction, response=response)))
         names.append(f"{name}:{number}")
     funnel, rated = Funnel("reject", "unrated"), []

@@ -23,10 +23,10 @@ from typing_extensions import TypedDict
 
 from bezoar import program
 from bezoar.data.contamination import Items, matches, summary
-from bezoar.data.texts import row_texts
 from bezoar.files import write_json, write_jsonl
 from bezoar.provenance.receipt import Receipt, stage_parser
 from bezoar.readers import column, numbered, read_jsonl
+from bezoar.training.template import training_text
 
 
 class Recipe(TypedDict):
@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> None:
         for path in args.rows:
             rows = read_jsonl(path)
             for where, row in numbered(path, rows):
-                row_texts(row, where)
+                training_text(row, where)
             sizes[path.stem] = len(rows)
             found += matches(items, rows, path.stem, args.recipe)
         write_jsonl(args.matches, found)

@@ -25,11 +25,11 @@ from typing_extensions import TypedDict
 
 from bezoar import program
 from bezoar.data.duplicates import Classes, duplicates, summary
-from bezoar.data.texts import row_texts
 from bezoar.errors import UserError
 from bezoar.files import write_json, write_jsonl
 from bezoar.provenance.receipt import Receipt, stage_parser
 from bezoar.readers import read_jsonl, shown
+from bezoar.training.template import training_text
 
 
 class Recipe(TypedDict):
@@ -45,7 +45,7 @@ def instruction_of(row: dict[str, Any], name: str) -> str:
     """Return the instruction of a row or seed task, with Dolly's context; raise `UserError` if it
     has none.
     """
-    text, context = row_texts({"response": "", **row}, name)[0], row.get("context") or ""
+    text, context = training_text({"response": "", **row}, name)[0], row.get("context") or ""
     if not isinstance(context, str):
         raise UserError(f"{name}: expected a text as `context`, found {shown(context)}")
     return f"{text}\n\n{context}" if context else text

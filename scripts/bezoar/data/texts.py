@@ -11,11 +11,6 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import pairwise
-from typing import Any
-
-from bezoar.errors import UserError
-from bezoar.readers import shown
-from bezoar.training.template import training_text
 
 WORD = re.compile(r"[^\W_]+")
 JOINING_JAMO = range(0x1160, 0x1200)  # vowels and finals of decomposed Hangul
@@ -106,25 +101,6 @@ def _words(text: str) -> Iterator[tuple[str, int, int]]:
                 word = ""
     if word:
         yield word, first, last
-
-
-def row_texts(row: dict[str, Any], where: str) -> tuple[str, str, str]:
-    """Return (instruction, system message, response) of a row of any scheme; raise `UserError`
-    unless all three are texts.
-    """
-    try:
-        found = training_text(row)
-    except KeyError as name:
-        raise UserError(
-            f"{where}: no column {name}; expected the columns of one of the three schemes"
-        ) from None
-    for name, text in zip(("instruction", "system message", "response"), found, strict=True):
-        if not isinstance(text, str):
-            raise UserError(
-                f"{where}: expected texts as instruction and response, found {shown(text)} as"
-                f" {name}; fix or remove the row"
-            )
-    return found
 
 
 def features(words: Sequence[str]) -> list[str]:
