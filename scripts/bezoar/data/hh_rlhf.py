@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,8 @@ def rows_of(paths: list[Path], first: int) -> Iterator[tuple[Path, int, Any]]:
     """Yield (file, line number, row) of the first `first` rows over all files; a malformed line is
     an error that names it.
     """
-    seen = 0
-    for path in paths:
-        for number, row in iter_json_lines(path):
-            if seen == first:
-                return
-            seen += 1
-            yield path, number, row
+    rows = ((path, number, row) for path in paths for number, row in iter_json_lines(path))
+    yield from islice(rows, first)
 
 
 def turns(dialogue: str) -> list[tuple[str, str]]:
