@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import judge_mtbench
-from bezoar.data import flan, hh_rlhf
+from bezoar.data import flan, hh_rlhf, task_families
 from bezoar.errors import UserError
 from bezoar.evaluation import mtbench
 from bezoar.files import write_jsonl
@@ -96,3 +96,34 @@ def test_a_file_without_choices_is_named(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "rows.jsonl", [{"question_id": 81, "model_id": "m"}])
     with pytest.raises(UserError, match=r"rows\.jsonl:1: .* `choices`, found no such column"):
         judge_mtbench.read_answers(tmp_path / "rows.jsonl", QUESTIONS)
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ("[1, 2]", r"expected the system messages 1 to 16, found \[\]"),
+        ("1: a", r"expected the system messages 1 to 16, found \[1\]"),
+        (
+            "".join(f"{n}: a\n" for n in range(1, 16)) + "16: [b]",
+            r"message 16: expected a text, found \['b'\]",
+        ),
+        (
+            "".join(f"{n}: a\n" for n in range(1, 16)) + "'16': b",
+            "message 16: expected a text, found 'b'",
+        ),
+    ],
+)
+def test_system_messages_of_another_form_are_named(
+    tmp_path: Path, content: str, found: str
+) -> None:
+    (tmp_path / "m.yaml").write_text(content)
+    with pytest.raises(UserError, match=rf"m\.yaml: {found}"):
+        flan.system_messages(tmp_path / "m.yaml")
+
+
+def test_a_task_family_that_is_no_regular_expression_is_named(tmp_path: Path) -> None:
+    (tmp_path / "f.yaml").write_text(
+        "families:\n- {match: '(', evaluation: [a], relation: none, reason: r}\n"
+    )
+    with pytest.raises(UserError, match=r"f\.yaml: entry 1: expected a regular expression as"):
+        task_families.load(tmp_path / "f.yaml")
