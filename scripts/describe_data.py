@@ -172,7 +172,7 @@ def filtered_rows(path: Path) -> list[dict[str, Any]]:
     for where, row in numbered(path, rows):
         training_text(row, where)
         column(row, "gpt4_status", str, where)
-        if row.get("gpt4_rating") is not None:
+        if row.get("gpt4_rating", "") is not None:
             column(row, "gpt4_rating", int, where)
         if "task_name" in rows[0]:
             column(row, "task_name", str, where)

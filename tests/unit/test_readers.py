@@ -242,3 +242,7 @@ def test_an_argument_in_json_is_read_by_the_same_rules() -> None:
     for text in ("{", "[" * 100_000, '{"a": NaN}', '{"a": 1, "a": 2}'):
         with pytest.raises(argparse.ArgumentTypeError):
             readers.json_argument(text)
+
+
+def test_an_error_is_one_line_whatever_it_quotes() -> None:
+    assert str(UserError("t.csv: no column a\nb\u2028c")) == "t.csv: no column a b c"
