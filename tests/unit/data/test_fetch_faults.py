@@ -94,7 +94,7 @@ def to_page(handler: Handler) -> None:
 
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., tuple[str, Script]]]:
-    monkeypatch.delenv("MIRROR", raising=False)
+    monkeypatch.delenv("BEZOAR_MIRROR", raising=False)
     monkeypatch.setattr(fetch_source.time, "sleep", lambda _: None)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listening:
         threading.Thread(target=listening.serve_forever, args=(0.01,), daemon=True).start()
@@ -243,7 +243,7 @@ def test_a_compressed_answer_is_not_taken_for_the_file(
 def test_what_is_no_address_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str
 ) -> None:
-    monkeypatch.delenv("MIRROR", raising=False)
+    monkeypatch.delenv("BEZOAR_MIRROR", raising=False)
     monkeypatch.setattr(fetch_source.time, "sleep", lambda _: None)
     with pytest.raises(UserError, match=r"expected a URL|after 5 attempts"):
         fetch(tmp_path, url)
@@ -255,7 +255,7 @@ def test_a_mirror_of_pointers_or_dead_links_is_refused(
 ) -> None:
     mirror = tmp_path / "mirror"
     (mirror / "some").mkdir(parents=True)
-    monkeypatch.setenv("MIRROR", str(mirror))
+    monkeypatch.setenv("BEZOAR_MIRROR", str(mirror))
     (mirror / "some/data.jsonl").write_bytes(POINTER)
     with pytest.raises(UserError, match="found a Git LFS pointer"):
         fetch(tmp_path / "at", "http://127.0.0.1:1/x")
@@ -284,7 +284,7 @@ def test_a_snapshot_of_pointers_is_refused_and_nothing_of_an_old_one_stays(
 ) -> None:
     copy = tmp_path / "mirror/hub/some_model"
     copy.mkdir(parents=True)
-    monkeypatch.setenv("MIRROR", str(tmp_path / "mirror"))
+    monkeypatch.setenv("BEZOAR_MIRROR", str(tmp_path / "mirror"))
     (copy / "config.json").write_text("{}")
     (copy / "old.bin").write_bytes(b"x")
     write_json(copy / "manifest.json", {"revision": "a"})
