@@ -36,6 +36,7 @@ import generate_orca
 import judge_mtbench
 import make_world
 from bezoar import program
+from bezoar.data.flan import system_messages
 from bezoar.data.schemes import prompt_texts, second_store, user
 from bezoar.data.verdicts import VERDICT, verdict
 from bezoar.evaluation.mtbench import override, read_judge_prompts, read_questions, read_references
@@ -192,9 +193,7 @@ class Plan:
         recipe = {**self.config["world"], "seed": self.config["seed"], "documents": 0}
         keys = ("seed", "people", "held_share", "held_skill_share")
         world = World(**{key: recipe[key] for key in keys})
-        messages = yaml.safe_load(
-            Path("prompts/orca_system_messages.yaml").read_text(encoding="utf-8")
-        )
+        messages = system_messages(Path("prompts/orca_system_messages.yaml"))
         template = read_json(Path("prompts/chat_template.json"))
         self.made = scratch
         make_world.make(world, scratch, scratch, recipe, messages, template)

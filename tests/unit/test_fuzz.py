@@ -388,31 +388,28 @@ def other_bytes(content: bytes, rng: random.Random) -> bytes:
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_any_input_ends_in_a_result_or_in_one_line_that_names_it(name: str) -> None:
-    target = TARGETS[name]
-
-    @settings(
-        max_examples=EXAMPLES,
-        deadline=None,
-        derandomize=EXAMPLES <= 50,  # the same inputs in every run of CI, others by hand
-        database=None,
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(st.integers(0, 2**32), st.integers(1, 3))
-    def attempt(seed: int, changes: int) -> None:
-        rng = random.Random(seed)
-        with tempfile.TemporaryDirectory() as place:
-            folder = Path(place)
-            contents = dict(target.files)
-            for _ in range(changes):
-                file = rng.choice(list(contents))
-                change = other_value if rng.random() < 0.5 else other_bytes
-                contents[file] = change(contents[file], rng)
-            for file, content in contents.items():
-                (folder / file).write_bytes(content)
-            event(ends(target, folder))
-
-    attempt()
+@settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    derandomize=EXAMPLES <= 50,  # the same inputs in every run of CI, others by hand
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+@given(seed=st.integers(0, 2**32), changes=st.integers(1, 3))
+def test_any_input_ends_in_a_result_or_in_one_line_that_names_it(
+    name: str, seed: int, changes: int
+) -> None:
+    target, rng = TARGETS[name], random.Random(seed)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        contents = dict(target.files)
+        for _ in range(changes):
+            file = rng.choice(list(contents))
+            change = other_value if rng.random() < 0.5 else other_bytes
+            contents[file] = change(contents[file], rng)
+        for file, content in contents.items():
+            (folder / file).write_bytes(content)
+        event(ends(target, folder))
 
 
 def ends(target: Target, folder: Path) -> str:
