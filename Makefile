@@ -21,7 +21,7 @@ PAPER = $(or $(CONFIG),config/paper.yaml)
 RESULTS = $(RUN) python -c "from bezoar.workflow.configuration import resolved; print(resolved('$(REHEARSAL)'.split())['pathvars']['results'])"
 PYTHON_FILES := scripts tests
 
-.PHONY: help rehearsal reproduce evaluate doctor report learning plan export-answers import-answers test bench check fix lock clean environment development stale audit archive crate evidence
+.PHONY: help rehearsal reproduce evaluate doctor report learning plan export-answers import-answers test fuzz bench check fix lock clean environment development stale audit archive crate evidence
 
 help: ## print this
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -77,6 +77,9 @@ import-answers: environment ## take in such a file; then make … MODE=replay
 
 test: development ## all tests
 	$(RUN) python -m pytest
+
+fuzz: development ## N (2,000) damaged inputs for each reader and program; states how each ended
+	FUZZ_EXAMPLES=$(or $(N),2000) $(RUN) python -m pytest tests/unit/test_fuzz.py --hypothesis-show-statistics -p no:cacheprovider
 
 evidence: development .venv-crate ## try to break every promise, beside Snakemake's own triggers; half an hour; for docs/evidence.md
 	$(RUN) python scripts/dev/measure_evidence.py --output docs/evidence.md

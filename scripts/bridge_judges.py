@@ -23,8 +23,9 @@ from bezoar import program
 from bezoar.errors import UserError
 from bezoar.evaluation.mtbench import checked
 from bezoar.evaluation.statistics import bootstrap_mean, noise, rank_correlation
-from bezoar.files import read_jsonl, write_json
+from bezoar.files import write_json
 from bezoar.provenance.receipt import Receipt, stage_parser
+from bezoar.readers import read_jsonl
 
 
 class Recipe(TypedDict):

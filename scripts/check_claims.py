@@ -13,14 +13,14 @@ every verdict says so. Values of the paper that a user filled in stand beside ou
 from pathlib import Path
 from typing import Any
 
-import yaml
 from typing_extensions import TypedDict
 
 from bezoar import program
 from bezoar.errors import UserError
 from bezoar.evaluation import paper_values
-from bezoar.files import read_json, write_json
+from bezoar.files import write_json
 from bezoar.provenance.receipt import Receipt, stage_parser
+from bezoar.readers import read_json, read_yaml, read_yaml_entries
 
 
 class Recipe(TypedDict):
@@ -157,8 +157,8 @@ def check(
 
 def read_claims(path: Path) -> dict[str, Any]:
     """Return the claims; raise `UserError` naming the first that lacks something."""
-    claims = yaml.safe_load(path.read_text(encoding="utf-8"))
-    for row in claims["claims"]:
+    claims = read_yaml(path)
+    for row in read_yaml_entries(path, "claims"):
         if missing := sorted(NEEDED - set(row)):
             raise UserError(f"{path}: claim {row.get('id', '?')}: no {', '.join(missing)}; add it")
         if len({"difference", "value"} & set(row)) != 1:

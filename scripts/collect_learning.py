@@ -17,8 +17,9 @@ from typing_extensions import TypedDict
 
 from bezoar import program
 from bezoar.evaluation.statistics import bootstrap_mean, paired_difference
-from bezoar.files import read_json, write_json
+from bezoar.files import write_json
 from bezoar.provenance.receipt import Receipt, stage_parser
+from bezoar.readers import read_json
 
 
 class Recipe(TypedDict):

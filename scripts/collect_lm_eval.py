@@ -30,8 +30,9 @@ from bezoar.evaluation.statistics import (
     paired_difference,
     paired_p,
 )
-from bezoar.files import read_json, read_jsonl, write_json
+from bezoar.files import write_json
 from bezoar.provenance.receipt import Receipt, stage_parser
+from bezoar.readers import read_json, read_jsonl
 
 
 class Recipe(TypedDict):

@@ -30,8 +30,10 @@ from typing_extensions import TypedDict
 from bezoar import program, progress
 from bezoar.data import task_families
 from bezoar.data.texts import words_of
-from bezoar.files import read_json, read_jsonl, write_json
+from bezoar.errors import UserError
+from bezoar.files import write_json
 from bezoar.provenance.receipt import Receipt, stage_parser
+from bezoar.readers import column, numbered, read_json, read_jsonl
 from bezoar.training.template import training_text
 
 
@@ -162,6 +164,21 @@ def describe(
     }
 
 
+def filtered_rows(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a filtered set; raise `UserError` naming the first that is none."""
+    rows = read_jsonl(path)
+    if not rows:
+        raise UserError(f"{path}: no rows; look at the counts of the stage that wrote it")
+    for where, row in numbered(path, rows):
+        training_text(row, where)
+        column(row, "gpt4_status", str, where)
+        if row.get("gpt4_rating", "") is not None:
+            column(row, "gpt4_rating", int, where)
+        if "task_name" in rows[0]:
+            column(row, "task_name", str, where)
+    return rows
+
+
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and describe."""
     parser = stage_parser(__doc__, Recipe)
@@ -203,7 +220,7 @@ def main(argv: list[str] | None = None) -> None:
         table, schemes, families = task_families.load(args.families), {}, None
         sets = list(zip(args.rows, args.made or [None] * len(args.rows), args.judged, strict=True))
         for path, made, judged in progress.track(sets, "describe the sets", unit="sets"):
-            rows = read_jsonl(path)
+            rows = filtered_rows(path)
             schemes[path.stem] = describe(
                 rows, read_json(made) if made else None, read_json(judged)
             )

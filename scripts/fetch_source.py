@@ -13,21 +13,33 @@ fetched at its revision into the directory of --output, a manifest of every file
 
 import argparse
 import json
+import re
 import shutil
 import time
 import urllib.error
 import urllib.request
+from dataclasses import dataclass
+from http.client import HTTPException, HTTPResponse, IncompleteRead
 from pathlib import Path
 from typing import Any
 
 from bezoar import program, progress
 from bezoar.errors import UserError
-from bezoar.files import read_json, sha256_file, whole_file, write_json
+from bezoar.files import sha256_file, whole_directory, whole_file, write_json
+from bezoar.readers import HEAD, json_argument, read_json_object, refuse_stand_ins, shown, stand_in
 from bezoar.surroundings import own
 from bezoar.workflow.source_lock import require
 
 ATTEMPTS = 5
 TIMEOUT_S = 30
+PAGES = (".html", ".htm", ".xml")
+MAGIC = {
+    ".gz": b"\x1f\x8b",
+    ".xz": b"\xfd7zXZ\x00",
+    ".zst": b"\x28\xb5\x2f\xfd",
+    ".parquet": b"PAR1",
+}
+ERROR_KEYS = {"error", "message", "status", "code", "detail", "request_id"}
 
 
 def in_mirror(mirror: Path, entry: dict[str, Any]) -> Path | None:
@@ -35,6 +47,11 @@ def in_mirror(mirror: Path, entry: dict[str, Any]) -> Path | None:
     content.
     """
     place = mirror / entry["path"]
+    if place.is_symlink() and not place.exists():
+        raise UserError(
+            f"{place}: a link to a file that is not there; bring it, for git-annex with `git annex"
+            " get`"
+        )
     if place.is_file():
         return place
     if entry["sha256"] is None:
@@ -43,39 +60,96 @@ def in_mirror(mirror: Path, entry: dict[str, Any]) -> Path | None:
     return next((path for path in candidates if sha256_file(path) == entry["sha256"]), None)
 
 
-def download(url: str, part: Path) -> None:
+@dataclass
+class Download:
+    """What is known of a file that is on its way: where its bytes are, and which version they are
+    of.
+    """
+
+    url: str
+    part: Path
+    version: str = ""  # the server's ETag or date, for If-Range
+    resumable: bool = False  # whether what is there may be gone on from without a version
+
+    def request(self) -> tuple[urllib.request.Request, int]:
+        """Return the request for what is missing, and how many bytes are there."""
+        if not (self.resumable or self.version):
+            self.part.unlink(missing_ok=True)
+        start = self.part.stat().st_size if self.part.is_file() else 0
+        headers = {"Range": f"bytes={start}-"} if start else {}
+        if start and self.version:
+            headers["If-Range"] = self.version
+        return urllib.request.Request(self.url, headers=headers), start
+
+    def take(self, response: HTTPResponse, start: int) -> str | None:
+        """Write a response's bytes; return why they are not the whole, or None."""
+        if response.headers.get("Content-Encoding", "identity") != "identity":
+            raise UserError(
+                f"{self.url}: sent in a compressed form that was not asked for; put the file into"
+                " MIRROR"
+            )
+        resumed = response.status == 206
+        place = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
+        if resumed and place and int(place[1]) != start:
+            self.part.unlink(missing_ok=True)
+            return "answered with another part of the file"
+        etag = response.headers.get("ETag", "")
+        self.version = etag if etag[:2] != "W/" else ""
+        self.version = self.version or response.headers.get("Last-Modified", "")
+        length = response.headers.get("Content-Length", "")
+        size = int(length) >> 20 if length.isdecimal() else None
+        with (
+            open(self.part, "ab" if resumed else "wb") as out,
+            progress.task("download", size, "MiB"),
+        ):
+            taken = 0
+            while block := response.read1(1 << 20):
+                out.write(block)
+                taken += len(block)
+                progress.advance(taken >> 20)
+                taken &= (1 << 20) - 1
+        expected = int(length) + (start if resumed else 0) if length.isdecimal() else None
+        if expected is not None and self.part.stat().st_size < expected:
+            return "connection closed early"
+        return None
+
+
+def download(url: str, part: Path, resumable: bool = True) -> None:
     """Bring `url` into `part`, going on from what is there; retry with pauses; raise `UserError`
     when it cannot be had.
+
+    Without a published hash (`resumable` false) nothing is known of what an earlier run left, so it
+    is fetched from the beginning, and gone on from only if the server names the version.
     """
+    if not resumable:
+        part.unlink(missing_ok=True)
+    coming = Download(url, part, resumable=resumable)
     for attempt in range(ATTEMPTS):
-        start = part.stat().st_size if part.is_file() else 0
-        request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
+        start = 0
+        problem: str | None
         try:
-            with (
-                urllib.request.urlopen(request, timeout=TIMEOUT_S) as response,
-                open(part, "ab" if response.status == 206 else "wb") as out,
-            ):
-                wanted = response.headers.get("Content-Length")
-                size = int(wanted) >> 20 if wanted else None
-                with progress.task("download", size, "MiB"):
-                    while block := response.read(1 << 20):
-                        out.write(block)
-                        progress.advance()
-                if wanted is None or part.stat().st_size >= int(wanted) + (
-                    start if response.status == 206 else 0
-                ):
-                    return
-                problem = "connection closed early"
-        except urllib.error.HTTPError as error:
-            if error.code == 416:  # nothing after what is there: the part is the whole
+            request, start = coming.request()
+            with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
+                problem = coming.take(response, start)
+            if problem is None:
                 return
+        except urllib.error.HTTPError as error:
             problem = f"HTTP {error.code}"
-            if error.code in (401, 403, 404, 410):
+            if error.code == 416:  # nothing after what is there
+                total = re.fullmatch(r"bytes \*/(\d+)", error.headers.get("Content-Range", ""))
+                if total is None or int(total[1]) == start:
+                    return
+                part.unlink(missing_ok=True)  # of another version
+            elif error.code in (401, 403, 404, 410):
                 raise UserError(
                     f"{url}: {problem}; the file is gone or needs a login; put it into MIRROR"
                 ) from None
-        except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+        except ValueError as error:
+            raise UserError(f"{url}: expected a URL ({error}); fix the source's entry") from None
+        except (HTTPException, urllib.error.URLError, TimeoutError, ConnectionError) as error:
             problem = str(getattr(error, "reason", error))
+            if isinstance(error, IncompleteRead):
+                problem = "connection closed early"
         if attempt < ATTEMPTS - 1:
             print(f"{url}: {problem}, attempt {attempt + 2} of {ATTEMPTS}", flush=True)
             time.sleep(min(10, 0.5 * 2**attempt))
@@ -83,6 +157,37 @@ def download(url: str, part: Path) -> None:
         f"{url}: {problem} after {ATTEMPTS} attempts; check the network, or set MIRROR to a"
         " directory that holds the file"
     )
+
+
+def refuse_other(path: Path, name: str) -> None:
+    """Raise `UserError` if what came is not of the kind that the source's name says: a page, a
+    pointer, an error message, nothing.
+    """
+    with open(path, "rb") as stream:
+        head = stream.read(HEAD)
+    problem = None
+    if not head:
+        problem = "nothing"
+    elif not name.endswith(PAGES):
+        problem = stand_in(head)
+    for suffix, magic in MAGIC.items():
+        if name.endswith(suffix) and not head.startswith(magic):
+            problem = problem or f"another format than {suffix}"
+    if problem is None and name.endswith((".json", ".jsonl")) and len(head) < HEAD:
+        problem = _error_in(head)
+    if problem:
+        raise UserError(f"{name}: expected data, found {problem}")
+
+
+def _error_in(body: bytes) -> str | None:
+    """Return the message of a server's error in JSON that came in place of a file."""
+    try:
+        content = json.loads(body)
+    except ValueError:
+        return None
+    if isinstance(content, dict) and set(content) <= ERROR_KEYS and "error" in content:
+        return f"an error message: {shown(content['error'])}"
+    return None
 
 
 def fetch_file(entry: dict[str, Any], output: Path, lock: Path, mirror: Path | None) -> None:
@@ -95,10 +200,10 @@ def fetch_file(entry: dict[str, Any], output: Path, lock: Path, mirror: Path | N
         shutil.copyfile(copy, part)
     else:
         print(f"{entry['id']}: from {entry['url']}", flush=True)
-        download(entry["url"], part)
-    found = sha256_file(part)
+        download(entry["url"], part, resumable=entry["sha256"] is not None)
     try:
-        require(entry["id"], "sha256", found, entry["sha256"], lock)
+        refuse_other(part, entry["path"])
+        require(entry["id"], "sha256", sha256_file(part), entry["sha256"], lock)
     except UserError:
         part.unlink()
         raise
@@ -114,9 +219,15 @@ def fetch_snapshot(entry: dict[str, Any], output: Path, lock: Path, mirror: Path
     folder = output.parent
     copy = mirror / "hub" / entry["id"] if mirror else None
     if copy and copy.is_dir():
-        shutil.copytree(copy, folder, dirs_exist_ok=True)
         recorded = copy / "manifest.json"
-        revision = read_json(recorded)["revision"] if recorded.is_file() else entry["revision"]
+        revision = entry["revision"]
+        if recorded.is_file():
+            revision = read_json_object(recorded, "revision")["revision"]
+        refuse_stand_ins(copy)
+        if revision:
+            require(entry["id"], "revision", revision, entry["revision"], lock)
+        with whole_directory(folder) as fresh:  # nothing of an earlier revision stays
+            shutil.copytree(copy, fresh, dirs_exist_ok=True)
     else:
         from huggingface_hub import HfApi, snapshot_download
 
@@ -134,7 +245,7 @@ def fetch_snapshot(entry: dict[str, Any], output: Path, lock: Path, mirror: Path
                 f"{entry['hub']}: {type(error).__name__} from the hub; check the network, or put it"
                 f" into MIRROR/hub/{entry['id']}"
             ) from None
-    if revision:
+        refuse_stand_ins(folder)
         require(entry["id"], "revision", revision, entry["revision"], lock)
     files = [
         path
@@ -155,7 +266,7 @@ def main(argv: list[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--entry", type=json.loads, required=True, help="entry of config/sources.yaml, JSON"
+        "--entry", type=json_argument, required=True, help="entry of config/sources.yaml, JSON"
     )
     parser.add_argument(
         "--output", type=Path, required=True, help="file, or manifest of a snapshot, to write"

@@ -37,9 +37,9 @@ from bezoar.data.schemes import (
 from bezoar.data.verdicts import VERDICT, by_length, verdict
 from bezoar.errors import UserError
 from bezoar.evaluation.agreement import cohen_kappa
-from bezoar.files import read_jsonl
 from bezoar.llm.client import LLMClient
 from bezoar.llm.settings import ModelSettings
+from bezoar.readers import read_jsonl
 from bezoar.training.template import training_text
 
 

@@ -23,8 +23,10 @@ from typing_extensions import TypedDict
 
 from bezoar import program
 from bezoar.data.contamination import Items, matches, summary
-from bezoar.files import read_jsonl, write_json, write_jsonl
+from bezoar.files import write_json, write_jsonl
 from bezoar.provenance.receipt import Receipt, stage_parser
+from bezoar.readers import column, numbered, read_jsonl
+from bezoar.training.template import training_text
 
 
 class Recipe(TypedDict):
@@ -56,10 +58,17 @@ def main(argv: list[str] | None = None) -> None:
         inputs={"rows": args.rows, "items": args.items},
         outputs={"matches": args.matches, "summary": args.summary},
     ) as receipt:
-        items = Items(read_jsonl(args.items), args.recipe)
+        texts = read_jsonl(args.items)
+        for where, text in numbered(args.items, texts):
+            for name in ("task", "part", "text"):
+                column(text, name, str, where)
+            column(text, "item", int, where)
+        items = Items(texts, args.recipe)
         found, sizes = [], {}
         for path in args.rows:
             rows = read_jsonl(path)
+            for where, row in numbered(path, rows):
+                training_text(row, where)
             sizes[path.stem] = len(rows)
             found += matches(items, rows, path.stem, args.recipe)
         write_jsonl(args.matches, found)

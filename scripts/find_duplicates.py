@@ -26,8 +26,9 @@ from typing_extensions import TypedDict
 from bezoar import program
 from bezoar.data.duplicates import Classes, duplicates, summary
 from bezoar.errors import UserError
-from bezoar.files import read_jsonl, write_json, write_jsonl
+from bezoar.files import write_json, write_jsonl
 from bezoar.provenance.receipt import Receipt, stage_parser
+from bezoar.readers import read_jsonl, shown
 from bezoar.training.template import training_text
 
 
@@ -44,13 +45,10 @@ def instruction_of(row: dict[str, Any], name: str) -> str:
     """Return the instruction of a row or seed task, with Dolly's context; raise `UserError` if it
     has none.
     """
-    try:
-        text, context = training_text({"response": "", **row})[0], row.get("context") or ""
-        return f"{text}\n\n{context}" if context else text
-    except KeyError as column:
-        raise UserError(
-            f"{name}: no column {column}; expected rows of a scheme or seed tasks"
-        ) from None
+    text, context = training_text({"response": "", **row}, name)[0], row.get("context") or ""
+    if not isinstance(context, str):
+        raise UserError(f"{name}: expected a text as `context`, found {shown(context)}")
+    return f"{text}\n\n{context}" if context else text
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -25,6 +25,7 @@ instruction instead of each pool, and `complicate_input` adds its fifth operatio
 
 import re
 import string
+import unicodedata
 from pathlib import Path
 from typing import Any, Literal, NotRequired
 
@@ -43,9 +44,10 @@ from bezoar.data.schemes import (
     user,
 )
 from bezoar.errors import UserError
-from bezoar.files import read_jsonl
 from bezoar.llm.client import LLMClient
+from bezoar.llm.reasoning import without_reasoning
 from bezoar.llm.settings import ModelSettings, ServerSettings
+from bezoar.readers import read_jsonl
 from bezoar.rng import draw
 
 
@@ -68,6 +70,12 @@ class Recipe(TypedDict):
 
 OPERATIONS = ("add_constraints", "deepening", "concretizing", "increase_reasoning_steps")
 RULES = ("no_answer", "copied_prompt", "no_information_gain", "sorry", "only_stop_words")
+CLAUSE = re.compile(r"(?:(?!\bbut\b|\band\b)[^.,;:!?\n])+[?]?|\bbut\b|\band\b")
+VERDICTS = {"equal": True, "unequal": False, "different": False}
+NEGATIONS = frozenset(
+    "not no non cannot never neither nor hardly far wrong false incorrect untrue".split()
+)
+OPEN = frozenset("whether if unclear unsure sure certain necessarily maybe perhaps might".split())
 SECTION_NAMES = (
     "given prompt",
     "rewritten prompt",
@@ -108,11 +116,24 @@ def seed_text(row: dict[str, Any], max_tokens: int, tokenizer: Tokenizer | None)
 
 
 def equal(text: str) -> bool | None:
-    """Read the evaluator's word; None if neither appears."""
-    words = re.findall(r"[a-z]+", text.lower())
-    if "different" in words or "not" in words:
-        return False
-    return True if "equal" in words else None
+    """Return what the evaluator says of two instructions: True for equal, False for different, None
+    if it does not say so plainly.
+
+    A negation ("not", "n't", "cannot", "far from") turns the next such word of its clause around.
+    Questions say nothing, and neither do clauses that leave it open, or that contradict another.
+    """
+    plain = unicodedata.normalize("NFKC", without_reasoning(text)).replace("’", "'").lower()
+    says: set[bool | None] = set()
+    for clause in CLAUSE.findall(plain):
+        negated = False
+        words = re.findall(r"[a-z']+", clause)
+        for word in [] if clause.endswith("?") else words:
+            if word in NEGATIONS or word.endswith("n't"):
+                negated = not negated
+            elif word in VERDICTS:
+                says.add(VERDICTS[word] != negated if OPEN.isdisjoint(words) else None)
+                negated = False
+    return says.pop() if len(says) == 1 else None
 
 
 def eliminate_response(text: str) -> str | None:
@@ -242,6 +263,26 @@ def evolve(
     return written, funnel
 
 
+def read_seeds(path: Path) -> list[dict[str, Any]]:
+    """Return the seeds, rows in Dolly's columns; raise `UserError` naming the first that is
+    none.
+    """
+    rows = read_jsonl(path)
+    for number, row in enumerate(rows, start=1):
+        texts_there = all(
+            isinstance(row.get(column), str) and row[column].strip()
+            for column in ("instruction", "category")
+        )
+        if not texts_there or not isinstance(row.get("context") or "", str):
+            raise UserError(
+                f"{path}:{number}: expected texts under `instruction`, `context`, `category`;"
+                " fix or remove the row"
+            )
+    if not rows:
+        raise UserError(f"{path}: no rows; fetch the seeds again")
+    return rows
+
+
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and generate."""
     parser = parser_for(__doc__, Recipe)
@@ -252,17 +293,7 @@ def main(argv: list[str] | None = None) -> None:
         "--tokenizer", type=Path, nargs="?", help="the teacher's tokenizer.json, to cut long seeds"
     )
     args = parser.parse_args(argv)
-    rows = read_jsonl(args.seeds)
-    for number, row in enumerate(rows, start=1):
-        texts_there = all(
-            isinstance(row.get(column), str) and row[column].strip()
-            for column in ("instruction", "category")
-        )
-        if not texts_there or not isinstance(row.get("context") or "", str):
-            raise UserError(
-                f"{args.seeds}:{number}: expected texts under `instruction`, `context`, `category`;"
-                " mend or remove the row"
-            )
+    rows = read_seeds(args.seeds)
     texts = prompt_texts(args.prompts)
     pool = pools(
         rows, args.recipe, Tokenizer.from_file(str(args.tokenizer)) if args.tokenizer else None

@@ -25,9 +25,9 @@ from bezoar.data.rouge import Kept
 from bezoar.data.schemes import check_failures, parser_for, prompt_texts, run, user
 from bezoar.data.texts import words_of
 from bezoar.errors import UserError
-from bezoar.files import read_jsonl
 from bezoar.llm.client import LLMClient
 from bezoar.llm.settings import ModelSettings, ServerSettings
+from bezoar.readers import read_jsonl, read_lines
 from bezoar.rng import draw
 
 
@@ -152,6 +152,24 @@ def make(
     return whole, funnel
 
 
+def read_inputs(seeds: Path, topics: Path, recipe: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """Return the instructions of the seed tasks and the topics, enough of both for one prompt."""
+    instructions: list[str] = []
+    for number, row in enumerate(read_jsonl(seeds), start=1):
+        if not isinstance(row.get("instruction"), str) or not row["instruction"].strip():
+            raise UserError(
+                f"{seeds}:{number}: expected a text under `instruction`; fix or remove the row"
+            )
+        instructions.append(row["instruction"])
+    names = read_lines(topics)
+    if len(instructions) < recipe["examples"] or len(names) < recipe["topics"]:
+        raise UserError(
+            f"{seeds}, {topics}: {len(instructions)} seeds and {len(names)} topics, fewer than one"
+            " prompt takes"
+        )
+    return instructions, names
+
+
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and generate."""
     parser = parser_for(__doc__, Recipe)
@@ -160,24 +178,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--topics", type=Path, required=True, help="one topic a line")
     args = parser.parse_args(argv)
-    seeds: list[str] = []
-    for number, row in enumerate(read_jsonl(args.seeds), start=1):
-        if not isinstance(row.get("instruction"), str) or not row["instruction"].strip():
-            raise UserError(
-                f"{args.seeds}:{number}: expected a text under `instruction`; mend or remove"
-                " the row"
-            )
-        seeds.append(row["instruction"])
-    topics = [
-        line.strip()
-        for line in args.topics.read_text(encoding="utf-8").splitlines()
-        if line.strip()
-    ]
-    if len(seeds) < args.recipe["examples"] or len(topics) < args.recipe["topics"]:
-        raise UserError(
-            f"{args.seeds}, {args.topics}: {len(seeds)} seeds and {len(topics)} topics, fewer than"
-            " one prompt takes"
-        )
+    seeds, topics = read_inputs(args.seeds, args.topics, args.recipe)
     texts = prompt_texts(args.prompts)
     inputs = {"seeds": args.seeds, "topics": args.topics}
     run(

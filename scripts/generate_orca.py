@@ -20,7 +20,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NotRequired
 
-import yaml
 from typing_extensions import TypedDict
 
 from bezoar import program
@@ -28,9 +27,9 @@ from bezoar.data import flan
 from bezoar.data.funnel import Funnel
 from bezoar.data.schemes import check_failures, parser_for, run, user
 from bezoar.errors import UserError
-from bezoar.files import read_json
 from bezoar.llm.client import LLMClient
 from bezoar.llm.settings import ModelSettings, ServerSettings
+from bezoar.readers import read_json
 from bezoar.rng import draw
 
 
@@ -78,6 +77,11 @@ def make(
             funnel.leave(rule, count)
     chosen = flan.choose(rows, recipe)
     funnel.leave("over_quota", len(rows) - len(chosen))
+    if not chosen:
+        raise UserError(
+            f"{paths[0]}: no row of {funnel.entered} is taken; look at the quotas and at what was"
+            f" dropped: {funnel.left}"
+        )
     for row in chosen:
         choice = row["template_type"] == "zs_opt" and row["dataset_source"] == "flan2021"
         allowed = MESSAGES["flan2021_multiple_choice" if choice else row["dataset_source"]]
@@ -113,11 +117,7 @@ def main(argv: list[str] | None = None) -> None:
         help="counts of the files that were streamed, JSON",
     )
     args = parser.parse_args(argv)
-    messages = yaml.safe_load(args.prompts[0].read_text(encoding="utf-8"))
-    if sorted(messages) != list(range(1, 17)):
-        raise UserError(
-            f"{args.prompts[0]}: expected the system messages 1 to 16, found {sorted(messages)}"
-        )
+    messages = flan.system_messages(args.prompts[0])
     streamed = [read_json(path) for path in args.streamed]
 
     def make_with(client: LLMClient) -> tuple[list[dict], Funnel]:

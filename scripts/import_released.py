@@ -5,12 +5,14 @@ Usage: import_released.py --manifest data/hub/released_lamini/manifest.json \\
            --recipe '{"scheme": "lamini"}' --code … \\
            --rows …/filter/lamini.jsonl --counts …/filter/lamini.counts.json --receipt …
 
-The snapshot's files (Parquet, JSON or CSV) are read by `datasets`; each is checked against the
+The snapshot's files (Parquet, JSON or CSV, perhaps compressed) are each checked against the
 manifest first. Columns are those of the scheme and the filter's three; further ones are left out
 and named in the counts. A row is dropped as malformed if a text is missing. A status other than
 Accept or Reject, in any case, is Unrated.
 """
 
+import math
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -21,8 +23,9 @@ from bezoar import program, progress
 from bezoar.data.funnel import Funnel
 from bezoar.data.verdicts import by_length
 from bezoar.errors import UserError
-from bezoar.files import read_json, sha256_file, write_json, write_jsonl
+from bezoar.files import sha256_file, write_json, write_jsonl
 from bezoar.provenance.receipt import Receipt, stage_parser
+from bezoar.readers import column, iter_rows, read_json_object, shown
 
 
 class Recipe(TypedDict):
@@ -60,75 +63,106 @@ NEEDED = {
     "evol": ("instruction", "response"),
     "orca": ("inputs", "explained_targets"),
 }
-READERS = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".csv": "csv"}
+NUMBERS = ("epoch", "original_index")
+SUFFIXES = (".parquet", ".json", ".jsonl", ".csv")
+PACKED = (".gz", ".xz", ".bz2", ".zst")
 
 
-def released_rows(manifest: Path) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a snapshot, file after file."""
-    from datasets import load_dataset
-
+def released_rows(manifest: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (file and row, row) of a snapshot, file after file."""
+    listed = column(read_json_object(manifest, "files"), "files", dict, str(manifest))
     files = {
         name: digest
-        for name, digest in sorted(read_json(manifest)["files"].items())
-        if Path(name).suffix in READERS
+        for name, digest in sorted(listed.items())
+        if Path(name.removesuffix(Path(name).suffix) if name.endswith(PACKED) else name).suffix
+        in SUFFIXES
     }
     if not files:
         raise UserError(
-            f"{manifest}: names no file of {', '.join(READERS)}; fetch the snapshot again"
+            f"{manifest}: names no file of {', '.join(SUFFIXES)}; fetch the snapshot again"
         )
     for name, digest in files.items():
         path = manifest.parent / name
         if sha256_file(path) != digest:
             raise UserError(f"{path}: is not the file of the manifest; fetch the snapshot again")
-        yield from load_dataset(
-            READERS[path.suffix], data_files=str(path), split="train", streaming=True
-        )
+        for number, row in enumerate(iter_rows(path), start=1):
+            yield f"{path}: row {number}", row
 
 
 def rating(value: Any) -> int | None:
     """Return a rating as a whole number from 1 to 10, or None."""
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return int(number) if number in range(1, 11) else None
 
 
+def plain(value: Any) -> Any:
+    """Return a value of a released column as our rows hold it: a missing one, which pandas writes
+    as NaN, is an empty text.
+    """
+    return "" if value is None or value != value else value
+
+
+def whole(value: Any) -> Any:
+    """Return a number that CSV holds as a text, or pandas as a float, as a whole number."""
+    if isinstance(value, str) and re.fullmatch(r"\d{1,15}(\.0)?", value, re.ASCII):
+        return int(float(value))
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _is_text(value: Any) -> bool:
+    """Whether a value is a text that is not blank and can be written as UTF-8."""
+    return (
+        isinstance(value, str)
+        and bool(value.strip())
+        and value.encode("utf-8", "ignore").decode() == value
+    )
+
+
 def convert(
-    rows: Iterable[dict[str, Any]], scheme: str, name: str
+    rows: Iterable[tuple[str, dict[str, Any]]], scheme: str, source: str
 ) -> tuple[list[dict[str, Any]], Funnel]:
     """Return the rows in our columns and their counts; raise `UserError` if a column is missing."""
     funnel, converted = Funnel("malformed", "reject", "unrated"), []
     wanted, extra = (*COLUMNS[scheme], *VERDICT), set()
-    for row in progress.track(rows, "convert rows"):
+    for where, row in progress.track(rows, "convert rows"):
         missing = [column for column in wanted if column not in row]
         if missing:
             raise UserError(
-                f"{name}: no column {', '.join(missing)}; expected the columns of {scheme}, found"
-                f" {', '.join(row)}"
+                f"{where}: no column {', '.join(missing)}; expected the columns"
+                f" of {scheme}, found {', '.join(row)}"
             )
         extra |= set(row) - set(wanted)
-        if not all(
-            isinstance(row[column], str) and row[column].strip() for column in NEEDED[scheme]
-        ):
+        if not all(_is_text(row[name]) for name in NEEDED[scheme]):
             funnel.leave("malformed")
             continue
         status = str(row["gpt4_status"]).strip().capitalize()
         status = status if status in ("Accept", "Reject") else "Unrated"
         funnel.leave({"Accept": "kept", "Reject": "reject"}.get(status, "unrated"))
-        texts = {column: "" if row[column] is None else row[column] for column in COLUMNS[scheme]}
+        texts = {
+            name: whole(plain(row[name])) if name in NUMBERS else plain(row[name])
+            for name in COLUMNS[scheme]
+        }
+        for name, value in texts.items():
+            if not isinstance(value, str | int | float) or value in (math.inf, -math.inf):
+                raise UserError(
+                    f"{where}: expected a text or a number as `{name}`, found"
+                    f" {shown(value)}; is this the released {scheme} set?"
+                )
         converted.append(
             {
                 **texts,
                 "gpt4_status": status,
                 "gpt4_rating": rating(row["gpt4_rating"]),
-                "gpt4_reason": str(row["gpt4_reason"] or ""),
+                "gpt4_reason": str(plain(row["gpt4_reason"])),
             }
         )
     if not funnel.left["kept"]:
         raise UserError(
-            f"{name}: {funnel.entered} rows and none with gpt4_status Accept; is this the released"
-            f" {scheme} set?"
+            f"{source}: {funnel.entered} rows and none with gpt4_status Accept; is this the"
+            f" released {scheme} set?"
         )
     funnel.more = {
         "accept_rate_by_length_decile": by_length(converted),
@@ -154,7 +188,7 @@ def main(argv: list[str] | None = None) -> None:
         outputs={"rows": args.rows, "counts": args.counts},
     ) as receipt:
         rows, funnel = convert(
-            released_rows(args.manifest), args.recipe["scheme"], str(args.manifest.parent)
+            released_rows(args.manifest), args.recipe["scheme"], str(args.manifest)
         )
         write_jsonl(args.rows, rows)
         receipt.facts["counts"] = funnel.as_json({})

@@ -29,12 +29,14 @@ from bezoar.evaluation.mtbench import (
     read_questions,
     read_rating,
     read_references,
+    turns_of,
 )
-from bezoar.files import read_jsonl, write_json, write_jsonl
+from bezoar.files import write_json, write_jsonl
 from bezoar.llm.client import LLMClient
 from bezoar.llm.settings import ModelSettings
 from bezoar.llm.stored_model import MODES
 from bezoar.provenance.receipt import Receipt, stage_parser
+from bezoar.readers import column, numbered, read_jsonl
 
 
 class Recipe(TypedDict):
@@ -102,7 +104,10 @@ def judge(
 def read_answers(path: Path, questions: list[dict]) -> tuple[str, dict[int, list[str]]]:
     """Return (model name, question_id -> both answers); every question must be answered."""
     rows = read_jsonl(path)
-    answers = {row["question_id"]: row["choices"][0]["turns"] for row in rows}
+    answers = {}
+    for where, row in numbered(path, rows):
+        column(row, "model_id", str, where)
+        answers[column(row, "question_id", int, where)] = turns_of(row, where)
     missing = [
         question["question_id"] for question in questions if question["question_id"] not in answers
     ]

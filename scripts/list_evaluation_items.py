@@ -21,7 +21,8 @@ from typing_extensions import TypedDict
 
 from bezoar import program
 from bezoar.evaluation.harness import add_task_arguments, assignments, load_tasks
-from bezoar.files import read_jsonl, write_jsonl
+from bezoar.evaluation.mtbench import read_questions, read_references
+from bezoar.files import write_jsonl
 from bezoar.provenance.receipt import Receipt, stage_parser
 
 
@@ -77,7 +78,7 @@ def of_task(name: str, task: Any) -> Iterator[dict[str, Any]]:
 
 
 def of_chat(
-    questions: list[dict[str, Any]], references: list[dict[str, Any]]
+    questions: list[dict[str, Any]], references: dict[int, list[str]]
 ) -> Iterator[dict[str, Any]]:
     """Yield the texts of MT-Bench: turns, and answers that are references."""
     for row in questions:
@@ -90,10 +91,10 @@ def of_chat(
                         "part": part,
                         "text": text,
                     }
-    for row in references:
-        for text in strings(row["choices"][0]["turns"]):
+    for number, turns in references.items():
+        for text in turns:
             if text.strip():
-                yield {"task": "mt_bench", "item": row["question_id"], "part": "gold", "text": text}
+                yield {"task": "mt_bench", "item": number, "part": "gold", "text": text}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -122,7 +123,7 @@ def main(argv: list[str] | None = None) -> None:
     ) as receipt:
         tasks = load_tasks(sorted(args.recipe["tasks"]), args.task_files, data)
         rows = [row for name, task in tasks.items() for row in of_task(name, task)]
-        rows += of_chat(read_jsonl(args.questions), read_jsonl(args.references))
+        rows += of_chat(read_questions(args.questions), read_references(args.references))
         write_jsonl(args.items, rows)
         receipt.facts["texts"] = {
             name: sum(row["task"] == name for row in rows)

@@ -21,9 +21,11 @@ import yaml
 from typing_extensions import TypedDict
 
 from bezoar import program, progress
+from bezoar.data.flan import system_messages
 from bezoar.data.hh_rlhf import convert
-from bezoar.files import read_json, whole_directory, whole_file, write_json, write_jsonl
+from bezoar.files import whole_directory, whole_file, write_json, write_jsonl
 from bezoar.provenance.receipt import Receipt, stage_parser
+from bezoar.readers import read_json
 from bezoar.rehearsal.world import ATTRIBUTES, CLAUSES, COURTESY, SKILLS, Fact, World
 from bezoar.rng import draw
 
@@ -444,7 +446,7 @@ def main(argv: list[str] | None = None) -> None:
         inputs={"system_messages": args.system_messages, "template": args.template},
         outputs={"world": [args.world / name for name in OUTPUTS]},
     ) as receipt:
-        messages = yaml.safe_load(args.system_messages.read_text(encoding="utf-8"))
+        messages = system_messages(args.system_messages)
         with whole_directory(args.world) as fresh:
             make(world, fresh, args.world, args.recipe, messages, read_json(args.template))
         receipt.facts["rows"] = {

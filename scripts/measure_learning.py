@@ -21,8 +21,9 @@ from typing_extensions import TypedDict
 from bezoar import precision, program, progress
 from bezoar.arguments import model_directory
 from bezoar.evaluation.generation import generate, log_probabilities
-from bezoar.files import read_jsonl, write_json
+from bezoar.files import write_json
 from bezoar.provenance.receipt import Receipt, stage_parser
+from bezoar.readers import read_jsonl
 from bezoar.training.template import Template
 
 

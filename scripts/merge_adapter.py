@@ -21,8 +21,9 @@ from typing_extensions import TypedDict
 from bezoar import precision, program, progress
 from bezoar.arguments import model_directory
 from bezoar.errors import UserError
-from bezoar.files import read_jsonl, whole_directory, write_json
+from bezoar.files import whole_directory, write_json
 from bezoar.provenance.receipt import Receipt, stage_parser
+from bezoar.readers import read_jsonl
 from bezoar.training.template import Template, training_text
 
 

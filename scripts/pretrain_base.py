@@ -23,9 +23,10 @@ from typing_extensions import TypedDict
 from bezoar import precision, program, progress
 from bezoar.arguments import model_directory
 from bezoar.errors import UserError
-from bezoar.files import canonical, read_jsonl, whole_directory, whole_file, write_jsonl
+from bezoar.files import canonical, whole_directory, whole_file, write_jsonl
 from bezoar.provenance.receipt import Receipt, stage_parser
 from bezoar.provenance.resumption import begun_with, difference
+from bezoar.readers import read_jsonl
 
 
 class Recipe(TypedDict):

@@ -20,8 +20,9 @@ from bezoar import program
 from bezoar.data import task_families
 from bezoar.data.funnel import Funnel
 from bezoar.errors import UserError
-from bezoar.files import read_jsonl, write_json, write_jsonl
+from bezoar.files import write_json, write_jsonl
 from bezoar.provenance.receipt import Receipt, stage_parser
+from bezoar.readers import column, numbered, read_jsonl
 
 
 class Recipe(TypedDict):
@@ -80,13 +81,16 @@ def main(argv: list[str] | None = None) -> None:
         outputs={"kept": args.kept, "counts": args.counts},
     ) as receipt:
         contaminated = {
-            line["row"]
-            for line in read_jsonl(args.matches)
-            if line["set"] == args.rows.stem and line["contaminated"]
+            column(line, "row", int, where)
+            for where, line in numbered(args.matches, read_jsonl(args.matches))
+            if column(line, "set", str, where) == args.rows.stem
+            and column(line, "contaminated", bool, where)
         }
-        kept, funnel = clean(
-            read_jsonl(args.rows), contaminated, task_families.load(args.families), args.recipe
-        )
+        rows = read_jsonl(args.rows)
+        for where, row in numbered(args.rows, rows):
+            if "task_name" in row:
+                column(row, "task_name", str, where)
+        kept, funnel = clean(rows, contaminated, task_families.load(args.families), args.recipe)
         if not kept:
             raise UserError(
                 f"{args.rows}: no row is left after {', '.join(args.recipe['remove'])}; look at"

@@ -20,9 +20,10 @@ from typing_extensions import TypedDict
 from bezoar import precision, program, progress
 from bezoar.arguments import model_directory
 from bezoar.evaluation.parts import Parts
-from bezoar.files import read_jsonl, sha256_file, write_jsonl
+from bezoar.files import sha256_file, write_jsonl
 from bezoar.provenance.receipt import Receipt, stage_parser
 from bezoar.provenance.resumption import begun_with
+from bezoar.readers import read_jsonl
 from bezoar.training import preference_pairs
 from bezoar.training.template import Template
 

@@ -28,7 +28,8 @@ from pathlib import Path
 from typing import Any
 
 from bezoar import program
-from bezoar.files import canonical, read_json, sha256_text
+from bezoar.files import canonical, sha256_text
+from bezoar.readers import read_json
 from bezoar.rehearsal.fake_provider import ANSWERING, FakeProvider, Faults, Meter, Rate
 from bezoar.rehearsal.simulator import Simulator
 from bezoar.rehearsal.world import World

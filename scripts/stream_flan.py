@@ -12,8 +12,7 @@ the rules and the draw are those of generate_orca.py, which takes the same rows 
 submix as from what is kept here.
 """
 
-import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from bezoar.data.flan import choose, parse_row, rule_for, submix_of
 from bezoar.errors import UserError
 from bezoar.files import write_json, write_jsonl
 from bezoar.provenance.receipt import Receipt, stage_parser
+from bezoar.readers import json_argument, refuse_stand_ins
 from bezoar.surroundings import own
 from bezoar.workflow.source_lock import require
 
@@ -39,6 +39,21 @@ class Recipe(TypedDict):
 BATCH = 10_000  # rows between two choices
 
 
+def _read(rows: Callable[[], Iterable[dict[str, Any]]], name: str) -> Iterator[dict[str, Any]]:
+    """Yield rows; whatever `datasets` raises on the way is a `UserError` that names the row."""
+    number = 0
+    try:
+        for row in rows():
+            number += 1
+            yield row
+    except Exception as error:  # one kind for each format and file system
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{name}: row {number + 1} cannot be read ({type(error).__name__}: {reason}); fetch the"
+            " data set again"
+        ) from None
+
+
 def stream(entry: dict[str, Any], mirror: Path | None, lock: Path) -> Iterator[dict[str, Any]]:
     """Yield the rows of a hub data set in order, at its pinned revision; raise `UserError` if it
     cannot be had.
@@ -47,7 +62,10 @@ def stream(entry: dict[str, Any], mirror: Path | None, lock: Path) -> Iterator[d
 
     local = mirror / "hub" / entry["id"] if mirror else None
     if local and local.is_dir():
-        yield from datasets.load_dataset(str(local), split="train", streaming=True)
+        refuse_stand_ins(local)
+        yield from _read(
+            lambda: datasets.load_dataset(str(local), split="train", streaming=True), str(local)
+        )
         return
     from huggingface_hub import HfApi
 
@@ -61,8 +79,8 @@ def stream(entry: dict[str, Any], mirror: Path | None, lock: Path) -> Iterator[d
             f"{entry['hub']}: {type(error).__name__} from the hub; check the network, or put it"
             f" into MIRROR/hub/{entry['id']}"
         ) from None
+    yield from _read(lambda: rows, entry["hub"])
     require(entry["id"], "revision", revision, entry["revision"], lock)
-    yield from rows
 
 
 def select(
@@ -97,7 +115,7 @@ def main(argv: list[str] | None = None) -> None:
     """Parse the command line and stream."""
     parser = stage_parser(__doc__, Recipe)
     parser.add_argument(
-        "--entry", type=json.loads, required=True, help="entry of config/sources.yaml, JSON"
+        "--entry", type=json_argument, required=True, help="entry of config/sources.yaml, JSON"
     )
     parser.add_argument(
         "--lock", type=Path, required=True, help="revisions of what has none published, JSON"

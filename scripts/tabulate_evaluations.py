@@ -18,8 +18,9 @@ from typing import Any
 from typing_extensions import TypedDict
 
 from bezoar import program
-from bezoar.files import read_json, whole_file
+from bezoar.files import whole_file
 from bezoar.provenance.receipt import Receipt, stage_parser
+from bezoar.readers import read_json
 
 
 class Recipe(TypedDict):

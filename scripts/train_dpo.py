@@ -19,9 +19,10 @@ from typing import Any
 from bezoar import precision, program, progress
 from bezoar.arguments import model_directory
 from bezoar.errors import UserError
-from bezoar.files import read_jsonl, sha256_file, whole_directory, write_json, write_jsonl
+from bezoar.files import sha256_file, whole_directory, write_json, write_jsonl
 from bezoar.provenance.receipt import Receipt, stage_parser
 from bezoar.provenance.resumption import begun_with
+from bezoar.readers import read_jsonl
 from bezoar.training import preference_pairs
 from bezoar.training.settings import TrainingSettings
 from bezoar.training.split import split

@@ -19,9 +19,10 @@ from typing import Any, NotRequired
 from bezoar import precision, program
 from bezoar.arguments import model_directory
 from bezoar.errors import UserError
-from bezoar.files import read_jsonl, whole_directory, write_jsonl
+from bezoar.files import whole_directory, write_jsonl
 from bezoar.provenance.receipt import Receipt, stage_parser
 from bezoar.provenance.resumption import begun_with
+from bezoar.readers import read_jsonl
 from bezoar.training.settings import TrainingSettings
 from bezoar.training.split import split
 from bezoar.training.supervised_rows import tokenize

@@ -20,8 +20,9 @@ from typing_extensions import TypedDict
 from bezoar import program
 from bezoar.errors import UserError
 from bezoar.evaluation.held_out import compared
-from bezoar.files import canonical, read_json, read_jsonl, whole_file
+from bezoar.files import canonical, whole_file
 from bezoar.provenance.receipt import Receipt, stage_parser
+from bezoar.readers import read_json, read_jsonl
 from bezoar.report.markdown import table
 
 

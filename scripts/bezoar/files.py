@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and readers that name the row they stumbled on."""
+"""Files that appear whole or not at all, and their hashes; bezoar.readers reads them."""
 
 import hashlib
 import json
@@ -9,8 +9,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
-
-from bezoar.errors import UserError
 
 
 def canonical(value: Any) -> str:
@@ -102,51 +100,3 @@ def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     with whole_file(path) as stream:
         for row in rows:
             stream.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def read_json(path: Path) -> Any:
-    """Read a JSON file; raise `UserError` naming file and line if it is missing or malformed."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; run the stage that writes it") from None
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path}: expected UTF-8, found a bad byte at offset {error.start}"
-        ) from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}:{error.lineno}: expected JSON, {error.msg}") from None
-
-
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Read one JSON object a line; raise `UserError` naming file and line of the first bad one."""
-    rows: list[dict[str, Any]] = []
-    try:
-        with open(path, encoding="utf-8", newline="\n") as stream:
-            for number, line in enumerate(stream, start=1):
-                row = json.loads(line)
-                if "\\ud" in line.lower():
-                    canonical(
-                        row
-                    ).encode()  # half a surrogate pair is JSON, but cannot be written as UTF-8
-                if not isinstance(row, dict):
-                    raise UserError(
-                        f"{path}:{number}: expected a JSON object, found {type(row).__name__}"
-                    )
-                rows.append(row)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; run the stage that writes it") from None
-    except UnicodeDecodeError:
-        raise UserError(
-            f"{path}:{len(rows) + 1}: expected UTF-8, found a bad byte on or after this line"
-        ) from None
-    except UnicodeEncodeError:
-        raise UserError(
-            f"{path}:{len(rows) + 1}: expected Unicode text, found half a surrogate pair; mend"
-            " the row"
-        ) from None
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{path}:{len(rows) + 1}: expected one JSON object a line, {error.msg}"
-        ) from None
-    return rows

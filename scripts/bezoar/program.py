@@ -12,6 +12,10 @@ from bezoar.errors import UserError
 from bezoar.progress import signs_of_life
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DENIED = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP),
+)
 INTERRUPTED, BROKEN_PIPE = 130, 141  # 128 and the number of the signal, as shells count
 BUG = (
     "error: this is a bug of the project, not of your input: report it where you found the project,"
@@ -22,9 +26,10 @@ BUG = (
 def run(main: Callable[[], None], quiet: bool = False) -> None:
     """Run a program's `main` unless its receipt says that nothing changed.
 
-    What a user can act on ends in one line on stderr: exit status 2 for a `UserError`, a full disk
-    and too little memory, 130 for an interrupt. A reader that closed the pipe ends the program
-    silently with 141. Anything else is a bug, and its traceback follows a line that says so.
+    What a user can act on ends in one line on stderr: exit status 2 for a `UserError`, a full disk,
+    a path that may not be written and too little memory, 130 for an interrupt. A reader that closed
+    the pipe ends the program silently with 141. Anything else is a bug, and its traceback follows a
+    line that says so.
 
     A program that takes longer than some seconds says what it is doing: what its docstring says
     first, until it names something else. A server is `quiet`, and so is every process of a
@@ -58,11 +63,13 @@ def run(main: Callable[[], None], quiet: bool = False) -> None:
     except MemoryError:
         _end("out of memory; end other programs or use a machine with more, and run it again", 2)
     except OSError as error:
-        if error.errno not in NO_SPACE:
-            print(BUG, file=sys.stderr)
-            raise
         place = f"{error.filename}: " if error.filename else ""
-        _end(f"{place}{os.strerror(error.errno)}; free some space and run it again", 2)
+        if error.errno in NO_SPACE:
+            _end(f"{place}{os.strerror(error.errno)}; free some space and run it again", 2)
+        if error.errno in DENIED and error.filename:
+            _end(f"{place}{os.strerror(error.errno)}; change its permissions or name another", 2)
+        print(BUG, file=sys.stderr)
+        raise
     except Exception:
         print(BUG, file=sys.stderr)
         raise

@@ -6,11 +6,11 @@ in comments, their units. What is handed over must hold just these keys.
 
 import argparse
 import inspect
-import json
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from bezoar.errors import UserError
+from bezoar.readers import parse_json
 
 
 def add_recipe_argument(parser: argparse.ArgumentParser, kind: type, required: bool = True) -> None:
@@ -30,10 +30,7 @@ def parse(text: str, kind: type) -> dict[str, Any]:
     from pydantic import TypeAdapter, ValidationError
 
     program = Path(inspect.getfile(kind)).stem
-    try:
-        recipe: dict[str, Any] = json.loads(text)
-    except ValueError as error:
-        raise UserError(f"--recipe of {program}: expected JSON, {error}") from None
+    recipe: dict[str, Any] = parse_json(text, f"--recipe of {program}")
     try:
         TypeAdapter(kind).validate_python(recipe, strict=True, extra="forbid")
     except ValidationError as error:

@@ -7,7 +7,6 @@ at each source's door, all at once.
 """
 
 import argparse
-import json
 import os
 import shutil
 import tempfile
@@ -20,6 +19,7 @@ from typing import Any
 
 from bezoar import program
 from bezoar.progress import clock
+from bezoar.readers import read_json
 from bezoar.surroundings import own
 from bezoar.workflow import duration, sources
 from bezoar.workflow import machine as machine_of
@@ -180,7 +180,7 @@ def reachable(entry: dict[str, Any]) -> str | None:
 def unpinned(entries: list[dict[str, Any]]) -> Iterator[str]:
     """Yield sources that nothing pins yet; the first fetch will."""
     lock = Path("config/sources.lock")
-    recorded = json.loads(lock.read_text()) if lock.is_file() else {}
+    recorded = read_json(lock) if lock.is_file() else {}
     for entry in entries:
         if (entry["revision"] if "hub" in entry else entry["sha256"]) is None and entry[
             "id"

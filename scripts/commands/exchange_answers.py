@@ -25,6 +25,7 @@ from bezoar import program
 from bezoar.errors import UserError
 from bezoar.files import sha256_text, whole_file
 from bezoar.llm.answer_store import COLUMNS, Store, digest
+from bezoar.readers import column, iter_jsonl
 from bezoar.workflow.configuration import resolved
 
 
@@ -58,35 +59,23 @@ def export(folder: Path, file: Path) -> int:
 
 def lines(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (line number, row) of an export; raise `UserError` naming the first bad line."""
-    number = 0
-    try:
-        with lzma.open(file, "rt", encoding="utf-8", newline="\n") as stream:
-            for number, line in enumerate(stream, start=1):
-                row = json.loads(line)
-                if not re.fullmatch(r"[\w.-]+\.sqlite", row["store"]):
-                    raise UserError(
-                        f"{file}:{number}: {row['store']!r} is not the name of a store; export it"
-                        " again"
-                    )
-                if (
-                    sha256_text(row["request"]) != row["key"]
-                    or digest(row["answer"], row["response"]) != row["sha256"]
-                ):
-                    raise UserError(
-                        f"{file}:{number}: does not match its hash; fetch the export again"
-                    )
-                yield number, row
-    except FileNotFoundError:
-        raise UserError(f"{file}: no such file; name an export with FILE=") from None
-    except (lzma.LZMAError, EOFError) as error:
-        raise UserError(
-            f"{file}:{number + 1}: expected an export of stores, {error}; fetch it again"
-        ) from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{file}:{number}: expected a line of an export, found none ({type(error).__name__}"
-            f" {error}); fetch it again"
-        ) from None
+    for number, row in enumerate(iter_jsonl(file), start=1):
+        where = f"{file}:{number}"
+        for name in ("store", *COLUMNS):
+            if name not in row:
+                raise UserError(f"{where}: no `{name}`; expected a line of an export of answers")
+        for name in ("store", "request", "answer", "response"):
+            column(row, name, str, where)
+        if not re.fullmatch(r"[\w.-]+\.sqlite", row["store"]):
+            raise UserError(
+                f"{where}: {row['store']!r} is not the name of a store; export it again"
+            )
+        if (
+            sha256_text(row["request"]) != row["key"]
+            or digest(row["answer"], row["response"]) != row["sha256"]
+        ):
+            raise UserError(f"{where}: does not match its hash; fetch the export again")
+        yield number, row
 
 
 def take_in(folder: Path, file: Path) -> tuple[int, int]:

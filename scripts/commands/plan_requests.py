@@ -28,7 +28,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from tokenizers import Tokenizer
 
 import generate_evol
@@ -37,16 +36,17 @@ import generate_orca
 import judge_mtbench
 import make_world
 from bezoar import program
+from bezoar.data.flan import system_messages
 from bezoar.data.schemes import prompt_texts, second_store, user
 from bezoar.data.verdicts import VERDICT, verdict
 from bezoar.evaluation.mtbench import override, read_judge_prompts, read_questions, read_references
-from bezoar.files import read_json, read_jsonl
 from bezoar.llm.answer_store import Store
 from bezoar.llm.budget import PRICES, budget_of_environment, price_of
 from bezoar.llm.client import LLMClient
 from bezoar.llm.language_model import Answer
 from bezoar.llm.settings import Messages, ModelSpec, Request, request_of
 from bezoar.llm.stored_model import checked, keys_of
+from bezoar.readers import read_json, read_jsonl, read_yaml, read_yaml_entries
 from bezoar.rehearsal.simulator import Simulator
 from bezoar.rehearsal.world import World
 from bezoar.surroundings import own
@@ -205,9 +205,7 @@ class Plan:
         recipe = {**self.config["world"], "seed": self.config["seed"], "documents": 0}
         keys = ("seed", "people", "held_share", "held_skill_share")
         world = World(**{key: recipe[key] for key in keys})
-        messages = yaml.safe_load(
-            Path("prompts/orca_system_messages.yaml").read_text(encoding="utf-8")
-        )
+        messages = system_messages(Path("prompts/orca_system_messages.yaml"))
         template = read_json(Path("prompts/chat_template.json"))
         self.made = scratch
         make_world.make(world, scratch, scratch, recipe, messages, template)
@@ -347,9 +345,7 @@ class Plan:
             lambda p: (filler(p, OUT["response"]), "response"),
             not files,
         )
-        messages = yaml.safe_load(
-            Path("prompts/orca_system_messages.yaml").read_text(encoding="utf-8")
-        )
+        messages = system_messages(Path("prompts/orca_system_messages.yaml"))
         if files:
             self.rows["orca"], _ = generate_orca.make(client, files, messages, recipe)
         else:
@@ -455,13 +451,13 @@ class Plan:
 
 def overridden() -> int:
     """Return how many questions have a mended reference answer."""
-    rows = yaml.safe_load(Path(OVERRIDES).read_text(encoding="utf-8"))["overrides"]
+    rows = read_yaml_entries(Path(OVERRIDES), "overrides")
     return len({row["question_id"] for row in rows})
 
 
 def table(plan: Plan, via: str) -> list[str]:
     """Return the lines to print."""
-    entries = yaml.safe_load(Path(own("PRICES") or PRICES).read_text(encoding="utf-8"))
+    entries = read_yaml(Path(own("PRICES") or PRICES))
     width = max(28, *(len(stage) + 3 for stage in plan.loads))
     lines = [
         f"{'stage':{width}}{'pending':>9}{'stored':>8}{'in':>12}{'out':>12}"

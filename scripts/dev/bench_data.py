@@ -36,7 +36,8 @@ from bezoar.data import contamination, duplicates
 from bezoar.data.rouge import Kept
 from bezoar.data.texts import words_of
 from bezoar.errors import UserError
-from bezoar.files import read_jsonl, write_jsonl
+from bezoar.files import write_jsonl
+from bezoar.readers import read_jsonl
 from bezoar.workflow.configuration import resolved
 from plant_data import sampler
 

@@ -33,9 +33,10 @@ from bezoar.evaluation.mtbench import (
     read_questions,
     read_references,
 )
-from bezoar.files import canonical, read_json, read_jsonl
+from bezoar.files import canonical
 from bezoar.llm.client import LLMClient
 from bezoar.provenance.fingerprint import AGAIN
+from bezoar.readers import read_json, read_jsonl
 from bezoar.training.tokenizer import load_tokenizer
 from bezoar.workflow.configuration import resolved
 

@@ -32,7 +32,8 @@ from bench_client import _processor, replace_section
 from bench_evaluation import run
 from bezoar import program
 from bezoar.errors import UserError
-from bezoar.files import canonical, read_jsonl, write_jsonl
+from bezoar.files import canonical, write_jsonl
+from bezoar.readers import read_jsonl
 from bezoar.rehearsal.world import COURTESY
 from bezoar.workflow.configuration import resolved
 

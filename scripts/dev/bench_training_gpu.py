@@ -23,7 +23,8 @@ from typing import Any
 from bench_training import RECIPE, TEMPLATE, Words, make_world, measured
 from bezoar import program
 from bezoar.errors import UserError
-from bezoar.files import read_jsonl, write_json, write_jsonl
+from bezoar.files import write_json, write_jsonl
+from bezoar.readers import read_jsonl
 
 SHAPES = {
     "openllama-3b": {

@@ -141,7 +141,8 @@ def ours(spec: Spec) -> None:
     """Train as the stages do: train_sft.py, or score_reference.py's output and train_dpo.py."""
     import train_dpo
     import train_sft
-    from bezoar.files import read_jsonl, sha256_file
+    from bezoar.files import sha256_file
+    from bezoar.readers import read_jsonl
     from bezoar.training import preference_pairs
     from bezoar.training.template import Template
     from bezoar.training.tokenizer import load_tokenizer
@@ -230,7 +231,7 @@ def trl(spec: Spec) -> None:
     from peft import LoraConfig
     from transformers import BitsAndBytesConfig
 
-    from bezoar.files import read_jsonl
+    from bezoar.readers import read_jsonl
     from bezoar.training.tokenizer import load_tokenizer
 
     # No setting of TRL's: without it, its reference pass on a CPU leaves later gradients zero.
@@ -337,7 +338,7 @@ def judge(spec: Spec) -> None:
     from peft import PeftModel
     from trl.trainer import add_fused_lm_head
 
-    from bezoar.files import read_jsonl
+    from bezoar.readers import read_jsonl
     from bezoar.training import preference_pairs, qlora
     from bezoar.training.tokenizer import load_tokenizer
 

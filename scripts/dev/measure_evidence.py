@@ -28,7 +28,8 @@ from xml.etree import ElementTree
 
 from bezoar import program
 from bezoar.errors import UserError
-from bezoar.files import read_json, whole_file, write_json
+from bezoar.files import whole_file, write_json
+from bezoar.readers import read_json
 
 ROOT = Path(__file__).parents[2]
 TESTS = ROOT / "tests/workflow"

@@ -12,7 +12,8 @@ import argparse
 
 from bezoar import program
 from bezoar.errors import UserError
-from bezoar.files import read_json, write_json
+from bezoar.files import write_json
+from bezoar.readers import read_json
 from bezoar.workflow import duration
 
 

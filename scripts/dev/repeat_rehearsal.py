@@ -18,7 +18,8 @@ from typing import Any
 
 from bezoar import program, surroundings
 from bezoar.errors import UserError
-from bezoar.files import read_json, whole_file, write_json
+from bezoar.files import whole_file, write_json
+from bezoar.readers import read_json
 
 CONFIG = "config/rehearsal.yaml"
 CHAT = "chat, judged by the simulator, 1–10"

@@ -16,7 +16,7 @@ import generate_orca as orca
 import list_evaluation_items
 from bezoar.data import contamination, duplicates, task_families
 from bezoar.data.texts import words_of
-from bezoar.files import read_jsonl
+from bezoar.readers import read_jsonl
 from bezoar.workflow.configuration import resolved
 
 ROOT = Path(__file__).parents[2]

@@ -10,7 +10,7 @@ import pytest
 
 import prepare_preferences
 from bezoar.evaluation import mtbench
-from bezoar.files import read_json, read_jsonl
+from bezoar.readers import read_json, read_jsonl
 from bezoar.training.template import Template
 
 ROOT = Path(__file__).parents[2]

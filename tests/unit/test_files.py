@@ -45,28 +45,6 @@ def test_a_directory_is_replaced_whole(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b'{"a": 1}\n{"a": \n', r"rows\.jsonl:2: expected one JSON object a line"),
-        (b'{"a": 1}\n\n', r"rows\.jsonl:2: expected one JSON object a line"),
-        (b"[1]\n", r"rows\.jsonl:1: expected a JSON object, found list"),
-        (b'{"a": "\xff"}\n', r"rows\.jsonl:1: expected UTF-8"),
-    ],
-)
-def test_a_bad_row_is_named(tmp_path: Path, content: bytes, message: str) -> None:
-    path = tmp_path / "rows.jsonl"
-    path.write_bytes(content)
-    with pytest.raises(UserError, match=message):
-        files.read_jsonl(path)
-
-
-def test_line_separators_inside_a_string_do_not_split_a_row(tmp_path: Path) -> None:
-    rows = [{"text": "a\u2028b\u0085c\rd"}, {"text": "\u202bשלום"}]
-    files.write_jsonl(tmp_path / "rows.jsonl", rows)
-    assert files.read_jsonl(tmp_path / "rows.jsonl") == rows
-
-
 def test_nan_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="Out of range"):
         files.write_json(tmp_path / "x.json", {"loss": float("nan")})
@@ -81,6 +59,20 @@ def test_a_user_error_is_one_line_and_status_2(capsys: pytest.CaptureFixture[str
         program.run(main)
     assert stop.value.code == 2
     assert capsys.readouterr().err == "error: rows.jsonl:3: expected a response; add one\n"
+
+
+def test_the_systems_refusal_of_a_file_is_one_line_and_status_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def main() -> None:
+        (tmp_path / "there").mkdir()
+        (tmp_path / "there").write_text("x")
+
+    with pytest.raises(SystemExit) as stop:
+        program.run(main)
+    assert stop.value.code == 2
+    line = f"error: {tmp_path / 'there'}: Is a directory; change its permissions or name another\n"
+    assert capsys.readouterr().err == line
 
 
 def _receipt(folder: Path) -> Receipt:

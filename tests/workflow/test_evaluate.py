@@ -17,7 +17,7 @@ from smallest import CONFIG, RESULTS, SNAKEMAKE, planned, said
 import answer_mtbench
 import judge_mtbench
 from bezoar.evaluation.mtbench import read_questions
-from bezoar.files import read_json, read_jsonl
+from bezoar.readers import read_json, read_jsonl
 from bezoar.workflow.configuration import load
 
 MIRROR = Path(os.environ.get("BEZOAR_MIRROR") or Path(__file__).parents[2] / "data")

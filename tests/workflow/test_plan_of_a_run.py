@@ -17,7 +17,7 @@ from smallest import CONFIG, RESULTS, SNAKEMAKE, snakemake
 from test_layout import SECOND_RATER
 
 import plan_requests
-from bezoar.files import read_jsonl
+from bezoar.readers import read_jsonl
 from bezoar.workflow.configuration import merge, resolved
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]

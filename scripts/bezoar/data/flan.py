@@ -1,15 +1,16 @@
 """Rows of the Flan Collection: their forms on disk, what drops a row, and what the quotas take."""
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from bezoar.errors import UserError
+from bezoar.readers import iter_lines, parse_json, read_yaml, shown
 from bezoar.rng import draw
 
 RULES = ("malformed", "empty", "few_shot", "unknown_submix", "bigbench")  # that drop a row
+TAB = b"\t"
 COLUMNS = ("inputs", "targets", "task_source", "task_name", "template_type")
 
 SUBMIXES = {  # start of task_source, lower case without punctuation -> submix
@@ -23,6 +24,18 @@ SUBMIXES = {  # start of task_source, lower case without punctuation -> submix
 }
 
 
+def system_messages(path: Path) -> dict[int, str]:
+    """Return Orca's system messages by number, 1 to 16."""
+    messages = read_yaml(path)
+    numbers = sorted(messages, key=str) if isinstance(messages, dict) else []
+    if sorted(map(str, range(1, 17))) != [str(number) for number in numbers]:
+        raise UserError(f"{path}: expected the system messages 1 to 16, found {shown(numbers)}")
+    for number, text in messages.items():
+        if not isinstance(number, int) or not isinstance(text, str):
+            raise UserError(f"{path}: message {number}: expected a text, found {shown(text)}")
+    return dict(messages)
+
+
 def submix_of(row: dict[str, str]) -> str | None:
     """Return the submix of a row from its task_source, as the Flan Collection names it; None if it
     names none.
@@ -32,20 +45,41 @@ def submix_of(row: dict[str, str]) -> str | None:
 
 
 def read(path: Path) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    """Return the usable rows of a file, and how many lines each rule dropped."""
+    """Return the usable rows of a file, and how many lines each rule dropped.
+
+    Raise `UserError` if no line at all has the form of a row: then it is another kind of file.
+    """
     rows, dropped = [], dict.fromkeys(RULES, 0)
-    try:
-        lines = path.read_bytes().split(b"\n")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; fetch it or remove it from sources.flan") from None
-    for index, raw in enumerate(lines[:-1] if lines and not lines[-1] else lines):
-        row = parse_tsv(raw, path.stem) if path.suffix == ".tsv" else parse_json(raw)
+    is_tsv, name = ".tsv" in path.suffixes, path.name.split(".", 1)[0]
+    first = b""
+    for number, raw in iter_lines(path):
+        first = raw if number == 1 else first
+        row = parse_tsv(raw, name) if is_tsv else parse_line(raw)
         rule = rule_for(row)
         if row is None or rule:
             dropped[rule or "malformed"] += 1
         else:
-            rows.append({"original_index": index, **row, "dataset_source": submix_of(row)})
+            rows.append({"original_index": number - 1, **row, "dataset_source": submix_of(row)})
+    if not rows and dropped["malformed"] == sum(dropped.values()):
+        form = "question TAB answer TAB explanation" if is_tsv else ", ".join(COLUMNS)
+        raise UserError(
+            f"{path}:1: expected rows of Flan ({form}), found {_form_of(first, is_tsv)}; convert"
+            " the file, or remove it from sources.flan"
+        )
     return rows, dropped
+
+
+def _form_of(raw: bytes, is_tsv: bool) -> str:
+    """Say what form a line has that is no row."""
+    if not raw.strip():
+        return "nothing"
+    if is_tsv:
+        return f"{len(raw.split(TAB))} cells"
+    try:
+        row = parse_json(raw, "")
+    except UserError:
+        return "no JSON"
+    return ", ".join(map(str, row)) if isinstance(row, dict) else type(row).__name__
 
 
 def rule_for(row: dict[str, Any] | None) -> str | None:
@@ -87,21 +121,20 @@ def parse_tsv(raw: bytes, name: str) -> dict[str, str] | None:
     }
 
 
-def parse_json(raw: bytes) -> dict[str, Any] | None:
+def parse_line(raw: bytes) -> dict[str, Any] | None:
     """Return one JSONL line as a row, with its original_index if it has one, or None if a column is
     missing or not a text.
     """
     try:
-        row = json.loads(raw)
-    except (ValueError, RecursionError):
+        row = parse_json(raw, "")
+    except UserError:
         return None
-    index = (
-        {"original_index": row["original_index"]}
-        if isinstance(row, dict) and isinstance(row.get("original_index"), int)
-        else {}
-    )
     parsed = parse_row(row)
-    return None if parsed is None else {**parsed, **index}
+    if parsed is None:
+        return None
+    index = row.get("original_index")
+    known = isinstance(index, int) and not isinstance(index, bool)
+    return {**parsed, "original_index": index} if known else parsed
 
 
 def parse_row(row: Any) -> dict[str, Any] | None:

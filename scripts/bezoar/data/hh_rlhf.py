@@ -1,13 +1,12 @@
 """Dialogues of HH-RLHF, and the (prompt, chosen, rejected) row that a pair of them becomes."""
 
-import gzip
-import json
 import re
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from bezoar.errors import UserError
+from bezoar.readers import iter_json_lines
 
 RULES = ("not_a_pair", "odd_speakers", "empty_turn", "no_shared_prefix", "equal_answers")
 
@@ -18,25 +17,8 @@ def rows_of(paths: list[Path], first: int) -> Iterator[tuple[Path, int, Any]]:
     """Yield (file, line number, row) of the first `first` rows over all files; a malformed line is
     an error that names it.
     """
-    seen = 0
-    for path in paths:
-        try:
-            with (
-                gzip.open(path, "rt", encoding="utf-8")
-                if path.suffix == ".gz"
-                else open(path, encoding="utf-8", newline="\n")
-            ) as stream:
-                for number, line in enumerate(stream, start=1):
-                    if seen == first:
-                        return
-                    seen += 1
-                    yield path, number, json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(
-                f"{path}:{number}: expected one JSON object a line, {error.msg}"
-            ) from None
-        except (gzip.BadGzipFile, EOFError, UnicodeDecodeError) as error:
-            raise UserError(f"{path}: cannot be read ({error}); fetch it again") from None
+    rows = ((path, number, row) for path in paths for number, row in iter_json_lines(path))
+    yield from islice(rows, first)
 
 
 def turns(dialogue: str) -> list[tuple[str, str]]:

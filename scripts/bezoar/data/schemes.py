@@ -17,6 +17,7 @@ from bezoar.llm.settings import ModelSettings
 from bezoar.llm.shards import Waiting, gather, shard_of_text
 from bezoar.llm.stored_model import MODES
 from bezoar.provenance.receipt import Receipt, stage_parser
+from bezoar.readers import read_text
 
 FAILED = (
     "refused",
@@ -57,10 +58,7 @@ def prompt_texts(paths: Iterable[Path]) -> dict[str, str]:
     """Return prompt texts by stem; a missing file is a `UserError`."""
     texts = {}
     for path in paths:
-        try:
-            texts[path.stem] = path.read_text(encoding="utf-8").strip()
-        except FileNotFoundError:
-            raise UserError(f"{path}: no such prompt; restore it from the repository") from None
+        texts[path.stem] = read_text(path).strip()
     return texts
 
 

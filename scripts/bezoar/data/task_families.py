@@ -6,9 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from bezoar.errors import UserError
+from bezoar.readers import read_yaml_entries, texts
 
 RELATIONS = ("training_split", "same_form", "none", "unlisted")
 
@@ -17,16 +16,24 @@ def load(path: Path) -> list[dict[str, Any]]:
     """Return the table; raise `UserError` naming the entry that lacks a key, or names no
     relation.
     """
-    table = yaml.safe_load(path.read_text(encoding="utf-8"))["families"]
+    table = read_yaml_entries(path, "families")
     for number, entry in enumerate(table, start=1):
         if (
             set(entry) != {"match", "evaluation", "relation", "reason"}
             or entry["relation"] not in RELATIONS[:3]
+            or not isinstance(entry["reason"], str)
         ):
             raise UserError(
                 f"{path}: entry {number}: expected match, evaluation, relation"
                 f" ({', '.join(RELATIONS[:3])}) and reason"
             )
+        texts(entry["evaluation"], "evaluation", f"{path}: entry {number}")
+        try:
+            re.compile(entry["match"])
+        except (re.error, TypeError) as error:
+            raise UserError(
+                f"{path}: entry {number}: expected a regular expression as `match`, {error}"
+            ) from None
     return table
 
 

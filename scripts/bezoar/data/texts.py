@@ -1,29 +1,106 @@
 """Texts as sequences of words: what near-duplicates, n-gram overlap and the description of the data
 count.
+
+Words are compared in one form: Unicode's NFKC with case folded, so that composed and decomposed
+letters, full-width forms and ligatures are the same word, and without characters that do not show
+(soft hyphens, zero-width spaces and joiners, marks of direction).
 """
 
 import re
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterator, Sequence
+from functools import cache
 from itertools import pairwise
 
 WORD = re.compile(r"[^\W_]+")
+JOINING_JAMO = range(0x1160, 0x1200)  # vowels and finals of decomposed Hangul
 
 
 def words_of(text: str) -> list[str]:
-    """Return the lower-case word tokens, in any script (rouge-score's own keep a-z and 0-9 only);
-    case and punctuation are gone.
+    """Return the words in any script, in the form in which they are compared (rouge-score's own
+    keep a-z and 0-9 only); case and punctuation are gone.
     """
-    lower = text.lower()
-    if len(lower) == len(text):
-        return WORD.findall(lower)
-    return [
-        word.lower() for word in WORD.findall(text)
-    ]  # a letter that grows by lowering must not become two words
+    if text.isascii():
+        return WORD.findall(text.lower())
+    if _is_simple(text):
+        return WORD.findall(text.translate(_FOLDED))
+    return [word for word, _, _ in _words(text)]
 
 
 def word_spans(text: str) -> list[tuple[int, int]]:
-    """Return where each of `words_of(text)` stands in `text`, as offsets of characters."""
-    return [match.span() for match in WORD.finditer(text)]
+    """Return where each of `words_of(text)` is in `text`, as offsets of characters. A character
+    that stands for several words ("½" is 1 and 2) gives each of them its place.
+    """
+    if text.isascii() or _is_simple(text):
+        return [match.span() for match in WORD.finditer(text.translate(_FOLDED))]
+    return [(start, end) for _, start, end in _words(text)]
+
+
+def _compared(text: str) -> str:
+    """Return a text in NFKC, case folded (Unicode 3.13, toNFKC_Casefold without its removals)."""
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+
+
+@cache
+def _joins(char: str) -> bool:
+    """Whether a character belongs to the letter before it: a mark, or a part of a syllable."""
+    first = unicodedata.normalize("NFKC", char)[0]  # half-width marks and vowels become full ones
+    return unicodedata.category(first).startswith("M") or ord(first) in JOINING_JAMO
+
+
+@cache
+def _is_simple_char(char: str) -> bool:
+    """Whether a character is compared on its own, as one character."""
+    hidden = unicodedata.category(char) == "Cf"
+    return not hidden and not _joins(char) and len(_compared(char)) == 1
+
+
+class _Folding(dict[int, str]):
+    """Maps a simple character to the form in which it is compared, for `str.translate`."""
+
+    def __missing__(self, code: int) -> str:
+        self[code] = _compared(chr(code))
+        return self[code]
+
+
+_FOLDED = _Folding()
+
+
+def _is_simple(text: str) -> bool:
+    return all(map(_is_simple_char, set(text)))
+
+
+def _letters(text: str) -> Iterator[tuple[str, int, int]]:
+    """Yield (form in which it is compared, start, end) of each letter with its marks; what does not
+    show is part of none.
+    """
+    letter, start, end = "", 0, 0
+    for place, char in enumerate(text):
+        if unicodedata.category(char) == "Cf":
+            continue
+        if letter and _joins(char):
+            letter, end = letter + char, place + 1
+            continue
+        if letter:
+            yield _compared(letter), start, end
+        letter, start, end = char, place, place + 1
+    if letter:
+        yield _compared(letter), start, end
+
+
+def _words(text: str) -> Iterator[tuple[str, int, int]]:
+    """Yield (word, start, end), letter by letter."""
+    word, first, last = "", 0, 0
+    for form, start, end in _letters(text):
+        for char in form:
+            if char.isalnum() or (word and unicodedata.category(char).startswith("M")):
+                first, last = (first if word else start), end
+                word += char
+            elif word:
+                yield word, first, last
+                word = ""
+    if word:
+        yield word, first, last
 
 
 def features(words: Sequence[str]) -> list[str]:

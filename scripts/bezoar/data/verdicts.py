@@ -1,8 +1,12 @@
 """The verdict of a rater on a generated row, and the accept rate by length of response."""
 
 import json
+import re
+from collections.abc import Iterator
 from typing import Any
 
+from bezoar.llm.reasoning import without_reasoning
+from bezoar.readers import LENIENT_DECODER
 from bezoar.training.template import training_text
 
 VERDICT = {  # what a rater that takes a JSON schema is held to; `verdict` stays as strict
@@ -15,27 +19,67 @@ VERDICT = {  # what a rater that takes a JSON schema is held to; `verdict` stays
         "reason": {"type": "string"},
     },
 }
+OPENING = re.compile(r"[{\[]")
+LAST_COMMA = re.compile(r'("(?:[^"\\]|\\.)*")|,(?=\s*[}\]])', re.DOTALL)
+MAX_STARTS = 50  # brackets at which a value is looked for; answers that need more are no verdicts
+
+
+def _values(text: str) -> Iterator[Any]:
+    """Yield the JSON objects and lists in a text, outermost only, a comma before a closing bracket
+    forgiven; raise `ValueError` at one that is not plain (a key twice, a number that is none).
+    """
+    place, starts = 0, 0
+    while match := OPENING.search(text, place):
+        place, starts = match.start(), starts + 1
+        if starts > MAX_STARTS:
+            raise ValueError("too many brackets")
+        try:
+            value, place = LENIENT_DECODER.raw_decode(text, place)
+        except json.JSONDecodeError:
+            mended = LAST_COMMA.sub(lambda found: found[1] or "", text[place:])
+            try:
+                value, length = LENIENT_DECODER.raw_decode(mended)
+            except json.JSONDecodeError:
+                place += 1
+                continue
+            text, place = mended, length
+        yield value
+
+
+def _rating(value: Any) -> int | None:
+    """Return a rating from 1 to 10: 8, 8.0, or either as a text."""
+    if isinstance(value, str) and re.fullmatch(r"\s*\d{1,2}(\.0+)?\s*", value, re.ASCII):
+        value = float(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return int(value) if value in range(1, 11) else None
 
 
 def verdict(text: str) -> dict[str, Any] | None:
-    """Return {status, rating, reason} of a rater's answer, or None unless it is exactly the JSON
-    asked for (a code fence is forgiven).
+    """Return {status, rating, reason} of a rater's answer, or None unless it holds one verdict and
+    no more than one.
+
+    Forgiven is what leaves no doubt: text or a code fence around the object, a reasoning block
+    before it, the case of the status, 8.0 or "8" as the rating, a last comma, a line end in the
+    reason. A key that appears twice, a second verdict, or a verdict inside another value is not.
     """
-    body = text.strip().removeprefix("```json").removeprefix("```").removesuffix("```").strip()
     try:
-        found = json.loads(body)
+        body = without_reasoning(text)
+        found = [row for row in _values(body) if isinstance(row, dict) and "status" in row]
     except (ValueError, RecursionError):
         return None
-    if (
-        not isinstance(found, dict)
-        or found.get("status") not in ("Accept", "Reject")
-        or not isinstance(found.get("reason"), str)
-    ):
+    if len(found) != 1:
         return None
-    rating = found.get("rating")
-    if not isinstance(rating, int) or isinstance(rating, bool) or not 1 <= rating <= 10:
+    status, rating, reason = (found[0].get(key) for key in ("status", "rating", "reason"))
+    status = status.strip().capitalize() if isinstance(status, str) else None
+    rating = _rating(rating)
+    if status not in ("Accept", "Reject") or rating is None or not isinstance(reason, str):
         return None
-    return {"status": found["status"], "rating": rating, "reason": found["reason"]}
+    try:
+        reason.encode()
+    except UnicodeEncodeError:  # half a surrogate pair, which no row can hold
+        return None
+    return {"status": status, "rating": rating, "reason": reason}
 
 
 def by_length(rows: list[dict[str, Any]]) -> list[float]:

@@ -1,13 +1,13 @@
 """MT-Bench's questions, prompts and verdicts, in FastChat's files."""
 
 import re
+import unicodedata
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from bezoar.errors import UserError
-from bezoar.files import read_jsonl
+from bezoar.llm.reasoning import without_reasoning
+from bezoar.readers import column, numbered, read_jsonl, read_yaml_entries, shown, texts
 
 MATH_LIKE = ("math", "reasoning", "coding", "arena-hard-200")  # FastChat's NEED_REF_CATS
 READ = (
@@ -16,36 +16,76 @@ READ = (
     "two_ratings",
     "out_of_range",
 )  # states that follow from a judgment's text
-RATING = re.compile(r"\[\[(\d+\.?\d*)\]\]")
-RATING_BACKUP = re.compile(r"\[(\d+\.?\d*)\]")
+FIELDS = {  # of the prompts' templates
+    "v1": ("question", "answer"),
+    "math-v1": ("question", "answer", "ref_answer_1", "ref_answer_2"),
+    "v1-multi-turn": ("question_1", "question_2", "answer_1", "answer_2"),
+    "math-v1-multi-turn": (
+        *("question_1", "question_2", "answer_1", "answer_2"),
+        *("ref_answer_1", "ref_answer_2"),
+    ),
+}
+JUDGMENT = {  # the columns of a judgment and their types
+    "judge": list,
+    "model": str,
+    "question_id": int,
+    "turn": int,
+    "repeat": int,
+    "state": str,
+    "judgment": str,
+    "score": float,
+    "category": str,
+}
+WIDE = str.maketrans({"【": "[", "】": "]", "⟦": "[[", "⟧": "]]", "〚": "[[", "〛": "]]"})
+HIDDEN = dict.fromkeys(map(ord, "\u00ad\u200b\u200c\u200d\u2060\ufeff"))
+LABEL = r"(?:rating|score|评分)"
+NUMBER = r"(\d+\.?\d*)"
+OF_TEN = r"(?:\s*(?:/|out of)\s*10)?"
+RATING = re.compile(
+    rf"(?P<before>{LABEL}\W*|.)?\[\[[\s*`]*(?:{LABEL}\s*:)?\s*{NUMBER}{OF_TEN}[\s*`]*\]\]",
+    re.IGNORECASE | re.DOTALL,
+)
+RATING_BACKUP = re.compile(
+    rf"{LABEL}[\s*`]*:[\s*`]*\[[\s*`]*{NUMBER}{OF_TEN}[\s*`]*\](?!\])", re.IGNORECASE
+)
+INDEX = re.compile(r"[\w)\]]", re.ASCII)  # before brackets: an element of something, as in m[[1]]
 
 
 def read_questions(path: Path) -> list[dict[str, Any]]:
-    """Return the questions; each has question_id, category and two turns."""
+    """Return the questions; each has question_id, category, two turns, and perhaps two reference
+    answers.
+    """
     rows = read_jsonl(path)
     seen: set[int] = set()
-    for number, row in enumerate(rows, start=1):
-        turns = row.get("turns")
-        if (
-            not isinstance(row.get("question_id"), int)
-            or not isinstance(row.get("category"), str)
-            or not isinstance(turns, list)
-            or len(turns) != 2
-        ):
-            raise UserError(
-                f"{path}:{number}: expected question_id, category and two turns, as in MT-Bench"
-            )
-        if row["question_id"] in seen:
-            raise UserError(
-                f"{path}:{number}: question_id {row['question_id']} stands twice; remove one"
-            )
-        seen.add(row["question_id"])
+    for where, row in numbered(path, rows):
+        number = column(row, "question_id", int, where)
+        column(row, "category", str, where)
+        texts(row.get("turns"), "turns", where, 2)
+        if row.get("reference"):
+            texts(row["reference"], "reference", where, 2)
+        if number in seen:
+            raise UserError(f"{where}: question_id {number} appears twice; remove one")
+        seen.add(number)
     return rows
+
+
+def turns_of(row: dict[str, Any], where: str) -> list[str]:
+    """Return the two answers of a row in FastChat's form: choices, of which the first has turns."""
+    choices = column(row, "choices", list, where)
+    if not choices or not isinstance(choices[0], dict):
+        raise UserError(f"{where}: expected a choice with turns, found {shown(choices)}; answer it")
+    return texts(choices[0].get("turns"), "choices[0].turns", where, 2)
 
 
 def read_references(path: Path) -> dict[int, list[str]]:
     """Return question_id -> reference answers of both turns."""
-    return {row["question_id"]: row["choices"][0]["turns"] for row in read_jsonl(path)}
+    found: dict[int, list[str]] = {}
+    for where, row in numbered(path, read_jsonl(path)):
+        number = column(row, "question_id", int, where)
+        if number in found:
+            raise UserError(f"{where}: question_id {number} appears twice; remove one")
+        found[number] = turns_of(row, where)
+    return found
 
 
 def override(references: dict[int, list[str]], path: Path) -> dict[int, list[str]]:
@@ -56,8 +96,13 @@ def override(references: dict[int, list[str]], path: Path) -> dict[int, list[str
     upstream has changed.
     """
     changed = {number: list(turns) for number, turns in references.items()}
-    for row in yaml.safe_load(path.read_text(encoding="utf-8"))["overrides"]:
-        number, turn = row["question_id"], row["turn"]
+    for place, row in enumerate(read_yaml_entries(path, "overrides"), start=1):
+        where = f"{path}: entry {place}"
+        number, turn = column(row, "question_id", int, where), column(row, "turn", int, where)
+        if turn not in (1, 2):
+            raise UserError(f"{where}: expected turn 1 or 2, found {turn}")
+        for name in ("wrong", "right"):
+            column(row, name, str, where)
         if number not in references:
             continue  # another set of questions, such as the rehearsal's
         if row["wrong"] not in references[number][turn - 1]:
@@ -71,7 +116,9 @@ def override(references: dict[int, list[str]], path: Path) -> dict[int, list[str
 
 def read_judge_prompts(path: Path) -> dict[str, dict[str, Any]]:
     """Return the four single-answer grading prompts by name."""
-    prompts = {row["name"]: row for row in read_jsonl(path)}
+    prompts = {}
+    for where, row in numbered(path, read_jsonl(path)):
+        prompts[column(row, "name", str, where)] = row
     for name in (
         "single-v1",
         "single-math-v1",
@@ -80,6 +127,16 @@ def read_judge_prompts(path: Path) -> dict[str, dict[str, Any]]:
     ):
         if name not in prompts:
             raise UserError(f"{path}: no prompt {name}; use FastChat's judge_prompts.jsonl")
+        for part in ("prompt_template", "system_prompt"):
+            column(prompts[name], part, str, f"{path}: {name}")
+        fields = dict.fromkeys(FIELDS[name.removeprefix("single-")], "")
+        try:
+            prompts[name]["prompt_template"].format(**fields)
+        except (KeyError, IndexError, ValueError, AttributeError) as error:
+            raise UserError(
+                f"{path}: {name}: expected the fields {', '.join(fields)} in braces and no others,"
+                f" found {error}; use FastChat's judge_prompts.jsonl"
+            ) from None
     return prompts
 
 
@@ -121,30 +178,41 @@ def checked(rows: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
     a judgment stands twice.
     """
     seen: set[tuple[Any, ...]] = set()
-    for number, row in enumerate(rows, start=1):
+    for where, row in numbered(path, rows):
+        for name, kind in JUDGMENT.items():
+            column(row, name, kind, where)
+        if not texts(row["judge"], "judge", where):
+            raise UserError(f"{where}: expected the judge's name and its prompt; judge again")
         key = (row["judge"][0], row["model"], row["question_id"], row["turn"], row["repeat"])
         if key in seen:
             raise UserError(
-                f"{path}:{number}: {row['model']}, question {key[2]}, turn {key[3]}, repeat"
+                f"{where}: {row['model']}, question {key[2]}, turn {key[3]}, repeat"
                 f" {key[4]} is judged twice; remove one"
             )
         seen.add(key)
         if row["state"] in READ and read_rating(row["judgment"]) != (row["score"], row["state"]):
             raise UserError(
-                f"{path}:{number}: score {row['score']} is not what the judgment's text says; judge"
-                " again"
+                f"{where}: score {row['score']} is not what the judgment's text says; judge again"
             )
     return rows
 
 
 def read_rating(text: str) -> tuple[float, str]:
-    """Return (score, state): the rating as FastChat reads it, [[n]] first and [n] else; -1 unless
-    the state is rated.
+    """Return (score, state): the number in double brackets, as the judge's prompt asks for it; -1
+    unless the state is rated.
+
+    FastChat falls back on any number in single brackets, which takes a citation [2] for a rating.
+    Here single brackets count only after "Rating:", and double ones that index something, as in
+    m[[1]], are no rating of their own. Brackets may be full-width or escaped, and hold "8/10" or
+    "rating: 8". A reasoning block before the judgment is not read.
 
     States: rated, no_rating, two_ratings (different ones), out_of_range (not 1 to 10).
     """
-    found = RATING.findall(text) or RATING_BACKUP.findall(text)
-    if not found:
+    plain = unicodedata.normalize("NFKC", without_reasoning(text)).translate(HIDDEN)
+    plain = re.sub(r"\\([\[\]])", r"\1", plain.translate(WIDE))
+    double = list(RATING.finditer(plain))
+    found = [match[2] for match in double] or RATING_BACKUP.findall(plain)
+    if not found or (all(INDEX.fullmatch(match["before"] or "") for match in double) and double):
         return -1, "no_rating"
     if len({float(value) for value in found}) > 1:
         return -1, "two_ratings"

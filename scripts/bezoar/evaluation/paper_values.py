@@ -8,16 +8,17 @@ claude-2.1), value (accuracy from 0 to 1, or rating from 1 to 10), tolerance (in
 value).
 """
 
-import csv
 import difflib
-import io
+import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from bezoar.errors import UserError
+from bezoar.readers import iter_csv
 
 COLUMNS = ["table", "benchmark", "model", "task", "metric", "value", "tolerance"]
+NUMBER = re.compile(r"-?\d{1,9}(\.\d{1,9})?", re.ASCII)
 RANGES = {
     "lm_eval": (0.0, 1.0, "an accuracy from 0 to 1, 0.523 and not 52.3"),
     "mtbench": (1.0, 10.0, "a rating from 1 to 10"),
@@ -28,19 +29,14 @@ def read(path: Path, models: Collection[str]) -> list[dict[str, Any]]:
     """Return the rows, value and tolerance as numbers; raise `UserError` naming the first bad row,
     what was expected and the nearest.
     """
-    try:
-        lines = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8-sig"))))
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: expected UTF-8; save it as CSV UTF-8") from None
-    if not lines or lines[0] != COLUMNS:
+    lines = list(iter_csv(path))
+    if not lines or lines[0][1] != COLUMNS:
         raise UserError(
             f"{path}:1: expected the header {','.join(COLUMNS)}, found"
-            f" {','.join(lines[0]) if lines else 'nothing'}"
+            f" {','.join(lines[0][1]) if lines else 'nothing'}"
         )
     rows: list[dict[str, Any]] = []
-    for number, line in enumerate(lines[1:], start=2):
-        if not line:
-            continue
+    for number, line in lines[1:]:
         if len(line) != len(COLUMNS):
             raise UserError(
                 f"{path}:{number}: expected {len(COLUMNS)} columns, found {len(line)}; quote a text"
@@ -69,12 +65,11 @@ def read(path: Path, models: Collection[str]) -> list[dict[str, Any]]:
 
 
 def _number(path: Path, number: int, name: str, text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
+    if not NUMBER.fullmatch(text):
         raise UserError(
             f"{path}:{number}: {name} {text!r}: expected a number with a point, such as 0.52"
-        ) from None
+        )
+    return float(text)
 
 
 def _one_of(path: Path, number: int, name: str, found: str, known: Collection[str]) -> None:

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from bezoar.errors import UserError
 from bezoar.files import canonical
+from bezoar.readers import read_yaml
 from bezoar.surroundings import own
 
 PRICES = Path(__file__).parents[3] / "config" / "prices.yaml"
@@ -89,11 +88,11 @@ def price_of(model: str, path: Path | None = None) -> Price | None:
     """
     path = path or Path(own("PRICES") or PRICES)
     try:
-        entry = yaml.safe_load(path.read_text(encoding="utf-8"))["models"].get(model)
+        entry = read_yaml(path)["models"].get(model)
         return (
             None if entry is None else Price(entry["input"], entry["output"], entry["batch_share"])
         )
-    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path}: cannot be read as prices ({type(error).__name__}: {error}); restore it from"
             " the repository"

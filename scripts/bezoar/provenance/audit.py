@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from bezoar.errors import UserError
-from bezoar.files import canonical, read_json, sha256_text
+from bezoar.files import canonical, sha256_text
 from bezoar.provenance.code_digest import digest
 from bezoar.provenance.fingerprint import Hashes, files_in
 from bezoar.provenance.staleness import first_row_changed
+from bezoar.readers import read_json
 from bezoar.workflow import sources
 from bezoar.workflow.layout import LAST
 

@@ -43,7 +43,8 @@ class Hashes:
         if file and file.is_file():
             try:
                 self.known = json.loads(file.read_text(encoding="utf-8"))
-            except (OSError, ValueError):  # another user's, or cut short: it only saves time
+            except (OSError, ValueError, RecursionError):
+                # Another user's, or cut short: it only saves time.
                 self.known = {}
 
     def of(self, path: Path | str) -> str | None:
@@ -147,7 +148,7 @@ def nothing_to_do(command: list[str]) -> bool:
             and arguments(held["command"]) == arguments(command)
             and all(hashes.of(path) == digest for path, digest in files.items())
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError, IndexError):
         return False  # no receipt, or none that can be trusted: run
 
 

@@ -19,6 +19,7 @@ from typing import Any
 from bezoar import surroundings
 from bezoar.errors import UserError
 from bezoar.provenance import code_digest, fingerprint, staleness
+from bezoar.readers import read_json_object
 
 # The versions of Snakemake in which tests/workflow has passed; envs/main.lock pins one of them.
 TESTED = ("9.27.1",)
@@ -73,7 +74,10 @@ def source_reasons(
     """
     if not Path(path).is_file():
         return [staleness.NEVER]
-    pinned = json.loads(lock.read_text(encoding="utf-8")) if lock.is_file() else {}
+    try:
+        pinned = read_json_object(lock) if lock.is_file() else {}
+    except UserError as error:
+        return [str(error)]
     if "path" in entry:
         expected = entry["sha256"] or pinned.get(entry["id"])
         if not expected:
@@ -82,7 +86,10 @@ def source_reasons(
                 " records it"
             ]
         return list(staleness.changed_files("source", {path: expected}, [], hashes))
-    held = json.loads(Path(path).read_text(encoding="utf-8"))
+    try:
+        held = read_json_object(Path(path), "revision", "files")
+    except UserError as error:
+        return [str(error)]
     folder = Path(path).parent
     files = {str(folder / name): digest for name, digest in held["files"].items()}
     revision = entry["revision"] or pinned.get(entry["id"])

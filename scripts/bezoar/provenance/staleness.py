@@ -108,7 +108,7 @@ def reasons(
         held = json.loads(receipt.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return [NEVER]
-    except ValueError:
+    except (ValueError, RecursionError):
         return [f"receipt {receipt}: not JSON"]
     try:
         # Stores only grow, and hold their own hashes: they are audited, but a longer store makes no

@@ -7,7 +7,7 @@ from typing import Any
 
 import jinja2
 
-from bezoar.files import read_json
+from bezoar.readers import read_json
 
 TEMPLATE = Path(__file__).parent / "report_data.html.j2"
 

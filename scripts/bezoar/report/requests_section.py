@@ -6,7 +6,7 @@ from pathlib import Path
 
 import jinja2
 
-from bezoar.files import read_json
+from bezoar.readers import read_json
 
 TEMPLATE = Path(__file__).parent / "report_requests.html.j2"
 STATES = ("answered", "truncated", "refused", "unparsable", "provider_error", "over_budget")

@@ -9,7 +9,8 @@ from typing import Any
 
 from bezoar import precision, progress
 from bezoar.errors import UserError
-from bezoar.files import canonical, read_jsonl, sha256_text
+from bezoar.files import canonical, sha256_text
+from bezoar.readers import read_jsonl
 from bezoar.training.template import Template, text_of
 from bezoar.training.tokenizer import common, encode
 

@@ -13,8 +13,9 @@ from typing import Any
 
 from bezoar import precision, progress
 from bezoar.errors import UserError
-from bezoar.files import read_json, sha256_file, write_json
+from bezoar.files import sha256_file, write_json
 from bezoar.provenance.resumption import keep_if_same
+from bezoar.readers import read_json
 from bezoar.training.sharing import share_rows
 from bezoar.training.weights import load_adapter, load_causal_lm
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bezoar.errors import UserError
-from bezoar.files import read_json
+from bezoar.readers import read_json
 
 Piece = tuple[str, bool]  # a text, and whether it is the template's own and may hold special tokens
 

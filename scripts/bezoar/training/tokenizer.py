@@ -18,7 +18,7 @@ from typing import Any
 from transformers.tokenization_utils_sentencepiece import SentencePieceBackend
 
 from bezoar.errors import UserError
-from bezoar.files import read_json
+from bezoar.readers import read_json
 from bezoar.training.template import Piece
 
 TOKENIZER_FILES = (

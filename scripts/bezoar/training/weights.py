@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bezoar.errors import UserError
-from bezoar.files import read_json
+from bezoar.readers import read_json
 from bezoar.training.tokenizer import load_tokenizer, tokenizer_file
 
 PLAIN = {"F64", "F32", "F16", "BF16"}  # safetensors' names of what a weight may be stored in

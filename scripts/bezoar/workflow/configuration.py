@@ -7,38 +7,19 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError, best_match
 
 from bezoar.errors import UserError
+from bezoar.readers import read_yaml
 
 PAPER = Path("config/paper.yaml")
 SCHEMA = Path("config/schema.yaml")
 
 
-def parse(text: str) -> Any:
-    """Return the value of YAML text. PyYAML's parser in C is ten times as fast; the one in Python
-    says better where a fault is.
-    """
-    try:
-        return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except yaml.YAMLError:
-        return yaml.safe_load(text)
-
-
 def load(path: Path) -> dict[str, Any]:
     """Read one YAML mapping; raise `UserError` naming file and line if it is not one."""
-    try:
-        value = parse(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; name an existing config in CONFIG=") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = mark.line + 1 if mark else 1
-        raise UserError(
-            f"{path}:{line}: expected YAML, {getattr(error, 'problem', None) or error}"
-        ) from None
+    value = read_yaml(path)
     if not isinstance(value, dict):
         raise UserError(f"{path}:1: expected a mapping of stages to settings")
     return value
@@ -122,8 +103,9 @@ def check(config: dict[str, Any], schema: Path, files: list[Path]) -> None:
     if error is None:
         return
     path, what = _describe(error)
+    written = path[:-1] if error.validator == "required" else path  # what some file holds
     holder = next(
-        (file for file in reversed(files) if _holds(load(file), path)),
+        (file for file in reversed(files) if _holds(load(file), written)),
         files[0] if files else schema,
     )
     raise UserError(f"{holder}: `{'.'.join(map(str, path)) or 'config'}`: {what}")

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from bezoar.errors import UserError
-from bezoar.files import read_json, write_json
+from bezoar.files import write_json
+from bezoar.readers import read_json
 
 
 @contextmanager

@@ -6,19 +6,19 @@ import re
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from bezoar.errors import UserError
+from bezoar.readers import column, read_yaml_entries
 
 
 def load(path: Path) -> dict[str, dict[str, Any]]:
-    """Return id -> entry; raise `UserError` if an id stands twice or a file has no path."""
+    """Return id -> entry; raise `UserError` if an id appears twice or a file has no path."""
     entries: dict[str, dict[str, Any]] = {}
-    for entry in yaml.load(
-        path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    )["sources"]:
+    for number, entry in enumerate(read_yaml_entries(path, "sources"), start=1):
+        column(entry, "id", str, f"{path}: entry {number}")
+        for name in ("hub",) if "hub" in entry else ("url", "path"):
+            column(entry, name, str, f"{path}: {entry['id']}")
         if entry["id"] in entries:
-            raise UserError(f"{path}: id {entry['id']} stands twice; remove one")
+            raise UserError(f"{path}: id {entry['id']} appears twice; remove one")
         entries[entry["id"]] = entry
     return entries
 

@@ -4,6 +4,7 @@ funnel, task families, cards, removal.
 
 import json
 import random
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ import write_data_card
 from bezoar.data import contamination, duplicates, task_families
 from bezoar.data.texts import features, jaccard, word_spans, words_of
 from bezoar.errors import UserError
-from bezoar.files import read_json, read_jsonl, write_json, write_jsonl
+from bezoar.files import write_json, write_jsonl
+from bezoar.readers import read_json, read_jsonl
 from bezoar.workflow.configuration import resolved
 
 ROOT = Path(__file__).parents[3]
@@ -46,8 +48,66 @@ NASTY = [
 
 @given(st.text())
 def test_words_and_their_places_agree_in_any_script(text: str) -> None:
-    spans = word_spans(text)
-    assert [text[start:end].lower() for start, end in spans] == words_of(text)
+    spans, words = word_spans(text), words_of(text)
+    assert len(spans) == len(words)
+    for (start, end), word in zip(spans, words, strict=True):
+        assert 0 <= start < end <= len(text)
+        assert word in words_of(text[start:end])
+
+
+MARKED = st.text(
+    st.one_of(
+        st.characters(),
+        *(
+            st.characters(min_codepoint=first, max_codepoint=last)
+            for first, last in [
+                (0xC0, 0x24F),  # Latin with accents
+                (0x300, 0x36F),  # accents
+                (0x900, 0xDFF),  # Indian scripts
+                (0x1100, 0x11FF),  # parts of Hangul syllables
+                (0xAC00, 0xAD00),  # Hangul syllables
+                (0xFB00, 0xFB4F),  # ligatures
+                (0xFF00, 0xFFEF),  # full and half width
+            ]
+        ),
+    ),
+    max_size=20,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(MARKED)
+def test_no_form_of_unicode_hides_a_word(text: str) -> None:
+    for form in ("NFC", "NFD", "NFKC", "NFKD"):
+        assert words_of(unicodedata.normalize(form, text)) == words_of(text)
+
+
+@pytest.mark.parametrize(
+    ("hidden", "plain"),
+    [
+        ("ｆｕｌｌ　ｗｉｄｔｈ １２", "full width 12"),
+        ("oﬃce ﬁne", "office fine"),
+        ("con\u200bta\u00admi\u2060na\ufefftion", "contamination"),
+        ("\u202eabc\u202c d\u200de", "abc de"),
+        ("STRASSE", "straße"),
+        ("ΣΊΣΥΦΟΣ", "σίσυφος"),
+        ("ﾊﾟﾝ", "パン"),
+        ("हिन्दी", "हिन्दी"),
+    ],
+)
+def test_what_looks_the_same_is_the_same_words(hidden: str, plain: str) -> None:
+    assert words_of(hidden) == words_of(plain)
+    assert words_of(hidden)
+
+
+def test_decomposed_text_is_found_and_quoted_as_the_row_writes_it() -> None:
+    plain = "Écris un résumé détaillé de l'élection présidentielle à Orléans"
+    row = {"instruction": unicodedata.normalize("NFD", f"Oh: {plain}!"), "response": ""}
+    (found,) = contamination.matches(items_of(plain), [row], "s", SHARED)
+    assert found["share"] == 1.0
+    assert found["match"] == unicodedata.normalize("NFD", plain)
+    classes = classes_of(a=[plain], b=[unicodedata.normalize("NFD", plain), plain.upper()])
+    assert len(classes.texts) == 1
 
 
 def classes_of(**sets: list[str]) -> duplicates.Classes:

@@ -19,7 +19,8 @@ import import_released
 import stream_flan
 from bezoar.data.flan import choose
 from bezoar.errors import UserError
-from bezoar.files import read_json, read_jsonl, sha256_file, write_json, write_jsonl
+from bezoar.files import sha256_file, write_json, write_jsonl
+from bezoar.readers import read_json, read_jsonl
 
 ROOT = Path(__file__).parents[3]
 ENTRY = {"id": "flan_niv2_submix", "hub": "nobody/niv2", "type": "dataset", "revision": "a" * 40}
@@ -272,10 +273,10 @@ def test_a_set_without_verdicts_or_with_another_file_is_refused(tmp_path: Path) 
         UserError,
         match=r"no column gpt4_status; expected the columns of lamini, found instruction, source",
     ):
-        import_released.convert(bare, "lamini", "set")
+        import_released.convert((("set: row 1", row) for row in bare), "lamini", "set")
     with pytest.raises(UserError, match=r"12 rows and none with gpt4_status Accept"):
         import_released.convert(
-            [{**row, "gpt4_status": "no"} for row in RELEASED["lamini"]], "lamini", "set"
+            (("set", {**row, "gpt4_status": "no"}) for row in RELEASED["lamini"]), "lamini", "set"
         )
     manifest = snapshot(tmp_path / "set", RELEASED["lamini"], "json")
     (tmp_path / "set" / "train.json").write_text("{}")

@@ -14,7 +14,8 @@ import pytest
 
 import fetch_source
 from bezoar.errors import UserError
-from bezoar.files import read_json, write_json
+from bezoar.files import write_json
+from bezoar.readers import read_json
 
 BODY = bytes(range(256)) * 64
 DIGEST = hashlib.sha256(BODY).hexdigest()
@@ -52,7 +53,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.delenv("BEZOAR_MIRROR", raising=False)
     monkeypatch.setattr(fetch_source.time, "sleep", lambda _: None)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server) as listening:
-        threading.Thread(target=listening.serve_forever, daemon=True).start()
+        threading.Thread(target=listening.serve_forever, args=(0.01,), daemon=True).start()
         yield f"http://127.0.0.1:{listening.server_port}"
         listening.shutdown()
 

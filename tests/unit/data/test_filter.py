@@ -1,5 +1,6 @@
 """Promises of the filter: a strict verdict, and every row kept with it."""
 
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,37 @@ ROWS = [{"instruction": f"Ask {{{i}}}?", "source": "s", "response": "r" * i} for
 GOOD = '{"status": "Accept", "rating": 9, "reason": "fine"}'
 
 
-@pytest.mark.parametrize("text", [GOOD, f"```json\n{GOOD}\n```", f" {GOOD}\n"])
+THINKING = "<think>Is it true? {yes}</think>"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        GOOD,
+        f" {GOOD}\n",
+        f"```json\n{GOOD}\n```",
+        f"```JSON\n{GOOD}\n```\n\nThe response is short but true.",
+        f"As [1] and {{2}} say:\n{GOOD}",
+        GOOD.replace("}", ",}"),
+        GOOD.replace("9", "9.0"),
+        GOOD.replace("9", '"9"'),
+        GOOD.replace("Accept", "accept"),
+        GOOD.replace("Accept", " ACCEPT "),
+        GOOD.replace("}", ', "more": [1, 2,],\n}'),
+        THINKING + GOOD,
+        f"\n<THINK>{GOOD.replace('9', '2')}</think>{GOOD}",
+        f"It is true.</think>{GOOD}",
+    ],
+)
 def test_a_verdict_is_read(text: str) -> None:
     assert verdicts.verdict(text) == {"status": "Accept", "rating": 9, "reason": "fine"}
+
+
+def test_the_reason_of_a_verdict_stays_as_it_is() -> None:
+    reason = 'a,] b,} "c\\" \n,}'
+    text = json.dumps({"status": "Reject", "rating": 1, "reason": reason})
+    for body in (text, text[:-1] + ",}", text.replace("\\n", "\n"), f'He said "{{": {text}'):
+        assert verdicts.verdict(body) == {"status": "Reject", "rating": 1, "reason": reason}
 
 
 @pytest.mark.parametrize(
@@ -37,17 +66,28 @@ def test_a_verdict_is_read(text: str) -> None:
     [
         "",
         "Accept",
-        f"Sure! {GOOD}",
         GOOD + GOOD,
+        GOOD + GOOD.replace("Accept", "Reject"),
+        GOOD.replace("}", ', "status": "Reject"}'),
+        GOOD.replace("}", ', "why": {"a": 1, "a": 2}}'),
+        f"[{GOOD}]",
+        f'{{"verdict": {GOOD}}}',
+        f"<think>{GOOD}",
         "[1]",
         "[" * 100_000,
-        GOOD.replace("Accept", "accept"),
+        "{" * 100_000 + GOOD,
+        GOOD.replace("Accept", "Accepted"),
         GOOD.replace("9", "11"),
         GOOD.replace("9", "0"),
-        GOOD.replace("9", '"9"'),
+        GOOD.replace("9", "-9"),
         GOOD.replace("9", "9.5"),
+        GOOD.replace("9", '"9 of 10"'),
+        GOOD.replace("9", "9" * 5000),
+        GOOD.replace("9", "1e999"),
+        GOOD.replace("9", "NaN"),
         GOOD.replace("9", "true"),
         GOOD.replace('"fine"', "null"),
+        GOOD.replace("fine", "\\ud800"),
     ],
 )
 def test_anything_else_is_no_verdict(text: str) -> None:

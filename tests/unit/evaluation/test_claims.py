@@ -12,7 +12,8 @@ import yaml
 import check_claims
 from bezoar.errors import UserError
 from bezoar.evaluation import paper_values
-from bezoar.files import read_json, write_json
+from bezoar.files import write_json
+from bezoar.readers import read_json
 
 ROOT = Path(__file__).parents[3]
 CLAIMS = ROOT / "config/claims.yaml"

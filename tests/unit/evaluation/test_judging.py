@@ -22,8 +22,9 @@ import judge_mtbench
 import score_mtbench
 from bezoar.errors import UserError
 from bezoar.evaluation import mtbench
-from bezoar.files import read_json, read_jsonl, write_jsonl
+from bezoar.files import write_jsonl
 from bezoar.llm import limits
+from bezoar.readers import read_json, read_jsonl
 
 ROOT = Path(__file__).parents[3]
 JUDGE = {

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import generate_orca
-from bezoar.files import read_jsonl
+from bezoar.readers import read_jsonl
 
 PYTHON = os.environ.get("BEZOAR_LLAMA_CPP_PYTHON", "")
 ROOT = Path(__file__).parents[3]

@@ -16,7 +16,8 @@ import list_evaluation_items
 import run_lm_eval
 from bezoar.errors import UserError
 from bezoar.evaluation import harness
-from bezoar.files import read_json, read_jsonl, write_json, write_jsonl
+from bezoar.files import write_json, write_jsonl
+from bezoar.readers import read_json, read_jsonl
 from bezoar.workflow.configuration import resolved
 
 ROOT = Path(__file__).parents[3]

@@ -13,7 +13,8 @@ import judge_mtbench
 import score_mtbench
 from bezoar.errors import UserError
 from bezoar.evaluation import mtbench
-from bezoar.files import read_json, read_jsonl, write_json, write_jsonl
+from bezoar.files import write_json, write_jsonl
+from bezoar.readers import read_json, read_jsonl
 from bezoar.rehearsal.world import World
 
 ROOT = Path(__file__).parents[3]
@@ -40,6 +41,34 @@ SIMULATOR = {
     [
         ("Good. Rating: [[7]]", (7, "rated")),
         ("[[7.5]]", (7.5, "rated")),
+        ("**Rating: [[8]]**", (8, "rated")),
+        ("Rating: **[[8]]**", (8, "rated")),
+        ("Rating: [[ 8 ]]", (8, "rated")),
+        ("Rating: [[**8**]]", (8, "rated")),
+        ("Rating: [[8/10]]", (8, "rated")),
+        ("Rating: [[8 out of 10]]", (8, "rated")),
+        ("Rating: [[8/100]]", (-1, "no_rating")),
+        ("Rating: [[8-9]]", (-1, "no_rating")),
+        ("Rating: [[rating: 8]]", (8, "rated")),
+        ("Rating: [[rating]]", (-1, "no_rating")),
+        (r"Rating: \[\[8\]\]", (8, "rated")),
+        ("Rating: ［［8］］", (8, "rated")),
+        ("评分：【【8】】", (8, "rated")),
+        ("Rating: ⟦8⟧", (8, "rated")),
+        ("Rating: [[８]]", (8, "rated")),
+        ("Rating: [\u200b[8]]", (8, "rated")),
+        ("Rating: [[-2]]", (-1, "no_rating")),
+        ("Rating: 8", (-1, "no_rating")),
+        ("As [2] says, helium is a noble gas. I rate it 9 of 10.", (-1, "no_rating")),
+        ("It reads `a[1]` for a[0]; 3 of 10.", (-1, "no_rating")),
+        ("m[[1]] indexes in R; I rate it 3 of 10.", (-1, "no_rating")),
+        ("m[[1]] indexes in R. Rating: [[9]]", (-1, "two_ratings")),
+        ("This could get [[5]], but. Rating: [[7]]", (-1, "two_ratings")),
+        ("Rating: [[7]] … once more: [[7.0]]", (7, "rated")),
+        ("[2] is cited, so Rating: [[8]]", (8, "rated")),
+        ("<think>Perhaps [[4]]?</think>Sound. Rating: [[8]]", (8, "rated")),
+        ("<think>Perhaps [[4]]", (-1, "no_rating")),
+        ("Rating: [[" + "9" * 5000 + "]]", (-1, "out_of_range")),
         ("Rating: [6]", (6, "rated")),
         ("[[7]] and again [[7]]", (7, "rated")),
         ("no number", (-1, "no_rating")),
@@ -49,7 +78,7 @@ SIMULATOR = {
         ("[[0]]", (-1, "out_of_range")),
     ],
 )
-def test_a_rating_is_read_as_fastchat_reads_it_or_has_a_state(
+def test_a_rating_is_read_where_it_is_plainly_said_or_has_a_state(
     text: str, expected: tuple[float, str]
 ) -> None:
     assert mtbench.read_rating(text) == expected

@@ -14,7 +14,8 @@ import import_base
 from bezoar.errors import UserError
 from bezoar.evaluation.models import adds_bos
 from bezoar.evaluation.parts import Parts
-from bezoar.files import read_json, read_jsonl, write_jsonl
+from bezoar.files import write_jsonl
+from bezoar.readers import read_json, read_jsonl
 from bezoar.training.tokenizer import load_tokenizer
 from bezoar.workflow import sources
 

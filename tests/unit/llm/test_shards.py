@@ -18,10 +18,11 @@ import generate_evol
 import generate_lamini
 import generate_orca
 from bezoar.errors import UserError
-from bezoar.files import read_jsonl, write_jsonl
+from bezoar.files import write_jsonl
 from bezoar.llm.answer_store import Entry
 from bezoar.llm.shards import shard_of_text
 from bezoar.llm.stored_model import StoredModel
+from bezoar.readers import read_jsonl
 
 ROOT = Path(__file__).parents[3]
 MEMORY = (

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 import make_world
-from bezoar.files import read_jsonl
+from bezoar.readers import read_jsonl
 from bezoar.rehearsal.world import ATTRIBUTES, CLAUSES, COURTESY, SKILLS, World, number
 
 ROOT = Path(__file__).parents[3]

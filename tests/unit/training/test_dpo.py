@@ -12,7 +12,8 @@ import score_reference
 import train_dpo
 from bezoar.errors import UserError
 from bezoar.evaluation.held_out import compared
-from bezoar.files import read_json, read_jsonl, sha256_file, write_jsonl
+from bezoar.files import sha256_file, write_jsonl
+from bezoar.readers import read_json, read_jsonl
 from bezoar.training import preference_pairs, qlora
 from bezoar.training.template import Template
 from bezoar.training.tokenizer import load_tokenizer

@@ -21,7 +21,8 @@ import train_sft
 from bezoar.errors import UserError
 from bezoar.evaluation.generation import generate
 from bezoar.evaluation.models import load
-from bezoar.files import read_json, read_jsonl, write_jsonl
+from bezoar.files import write_jsonl
+from bezoar.readers import read_json, read_jsonl
 from bezoar.training import qlora
 from bezoar.training.template import OwnTemplate
 from bezoar.training.tokenizer import encode, load_tokenizer

@@ -14,7 +14,7 @@ from trained import ROOT, dpo_command, sft_command
 import train_dpo
 import train_sft
 from bezoar.errors import UserError
-from bezoar.files import read_json, read_jsonl
+from bezoar.readers import read_json, read_jsonl
 from bezoar.training.qlora import length_grouped_order
 from bezoar.training.sharing import gather_of_any_length, micro_batches
 

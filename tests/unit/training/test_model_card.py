@@ -11,7 +11,8 @@ from test_training import merge_command
 import merge_adapter
 import write_model_card
 from bezoar.errors import UserError
-from bezoar.files import read_json, sha256_file
+from bezoar.files import sha256_file
+from bezoar.readers import read_json
 
 RECIPE = {
     "model": "tiny",

@@ -15,7 +15,8 @@ import merge_adapter
 import pretrain_base
 import train_sft
 from bezoar.errors import UserError
-from bezoar.files import read_json, read_jsonl, sha256_file
+from bezoar.files import sha256_file
+from bezoar.readers import read_json, read_jsonl
 from bezoar.training import qlora, supervised_rows
 from bezoar.training.template import Template
 from bezoar.training.tokenizer import load_tokenizer

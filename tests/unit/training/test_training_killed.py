@@ -17,7 +17,8 @@ from trained import ROOT, dpo_command, reference_command, sft_command
 import pretrain_base
 import train_dpo
 import train_sft
-from bezoar.files import canonical, read_jsonl, sha256_file, write_jsonl
+from bezoar.files import canonical, sha256_file, write_jsonl
+from bezoar.readers import read_jsonl
 from bezoar.training import qlora
 
 KILLS = int(os.environ.get("BEZOAR_KILLS", "1"))  # a stage; the more, the longer the test takes

@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bezoar.errors import UserError
-from bezoar.files import read_json, write_json
+from bezoar.files import write_json
+from bezoar.readers import read_json
 from bezoar.training import qlora
 from bezoar.training.weights import load_adapter, load_causal_lm, positions, require_positions
 
