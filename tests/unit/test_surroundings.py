@@ -11,7 +11,8 @@ import pytest
 
 from bezoar import surroundings
 from bezoar.errors import UserError
-from bezoar.llm import sdk
+from bezoar.llm.connection import Connection
+from bezoar.llm.settings import ModelSpec
 
 ROOT = Path(__file__).parents[2]
 BENDING = {
@@ -124,15 +125,20 @@ def test_a_pinned_provider_is_asked_at_its_own_address(
 ) -> None:
     monkeypatch.setenv(f"{provider.upper()}_BASE_URL", "http://127.0.0.1:9/v1")
     monkeypatch.setenv("A_KEY", "k")
-    settings = {
-        "provider": provider,
-        "api": "messages" if provider == "anthropic" else "chat",
-        "base_url_env": None,
-        "api_key_env": "A_KEY",
-        "model": "m",
-        "timeout_s": 1,
-    }
-    client = sdk.SDKFactory(settings, None).client()
+    settings = ModelSpec(
+        provider=provider,
+        api="messages" if provider == "anthropic" else "chat",
+        model="m",
+        revision=None,
+        base_url_env=None,
+        api_key_env="A_KEY",
+        prompt_form=None,
+        stop=[],
+        temperature=None,
+        max_tokens=8,
+        timeout_s=1,
+    )
+    client = Connection(settings, None).client()
     assert client.base_url.host == f"api.{provider}.com"
 
 
