@@ -31,7 +31,7 @@ BENDING = {
     "ACCELERATE_MIXED_PRECISION": "fp16",
     "OMPI_COMM_WORLD_SIZE": "4",
     "OMP_NUM_THREADS": "64",
-    "MKL_ENABLE_INSTRUCTIONS": "SSE4_2",
+    "MKL_DYNAMIC": "FALSE",
     "WANDB_PROJECT": "mine",
     "SNAKEMAKE_PROFILE": "/mine",
     "BASH_ENV": "/x.sh",

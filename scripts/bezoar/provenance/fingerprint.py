@@ -23,6 +23,8 @@ VARIABLES = [
     "NVIDIA_TF32_OVERRIDE",
     "ONEDNN_DEFAULT_FPMATH_MODE",
     "ATEN_CPU_CAPABILITY",
+    "ONEDNN_MAX_CPU_ISA",
+    "MKL_ENABLE_INSTRUCTIONS",
     "MKL_CBWR",
 ]
 RUNTIME = ["--concurrency"]  # options that say how, never what
