@@ -34,7 +34,7 @@ def call(
 ) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PYTHONPATH": str(project / "scripts"), **variables}
     return subprocess.run(
-        [sys.executable, f"scripts/{program}", "--results", RESULTS, *arguments],
+        [sys.executable, f"scripts/commands/{program}", "--results", RESULTS, *arguments],
         cwd=project,
         env=environment,
         capture_output=True,
