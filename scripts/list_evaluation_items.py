@@ -9,8 +9,8 @@ The tasks are the harness's task objects, from where run_lm_eval.py takes them; 
 in an item's document. Its part is `gold` or `choice` where it is one of the answers the task
 offers, otherwise `question`. MT-Bench gives its turns (question) and its reference answers (gold).
 
-Items have task, item (number in the split, or question_id), part, text. The same text stands once
-for each item that holds it.
+Items have task, item (number in the split, or question_id), part, text. A text appears once for
+each item that holds it.
 """
 
 from collections.abc import Iterator

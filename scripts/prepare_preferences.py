@@ -6,7 +6,7 @@ Usage: prepare_preferences.py --data FILE.jsonl[.gz] … --recipe '{"first": 100
 
 "The first N examples" are the first N rows of the files in the given order, dropped ones included.
 Earlier turns form the instruction, the last assistant turn is the response: a single human turn
-stands bare, a longer dialogue keeps its speakers' names.
+is used as it is, a longer dialogue keeps its speakers' names.
 
 Drop rules: not_a_pair (a column missing or not a text), odd_speakers (not Human, Assistant, …
 ending with Assistant), empty_turn, no_shared_prefix (the two differ before the last turn),

@@ -2,8 +2,8 @@
 
 Usage: doctor.py [--short] --config config/paper.yaml [more.yaml …]
 
-Looks at the machine, the keys, the judge, the licences and the sources; sends nothing but a knock
-at each source's door, all at once.
+Looks at the machine, the keys, the judge, the licences and the sources; sends nothing but a HEAD
+request to each source and server.
 """
 
 import argparse

@@ -364,9 +364,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def replace_section(page: Path, title: str, text: str) -> None:
-    """Put `text` under `## title`, in place of what stands there; what was measured by others
-    stays.
-    """
+    """Put `text` under `## title`, in place of what is there; sections written by others stay."""
     from bezoar.files import whole_file
 
     old = page.read_text(encoding="utf-8") if page.is_file() else "# Benchmarks\n"

@@ -5,8 +5,8 @@ Usage: bench_training_run.py '{"way": "ours", "method": "sft", "base": …, "dat
 "settings": {…}, "out": …, "started": 1.0}'
 
 Every way is timed by the same callback, from the first step to the end of the last, and its tokens
-are counted in the batches that it trains on. What a peer is told beside the recipe that all share
-is `settings`. LLaMA-Factory runs in its own environment: nothing of ours is imported for it.
+are counted in the batches that it trains on. `settings` are what a peer gets beside the
+recipe that all share. LLaMA-Factory runs in its own environment and imports nothing of ours.
 """
 
 import json
@@ -199,7 +199,7 @@ def reference(spec: Spec) -> None:
 
 
 def shared(spec: Spec, rows: int) -> dict[str, Any]:
-    """Return what every Trainer is told alike: global batch, steps, learning rate, seed; `settings`
+    """Return what every Trainer gets alike: global batch, steps, learning rate, seed; `settings`
     come last.
     """
     recipe, settings = spec["recipe"], spec["settings"]

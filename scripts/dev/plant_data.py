@@ -6,7 +6,7 @@ Usage: plant_data.py [--texts 4000] [--seed 0] [--output docs/planted.md]
 Texts are drawn from 20,000 invented words by Zipf's law. A quarter of them is planted again,
 changed in one way: exact, re-cased, re-punctuated, or with one word changed; the rest are decoys,
 half of them beginning with words of another text, a third of the shorter. For contamination the
-planted texts are questions of an evaluation and stand in the middle of longer responses. Recall is
+planted texts are questions of an evaluation in the middle of longer responses. Recall is
 the share of planted texts that were found, precision the share of what was found that was planted.
 The searches run with the paper's configuration.
 """

@@ -175,7 +175,7 @@ def judge_messages(
 
 def checked(rows: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
     """Return the judgments of a file; raise `UserError` where a score is not what the text says, or
-    a judgment stands twice.
+    a judgment appears twice.
     """
     seen: set[tuple[Any, ...]] = set()
     for where, row in numbered(path, rows):

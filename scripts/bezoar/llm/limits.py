@@ -64,7 +64,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 def pause_after(headers: Mapping[str, str], turn: int) -> float:
     """Return the seconds to wait after the failed call `turn` (from 0): what the server asks for,
-    else twice as long each time; a little chance keeps clients apart and never moves a result.
+    else twice as long each time; random jitter keeps clients apart and never affects a result.
     """
     pause = retry_after(headers) or min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2**turn)
     return pause * (1 + 0.1 * random.random())

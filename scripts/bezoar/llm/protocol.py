@@ -129,7 +129,7 @@ def read(body: object, api: str) -> dict[str, Any]:
 def split_reasoning(text: str) -> tuple[str, str, bool]:
     """Return (reasoning, answer, whether the reasoning was ended).
 
-    A leading block such as <think>…</think> is reasoning. So is what stands before a closing tag
+    A leading block such as <think>…</think> is reasoning. So is whatever precedes a closing tag
     without an opening one: some chat templates put the opening tag into the prompt.
     """
     reasons: list[str] = []
