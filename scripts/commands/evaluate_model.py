@@ -70,8 +70,8 @@ def main(argv: list[str] | None = None) -> None:
     with whole_file(pending) as stream:
         yaml.safe_dump(extra, stream, sort_keys=False)
     arguments = [
-        *("--cores", args.cores),
         *(["-n"] if args.dry_run else [] if own("VERBOSE") else ["--logger", "bezoar"]),
+        *("--cores", args.cores),  # after --logger, which takes every word up to the next option
         str(target),
         *("--configfile", *args.config, str(pending)),
     ]

@@ -199,7 +199,7 @@ MODULES = {  # docs/reach.md lists them all
     "provenance/receipt.py": "*",
     "llm/client.py": "generate_* filter_* mtbench_judgments_* mtbench_rejudge_*",
     "evaluation/statistics.py": "lm_eval_table mtbench bridge_* learning_table model_card_* report",
-    "data/flan.py": "generate_orca",
+    "data/flan.py": "generate_orca world",
     "data/rouge.py": "generate_lamini",
     "training/split.py": "sft_* hh_sft dpo",
     "report/plots.py": "report",

@@ -36,7 +36,7 @@ SECOND_RATER = {
             "timeout_s": 60,
             "reported_as": None,
             "json_schema": False,
-            "batch": True,
+            "use_batch_api": True,
         }
     }
 }

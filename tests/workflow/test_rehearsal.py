@@ -254,7 +254,7 @@ def test_editing_a_module_makes_stale_what_imports_it_and_nothing_that_does_not(
 ) -> None:
     module = finished / "scripts/bezoar/evaluation/statistics.py"
     text = module.read_text()
-    module.write_text(text + "\n# one more line\n")
+    module.write_text(text + "\nONE_MORE = 1\n")
     try:
         assert set(planned(finished)) == {
             "lm_eval_table",
