@@ -34,7 +34,7 @@ rule claims:
         recipe=canonical(recipes.claims(LAYOUT)),
         code=code("scripts/check_claims.py"),
         scale=config["scale"],
-        results=LAYOUT.results,
+        results=lambda wildcards, output: dirname(output.verdicts),
     shell:
         r"""
         exec &> >(tee {log:q})

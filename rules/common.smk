@@ -5,7 +5,7 @@ lineage.py (what is trained on what), recipes.py (settings of stages beyond one 
 """
 
 import sys
-from os.path import relpath
+from os.path import dirname, relpath
 from pathlib import Path
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
@@ -96,3 +96,24 @@ def launch():
 def entry_of_snapshot(wildcards):
     """The registry entry of a hub repository, as canonical JSON."""
     return canonical(sources.find(wildcards.source, LAYOUT.registry))
+
+
+def entry_of_file(wildcards):
+    """The registry entry of data/{file}, as canonical JSON."""
+    named = [entry for entry in LAYOUT.registry.values() if entry.get("path") == wildcards.file]
+    return canonical(named[0])
+
+
+def card_receipts(wildcards):
+    """The receipts of the stages that made the rows of {scheme}."""
+    return list(map(LAYOUT.receipt, LAYOUT.stages_of_rows(wildcards.scheme)))
+
+
+def trainings(wildcards):
+    """The trainings whose sum {model} is, in order."""
+    return lineage.merge(LAYOUT, wildcards.model).trainings
+
+
+def card_of_model(wildcards):
+    """What the card of {model} says beside the numbers."""
+    return canonical(recipes.model_card(LAYOUT, wildcards.model, CONFIG_FILES))

@@ -16,11 +16,6 @@ OUTPUTS:
 """
 
 
-def card_receipts(wildcards):
-    """The receipts of the stages that made the rows of {scheme}."""
-    return list(map(LAYOUT.receipt, LAYOUT.stages_of_rows(wildcards.scheme)))
-
-
 rule data_items:
     """List every text of every evaluation item."""
     input:

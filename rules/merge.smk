@@ -10,16 +10,6 @@ OUTPUTS:
 """
 
 
-def trainings(wildcards):
-    """The trainings whose sum {model} is, in order."""
-    return lineage.merge(LAYOUT, wildcards.model).trainings
-
-
-def card_of_model(wildcards):
-    """What the card of {model} says beside the numbers."""
-    return canonical(recipes.model_card(LAYOUT, wildcards.model, CONFIG_FILES))
-
-
 rule merge:
     """Merge the adapter of {wildcards.model} onto its {params.onto}."""
     input:

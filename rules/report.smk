@@ -28,7 +28,7 @@ rule report:
         recipe=canonical(recipes.report(LAYOUT, CONFIG_FILES)),
         code=code("scripts/build_report.py"),
         scale=config["scale"],
-        results=LAYOUT.results,
+        results=lambda wildcards, output: dirname(dirname(output.page)),
     shell:
         r"""
         exec &> >(tee {log:q})

@@ -9,12 +9,6 @@ OUTPUTS:
 """
 
 
-def entry_of_file(wildcards):
-    """The registry entry of data/{file}, as canonical JSON."""
-    named = [entry for entry in LAYOUT.registry.values() if entry.get("path") == wildcards.file]
-    return canonical(named[0])
-
-
 rule fetch_file:
     """Fetch data/{wildcards.file}, checked against its sha256."""
     input:

@@ -27,7 +27,7 @@ rule world:
     params:
         recipe=recipe("world"),
         code=code("scripts/make_world.py"),
-        world=f"{LAYOUT.results}/world",
+        world=lambda wildcards, output: dirname(output.files[0]),
         people=(config["world"] or {}).get("people", 0),
     shell:
         r"""
