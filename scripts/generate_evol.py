@@ -45,7 +45,7 @@ from bezoar.data.schemes import (
 )
 from bezoar.errors import UserError
 from bezoar.llm.client import LLMClient
-from bezoar.llm.reasoning import without_reasoning
+from bezoar.llm.reasoning import split_reasoning
 from bezoar.llm.settings import ModelSettings, ServerSettings
 from bezoar.readers import read_jsonl
 from bezoar.rng import draw
@@ -122,7 +122,7 @@ def equal(text: str) -> bool | None:
     A negation ("not", "n't", "cannot", "far from") turns the next such word of its clause around.
     Questions say nothing, and neither do clauses that leave it open, or that contradict another.
     """
-    plain = unicodedata.normalize("NFKC", without_reasoning(text)).replace("’", "'").lower()
+    plain = unicodedata.normalize("NFKC", split_reasoning(text)[1]).replace("’", "'").lower()
     says: set[bool | None] = set()
     for clause in CLAUSE.findall(plain):
         negated = False

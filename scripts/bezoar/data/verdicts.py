@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from bezoar.llm.reasoning import without_reasoning
+from bezoar.llm.reasoning import split_reasoning
 from bezoar.readers import LENIENT_DECODER
 from bezoar.training.template import training_text
 
@@ -64,7 +64,7 @@ def verdict(text: str) -> dict[str, Any] | None:
     reason. A key that appears twice, a second verdict, or a verdict inside another value is not.
     """
     try:
-        body = without_reasoning(text)
+        body = split_reasoning(text)[1]
         found = [row for row in _values(body) if isinstance(row, dict) and "status" in row]
     except (ValueError, RecursionError):
         return None

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bezoar.errors import UserError
-from bezoar.llm.reasoning import without_reasoning
+from bezoar.llm.reasoning import split_reasoning
 from bezoar.readers import column, numbered, read_jsonl, read_yaml_entries, shown, texts
 
 MATH_LIKE = ("math", "reasoning", "coding", "arena-hard-200")  # FastChat's NEED_REF_CATS
@@ -208,7 +208,7 @@ def read_rating(text: str) -> tuple[float, str]:
 
     States: rated, no_rating, two_ratings (different ones), out_of_range (not 1 to 10).
     """
-    plain = unicodedata.normalize("NFKC", without_reasoning(text)).translate(HIDDEN)
+    plain = unicodedata.normalize("NFKC", split_reasoning(text)[1]).translate(HIDDEN)
     plain = re.sub(r"\\([\[\]])", r"\1", plain.translate(WIDE))
     double = list(RATING.finditer(plain))
     found = [match[2] for match in double] or RATING_BACKUP.findall(plain)

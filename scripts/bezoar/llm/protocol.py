@@ -7,12 +7,12 @@ again. Any other end, such as a call of a tool, is `unparsable`: not what was as
 """
 
 import json
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from bezoar.llm.answer_store import key_of
 from bezoar.llm.faults import Fault, error_of, message_of, whole_characters
+from bezoar.llm.reasoning import split_reasoning
 from bezoar.llm.settings import Request
 
 ENDPOINTS = {
@@ -32,9 +32,6 @@ BROKEN_OFF = frozenset(
     "error abort aborted cancelled network_error insufficient_system_resource overloaded"
     " timeout server_error".split()
 )
-THINKING = ("think", "thinking", "thought", "reasoning")
-OPENED = re.compile(rf"\s*<({'|'.join(THINKING)})>", re.IGNORECASE)
-CLOSED = re.compile(rf"</({'|'.join(THINKING)})>", re.IGNORECASE)
 
 
 class Unreadable(ValueError):
@@ -124,26 +121,6 @@ def read(body: object, api: str) -> dict[str, Any]:
     if answer["state"] == "answered" and not answer["text"]:
         answer["state"] = "unparsable"
     return answer
-
-
-def split_reasoning(text: str) -> tuple[str, str, bool]:
-    """Return (reasoning, answer, whether the reasoning was ended).
-
-    A leading block such as <think>…</think> is reasoning. So is whatever precedes a closing tag
-    without an opening one: some chat templates put the opening tag into the prompt.
-    """
-    reasons: list[str] = []
-    while opened := OPENED.match(text):
-        closed = re.compile(rf"</{opened[1]}>", re.IGNORECASE).search(text, opened.end())
-        if closed is None:
-            return "\n\n".join([*reasons, text[opened.end() :].strip()]), "", False
-        reasons.append(text[opened.end() : closed.start()].strip())
-        text = text[closed.end() :]
-    alone = CLOSED.search(text)
-    if alone and f"<{alone[1]}>" not in text[: alone.start()]:
-        reasons.append(text[: alone.start()].strip())
-        text = text[alone.end() :]
-    return "\n\n".join(filter(None, reasons)), text, True
 
 
 def read_message(body: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bezoar.llm.faults import Blame, Fault
 from bezoar.llm.language_model import STATES
-from bezoar.llm.protocol import Unreadable, read, read_text, split_reasoning
+from bezoar.llm.protocol import Unreadable, read, read_text
 from bezoar.llm.transport import Response, decoded
 
 USAGE = {"prompt_tokens": 20, "completion_tokens": 10, "total_tokens": 30}
@@ -102,27 +102,6 @@ def test_parts_of_a_content_are_joined_and_reasoning_is_kept_apart() -> None:
         answer = read(chat("Yes.", **{name: "Hm."}), "chat")
         assert (answer["text"], answer["reasoning"]) == ("Yes.", "Hm.")
     assert "reasoning" not in read(chat("Yes."), "chat")
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("<think>\nRating: 3?\n</think>\n\n[[9]]", ("Rating: 3?", "\n\n[[9]]", True)),
-        ("<think></think>Yes", ("", "Yes", True)),
-        ("<THINK>a</THINK>Yes", ("a", "Yes", True)),
-        ("\n <thinking>a</thinking> Yes", ("a", " Yes", True)),
-        ("<think>a</think><think>b</think>Yes", ("a\n\nb", "Yes", True)),
-        ("a 3, or 4\n</think>Yes", ("a 3, or 4", "Yes", True)),
-        ("<think>never ended", ("never ended", "", False)),
-        ("<think>a</think><think>b", ("a\n\nb", "", False)),
-        ("Write <think>x</think> in HTML", ("", "Write <think>x</think> in HTML", True)),
-        ("Yes", ("", "Yes", True)),
-    ],
-)
-def test_a_leading_block_of_reasoning_is_separated(
-    text: str, expected: tuple[str, str, bool]
-) -> None:
-    assert split_reasoning(text) == expected
 
 
 def test_reasoning_without_an_end_is_truncated_and_not_usable() -> None:
