@@ -40,7 +40,7 @@ def body(**changes: Any) -> dict[str, Any]:
 
 
 def test_keys_of_answers_that_were_stored_before_a_setting_existed_stay_the_same() -> None:
-    """The key was computed at commit 2a07f08."""
+    """`known` was computed by the client as it was before the settings in `NEW` existed."""
     known = "f30213915c58ff64b190c917cc6b1ff0564a1aeef982915d22c78bbd597263ab"
     assert key_of(request_of(SETTINGS, PROMPT)) == known
     defaults = {
