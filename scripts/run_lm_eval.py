@@ -178,11 +178,19 @@ def raw(found: dict[str, Any]) -> dict[str, Any]:
     """
     kept = {key: found[key] for key in KEPT if key in found}
     kept["config"] = {key: value for key, value in kept["config"].items() if key not in MOVING}
-    return json.loads(
-        json.dumps(
-            kept, default=lambda value: getattr(value, "__name__", None) or type(value).__name__
+    try:
+        text = json.dumps(
+            kept,
+            allow_nan=False,
+            default=lambda value: getattr(value, "__name__", None) or type(value).__name__,
         )
-    )
+    except ValueError:
+        tasks = ", ".join(kept.get("results", {}))
+        raise UserError(
+            f"lm_eval: {tasks}: a result is not finite; the model's numbers overflow, evaluate it"
+            " with dtype float32"
+        ) from None
+    return json.loads(text)
 
 
 def samples(found: dict[str, Any]) -> list[dict[str, Any]]:

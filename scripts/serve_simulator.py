@@ -29,7 +29,7 @@ from typing import Any
 
 from bezoar import program
 from bezoar.files import canonical, sha256_text
-from bezoar.readers import read_json
+from bezoar.readers import json_argument, read_json
 from bezoar.rehearsal.fake_provider import ANSWERING, FakeProvider, Faults, Meter, Rate
 from bezoar.rehearsal.simulator import Simulator
 from bezoar.rehearsal.world import World
@@ -354,12 +354,12 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument(
         "--faults",
-        type=json.loads,
+        type=json_argument,
         default={},
         help="what goes wrong, JSON: share, kinds, turns, stall_s, retry_after_s",
     )
     parser.add_argument(
-        "--rate", type=json.loads, default={}, help="limits, JSON: requests, tokens, window_s"
+        "--rate", type=json_argument, default={}, help="limits, JSON: requests, tokens, window_s"
     )
     parser.add_argument("--prices", type=Path, help="price file of the meter")
     parser.add_argument(

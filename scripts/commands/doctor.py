@@ -193,7 +193,7 @@ def unpinned(entries: list[dict[str, Any]]) -> Iterator[str]:
 
 def expected(config: dict[str, Any], cores: int) -> str:
     """Return how long a run will take, as far as that can be known."""
-    known = sum(duration.read(duration.RECORD).get(config["pathvars"]["results"], {}).values())
+    known = sum(duration.recorded(config["pathvars"]["results"]).values())
     earlier = f"; the stages of earlier runs here took {clock(known)} in all" if known else ""
     if config["scale"] == "rehearsal":
         about = clock(duration.rehearsal_s(cores))

@@ -2,14 +2,15 @@
 from.
 """
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bezoar.errors import UserError
 from bezoar.files import write_json
 from bezoar.provenance.resumption import keep_if_same
+from bezoar.readers import read_json_object
 
 
 class Parts:
@@ -31,8 +32,8 @@ class Parts:
         path = self.folder / f"{name.replace('/', '_')}.json"
         if path.is_file():
             try:
-                value = json.loads(path.read_text(encoding="utf-8"))["value"]
-            except (ValueError, KeyError, TypeError):
+                value = read_json_object(path, "value")["value"]
+            except UserError:
                 print(f"{name}: the part that was kept cannot be read, made again", flush=True)
             else:
                 print(f"{name}: kept from an interrupted run", flush=True)

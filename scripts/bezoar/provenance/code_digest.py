@@ -87,7 +87,7 @@ def _known() -> dict[str, Source]:
     try:
         kept = json.loads(CACHE.read_text(encoding="utf-8"))
         return {key: (names, digest) for key, (names, digest) in kept.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (OSError, ValueError, RecursionError, TypeError, AttributeError):
         return {}  # another user's, or cut short: it only saves time
 
 

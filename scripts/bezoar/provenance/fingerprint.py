@@ -44,8 +44,9 @@ class Hashes:
         self.known: dict[str, list[Any]] = {}
         if file and file.is_file():
             try:
-                self.known = json.loads(file.read_text(encoding="utf-8"))
-            except (OSError, ValueError, RecursionError):
+                kept = json.loads(file.read_text(encoding="utf-8"))
+                self.known = {path: [*facts, str(sha)] for path, (*facts, sha) in kept.items()}
+            except (OSError, ValueError, RecursionError, TypeError, AttributeError):
                 # Another user's, or cut short: it only saves time.
                 self.known = {}
 

@@ -1,6 +1,5 @@
 """What unfinished work was begun with: it is gone on with only if nothing of that has changed."""
 
-import json
 import os
 import re
 import shutil
@@ -8,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from bezoar import precision
+from bezoar.errors import UserError
 from bezoar.files import canonical, write_json
 from bezoar.provenance.receipt import Receipt
+from bezoar.readers import read_json
 
 MARK = "begun_with.json"
 
@@ -66,8 +67,8 @@ def keep_if_same(folder: Path, new: dict[str, Any]) -> None:
     mark = folder / MARK
     if folder.is_dir() and any(folder.iterdir()):
         try:
-            changed = difference(json.loads(mark.read_text(encoding="utf-8")), new)
-        except (OSError, ValueError):
+            changed = difference(read_json(mark), new)
+        except UserError:
             changed = "settings, it does not say which"
         if not changed:
             return

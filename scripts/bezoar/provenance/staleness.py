@@ -1,7 +1,7 @@
 """Whether a receipt still holds: inputs, outputs, recipe, code, command line and environment, all
 by content, never by date.
 
-Only the standard library is imported: the workflow asks at the start of every run.
+No library is imported: the workflow asks at the start of every run.
 """
 
 import json
@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from bezoar.errors import UserError
 from bezoar.provenance.fingerprint import (
     Hashes,
     arguments,
@@ -20,6 +21,7 @@ from bezoar.provenance.fingerprint import (
     row_digests,
     rows_in_a_block,
 )
+from bezoar.readers import read_json_object
 
 CACHE = Path(".snakemake/bezoar-hashes.json")
 NEVER = "no receipt: it has not ended yet"
@@ -104,12 +106,12 @@ def reasons(
     hashes: Hashes,
 ) -> list[str]:
     """Return why the stage of `receipt` is stale, a line each; nothing if it is not."""
-    try:
-        held = json.loads(receipt.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not os.path.lexists(receipt):
         return [NEVER]
-    except (ValueError, RecursionError):
-        return [f"receipt {receipt}: not JSON"]
+    try:
+        held = read_json_object(receipt)
+    except UserError as error:
+        return [f"receipt {error}"]
     try:
         # Stores only grow, and hold their own hashes: they are audited, but a longer store makes no
         # stage stale.
@@ -132,5 +134,7 @@ def reasons(
                 "output", made, [path for path in outputs if path != str(receipt)], hashes
             ),
         ]
-    except (KeyError, TypeError, AttributeError) as error:
+    except OSError as error:
+        return [f"{error.filename}: cannot be read ({error.strerror})"]
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         return [f"receipt {receipt}: not a receipt ({error!r})"]

@@ -16,6 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bezoar.errors import UserError
+from bezoar.readers import read_json_object
+
 RECORD = Path(".snakemake/bezoar-seconds.json")
 REFERENCE = Path(__file__).with_name("reference_seconds.json")
 
@@ -63,16 +66,22 @@ def probe() -> float:
 def read(path: Path) -> dict[str, Any]:
     """Return a record of seconds; an unreadable one is none."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json_object(path)
+    except UserError:
         return {}
-    return found if isinstance(found, dict) else {}
+
+
+def recorded(results: str, path: Path = RECORD) -> dict[str, float]:
+    """Return the seconds that steps of runs that fill `results` took, as far as they are known."""
+    steps = read(path).get(results)
+    found = steps.items() if isinstance(steps, dict) else ()
+    return {name: taken for name, taken in found if isinstance(taken, int | float)}
 
 
 def record(results: str, name: str, seconds: float, path: Path = RECORD) -> None:
     """Remember what a step of the run that fills `results` took, if the place can be written."""
     known = read(path)
-    known.setdefault(results, {})[name] = round(seconds, 1)
+    known[results] = {**recorded(results, path), name: round(seconds, 1)}
     try:
         with tempfile.NamedTemporaryFile(
             "w", dir=path.parent, delete=False, encoding="utf-8"
@@ -87,7 +96,7 @@ def seconds_of(plan: Plan, path: Path = RECORD) -> tuple[dict[str, float], bool]
     """Return the seconds of every step that can be expected, and whether they are records of this
     directory. A step that was never run takes as long as others of its rule.
     """
-    known: dict[str, float] = read(path).get(plan.results, {})
+    known = recorded(plan.results, path)
     own = sum(name in known for name in plan.steps) * 2 > len(plan.steps)
     if plan.rehearsal and not own:
         reference = read(REFERENCE)

@@ -531,6 +531,12 @@ def test_a_score_of_any_numeric_type_is_kept(value: object) -> None:
     assert row == {"task": "t", "doc_id": 0, "target": "1", "acc": 1.0, "loglikelihoods": []}
 
 
+def test_a_result_that_is_not_finite_is_one_line() -> None:
+    found = {"results": {"arc_easy": {"perplexity,none": float("inf")}}, "config": {}}
+    with pytest.raises(UserError, match=r"^lm_eval: arc_easy: a result is not finite; .*float32$"):
+        run_lm_eval.raw(found)
+
+
 def test_a_score_that_is_not_finite_or_comes_twice_is_one_line() -> None:
     with pytest.raises(UserError, match="t, item 0: acc is nan"):
         run_lm_eval.samples({"samples": {"t": [item(float("nan"))]}})

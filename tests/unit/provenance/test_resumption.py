@@ -37,7 +37,9 @@ def test_work_of_anything_else_goes_and_one_line_says_why(
     assert len(lines) == 1 and lines[0].endswith(said)
 
 
-@pytest.mark.parametrize("mark", [None, "", "[]", "{"])
+@pytest.mark.parametrize(
+    "mark", [None, "", "[]", "{", "[" * 100_000], ids=lambda text: str(text)[:9]
+)
 def test_work_without_a_mark_goes(
     mark: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -64,3 +66,17 @@ def test_parts_are_kept_for_the_same_and_made_again_for_anything_else(
     parts.clear()
     assert not list(tmp_path.iterdir())
     write_json(output, [])
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", "{", "[" * 100_000, "\ufeff{", '{"value": NaN}']
+)
+def test_a_damaged_part_is_made_again(
+    content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts = Parts(tmp_path / "scores.jsonl", BEGUN)
+    parts.get("one", lambda: [1])
+    (parts.folder / "one.json").write_text(content, encoding="utf-8")
+    assert parts.get("one", lambda: [2]) == [2]
+    assert capsys.readouterr().out.endswith("cannot be read, made again\n")
+    assert parts.get("one", lambda: [3]) == [2]

@@ -125,11 +125,50 @@ def test_a_touch_is_no_change(finished: Path) -> None:
     assert why() == [] and nothing_to_do(COMMAND)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"recipe": {}}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        "{}",
+        '{"recipe": {}}',
+        "[" * 100_000,
+        '{"a": ' * 100_000,
+        '"\\ud800"',
+        "1" * 5000,
+    ],
+)
 def test_a_damaged_receipt_is_a_reason_and_no_crash(finished: Path, content: str) -> None:
     Path("receipt.json").write_text(content)
     assert len(why()) == 1 and "receipt" in why()[0]
     assert not nothing_to_do(COMMAND)
+
+
+@pytest.mark.parametrize("path", ["a\0b", "a" * 5000], ids=["NUL", "long"])
+def test_a_recorded_path_that_no_file_can_have_is_a_reason(finished: Path, path: str) -> None:
+    held = json.loads(Path("receipt.json").read_text())
+    held["inputs"]["data"][path] = "0" * 64
+    write_json(Path("receipt.json"), held)
+    assert len(why()) == 1 and not nothing_to_do(COMMAND)
+
+
+def test_a_directory_in_place_of_a_receipt_is_a_reason(finished: Path) -> None:
+    Path("receipt.json").unlink()
+    Path("receipt.json").mkdir()
+    assert len(why()) == 1 and "found a directory" in why()[0]
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", "7", "{", "[" * 100_000, '{"in.jsonl": 7}', '{"in.jsonl": []}', '{"in.jsonl": [1]}'],
+    ids=lambda text: text[:18],
+)
+def test_damaged_hashes_are_computed_again(tmp_path: Path, content: str) -> None:
+    kept, data = tmp_path / "hashes.json", tmp_path / "in.jsonl"
+    data.write_text("{}\n")
+    kept.write_text(content.replace("in.jsonl", str(data)))
+    assert Hashes(kept).of(data) == sha256_file(data)
 
 
 def test_whoever_asks_for_it_again_gets_it(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:

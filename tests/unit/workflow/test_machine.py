@@ -81,3 +81,16 @@ def test_more_cores_help_until_the_longest_chain(monkeypatch: pytest.MonkeyPatch
     assert one > two >= many == duration.rehearsal_s(128)
     monkeypatch.setattr(duration, "probe", lambda: 3 * reference["probe_s"])
     assert duration.rehearsal_s(2) == pytest.approx(3 * two)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", "{", "[" * 100_000, '{"results": 7}', '{"results": {"sft": "long"}}'],
+    ids=lambda text: text[:14],
+)
+def test_a_damaged_record_of_seconds_counts_as_none(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "seconds.json"
+    path.write_text(content)
+    assert duration.recorded("results", path) == {}
+    duration.record("results", "sft", 2.04, path)
+    assert duration.recorded("results", path) == {"sft": 2.0}
