@@ -217,7 +217,7 @@ def times(finished: Path, empty: Path) -> dict[str, Any]:
         "`make rehearsal`, nothing to do": timed([*make, "rehearsal"], finished, 7),
         "`make audit`": timed([*make, "audit"], finished, 3),
         "`snakemake -n` of an empty workflow": timed(
-            [str(Path(sys.executable).with_name("snakemake")), "-n"], empty, 7
+            [sys.executable, "-m", "snakemake", "-n"], empty, 7
         ),
     }
 
