@@ -96,7 +96,9 @@ def diversity(texts: Sequence[str]) -> dict[str, Any]:
         result[f"distinct_{n}"] = round(len(grams) / max(1, grams.total()), 4)
     openings = Counter(" ".join(text[:2]) for text in words)
     shares = [count / len(texts) for count in openings.values()]
-    result["opening_entropy_bits"] = round(-sum(share * math.log2(share) for share in shares), 3)
+    result["opening_entropy_bits"] = round(
+        -math.fsum(share * math.log2(share) for share in shares), 3
+    )
     result["openings"] = dict(sorted(openings.items(), key=lambda pair: (-pair[1], pair[0]))[:10])
     raw = "\n".join(texts).encode()
     result["compression_ratio"] = round(len(raw) / len(zlib.compress(raw, 9)), 2)

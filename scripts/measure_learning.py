@@ -13,6 +13,7 @@ log-probability than the rejected one. All values by item are kept, so that diff
 states can be paired.
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +139,10 @@ def main(argv: list[str] | None = None) -> None:
             result[name] = function(model, tokenizer, template, rows, args.recipe)
             print(
                 name,
-                {key: round(sum(values) / len(values), 3) for key, values in result[name].items()},
+                {
+                    key: round(math.fsum(values) / len(values), 3)
+                    for key, values in result[name].items()
+                },
                 flush=True,
             )
         write_json(args.output, result)

@@ -12,6 +12,7 @@ base with the adapter beside it, on the first `probe_rows` rows. Training saw th
 a merge onto the 16-bit one differs; beyond `max_kl` the stage fails.
 """
 
+import math
 import shutil
 from pathlib import Path
 from typing import Any, Literal
@@ -61,21 +62,16 @@ def compare(before: list[Any], after: list[Any]) -> dict[str, float]:
     log-probabilities, and equal argmaxes.
     """
     tokens = sum(len(a) for a in before)
-    kl = sum(float((a.exp() * (a - b)).sum()) for a, b in zip(before, after, strict=True)) / tokens
+    pairs = list(zip(before, after, strict=True))
+    kl = math.fsum(float((a.exp() * (a - b)).sum()) for a, b in pairs) / tokens
     return {
         "kl_nats_per_token": round(kl, 8),
-        "max_logprob_difference": round(
-            max(float((a - b).abs().max()) for a, b in zip(before, after, strict=True)), 6
-        ),
+        "max_logprob_difference": round(max(float((a - b).abs().max()) for a, b in pairs), 6),
         "mean_logprob_difference": round(
-            sum(float((a - b).abs().mean(1).sum()) for a, b in zip(before, after, strict=True))
-            / tokens,
-            6,
+            math.fsum(float((a - b).abs().mean(1).sum()) for a, b in pairs) / tokens, 6
         ),
         "same_argmax": round(
-            sum(int((a.argmax(1) == b.argmax(1)).sum()) for a, b in zip(before, after, strict=True))
-            / tokens,
-            6,
+            sum(int((a.argmax(1) == b.argmax(1)).sum()) for a, b in pairs) / tokens, 6
         ),
         "tokens": tokens,
     }

@@ -12,6 +12,7 @@ once more from the judgment's text, so one run of this program aggregates anew f
 said.
 """
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -71,8 +72,8 @@ def summary(rows: Rows, seed: int, resamples: int = RESAMPLES) -> dict[str, Any]
         "questions": interval["n"],
         "ratings": len(rated),
         "failures": failed,
-        "all_failures_1": (sum(rated) + failed) / len(rows),
-        "all_failures_10": (sum(rated) + 10 * failed) / len(rows),
+        "all_failures_1": (math.fsum(rated) + failed) / len(rows),
+        "all_failures_10": (math.fsum(rated) + 10 * failed) / len(rows),
     }
 
 

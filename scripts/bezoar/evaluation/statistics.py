@@ -198,7 +198,7 @@ def noise(groups: Sequence[Sequence[float]], interval: dict[str, float]) -> dict
     spread = detectable = None
     if all(len(gaps) > 1 for gaps in groups):
         spread = math.sqrt(
-            n * sum(float(np.var(gaps, ddof=1)) / len(gaps) for gaps in groups)
+            n * math.fsum(float(np.var(gaps, ddof=1)) / len(gaps) for gaps in groups)
         ) / len(groups)
         detectable = detectable_difference(spread, n)
     return {

@@ -328,3 +328,12 @@ def test_a_judgment_that_stands_twice_is_refused_and_judges_are_never_mixed(
     write_jsonl(tmp_path / "copy.jsonl", rows)
     with pytest.raises(UserError, match=r"judge has judged m in .*judge\.jsonl already"):
         scored("judge", "copy")
+
+
+def test_sums_of_scores_are_exact_in_every_version_of_python() -> None:
+    """`sum` compensates for rounding from Python 3.12 on: ten times 1.1 is 10.999999999999998
+    before.
+    """
+    rows = [{"question_id": n, "state": "rated", "score": 1.1} for n in range(10)]
+    found = score_mtbench.summary(rows, 0, resamples=10)
+    assert found["all_failures_1"] == found["all_failures_10"] == 1.1
