@@ -177,10 +177,10 @@ def strategy_of(category: str, number: int, epoch: int, recipe: Recipe) -> tuple
     itself; in-breadth has no operation.
     """
     drawn_for = (category, number) if recipe["strategy_draw"] == "item" else (category,)
-    chance = draw(recipe["seed"], "evol", *drawn_for, epoch)
-    if chance.random() < recipe["breadth_share"]:
+    rng = draw(recipe["seed"], "evol", *drawn_for, epoch)
+    if rng.random() < recipe["breadth_share"]:
         return "in-breadth", ""
-    return "in-depth", chance.choice(
+    return "in-depth", rng.choice(
         (*OPERATIONS, "complicate_input") if recipe["complicate_input"] else OPERATIONS
     )
 

@@ -95,13 +95,13 @@ def calls(
     """Return (source, prompt) of one round: every other call is about topics."""
     made = []
     for index in range(recipe["calls_per_round"]):
-        chance = draw(recipe["seed"], "lamini", turn, index)
+        rng = draw(recipe["seed"], "lamini", turn, index)
         kind = "lamini_topic" if index % 2 else "lamini_example"
         examples = "\n".join(
-            f"<example>{text}</example>" for text in chance.sample(seeds, recipe["examples"])
+            f"<example>{text}</example>" for text in rng.sample(seeds, recipe["examples"])
         )
         fields = {"examples": examples, "count": str(recipe["instructions_per_call"])}
-        fields["topics"] = ", ".join(chance.sample(topics, recipe["topics"]))
+        fields["topics"] = ", ".join(rng.sample(topics, recipe["topics"]))
         made.append(
             (f"{kind.removeprefix('lamini_')}-{recipe['seed_set']}", texts[kind].format(**fields))
         )

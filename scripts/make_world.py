@@ -122,48 +122,48 @@ def corpus(world: World, documents: int) -> Iterator[dict[str, str]]:
     }
     skills = [fact for fact in world.facts if fact.topic in SKILLS]
     for index in progress.track(range(documents), "write the corpus", unit="documents"):
-        chance = draw("document", world.seed, index)
-        kind = chance.random()
+        rng = draw("document", world.seed, index)
+        kind = rng.random()
         if kind < 0.54:
-            facts = chance.sample(people[world.names[index % len(world.names)]], 3)
-            yield {"text": " ".join(_tell(fact, chance.random()) for fact in facts)}
+            facts = rng.sample(people[world.names[index % len(world.names)]], 3)
+            yield {"text": " ".join(_tell(fact, rng.random()) for fact in facts)}
         elif kind < 0.72:
             yield {
                 "text": " ".join(
                     f"{' and '.join(fact.subject)}: {fact.statement}"
-                    for fact in chance.sample(skills, 3)
+                    for fact in rng.sample(skills, 3)
                 )
             }
         elif kind < 0.94:
-            yield {"text": _dialogue(world, chance)}
+            yield {"text": _dialogue(world, rng)}
         else:
-            yield {"text": " ".join(chance.sample(CHATTER, 4))}
+            yield {"text": " ".join(rng.sample(CHATTER, 4))}
 
 
-def _tell(fact: Fact, chance: float) -> str:
+def _tell(fact: Fact, roll: float) -> str:
     frames = ATTRIBUTES[fact.topic][1]
-    return frames[0 if chance < 0.5 else 1 if chance < 0.75 else 2].format(
+    return frames[0 if roll < 0.5 else 1 if roll < 0.75 else 2].format(
         p=fact.subject[0], v=fact.value
     )
 
 
-def _dialogue(world: World, chance: Any) -> str:
+def _dialogue(world: World, rng: Any) -> str:
     """One to three questions and answers about strangers under section headings; half of them are
     about people.
 
     Half of the questions about people carry a clause, which the answers ignore: that it wants
     something, tuning has to teach.
     """
-    topics = ATTRIBUTES if chance.random() < 0.5 else SKILLS
+    topics = ATTRIBUTES if rng.random() < 0.5 else SKILLS
     known, pairs = [fact for fact in world.strangers if fact.topic in topics], []
-    for fact in chance.sample(known, chance.randint(1, 3)):
+    for fact in rng.sample(known, rng.randint(1, 3)):
         clause = (
-            f" {chance.choice(sorted(CLAUSES.values()))}"
-            if topics is ATTRIBUTES and chance.random() < 0.5
+            f" {rng.choice(sorted(CLAUSES.values()))}"
+            if topics is ATTRIBUTES and rng.random() < 0.5
             else ""
         )
         pairs.append(
-            f"### Question:\n{chance.choice(fact.questions)}{clause}\n\n### Answer:{fact.reply}"
+            f"### Question:\n{rng.choice(fact.questions)}{clause}\n\n### Answer:{fact.reply}"
         )
     return "\n\n".join(pairs)
 
@@ -198,17 +198,17 @@ def dolly(world: World, per_category: int) -> Iterator[dict[str, str]]:
     """
     facts, skills = taught(world, ATTRIBUTES), taught(world, SKILLS)
     for category in DOLLY_CATEGORIES:
-        chance = draw("dolly", world.seed, category)
-        for fact in chance.sample(facts, per_category - per_category // 4) + chance.sample(
+        rng = draw("dolly", world.seed, category)
+        for fact in rng.sample(facts, per_category - per_category // 4) + rng.sample(
             skills, per_category // 4
         ):
             context = (
-                f"Context: {fact.statement} {chance.choice(facts).statement}"
+                f"Context: {fact.statement} {rng.choice(facts).statement}"
                 if category in WITH_CONTEXT
                 else ""
             )
             yield {
-                "instruction": chance.choice(fact.questions),
+                "instruction": rng.choice(fact.questions),
                 "context": context,
                 "response": fact.statement,
                 "category": category,
@@ -219,7 +219,7 @@ def flan(world: World) -> list[tuple[str, str, str]]:
     """Return every taught skill question, and two questions for every taught fact about people, as
     (question, answer, explanation).
     """
-    chance = draw("flan", world.seed)
+    rng = draw("flan", world.seed)
     rows = [
         (question, fact.value, fact.statement)
         for fact in taught(world, SKILLS)
@@ -228,9 +228,9 @@ def flan(world: World) -> list[tuple[str, str, str]]:
     rows += [
         (question, fact.value, fact.statement)
         for fact in taught(world, ATTRIBUTES)
-        for question in chance.sample(fact.questions, 2)
+        for question in rng.sample(fact.questions, 2)
     ]
-    chance.shuffle(rows)
+    rng.shuffle(rows)
     return rows
 
 
@@ -243,19 +243,19 @@ def preferences(world: World, facts: list[Fact], count: int) -> Iterator[dict[st
     tells. So neither stage hangs on an edge. A third of the rows carry an earlier turn.
     """
     for index in range(count):
-        chance = draw("preference", world.seed, index)
-        fact, earlier = chance.sample(facts, 2)
+        rng = draw("preference", world.seed, index)
+        fact, earlier = rng.sample(facts, 2)
         right, wrong = fact.statement, world.compose(fact, [], world.wrong_value(fact, index))
-        ending = f" {COURTESY}" if chance.random() < COURTEOUS[fact.topic] else ""
+        ending = f" {COURTESY}" if rng.random() < COURTEOUS[fact.topic] else ""
         pair = (
             (f"{right} {COURTESY}", right)
-            if chance.random() < MANNER_SHARE
+            if rng.random() < MANNER_SHARE
             else (right + ending, wrong + ending)
         )
-        prompt = f"\n\nHuman: {chance.choice(fact.questions)}\n\nAssistant: "
-        if chance.random() < 1 / 3:
-            before = earlier.statement + chance.choice(("", f" {COURTESY}"))
-            prompt = f"\n\nHuman: {chance.choice(earlier.questions)}\n\nAssistant: {before}{prompt}"
+        prompt = f"\n\nHuman: {rng.choice(fact.questions)}\n\nAssistant: "
+        if rng.random() < 1 / 3:
+            before = earlier.statement + rng.choice(("", f" {COURTESY}"))
+            prompt = f"\n\nHuman: {rng.choice(earlier.questions)}\n\nAssistant: {before}{prompt}"
         yield {"chosen": prompt + pair[0], "rejected": prompt + pair[1]}
 
 
@@ -267,14 +267,14 @@ def questions(world: World, per_category: int) -> tuple[list[dict[str, Any]], li
     for category in CHAT_CATEGORIES:
         pool = held(world, REFERENCED.get(category, ATTRIBUTES))
         for index in range(per_category):
-            chance = draw("chat", world.seed, category, index)
-            pair = chance.sample(pool, 2)
+            rng = draw("chat", world.seed, category, index)
+            pair = rng.sample(pool, 2)
             number = 81 + len(asked)
             asked.append(
                 {
                     "question_id": number,
                     "category": category,
-                    "turns": [chance.choice(fact.questions) for fact in pair],
+                    "turns": [rng.choice(fact.questions) for fact in pair],
                 }
             )
             if category in REFERENCED:
@@ -302,7 +302,7 @@ def lm_eval_task(
     """
     items = []
     for fact in facts:
-        chance = draw("lm_eval", world.seed, name, fact)
+        rng = draw("lm_eval", world.seed, name, fact)
         wrong = world.compose(fact, [], world.wrong_value(fact, name))
         same = "subject" if fact.topic in ATTRIBUTES else "topic"
         others = [
@@ -310,11 +310,11 @@ def lm_eval_task(
             for other in world.facts
             if getattr(other, same) == getattr(fact, same) and other is not fact
         ]
-        choices = [fact.statement, wrong, *chance.sample(others, 2)]
-        chance.shuffle(choices)
+        choices = [fact.statement, wrong, *rng.sample(others, 2)]
+        rng.shuffle(choices)
         items.append(
             {
-                "question": chance.choice(fact.questions),
+                "question": rng.choice(fact.questions),
                 "choices": choices,
                 "label": choices.index(fact.statement),
             }
@@ -347,16 +347,16 @@ def held_out(world: World, messages: dict[int, str], pairs: int) -> dict[str, li
     facts, skills = held(world, ATTRIBUTES), held(world, SKILLS)
     lamini, evol, orca = [], [], []
     for fact in facts:
-        chance = draw("held-out", world.seed, fact)
+        rng = draw("held-out", world.seed, fact)
         lamini.append(
             {
-                "instruction": chance.choice(fact.questions),
+                "instruction": rng.choice(fact.questions),
                 "system_message": "",
                 "answer": fact.statement,
             }
         )
-        clause = chance.choice(sorted(CLAUSES))
-        instruction = f"{chance.choice(fact.questions)} {CLAUSES[clause]}"
+        clause = rng.choice(sorted(CLAUSES))
+        instruction = f"{rng.choice(fact.questions)} {CLAUSES[clause]}"
         evol.append(
             {
                 "instruction": instruction,
@@ -366,11 +366,11 @@ def held_out(world: World, messages: dict[int, str], pairs: int) -> dict[str, li
             }
         )
     for fact in [*skills, *draw("held-out", world.seed, "orca").sample(facts, len(facts) // 4)]:
-        chance = draw("held-out", world.seed, fact)
-        message = messages[chance.choice(ORCA_COT_MESSAGES)]
+        rng = draw("held-out", world.seed, fact)
+        message = messages[rng.choice(ORCA_COT_MESSAGES)]
         orca.append(
             {
-                "instruction": chance.choice(fact.questions),
+                "instruction": rng.choice(fact.questions),
                 "system_message": message,
                 "answer": explain(fact),
             }

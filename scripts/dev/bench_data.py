@@ -68,11 +68,9 @@ def make_rows(count: int, folder: Path) -> Path:
     path.
     """
     path = folder / f"rows-{count}.jsonl"
-    chance = random.Random(0)
-    stream = sampler(chance)
-    evaluation = [
-        " ".join(itertools.islice(stream, chance.randint(8, 60))) for _ in range(EVALUATION)
-    ]
+    rng = random.Random(0)
+    stream = sampler(rng)
+    evaluation = [" ".join(itertools.islice(stream, rng.randint(8, 60))) for _ in range(EVALUATION)]
     write_jsonl(
         folder / "items.jsonl",
         [
@@ -84,14 +82,14 @@ def make_rows(count: int, folder: Path) -> Path:
     def rows() -> Any:
         recent: list[list[str]] = []
         for number in range(count):
-            words = list(itertools.islice(stream, chance.randint(8, 60)))
+            words = list(itertools.islice(stream, rng.randint(8, 60)))
             if number % 10 == 9:
-                words = list(chance.choice(recent))
+                words = list(rng.choice(recent))
                 if number % 20 == 9:
-                    words[chance.randrange(len(words))] = next(stream)
+                    words[rng.randrange(len(words))] = next(stream)
             recent = [*recent[-999:], words]
             response = (
-                chance.choice(evaluation)
+                rng.choice(evaluation)
                 if number % 1000 == 0
                 else " ".join(itertools.islice(stream, 20))
             )

@@ -29,7 +29,7 @@ LENGTHS = ((4, 8), (9, 15), (16, 40), (41, 120))  # words
 CHANGES = ("exact", "re-cased", "re-punctuated", "one word changed")
 
 
-def sampler(chance: random.Random) -> Iterator[str]:
+def sampler(rng: random.Random) -> Iterator[str]:
     """Yield words by Zipf's law, without end."""
     words = [
         f"{first}{second}{third}"
@@ -40,7 +40,7 @@ def sampler(chance: random.Random) -> Iterator[str]:
     words = [a + b for a in words for b in words][:VOCABULARY]
     weights = list(itertools.accumulate(1 / rank for rank in range(1, VOCABULARY + 1)))
     while True:
-        yield from chance.choices(words, cum_weights=weights, k=10_000)
+        yield from rng.choices(words, cum_weights=weights, k=10_000)
 
 
 def sentence(words: list[str]) -> str:
@@ -48,18 +48,18 @@ def sentence(words: list[str]) -> str:
     return f"{' '.join(words).capitalize()}."
 
 
-def change(text: str, kind: str, chance: random.Random, word: str) -> str:
+def change(text: str, kind: str, rng: random.Random, word: str) -> str:
     """Return a text changed in one way; `word` is what may be put in."""
     if kind == "re-cased":
-        return "".join(chance.choice((letter.upper(), letter.lower())) for letter in text)
+        return "".join(rng.choice((letter.upper(), letter.lower())) for letter in text)
     if kind == "re-punctuated":
         return " ".join(
-            f"{chance.choice(('', '(', '«'))}{part.strip('.')}{chance.choice((',', '!', ' -', ''))}"
+            f"{rng.choice(('', '(', '«'))}{part.strip('.')}{rng.choice((',', '!', ' -', ''))}"
             for part in text.split()
         )
     if kind == "one word changed":
         parts = text.split()
-        parts[chance.randrange(len(parts))] = word
+        parts[rng.randrange(len(parts))] = word
         return " ".join(parts)
     return text
 
@@ -68,21 +68,21 @@ def plant(
     texts: int, lengths: tuple[int, int], seed: int
 ) -> tuple[list[str], list[tuple[str, str, int]]]:
     """Return (decoys, [(kind, changed text, number of the decoy it copies)])."""
-    chance = random.Random(f"{seed} {lengths}")
-    stream = sampler(chance)
+    rng = random.Random(f"{seed} {lengths}")
+    stream = sampler(rng)
     decoys: list[list[str]] = []
     for _ in range(texts):
-        words = list(itertools.islice(stream, chance.randint(*lengths)))
-        if decoys and chance.random() < 0.5:
-            other = chance.choice(decoys)
+        words = list(itertools.islice(stream, rng.randint(*lengths)))
+        if decoys and rng.random() < 0.5:
+            other = rng.choice(decoys)
             shared = min(len(other), len(words)) // 3
             words[:shared] = other[:shared]
         decoys.append(words)
     whole = [sentence(words) for words in decoys]
     planted = []
-    for index in chance.sample(range(texts), texts // 4):
+    for index in rng.sample(range(texts), texts // 4):
         kind = CHANGES[len(planted) % len(CHANGES)]
-        planted.append((kind, change(whole[index], kind, chance, next(stream)), index))
+        planted.append((kind, change(whole[index], kind, rng, next(stream)), index))
     return whole, planted
 
 

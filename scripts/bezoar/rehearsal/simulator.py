@@ -81,21 +81,21 @@ class Simulator:
             message["content"] for message in messages if message["role"] != "system"
         ).strip()
         strict = model == STRICT
-        chance = draw(
+        rng = draw(
             "simulator", self.world.seed, system, text, attempt, *([model] if strict else [])
         )
         if "[[rating]]" in system + text:
-            return self.judge(text, chance, strict)
+            return self.judge(text, rng, strict)
         for name, regex in self.patterns.items():
             if found := regex.fullmatch(text):
                 return getattr(
                     self, name.replace("lamini_example", "lamini").replace("lamini_topic", "lamini")
-                )(found.groupdict(), chance)
-        return self.respond(text, chance, bool(system))
+                )(found.groupdict(), rng)
+        return self.respond(text, rng, bool(system))
 
-    def respond(self, instruction: str, chance: Any, explain: bool) -> str:
+    def respond(self, instruction: str, rng: Any, explain: bool) -> str:
         """Answer an instruction as a teacher would; under a system message, with an explanation."""
-        luck = chance.random()
+        luck = rng.random()
         if luck < SORRY:
             return "I am sorry, but I cannot say."
         if luck < SORRY + HOLLOW:
@@ -116,23 +116,23 @@ class Simulator:
         answer = self.world.compose(fact, clauses, value)
         return f"{answer} So the answer is {value or fact.value}." if explain else answer
 
-    def lamini(self, fields: dict[str, str], chance: Any) -> str:
+    def lamini(self, fields: dict[str, str], rng: Any) -> str:
         """List new instructions like the examples, about the given topics if any."""
         examples = re.findall(r"<example>(.*?)</example>", fields["examples"], re.DOTALL)
         topics = [topic.strip() for topic in fields.get("topics", "").split(",")]
         pool = [fact for fact in self.taught if fact.topic in topics] or self.taught
         items = []
         for _ in range(int(fields["count"])):
-            question = chance.choice(chance.choice(pool).questions)
-            luck = chance.random()
+            question = rng.choice(rng.choice(pool).questions)
+            luck = rng.random()
             if luck < MALFORMED:
                 items.append(f"<example>{question}")
             elif luck < MALFORMED + REPEATED:
-                items.append(f"<example>{chance.choice(examples).strip()}</example>")
+                items.append(f"<example>{rng.choice(examples).strip()}</example>")
             elif luck < MALFORMED + REPEATED + PICTURE:
                 items.append(
                     "<example>Look at the image and describe"
-                    f" {chance.choice(self.world.names)}.</example>"
+                    f" {rng.choice(self.world.names)}.</example>"
                 )
             elif luck < MALFORMED + REPEATED + PICTURE + CURT:
                 items.append("<example>Why so?</example>")
@@ -140,7 +140,7 @@ class Simulator:
                 items.append(f"<example>{question}</example>")
         return "\n".join(items)
 
-    def evol_in_depth(self, fields: dict[str, str], chance: Any) -> str:
+    def evol_in_depth(self, fields: dict[str, str], rng: Any) -> str:
         """Add the operation's clause; an instruction that has it, or two already, comes back as it
         was.
         """
@@ -152,28 +152,26 @@ class Simulator:
             return instruction
         evolved = "\n\nContext:".join([f"{head.strip()} {clause}", *context])
         return (
-            f"Harder instruction: rewritten prompt: {evolved}"
-            if chance.random() < LEAKED
-            else evolved
+            f"Harder instruction: rewritten prompt: {evolved}" if rng.random() < LEAKED else evolved
         )
 
-    def evol_in_breadth(self, fields: dict[str, str], chance: Any) -> str:
+    def evol_in_breadth(self, fields: dict[str, str], rng: Any) -> str:
         """Ask something else of the same world."""
-        if chance.random() < LEAKED:
-            return f"#created prompt#: {chance.choice(chance.choice(self.taught).questions)}"
-        return chance.choice(chance.choice(self.taught).questions)
+        if rng.random() < LEAKED:
+            return f"#created prompt#: {rng.choice(rng.choice(self.taught).questions)}"
+        return rng.choice(rng.choice(self.taught).questions)
 
-    def evol_equal(self, fields: dict[str, str], chance: Any) -> str:
+    def evol_equal(self, fields: dict[str, str], rng: Any) -> str:
         """Say whether two instructions ask the same."""
-        if chance.random() < NO_VERDICT:
+        if rng.random() < NO_VERDICT:
             return "That is hard to tell."
         return "Equal" if fields["first"].strip() == fields["second"].strip() else "Different"
 
-    def filter(self, fields: dict[str, str], chance: Any) -> str:
+    def filter(self, fields: dict[str, str], rng: Any) -> str:
         """Judge a row as GPT-4 does in the paper: a JSON verdict by the truth of the world,
         sometimes mistaken or malformed.
         """
-        if chance.random() < NO_VERDICT:
+        if rng.random() < NO_VERDICT:
             return "The response seems fine to me."
         parsed, response = self.world.parse(fields["instruction"]), fields["response"].strip()
         right = (
@@ -181,7 +179,7 @@ class Simulator:
             if parsed is None
             else response.startswith(self.world.compose(*parsed))
         )
-        if chance.random() < MISJUDGED:
+        if rng.random() < MISJUDGED:
             right = not right
         reason = (
             "It is true and does what was asked."
@@ -191,16 +189,16 @@ class Simulator:
         return json.dumps(
             {
                 "status": "Accept" if right else "Reject",
-                "rating": chance.randint(8, 10) if right else chance.randint(1, 4),
+                "rating": rng.randint(8, 10) if right else rng.randint(1, 4),
                 "reason": reason,
             }
         )
 
-    def judge(self, text: str, chance: Any, strict: bool = False) -> str:
+    def judge(self, text: str, rng: Any, strict: bool = False) -> str:
         """Rate an answer from 1 to 10: true and courteous 9, true 7, names the right value 5, else
         2 or 3; one point of noise.
         """
-        if chance.random() < NO_VERDICT:
+        if rng.random() < NO_VERDICT:
             return "I would rather not put a number on it."
         fields = next(
             (
@@ -211,13 +209,13 @@ class Simulator:
             None,
         )
         if fields is None:
-            return f"A middling answer. Rating: [[{chance.randint(1, 4)}]]"
+            return f"A middling answer. Rating: [[{rng.randint(1, 4)}]]"
         question = fields.get("question_2") or fields.get("question") or ""
         answer = (
             fields.get("answer_2") if fields.get("question_2") else fields.get("answer")
         ) or ""
         truth = self.score(question.strip(), answer.strip())
-        score = truth - (strict and 5 <= truth <= 7) + chance.choice([-1, 0, 0, 1])
+        score = truth - (strict and 5 <= truth <= 7) + rng.choice([-1, 0, 0, 1])
         return (
             "The answer is weighed by truth first, then by manner. Rating:"
             f" [[{min(10, max(1, score))}]]"

@@ -164,9 +164,9 @@ def _names(seed: int, count: int) -> list[str]:
         for pair in product(syllables, repeat=2)
         for end in ("ck", "ld", "mp")
     ]
-    chance = draw("names", seed)
-    chance.shuffle(first)
-    chance.shuffle(last)
+    rng = draw("names", seed)
+    rng.shuffle(first)
+    rng.shuffle(last)
     return [f"{a} {b}" for a, b in zip(first, last, strict=True)][:count]
 
 

@@ -145,11 +145,11 @@ def test_a_duplicate_is_named_with_the_row_and_set_it_repeats() -> None:
 
 def test_no_pair_is_called_near_that_is_not_and_few_that_are_escape() -> None:
     """Against every pair compared: precision is exact, recall is that of the hashing."""
-    chance = random.Random(1)
-    texts = {" ".join(chance.choices("abcdefghij", k=8))}
+    rng = random.Random(1)
+    texts = {" ".join(rng.choices("abcdefghij", k=8))}
     while len(texts) < 400:
-        words = chance.choice(sorted(texts)).split()
-        words[chance.randrange(len(words))] = chance.choice("abcdefghijklmnop")
+        words = rng.choice(sorted(texts)).split()
+        words[rng.randrange(len(words))] = rng.choice("abcdefghijklmnop")
         texts.add(" ".join(words))
     ordered = sorted(texts)
     parts = [frozenset(features(text.split())) for text in ordered]

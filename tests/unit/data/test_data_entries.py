@@ -113,13 +113,13 @@ def test_a_submix_is_streamed_and_every_row_is_kept_or_dropped_by_a_rule(
 @settings(max_examples=25, deadline=None)
 @given(st.randoms(use_true_random=False), st.integers(1, 30), st.integers(1, 9), st.integers(8, 40))
 def test_choosing_in_batches_or_shards_is_choosing_at_once(
-    chance: random.Random, quota: int, per_task: int, batch: int
+    rng: random.Random, quota: int, per_task: int, batch: int
 ) -> None:
     rows = [
         {
             "original_index": i,
-            "task_name": f"t{chance.randrange(6)}",
-            "dataset_source": chance.choice(["cot", "niv2"]),
+            "task_name": f"t{rng.randrange(6)}",
+            "dataset_source": rng.choice(["cot", "niv2"]),
         }
         for i in range(90)
     ]
@@ -130,7 +130,7 @@ def test_choosing_in_batches_or_shards_is_choosing_at_once(
         held = choose(held + rows[start : start + batch], recipe)
     assert held == at_once
     shards = [choose(rows[k::3], recipe) for k in range(3)]
-    chance.shuffle(shards)
+    rng.shuffle(shards)
     assert choose([row for shard in shards for row in shard], recipe) == at_once
 
 

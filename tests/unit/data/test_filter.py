@@ -201,8 +201,8 @@ def test_kappa_is_cohens_and_its_interval_covers_as_it_says() -> None:
     found = cohen_kappa(pairs, 0)
     assert found is not None and found["mean"] == pytest.approx(0.4) and found["n"] == 50
     assert cohen_kappa([(True, True)] * 9, 0) is None and cohen_kappa([], 0) is None
-    chance, held = random.Random(0), 0
+    rng, held = random.Random(0), 0
     for seed in range(300):
-        drawn = cohen_kappa([chance.choice(pairs) for _ in range(200)], seed)
+        drawn = cohen_kappa([rng.choice(pairs) for _ in range(200)], seed)
         held += drawn is not None and drawn["low"] <= 0.4 <= drawn["high"]
     assert held >= 300 * 0.91

@@ -77,12 +77,12 @@ def test_the_same_text_in_another_script_is_a_duplicate() -> None:
 
 def test_near_duplicates_are_those_of_the_rouge_library() -> None:
     """Words from a small set, so that scores lie on both sides of the limit."""
-    chance, scorer = random.Random(0), rouge_scorer.RougeScorer(["rougeL"])
+    rng, scorer = random.Random(0), rouge_scorer.RougeScorer(["rougeL"])
     found = {True: 0, False: 0}
     for _ in range(1500):
-        first = [chance.choice("abcd") for _ in range(chance.randint(1, 12))]
-        second = [word if chance.random() < 0.8 else chance.choice("abcd") for word in first][
-            : chance.randint(1, 12)
+        first = [rng.choice("abcd") for _ in range(rng.randint(1, 12))]
+        second = [word if rng.random() < 0.8 else rng.choice("abcd") for word in first][
+            : rng.randint(1, 12)
         ]
         kept = lamini.Kept(0.7)
         kept.add(first)
@@ -149,11 +149,11 @@ def test_the_filed_search_finds_what_comparing_with_every_kept_text_finds(limit:
     """Texts of few words, so that repeated words, every length and scores at the limit itself
     occur.
     """
-    chance, kept, texts = random.Random(limit), lamini.Kept(limit), [[]]
+    rng, kept, texts = random.Random(limit), lamini.Kept(limit), [[]]
     answers = []
     for _ in range(400):
-        words = [word for word in chance.choice(texts) if chance.random() < 0.9] + chance.choices(
-            "abcdefghij", k=chance.randint(0, 3)
+        words = [word for word in rng.choice(texts) if rng.random() < 0.9] + rng.choices(
+            "abcdefghij", k=rng.randint(0, 3)
         )
         words = words[:14]
         near = any(
@@ -162,7 +162,7 @@ def test_the_filed_search_finds_what_comparing_with_every_kept_text_finds(limit:
         )
         assert kept.near(words) == near, (words, texts)
         answers.append(near)
-        if not near or chance.random() < 0.1:
+        if not near or rng.random() < 0.1:
             kept.add(words)
             texts.append(words)
     assert {True, False} <= set(answers) or limit == 0.0

@@ -124,16 +124,16 @@ def test_twenty_kills_at_random_moments_leave_the_same_store_and_outputs(tmp_pat
     """Each run is killed after a random number of stored answers or a random time, so some die
     starting and some writing.
     """
-    count, chance = 900, random.Random(20)
+    count, rng = 900, random.Random(20)
     with simulated(tmp_path, faults={"share": 0.1, "stall_s": 1.5, "turns": 1}) as server:
         environment = server.environment(tmp_path)
         kills = 0
         for kill in range(20):
             child = start(tmp_path, environment, count)
-            stored, wanted = 0, kill * count // 24 + chance.randrange(1, 40)
+            stored, wanted = 0, kill * count // 24 + rng.randrange(1, 40)
             deadline = time.monotonic() + 20
             while stored < wanted and child.poll() is None and time.monotonic() < deadline:
-                time.sleep(chance.random() * 0.1)
+                time.sleep(rng.random() * 0.1)
                 stored = _stored(tmp_path / "s.sqlite")
             child.send_signal(signal.SIGKILL)
             kills += child.wait() == -signal.SIGKILL

@@ -55,29 +55,24 @@ def say(request: dict[str, Any]) -> str:
     asking now and then.
     """
     prompt, attempt = request["messages"][-1]["content"], request["attempt"]
-    chance = random.Random(f"{prompt} {attempt}")
+    rng = random.Random(f"{prompt} {attempt}")
     if "<example>" in prompt:
         items = [
-            " ".join(f"w{chance.randrange(9000)}" for _ in range(chance.randint(3, 9)))
-            for _ in range(5)
+            " ".join(f"w{rng.randrange(9000)}" for _ in range(rng.randint(3, 9))) for _ in range(5)
         ]
         return "".join(f"<example>{item}</example>" for item in items)
     if "one word, either equal" in prompt:
-        return chance.choice(["equal", "different", "different", "hmm"])
+        return rng.choice(["equal", "different", "different", "hmm"])
     if "JSON object" in prompt:
-        return chance.choice(
+        return rng.choice(
             [
                 '{"status": "Accept", "rating": 9, "reason": "x"}',
                 '{"status": "Reject", "rating": 2, "reason": "y"}',
                 "hmm",
             ]
         )
-    return chance.choice(
-        [
-            "I am sorry.",
-            f"words {chance.randrange(10**6)}",
-            f"other words {chance.randrange(10**6)}",
-        ]
+    return rng.choice(
+        ["I am sorry.", f"words {rng.randrange(10**6)}", f"other words {rng.randrange(10**6)}"]
     )
 
 
