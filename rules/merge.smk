@@ -11,7 +11,7 @@ OUTPUTS:
 
 
 rule merge:
-    """Merge the adapter of {wildcards.model} onto its {params.onto}."""
+    """Merge the adapter of {wildcards.model} onto its {params.merge_onto}."""
     input:
         script="scripts/merge_adapter.py",
         lock="envs/main.lock",
@@ -36,7 +36,7 @@ rule merge:
     params:
         recipe=recipe("merge"),
         code=code("scripts/merge_adapter.py"),
-        onto=config["merge"]["onto"],
+        merge_onto=config["merge"]["merge_onto"],
     shell:
         r"""
         exec &> >(tee {log:q})

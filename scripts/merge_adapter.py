@@ -2,8 +2,8 @@
 
 Usage: merge_adapter.py --base results/base --adapter results/sft/evol \\
            --probe results/filter/evol.jsonl --template template.json \\
-           --recipe '{"onto": "base", …}' --code … --model results/merge/openbezoar-sft --receipt
-             …/receipt.json
+           --recipe '{"merge_onto": "base", …}' --code … --model results/merge/openbezoar-sft
+           --receipt …/receipt.json
 
 --model is a directory; it gets a Hugging Face model (model.safetensors, config.json, tokenizer) and
   merge.json: max and
@@ -31,7 +31,7 @@ from bezoar.training.template import Template, training_text
 class Recipe(TypedDict):
     """The settings of the stage, with their units."""
 
-    onto: Literal["base", "dequantised"]  # the 16-bit base, as the paper, or the 4-bit weights
+    merge_onto: Literal["base", "dequantised"]  # the paper's 16-bit base, or the 4-bit weights
     probe_rows: int
     max_length: int  # tokens
     max_kl: float  # nats a token
@@ -150,9 +150,9 @@ def main(argv: list[str] | None = None) -> None:
             raise UserError(f"{args.probe}: no rows; expected some to measure the merge on")
         before = logits(unmerged, texts)
         with progress.task("merge the weights"):
-            merged = merge(args.base, args.adapter, recipe["onto"]).eval()
+            merged = merge(args.base, args.adapter, recipe["merge_onto"]).eval()
         report = {
-            "onto": recipe["onto"],
+            "merge_onto": recipe["merge_onto"],
             "probe_rows": len(texts),
             "difference": compare(before, logits(merged, texts)),
         }
@@ -160,7 +160,7 @@ def main(argv: list[str] | None = None) -> None:
         if report["difference"]["kl_nats_per_token"] > recipe["max_kl"]:
             raise UserError(
                 f"merge: KL {report['difference']['kl_nats_per_token']:.4f} nats a token is above"
-                f" max_kl {recipe['max_kl']}; use onto: dequantised"
+                f" max_kl {recipe['max_kl']}; use merge_onto: dequantised"
             )
         with whole_directory(args.model) as fresh:
             merged.save_pretrained(fresh, max_shard_size="1TB")

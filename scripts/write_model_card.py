@@ -168,7 +168,7 @@ def card(
         *held_out(adapters[-1], recipe["seed"]),
         "## Merge",
         (
-            f"Onto the {'16-bit base' if report['onto'] == 'base' else 'dequantised base'}, beside"
+            f"Onto the {'16-bit' if report['merge_onto'] == 'base' else 'dequantised'} base, beside"
             f" the 4-bit base with its adapter, on {report['probe_rows']} rows"
             f" ({difference['tokens']:,} tokens):"
         ),

@@ -28,7 +28,14 @@ from bezoar.training.template import OwnTemplate
 from bezoar.training.tokenizer import encode, load_tokenizer
 
 FAMILIES = ("llama", "qwen2", "gpt_neox")
-MERGE = {"onto": "base", "probe_rows": 4, "max_length": 64, "max_kl": 1.0, "threads": 1, "seed": 0}
+MERGE = {
+    "merge_onto": "base",
+    "probe_rows": 4,
+    "max_length": 64,
+    "max_kl": 1.0,
+    "threads": 1,
+    "seed": 0,
+}
 HARNESS = {
     "tasks": ["sums"],
     "versions": {"sums": "v2"},

@@ -21,7 +21,14 @@ from bezoar.training import qlora, supervised_rows
 from bezoar.training.template import Template
 from bezoar.training.tokenizer import load_tokenizer
 
-MERGE = {"onto": "base", "probe_rows": 4, "max_length": 64, "max_kl": 1.0, "threads": 1, "seed": 0}
+MERGE = {
+    "merge_onto": "base",
+    "probe_rows": 4,
+    "max_length": 64,
+    "max_kl": 1.0,
+    "threads": 1,
+    "seed": 0,
+}
 
 
 def test_pretraining_is_bit_identical_and_resumes_to_the_same_bytes(place: Path) -> None:
@@ -250,7 +257,7 @@ def test_a_merge_is_measured_and_onto_the_dequantised_base_it_is_nearly_exact(
     place: Path, adapter: Path
 ) -> None:
     merge_adapter.main(merge_command(place, "base", "sft", "merged"))
-    merge_adapter.main(merge_command(place, "base", "sft", "exact", onto="dequantised"))
+    merge_adapter.main(merge_command(place, "base", "sft", "exact", merge_onto="dequantised"))
     usual, exact = (
         read_json(place / name / "merge.json")["difference"] for name in ("merged", "exact")
     )
