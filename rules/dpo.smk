@@ -6,7 +6,7 @@ REQUIRED INPUTS:
     base      = <results>/merge/openbezoar-hh-rlhf-sft/model.safetensors
 OUTPUTS:
     reference = <results>/dpo_reference/logps.jsonl          what the reference says of each pair, whatever beta is
-    adapter   = <results>/dpo/adapter_model.safetensors      and held_out.json: parent and child on held-out pairs
+    adapter   = <results>/dpo/adapter_model.safetensors      and held_out.json: reference and policy on held-out pairs
 """
 
 

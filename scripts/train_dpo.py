@@ -8,8 +8,8 @@ Usage: train_dpo.py --pairs results/preferences/pairs.jsonl \\
 
 The reference is the base itself (the adapter switched off); its log-probabilities come from
 score_reference.py. A run whose held-out accuracy ends below `min_accuracy`, or whose chosen answers
-lose more than `max_chosen_drop` nats, has collapsed and fails. held_out.json has parent and child
-on the pairs that validate: their margins, and KL(child || parent).
+lose more than `max_chosen_drop` nats, has collapsed and fails. held_out.json has
+reference and policy on the pairs that validate: their margins, and KL(policy || reference).
 """
 
 import shutil
@@ -88,22 +88,22 @@ def check_collapse(rows: list[dict[str, Any]], recipe: Recipe) -> None:
 def held_out(
     model: Any, check: list[dict[str, Any]], tokenizer: Any, recipe: Recipe
 ) -> dict[str, Any]:
-    """Return {margins, kl_nats_per_token, kl_tokens} of held-out pairs; the parent is the model
-    with its adapter switched off.
+    """Return {margins, kl_nats_per_token, kl_tokens} of held-out pairs; the reference is the
+    model with its adapter switched off.
 
-    `margins` holds [parent, child] of each pair: log-probability of the chosen answer less that of
-    the rejected one, in nats.
+    `margins` holds [reference, policy] of each pair: log-probability of the chosen answer less that
+    of the rejected one, in nats.
     """
     import torch
 
     model.eval()
-    child = [
+    policy = [
         chosen - rejected
         for chosen, rejected in preference_pairs.score(
             model, check, tokenizer.pad_token_id, recipe["micro_batch_size"]
         )
     ]
-    parent = [pair["ref_chosen_logps"] - pair["ref_rejected_logps"] for pair in check]
+    reference = [pair["ref_chosen_logps"] - pair["ref_rejected_logps"] for pair in check]
     divergence, tokens = 0.0, 0
     for pair in progress.track(check[:KL_PAIRS], "measure the divergence", unit="pairs"):
         ids = torch.tensor([pair["ids"]["prompt"] + pair["ids"]["chosen"]], device=model.device)
@@ -123,7 +123,7 @@ def held_out(
                 )
         divergence += float((ours.exp() * (ours - theirs)).sum())
         tokens += len(ours)
-    margins = [[round(a, 6), round(b, 6)] for a, b in zip(parent, child, strict=True)]
+    margins = [[round(a, 6), round(b, 6)] for a, b in zip(reference, policy, strict=True)]
     return {
         "margins": margins,
         "kl_nats_per_token": round(divergence / tokens, 6),

@@ -191,12 +191,12 @@ def held_out(adapter: Path, seed: int) -> list[str]:
     found = compared(read_json(adapter / "held_out.json"), seed)
     rows = [
         (name, *(f"{found[name][key]:.3f}" for key in ("mean", "low", "high")))
-        for name in ("parent", "child", "difference")
+        for name in ("reference", "policy", "difference")
     ]
     return [
         "## Held-out preference accuracy",
         table((f"of {found['pairs']:,} pairs", "mean", "low", "high"), rows),
-        f"KL(child || parent): {found['kl_nats_per_token']} nats a token.",
+        f"KL(policy || reference): {found['kl_nats_per_token']} nats a token.",
     ]
 
 

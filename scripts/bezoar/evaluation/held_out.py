@@ -1,5 +1,5 @@
-"""DPO's child beside its parent on held-out pairs: preference accuracy with paired intervals, from
-the margins that training kept.
+"""DPO's policy beside its reference on held-out pairs: preference accuracy with paired intervals,
+from the margins that training kept.
 """
 
 from typing import Any
@@ -8,14 +8,16 @@ from bezoar.evaluation.statistics import bootstrap_mean, paired_difference
 
 
 def compared(found: dict[str, Any], seed: int) -> dict[str, Any]:
-    """Return {pairs, parent, child, difference, kl_nats_per_token} from dpo/held_out.json; a pair
-    is right if its margin is above zero.
+    """Return {pairs, reference, policy, difference, kl_nats_per_token} from dpo/held_out.json; a
+    pair is right if its margin is above zero.
     """
-    parent, child = ([float(margins[side] > 0) for margins in found["margins"]] for side in (0, 1))
+    reference, policy = (
+        [float(margins[side] > 0) for margins in found["margins"]] for side in (0, 1)
+    )
     return {
-        "pairs": len(parent),
-        "parent": bootstrap_mean(parent, seed),
-        "child": bootstrap_mean(child, seed),
-        "difference": paired_difference(child, parent, seed),
+        "pairs": len(reference),
+        "reference": bootstrap_mean(reference, seed),
+        "policy": bootstrap_mean(policy, seed),
+        "difference": paired_difference(policy, reference, seed),
         "kl_nats_per_token": found["kl_nats_per_token"],
     }

@@ -1,6 +1,4 @@
-"""DPO: a reference that is computed once, a child compared with its parent, and a collapse that
-fails.
-"""
+"""DPO: a reference that is computed once, a policy compared with it, and a collapse that fails."""
 
 import json
 from pathlib import Path
@@ -19,17 +17,17 @@ from bezoar.training.template import Template
 from bezoar.training.tokenizer import load_tokenizer
 
 
-def test_dpo_prefers_the_chosen_answer_afterwards_and_says_so_beside_its_parent(dpo: Path) -> None:
+def test_dpo_prefers_the_chosen_answer_and_is_compared_with_its_reference(dpo: Path) -> None:
     held = [row for row in read_jsonl(dpo / "metrics.jsonl") if "eval_rewards/margins" in row]
     assert held[-1]["eval_rewards/margins"] > 0
     raw = read_json(dpo / "held_out.json")
     found = compared(raw, seed=0)
     assert found["pairs"] == len(raw["margins"]) == 8 and found["kl_nats_per_token"] > 0
     assert found["difference"]["mean"] == pytest.approx(
-        found["child"]["mean"] - found["parent"]["mean"]
+        found["policy"]["mean"] - found["reference"]["mean"]
     )
     assert (
-        sum(child > parent for parent, child in raw["margins"]) / 8
+        sum(policy > reference for reference, policy in raw["margins"]) / 8
         == held[-1]["eval_rewards/accuracies"]
     )
 
