@@ -8,8 +8,8 @@ Usage: train_dpo.py --pairs results/preferences/pairs.jsonl \\
 
 The reference is the base itself (the adapter switched off); its log-probabilities come from
 score_reference.py. A run whose held-out accuracy ends below `min_accuracy`, or whose chosen answers
-lose more than `max_chosen_drop` nats, has collapsed and fails. held_out.json has
-reference and policy on the pairs that validate: their margins, and KL(policy || reference).
+lose more than `max_chosen_drop` nats, has collapsed and fails. held_out.json has reference and
+policy on the pairs that validate: their margins, and KL(policy || reference).
 """
 
 import shutil
@@ -86,7 +86,7 @@ def check_collapse(rows: list[dict[str, Any]], recipe: Recipe) -> None:
 
 
 def held_out(
-    model: Any, check: list[dict[str, Any]], tokenizer: Any, recipe: Recipe
+    model: Any, validation: list[dict[str, Any]], tokenizer: Any, recipe: Recipe
 ) -> dict[str, Any]:
     """Return {margins, kl_nats_per_token, kl_tokens} of held-out pairs; the reference is the
     model with its adapter switched off.
@@ -100,12 +100,12 @@ def held_out(
     policy = [
         chosen - rejected
         for chosen, rejected in preference_pairs.score(
-            model, check, tokenizer.pad_token_id, recipe["micro_batch_size"]
+            model, validation, tokenizer.pad_token_id, recipe["micro_batch_size"]
         )
     ]
-    reference = [pair["ref_chosen_logps"] - pair["ref_rejected_logps"] for pair in check]
+    reference = [pair["ref_chosen_logps"] - pair["ref_rejected_logps"] for pair in validation]
     divergence, tokens = 0.0, 0
-    for pair in progress.track(check[:KL_PAIRS], "measure the divergence", unit="pairs"):
+    for pair in progress.track(validation[:KL_PAIRS], "measure the divergence", unit="pairs"):
         ids = torch.tensor([pair["ids"]["prompt"] + pair["ids"]["chosen"]], device=model.device)
         with torch.no_grad(), precision.autocast(model.device):
             ours = (
@@ -150,15 +150,15 @@ def train(
     from bezoar.training.weights import require_positions
 
     qlora.deterministic(recipe["seed"], recipe["threads"])
-    fit, check = split(rows, recipe["validation_share"], recipe["validation_seed"])
-    if not fit or not check:
+    training, validation = split(rows, recipe["validation_share"], recipe["validation_seed"])
+    if not training or not validation:
         raise UserError(
             f"dpo: {len(rows)} usable pairs, expected enough for training and validation; look at"
             " preferences/counts.json"
         )
-    check.sort(key=lambda pair: -preference_pairs.length(pair))
+    validation.sort(key=lambda pair: -preference_pairs.length(pair))
     order = qlora.length_grouped_order(
-        [preference_pairs.length(pair) for pair in fit],
+        [preference_pairs.length(pair) for pair in training],
         recipe["batch_size"],
         recipe["epochs"],
         recipe["seed"],
@@ -184,8 +184,8 @@ def train(
             beta=recipe["beta"],
             max_length=recipe["max_length"],
         ),
-        train_dataset=Dataset.from_list(preference_pairs.columns(fit)).select(order),
-        eval_dataset=Dataset.from_list(preference_pairs.columns(check)),
+        train_dataset=Dataset.from_list(preference_pairs.columns(training)).select(order),
+        eval_dataset=Dataset.from_list(preference_pairs.columns(validation)),
         processing_class=tokenizer,
         callbacks=[qlora.progress_callback()],
     )
@@ -198,8 +198,8 @@ def train(
     )
     qlora.run(trainer, work, begun_with, before)
     facts = {
-        "training": len(fit),
-        "validation": len(check),
+        "training": len(training),
+        "validation": len(validation),
         "largest_change": qlora.require_moved(before, trainer.model),
         "steps": trainer.state.global_step,
     }
@@ -208,12 +208,12 @@ def train(
         check_collapse(curve, recipe)
         qlora.save_adapter(trainer.model, out)
         write_jsonl(out / "metrics.jsonl", curve)
-        with progress.task("score the held-out pairs", len(check), "pairs"):
+        with progress.task("score the held-out pairs", len(validation), "pairs"):
             compared = held_out(
-                trainer.accelerator.unwrap_model(trainer.model), check, tokenizer, recipe
+                trainer.accelerator.unwrap_model(trainer.model), validation, tokenizer, recipe
             )
         before_after = [
-            sum(margins[side] > 0 for margins in compared["margins"]) / len(check)
+            sum(margins[side] > 0 for margins in compared["margins"]) / len(validation)
             for side in (0, 1)
         ]
         print("held-out accuracy {:.3f} -> {:.3f}".format(*before_after), flush=True)

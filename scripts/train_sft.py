@@ -57,8 +57,8 @@ def train(
     from bezoar.training.weights import require_positions
 
     qlora.deterministic(recipe["seed"], recipe["threads"])
-    fit, check = split(rows, recipe["validation_share"], recipe["validation_seed"])
-    if len(fit) < 1 or len(check) < 1:
+    training, validation = split(rows, recipe["validation_share"], recipe["validation_seed"])
+    if len(training) < 1 or len(validation) < 1:
         raise UserError(
             f"sft: {len(rows)} usable rows, expected enough for training and validation; look at"
             " the filter's verdicts"
@@ -68,7 +68,7 @@ def train(
     )
     require_positions("sft: rows", model, (len(row["input_ids"]) for row in rows))
     order = qlora.length_grouped_order(
-        [len(row["input_ids"]) for row in fit],
+        [len(row["input_ids"]) for row in training],
         recipe["batch_size"],
         recipe["epochs"],
         recipe["seed"],
@@ -81,8 +81,8 @@ def train(
             max_length=recipe["max_length"],
             completion_only_loss=recipe["completion_only"],
         ),
-        train_dataset=Dataset.from_list(fit).select(order),
-        eval_dataset=Dataset.from_list(sorted(check, key=lambda row: -len(row["input_ids"]))),
+        train_dataset=Dataset.from_list(training).select(order),
+        eval_dataset=Dataset.from_list(sorted(validation, key=lambda row: -len(row["input_ids"]))),
         processing_class=tokenizer,
         callbacks=[qlora.progress_callback()],
     )
@@ -92,8 +92,8 @@ def train(
         qlora.save_adapter(trainer.model, out)
         write_jsonl(out / "metrics.jsonl", curves(trainer.state.log_history))
     return {
-        "training": len(fit),
-        "validation": len(check),
+        "training": len(training),
+        "validation": len(validation),
         "largest_change": moved,
         "steps": trainer.state.global_step,
         "best_eval_loss": trainer.state.best_metric,

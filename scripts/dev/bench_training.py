@@ -250,22 +250,22 @@ def prepare(folder: Path, small: bool) -> dict[str, int]:
                 }
                 for a, b, c in zip(*sizes, strict=True)
             ]
-            fit, held = split(
+            training, validation = split(
                 preference_pairs.tokenize(rows, template, tokenizer, limits)[0],
                 RECIPE["validation_share"],
                 RECIPE["validation_seed"],
             )
-            write_jsonl(folder / "dpo-fit.jsonl", fit)
-            write_jsonl(folder / "dpo-held.jsonl", held)
+            write_jsonl(folder / "dpo-training.jsonl", training)
+            write_jsonl(folder / "dpo-validation.jsonl", validation)
         write_jsonl(folder / f"{name}.jsonl", rows)
-        fit, held = split(
+        training, validation = split(
             tokenize(rows, template, tokenizer, limits["max_length"])[0],
             RECIPE["validation_share"],
             RECIPE["validation_seed"],
         )
-        write_jsonl(folder / f"{name}-fit.jsonl", fit)
-        write_jsonl(folder / f"{name}-held.jsonl", held)
-        steps[name] = math.ceil(len(fit) / shape["batch_size"])
+        write_jsonl(folder / f"{name}-training.jsonl", training)
+        write_jsonl(folder / f"{name}-validation.jsonl", validation)
+        steps[name] = math.ceil(len(training) / shape["batch_size"])
     return steps
 
 
@@ -392,7 +392,10 @@ def compare(
         "steps": steps,
     }
     part = "dpo" if method == "dpo" else shape
-    common |= {"fit": str(folder / f"{part}-fit.jsonl"), "held": str(folder / f"{part}-held.jsonl")}
+    common |= {
+        "training": str(folder / f"{part}-training.jsonl"),
+        "validation": str(folder / f"{part}-validation.jsonl"),
+    }
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in ways}
     adapters: dict[str, list[str]] = {name: [] for name in ways}
     for repeat in range(repeats):

@@ -138,7 +138,7 @@ def one(
         "template": TEMPLATE,
         "steps": args.steps,
         "data": str(folder / f"{stem}.jsonl"),
-        "fit": str(folder / f"{stem}-fit.jsonl"),
+        "training": str(folder / f"{stem}-training.jsonl"),
         "reference": str(folder / f"{stem}-reference.jsonl"),
         "settings": {"per_device_train_batch_size": args.micro} if way["way"] == "trl" else {},
     }
@@ -218,7 +218,7 @@ def main(argv: list[str] | None = None) -> None:
                 )
                 write_jsonl(folder / f"{method}-{length}.jsonl", data)
                 write_jsonl(
-                    folder / f"{method}-{length}-fit.jsonl",
+                    folder / f"{method}-{length}-training.jsonl",
                     split(kept, RECIPE["validation_share"], RECIPE["validation_seed"])[0],
                 )
                 for contender, way in ways.items():

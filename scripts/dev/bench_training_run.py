@@ -237,7 +237,7 @@ def trl(spec: Spec) -> None:
     # No setting of TRL's: without it, its reference pass on a CPU leaves later gradients zero.
     if not spec.get("repack", True):
         bitsandbytes.nn.modules.has_avx512bf16 = lambda: False
-    recipe, rows = spec["recipe"], read_jsonl(Path(spec["fit"]))
+    recipe, rows = spec["recipe"], read_jsonl(Path(spec["training"]))
     lora = LoraConfig(
         r=recipe["lora"]["r"],
         lora_alpha=recipe["lora"]["alpha"],
@@ -292,7 +292,9 @@ def factory(spec: Spec) -> None:
     sys.modules["torchaudio"].__spec__ = importlib.machinery.ModuleSpec("torchaudio", None)
     from llamafactory.train.tuner import run_exp
 
-    rows = [json.loads(line) for line in Path(spec["fit"]).read_text(encoding="utf-8").splitlines()]
+    from bezoar.readers import read_jsonl
+
+    rows = read_jsonl(Path(spec["training"]))
     data = Dataset.from_list(
         [
             {
@@ -344,7 +346,7 @@ def judge(spec: Spec) -> None:
 
     model, rows = (
         qlora.load_4bit(Path(spec["base"]), cache_dequantized=True).eval(),
-        read_jsonl(Path(spec["held"])),
+        read_jsonl(Path(spec["validation"])),
     )
     add_fused_lm_head(model)
     pad = load_tokenizer(Path(spec["base"])).pad_token_id
