@@ -73,10 +73,10 @@ def answer(
     """Return question_id -> [(text, how it ended)] of both turns; questions of one temperature
     share batches.
 
-    `ask` is `bezoar.evaluation.generation.generate` with its model and tokenizer; what it said is
+    `ask` is `bezoar.evaluation.generation.generate` with its model and tokenizer; what it returns is
     kept in `parts`.
     """
-    said: dict[int, list[tuple[str, str]]] = {row["question_id"]: [] for row in questions}
+    answers: dict[int, list[tuple[str, str]]] = {row["question_id"]: [] for row in questions}
     for turn in range(2):
         by_temperature: dict[float, list[dict]] = {}
         for row in questions:
@@ -89,7 +89,7 @@ def answer(
                 earlier = [("Human", row["turns"][0])]
                 if turn == 1:
                     earlier += [
-                        ("Assistant", said[row["question_id"]][0][0]),
+                        ("Assistant", answers[row["question_id"]][0][0]),
                         ("Human", row["turns"][1]),
                     ]
                 prompts.append(prompt_of(template, earlier))
@@ -104,9 +104,9 @@ def answer(
                 lambda prompts=prompts, settings=settings: ask(prompts, *settings),
             )
             for row, (text, ending) in zip(rows, texts, strict=True):
-                said[row["question_id"]].append(cut(text, ending, recipe["stop"]))
+                answers[row["question_id"]].append(cut(text, ending, recipe["stop"]))
             print(f"turn {turn + 1}, temperature {temperature}: {len(rows)} answers", flush=True)
-    return said
+    return answers
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -138,7 +138,7 @@ def main(argv: list[str] | None = None) -> None:
         network, tokenizer = load(args.model, recipe["dtype"], recipe["threads"])
         parts = Parts(args.answers, begun_with(receipt, template=args.template))
         ask = partial(generate, network, tokenizer, bos=not own)
-        said = answer(ask, template, questions, recipe, parts)
+        answers = answer(ask, template, questions, recipe, parts)
         write_jsonl(
             args.answers,
             (
@@ -150,11 +150,11 @@ def main(argv: list[str] | None = None) -> None:
                     "tstamp": 0.0,
                     "stops": [ending for _, ending in turns],
                 }
-                for number, turns in said.items()
+                for number, turns in answers.items()
             ),
         )
         parts.clear()
-        endings = Counter(ending for turns in said.values() for _, ending in turns)
+        endings = Counter(ending for turns in answers.values() for _, ending in turns)
         receipt.facts |= {
             "template": args.template,
             "endings": dict(sorted(endings.items())),

@@ -13,7 +13,7 @@ config puts in its place; the receipt says which.
 A second rater may read the same rows with the same prompt. Its verdict goes to second_status,
 second_rating and second_reason and decides nothing; the counts tell how far the two agree: Cohen's
 kappa over the rows that both rated, and the rows that either alone accepts. Whether a rater is also
-the teacher is said beside it: models tend to prefer their own text (Panickssery et al. 2024, arXiv
+the teacher is named beside it: models tend to prefer their own text (Panickssery et al. 2024, arXiv
 2404.13076).
 """
 

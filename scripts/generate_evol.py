@@ -231,10 +231,10 @@ def evolve(
             if same is not False
         }
         alive = [i for i in alive if i not in fate]
-        said = client.ask(
+        answers = client.ask(
             [user(evolved[i].text) for i in alive], [names[i] for i in alive], attempt=epoch
         )
-        responses = dict(zip(alive, said, strict=True))
+        responses = dict(zip(alive, answers, strict=True))
         check_failures(
             [(names[i], answer) for i, answer in responses.items()],
             recipe["max_failure_share"],

@@ -77,13 +77,13 @@ def openai_batch(batch: dict[str, Any]) -> dict[str, Any]:
 def openai_results(batch: dict[str, Any], good: bool) -> str:
     """Return a batch's output file or its error file, JSONL."""
     lines = []
-    for key, kind, said in batch["results"]:
+    for key, kind, answer in batch["results"]:
         status = {"succeeded": 200, "errored": 500, "invalid": 400}.get(kind)
         response = (
             {
                 "status_code": status,
                 "request_id": key,
-                "body": said if kind == "succeeded" else error(said, kind),
+                "body": answer if kind == "succeeded" else error(answer, kind),
             }
             if status
             else None
@@ -126,13 +126,13 @@ def anthropic_batch(batch: dict[str, Any], address: str) -> dict[str, Any]:
 def anthropic_results(batch: dict[str, Any]) -> str:
     """Return a batch's results, JSONL."""
     lines = []
-    for key, kind, said in batch["results"]:
+    for key, kind, answer in batch["results"]:
         result: dict[str, Any] = {"type": {"invalid": "errored"}.get(kind, kind)}
         if kind == "succeeded":
-            result["message"] = said
+            result["message"] = answer
         elif kind in ("errored", "invalid"):
             result["error"] = error(
-                said, "invalid_request_error" if kind == "invalid" else "api_error"
+                answer, "invalid_request_error" if kind == "invalid" else "api_error"
             )
         lines.append(json.dumps({"custom_id": key, "result": result}))
     return "\n".join(lines)
@@ -302,16 +302,16 @@ def handler_for(
                 self.close_connection = True
                 return
             if fault in STATUS:
-                told = (
+                headers = (
                     {"retry-after": str(provider.faults.retry_after_s)}
                     if fault == "429_retry_after"
                     else {}
                 )
                 self._send(
-                    STATUS[fault], error("not now, as it was told to", "overloaded_error"), told
+                    STATUS[fault], error("not now, as it was told to", "overloaded_error"), headers
                 )
                 return
-            said, tokens_in, tokens_out = provider.answer(path, body, fault)
+            answer, tokens_in, tokens_out = provider.answer(path, body, fault)
             fits, headers = rate.take(tokens_in + tokens_out, path)
             if not fits:
                 self._send(429, error("rate limit reached", "rate_limit_error"), headers)
@@ -322,7 +322,7 @@ def handler_for(
                 time.sleep(provider.faults.stall_s)
             self._send(
                 200,
-                json.dumps(said)[:-9] if fault == "invalid_json" else said,
+                json.dumps(answer)[:-9] if fault == "invalid_json" else answer,
                 headers,
                 cut=fault == "truncated_body",
             )

@@ -82,13 +82,13 @@ def lineage(
     rows: list[tuple[str, str]] = [("base", base)]
     parent = None
     for receipt, adapter in zip(receipts, adapters, strict=True):
-        said = read_json(adapter / "lineage.json")
-        if said["base"] != base:
+        recorded = read_json(adapter / "lineage.json")
+        if recorded["base"] != base:
             raise UserError(
-                f"{adapter}/lineage.json: trained over {said['base'][:12]}…, but merged onto"
+                f"{adapter}/lineage.json: trained over {recorded['base'][:12]}…, but merged onto"
                 f" {base[:12]}…; train it again"
             )
-        if said["parent_adapter"] != parent:
+        if recorded["parent_adapter"] != parent:
             raise UserError(
                 f"{adapter}/lineage.json: does not go on from the adapter before it; train it again"
             )

@@ -31,8 +31,8 @@ def main(arguments: list[str] | None = None) -> None:
         env=environment | {"PYTHONUTF8": "1"},
     )
     if done.returncode:
-        said = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-        raise UserError("\n".join(["the workflow cannot be planned:", *said[-15:]]))
+        output = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+        raise UserError("\n".join(["the workflow cannot be planned:", *output[-15:]]))
     lines = [
         line for line in done.stderr.splitlines() if line.startswith(("stale: ", "not made yet: "))
     ]

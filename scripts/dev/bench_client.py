@@ -50,7 +50,7 @@ TEXT = "An answer of a dozen words, as a short one of a teacher."
 
 async def _serve() -> None:
     """Answer every POST after `LATENCY_S`; print the port."""
-    said = {
+    response = {
         "id": "1",
         "object": "chat.completion",
         "created": 0,
@@ -64,7 +64,7 @@ async def _serve() -> None:
         ],
         "usage": {"prompt_tokens": 12, "completion_tokens": 12, "total_tokens": 24},
     }
-    body = json.dumps(said).encode()
+    body = json.dumps(response).encode()
     whole = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (
         len(body),
         body,

@@ -164,11 +164,11 @@ def text_dedup(path: Path, python: Path) -> dict[str, Any]:
             check=False,
             env={**os.environ, "COLUMNS": "200"},
         )
-    said = done.stdout + done.stderr
-    times = {name: float(value) for name, value in re.findall(r"(\w+)\s+: ([\d.]+)s", said)}
-    kept = re.findall(r"(?:Before|After)\s+: (\d+)", said)
+    output = done.stdout + done.stderr
+    times = {name: float(value) for name, value in re.findall(r"(\w+)\s+: ([\d.]+)s", output)}
+    kept = re.findall(r"(?:Before|After)\s+: (\d+)", output)
     if done.returncode or "Total" not in times or len(kept) != 2:
-        raise UserError(f"text-dedup failed: {said[-300:]}")
+        raise UserError(f"text-dedup failed: {output[-300:]}")
     size = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
     return {
         "seconds": times["Total"] - times["Loading"],

@@ -47,7 +47,7 @@ TIES = 0.02
 
 
 def run(*command: str | Path) -> None:
-    """Run a process; raise `UserError` with the end of what it said if it fails."""
+    """Run a process; raise `UserError` with the end of what it printed if it fails."""
     done = subprocess.run(
         [sys.executable, *map(str, command)], capture_output=True, text=True, check=False
     )

@@ -123,9 +123,11 @@ def tested(finished: Path, scratch: Path, names: list[str]) -> list[dict[str, An
             (kind for kind in ("failure", "error", "skipped") if case.find(kind) is not None),
             "passed",
         )
-        said = {found.get("name"): int(found.get("value", "0")) for found in case.iter("property")}
-        attacks = said.get("attacks", 1)
-        missed = 0 if outcome == "passed" else said.get("missed", attacks)
+        properties = {
+            found.get("name"): int(found.get("value", "0")) for found in case.iter("property")
+        }
+        attacks = properties.get("attacks", 1)
+        missed = 0 if outcome == "passed" else properties.get("missed", attacks)
         rows.append(
             {
                 "file": case.get("classname", "").rsplit(".", 1)[-1],

@@ -180,11 +180,11 @@ def chain_digest(receipts: Receipts) -> str:
     """Return one sha256 over what all receipts say about bytes: quote it, and no later edit of
     files and receipts together can pass.
     """
-    said = {
+    digests = {
         stage: [held["recipe"], held["code"], files_in(held["inputs"]), files_in(held["outputs"])]
         for stage, held in receipts.items()
     }
-    return sha256_text(canonical(said))
+    return sha256_text(canonical(digests))
 
 
 def reservations(receipts: Receipts, results: Path) -> list[str]:

@@ -257,7 +257,7 @@ def add_root(crate: Crate, receipts: Receipts, results: Path, ended: float) -> N
         "https://w3id.org/ro/crate/1.1",
         "https://w3id.org/workflowhub/workflow-ro-crate/1.0",
     )
-    said = (
+    description = (
         f"What {len(receipts)} jobs of the workflow read and wrote, by sha256, with the settings,"
         " code and environment of each."
     )
@@ -266,7 +266,7 @@ def add_root(crate: Crate, receipts: Receipts, results: Path, ended: float) -> N
         "Dataset",
         name=f"OpenBezoar, rebuilt: {results}",
         datePublished=moment(ended)[:10],
-        description=said,
+        description=description,
     )
     crate.link(
         "./",

@@ -99,7 +99,7 @@ def source_reasons(
     ]
 
 
-def told(stale: dict[Any, list[str]]) -> list[str]:
+def messages(stale: dict[Any, list[str]]) -> list[str]:
     """Return a line for each reason, and one that counts the stages that have never ended."""
     names = {
         Path(job.output.get("receipt", job.output[0])).stem: found for job, found in stale.items()
@@ -200,7 +200,7 @@ def install() -> None:
             self.stale = {job: found for job in self.jobs if (found := job_reasons(job, hashes))}
             hashes.save()
             code_digest.save()
-            print(*told(self.stale), sep="\n", end="", file=sys.stderr)
+            print(*messages(self.stale), sep="\n", end="", file=sys.stderr)
             self.forcefiles.update(path for job in self.stale for path in job.output)
         await original(self, create_inventory)
         if self.workflow.is_main_process:

@@ -259,7 +259,7 @@ class FakeProvider:
             "content": text,
             "refusal": "I will not say that." if fault == "refusal" else None,
         }
-        said = {"text": text} if path == "/v1/completions" else {"message": message}
+        choice = {"text": text} if path == "/v1/completions" else {"message": message}
         stop = "content_filter" if fault == "refusal" else "length" if cut else "stop"
         return (
             {
@@ -267,7 +267,7 @@ class FakeProvider:
                 "object": "text_completion" if path == "/v1/completions" else "chat.completion",
                 "created": 0,
                 "model": model,
-                "choices": [{"index": 0, **said, "finish_reason": stop, "logprobs": None}],
+                "choices": [{"index": 0, **choice, "finish_reason": stop, "logprobs": None}],
                 "usage": {
                     "prompt_tokens": tokens_in,
                     "completion_tokens": tokens_out,
@@ -327,8 +327,8 @@ class FakeProvider:
                 else ("errored", "the server failed, as it was told to")
             )
         try:
-            said, tokens_in, tokens_out = self.answer(path, body, fault)
+            answer, tokens_in, tokens_out = self.answer(path, body, fault)
         except (KeyError, TypeError, ValueError) as error:
             return "invalid", f"bad request: {error}"
         self.meter.charge(digest, body["model"], tokens_in, tokens_out, "batch")
-        return "succeeded", said
+        return "succeeded", answer

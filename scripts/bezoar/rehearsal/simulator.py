@@ -42,7 +42,7 @@ def pattern(template: str) -> re.Pattern[str]:
 
 
 class Simulator:
-    """One world's simulator; `reply` takes the messages of a request and returns what is said."""
+    """One world's simulator; `reply` takes the messages of a request and returns the answer."""
 
     def __init__(self, world: World) -> None:
         self.world = world

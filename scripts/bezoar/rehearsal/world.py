@@ -327,14 +327,14 @@ class World:
         """Return the answer to a question with `clauses`; `value` replaces the true value to make a
         wrong answer.
         """
-        told = fact if value is None else Fact(fact.topic, fact.subject, value, fact.held)
-        sentences = [told.statement] * (2 if "add_constraints" in clauses else 1)
+        stated = fact if value is None else Fact(fact.topic, fact.subject, value, fact.held)
+        sentences = [stated.statement] * (2 if "add_constraints" in clauses else 1)
         for clause, topic in (("deepening", "town"), ("concretizing", "pet")):
             if clause in clauses:
                 other = self.by_subject.get((topic, fact.subject[0]))
                 sentences.append(other.statement if other else "That is not known.")
         if "increase_reasoning_steps" in clauses:
-            sentences.append(f"So the answer is {told.value}.")
+            sentences.append(f"So the answer is {stated.value}.")
         return " ".join(sentences)
 
     def truth(self, instruction: str) -> str | None:

@@ -125,10 +125,10 @@ class Display:
     def _left_of(self, name: str, began: float, log: Path | None, seconds: float) -> float:
         """The seconds left of a step at work: what it says itself, else what is expected."""
         spent = self.now() - began
-        said = re.search(r"([\d:]+) left$", self._sign(log))
-        if not said:
+        match = re.search(r"([\d:]+) left$", self._sign(log))
+        if not match:
             return max(seconds - spent, 0.1 * spent)
-        parts = [int(part) for part in said[1].split(":")]
+        parts = [int(part) for part in match[1].split(":")]
         return float(sum(part * 60**power for power, part in enumerate(reversed(parts))))
 
     def _sign(self, log: Path | None) -> str:
