@@ -73,8 +73,8 @@ def answer(
     """Return question_id -> [(text, how it ended)] of both turns; questions of one temperature
     share batches.
 
-    `ask` is `bezoar.evaluation.generation.generate` with its model and tokenizer; what it returns is
-    kept in `parts`.
+    `ask` is `bezoar.evaluation.generation.generate` with its model and tokenizer; what it returns
+    is kept in `parts`.
     """
     answers: dict[int, list[tuple[str, str]]] = {row["question_id"]: [] for row in questions}
     for turn in range(2):

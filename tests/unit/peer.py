@@ -64,7 +64,7 @@ class Peer:
         data = (
             act["body"]
             if "body" in act
-            else json.dumps(self.said(handler.path, body["model"], act))
+            else json.dumps(self.response(handler.path, body["model"], act))
         )
         handler.send_response(act.get("status", 200))
         for name, value in {
@@ -81,7 +81,7 @@ class Peer:
         self.server.server_close()
 
     @staticmethod
-    def said(path: str, model: str, act: dict[str, Any]) -> dict[str, Any]:
+    def response(path: str, model: str, act: dict[str, Any]) -> dict[str, Any]:
         """The answer in the protocol of `path`."""
         text, finish = act.get("text"), act.get("finish")
         if path.endswith("/messages"):

@@ -25,7 +25,7 @@ def ran(body: str, **options: object) -> "subprocess.CompletedProcess[str]":
 
 
 @pytest.mark.parametrize(
-    ("body", "status", "said"),
+    ("body", "status", "message"),
     [
         ("raise UserError('a.jsonl:3: expected a text')", 2, "error: a.jsonl:3: expected a text\n"),
         ("raise KeyboardInterrupt", 130, "error: interrupted; run it again to go on\n"),
@@ -38,10 +38,10 @@ def ran(body: str, **options: object) -> "subprocess.CompletedProcess[str]":
         ("raise OSError(errno.EDQUOT, 'full')", 2, "error: Disk quota exceeded; "),
     ],
 )
-def test_what_a_user_can_act_on_is_one_line(body: str, status: int, said: str) -> None:
+def test_what_a_user_can_act_on_is_one_line(body: str, status: int, message: str) -> None:
     done = ran(body)
     assert (done.returncode, done.stdout) == (status, "")
-    assert done.stderr.startswith(said) and done.stderr.count("\n") == 1
+    assert done.stderr.startswith(message) and done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("body", ["raise KeyError('x')", "raise OSError(errno.EIO, 'bad')"])

@@ -32,7 +32,7 @@ def example(kind: Any) -> Any:
 
 
 def faulty(kind: Any) -> Iterator[tuple[str, dict[str, Any]]]:
-    """What has to be said, with a recipe that lacks a key or has one too many, nested ones too."""
+    """The message, with a recipe that lacks a key or has one too many, nested ones too."""
     whole = example(kind)
     for key in kind.__required_keys__:
         yield f'lacks "{key}"', {name: value for name, value in whole.items() if name != key}
@@ -76,7 +76,7 @@ class Recipe(TypedDict):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ('{"inner": {"r": 1}, "share": 1, "limit": null', "expected JSON, "),
         ("[]", "it: input should be a valid dictionary, found []; "),
@@ -89,10 +89,10 @@ class Recipe(TypedDict):
         ("{}", 'lacks "inner", "share", "limit"; '),
     ],
 )
-def test_every_fault_is_named_in_one_line(text: str, said: str) -> None:
+def test_every_fault_is_named_in_one_line(text: str, message: str) -> None:
     with pytest.raises(UserError) as error:
         recipe.parse(text, Recipe)
-    assert str(error.value).startswith(f"--recipe of test_recipe: {said}")
+    assert str(error.value).startswith(f"--recipe of test_recipe: {message}")
     assert "\n" not in str(error.value)
 
 

@@ -58,7 +58,7 @@ def snakemake(
     )
 
 
-def said(stderr: str) -> list[str]:
+def messages(stderr: str) -> list[str]:
     """The lines of a program's stderr but for the signs of life that a slow machine adds."""
     return [line for line in stderr.splitlines() if not line.startswith("-- ")]
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from attacks import flip, paths, receipts
-from smallest import RESULTS, other_user, said
+from smallest import RESULTS, messages, other_user
 
 from bezoar.files import sha256_file
 from bezoar.provenance import audit
@@ -245,7 +245,7 @@ def test_a_folder_without_results_is_one_line(project: Path) -> None:
         check=False,
         env=os.environ | {"PYTHONPATH": str(project / "scripts")},
     )
-    assert done.returncode == 2 and len(said(done.stderr)) == 1
+    assert done.returncode == 2 and len(messages(done.stderr)) == 1
 
 
 def pack(project: Path, output: Path, umask: int, **more: str) -> None:

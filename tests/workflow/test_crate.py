@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from attacks import paths, receipts
-from smallest import RESULTS, ROOT, said
+from smallest import RESULTS, ROOT, messages
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 VALIDATOR = ROOT / ".venv-crate/bin/python"
@@ -106,7 +106,7 @@ def test_a_file_that_is_not_as_its_receipt_says_is_one_line(project: Path, graph
         done = call(project, "write_crate.py", "--output", "other.json")
     finally:
         path.write_bytes(content)
-    assert (done.returncode, len(said(done.stderr))) == (
+    assert (done.returncode, len(messages(done.stderr))) == (
         2,
         1,
     ) and f"{RESULTS}/mtbench.json: not the bytes" in done.stderr
@@ -214,4 +214,4 @@ def test_a_planted_fault_is_found(
 
 def test_a_folder_without_a_crate_is_one_line(tmp_path: Path) -> None:
     done = validate(tmp_path)
-    assert (done.returncode, len(said(done.stderr))) == (2, 1)
+    assert (done.returncode, len(messages(done.stderr))) == (2, 1)

@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from smallest import CONFIG, RESULTS, SNAKEMAKE, planned, said
+from smallest import CONFIG, RESULTS, SNAKEMAKE, messages, planned
 
 import answer_mtbench
 import judge_mtbench
@@ -131,7 +131,7 @@ def test_a_model_that_cannot_be_found_is_one_line(
         done.returncode == 2
         and message in done.stderr
         and "Traceback" not in done.stderr
-        and len(said(done.stderr)) == 1
+        and len(messages(done.stderr)) == 1
     )
 
 

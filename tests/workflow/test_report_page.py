@@ -142,8 +142,8 @@ def test_a_browser_shows_the_page_without_sideways_scrolling(
     frame = tmp_path / "frame.html"
     frame.write_text(
         '<body style="margin:0"><iframe src="probe.html"'
-        f' style="border:0;width:{width}px;height:3000px"></iframe><script>onmessage = (told) =>'
-        " document.body.dataset.seen = told.data</script>"
+        f' style="border:0;width:{width}px;height:3000px"></iframe><script>onmessage = (event) =>'
+        " document.body.dataset.seen = event.data</script>"
     )
     seen = subprocess.run(
         [

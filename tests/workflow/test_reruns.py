@@ -315,12 +315,12 @@ def kill_in_the_middle(project: Path, stage: str, whole: bool = True) -> list[st
         wrong += (
             [f"{stage}: cannot be run again: {again.stderr[-1500:]}"] if again.returncode else []
         )
-        said = files_in(receipts(project)[stage]["outputs"])
+        recorded = files_in(receipts(project)[stage]["outputs"])
         now = {path: sha256_file(project / path) for path in files}
         wrong += [
             f"{stage}: {path}: other bytes after the kill"
             for path in files
-            if now[path] != said[path] or files[path] not in ("", now[path])
+            if now[path] != recorded[path] or files[path] not in ("", now[path])
         ]
         if killed or wrong:
             return wrong
@@ -354,14 +354,14 @@ def test_a_second_run_in_the_same_directory_is_refused_in_one_line_and_harms_not
     assert program
     os.kill(program, signal.SIGSTOP)  # so that it is still at work, however slow this machine is
     second = snakemake(project, f"{RESULTS}/claims.json")
-    said = [
+    messages = [
         line
         for line in second.stderr.splitlines()
         if "another run is at work in this directory" in line
     ]
-    assert second.returncode == 1 and len(said) == 1 and f"process {first.pid} on " in said[0], (
-        second.stderr[-3000:]
-    )
+    assert (
+        second.returncode == 1 and len(messages) == 1 and f"process {first.pid} on " in messages[0]
+    ), second.stderr[-3000:]
     os.kill(program, signal.SIGCONT)
     output, _ = first.communicate()
     assert first.returncode == 0, output[-3000:]

@@ -142,12 +142,12 @@ def test_a_misspelt_key_stops_before_the_first_job(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode != 0
-    said = done.stdout + done.stderr
+    printed = done.stdout + done.stderr
     assert (
         "mine.yaml: `sft.learning_rat`: unknown key; the nearest valid key is `learning_rate`"
-        in said
+        in printed
     )
-    assert "Traceback" not in said
+    assert "Traceback" not in printed
 
 
 def test_an_untested_snakemake_stops_before_the_first_job_in_one_line() -> None:

@@ -43,9 +43,9 @@ def ask(folder: Path) -> tuple[set[str], dict[str, int]]:
         for name, count in re.findall(r"^(\w+)\s+(\d+)$", table, re.MULTILINE)
         if name not in ("total", "all")
     }
-    told = set(re.findall(r"^stale: ([\w.-]+): ", done.stderr, re.MULTILINE))
+    stages = set(re.findall(r"^stale: ([\w.-]+): ", done.stderr, re.MULTILINE))
     missing = re.search(r"^not made yet: (\d+)", done.stderr, re.MULTILINE)
-    return told | ({"one without a receipt"} if missing else set()), jobs
+    return stages | ({"one without a receipt"} if missing else set()), jobs
 
 
 @pytest.fixture(scope="module")
@@ -98,11 +98,11 @@ def test_an_attack_makes_exactly_its_stages_stale(
 ) -> None:
     expected = attack.stale(held)
     with attack.on(project):
-        told, jobs = ask(project)
+        stages, jobs = ask(project)
     unnamed = {
         stage for stage in expected if f"{RESULTS}/receipts/{stage}.json" in attack.deleted
     }  # as never made: counted, not named
-    assert told == (expected - unnamed) | ({"one without a receipt"} if unnamed else set())
+    assert stages == (expected - unnamed) | ({"one without a receipt"} if unnamed else set())
     assert jobs == rules_of(downstream(expected, held), rules)
 
 

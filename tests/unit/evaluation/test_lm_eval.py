@@ -96,7 +96,7 @@ def test_an_edit_that_keeps_the_date_is_read_and_not_an_earlier_copy_of_the_data
         "print([row['question'] for row in load_tasks(['tiny'], [Path(sys.argv[1])],"
         " {})['tiny'].dataset['test']])"
     )
-    said = []
+    outputs = []
     for word in ("red", "sad"):
         write_jsonl(data, [{"question": word}])
         os.utime(data, (1_700_000_000, 1_700_000_000))
@@ -107,8 +107,8 @@ def test_an_edit_that_keeps_the_date_is_read_and_not_an_earlier_copy_of_the_data
             text=True,
             check=True,
         )
-        said.append(done.stdout.splitlines()[-1])
-    assert said == ["['red']", "['sad']"]
+        outputs.append(done.stdout.splitlines()[-1])
+    assert outputs == ["['red']", "['sad']"]
 
 
 def test_every_item_is_kept_and_running_again_gives_the_same_bytes(

@@ -113,11 +113,11 @@ def test_answers_have_fastchats_form_and_come_out_the_same_again(
 
 
 def test_a_stop_text_ends_an_answer_and_is_recorded(tiny_base: Path, tmp_path: Path) -> None:
-    said = answer(tmp_path, tiny_base)[0]["choices"][0]["turns"][0]
-    stop = said[len(said) // 2 :]
+    response = answer(tmp_path, tiny_base)[0]["choices"][0]["turns"][0]
+    stop = response[len(response) // 2 :]
     row = answer(tmp_path, tiny_base, stop=[stop])[0]
     assert (
-        row["choices"][0]["turns"][0] == said[: said.index(stop)].strip()
+        row["choices"][0]["turns"][0] == response[: response.index(stop)].strip()
         and row["stops"][0] == "stop"
     )
     assert answer_mtbench.cut("a ### b ## c", "eos", ["##", "###"]) == ("a", "stop")
@@ -164,9 +164,9 @@ def test_the_models_own_template_is_used_where_the_configuration_says_so(
         ),
     )
     rows = answer(tmp_path, chatty, "tokenizer")
-    said = rows[0]["choices"][0]["turns"][0]
+    response = rows[0]["choices"][0]["turns"][0]
     assert prompts[0] == "<s><user>red cat<assistant>"
-    assert prompts[3] == f"<s><user>red cat<assistant>{said}<user>blue dog<assistant>"
+    assert prompts[3] == f"<s><user>red cat<assistant>{response}<user>blue dog<assistant>"
     assert not adds_bos(load_tokenizer(chatty)) and load_tokenizer(chatty).pad_token == "<unk>"
 
 

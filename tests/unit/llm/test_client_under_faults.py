@@ -1,5 +1,5 @@
 """Promises of the client against the simulator as a hostile provider: nothing lost, nothing paid
-twice, no budget exceeded, no key told.
+twice, no budget exceeded, no key shown.
 """
 
 import json
@@ -206,8 +206,8 @@ def test_jobs_that_run_side_by_side_share_one_budget(tmp_path: Path) -> None:
         children = [
             start(tmp_path, environment, 400, f"{i}.sqlite", f"{i}.jsonl") for i in range(3)
         ]
-        said = [child.communicate()[0] for child in children]
-        assert all("UserError: BEZOAR_BUDGET_USD=4 is used up" in text for text in said), said
+        outputs = [child.communicate()[0] for child in children]
+        assert all("UserError: BEZOAR_BUDGET_USD=4 is used up" in text for text in outputs), outputs
         assert 2 < server.meter()["usd"] <= 4
 
 
@@ -360,10 +360,10 @@ def test_a_full_disk_is_one_line_and_what_was_stored_is_kept(
     monkeypatch.setitem(globals(), "PROGRAM", limited)
     with simulated(tmp_path) as server:
         child = start(tmp_path, server.environment(tmp_path), 2000)
-        said = child.communicate()[0]
-        assert "UserError" in said.splitlines()[-1] and "free space and run again" in said, said[
-            -500:
-        ]
+        output = child.communicate()[0]
+        assert "UserError" in output.splitlines()[-1] and "free space and run again" in output, (
+            output[-500:]
+        )
         kept = _stored(tmp_path / "s.sqlite")
         assert 0 < kept < 2000
         use(monkeypatch, server.environment(tmp_path))

@@ -19,7 +19,10 @@ def test_a_missed_attack_is_counted_and_its_test_named() -> None:
         row for row in raw["tests"] if row["name"].startswith("test_an_attack_makes_exactly")
     )
     row |= {"outcome": "failure", "missed": 1}
-    said = page(raw)
-    assert f"- test_stale: {row['name']}" in said and "No test of these files failed." not in said
-    line = next(line for line in said.splitlines() if line.startswith("| A change with meaning"))
+    written = page(raw)
+    assert (
+        f"- test_stale: {row['name']}" in written
+        and "No test of these files failed." not in written
+    )
+    line = next(line for line in written.splitlines() if line.startswith("| A change with meaning"))
     assert line.endswith("| 1 |")

@@ -19,7 +19,7 @@ def test_work_of_the_same_is_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"recipe": {"rate": 0.2}}, "recipe.rate: 0.1 -> 0.2"),
         ({"code": "y"}, "code: x -> y"),
@@ -27,14 +27,14 @@ def test_work_of_the_same_is_kept(tmp_path: Path) -> None:
     ],
 )
 def test_work_of_anything_else_goes_and_one_line_says_why(
-    change: dict, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    change: dict, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     keep_if_same(tmp_path / "work", BEGUN)
     (tmp_path / "work/checkpoint-2").mkdir()
     keep_if_same(tmp_path / "work", BEGUN | change)
     assert sorted(path.name for path in (tmp_path / "work").iterdir()) == [MARK]
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 1 and lines[0].endswith(said)
+    assert len(lines) == 1 and lines[0].endswith(message)
 
 
 @pytest.mark.parametrize(

@@ -85,9 +85,9 @@ def wrong(readme: str, raw: dict[str, Any]) -> list[str]:
         for row in seed["differences"]
         if row["what"].startswith("lm-eval")
     ]
-    said = [float(number) for line in lines for number in re.findall(r"\d+\.\d+", line)]
+    stated = [float(number) for line in lines for number in re.findall(r"\d+\.\d+", line)]
     return found + [
-        f"{number} points of lm-eval: not measured" for number in said if number not in costs
+        f"{number} points of lm-eval: not measured" for number in stated if number not in costs
     ]
 
 

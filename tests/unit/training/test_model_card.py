@@ -81,14 +81,14 @@ def test_a_card_holds_the_lineage_the_settings_with_their_tags_and_the_losses(
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"base": "0" * 64}, "trained over 000000000000…, but merged onto"),
         ({"parent_adapter": "1" * 64}, "does not go on from the adapter before it"),
     ],
 )
 def test_a_lineage_with_a_gap_is_refused(
-    place: Path, merged: Path, change: dict[str, str], said: str
+    place: Path, merged: Path, change: dict[str, str], message: str
 ) -> None:
     shutil.copytree(place / "sft", place / "gap", dirs_exist_ok=True)
     shutil.copyfile(place / "sft.json", place / "gap.json")
@@ -96,6 +96,6 @@ def test_a_lineage_with_a_gap_is_refused(
         json.dumps(read_json(place / "sft" / "lineage.json") | change)
     )
     (place / "card.md").unlink(missing_ok=True)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         write_model_card.main(command(place, "gap"))
     assert not (place / "card.md").exists()

@@ -159,17 +159,19 @@ def test_a_weight_in_fewer_bits_or_not_a_number_is_an_error_that_names_it(place:
 
 
 @pytest.mark.parametrize(
-    ("logged", "said"),
+    ("logged", "message"),
     [
         ({"loss": 1.0, "grad_norm": 0.0}, "the gradient norm is zero"),
         ({"loss": float("nan")}, "loss is nan; lower the learning rate"),
     ],
 )
-def test_a_zero_gradient_and_a_nan_stop_the_training(logged: dict[str, float], said: str) -> None:
+def test_a_zero_gradient_and_a_nan_stop_the_training(
+    logged: dict[str, float], message: str
+) -> None:
     from types import SimpleNamespace
 
     state = SimpleNamespace(global_step=7, max_steps=9, is_world_process_zero=True)
-    with pytest.raises(UserError, match=f"step 7: {said}"):
+    with pytest.raises(UserError, match=f"step 7: {message}"):
         qlora.progress_callback().on_log(None, state, None, logged)
 
 

@@ -127,7 +127,7 @@ def test_a_full_disk_gives_one_line_and_leaves_the_last_checkpoint_usable(
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "message"),
     [
         (OSError(28, "No space left on device"), "disk"),
         (
@@ -149,8 +149,8 @@ def test_a_full_disk_gives_one_line_and_leaves_the_last_checkpoint_usable(
         (RuntimeError("shape mismatch"), ""),
     ],
 )
-def test_what_an_error_lacked_is_told_from_its_kind(error: BaseException, said: str) -> None:
-    assert qlora.shortage(error, MemoryError) == said
+def test_what_an_error_lacked_is_told_from_its_kind(error: BaseException, message: str) -> None:
+    assert qlora.shortage(error, MemoryError) == message
 
 
 def stopped_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,7 +172,7 @@ def edited(path: Path, copy: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "message"),
     [
         ("learning_rate", "recipe.learning_rate: 0.003 -> 0.0001"),
         ("batch_size", "recipe.batch_size: 4 -> 8"),
@@ -184,7 +184,7 @@ def edited(path: Path, copy: Path) -> Path:
 )
 def test_a_checkpoint_of_other_settings_code_or_inputs_is_not_gone_on_from(
     changed: str,
-    said: str,
+    message: str,
     place: Path,
     adapter: Path,
     tmp_path: Path,
@@ -224,7 +224,7 @@ def test_a_checkpoint_of_other_settings_code_or_inputs_is_not_gone_on_from(
     capsys.readouterr()
     run(second, "killed")
     lines = [line for line in capsys.readouterr().out.splitlines() if "starting afresh" in line]
-    assert len(lines) == 1 and said in lines[0]
+    assert len(lines) == 1 and message in lines[0]
     for name in ("adapter_model.safetensors", "metrics.jsonl"):
         assert sha256_file(tmp_path / "killed" / name) == sha256_file(
             tmp_path / "undisturbed" / name

@@ -68,10 +68,10 @@ def test_the_doctor_says_what_there_is_and_how_long_it_takes(
     reference = duration.read(duration.REFERENCE)
     monkeypatch.setattr(duration, "probe", lambda: reference["probe_s"])
     doctor.main(["--config", REHEARSAL, "--cores", "2"])
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     for word in ("core", "GiB of memory", "bfloat16 units", "Python 3.", "of disk free", "GPU"):
-        assert word in said.splitlines()[0]
-    assert "expected time: about " in said and "on 2 cores" in said
+        assert word in output.splitlines()[0]
+    assert "expected time: about " in output and "on 2 cores" in output
 
 
 def test_more_cores_help_until_the_longest_chain(monkeypatch: pytest.MonkeyPatch) -> None:
