@@ -39,7 +39,7 @@ from bezoar.errors import UserError
 from bezoar.files import write_jsonl
 from bezoar.readers import read_jsonl
 from bezoar.workflow.configuration import resolved
-from plant_data import sampler
+from measure_search import sampler
 
 EVALUATION = 20_000
 ROUGE, MOST_ROUGE = (

@@ -78,7 +78,7 @@ PROMISES = [
     ),
     ("One run at a time in a directory", "test_reruns", "test_a_second_run"),
     (
-        "The provenance is a valid Provenance Run Crate; a planted fault is found",
+        "The provenance is a valid Provenance Run Crate; a seeded fault is found",
         "test_crate",
         "test_a_planted|test_the_official",
     ),
@@ -274,7 +274,7 @@ def page(raw: dict[str, Any]) -> str:
             "a published file made in another place and compared; a file that a program opened"
             " under strace;"
         ),
-        "a rule killed; a second run; a fault planted in the crate.",
+        "a rule killed; a second run; a fault seeded in the crate.",
     ]
     failed = [
         f"- {row['file']}: {row['name']}"

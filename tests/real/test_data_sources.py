@@ -97,7 +97,7 @@ def test_all_seed_tasks_are_used() -> None:
 
 
 def test_what_is_in_the_chain_of_thought_files_is_found() -> None:
-    """Exact duplicates counted by hand, nothing of MT-Bench, one planted question of it, and what
+    """Exact duplicates counted by hand, nothing of MT-Bench, one seeded question of it, and what
     the four tasks are to the ten.
     """
     rows, _ = orca_rows()
@@ -112,11 +112,11 @@ def test_what_is_in_the_chain_of_thought_files_is_found() -> None:
     items = contamination.Items(
         list(list_evaluation_items.of_chat(questions, references)), settings["contamination"]
     )
-    planted = {
+    seeded = {
         **rows[0],
         "explained_targets": f"As someone asked: {questions[0]['turns'][0].upper()}",
     }
-    found = list(contamination.matches(items, [*rows, planted], "orca", settings["contamination"]))
+    found = list(contamination.matches(items, [*rows, seeded], "orca", settings["contamination"]))
     assert [(line["row"], line["items"][0][:2], line["contaminated"]) for line in found] == [
         (len(rows) + 1, ["mt_bench", 81], True)
     ]

@@ -17,7 +17,7 @@ import describe_data
 import find_contamination
 import find_duplicates
 import list_evaluation_items
-import plant_data
+import measure_search
 import remove_rows
 import write_data_card
 from bezoar.data import contamination, duplicates, task_families
@@ -296,18 +296,18 @@ def test_nasty_rows_are_searched_and_none_of_them_matches_anything() -> None:
     assert search(items_of("the quick brown fox jumps over the lazy dog"), long)[0]["share"] == 1.0
 
 
-def test_planted_texts_are_found_as_the_page_in_docs_says() -> None:
+def test_seeded_texts_are_found_as_the_page_in_docs_says() -> None:
     """A fiftieth of the page's size: everything but a changed word is found, and nothing that was
-    not planted.
+    not seeded.
     """
     config = resolved([])["data"]
     for score, recipe in (
-        (plant_data.score_duplicates, config["duplicates"]),
-        (plant_data.score_contamination, config["contamination"]),
+        (measure_search.score_duplicates, config["duplicates"]),
+        (measure_search.score_contamination, config["contamination"]),
     ):
         found = score(200, (16, 40), recipe, 3)
         assert found["all"][1:] == (50, 0)
-        assert all(found[kind][0] == found[kind][1] > 10 for kind in plant_data.CHANGES[:3])
+        assert all(found[kind][0] == found[kind][1] > 10 for kind in measure_search.CHANGES[:3])
         assert found["one word changed"][0] >= 0.9 * found["one word changed"][1]
         short = score(200, (6, 8), recipe, 3)
         assert short["one word changed"][0] < short["one word changed"][1], (

@@ -150,13 +150,13 @@ def key(prompt: str) -> int:
 def test_every_kind_of_failure_is_accounted_for_and_bounds_the_mean(
     tmp_path: Path, peer: Peer
 ) -> None:
-    planted = dict(enumerate(FAILURES.values()))
+    seeded = dict(enumerate(FAILURES.values()))
     peer.script = lambda prompt, turn: (
-        planted[key(prompt)][0] if key(prompt) in planted else {"text": "Rating: [[8]]"}
+        seeded[key(prompt)][0] if key(prompt) in seeded else {"text": "Rating: [[8]]"}
     )
     rows = judged(tmp_path, 10)
     assert len(rows) == 20 and Counter(row["state"] for row in rows) == Counter(
-        [state for _, state in planted.values()] + ["rated"] * 11
+        [state for _, state in seeded.values()] + ["rated"] * 11
     )
     assert all(row["score"] == (8 if row["state"] == "rated" else -1) for row in rows)
     counts = read_json(tmp_path / "counts.json")

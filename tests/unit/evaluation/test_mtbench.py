@@ -1,4 +1,4 @@
-"""Judgments are accounted for, bounded, and aggregated as FastChat does; a planted failure of each
+"""Judgments are accounted for, bounded, and aggregated as FastChat does; a seeded failure of each
 kind has its state.
 """
 

@@ -1,13 +1,13 @@
-"""Measure what duplicate and contamination search find of what was planted: recall and precision by
+"""Measure what duplicate and contamination search find of what was seeded: recall and precision by
 kind and length, as a table for docs/.
 
-Usage: plant_data.py [--texts 4000] [--seed 0] [--output docs/planted.md]
+Usage: measure_search.py [--texts 4000] [--seed 0] [--output docs/search.md]
 
-Texts are drawn from 20,000 invented words by Zipf's law. A quarter of them is planted again,
+Texts are drawn from 20,000 invented words by Zipf's law. A quarter of them is seeded again,
 changed in one way: exact, re-cased, re-punctuated, or with one word changed; the rest are decoys,
 half of them beginning with words of another text, a third of the shorter. For contamination the
-planted texts are questions of an evaluation in the middle of longer responses. Recall is
-the share of planted texts that were found, precision the share of what was found that was planted.
+seeded texts are questions of an evaluation in the middle of longer responses. Recall is
+the share of seeded texts that were found, precision the share of what was found that was seeded.
 The searches run with the paper's configuration.
 """
 
@@ -64,7 +64,7 @@ def change(text: str, kind: str, rng: random.Random, word: str) -> str:
     return text
 
 
-def plant(
+def seeded_texts(
     texts: int, lengths: tuple[int, int], seed: int
 ) -> tuple[list[str], list[tuple[str, str, int]]]:
     """Return (decoys, [(kind, changed text, number of the decoy it copies)])."""
@@ -79,27 +79,27 @@ def plant(
             words[:shared] = other[:shared]
         decoys.append(words)
     whole = [sentence(words) for words in decoys]
-    planted = []
+    seeded = []
     for index in rng.sample(range(texts), texts // 4):
-        kind = CHANGES[len(planted) % len(CHANGES)]
-        planted.append((kind, change(whole[index], kind, rng, next(stream)), index))
-    return whole, planted
+        kind = CHANGES[len(seeded) % len(CHANGES)]
+        seeded.append((kind, change(whole[index], kind, rng, next(stream)), index))
+    return whole, seeded
 
 
 def score_duplicates(
     texts: int, lengths: tuple[int, int], recipe: dict[str, Any], seed: int
 ) -> dict[str, tuple[int, int, int]]:
-    """Return kind -> (found, planted, pairs found that were not planted) of the duplicate search;
+    """Return kind -> (found, seeded, pairs found that were not seeded) of the duplicate search;
     the last under `all`.
     """
-    whole, planted = plant(texts, lengths, seed)
+    whole, seeded = seeded_texts(texts, lengths, seed)
     classes = Classes()
-    for number, text in enumerate([*whole, *(text for _, text, _ in planted)]):
+    for number, text in enumerate([*whole, *(text for _, text, _ in seeded)]):
         classes.add("set", number, text)
     pairs = {
         (line["row"], line["of_row"]) for line in duplicates(classes, {**recipe, "seed": seed})
     }
-    wanted = {(texts + place, index): kind for place, (kind, _, index) in enumerate(planted)}
+    wanted = {(texts + place, index): kind for place, (kind, _, index) in enumerate(seeded)}
     found = {kind: sum(wanted[pair] == kind for pair in pairs & wanted.keys()) for kind in CHANGES}
     totals = {kind: sum(kind == other for other in wanted.values()) for kind in CHANGES}
     return {kind: (found[kind], totals[kind], 0) for kind in CHANGES} | {
@@ -110,22 +110,22 @@ def score_duplicates(
 def score_contamination(
     texts: int, lengths: tuple[int, int], recipe: dict[str, Any], seed: int
 ) -> dict[str, tuple[int, int, int]]:
-    """Return the same of the contamination search: evaluation questions planted inside responses,
+    """Return the same of the contamination search: evaluation questions seeded inside responses,
     among decoys that share thirds of them.
     """
-    whole, planted = plant(texts, lengths, seed)
+    whole, seeded = seeded_texts(texts, lengths, seed)
     stream = sampler(random.Random(f"{seed} padding"))
-    questions = {index for _, _, index in planted}
+    questions = {index for _, _, index in seeded}
     items = Items(
         [
-            {"task": "planted", "item": i, "part": "question", "text": whole[i]}
+            {"task": "seeded", "item": i, "part": "question", "text": whole[i]}
             for i in sorted(questions)
         ],
         recipe,
     )
     rows = []
     for text in [
-        *(text for _, text, _ in planted),
+        *(text for _, text, _ in seeded),
         *(text for i, text in enumerate(whole) if i not in questions),
     ]:
         around = [" ".join(itertools.islice(stream, 20)) for _ in range(2)]
@@ -141,7 +141,7 @@ def score_contamination(
         if line["contaminated"]
         for _, item, _ in line["items"]
     }
-    wanted = {(place, index): kind for place, (kind, _, index) in enumerate(planted)}
+    wanted = {(place, index): kind for place, (kind, _, index) in enumerate(seeded)}
     found = {kind: sum(wanted[pair] == kind for pair in pairs & wanted.keys()) for kind in CHANGES}
     totals = {kind: sum(kind == other for other in wanted.values()) for kind in CHANGES}
     return {kind: (found[kind], totals[kind], 0) for kind in CHANGES} | {
@@ -153,11 +153,11 @@ def table(texts: int, seed: int) -> str:
     """Return the page."""
     config = resolved([])["data"]
     lines = [
-        "# What the searches find of what was planted",
+        "# What the searches find of what was seeded",
         "",
         (
-            f"Written by `python scripts/dev/plant_data.py --texts {texts} --seed {seed}`;"
-            f" {texts:,} texts and {texts // 4:,} planted ones a line. Duplicates: Jaccard"
+            f"Written by `python scripts/dev/measure_search.py --texts {texts} --seed {seed}`;"
+            f" {texts:,} texts and {texts // 4:,} seeded ones a line. Duplicates: Jaccard"
             f" {config['duplicates']['jaccard']}; contamination:"
             f" {config['contamination']['ngram']}-grams, share"
             f" {config['contamination']['contaminated_share']}. Precision counts every kind"
