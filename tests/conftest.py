@@ -2,10 +2,14 @@
 that.
 """
 
+import signal
 from collections import Counter
 from typing import Any
 
 import pytest
+
+# A shell's background job ignores Ctrl-C, and so would every program that a test interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Words of a reason to skip -> what to install or set. Any other reason is printed as it is.
 REMEDIES = {
