@@ -9,6 +9,21 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+# A model that the peer plays: PEER_URL and PEER_KEY name its address and key.
+SETTINGS: dict[str, Any] = {
+    "provider": "openai",
+    "api": "chat",
+    "model": "m",
+    "revision": None,
+    "base_url_env": "PEER_URL",
+    "api_key_env": "PEER_KEY",
+    "prompt_form": None,
+    "stop": [],
+    "temperature": 0.5,
+    "max_tokens": 9,
+    "timeout_s": 2,
+}
+
 Script = Callable[
     [str, int], dict[str, Any]
 ]  # (prompt text, how often it has been asked) -> what to do

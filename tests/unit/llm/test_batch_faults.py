@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from batch_peer import BatchPeer, bad, good, good_message, lines
+from peer import SETTINGS
 
 from bezoar.errors import UserError
 from bezoar.llm import batch_run, limits
@@ -17,20 +18,7 @@ from bezoar.llm.budget import Ledger
 from bezoar.llm.client import LLMClient
 from bezoar.llm.language_model import Answer
 
-OPENAI: dict[str, Any] = {
-    "provider": "openai",
-    "api": "chat",
-    "model": "m",
-    "revision": None,
-    "base_url_env": "PEER_URL",
-    "api_key_env": "PEER_KEY",
-    "prompt_form": None,
-    "stop": [],
-    "temperature": 0.5,
-    "max_tokens": 9,
-    "timeout_s": 2,
-    "use_batch_api": True,
-}
+OPENAI: dict[str, Any] = {**SETTINGS, "use_batch_api": True}
 CLAUDE = {**OPENAI, "provider": "anthropic", "api": "messages", "base_url_env": "PEER_ROOT"}
 BOTH = pytest.mark.parametrize("settings", [OPENAI, CLAUDE], ids=["openai", "anthropic"])
 LIMIT = "Enqueued token limit reached. Limit: 90,000 enqueued tokens."

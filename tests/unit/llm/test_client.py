@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from peer import Peer
+from peer import SETTINGS, Peer
 
 from bezoar.errors import UserError
 from bezoar.llm import limits
@@ -18,19 +18,6 @@ from bezoar.llm.client import LLMClient
 from bezoar.llm.language_model import Answer
 
 KEY = "canary-0123456789"
-SETTINGS: dict[str, Any] = {
-    "provider": "openai",
-    "api": "chat",
-    "model": "m",
-    "revision": None,
-    "base_url_env": "PEER_URL",
-    "api_key_env": "PEER_KEY",
-    "prompt_form": None,
-    "stop": [],
-    "temperature": 0.5,
-    "max_tokens": 9,
-    "timeout_s": 2,
-}
 
 
 @pytest.fixture

@@ -7,25 +7,13 @@ from typing import Any
 
 import pytest
 import yaml
+from peer import SETTINGS
 
 from bezoar.errors import UserError
 from bezoar.llm.answer_store import key_of
 from bezoar.llm.protocol import arguments
 from bezoar.llm.settings import ModelSettings, ModelSpec, request_of
 
-SETTINGS: dict[str, Any] = {
-    "provider": "openai",
-    "api": "chat",
-    "model": "m",
-    "revision": None,
-    "base_url_env": "PEER_URL",
-    "api_key_env": "PEER_KEY",
-    "prompt_form": None,
-    "stop": [],
-    "temperature": 0.5,
-    "max_tokens": 9,
-    "timeout_s": 2,
-}
 PROMPT = [{"role": "user", "content": "a"}]
 NEW = {
     "max_tokens_name": "max_completion_tokens",

@@ -12,14 +12,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from trained import ROOT, SFT, TEMPLATE, dpo_command, reference_command, sft_command
 
+from bench_precision import AVX2_ONLY
 from bezoar import precision
-
-# What torch, oneDNN and MKL take for a processor with AVX2 and no bfloat16 units.
-AVX2_ONLY = {
-    "ATEN_CPU_CAPABILITY": "avx2",
-    "ONEDNN_MAX_CPU_ISA": "AVX2",
-    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
-}
 
 
 class Products(TorchDispatchMode):
