@@ -76,7 +76,7 @@ import-answers: environment ## take in such a file; then make … MODE=replay
 	$(RUN) python scripts/commands/exchange_answers.py import --config $(REHEARSAL) --file "$${BEZOAR_FILE:-answers.jsonl.xz}"
 
 test: development ## all tests
-	$(RUN) python -m pytest
+	$(RUN) python -m pytest --numprocesses $(CORES) --maxprocesses 8 --dist loadgroup
 
 fuzz: development ## N (2,000) damaged inputs for each reader and program; states how each ended
 	FUZZ_EXAMPLES=$(or $(N),2000) $(RUN) python -m pytest tests/unit/test_fuzz.py --hypothesis-show-statistics -p no:cacheprovider
