@@ -297,7 +297,7 @@ def page(raw: dict[str, Any]) -> str:
         "## Snakemake's own triggers on the same mutations",
         "",
         (
-            "The same project without the line `planning.install()`, with the metadata that"
+            "The same project without the line `snakemake_patch.install()`, with the metadata that"
             " Snakemake kept of the run, asked with `snakemake -n`."
         ),
         (

@@ -1,8 +1,10 @@
 """Run the rehearsal for several seeds, each below its own results root, and write what was learnt:
 numbers as JSON, and tables made from them.
 
-Usage: repeat_rehearsal.py --seeds 1 2 3 [--cores 2] [--output docs/learning.md]        (the numbers
-go to docs/learning.json)
+Usage: repeat_rehearsal.py --seeds 1 2 3 [--cores 2] [--finished] [--output docs/learning.md]
+
+The numbers go to docs/learning.json. With --finished nothing is run: the page is made of results
+that are there already, each perhaps from another machine.
 
 A seed changes everything: the world, its split, the base, the data and the training. Seeds that no
 design choice has seen are the ones that count.
@@ -10,7 +12,6 @@ design choice has seen are the ones that count.
 
 import argparse
 import os
-import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -117,6 +118,20 @@ def differences_of(seed: int) -> list[dict[str, Any]]:
     ]
 
 
+def machine_of(seed: int) -> str:
+    """Name what one seed was run on, as the receipt of its base has it."""
+    receipt = read_json(root(seed) / "receipts/base.json")
+    variables = receipt["environment"]["variables"]
+    parts = [
+        f"{receipt['hardware']['machine']}, {receipt['hardware']['cores']} cores",
+        f"Python {receipt['python']}",
+        f"torch {receipt['versions']['torch']}",
+        *(f"{name}={value}" for name, value in sorted(variables.items()) if value),
+        f"commit {receipt['git_commit'][:7]}",
+    ]
+    return ", ".join(parts)
+
+
 def shown(found: dict[str, Any], digits: int = 3, bold: bool = False) -> str:
     """Write a mean with its interval, and the number of items where it is known."""
     items = f", n = {found['n']}" if "n" in found else ""
@@ -135,8 +150,9 @@ def page(raw: dict[str, Any]) -> str:
         "",
         (
             "Written by `make learning` (`scripts/dev/repeat_rehearsal.py --seeds"
-            f" {' '.join(raw['seeds'])}`) on {raw['machine']}."
+            f" {' '.join(raw['seeds'])}`)."
         ),
+        *(f"Seed {seed}: {found['machine']}." for seed, found in raw["seeds"].items()),
         "The numbers in full: [learning.json](learning.json), from which this page is made.",
         (
             "Means of held-out items, 95 % bootstrap intervals. Seeds 0 to 3 were looked at while"
@@ -173,18 +189,24 @@ def main(argv: list[str] | None = None) -> None:
         "--cores", type=int, default=os.cpu_count() or 1, help="cores for Snakemake"
     )
     parser.add_argument(
+        "--finished", action="store_true", help="run nothing; make the page of finished runs"
+    )
+    parser.add_argument(
         "--output", type=Path, default=Path("docs/learning.md"), help="page to write, Markdown"
     )
     args = parser.parse_args(argv)
-    for seed in args.seeds:
+    for seed in [] if args.finished else args.seeds:
         print(f"seed {seed}", file=sys.stderr)
         run(seed, args.cores)
     raw = {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "seeds": {
-            str(seed): {"differences": differences_of(seed), "states": states_of(seed)}
+            str(seed): {
+                "machine": machine_of(seed),
+                "differences": differences_of(seed),
+                "states": states_of(seed),
+            }
             for seed in args.seeds
-        },
+        }
     }
     write_json(args.output.with_suffix(".json"), raw)
     with whole_file(args.output) as stream:
