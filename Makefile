@@ -21,7 +21,7 @@ PAPER = $(or $(CONFIG),config/paper.yaml)
 RESULTS = $(RUN) python -c "from bezoar.workflow.configuration import resolved; print(resolved('$(REHEARSAL)'.split())['pathvars']['results'])"
 PYTHON_FILES := scripts tests
 
-.PHONY: help rehearsal reproduce evaluate doctor report learning plan export-answers import-answers test fuzz bench check fix lock clean environment development stale audit archive crate evidence
+.PHONY: help rehearsal reproduce evaluate doctor report learning plan cancel-batches export-answers import-answers test fuzz bench check fix lock clean environment development stale audit archive crate evidence
 
 help: ## print this
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -68,6 +68,9 @@ learning: environment ## three fresh seeds of the rehearsal, for docs/learning.m
 
 plan: environment ## what CONFIG's pending requests will cost, or with MODEL= those of its evaluation
 	@$(RUN) python scripts/commands/plan_requests.py --config $(PAPER) --model "$(MODEL)" --revision "$(REVISION)" --template "$(TEMPLATE)" --name "$(NAME)"
+
+cancel-batches: environment ## end the batches that CONFIG has open at its providers; a later run collects what they answered
+	@$(RUN) python scripts/commands/cancel_batches.py --config $(PAPER)
 
 export-answers: environment ## every stored answer of CONFIG as one file, FILE=
 	$(RUN) python scripts/commands/exchange_answers.py export --config $(REHEARSAL) --file "$${BEZOAR_FILE:-answers.jsonl.xz}"

@@ -1,5 +1,5 @@
 """Compare two sets of judgments of the same answers: two judges, or one judge with and without
-mended reference answers.
+corrected reference answers.
 
 Usage: bridge_judges.py --first results/mtbench/base/judgments.jsonl … \\
            --second results/mtbench/base/gpt-4.judgments.jsonl … \\
@@ -10,7 +10,7 @@ The offset is the second rating less the first, over the (model, question, turn,
 rated, with an interval over questions: one question's turns, repeats and models are not
 independent. Rank agreement is Kendall's tau-b, of the models by their means and of all answers.
 `replaced` is each model's score with the second rating in place of the first wherever both are
-there: for mended references, their effect.
+there: for corrected references, their effect.
 """
 
 from pathlib import Path

@@ -392,18 +392,18 @@ class Plan:
         models = list(self.layout.extra) if self.evaluation else self.layout.evaluated
         answers = {model: self.answers(model, questions) for model in models}
 
-        def plan(label: str, job: LanguageModelJob, model: str, mended: list[str]) -> None:
+        def plan(label: str, job: LanguageModelJob, model: str, corrected: list[str]) -> None:
             there, turns = answers[model]
             client, _ = self.client(label, job, lambda _: ("Rating: [[5]]", "judgment"), not there)
             asked, references = questions, right
-            if mended and files:
-                references = override(right, Path(mended[0]))
+            if corrected and files:
+                references = override(right, Path(corrected[0]))
                 asked = [
                     row
                     for row in questions
                     if references.get(row["question_id"]) != right.get(row["question_id"])
                 ]
-            elif mended:
+            elif corrected:
                 asked = questions[: overridden()]
             judge_mtbench.judge(
                 client, asked, turns, references, prompts, model, settings["repeats"]
@@ -450,7 +450,7 @@ class Plan:
 
 
 def overridden() -> int:
-    """Return how many questions have a mended reference answer."""
+    """Return how many questions have a corrected reference answer."""
     rows = read_yaml_entries(Path(OVERRIDES), "overrides")
     return len({row["question_id"] for row in rows})
 

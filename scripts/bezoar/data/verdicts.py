@@ -36,13 +36,13 @@ def _values(text: str) -> Iterator[Any]:
         try:
             value, place = LENIENT_DECODER.raw_decode(text, place)
         except json.JSONDecodeError:
-            mended = LAST_COMMA.sub(lambda found: found[1] or "", text[place:])
+            repaired = LAST_COMMA.sub(lambda found: found[1] or "", text[place:])
             try:
-                value, length = LENIENT_DECODER.raw_decode(mended)
+                value, length = LENIENT_DECODER.raw_decode(repaired)
             except json.JSONDecodeError:
                 place += 1
                 continue
-            text, place = mended, length
+            text, place = repaired, length
         yield value
 
 

@@ -14,11 +14,11 @@ of any system.
       read
     answers.sent_unix_s, seconds, usd, via   when it was sent, how long it took, its price (null: no
       price known), and online or batch
-    batches               what was handed to a batch API: its id, the requests in it by key, and
+    batches               what was submitted to a batch API: its id, the requests in it by key, and
       whether it was collected
 `Store.get(key_of(request_of(settings, messages, attempt)))` is the stored answer or None. Nothing
-in `answers` is ever changed. Stores are made one a job, so that jobs on several machines never
-share a writer; `exchange_answers.py` makes one file of all of them.
+in `answers` is ever changed. Each job has a store of its own, so that jobs on several machines
+never share a writer; `exchange_answers.py` combines them into one file.
 """
 
 import json
@@ -168,7 +168,7 @@ class Store:
         return None
 
     def batch_asked(self, requests: dict[str, dict[str, Any]]) -> tuple[int, float]:
-        """Record that a batch of requests is about to be handed in; return its number here and the
+        """Record that a batch of requests is about to be submitted; return its number here and the
         time.
         """
         now = time.time()
@@ -183,7 +183,7 @@ class Store:
         self._write("UPDATE batches SET id = ? WHERE number = ?", [(name, number)])
 
     def batch_collected(self, number: int) -> None:
-        """Record that all there is of a batch has been stored."""
+        """Record that everything a batch returned has been stored."""
         self._write("UPDATE batches SET collected = 1 WHERE number = ?", [(number,)])
 
     def open_batches(self) -> list[tuple[int, str | None, float, dict[str, dict[str, Any]]]]:
@@ -200,7 +200,7 @@ class Store:
         ]
 
     def batch_names(self) -> set[str]:
-        """Return the provider's ids of all batches that were ever handed in."""
+        """Return the provider's ids of all batches that were ever submitted."""
         found = self._read("SELECT id FROM batches WHERE id IS NOT NULL", ())
         return {name for (name,) in found}
 

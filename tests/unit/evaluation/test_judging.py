@@ -271,18 +271,18 @@ def test_a_bridge_finds_the_offset_between_two_judges_by_category(
     assert 0.5 < found["rank_agreement"]["answers"] < 1
 
 
-def test_mended_references_are_judged_alone_and_their_effect_is_the_replaced_score(
+def test_corrected_references_are_judged_alone_and_their_effect_is_the_replaced_score(
     tmp_path: Path, peer: Peer
 ) -> None:
-    mended = tmp_path / "overrides.yaml"
-    mended.write_text(
+    corrected = tmp_path / "overrides.yaml"
+    corrected.write_text(
         yaml.safe_dump(
-            {"overrides": [{"question_id": 82, "turn": 1, "wrong": "right", "right": "mended"}]}
+            {"overrides": [{"question_id": 82, "turn": 1, "wrong": "right", "right": "corrected"}]}
         )
     )
-    peer.script = lambda prompt, turn: {"text": "[[9]]" if "mended" in prompt else "[[5]]"}
+    peer.script = lambda prompt, turn: {"text": "[[9]]" if "corrected" in prompt else "[[5]]"}
     rows = judged(tmp_path, 8)
-    changed = judged(tmp_path, 8, judge="judge2", overrides=mended)
+    changed = judged(tmp_path, 8, judge="judge2", overrides=corrected)
     assert [(row["question_id"], row["turn"]) for row in changed] == [(82, 1), (82, 2)]
     by = {(row["model"], row["question_id"], row["turn"], row["repeat"]): row for row in rows}
     found = bridge_judges.bridge(

@@ -191,7 +191,7 @@ def test_a_batch_of_which_nothing_was_taken_refuses_the_settings(
     tmp_path: Path, peer: BatchPeer, kind: str
 ) -> None:
     peer.results = lambda keys, number: (None, lines(*(bad(key, 400) for key in keys)))
-    with pytest.raises(UserError, match=r"no request with these settings was taken"):
+    with pytest.raises(UserError, match=r"no request with these settings was accepted"):
         ask(tmp_path)
     assert at_rest(tmp_path) == (0, 0.0)
     use(peer, OPENAI)
