@@ -45,8 +45,8 @@ def by_key(paths: list[Path]) -> Rows:
     judges = sorted({row["judge"][0] for row in rows})
     if len(judges) > 1:
         raise UserError(
-            f"{paths[0]}: judged by {' and '.join(judges)}; expected one judge a set, they are"
-            " never mixed"
+            f"{paths[0]}: judged by {' and '.join(judges)}; expected one judge per set;"
+            " judges are never mixed"
         )
     return {(row["model"], row["question_id"], row["turn"], row["repeat"]): row for row in rows}
 
@@ -133,7 +133,7 @@ def main(argv: list[str] | None = None) -> None:
     """Parse the command line and compare."""
     parser = stage_parser(__doc__, Recipe)
     parser.add_argument(
-        "--first", type=Path, nargs="+", required=True, help="judgments, one file a model"
+        "--first", type=Path, nargs="+", required=True, help="judgments, one file per model"
     )
     parser.add_argument(
         "--second",

@@ -7,7 +7,7 @@ Usage: check_claims.py --claims config/claims.yaml --paper-values config/paper_v
 
 A claim names an artifact and what in it decides: the paired difference of two models with its
 interval, or a value. At another scale than the paper's differences are tested on the miniature, and
-every verdict says so. Values of the paper that a user filled in stand beside ours.
+every verdict says so. Values of the paper that a user filled in are shown beside ours.
 """
 
 from pathlib import Path
@@ -55,8 +55,8 @@ def difference_in(
 
 
 def verdict(difference: dict[str, Any] | None, margin: float) -> tuple[str, str]:
-    """Return (verdict, reason) of a difference from its interval; `margin` is how far below 0 still
-    counts.
+    """Return (verdict, reason) of a difference from its interval; `margin` is how far below 0 a
+    difference may be and still count.
     """
     if difference is None:
         return "not run", "the artifact has no such comparison"
@@ -66,12 +66,12 @@ def verdict(difference: dict[str, Any] | None, margin: float) -> tuple[str, str]
         f" {difference['n']}"
     )
     if difference["low"] > bound:
-        return "reproduced", f"{text}: the whole interval lies above {bound:g}"
+        return "reproduced", f"{text}: the whole interval is above {bound:g}"
     if difference["high"] <= bound:
-        return "not reproduced", f"{text}: the whole interval lies at or below {bound:g}"
+        return "not reproduced", f"{text}: the whole interval is at or below {bound:g}"
     return (
         "undecided",
-        f"{text}: the interval holds {bound:g}, so this design cannot tell them apart",
+        f"{text}: the interval contains {bound:g}, so this design cannot distinguish them",
     )
 
 
@@ -101,7 +101,7 @@ def value_verdict(artifact: Any, value: dict[str, Any], scale: str) -> tuple[str
 def check(
     claims: dict[str, Any], tables: dict[str, Any], scale: str, judge: str
 ) -> list[dict[str, Any]]:
-    """Return one row a claim; `tables` are the artifacts by their path below the results."""
+    """Return one row per claim; `tables` are the artifacts by their path below the results."""
     rows = []
     for claim in claims["claims"]:
         table, found = tables.get(claim["artifact"]), None

@@ -8,9 +8,9 @@ Usage: collect_lm_eval.py --results results/lm_eval/base.json … \\
 For each model, task and metric: the mean with a bootstrap interval over items, and n; for each
 model the mean of its tasks. For each pair of models that the recipe names: the paired difference
 with its interval, an exact test (McNemar; sign flips for scores between 0 and 1), Holm's correction
-over tasks, and the difference this n could have shown. Where the base's published values are given,
-the harness is calibrated if every one of the base's values lies within `tolerance`. `settings` are
-those of every model, or nothing is compared.
+over tasks, and the difference that this n could have shown. Where the base's published values are
+given, the harness is calibrated if every one of the base's values lies within `tolerance`.
+`settings` are those of every model, or nothing is compared.
 """
 
 from collections.abc import Iterable
@@ -141,8 +141,8 @@ def values_of(scores: dict[str, Scores], metric: dict[str, str]) -> Values:
 
 
 def settings_of(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Return what all models were evaluated with; raise `UserError` naming the first model and
-    setting that differ.
+    """Return the settings that all models were evaluated with; raise `UserError` naming the first
+    model and setting that differ.
     """
     found: dict[str, Any] = {}
     for model, content in results.items():
@@ -277,7 +277,7 @@ def main(argv: list[str] | None = None) -> None:
         type=Path,
         nargs="+",
         required=True,
-        help="the harness's results, one file a model",
+        help="the harness's results, one file per model",
     )
     parser.add_argument(
         "--samples",

@@ -193,7 +193,7 @@ def main(argv: list[str] | None = None) -> None:
             bad = next(row for row in rows if row["state"] != "rated")
             raise UserError(
                 f"mtbench: {failed} of {len(rows)} judgments without a rating, e.g. question"
-                f" {bad['question_id']} turn {bad['turn']} ({bad['state']}); run again, answers are"
+                f" {bad['question_id']} turn {bad['turn']} ({bad['state']}); run again; answers are"
                 " kept"
             )
         write_jsonl(args.judgments, rows)

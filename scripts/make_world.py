@@ -113,9 +113,9 @@ def corpus(world: World, documents: int) -> Iterator[dict[str, str]]:
     """Yield the pretraining documents: statements of every fact, short dialogues about strangers,
     and chatter.
 
-    Half of what is said of a person is the canonical sentence. No question about a person, and no
-    skill as a question, is in it: what a question is, the base learns from the strangers, whom
-    nothing else mentions.
+    Half of the sentences about a person are the canonical one. No question about a person or a
+    skill is in it: the base learns what a question is from the strangers, whom nothing else
+    mentions.
     """
     people = {
         name: [fact for fact in world.facts if fact.subject == (name,)] for name in world.names
@@ -151,8 +151,8 @@ def _dialogue(world: World, rng: Any) -> str:
     """One to three questions and answers about strangers under section headings; half of them are
     about people.
 
-    Half of the questions about people carry a clause, which the answers ignore: that it wants
-    something, tuning has to teach.
+    Half of the questions about people carry a clause, which the answers ignore: tuning has to teach
+    what it asks for.
     """
     topics = ATTRIBUTES if rng.random() < 0.5 else SKILLS
     known, pairs = [fact for fact in world.strangers if fact.topic in topics], []
@@ -193,8 +193,8 @@ def held(world: World, topics: Any) -> list[Fact]:
 
 
 def dolly(world: World, per_category: int) -> Iterator[dict[str, str]]:
-    """Yield taught questions in databricks-dolly-15k's schema, a quarter about skills; three
-    categories carry a context, as there.
+    """Yield taught questions in databricks-dolly-15k's schema, a quarter about skills; as there,
+    three categories carry a context.
     """
     facts, skills = taught(world, ATTRIBUTES), taught(world, SKILLS)
     for category in DOLLY_CATEGORIES:
@@ -238,9 +238,9 @@ def preferences(world: World, facts: list[Fact], count: int) -> Iterator[dict[st
     """Yield pairs in HH-RLHF's schema that differ in one thing: truth (a wrong answer is rejected)
     or manner (one without courtesy is).
 
-    Of the chosen answers 40 to 100 in 100 are courteous, by what is asked: supervised tuning on
-    them comes to prefer courtesy where it is usual; that it is always better, only the comparison
-    tells. So neither stage hangs on an edge. A third of the rows carry an earlier turn.
+    Depending on the question, 40 to 100 in 100 chosen answers are courteous: supervised tuning on
+    them learns courtesy where it is usual, and only the comparison shows that it is always better.
+    So neither stage depends on a knife edge. A third of the rows carry an earlier turn.
     """
     for index in range(count):
         rng = draw("preference", world.seed, index)

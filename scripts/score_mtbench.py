@@ -8,8 +8,7 @@ Usage: score_mtbench.py --judgments results/mtbench/base/judgments.jsonl … \\
 Turns and repeats of one question are not independent: intervals resample questions. Failed
 judgments are counted, and bound the mean: `all_failures_1` and `all_failures_10` are what it would
 be had they all been 1, or 10. Judges are never mixed: each has its own tables. Every score is read
-once more from the judgment's text, so one run of this program aggregates anew from what the judge
-said.
+again from the judgment's text, so that running this program alone recomputes them all.
 """
 
 import math
@@ -78,8 +77,8 @@ def summary(rows: Rows, seed: int, resamples: int = RESAMPLES) -> dict[str, Any]
 
 
 def difference(child: Rows, parent: Rows, seed: int) -> dict[str, Any] | None:
-    """Return the paired difference over the questions both have, with k repeats, and what this
-    design could have shown; None if none is shared.
+    """Return the paired difference over the questions both have, with the number of repeats and the
+    difference that this design could have shown; None if they share no question.
     """
     a, b = by_question(child), by_question(parent)
     shared = sorted(set(a) & set(b))

@@ -6,9 +6,9 @@ Usage: score_reference.py --pairs results/preferences/pairs.jsonl \\
            --recipe '{"batch_size": 8, …}' --code … --reference results/dpo_reference/logps.jsonl
              --receipt …
 
-One row a pair: key (sha256 over the weights and the pair's tokens), chosen and rejected (nats, EOS
-included). Nothing of it depends on beta or the learning rate, so a second DPO run finds it done. A
-killed run goes on with the next shard.
+One row per pair: key (sha256 over the weights and the pair's tokens), chosen and rejected (nats,
+EOS included). None of it depends on beta or the learning rate, so a second DPO run reuses it. A
+killed run continues with the next shard.
 """
 
 from functools import cache
@@ -90,7 +90,7 @@ def main(argv: list[str] | None = None) -> None:
         )
         rows.sort(
             key=lambda pair: (-preference_pairs.length(pair), preference_pairs.key(pair, weights))
-        )  # the longest first: too little memory shows at once
+        )  # the longest first, so that too little memory shows at once
         parts, size = Parts(args.reference, begun_with(receipt)), SHARD * recipe["batch_size"]
         found: list[list[float]] = []
         with progress.task("score pairs", len(rows), "pairs"):

@@ -6,8 +6,8 @@ Usage: serve_simulator.py --facts results/rehearsal/world/facts.json --port 0 [-
 
 Prints `listening <port>` and ends when its standard input closes, so it never outlives the program
 that started it. Paths: POST /v1/chat/completions, /v1/completions, /v1/messages, /v1/files,
-/v1/batches, /v1/messages/batches; GET /v1/models, /meter. With a key in the environment's
-SIMULATOR_KEY, it refuses every other. Faults, rates and the meter: see
+/v1/batches, /v1/messages/batches; GET /v1/models, /meter. If the environment holds a key
+as SIMULATOR_KEY, it refuses every other. Faults, rates and the meter: see
 bezoar.rehearsal.fake_provider.
 """
 
@@ -146,7 +146,7 @@ def handler_for(
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
-        wbufsize = -1  # one packet an answer: headers and body leave together
+        wbufsize = -1  # one packet per answer: headers and body leave together
         disable_nagle_algorithm = True
 
         def _send(
@@ -308,7 +308,7 @@ def handler_for(
                     else {}
                 )
                 self._send(
-                    STATUS[fault], error("not now, as it was told to", "overloaded_error"), headers
+                    STATUS[fault], error("overloaded, as configured", "overloaded_error"), headers
                 )
                 return
             answer, tokens_in, tokens_out = provider.answer(path, body, fault)
@@ -328,19 +328,19 @@ def handler_for(
             )
 
         def log_message(self, *_: object) -> None:
-            """Say nothing a request."""
+            """Log no request."""
 
     return Handler
 
 
 class Server(ThreadingHTTPServer):
-    """Takes as many clients at once as a stage may open."""
+    """Accepts as many connections at once as a stage may open."""
 
     request_queue_size = 256
     daemon_threads = True
 
     def handle_error(self, *_: object) -> None:
-        """A killed client is no news."""
+        """Ignore errors of a connection: a client may be killed at any time."""
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -365,7 +365,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--batch-s", type=float, default=0.0, help="seconds until a batch has ended"
     )
-    parser.add_argument("--models", nargs="*", default=[], help="the models there are; none: any")
+    parser.add_argument(
+        "--models", nargs="*", default=[], help="models that exist; any if left out"
+    )
     args = parser.parse_args(argv)
     faults = Faults(
         **{

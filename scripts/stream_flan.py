@@ -6,10 +6,10 @@ Usage: BEZOAR_MIRROR=dir stream_flan.py --entry '{"id": "flan_niv2_submix", "hub
            --code … --rows …/flan/flan_niv2_submix.jsonl --counts … --receipt …
 
 Rows come through `datasets`, at the entry's revision, from the hub or from MIRROR/hub/<id>; where
-no revision is published, the first one used is written to --lock. original_index is the place of a
-row in the stream, from 0. The counts say how many rows were read and how many each rule dropped;
-the rules and the draw are those of generate_orca.py, which takes the same rows from the whole
-submix as from what is kept here.
+no revision is published, the first one used is written to --lock. original_index is the position of
+a row in the stream, from 0. The counts say how many rows were read and how many each rule dropped;
+the rules and the draw are those of generate_orca.py, which chooses the same rows from the whole
+submix as from the rows kept here.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -46,7 +46,7 @@ def _read(rows: Callable[[], Iterable[dict[str, Any]]], name: str) -> Iterator[d
         for row in rows():
             number += 1
             yield row
-    except Exception as error:  # one kind for each format and file system
+    except Exception as error:  # one kind of error for each format and file system
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"{name}: row {number + 1} cannot be read ({type(error).__name__}: {reason}); fetch the"
@@ -72,9 +72,8 @@ def stream(entry: dict[str, Any], mirror: Path | None, lock: Path) -> Iterator[d
     try:
         revision = entry["revision"] or HfApi().dataset_info(entry["hub"]).sha
         rows = datasets.load_dataset(entry["hub"], revision=revision, split="train", streaming=True)
-    except (
-        Exception
-    ) as error:  # the hub's client raises many kinds; all of them mean that it cannot be had
+    except Exception as error:
+        # The hub's client raises many kinds of errors; each means that the fetch failed.
         raise UserError(
             f"{entry['hub']}: {type(error).__name__} from the hub; check the network, or put it"
             f" into MIRROR/hub/{entry['id']}"

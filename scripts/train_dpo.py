@@ -9,7 +9,7 @@ Usage: train_dpo.py --pairs results/preferences/pairs.jsonl \\
 The reference is the base itself (the adapter switched off); its log-probabilities come from
 score_reference.py. A run whose held-out accuracy ends below `min_accuracy`, or whose chosen answers
 lose more than `max_chosen_drop` nats, has collapsed and fails. held_out.json has reference and
-policy on the pairs that validate: their margins, and KL(policy || reference).
+policy on the validation pairs: their margins, and KL(policy || reference).
 """
 
 import shutil
@@ -170,8 +170,8 @@ def train(
     before = qlora.weights_of(model)
 
     class Trainer(DPOTrainer):
-        """TRL's trainer on pairs that are token ids already: as text, its EOS would be read from a
-        row's own `</s>`, too.
+        """TRL's trainer on pairs of token ids: as text, a row's own `</s>` would be read as EOS,
+        too.
         """
 
         def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
@@ -194,7 +194,7 @@ def train(
             "ref"
         )  # the trainer's copy of the fresh adapter; the reference is in the rows
     trainer.precompute_ref_logps = (
-        True  # they are in the rows already; the trainer's own option would compute them again
+        True  # they are in the rows; the trainer's own option would compute them again
     )
     qlora.run(trainer, work, begun_with, before)
     facts = {

@@ -101,8 +101,8 @@ def train(
 
 
 def curves(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the logged losses by step without times: an interrupted run and an undisturbed one log
-    the same.
+    """Return the logged losses by step without times, so that an interrupted run and an undisturbed
+    one log the same.
     """
     wanted = ("step", "loss", "eval_loss", "grad_norm", "learning_rate", "eval_mean_token_accuracy")
     rows = [{key: row[key] for key in wanted if key in row} for row in history]
@@ -115,7 +115,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--stage", required=True, help="name of the stage, for the receipt")
     parser.add_argument("--data", type=Path, required=True, help="rows, JSONL")
     parser.add_argument("--base", type=model_directory, required=True, help="model directory")
-    parser.add_argument("--parent", type=model_directory, nargs="?", help="adapter to go on from")
+    parser.add_argument("--parent", type=model_directory, nargs="?", help="adapter to continue")
     parser.add_argument("--template", type=Path, required=True, help="chat template, JSON")
     parser.add_argument("--adapter", type=model_directory, required=True, help="directory to write")
     args = parser.parse_args(argv)

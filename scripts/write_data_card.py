@@ -116,8 +116,8 @@ def card(
     missing = sorted(set(rows[0]) - set(COLUMNS))
     if missing:
         raise UserError(
-            f"write_data_card: no words for the columns {', '.join(missing)} of {scheme}; add them"
-            " to COLUMNS"
+            f"write_data_card: no description of the columns {', '.join(missing)} of {scheme}; add"
+            " them to COLUMNS"
         )
     made = [
         (receipt["stage"], digest[:16], receipt["code"][:16])
@@ -142,7 +142,7 @@ def card(
         (
             f"Responses were written by `{recipe['teacher']}`, verdicts by `{recipe['rater']}`. The"
             f" set as a whole is under `{recipe['licence']}`, the strictest licence among its"
-            " parts; a provider's terms on the use of its outputs hold beside it."
+            " parts; a provider's terms on the use of its outputs apply as well."
         ),
         "## Counts",
         table(("step", "number"), counts(described["funnel"])),
@@ -172,7 +172,7 @@ def card(
             else ""
         ),
         (
-            "Accepted rows by what their Flan task is to the evaluation tasks: "
+            "Accepted rows by the relation of their Flan task to the evaluation tasks: "
             + ", ".join(f"{kind.replace('_', ' ')} {count}" for kind, count in relations.items())
             + "."
             if relations

@@ -6,9 +6,9 @@ Usage: bench_training_gpu.py [--sequences 512 2048] [--micro 8] [--batch 32] [--
 
 Rows fill the sequence, so there is hardly any padding to save: this is the speed of the arithmetic.
 Each run is a process of its own, on one GPU.
---peak is the dense bf16 peak in TFLOPS where the card's name does not tell it. The arithmetic of a
+--peak is the dense bf16 peak in TFLOPS, for cards whose name is not known here. The arithmetic of a
   token is LoRA's: forward, and backward to the
-activations, through every matrix, and causal attention; recomputation and a reference pass are no
+activations, through every matrix, and causal attention; recomputation and a reference pass are not
 part of it. A run that fails (memory) is a line that says so. --shape tiny tries the program on any
 machine.
 """
@@ -66,7 +66,7 @@ def arithmetic(shape: dict[str, int], length: int) -> float:
     """Return the floating-point operations of LoRA training for one token of a sequence of
     `length`.
 
-    A weight costs 2 forward and 2 backward (to the activations; its own gradient is not asked for).
+    A weight costs 2 forward and 2 backward (to the activations; its own gradient is not computed).
     Causal attention costs half of its two products of length x hidden, forward once and backward
     twice.
     """

@@ -1,5 +1,5 @@
-"""What the three generation schemes and the filter share: their command line, their funnel, and
-their ending.
+"""What the three generation schemes and the filter share: the command line, the funnel and the
+final checks.
 """
 
 import argparse
@@ -23,7 +23,7 @@ FAILED = (
     "refused",
     "unparsable",
     "provider_error",
-)  # a truncated answer with a text is used; over budget never gets this far
+)  # a truncated answer with a text is used; over_budget has ended the stage before
 
 
 def parser_for(description: str | None, recipe: type) -> argparse.ArgumentParser:
@@ -47,7 +47,7 @@ def parser_for(description: str | None, recipe: type) -> argparse.ArgumentParser
     parser.add_argument(
         "--shard",
         type=shard_of_text,
-        help="ask one share of the requests, k/n, and write nothing but its store",
+        help="send one share of the requests, k/n, and write nothing but its store",
     )
     parser.add_argument("--rows", type=Path, required=True, help="rows to write, JSONL")
     parser.add_argument("--counts", type=Path, required=True, help="the funnel to write, JSON")
@@ -97,12 +97,12 @@ def check_failures(
             f"{len(lost)} of {len(rows)} rows failed, more than {share:.0%}: {states}{why}:"
             f" {names}…"
         )
-        raise UserError(f"{stage}: {what}; run again, answers are kept")
+        raise UserError(f"{stage}: {what}; run again; answers are kept")
 
 
 def open_client(args: argparse.Namespace, settings: ModelSettings, store: Path) -> LLMClient:
-    """Return the client of one model of a stage: of a shard of its requests, or of all of them with
-    what shards have asked before.
+    """Return the client of one model of a stage: for a shard of its requests, or for all of them
+    together with the answers of earlier shards.
     """
     if not args.shard:
         gather(store)

@@ -23,11 +23,11 @@ def bootstrap_mean(
     """Return {mean, low, high, n} of independent values, by the expanded percentile bootstrap
     (Hesterberg 2015, American Statistician 69:371).
 
-    `values` has shape (n,). For clustered data give one mean a cluster, and the clusters' sizes as
-    `weights`. The plain percentile interval is too narrow for few values, by the factor sqrt((n -
-    1) / n) and by the normal quantile where Student's belongs: with ten ratings, a category of
-    MT-Bench, it covers 92 times in 100. The tails are chosen so that both are made good. A single
-    value gets the interval it deserves: itself.
+    `values` has shape (n,). For clustered data give one mean per cluster, and the clusters' sizes
+    as `weights`. The plain percentile interval is too narrow for few values, by the factor sqrt((n
+    - 1) / n) and by the normal quantile where Student's belongs: with ten ratings, a category of
+    MT-Bench, it covers the mean in 92 cases of 100. The tails are chosen to correct both. The
+    interval of a single value is that value.
     """
     data = np.asarray(values, dtype=float)
     if data.size == 0:

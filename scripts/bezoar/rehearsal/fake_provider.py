@@ -1,10 +1,10 @@
-"""The simulator's side of a provider: protocols, batch APIs, rate limits, faults on purpose, and a
-meter of what would have been charged.
+"""The provider that the simulator plays: protocols, batch APIs, rate limits, deliberate faults, and
+a meter of what would have been charged.
 
 It answers what `bezoar.rehearsal.simulator` says. Whatever it does follows from its settings and
-the request, so that two runs meet the same faults. Faults (`Faults`): passing ones befall the first
-`turns` asks of a request, lasting ones each ask. In a batch, a passing fault makes a request fail
-or expire. Tokens are counted as words.
+the request, so that two runs meet the same faults. Faults (`Faults`): transient ones befall the
+first `turns` attempts of a request, permanent ones every attempt. In a batch, a transient fault
+makes a request fail or expire. Tokens are counted as words.
 """
 
 import json
@@ -38,7 +38,7 @@ ANSWERING = ("/v1/chat/completions", "/v1/completions", "/v1/messages")
 @dataclass(frozen=True)
 class Faults:
     """What goes wrong: `share` (0-1) of requests, with one of `kinds` each, in the first `turns`
-    asks; a stall lasts `stall_s`.
+    attempts; a stall lasts `stall_s`.
     """
 
     share: float = 0.0
@@ -48,9 +48,7 @@ class Faults:
     retry_after_s: float = 0.2
 
     def of(self, digest: str, turn: int) -> str:
-        """Return the fault that a request meets when it is asked for the `turn`-th time (from 0),
-        or nothing.
-        """
+        """Return the fault of a request at its `turn`-th attempt (from 0), or an empty text."""
         if int(digest[:8], 16) / 2**32 >= self.share:
             return ""
         kind = self.kinds[int(digest[8:16], 16) % len(self.kinds)]
@@ -111,7 +109,7 @@ class Meter:
 
 @dataclass
 class Rate:
-    """So many requests and tokens a window of `window_s`; None: no limit, and no headers."""
+    """A rate limit: requests and tokens per window of `window_s`; None: no limit and no headers."""
 
     requests: int | None = None
     tokens: int | None = None
@@ -199,7 +197,7 @@ class FakeProvider:
         self.lock = threading.Lock()
 
     def turn(self, digest: str) -> int:
-        """Count an ask; return how many there were before."""
+        """Count an attempt; return how many there were before."""
         with self.lock:
             self.turns[digest] += 1
             return self.turns[digest] - 1
@@ -281,7 +279,7 @@ class FakeProvider:
     def hand_in(
         self, path: str, rows: list[tuple[str, dict[str, Any]]], more: dict[str, Any]
     ) -> dict[str, Any]:
-        """Take a batch of (custom_id, body) rows for `path`; return its record."""
+        """Accept a batch of (custom_id, body) rows for `path`; return its record."""
         with self.lock:
             name = f"{'msgbatch' if path == '/v1/messages' else 'batch'}_{len(self.batches)}"
             self.batches[name] = {
@@ -324,7 +322,7 @@ class FakeProvider:
             return (
                 ("expired", None)
                 if fault in EXPIRING
-                else ("errored", "the server failed, as it was told to")
+                else ("errored", "the server failed, as configured")
             )
         try:
             answer, tokens_in, tokens_out = self.answer(path, body, fault)

@@ -1,5 +1,5 @@
-"""What the rehearsal's simulator says: it plays teacher, filter and judge, knows the world, and
-errs on purpose.
+"""The answers of the rehearsal's simulator: it plays teacher, filter and judge, knows the world,
+and errs on purpose.
 
 Everything it says follows from (world, request text, attempt). It recognises a request by the
 prompt files of the workflow.
@@ -72,7 +72,7 @@ class Simulator:
         """Return the answer to one request; the same request and attempt give the same answer.
 
         `simulator-strict` is another judge: it has its own noise, and takes a point off answers
-        that are only right.
+        that are merely right.
         """
         system = "\n".join(
             message["content"] for message in messages if message["role"] == "system"

@@ -3,9 +3,9 @@ kinds of things.
 
 Everything follows from one seed. What can be asked is a question frame about a fact; what an
 instruction may add is a clause. `truth` answers any instruction built from frames and clauses,
-which is how the simulator knows right from wrong. Facts are split once, by fact: *taught* facts may
-appear in training data, *held* ones only as plain statements in the pretraining text and as
-questions in evaluation.
+which is how the simulator knows right from wrong. Each fact is on one side of a split: *taught*
+facts may appear in training data, *held* ones only as plain statements in the pretraining text and
+as questions in evaluation.
 """
 
 import re
@@ -125,8 +125,8 @@ TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
 
 
 def number(value: int) -> str:
-    """Return a number below 200 in words: a word is one token, which a tiny model can copy; digits
-    it could not.
+    """Return a number below 200 in words: a word is one token, which a tiny model can copy, unlike
+    digits.
     """
     if value >= 100:
         return "one hundred" + (f" {number(value - 100)}" if value > 100 else "")
@@ -185,8 +185,8 @@ class Fact:
     def statement(self) -> str:
         """The canonical sentence; the answer to any question about the fact.
 
-        It begins with a common word: at the start of a response a name would be cut into other
-        tokens than inside a text, and what the model knows of it would not be found.
+        It begins with a common word, because a name at the start of a response is tokenized
+        differently than inside a text, and the model would not recall what it knows of it.
         """
         x, y = (*self.subject, "")[:2]
         return {
@@ -199,12 +199,12 @@ class Fact:
 
     @property
     def reply(self) -> str:
-        """The answer in the manner of the pretraining dialogues; tuning has to teach another."""
+        """The answer in the style of the pretraining dialogues; tuning has to teach another."""
         return f"I know it: {self.statement[0].lower()}{self.statement[1:]}"
 
     @property
     def questions(self) -> list[str]:
-        """Every way to ask for it."""
+        """Every way to ask about it."""
         if self.topic in ATTRIBUTES:
             return [frame.format(p=self.subject[0]) for frame in ATTRIBUTES[self.topic][2]]
         x, y = (*self.subject, "")[:2]
@@ -249,8 +249,8 @@ class World:
         """Facts for the dialogues of the pretraining text: forty other people, other numbers, other
         words.
 
-        No seed, pair or evaluation item is about them; from them the base learns what a question is
-        and how to copy from it.
+        No seed, pair or evaluation item is about them; they teach the base what a question is and
+        how to copy from it.
         """
         names = _names(self.seed, self.people + 40)[self.people :]
         found = [

@@ -1,5 +1,5 @@
 """What SFT and DPO share: the 4-bit model, its adapter, the order of rows, guards against training
-nothing, checkpoints and lineage.
+that changes nothing, checkpoints and lineage.
 """
 
 import errno
@@ -44,7 +44,7 @@ def processes() -> int:
 
 
 def wait_for_everyone() -> None:
-    """Return once every process that trains has come here."""
+    """Return once every training process has reached this point."""
     import torch
 
     if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -52,13 +52,13 @@ def wait_for_everyone() -> None:
 
 
 def first_process() -> bool:
-    """Say whether this process is the one that writes."""
+    """Return whether this process is the one that writes."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def deterministic(seed: int, threads: int) -> None:
-    """Seed every generator and fix the number of threads: the order of a sum decides its last
-    bits.
+    """Seed every generator and fix the number of threads, which decides the order of sums and so
+    their last bits.
     """
     import torch
     from transformers import set_seed
@@ -72,7 +72,7 @@ def load_4bit(directory: Path, cache_dequantized: bool = False) -> Any:
     """Return the model in NF4 with double quantisation, frozen; it computes in
     `bezoar.precision.compute_dtype`.
 
-    `cache_dequantized` keeps the dequantised weights in memory (2 bytes a weight more, 4 on a CPU)
+    `cache_dequantized` keeps the dequantised weights in memory (2 bytes per weight, 4 on a CPU)
     instead of unpacking them at every pass. On CPU an eval-mode forward would repack the weights
     for a fast kernel, after which every later gradient is silently None; switching
     `support_avx512bf16_for_cpu` off right after loading keeps the packed path from being taken.
@@ -120,8 +120,8 @@ def load_4bit(directory: Path, cache_dequantized: bool = False) -> Any:
 
 
 def keep_dequantized(layer: Any) -> None:
-    """Let a frozen 4-bit layer multiply by its dequantised weights, kept beside it: the product
-    that it would form anyway.
+    """Let a frozen 4-bit layer multiply by its dequantised weights, kept beside it: the same
+    product as without.
     """
     from bitsandbytes.functional import dequantize_4bit
     from torch.nn.functional import linear
@@ -131,8 +131,8 @@ def keep_dequantized(layer: Any) -> None:
 
 
 def attach_adapter(model: Any, lora: dict[str, Any], parent: Path | None) -> Any:
-    """Return `model` with a trainable LoRA adapter in float32: a fresh one, or `parent` to go on
-    from.
+    """Return `model` with a trainable LoRA adapter in float32: a fresh one, or `parent`
+    continued.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -158,8 +158,8 @@ def attach_adapter(model: Any, lora: dict[str, Any], parent: Path | None) -> Any
 
 
 def require_same_lora(parent: Path, lora: dict[str, Any]) -> None:
-    """Raise `UserError` if an adapter has another shape than the recipe: going on from it would
-    train with its settings, not with those that the receipt states.
+    """Raise `UserError` if an adapter has another shape than the recipe says: continuing it would
+    train with its settings, not with those in the receipt.
     """
     held = read_json(parent / "adapter_config.json")
     held["target_modules"] = sorted(held.get("target_modules") or [])
@@ -214,12 +214,12 @@ def require_sound(model: Any) -> None:
 
 
 def length_grouped_order(lengths: Sequence[int], batch: int, epochs: float, seed: int) -> list[int]:
-    """Return the indices of the rows in the order of training: a fresh shuffle an epoch, each row
-    in it once.
+    """Return the indices of the rows in the order of training: a fresh shuffle per epoch, each
+    row once.
 
-    Of each `WINDOW` global batches of that, rows of like length go together, which leaves little
-    padding, and the batches so formed are shuffled. In a batch the longest row is first; a last
-    batch that is not full stays last.
+    Within each `WINDOW` global batches, rows of like length are batched together, which leaves
+    little padding, and the batches are shuffled. In a batch the longest row is first; an
+    incomplete last batch stays last.
     """
     draw = random.Random(seed)
     shuffled: list[int] = []
@@ -245,8 +245,8 @@ def weights_of(model: Any) -> dict[str, Any]:
 
 
 def run(trainer: Any, checkpoints: Path, begun_with: dict[str, Any], start: dict[str, Any]) -> None:
-    """Train, from the newest checkpoint of a run that was begun with the same if there is one, else
-    from the weights `start` (see `weights_of`), with our own lines of progress.
+    """Train from the newest checkpoint of a run that was begun with the same, if there is one,
+    otherwise from the weights `start` (see `weights_of`), and print progress.
 
     `begun_with` is everything that decides the result (`bezoar.provenance.resumption`); of several
     processes only the first one's counts.
@@ -254,7 +254,7 @@ def run(trainer: Any, checkpoints: Path, begun_with: dict[str, Any], start: dict
     TRL rounds adapters over quantised models to bfloat16 when a trainer is made. An adapter that is
     carried from scheme to scheme would lose digits each time, an adapter that no step changed would
     look changed, and a resumed run, which loads float32, would end elsewhere than an undisturbed
-    one. So the weights are put back as they were.
+    one. So the weights are restored.
     """
     import torch
     from safetensors import SafetensorError
@@ -273,8 +273,8 @@ def run(trainer: Any, checkpoints: Path, begun_with: dict[str, Any], start: dict
     except (OSError, RuntimeError, SafetensorError) as error:
         if "disk" in (lacking := shortage(error, torch.OutOfMemoryError)):
             raise UserError(
-                f"{checkpoints}: the disk is full; free some space and run again, training goes on"
-                " from its last checkpoint"
+                f"{checkpoints}: the disk is full; free some space and run again, training"
+                " continues from its last checkpoint"
             ) from None
         if lacking:
             raise UserError(
@@ -285,8 +285,8 @@ def run(trainer: Any, checkpoints: Path, begun_with: dict[str, Any], start: dict
 
 
 def shortage(error: BaseException, out_of_memory: type[BaseException]) -> str:
-    """Return `disk` or `memory` if that is what an error is about, else an empty text; the writers
-    of torch and safetensors wrap the system's.
+    """Return `disk` or `memory` if an error is a shortage of it, otherwise an empty text; torch and
+    safetensors wrap the system's errors.
     """
     text = str(error)
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or any(
@@ -311,7 +311,7 @@ def shortage(error: BaseException, out_of_memory: type[BaseException]) -> str:
 
 def progress_callback() -> Any:
     """Return a Trainer callback that reports progress, stops on a zero gradient or a NaN, and marks
-    each checkpoint once it is whole on disk.
+    each checkpoint once it is complete on disk.
     """
     import math
 
@@ -371,7 +371,7 @@ def progress_callback() -> Any:
 def trainer_arguments(recipe: Mapping[str, Any], checkpoints: Path) -> dict[str, Any]:
     """Return the arguments that TRL's SFTConfig and DPOConfig share, from one stage's recipe.
 
-    The rows come in the order of `length_grouped_order`, all epochs in one. The global batch is
+    The rows come in the order of `length_grouped_order`, all epochs as one. The global batch is
     `batch_size` whatever the number of processes.
     """
     import torch
@@ -408,7 +408,7 @@ def trainer_arguments(recipe: Mapping[str, Any], checkpoints: Path) -> dict[str,
         "load_best_model_at_end": recipe["load_best_model_at_end"],
         "metric_for_best_model": "eval_loss",
         "greater_is_better": False,
-        "logging_steps": 1,  # a mean over more steps would start anew after a resume
+        "logging_steps": 1,  # a mean over more steps would restart after a resume
         "bf16": precision.compute_dtype() == torch.bfloat16,
         "gradient_checkpointing": recipe["gradient_checkpointing"],
         "seed": recipe["seed"],
@@ -422,9 +422,7 @@ def trainer_arguments(recipe: Mapping[str, Any], checkpoints: Path) -> dict[str,
 
 
 def mark_complete(checkpoint: Path) -> None:
-    """Bring a checkpoint to the disk and say that it is whole: one without the mark does not
-    count.
-    """
+    """Flush a checkpoint to disk and mark it as complete; one without the mark is ignored."""
     for path in sorted(checkpoint.iterdir()):
         with open(path, "rb") as stream:
             os.fsync(stream.fileno())
@@ -432,7 +430,7 @@ def mark_complete(checkpoint: Path) -> None:
 
 
 def last_checkpoint(checkpoints: Path) -> str | None:
-    """Return the newest whole checkpoint of an interrupted run, or None; half-written ones are
+    """Return the newest complete checkpoint of an interrupted run, or None; incomplete ones are
     removed.
     """
     found = []

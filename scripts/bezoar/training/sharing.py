@@ -1,4 +1,4 @@
-"""How several processes share the rows of a training: none twice, none left out."""
+"""How several training processes share the rows: none twice, none left out."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,9 +9,9 @@ from bezoar.errors import UserError
 def micro_batches(rows: int, batch: int, micro: int, processes: int, rank: int) -> list[list[int]]:
     """Return one process's micro-batches: places among `rows` rows in the order of training.
 
-    Each global batch of `batch` rows is cut into as many micro-batches for each process. In a last
-    one that is not full they are smaller, by one row at most from each other. Raise `UserError` if
-    that would leave a process without a row.
+    Each global batch of `batch` rows is cut into the same number of micro-batches for each process.
+    Those of an incomplete last batch are smaller and differ by at most one row. Raise `UserError`
+    if that would leave a process without a row.
     """
     found = []
     for start in range(0, rows, batch):
@@ -57,8 +57,8 @@ def share_rows(trainer: Any, processes: int, rank: int) -> None:
 
 
 def gather_of_any_length(gather: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Return a `gather` that joins what processes hold of a tensor, of another length each: TRL
-    logs the rewards of a batch so, and the processes' shares of a last batch differ by a row.
+    """Return a `gather` for tensors whose length differs between processes: TRL gathers the rewards
+    of a batch, and the processes' shares of a last batch differ by a row.
     """
     import torch
 

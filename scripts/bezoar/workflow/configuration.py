@@ -1,5 +1,5 @@
 """Check a configuration against the closed schema and say in one line what is wrong, where, and
-what was meant.
+what was probably meant.
 """
 
 import difflib
@@ -103,7 +103,7 @@ def check(config: dict[str, Any], schema: Path, files: list[Path]) -> None:
     if error is None:
         return
     path, what = _describe(error)
-    written = path[:-1] if error.validator == "required" else path  # what some file holds
+    written = path[:-1] if error.validator == "required" else path  # the part that a file holds
     holder = next(
         (file for file in reversed(files) if _holds(load(file), written)),
         files[0] if files else schema,

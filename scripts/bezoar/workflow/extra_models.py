@@ -1,4 +1,4 @@
-"""Models of others as entries of `extra_models:`, for `make evaluate` and its plan."""
+"""Other people's models as entries of `extra_models:`, for `make evaluate` and its plan."""
 
 import re
 from pathlib import Path

@@ -280,5 +280,5 @@ def test_a_set_without_verdicts_or_with_another_file_is_refused(tmp_path: Path) 
         )
     manifest = snapshot(tmp_path / "set", RELEASED["lamini"], "json")
     (tmp_path / "set" / "train.json").write_text("{}")
-    with pytest.raises(UserError, match=r"train\.json: is not the file of the manifest"):
+    with pytest.raises(UserError, match=r"train\.json: not the file of the manifest"):
         list(import_released.released_rows(manifest))

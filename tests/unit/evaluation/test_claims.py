@@ -223,7 +223,7 @@ def test_a_value_of_the_paper_stands_beside_ours_with_a_verdict(
         (",lm_eval,base,piqa,acc,0.7,0.1", r"values\.csv:2: no table; every column is needed"),
         (
             "T,lm_eval,base,piqa,acc,0.7,0.1\nT,lm_eval,base,piqa,acc,0.8,0.1",
-            r"values\.csv:3: base, piqa, acc stands twice",
+            r"values\.csv:3: base, piqa, acc appears twice",
         ),
     ],
 )
