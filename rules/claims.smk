@@ -1,5 +1,5 @@
 """
-A verdict for every claim of the paper that can be tested, and the paper's values beside ours where somebody filled them in.
+A verdict for every claim of the paper that can be tested, and the paper's values beside ours where they were filled in.
 
 REQUIRED INPUTS:
     claims       = config/claims.yaml

@@ -1,7 +1,7 @@
 """Names that all rules share. No rule lives here; no heavy import is allowed here.
 
-What the DAG is made of is stated in scripts/bezoar/workflow: layout.py (models, places, receipts),
-lineage.py (what is trained on what), recipes.py (settings of stages beyond one section).
+The facts of the DAG are in scripts/bezoar/workflow: layout.py (models, paths, receipts),
+lineage.py (what is trained on what), recipes.py (settings that are more than one section).
 """
 
 import sys
@@ -110,7 +110,7 @@ def card_receipts(wildcards):
 
 
 def trainings(wildcards):
-    """The trainings whose sum {model} is, in order."""
+    """The trainings that {model} combines, in order."""
     return lineage.merge(LAYOUT, wildcards.model).trainings
 
 

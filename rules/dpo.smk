@@ -5,7 +5,7 @@ REQUIRED INPUTS:
     pairs     = <results>/preferences/pairs.jsonl
     base      = <results>/merge/openbezoar-hh-rlhf-sft/model.safetensors
 OUTPUTS:
-    reference = <results>/dpo_reference/logps.jsonl          what the reference says of each pair, whatever beta is
+    reference = <results>/dpo_reference/logps.jsonl          log-probabilities of each pair, which do not depend on beta
     adapter   = <results>/dpo/adapter_model.safetensors      and held_out.json: reference and policy on held-out pairs
 """
 

@@ -1,6 +1,6 @@
 """
-Models of others: imported in the layout that ours have, and both benchmarks on them alone, a row a model: what `make evaluate MODEL=…`
-asks for. Nothing is trained.
+Other people's models for `make evaluate MODEL=…`: imported into the layout of ours, both benchmarks, and a table with one row per
+model. Nothing is trained.
 
 REQUIRED INPUTS:
     snapshot  = config: extra_models: source, hub or path

@@ -1,6 +1,6 @@
 """
-The teacher's server, if `config: serve` describes one: started for the generation jobs, shared by them, ended after them.
-Without it, the environment variable of `teacher: base_url_env` names a server that somebody else keeps running.
+The teacher's server, if `config: serve` describes one: started for the generation jobs, shared by them, and stopped after them.
+Without it, the environment variable of `teacher: base_url_env` names a server that is already running.
 
 REQUIRED INPUTS:
     the model's weights, which the server fetches itself, and its environment (envs/serve.lock)
