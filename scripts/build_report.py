@@ -169,7 +169,7 @@ def page(
         simulated_teacher=scale != "paper",
         models=models,
         tasks=list(lm_eval["models"]["base"]),
-        lm_differences={(d["child"], d["parent"]): d for d in lm_eval["differences"]},
+        lm_differences={(d["candidate"], d["baseline"]): d for d in lm_eval["differences"]},
         other_judges={
             name: table for name, table in mtbench["judges"].items() if name != judge_name
         },

@@ -37,17 +37,19 @@ NEEDED = {"id", "statement", "where", "artifact", "reason"}
 
 
 def difference_in(
-    table: dict[str, Any], child: str, parent: str, measure: str, judge: str
+    table: dict[str, Any], candidate: str, baseline: str, measure: str, judge: str
 ) -> dict[str, Any] | None:
-    """Return {mean, low, high, n, …} of child - parent from an lm_eval.json, or from the table of
-    `judge` in an mtbench.json; None if not there.
+    """Return {mean, low, high, n, …} of candidate - baseline from an lm_eval.json, or from the
+    table of `judge` in an mtbench.json; None if not there.
     """
     rows = (
         table["differences"]
         if "differences" in table
         else table["judges"].get(judge, {}).get("differences", [])
     )
-    row = next((row for row in rows if row["child"] == child and row["parent"] == parent), None)
+    row = next(
+        (row for row in rows if row["candidate"] == candidate and row["baseline"] == baseline), None
+    )
     found = row and row.get(measure, row)
     return found and {
         key: found[key] for key in ("mean", "low", "high", "n", "detectable") if key in found
@@ -108,12 +110,14 @@ def check(
         if "difference" in claim:
             wanted = claim["difference"]
             found = (
-                difference_in(table, wanted["child"], wanted["parent"], wanted["measure"], judge)
+                difference_in(
+                    table, wanted["candidate"], wanted["baseline"], wanted["measure"], judge
+                )
                 if table
                 else None
             )
             test = (
-                f"{wanted['measure']}: {wanted['child']} − {wanted['parent']} >"
+                f"{wanted['measure']}: {wanted['candidate']} − {wanted['baseline']} >"
                 f" {-wanted['margin']:g}"
             )
             decided, reason = verdict(found, wanted["margin"])
@@ -140,7 +144,7 @@ def check(
                 "difference": found,
             }
         )
-    for claim in claims["cannot"]:
+    for claim in claims["not_testable"]:
         rows.append(
             {
                 "id": claim["id"],

@@ -69,17 +69,17 @@ def differences(measured: Measured, seed: int) -> list[dict[str, Any]]:
     )
     return [
         {
-            "child": child,
-            "parent": parent,
+            "candidate": candidate,
+            "baseline": baseline,
             "set": name,
             "metric": metric,
-            "own": OWN.get(child) == name,
+            "own": OWN.get(candidate) == name,
             **paired_difference(
-                measured[child][name][metric], measured[parent][name][metric], seed
+                measured[candidate][name][metric], measured[baseline][name][metric], seed
             ),
         }
-        for child, parent in pairs
-        for name in measured[child]
+        for candidate, baseline in pairs
+        for name in measured[candidate]
         for metric in METRICS[name]
     ]
 

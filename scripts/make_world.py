@@ -34,13 +34,13 @@ class Recipe(TypedDict):
     """The settings of the stage, with their units."""
 
     people: int
-    held_share: float  # of people that only the evaluation asks about
-    held_skill_share: float  # of skill facts that only the evaluation asks about
+    held_out_share: float  # of people that only the evaluation asks about
+    held_out_skill_share: float  # of skill facts that only the evaluation asks about
     documents: int
     seeds: int  # Alpaca-style
     dolly_per_category: int
     preference_pairs: int
-    held_preference_pairs: int
+    held_out_preference_pairs: int
     questions_per_category: int
     seed: int
 
@@ -419,7 +419,7 @@ def make(
         with whole_file(directory / "lm_eval" / f"{name}.yaml") as stream:
             yaml.safe_dump(task, stream, sort_keys=False)
         write_jsonl(directory / "lm_eval" / f"{name}.jsonl", items)
-    for name, rows in held_out(world, messages, recipe["held_preference_pairs"]).items():
+    for name, rows in held_out(world, messages, recipe["held_out_preference_pairs"]).items():
         write_jsonl(directory / "heldout" / f"{name}.jsonl", rows)
 
 
@@ -435,8 +435,8 @@ def main(argv: list[str] | None = None) -> None:
     world = World(
         args.recipe["seed"],
         args.recipe["people"],
-        args.recipe["held_share"],
-        args.recipe["held_skill_share"],
+        args.recipe["held_out_share"],
+        args.recipe["held_out_skill_share"],
     )
     with Receipt(
         args.receipt,

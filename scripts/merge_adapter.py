@@ -77,7 +77,7 @@ def compare(before: list[Any], after: list[Any]) -> dict[str, float]:
     }
 
 
-def merge(base: Path, adapter: Path, onto: str) -> Any:
+def merge(base: Path, adapter: Path, merge_onto: str) -> Any:
     """Return the merged model in bfloat16; the arithmetic is done in float32."""
     import torch
 
@@ -85,7 +85,7 @@ def merge(base: Path, adapter: Path, onto: str) -> Any:
     from bezoar.training.weights import load_adapter, load_causal_lm
 
     plain = load_causal_lm(base, torch.float32)
-    if onto == "dequantised":
+    if merge_onto == "dequantised":
         from bitsandbytes.functional import dequantize_4bit
 
         for name, module in load_4bit(base).named_modules():

@@ -266,14 +266,14 @@ def handler_for(
                         json.loads(line)
                         for line in provider.files[body["input_file_id"]].splitlines()
                     ]
-                    made = provider.hand_in(
+                    made = provider.submit(
                         body["endpoint"],
                         [(r["custom_id"], r["body"]) for r in rows],
                         {"metadata": body.get("metadata")},
                     )
                     self._send(200, self._batch(made["id"]))
                 elif path == "/v1/messages/batches":
-                    made = provider.hand_in(
+                    made = provider.submit(
                         "/v1/messages",
                         [(r["custom_id"], r["params"]) for r in json.loads(content)["requests"]],
                         {},

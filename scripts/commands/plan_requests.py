@@ -203,7 +203,7 @@ class Plan:
             self.made = self.results / "world"
             return None
         recipe = {**self.config["world"], "seed": self.config["seed"], "documents": 0}
-        keys = ("seed", "people", "held_share", "held_skill_share")
+        keys = ("seed", "people", "held_out_share", "held_out_skill_share")
         world = World(**{key: recipe[key] for key in keys})
         messages = system_messages(Path("prompts/orca_system_messages.yaml"))
         template = read_json(Path("prompts/chat_template.json"))

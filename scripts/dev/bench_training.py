@@ -106,7 +106,7 @@ BEST = PLAIN | {"model_init_kwargs": {"dtype": "bfloat16", "attn_implementation"
 WAYS: dict[str, dict[str, dict[str, Any]]] = {
     "sft": {
         "ours": {"way": "ours"},
-        "ours, not resident": {"way": "ours", "recipe": {"cache_dequantized": False}},
+        "ours, weights not cached": {"way": "ours", "recipe": {"cache_dequantized": False}},
         "TRL, defaults": {"way": "trl"},
         "TRL, grouped by length": {"way": "trl", "settings": BEST},
         "TRL, packed": {
@@ -139,7 +139,7 @@ WAYS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "parts": {
         "ours": {"way": "ours"},
-        "weights not resident": {"way": "ours", "recipe": {"cache_dequantized": False}},
+        "weights not cached": {"way": "ours", "recipe": {"cache_dequantized": False}},
         "rows not ordered by length": {"way": "ours", "without": ["order"]},
         "attention by sdpa, not eager": {"way": "ours", "without": ["eager"]},
         "evaluation at the micro-batch": {"way": "ours", "without": ["evaluation"]},

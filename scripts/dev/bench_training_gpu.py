@@ -49,7 +49,7 @@ WAYS: dict[str, dict[str, dict[str, Any]]] = {
         "TRL, defaults": {"way": "trl"},
         "ours": {"way": "ours"},
         "ours, gradients checkpointed": {"way": "ours", "recipe": {"gradient_checkpointing": True}},
-        "ours, neither resident": {
+        "ours, neither cached": {
             "way": "ours",
             "recipe": {"gradient_checkpointing": True, "cache_dequantized": False},
         },

@@ -93,7 +93,7 @@ def differences_of(seed: int) -> list[dict[str, Any]]:
     )
     rows: list[tuple[str, dict[str, Any], int]] = [
         (
-            f"{d['child']} on its own set against {d['parent']}: {d['metric'].replace('_', ' ')}",
+            f"{d['candidate']} on its own set against {d['baseline']}: {d['metric'].replace('_', ' ')}",
             d,
             -1 if d["metric"] == "loss" else 1,
         )
@@ -101,11 +101,11 @@ def differences_of(seed: int) -> list[dict[str, Any]]:
         if d["own"] and d["metric"] in ("loss", "exact_match", "accuracy")
     ]
     rows += [
-        (f"lm-eval, all items: {d['child']} against {d['parent']}", d["all_items"], 1)
+        (f"lm-eval, all items: {d['candidate']} against {d['baseline']}", d["all_items"], 1)
         for d in harness["differences"]
     ]
     rows += [
-        (f"chat: {d['child']} against {d['parent']}", d, 1)
+        (f"chat: {d['candidate']} against {d['baseline']}", d, 1)
         for d in next(iter(chat["judges"].values()))["differences"]
     ]
     return [

@@ -64,13 +64,13 @@ class BatchRun:
             untried_first = sorted(left, key=lambda key: key in self.lost)
             parts = list(parts_of({key: left[key] for key in untried_first}, self.most))
             for part in parts if self.most == MOST_REQUESTS else parts[:1]:
-                await self._hand_in(part)
+                await self._submit_part(part)
         for key in left:
             why = self.lost.get(key, "no answer from the batch API")
             self.exchange.incoming.end(key, failure(why))
         await self.online.prove()
 
-    async def _hand_in(self, part: dict[str, Request]) -> None:
+    async def _submit_part(self, part: dict[str, Request]) -> None:
         """Submit one batch, as far as the budget allows; one that is too large is halved."""
         exchange = self.exchange
         costs = {key: Bound.of(r, exchange.price, "batch").usd for key, r in part.items()}

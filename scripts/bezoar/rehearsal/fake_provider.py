@@ -276,7 +276,7 @@ class FakeProvider:
             tokens_out,
         )
 
-    def hand_in(
+    def submit(
         self, path: str, rows: list[tuple[str, dict[str, Any]]], more: dict[str, Any]
     ) -> dict[str, Any]:
         """Accept a batch of (custom_id, body) rows for `path`; return its record."""

@@ -219,12 +219,14 @@ class World:
 
     seed: int
     people: int
-    held_share: float
-    held_skill_share: float
+    held_out_share: float
+    held_out_skill_share: float
 
     @cached_property
     def names(self) -> list[str]:
-        """The people; the first `held_share` of them are held out with all that is true of them."""
+        """The people; the first `held_out_share` of them are held out with all that is true of
+        them.
+        """
         return _names(self.seed, self.people)
 
     @cached_property
@@ -234,12 +236,12 @@ class World:
         for index, name in enumerate(self.names):
             for topic, (values, _, _) in ATTRIBUTES.items():
                 value = draw("fact", self.seed, name, topic).choice(values.split())
-                found.append(Fact(topic, (name,), value, index < self.held_share * self.people))
+                found.append(Fact(topic, (name,), value, index < self.held_out_share * self.people))
         for topic, pairs in self._skills().items():
             for subject, value in pairs:
                 held = (
                     draw("held", self.seed, topic, tuple(sorted(subject))).random()
-                    < self.held_skill_share
+                    < self.held_out_skill_share
                 )
                 found.append(Fact(topic, subject, value, held))
         return found
@@ -354,6 +356,6 @@ class World:
         return {
             "seed": self.seed,
             "people": self.people,
-            "held_share": self.held_share,
-            "held_skill_share": self.held_skill_share,
+            "held_out_share": self.held_out_share,
+            "held_out_skill_share": self.held_out_skill_share,
         }

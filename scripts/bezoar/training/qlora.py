@@ -317,7 +317,7 @@ def progress_callback() -> Any:
 
     from transformers import TrainerCallback
 
-    class Watch(TrainerCallback):
+    class ProgressCallback(TrainerCallback):
         def __init__(self) -> None:
             self.shown = ExitStack()
 
@@ -365,7 +365,7 @@ def progress_callback() -> Any:
             if "loss" in row:
                 progress.note(f"loss {row['loss']:.2f}")
 
-    return Watch()
+    return ProgressCallback()
 
 
 def trainer_arguments(recipe: Mapping[str, Any], checkpoints: Path) -> dict[str, Any]:

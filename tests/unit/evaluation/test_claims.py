@@ -35,7 +35,11 @@ def chat(low: float, high: float) -> dict[str, Any]:
             }
         },
         "differences": [
-            {"child": "openbezoar-sft", "parent": "base", **interval((low + high) / 2, low, high)}
+            {
+                "candidate": "openbezoar-sft",
+                "baseline": "base",
+                **interval((low + high) / 2, low, high),
+            }
         ],
     }
 
@@ -45,8 +49,8 @@ TABLES: dict[str, Any] = {
     "lm_eval.json": {
         "differences": [
             {
-                "child": "openbezoar-sft",
-                "parent": "base",
+                "candidate": "openbezoar-sft",
+                "baseline": "base",
                 "mean_of_tasks": interval(0.1, -0.1, 0.3),
                 "all_items": interval(1, 1, 1),
             }

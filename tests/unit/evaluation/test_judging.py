@@ -263,8 +263,8 @@ def test_a_bridge_finds_the_offset_between_two_judges_by_category(
         "coding": 0,
     }
     assert (
-        found["categories"]["writing"]["told_apart"]
-        and not found["categories"]["math"]["told_apart"]
+        found["categories"]["writing"]["excludes_zero"]
+        and not found["categories"]["math"]["excludes_zero"]
     )
     assert found["judgments"] == {"first": 80, "second": 80, "in_both": 80, "rated_by_both": 79}
     assert found["offset"]["low"] < found["offset"]["mean"] < found["offset"]["high"] < 0

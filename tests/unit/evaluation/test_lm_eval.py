@@ -312,7 +312,7 @@ def collect(
             "recipe": {"limit": None, **settings.get(model, {})},
         }
         write_json(place / f"{model}.json", mine)
-    pairs = [["child", "base"]] if "child" in values else []
+    pairs = [["candidate", "base"]] if "candidate" in values else []
     recipe = {
         "pairs": pairs,
         "metric": {},
@@ -341,7 +341,7 @@ def collect(
 
 def test_models_are_compared_in_pairs(tmp_path: Path) -> None:
     base, better = [1.0, 0.0] * 50, [1.0] * 60 + [1.0, 0.0] * 20
-    table = collect(tmp_path, {"base": base, "child": better})
+    table = collect(tmp_path, {"base": base, "candidate": better})
     found = table["differences"][0]["tasks"]["t"]
     assert (
         found["mean"] == pytest.approx(0.3)
@@ -350,7 +350,7 @@ def test_models_are_compared_in_pairs(tmp_path: Path) -> None:
     )
     assert (
         found["test"] == "McNemar, exact"
-        and found["told_apart"]
+        and found["excludes_zero"]
         and 0 < found["detectable"] < found["mean"]
     )
     assert table["models"]["base"]["t"]["mean"] == 0.5
@@ -364,21 +364,23 @@ def test_models_are_compared_in_pairs(tmp_path: Path) -> None:
 
 
 def test_scores_between_0_and_1_are_tested_by_sign_flips(tmp_path: Path) -> None:
-    table = collect(tmp_path, {"base": [0.4] * 30, "child": [0.5] * 30})
+    table = collect(tmp_path, {"base": [0.4] * 30, "candidate": [0.5] * 30})
     found = table["differences"][0]["tasks"]["t"]
     assert found["test"] == "sign flips" and found["p"] < 0.001
-    same = collect(tmp_path, {"base": [0.4, 0.5] * 15, "child": [0.5, 0.4] * 15})["differences"][0]
+    same = collect(tmp_path, {"base": [0.4, 0.5] * 15, "candidate": [0.5, 0.4] * 15})[
+        "differences"
+    ][0]
     assert (
-        not same["tasks"]["t"]["told_apart"]
-        and not same["all_items"]["told_apart"]
-        and not same["mean_of_tasks"]["told_apart"]
+        not same["tasks"]["t"]["excludes_zero"]
+        and not same["all_items"]["excludes_zero"]
+        and not same["mean_of_tasks"]["excludes_zero"]
     )
 
 
 def test_the_harness_is_calibrated_against_published_values_or_says_that_it_is_not(
     tmp_path: Path,
 ) -> None:
-    values = {"base": [1.0, 0.0] * 50, "child": [1.0] * 100}
+    values = {"base": [1.0, 0.0] * 50, "candidate": [1.0] * 100}
 
     def verdict(**changes: object) -> dict:
         return collect(tmp_path, values, **changes)["calibration"]
@@ -396,9 +398,9 @@ def test_the_harness_is_calibrated_against_published_values_or_says_that_it_is_n
 
 def test_models_with_other_items_or_settings_are_not_compared(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="were not evaluated on the same items"):
-        collect(tmp_path, {"base": [1.0, 0.0], "child": [1.0]})
-    with pytest.raises(UserError, match="child was evaluated with another limit"):
-        collect(tmp_path, {"base": [1.0], "child": [1.0]}, settings={"child": {"limit": 5}})
+        collect(tmp_path, {"base": [1.0, 0.0], "candidate": [1.0]})
+    with pytest.raises(UserError, match="candidate was evaluated with another limit"):
+        collect(tmp_path, {"base": [1.0], "candidate": [1.0]}, settings={"candidate": {"limit": 5}})
     with pytest.raises(
         UserError, match="base has no metric acc of task t; name one it has under lm_eval_table"
     ):
@@ -572,11 +574,13 @@ def test_rows_that_do_not_fit_together_are_refused() -> None:
 def test_models_that_were_asked_other_questions_are_not_compared() -> None:
     row = {"task": "t", "doc_id": 0, "target": "0"}
     same = collect_lm_eval.items_of([row])
-    collect_lm_eval.require_same_items({"base": same, "child": same})
+    collect_lm_eval.require_same_items({"base": same, "candidate": same})
     for other in (row | {"doc_id": 1}, row | {"target": "1"}):
-        with pytest.raises(UserError, match="child and base were not evaluated on the same items"):
+        with pytest.raises(
+            UserError, match="candidate and base were not evaluated on the same items"
+        ):
             collect_lm_eval.require_same_items(
-                {"base": same, "child": collect_lm_eval.items_of([other])}
+                {"base": same, "candidate": collect_lm_eval.items_of([other])}
             )
 
 

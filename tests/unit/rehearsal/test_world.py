@@ -15,13 +15,13 @@ from bezoar.rehearsal.world import ATTRIBUTES, CLAUSES, COURTESY, SKILLS, World,
 ROOT = Path(__file__).parents[3]
 RECIPE = {
     "people": 60,
-    "held_share": 0.3,
-    "held_skill_share": 0.5,
+    "held_out_share": 0.3,
+    "held_out_skill_share": 0.5,
     "documents": 3000,
     "seeds": 20,
     "dolly_per_category": 12,
     "preference_pairs": 80,
-    "held_preference_pairs": 40,
+    "held_out_preference_pairs": 40,
     "questions_per_category": 3,
     "seed": 7,
 }
@@ -29,7 +29,9 @@ RECIPE = {
 
 @pytest.fixture(scope="module")
 def world() -> World:
-    return World(RECIPE["seed"], RECIPE["people"], RECIPE["held_share"], RECIPE["held_skill_share"])
+    return World(
+        RECIPE["seed"], RECIPE["people"], RECIPE["held_out_share"], RECIPE["held_out_skill_share"]
+    )
 
 
 @pytest.fixture(scope="module")
