@@ -93,7 +93,8 @@ def differences_of(seed: int) -> list[dict[str, Any]]:
     )
     rows: list[tuple[str, dict[str, Any], int]] = [
         (
-            f"{d['candidate']} on its own set against {d['baseline']}: {d['metric'].replace('_', ' ')}",
+            f"{d['candidate']} on its own set against {d['baseline']}:"
+            f" {d['metric'].replace('_', ' ')}",
             d,
             -1 if d["metric"] == "loss" else 1,
         )

@@ -89,8 +89,8 @@ def paired_difference(
     """
     if len(candidate) != len(baseline):
         raise ValueError(
-            f"paired_difference: {len(candidate)} and {len(baseline)} items; expected the same items in"
-            " both"
+            f"paired_difference: {len(candidate)} and {len(baseline)} items; expected the same"
+            " items in both"
         )
     gaps = np.asarray(candidate, dtype=float) - np.asarray(baseline, dtype=float)
     found = bootstrap_mean(gaps, seed)

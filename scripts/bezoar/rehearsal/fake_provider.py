@@ -19,6 +19,7 @@ from typing import Any
 from bezoar.files import canonical, sha256_text
 from bezoar.llm.budget import Price, price_of
 from bezoar.rehearsal.simulator import Simulator
+from bezoar.rehearsal.wire_formats import Completion, anthropic_answer, openai_answer
 
 PASSING = (
     "429",
@@ -228,53 +229,20 @@ class FakeProvider:
         most = 1 if fault == "length" else len(words) if limit is None else limit
         cut = len(words) > most or fault == "length"
         text = "" if fault in ("empty", "refusal") else " ".join(words[:most]) if cut else text
-        tokens_in, tokens_out = (
-            sum(len(message["content"].split()) for message in messages),
-            len(text.split()),
+        found = Completion(
+            id=sha256_text(json.dumps(body, sort_keys=True))[:24],
+            model="another-model" if fault == "wrong_model" else body["model"],
+            text=text,
+            end="refusal" if fault == "refusal" else "length" if cut else "stop",
+            tokens_in=sum(len(message["content"].split()) for message in messages),
+            tokens_out=len(text.split()),
         )
-        name, model = (
-            sha256_text(json.dumps(body, sort_keys=True))[:24],
-            "another-model" if fault == "wrong_model" else body["model"],
+        sent = (
+            anthropic_answer(found)
+            if path == "/v1/messages"
+            else openai_answer(found, chat=path != "/v1/completions")
         )
-        if path == "/v1/messages":
-            stop = "refusal" if fault == "refusal" else "max_tokens" if cut else "end_turn"
-            return (
-                {
-                    "id": f"msg_{name}",
-                    "type": "message",
-                    "role": "assistant",
-                    "model": model,
-                    "stop_sequence": None,
-                    "content": [{"type": "text", "text": text}],
-                    "stop_reason": stop,
-                    "usage": {"input_tokens": tokens_in, "output_tokens": tokens_out},
-                },
-                tokens_in,
-                tokens_out,
-            )
-        message = {
-            "role": "assistant",
-            "content": text,
-            "refusal": "I will not say that." if fault == "refusal" else None,
-        }
-        choice = {"text": text} if path == "/v1/completions" else {"message": message}
-        stop = "content_filter" if fault == "refusal" else "length" if cut else "stop"
-        return (
-            {
-                "id": f"cmpl-{name}",
-                "object": "text_completion" if path == "/v1/completions" else "chat.completion",
-                "created": 0,
-                "model": model,
-                "choices": [{"index": 0, **choice, "finish_reason": stop, "logprobs": None}],
-                "usage": {
-                    "prompt_tokens": tokens_in,
-                    "completion_tokens": tokens_out,
-                    "total_tokens": tokens_in + tokens_out,
-                },
-            },
-            tokens_in,
-            tokens_out,
-        )
+        return sent, found.tokens_in, found.tokens_out
 
     def submit(
         self, path: str, rows: list[tuple[str, dict[str, Any]]], more: dict[str, Any]
