@@ -24,6 +24,7 @@ from bezoar.provenance.receipt import Receipt, stage_parser
 from bezoar.provenance.resumption import begun_with
 from bezoar.readers import read_jsonl
 from bezoar.training.settings import TrainingSettings
+from bezoar.training.sharing import first_process
 from bezoar.training.split import split
 from bezoar.training.supervised_rows import tokenize
 from bezoar.training.template import Template
@@ -53,7 +54,7 @@ def train(
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
-    from bezoar.training import qlora
+    from bezoar.training import qlora, trainer_setup
     from bezoar.training.weights import require_positions
 
     qlora.deterministic(recipe["seed"], recipe["threads"])
@@ -77,18 +78,18 @@ def train(
     trainer = SFTTrainer(
         model=model,
         args=SFTConfig(
-            **qlora.trainer_arguments(recipe, work),
+            **trainer_setup.trainer_arguments(recipe, work),
             max_length=recipe["max_length"],
             completion_only_loss=recipe["completion_only"],
         ),
         train_dataset=Dataset.from_list(training).select(order),
         eval_dataset=Dataset.from_list(sorted(validation, key=lambda row: -len(row["input_ids"]))),
         processing_class=tokenizer,
-        callbacks=[qlora.progress_callback()],
+        callbacks=[trainer_setup.progress_callback()],
     )
     qlora.run(trainer, work, begun_with, before)
     moved = qlora.require_moved(before, trainer.model)
-    if qlora.first_process():
+    if first_process():
         qlora.save_adapter(trainer.model, out)
         write_jsonl(out / "metrics.jsonl", curves(trainer.state.log_history))
     return {
@@ -120,7 +121,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--adapter", type=model_directory, required=True, help="directory to write")
     args = parser.parse_args(argv)
 
-    from bezoar.training.qlora import ADAPTER_FILES, check_lineage, first_process, write_lineage
+    from bezoar.training.qlora import ADAPTER_FILES, check_lineage, write_lineage
     from bezoar.training.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(args.base)

@@ -118,17 +118,17 @@ def leave_out(what: list[str]) -> None:
     """Switch off parts of ours that are not settings of the recipe."""
     import transformers
 
-    from bezoar.training import qlora
+    from bezoar.training import qlora, trainer_setup
 
     arguments, order, load = (
-        qlora.trainer_arguments,
+        trainer_setup.trainer_arguments,
         qlora.length_grouped_order,
         transformers.AutoModelForCausalLM.from_pretrained,
     )
     if "order" in what:
         qlora.length_grouped_order = lambda lengths, *more: order([0] * len(lengths), *more)
     if "evaluation" in what:
-        qlora.trainer_arguments = lambda recipe, work: (
+        trainer_setup.trainer_arguments = lambda recipe, work: (
             arguments(recipe, work) | {"per_device_eval_batch_size": recipe["micro_batch_size"]}
         )
     if "eager" in what:

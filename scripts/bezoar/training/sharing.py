@@ -1,9 +1,39 @@
-"""How several training processes share the rows: none twice, none left out."""
+"""Several training processes: how many there are, and how they share the rows, none twice and none
+left out.
+"""
 
+import os
 from collections.abc import Callable
 from typing import Any
 
 from bezoar.errors import UserError
+
+
+def processes() -> int:
+    """Return how many processes train together, as `accelerate launch` says; raise `UserError` if
+    the workflow asked for another number.
+    """
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    asked = int(os.environ.get("BEZOAR_PROCESSES", started))
+    if started != asked:
+        raise UserError(
+            f"launch.processes: {asked} processes were asked for and {started} started; name a file"
+            " of profiles/accelerate/ under launch.accelerate"
+        )
+    return started
+
+
+def wait_for_everyone() -> None:
+    """Return once every training process has reached this point."""
+    import torch
+
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+
+
+def first_process() -> bool:
+    """Return whether this process is the one that writes."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def micro_batches(rows: int, batch: int, micro: int, processes: int, rank: int) -> list[list[int]]:
