@@ -359,3 +359,13 @@ class World:
             "held_out_share": self.held_out_share,
             "held_out_skill_share": self.held_out_skill_share,
         }
+
+
+def taught(world: World, topics: Any) -> list[Fact]:
+    """Return the facts that training may ask about, of the given topics."""
+    return [fact for fact in world.facts if fact.topic in topics and not fact.held]
+
+
+def held(world: World, topics: Any) -> list[Fact]:
+    """Return the facts that only evaluation asks about, of the given topics."""
+    return [fact for fact in world.facts if fact.topic in topics and fact.held]
