@@ -28,7 +28,7 @@ from bezoar.errors import UserError
 from bezoar.files import sha256_file, whole_directory, whole_file, write_json
 from bezoar.readers import HEAD, json_argument, read_json_object, refuse_stand_ins, shown, stand_in
 from bezoar.surroundings import own
-from bezoar.workflow.source_lock import require
+from bezoar.workflow.source_lock import not_fetched, require
 
 ATTEMPTS = 5
 TIMEOUT_S = 30
@@ -237,11 +237,7 @@ def fetch_snapshot(entry: dict[str, Any], output: Path, lock: Path, mirror: Path
                 entry["hub"], repo_type=entry["type"], revision=revision, local_dir=folder
             )
         except Exception as error:
-            # The hub's client raises many kinds of errors; each means that the fetch failed.
-            raise UserError(
-                f"{entry['hub']}: {type(error).__name__} from the hub; check the network, or put it"
-                f" into MIRROR/hub/{entry['id']}"
-            ) from None
+            raise not_fetched(entry, error) from None
         refuse_stand_ins(folder)
         require(entry["id"], "revision", revision, entry["revision"], lock)
     files = [

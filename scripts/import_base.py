@@ -22,6 +22,7 @@ from bezoar import program, progress
 from bezoar.arguments import model_directory
 from bezoar.errors import UserError
 from bezoar.files import whole_directory
+from bezoar.model_files import TOKENIZER_FILES
 from bezoar.provenance.receipt import Receipt, stage_parser
 
 
@@ -39,7 +40,7 @@ def import_base(snapshot: Path, base: Path, dtype: str, tokenizer: str | None) -
     """
     import torch
 
-    from bezoar.training.tokenizer import PROBES, TOKENIZER_FILES, load_tokenizer, tokenizer_file
+    from bezoar.training.tokenizer import PROBES, load_tokenizer, tokenizer_file
     from bezoar.training.weights import load_causal_lm
 
     if tokenizer and not (snapshot / tokenizer).is_file():

@@ -32,9 +32,9 @@ from bezoar.evaluation.mtbench import (
     turns_of,
 )
 from bezoar.files import write_json, write_jsonl
+from bezoar.llm.arguments import add_client_arguments
 from bezoar.llm.client import LLMClient
 from bezoar.llm.settings import ModelSettings
-from bezoar.llm.stored_model import MODES
 from bezoar.provenance.receipt import Receipt, stage_parser
 from bezoar.readers import column, numbered, read_jsonl
 
@@ -137,18 +137,7 @@ def main(argv: list[str] | None = None) -> None:
         nargs="?",
         help="right reference answers in place of wrong ones, YAML",
     )
-    parser.add_argument(
-        "--store", type=Path, required=True, help="this job's store of answers, SQLite"
-    )
-    parser.add_argument(
-        "--facts", type=Path, nargs="?", help="facts of the rehearsal's world, for the simulator"
-    )
-    parser.add_argument(
-        "--mode",
-        choices=MODES,
-        help="replay sends nothing; without it, the environment's BEZOAR_MODE, else online",
-    )
-    parser.add_argument("--concurrency", type=int, required=True, help="requests under way at once")
+    add_client_arguments(parser)
     parser.add_argument("--judgments", type=Path, required=True, help="judgments to write, JSONL")
     parser.add_argument("--counts", type=Path, required=True, help="states to write, JSON")
     args = parser.parse_args(argv)

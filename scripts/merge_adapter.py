@@ -23,6 +23,7 @@ from bezoar import precision, program, progress
 from bezoar.arguments import model_directory
 from bezoar.errors import UserError
 from bezoar.files import whole_directory, write_json
+from bezoar.model_files import TOKENIZER_FILES
 from bezoar.provenance.receipt import Receipt, stage_parser
 from bezoar.readers import read_jsonl
 from bezoar.training.template import Template, training_text
@@ -117,7 +118,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     from bezoar.training.qlora import check_lineage, deterministic, load_4bit
-    from bezoar.training.tokenizer import TOKENIZER_FILES, encode, load_tokenizer, tokenizer_file
+    from bezoar.training.tokenizer import encode, load_tokenizer, tokenizer_file
     from bezoar.training.weights import load_adapter, require_positions
 
     recipe = args.recipe

@@ -25,7 +25,7 @@ from bezoar.files import write_json, write_jsonl
 from bezoar.provenance.receipt import Receipt, stage_parser
 from bezoar.readers import json_argument, refuse_stand_ins
 from bezoar.surroundings import own
-from bezoar.workflow.source_lock import require
+from bezoar.workflow.source_lock import not_fetched, require
 
 
 class Recipe(TypedDict):
@@ -73,11 +73,7 @@ def stream(entry: dict[str, Any], mirror: Path | None, lock: Path) -> Iterator[d
         revision = entry["revision"] or HfApi().dataset_info(entry["hub"]).sha
         rows = datasets.load_dataset(entry["hub"], revision=revision, split="train", streaming=True)
     except Exception as error:
-        # The hub's client raises many kinds of errors; each means that the fetch failed.
-        raise UserError(
-            f"{entry['hub']}: {type(error).__name__} from the hub; check the network, or put it"
-            f" into MIRROR/hub/{entry['id']}"
-        ) from None
+        raise not_fetched(entry, error) from None
     yield from _read(lambda: rows, entry["hub"])
     require(entry["id"], "revision", revision, entry["revision"], lock)
 

@@ -35,15 +35,8 @@ NO_WHEEL = {"3.14": {"immutables"}}  # needs a C compiler there
 BUILT_HEAD = "# No wheels exist of what follows: it is built, with the setuptools above."
 OTHERS = ("bench", "serve", "curator", "crate")
 CUDA_ONLY = re.compile(r"(nvidia-|cuda-|triton|torch==)")
-MEDIA = re.compile(
-    r"torch(audio|vision)=="
-)  # built for CUDA alone on the index, and then broken beside the CPU's torch; texts need neither
-HEAD = "# No wheels exist of what follows: it is built, with the setuptools above."
-OTHERS = ("bench", "serve", "curator", "crate")
-CUDA_ONLY = re.compile(r"(nvidia-|cuda-|triton|torch==)")
-MEDIA = re.compile(
-    r"torch(audio|vision)=="
-)  # built for CUDA alone on the index, and then broken beside the CPU's torch; texts need neither
+# Built for CUDA alone on the index, and then broken beside the CPU's torch; texts need neither.
+MEDIA = re.compile(r"torch(audio|vision)==")
 PINNED = re.compile(r"^([a-z0-9][a-z0-9._-]*)==([^ ;\\]+)", re.MULTILINE)
 HEAD = "# Written by `make lock` from {source}; do not edit.\n"
 

@@ -11,11 +11,11 @@ from typing import Any
 from bezoar.data.funnel import Funnel
 from bezoar.errors import UserError
 from bezoar.files import write_json, write_jsonl
+from bezoar.llm.arguments import add_client_arguments
 from bezoar.llm.client import LLMClient
 from bezoar.llm.language_model import Answer
 from bezoar.llm.settings import ModelSettings
 from bezoar.llm.shards import Waiting, gather, shard_of_text
-from bezoar.llm.stored_model import MODES
 from bezoar.provenance.receipt import Receipt, stage_parser
 from bezoar.readers import read_text
 
@@ -32,18 +32,7 @@ def parser_for(description: str | None, recipe: type) -> argparse.ArgumentParser
     parser.add_argument(
         "--prompts", type=Path, nargs="+", required=True, help="the prompt files used"
     )
-    parser.add_argument(
-        "--store", type=Path, required=True, help="this job's store of answers, SQLite"
-    )
-    parser.add_argument(
-        "--facts", type=Path, nargs="?", help="facts of the rehearsal's world, for the simulator"
-    )
-    parser.add_argument(
-        "--mode",
-        choices=MODES,
-        help="replay sends nothing; without it, the environment's BEZOAR_MODE, else online",
-    )
-    parser.add_argument("--concurrency", type=int, required=True, help="requests under way at once")
+    add_client_arguments(parser)
     parser.add_argument(
         "--shard",
         type=shard_of_text,

@@ -16,27 +16,12 @@ from typing import Any
 
 from bezoar.errors import UserError
 from bezoar.files import sha256_file, write_json
+from bezoar.model_files import COMPANIONS
 from bezoar.provenance.fingerprint import environment, files_in, recorded_command, row_digests
 from bezoar.recipe import add_recipe_argument
 
 Files = dict[str, "Path | list[Path]"]
 
-# Loading a directory of weights reads these files as well.
-COMPANIONS = {
-    "model.safetensors": [
-        "config.json",
-        "generation_config.json",
-        "tokenizer.model",
-        "tokenizer.json",
-        "vocab.json",
-        "merges.txt",
-        "tokenizer_config.json",
-        "special_tokens_map.json",
-        "added_tokens.json",
-        "chat_template.jinja",
-    ],
-    "adapter_model.safetensors": ["adapter_config.json", "lineage.json"],
-}
 LIBRARIES = [
     "snakemake",
     "torch",

@@ -21,16 +21,6 @@ from bezoar.errors import UserError
 from bezoar.readers import read_json
 from bezoar.training.template import Piece
 
-TOKENIZER_FILES = (
-    "tokenizer.model",
-    "tokenizer.json",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-)
 PROBES = (  # where tokenizers of one vocabulary are known to differ
     "The quick brown fox jumps over the lazy dog.",
     " leading space",
