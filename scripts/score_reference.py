@@ -11,7 +11,7 @@ EOS included). None of it depends on beta or the learning rate, so a second DPO 
 killed run continues with the next shard.
 """
 
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -92,19 +92,18 @@ def main(argv: list[str] | None = None) -> None:
             key=lambda pair: (-preference_pairs.length(pair), preference_pairs.key(pair, weights))
         )  # the longest first, so that too little memory shows at once
         parts, size = Parts(args.reference, begun_with(receipt)), SHARD * recipe["batch_size"]
+
+        def scored(shard: list[dict]) -> list[list[float]]:
+            sums = preference_pairs.score(
+                model(), shard, tokenizer.pad_token_id, recipe["batch_size"]
+            )
+            return list(map(list, sums))
+
         found: list[list[float]] = []
         with progress.task("score pairs", len(rows), "pairs"):
             for start in range(0, len(rows), size):
                 shard = rows[start : start + size]
-                found += parts.get(
-                    f"shard {start // size}",
-                    lambda shard=shard: [
-                        list(sums)
-                        for sums in preference_pairs.score(
-                            model(), shard, tokenizer.pad_token_id, recipe["batch_size"]
-                        )
-                    ],
-                )
+                found += parts.get(f"shard {start // size}", partial(scored, shard))
                 progress.reached(len(found))
         write_jsonl(
             args.reference,
