@@ -53,7 +53,7 @@ wildcard_constraints:
 
 
 def recipe(section, **more):
-    """The resolved settings of one stage and the seed, as canonical JSON: one string, so no value can hide."""
+    """The settings of one stage and the seed as one string of canonical JSON: none can hide."""
     return canonical(recipes.section(LAYOUT, section, **more))
 
 
@@ -68,7 +68,7 @@ def source(name):
 
 
 def store(name):
-    """One job's store of answers; kept when the job's outputs are deleted, so that nothing is paid twice."""
+    """One job's store of answers; it outlives the job's outputs, so nothing is paid for twice."""
     return LAYOUT.store(name)
 
 
