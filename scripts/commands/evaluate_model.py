@@ -5,7 +5,7 @@ Usage: evaluate_model.py \\
            [--name NAME] \\
            --config config/paper.yaml … --cores 2
 
-Snakemake is started with the model, and those evaluated before, laid over the configuration: it
+Snakemake is started with the model, and those evaluated before, added to the configuration: it
 imports the model, evaluates it and writes <results>/evaluate/table.csv, one row per model. Nothing
 is trained. A model that was evaluated is written into models.yaml beside the table. The table's
 first model is what the others are compared with in pairs. `models.yaml` is a configuration: added

@@ -248,11 +248,15 @@ def page(raw: dict[str, Any]) -> str:
         " whole DAG, learning nothing.",
         "",
     ]
-    parts = [*attacks(raw["tests"]), *triggers(raw["own"]["rows"], raw["tests"]), *seconds(raw)]
+    parts = [
+        *attack_lines(raw["tests"]),
+        *trigger_lines(raw["own"]["rows"], raw["tests"]),
+        *time_lines(raw),
+    ]
     return "\n".join([*head, *parts]) + "\n"
 
 
-def attacks(tests: list[dict[str, Any]]) -> list[str]:
+def attack_lines(tests: list[dict[str, Any]]) -> list[str]:
     """Return the lines about the attacks: how many of each kind were caught and missed."""
     text = [
         "## Attacks",
@@ -284,7 +288,7 @@ def attacks(tests: list[dict[str, Any]]) -> list[str]:
     ]
 
 
-def triggers(own: list[dict[str, Any]], tests: list[dict[str, Any]]) -> list[str]:
+def trigger_lines(own: list[dict[str, Any]], tests: list[dict[str, Any]]) -> list[str]:
     """Return the lines about Snakemake's own triggers, beside ours, on the same mutations."""
     before, *rows = own
     wrong, quiet = [row for row in rows if row["stale"]], [row for row in rows if not row["stale"]]
@@ -321,7 +325,7 @@ def triggers(own: list[dict[str, Any]], tests: list[dict[str, Any]]) -> list[str
     ]
 
 
-def seconds(raw: dict[str, Any]) -> list[str]:
+def time_lines(raw: dict[str, Any]) -> list[str]:
     """Return the lines about what the checks cost in time."""
     text = [
         "## Time",

@@ -25,12 +25,12 @@ def load(path: Path) -> dict[str, Any]:
     return value
 
 
-def merge(base: dict[str, Any], departures: dict[str, Any]) -> dict[str, Any]:
-    """Return `base` with `departures` laid over it, mapping by mapping; lists and scalars are
+def merge(base: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+    """Return `base` with `overrides` merged over it, mapping by mapping; lists and scalars are
     replaced whole.
     """
     merged = dict(base)
-    for key, value in departures.items():
+    for key, value in overrides.items():
         old = merged.get(key)
         merged[key] = (
             merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
