@@ -57,7 +57,7 @@ class Recipe(TypedDict):
 
     epochs: int
     seeds_per_category: int
-    max_seed_tokens: int  # tokens of --tokenizer, or words at 3/4 a token where there is none
+    max_seed_tokens: int  # tokens of --tokenizer, or 3/4 of a word per token without one
     breadth_share: float  # probability that the strategy is in-breadth
     strategy_draw: Literal["pool", "item"]
     complicate_input: bool

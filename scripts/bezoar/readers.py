@@ -298,7 +298,7 @@ def read_json_object(path: Path, *names: str) -> dict[str, Any]:
 
 
 def iter_json_lines(path: Path) -> Iterator[tuple[int, Any]]:
-    """Yield (line number, value) of a file with one JSON value a line."""
+    """Yield (line number, value) of a file with one JSON value per line."""
     for number, raw in iter_lines(path):
         yield number, parse_json(raw, f"{path}:{number}", "one JSON object a line")
 
@@ -316,7 +316,7 @@ def iter_jsonl(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a file with one JSON object a line."""
+    """Return the rows of a file with one JSON object per line."""
     return list(iter_jsonl(path))
 
 

@@ -1,5 +1,5 @@
 """Measure evaluation: seconds per 1,000 harness items against the plain `lm_eval` command, and
-judgments a second against a bare client.
+judgments per second against a bare client.
 
 Usage: bench_evaluation.py --runs 3 [--output docs/benchmarks.md]
 

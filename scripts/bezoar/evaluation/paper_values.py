@@ -1,7 +1,7 @@
 """Values of the paper's tables, filled in by whoever has the paper, beside ours:
 config/paper_values.csv.
 
-One value a row, seven columns: table (as the paper calls it: "Table 5"), benchmark (lm_eval or
+One value per row, seven columns: table (as the paper calls it: "Table 5"), benchmark (lm_eval or
 mtbench), model (a name of our tables), task (of lm_eval, or mean_of_tasks; for mtbench overall,
 turn 1, turn 2 or a category), metric (acc or acc_norm; for mtbench the judge's name, such as
 claude-2.1), value (accuracy from 0 to 1, or rating from 1 to 10), tolerance (in the unit of the

@@ -1,8 +1,8 @@
 """An append-only SQLite file of requests to language models and their answers, looked up by
 content.
 
-What an auditor needs: `<results>/store/*.sqlite`, one file a job, each readable with the `sqlite3`
-of any system.
+What an auditor needs: `<results>/store/*.sqlite`, one file per job, each readable with the
+`sqlite3` of any system.
     answers.key           sha256 of `request`
     answers.request       canonical JSON of `bezoar.llm.settings.request_of`: model, revision,
       messages, decoding, attempt; no address, key or time

@@ -153,7 +153,7 @@ def executed(program: Path) -> list[Path]:
 
 def digest(program: Path) -> str:
     """Return the sha256 over the names and syntax trees of what `program` executes. A comment, a
-    docstring, the layout of a line and a date are no part of it.
+    docstring, the layout of a line and a date are not part of it.
     """
     root, total = _root(program), hashlib.sha256()
     for path, (_, tree) in _sources(program).items():

@@ -19,7 +19,7 @@ from bezoar.rng import draw
 # noun: (values, statement frames of the pretraining text, question frames). No question begins with
 # a name, and none has more
 # than four fixed words beside the two of a name, so that two people's questions in one frame have
-# ROUGE-L <= 4/6 < 0.7 and are no near-duplicates.
+# ROUGE-L <= 4/6 < 0.7 and are not near-duplicates.
 ATTRIBUTES: dict[str, tuple[str, list[str], list[str]]] = {
     "colour": (
         "amber blue coral green grey indigo lilac olive pink red teal white",

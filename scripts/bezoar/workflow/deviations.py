@@ -18,7 +18,7 @@ def comments(text: str) -> dict[int, tuple[int, str]]:
     """Return line -> (column, comment without its `#`) of YAML text, lines and columns from 0.
 
     PyYAML drops comments, but its scanner says where each token ends: what remains of a line after
-    its last token is white space or a comment. So a `#` in a string is no comment,
+    its last token is white space or a comment. So a `#` in a string is not a comment,
     in quotes or in a block.
     """
     lines = text.splitlines()
