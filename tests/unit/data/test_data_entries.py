@@ -274,7 +274,7 @@ def test_a_set_without_verdicts_or_with_another_file_is_refused(tmp_path: Path) 
         match=r"no column gpt4_status; expected the columns of lamini, found instruction, source",
     ):
         import_released.convert((("set: row 1", row) for row in bare), "lamini", "set")
-    with pytest.raises(UserError, match=r"12 rows and none with gpt4_status Accept"):
+    with pytest.raises(UserError, match=r"12 rows, none with gpt4_status Accept"):
         import_released.convert(
             (("set", {**row, "gpt4_status": "no"}) for row in RELEASED["lamini"]), "lamini", "set"
         )

@@ -304,7 +304,7 @@ def test_a_judgment_that_stands_twice_is_refused_and_judges_are_never_mixed(
         mtbench.checked([*rows, rows[0]], Path("x"))
     judged(tmp_path, 3, judge="other")
     write_jsonl(tmp_path / "mixed.jsonl", [*rows, *read_jsonl(tmp_path / "other.jsonl")])
-    with pytest.raises(UserError, match="judged by judge and other; expected one judge a set"):
+    with pytest.raises(UserError, match="judged by judge and other; expected one judge per set"):
         bridge_judges.by_key([tmp_path / "mixed.jsonl"])
 
     def scored(*files: str) -> dict[str, Any]:

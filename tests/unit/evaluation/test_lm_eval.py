@@ -140,6 +140,18 @@ def test_every_item_is_kept_and_running_again_gives_the_same_bytes(
     ) == before
 
 
+def evaluate(model: Path, recipe: dict, results: Path, more: list[str]) -> None:
+    """Run the program; its samples and receipt lie beside the results."""
+    beside = {"--samples": ".samples.jsonl", "--receipt": ".receipt.json"}
+    paths = [word for name, end in beside.items() for word in (name, str(results.with_suffix(end)))]
+    run_lm_eval.main(
+        [
+            *("--model", str(model), "--name", "base", "--recipe", json.dumps(recipe)),
+            *("--code", "x", "--results", str(results), *paths, *more),
+        ]
+    )
+
+
 def test_a_task_that_cannot_be_run_is_one_line_with_the_reason(
     tiny_base: Path, tasks: Path, tmp_path: Path
 ) -> None:
@@ -181,26 +193,7 @@ def ten(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     out = tmp_path_factory.mktemp("ten")
     data = snapshots(out / "hub", rows=6)
     recipe = RECIPE | {"tasks": resolved([])["lm_eval"]["tasks"], "max_length": 256}
-    run_lm_eval.main(
-        [
-            "--model",
-            str(tiny_base),
-            "--name",
-            "base",
-            "--task-data",
-            *data,
-            "--recipe",
-            json.dumps(recipe),
-            "--code",
-            "x",
-            "--results",
-            str(out / "base.json"),
-            "--samples",
-            str(out / "base.samples.jsonl"),
-            "--receipt",
-            str(out / "receipt.json"),
-        ]
-    )
+    evaluate(tiny_base, recipe, out / "base.json", ["--task-data", *data])
     return out, data
 
 
@@ -218,7 +211,7 @@ def test_the_ten_tasks_run_on_local_copies_of_their_data(ten: tuple[Path, list[s
     assert all(metric[row["task"]] in row for row in rows)
     soft = [row["acc"] for row in rows if row["task"] == "truthfulqa_mc2"]
     assert all(0 < value < 1 for value in soft), "mc2 is a probability, not right or wrong"
-    assert len(read_json(out / "receipt.json")["inputs"]["data"]) == 8
+    assert len(read_json(out / "base.receipt.json")["inputs"]["data"]) == 8
 
 
 def test_a_killed_evaluation_goes_on_with_the_next_task_to_the_same_bytes(
@@ -235,26 +228,7 @@ def test_a_killed_evaluation_goes_on_with_the_next_task_to_the_same_bytes(
 
     def run(name: str) -> None:
         recipe = RECIPE | {"tasks": ["piqa", "rte"], "max_length": 256}
-        run_lm_eval.main(
-            [
-                "--model",
-                str(tiny_base),
-                "--name",
-                "base",
-                "--task-data",
-                *data,
-                "--recipe",
-                json.dumps(recipe),
-                "--code",
-                "x",
-                "--results",
-                str(tmp_path / name),
-                "--samples",
-                str(tmp_path / f"{name}l"),
-                "--receipt",
-                str(tmp_path / "receipt"),
-            ]
-        )
+        evaluate(tiny_base, recipe, tmp_path / name, ["--task-data", *data])
 
     run("whole.json")
     monkeypatch.setattr(run_lm_eval, "evaluate", dies)
@@ -263,10 +237,9 @@ def test_a_killed_evaluation_goes_on_with_the_next_task_to_the_same_bytes(
     assert not (tmp_path / "killed.json").exists()
     run("killed.json")
     assert evaluated == ["piqa", "rte", "rte"]
-    for end in ("", "l"):
-        assert (tmp_path / f"killed.json{end}").read_bytes() == (
-            tmp_path / f"whole.json{end}"
-        ).read_bytes()
+    for end in ("json", "samples.jsonl"):
+        killed, whole = tmp_path / f"killed.{end}", tmp_path / f"whole.{end}"
+        assert killed.read_bytes() == whole.read_bytes()
 
 
 def test_every_item_is_listed_from_where_it_is_evaluated(ten: tuple[Path, list[str]]) -> None:
@@ -439,25 +412,14 @@ def sums(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (out / "more.yaml").write_text(task.replace("task: sums", "task: more_sums"))
     (out / "both.yaml").write_text("group: both\ntask: [sums, more_sums]\n")
     recipe = RECIPE | {"tasks": ["both"], "versions": {"sums": "Yaml", "more_sums": "Yaml"}}
-    run_lm_eval.main(
+    evaluate(
+        tiny_base,
+        recipe,
+        out / "base.json",
         [
-            "--model",
-            str(tiny_base),
-            "--name",
-            "base",
             "--task-files",
             *(str(out / name) for name in ("both.yaml", "sums.yaml", "more.yaml", "sums.jsonl")),
-            "--recipe",
-            json.dumps(recipe),
-            "--code",
-            "x",
-            "--results",
-            str(out / "base.json"),
-            "--samples",
-            str(out / "base.samples.jsonl"),
-            "--receipt",
-            str(out / "receipt.json"),
-        ]
+        ],
     )
     return out
 

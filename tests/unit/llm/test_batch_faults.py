@@ -392,7 +392,7 @@ def test_an_open_batch_is_collected_in_any_mode_and_whatever_the_setting(
 ) -> None:
     monkeypatch.setattr(batch_run, "OUTAGE_TURNS", 1)
     peer.script = lambda what, turn: OUTAGES["503"] if what == "look" else None
-    with pytest.raises(UserError, match="collected by the next run"):
+    with pytest.raises(UserError, match="the next run collects"):
         ask(tmp_path)
     peer.script = lambda what, turn: None
     off = {**OPENAI, "use_batch_api": False}
