@@ -16,7 +16,8 @@ def questions(world: World, per_category: int) -> tuple[list[dict[str, Any]], li
     """Return two-turn chat questions about held facts in MT-Bench's schema, and the references in
     FastChat's.
     """
-    asked, references = [], []
+    asked: list[dict[str, Any]] = []
+    references: list[dict[str, Any]] = []
     for category in CHAT_CATEGORIES:
         pool = held(world, REFERENCED.get(category, ATTRIBUTES))
         for index in range(per_category):
@@ -128,11 +129,12 @@ def held_out(world: World, messages: dict[int, str], pairs: int) -> dict[str, li
                 "answer": explain(fact),
             }
         )
+    converted = [convert(row) for row in preferences(world, facts, pairs)]
     return {
         "lamini": lamini,
         "orca": orca,
         "evol": evol,
-        "preferences": [convert(row) for row in preferences(world, facts, pairs)],
+        "preferences": [row for row in converted if not isinstance(row, str)],  # none is dropped
     }
 
 

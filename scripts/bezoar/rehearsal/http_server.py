@@ -7,6 +7,7 @@ import re
 import socket
 import struct
 import time
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -225,7 +226,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 BATCH = r"/v1/(?:messages/)?batches/(?P<name>\w+)"
-ROUTES = {
+ROUTES: dict[str, dict[str, Callable[..., None]]] = {
     "GET": {
         "/meter": Handler.meter,
         "/v1/models": Handler.models,
