@@ -88,9 +88,9 @@ PARTS = ["times", "own", *sorted({file for _, file, _ in PROMISES})]
 
 def finish(folder: Path) -> None:
     """Run the smallest rehearsal in a copy of the project."""
-    import reruns
+    import smallest
 
-    done = reruns.run(reruns.fresh(folder), before=[], cores=os.cpu_count() or 1)
+    done = smallest.snakemake(smallest.fresh(folder))
     if done.returncode:
         raise UserError(
             f"{folder}: the smallest rehearsal failed: {done.stderr.strip().splitlines()[-1]}"
