@@ -261,7 +261,7 @@ def test_a_mirror_of_pointers_or_dead_links_is_refused(
         fetch(tmp_path / "at", "http://127.0.0.1:1/x")
     (mirror / "some/data.jsonl").unlink()
     (mirror / "some/data.jsonl").symlink_to("../.git/annex/objects/xx/SHA256E-s5--a")
-    with pytest.raises(UserError, match=r"data\.jsonl: a link to a file that is not there"):
+    with pytest.raises(UserError, match=r"data\.jsonl: a link to a file that does not exist"):
         fetch(tmp_path / "at", "http://127.0.0.1:1/x")
     assert nothing_is_left(tmp_path / "at")
 
