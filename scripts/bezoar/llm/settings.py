@@ -45,6 +45,7 @@ class ModelSettings(TypedDict):
     seed: NotRequired[Literal["attempt", "request"] | None]  # number of the re-ask; of the request
     extra: NotRequired[dict[str, Any]]  # parameters such as {reasoning_effort: low}
     api_version: NotRequired[str | None]  # `anthropic-version`, or Azure's `api-version`
+    effort: NotRequired[str | None]  # how much a reasoning model reasons; null leaves it out
 
 
 class ServerSettings(TypedDict):
@@ -84,6 +85,7 @@ class ModelSpec:
     seed: str | None = "attempt"
     extra: dict[str, Any] = field(default_factory=dict)
     api_version: str | None = None
+    effort: str | None = None
 
     @classmethod
     def of(cls, values: "Mapping[str, Any] | ModelSpec") -> "ModelSpec":
@@ -108,7 +110,9 @@ class ModelSpec:
 
     def _problems(self) -> list[str]:
         """Return what is wrong with the values, one phrase each."""
-        optional = "revision base_url_env api_key_env prompt_form reported_as api_version".split()
+        optional = (
+            "revision base_url_env api_key_env prompt_form reported_as api_version effort".split()
+        )
         texts = ["model", "max_tokens_name"]
         texts += [name for name in optional if getattr(self, name) is not None]
         found = [
@@ -128,6 +132,8 @@ class ModelSpec:
             not isinstance(self.max_tokens, int) or not _number(self.max_tokens) >= 1
         ):
             found.append(f"`max_tokens`: expected 1 or more, or null, found {self.max_tokens!r}")
+        if self.effort is not None and self.api == "completions":
+            found.append("`effort`: this API has no place for it; remove it")
         if self.max_tokens is None and self.api == "messages":
             found.append("`max_tokens`: this API needs it; give a number")
         if not _number(self.timeout_s) > 0:
@@ -185,6 +191,8 @@ def request_of(
         request["extra"] = used.extra
     if used.api_version is not None:
         request["api_version"] = used.api_version
+    if used.effort is not None:
+        request["effort"] = used.effort
     return request
 
 

@@ -45,6 +45,14 @@ def flan(layout: Layout) -> Recipe:
     return seeded(layout, quotas=orca["quotas"], rows_per_task=orca["rows_per_task"])
 
 
+def rating(layout: Layout) -> Recipe:
+    """Return the filter's settings with the teacher's name; which rater the paper had decides
+    nothing.
+    """
+    settings = section(layout, "filter", teacher=layout.config["teacher"]["model"])
+    return {key: value for key, value in settings.items() if key != "paper_rater"}
+
+
 def reference(layout: Layout) -> Recipe:
     """Return what decides the reference's log-probabilities; beta and learning rate do not."""
     dpo = layout.config["dpo"]
