@@ -130,14 +130,6 @@ def test_the_doctor_lists_everything_that_is_missing(
         assert what in printed
 
 
-def test_a_retired_judge_is_named_with_its_date(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = resolved([])
-    config["mtbench"]["judgments"]["judge"]["model"] = "claude-2.1"
-    assert any(
-        "claude-2.1 was retired on 2025-07-21" in line for line in doctor.language_models(config)
-    )
-
-
 def test_nothing_is_missing_for_the_rehearsal(capsys: pytest.CaptureFixture[str]) -> None:
     doctor.main(["--config", "config/rehearsal.yaml"])
     assert "nothing is missing for the rehearsal scale" in capsys.readouterr().out
