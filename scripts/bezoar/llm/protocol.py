@@ -62,7 +62,7 @@ def arguments(request: Request) -> dict[str, Any]:
         if output:
             body["output_config"] = {**body.get("output_config", {}), **output}
         return body
-    seed = _seed(request)
+    seed = seed_of(request)
     if seed is not None:
         body["seed"] = seed
     if stop:
@@ -80,7 +80,7 @@ def arguments(request: Request) -> dict[str, Any]:
     return body
 
 
-def _seed(request: Request) -> int | None:
+def seed_of(request: Request) -> int | None:
     """Return the seed that goes along: the attempt, a number of 31 bits that depends on the whole
     request, or none.
     """
