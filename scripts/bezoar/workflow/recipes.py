@@ -38,11 +38,13 @@ def generation(layout: Layout, scheme: str) -> Recipe:
 
 
 def flan(layout: Layout) -> Recipe:
-    """Return what decides which rows of a submix are kept: the quotas and the draw, not the
-    teacher.
+    """Return what decides which rows of a submix are kept: the quotas, the draw, and of the teacher
+    only how much fits its context.
     """
-    orca = layout.config["generate"]["orca"]
-    return seeded(layout, quotas=orca["quotas"], rows_per_task=orca["rows_per_task"])
+    orca, teacher = layout.config["generate"]["orca"], layout.config["teacher"]
+    limits = ("context", "max_tokens", "prompt_form") if teacher.get("context") else ()
+    room = {name: teacher[name] for name in limits}
+    return seeded(layout, quotas=orca["quotas"], rows_per_task=orca["rows_per_task"], teacher=room)
 
 
 def rating(layout: Layout) -> Recipe:
