@@ -104,10 +104,10 @@ def language_models(config: dict[str, Any]) -> Iterator[str]:
                 " into it (any text for a local server)"
             )
         address = os.environ.get(settings["base_url_env"] or "")
-        if role == "teacher" and not address:
+        if settings["base_url_env"] and not address:
             yield (
-                f"teacher: {settings['base_url_env']} is not set; start `vllm serve"
-                f" {settings['model']}` and put its address (…/v1) into it"
+                f"{role}: {settings['base_url_env']} is not set; start a server of"
+                f" {settings['model']} (docs/reproducing.md) and put its address (…/v1) into it"
             )
         elif address and not answers(f"{address}/models"):
             yield (

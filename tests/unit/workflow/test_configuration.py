@@ -28,6 +28,10 @@ def at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
         ["config/released.yaml"],
         ["config/released-models.yaml"],
         ["config/second-judge.yaml"],
+        ["config/serve-vllm.yaml"],
+        ["config/teacher-48gb.yaml"],
+        ["config/teacher-48gb.yaml", "config/teacher-24gb.yaml"],
+        ["config/open-models.yaml"],
     ],
 )
 def test_the_shipped_configurations_are_valid(names: list[str]) -> None:
