@@ -71,7 +71,7 @@ def make(
             funnel.leave(rule, count)
     model = client.settings
     context = Context(model.context, model.max_tokens, model.prompt_form, tokenizer)
-    fits = flan.fitting(context, messages, recipe["seed"])
+    fits = flan.fitting(context.fits, messages, recipe["seed"])
     chosen, too_long = flan.choose(rows, recipe, fits)
     funnel.leave("too_long", len(too_long))
     funnel.leave("over_quota", len(rows) - len(chosen) - len(too_long))

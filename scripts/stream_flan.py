@@ -150,7 +150,7 @@ def main(argv: list[str] | None = None) -> None:
         outputs={"rows": args.rows, "counts": args.counts},
     ) as receipt:
         context = Context(**args.recipe.get("teacher", {}), tokenizer=args.tokenizer)
-        fits = fitting(context, system_messages(args.prompts), args.recipe["seed"])
+        fits = fitting(context.fits, system_messages(args.prompts), args.recipe["seed"])
         rows, counts = select(stream(args.entry, mirror, args.lock), args.recipe, fits)
         if not rows:
             raise UserError(

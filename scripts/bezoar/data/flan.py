@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bezoar.data.context import Context
 from bezoar.errors import UserError
 from bezoar.readers import iter_lines, parse_json, read_yaml, shown
 from bezoar.rng import draw
@@ -170,17 +169,17 @@ def system_message(row: dict[str, Any], messages: Mapping[int, str], seed: int) 
 
 
 def fitting(
-    context: Context, messages: Mapping[int, str], seed: int
+    room: Callable[..., bool], messages: Mapping[int, str], seed: int
 ) -> Callable[[dict[str, Any]], bool]:
-    """Return a function that says whether the teacher has room for a row under its system message;
-    it remembers, because a row is looked at in every batch that it stays in.
+    """Return a function that says whether the teacher has room (`Context.fits`) for a row under its
+    system message; it remembers, because a row is looked at in every batch that it stays in.
     """
     known: dict[tuple[str, str, int], bool] = {}
 
     def fits(row: dict[str, Any]) -> bool:
         key = (row["dataset_source"], row["task_name"], row["original_index"])
         if key not in known:
-            known[key] = context.fits(system_message(row, messages, seed), row["inputs"])
+            known[key] = room(system_message(row, messages, seed), row["inputs"])
         return known[key]
 
     return fits

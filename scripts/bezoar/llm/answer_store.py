@@ -180,7 +180,7 @@ class Store:
         """Append rows of another store; return how many were new. One with a text takes the place
         of a failure.
         """
-        before = self._read("SELECT count(*) FROM answers", ())[0][0]
+        before: int = self._read("SELECT count(*) FROM answers", ())[0][0]
         good = [(row[0],) for row in rows if usable(json.loads(row[2]))]
         failed = self._read(f"SELECT key FROM answers WHERE NOT {USABLE.format('')}", ())
         replaced = set(good) & set(failed)

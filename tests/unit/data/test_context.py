@@ -96,7 +96,8 @@ def test_a_streamed_submix_drops_and_counts_the_same_rows_in_any_batches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: Path, batch: int
 ) -> None:
     monkeypatch.setattr(stream_flan, "BATCH", batch)
-    fits = flan.fitting(Context(**LIMITS, tokenizer=words), MESSAGES, RECIPE["seed"])
+    room = Context(**LIMITS, tokenizer=words).fits
+    fits = flan.fitting(room, MESSAGES, RECIPE["seed"])
     kept, counts = stream_flan.select(ROWS, RECIPE, fits)
     write_jsonl(tmp_path / "whole.jsonl", ROWS)
     client = Scripted(lambda prompt, _: "so")
