@@ -35,7 +35,7 @@ class Recipe(TypedDict):
 
     quotas: dict[str, int]  # submix: rows
     rows_per_task: int
-    teacher: NotRequired[ContextSettings]  # empty where no context limits a prompt
+    teacher: NotRequired[ContextSettings]  # how much fits its context
     seed: int
 
 

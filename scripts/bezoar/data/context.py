@@ -4,7 +4,6 @@ rule before it is asked, since a server refuses it.
 
 import re
 from pathlib import Path
-from typing import NotRequired
 
 from typing_extensions import TypedDict
 
@@ -12,11 +11,11 @@ SPARE = 8  # tokens that a server may add: the first one, and role marks
 
 
 class ContextSettings(TypedDict):
-    """What of a model's settings decides whether a prompt fits; empty where nothing limits it."""
+    """What of a model's settings decides whether a prompt fits; null where nothing limits it."""
 
-    context: NotRequired[int | None]  # tokens of prompt and answer together
-    max_tokens: NotRequired[int | None]  # of the answer
-    prompt_form: NotRequired[str | None]
+    context: int | None  # tokens of prompt and answer together
+    max_tokens: int | None  # of the answer
+    prompt_form: str | None
 
 
 class Context:

@@ -42,8 +42,9 @@ def flan(layout: Layout) -> Recipe:
     only how much fits its context.
     """
     orca, teacher = layout.config["generate"]["orca"], layout.config["teacher"]
-    limits = ("context", "max_tokens", "prompt_form") if teacher.get("context") else ()
-    room = {name: teacher[name] for name in limits}
+    limited = teacher.get("context") is not None
+    names = ("context", "max_tokens", "prompt_form")
+    room = {name: teacher[name] if limited else None for name in names}
     return seeded(layout, quotas=orca["quotas"], rows_per_task=orca["rows_per_task"], teacher=room)
 
 

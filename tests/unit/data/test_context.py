@@ -2,7 +2,6 @@
 the quotas are filled, and the stage goes on.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -173,4 +172,4 @@ def test_the_papers_teacher_has_its_context_and_the_recipe_of_a_stream_knows_it(
     teacher = recipes.flan(Layout(config))["teacher"]
     assert teacher.keys() == {"context", "max_tokens", "prompt_form"}, "nothing else of it"
     config["teacher"]["context"] = None
-    assert json.dumps(recipes.flan(Layout(config))["teacher"]) == "{}"
+    assert set(recipes.flan(Layout(config))["teacher"].values()) == {None}
