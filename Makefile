@@ -2,14 +2,14 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 # Settings are given on make's command line (`make rehearsal JOBS=4`), or in the environment under a
-# name of our own (`BEZOAR_JOBS=4 make rehearsal`): NAME, MODE or MIRROR of another program mean nothing here.
+# name of our own (`BEZOAR_JOBS=4 make rehearsal`): NAME, MODE or MIRROR of another program are ignored here.
 OPTIONS := CONFIG JOBS TORCH PROFILE MIRROR MODEL REVISION TEMPLATE NAME FILE KIND MODE BUDGET_USD PRICES ACKNOWLEDGE_LICENCES VERBOSE
 unread = $(if $(BEZOAR_$1),,$(if $(filter environment,$(origin $1)),$(error $1=$($1) in the environment is not read; write BEZOAR_$1=$($1) make …, or make … $1=$($1))))
 $(call unread,BUDGET_USD)
 $(if $(filter batch replay,$(MODE)),$(call unread,MODE))
 $(foreach option,$(OPTIONS),$(eval $(option) := $$(value BEZOAR_$(option))))
 $(foreach option,$(OPTIONS),$(eval export BEZOAR_$(option) = $$($(option))))
-$(if $(findstring :,$(CURDIR)),$(error $(CURDIR): a directory with a colon in its name cannot stand in PATH; rename it, or work in another one))
+$(if $(findstring :,$(CURDIR)),$(error $(CURDIR): a directory with a colon in its name cannot be in PATH; rename it, or work in another one))
 
 ENV := .venv
 BIN := $(if $(filter /%,$(ENV)),,$$PWD/)$(ENV)/bin
@@ -21,7 +21,7 @@ PAPER = $(or $(CONFIG),config/paper.yaml)
 RESULTS = $(RUN) python -c "from bezoar.workflow.configuration import resolved; print(resolved('$(REHEARSAL)'.split())['pathvars']['results'])"
 PYTHON_FILES := scripts tests
 
-.PHONY: help rehearsal reproduce evaluate doctor report learning plan export-answers import-answers test fuzz bench check fix lock clean environment development stale audit archive crate evidence
+.PHONY: help rehearsal reproduce evaluate doctor report learning plan cancel-batches export-answers import-answers test fuzz bench check fix lock clean environment development stale audit archive crate evidence
 
 help: ## print this
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -44,7 +44,7 @@ reproduce: doctor ## the whole recipe at the paper's scale (GPU, keys)
 stale: environment ## which stages of CONFIG are stale, and why
 	@$(RUN) python scripts/commands/list_stale.py $(REHEARSAL)
 
-audit: environment ## hash and make again what CONFIG's results rest on; no GPU, key or network
+audit: environment ## hash CONFIG's results again and recompute what needs no model; no GPU, key or network
 	@$(RUN) python scripts/commands/audit_results.py --results "$$($(RESULTS))"
 
 archive: environment ## CONFIG's results, receipts and stores as one file to audit elsewhere
@@ -69,10 +69,13 @@ learning: environment ## three fresh seeds of the rehearsal, for docs/learning.m
 plan: environment ## what CONFIG's pending requests will cost, or with MODEL= those of its evaluation
 	@$(RUN) python scripts/commands/plan_requests.py --config $(PAPER) --model "$(MODEL)" --revision "$(REVISION)" --template "$(TEMPLATE)" --name "$(NAME)"
 
+cancel-batches: environment ## end the batches that CONFIG has open at its providers; a later run collects what they answered
+	@$(RUN) python scripts/commands/cancel_batches.py --config $(PAPER)
+
 export-answers: environment ## every stored answer of CONFIG as one file, FILE=
 	$(RUN) python scripts/commands/exchange_answers.py export --config $(REHEARSAL) --file "$${BEZOAR_FILE:-answers.jsonl.xz}"
 
-import-answers: environment ## take in such a file; then make … MODE=replay
+import-answers: environment ## add the answers of such a file; then make … MODE=replay
 	$(RUN) python scripts/commands/exchange_answers.py import --config $(REHEARSAL) --file "$${BEZOAR_FILE:-answers.jsonl.xz}"
 
 forget: environment ## stored failures of KIND=refused, unparsable, truncated, provider_error, other_model or all of CONFIG
@@ -81,7 +84,7 @@ forget: environment ## stored failures of KIND=refused, unparsable, truncated, p
 test: development ## all tests
 	$(RUN) python -m pytest --numprocesses $(CORES) --maxprocesses 8 --dist loadgroup
 
-fuzz: development ## N (2,000) damaged inputs for each reader and program; states how each ended
+fuzz: development ## N (2,000) damaged inputs for each reader and program; reports how each ended
 	FUZZ_EXAMPLES=$(or $(N),2000) $(RUN) python -m pytest tests/unit/test_fuzz.py --hypothesis-show-statistics -p no:cacheprovider
 
 evidence: development .venv-crate ## try to break every promise, beside Snakemake's own triggers; half an hour; for docs/evidence.md

@@ -1,10 +1,11 @@
-"""Reproduce OpenBezoar (arXiv 2404.12195): `make reproduce`, or `make rehearsal` for the same DAG on a CPU."""
+"""Reproduce OpenBezoar (arXiv 2404.12195): `make reproduce`, or in miniature `make rehearsal`."""
 
 
 configfile: "config/paper.yaml"
 
 
-# The CUDA base that Dockerfile starts from. Snakemake uses it only with --sdm apptainer, for which the built image has to be named here.
+# The CUDA base that Dockerfile starts from. Snakemake uses it only with --sdm apptainer, for which
+# the built image has to be named here.
 container: "docker://nvidia/cuda:13.0.3-cudnn-runtime-ubuntu24.04@sha256:14f6d08d1cd4a96effbfe3101d0b56326f552c199d05e4979ee0bd616df5811b"
 
 

@@ -1,5 +1,6 @@
 """
-The base model as one safetensors file with its tokenizer: pretrained here (rehearsal) or imported from a pinned snapshot.
+The base model as one safetensors file with its tokenizer: pretrained here (rehearsal) or imported
+from a pinned snapshot.
 
 REQUIRED INPUTS:
     corpus   = <results>/world/corpus.jsonl          where config: pretrain is given
@@ -37,7 +38,8 @@ if config["pretrain"]:
             r"""
             exec &> >(tee {log:q})
             python {input.script:q} \
-                --corpus {input.corpus:q} --base {output.model:q} --checkpoint {params.checkpoint:q} \
+                --corpus {input.corpus:q} --base {output.model:q} \
+                --checkpoint {params.checkpoint:q} \
                 --metrics {output.metrics:q} \
                 --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
             """

@@ -3,10 +3,10 @@ The same answers judged again, each time in a column of its own, and what that d
 
 REQUIRED INPUTS:
     answers   = <results>/mtbench/{model}/answers.jsonl
-    overrides = config/reference_overrides.yaml                           where config: mtbench: rejudge: references is corrected
+    overrides = config/reference_overrides.yaml   if config: mtbench: rejudge: references: corrected
 OUTPUTS:
-    judgments = <results>/mtbench/{model}/{column}.judgments.jsonl       FastChat's format
-    bridge    = <results>/bridge/{column}.json                           offset by category, rank agreement, replaced scores
+    judgments = <results>/mtbench/{model}/{column}.judgments.jsonl   FastChat's format
+    bridge    = <results>/bridge/{column}.json                       offsets and rank agreement
 """
 
 
@@ -39,9 +39,11 @@ rule mtbench_rejudge:
         r"""
         exec &> >(tee {log:q})
         python {input.script:q} \
-            --questions {input.questions:q} --references {input.references:q} --judge-prompts {input.prompts:q} \
+            --questions {input.questions:q} --references {input.references:q} \
+            --judge-prompts {input.prompts:q} \
             --overrides {input.overrides:q} \
-            --answers {input.answers:q} --store {params.store:q} --facts {input.facts:q} --concurrency {resources.concurrency} \
+            --answers {input.answers:q} --store {params.store:q} --facts {input.facts:q} \
+            --concurrency {resources.concurrency} \
             --judgments {output.judgments:q} --counts {output.counts:q} \
             --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
         """

@@ -1,5 +1,6 @@
 """
-A verdict for every claim of the paper that can be tested, and the paper's values beside ours where somebody filled them in.
+A verdict for every claim of the paper that can be tested, and the paper's values beside ours where
+they were filled in.
 
 REQUIRED INPUTS:
     claims       = config/claims.yaml
@@ -39,6 +40,7 @@ rule claims:
         r"""
         exec &> >(tee {log:q})
         python {input.script:q} --claims {input.claims:q} --paper-values {input.paper_values:q} \
-            --results {params.results:q} --artifacts {input.artifacts:q} --output {output.verdicts:q} \
+            --results {params.results:q} --artifacts {input.artifacts:q} \
+            --output {output.verdicts:q} \
             --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
         """

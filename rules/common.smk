@@ -1,7 +1,7 @@
 """Names that all rules share. No rule lives here; no heavy import is allowed here.
 
-What the DAG is made of is stated in scripts/bezoar/workflow: layout.py (models, places, receipts),
-lineage.py (what is trained on what), recipes.py (settings of stages beyond one section).
+The facts of the DAG are in scripts/bezoar/workflow: layout.py (models, paths, receipts),
+lineage.py (what is trained on what), recipes.py (settings that are more than one section).
 """
 
 import sys
@@ -53,7 +53,7 @@ wildcard_constraints:
 
 
 def recipe(section, **more):
-    """The resolved settings of one stage and the seed, as canonical JSON: one string, so no value can hide."""
+    """The settings of one stage and the seed as one string of canonical JSON: none can hide."""
     return canonical(recipes.section(LAYOUT, section, **more))
 
 
@@ -68,7 +68,7 @@ def source(name):
 
 
 def store(name):
-    """One job's store of answers; kept when the job's outputs are deleted, so that nothing is paid twice."""
+    """One job's store of answers; it outlives the job's outputs, so nothing is paid for twice."""
     return LAYOUT.store(name)
 
 
@@ -110,7 +110,7 @@ def card_receipts(wildcards):
 
 
 def trainings(wildcards):
-    """The trainings whose sum {model} is, in order."""
+    """The trainings that {model} combines, in order."""
     return lineage.merge(LAYOUT, wildcards.model).trainings
 
 

@@ -1,5 +1,6 @@
 """
-What is in the generated data: duplicates, what they share with the evaluation, and a description; cards; and the rows SFT reads.
+What is in the generated data: duplicates, what they share with the evaluation, and a description;
+cards; and the rows SFT reads.
 
 REQUIRED INPUTS:
     rows        = <results>/filter/{scheme}.jsonl
@@ -7,12 +8,12 @@ REQUIRED INPUTS:
     tasks       = the harness's tasks, config: sources: mt_bench_questions and mt_bench_references
     families    = config/task_families.yaml
 OUTPUTS:
-    evaluation  = <results>/data/evaluation_items.jsonl      every text of every evaluation item
-    pairs       = <results>/data/duplicates.{jsonl,json}     by row, and counted
-    matches     = <results>/data/contamination.{jsonl,json}  by row with the matching text, and counted
-    description = <results>/data/description.json            funnel, lengths, diversity, the filter, task families
-    card        = <results>/data/cards/{scheme}/README.md    in the form of the Hugging Face hub
-    kept        = <results>/data/clean/{scheme}.jsonl        without what config: data: remove names
+    evaluation  = <results>/data/evaluation_items.jsonl       every text of every evaluation item
+    pairs       = <results>/data/duplicates.{jsonl,json}      by row, and counted
+    matches     = <results>/data/contamination.{jsonl,json}   by row with the text, and counted
+    description = <results>/data/description.json             funnel, lengths, diversity, the filter
+    card        = <results>/data/cards/{scheme}/README.md     in the form of the Hugging Face hub
+    kept        = <results>/data/clean/{scheme}.jsonl         without what config: data: remove names
 """
 
 
@@ -47,7 +48,7 @@ rule data_items:
 
 
 rule data_duplicates:
-    """Find duplicates within and across schemes and against the seeds, at Jaccard {params.jaccard}."""
+    """Find duplicates, also across schemes and of seeds, at Jaccard {params.jaccard}."""
     input:
         script="scripts/find_duplicates.py",
         lock="envs/main.lock",
@@ -69,7 +70,8 @@ rule data_duplicates:
         r"""
         exec &> >(tee {log:q})
         python {input.script:q} \
-            --rows {input.rows:q} --seeds {input.seeds:q} --pairs {output.pairs:q} --summary {output.summary:q} \
+            --rows {input.rows:q} --seeds {input.seeds:q} --pairs {output.pairs:q} \
+            --summary {output.summary:q} \
             --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
         """
 
@@ -97,7 +99,8 @@ rule data_contamination:
         r"""
         exec &> >(tee {log:q})
         python {input.script:q} \
-            --rows {input.rows:q} --items {input.evaluation:q} --matches {output.matches:q} --summary {output.summary:q} \
+            --rows {input.rows:q} --items {input.evaluation:q} --matches {output.matches:q} \
+            --summary {output.summary:q} \
             --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
         """
 
@@ -125,7 +128,8 @@ rule data_description:
         r"""
         exec &> >(tee {log:q})
         python {input.script:q} \
-            --rows {input.rows:q} --made {input.made:q} --judged {input.judged:q} --families {input.families:q} \
+            --rows {input.rows:q} --made {input.made:q} --judged {input.judged:q} \
+            --families {input.families:q} \
             --description {output.description:q} \
             --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
         """
@@ -185,6 +189,7 @@ rule data_card:
         r"""
         exec &> >(tee {log:q})
         python {input.script:q} \
-            --rows {input.rows:q} --receipts {input.receipts:q} --tables {input.tables:q} --card {output.card:q} \
+            --rows {input.rows:q} --receipts {input.receipts:q} --tables {input.tables:q} \
+            --card {output.card:q} \
             --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
         """

@@ -5,8 +5,8 @@ REQUIRED INPUTS:
     pairs     = <results>/preferences/pairs.jsonl
     base      = <results>/merge/openbezoar-hh-rlhf-sft/model.safetensors
 OUTPUTS:
-    reference = <results>/dpo_reference/logps.jsonl          what the reference says of each pair, whatever beta is
-    adapter   = <results>/dpo/adapter_model.safetensors      and held_out.json: reference and policy on held-out pairs
+    reference = <results>/dpo_reference/logps.jsonl       log-probabilities; beta does not matter
+    adapter   = <results>/dpo/adapter_model.safetensors   and held_out.json: both on held-out pairs
 """
 
 

@@ -1,14 +1,14 @@
 """
-Models of others: imported in the layout that ours have, and both benchmarks on them alone, a row a model: what `make evaluate MODEL=…`
-asks for. Nothing is trained.
+Other people's models for `make evaluate MODEL=…`: imported into the layout of ours, both
+benchmarks, and a table with one row per model. Nothing is trained.
 
 REQUIRED INPUTS:
     snapshot  = config: extra_models: source, hub or path
     results   = <results>/lm_eval/{model}.json, <results>/lm_eval/{model}.samples.jsonl
     judgments = <results>/mtbench/{model}/judgments.jsonl
 OUTPUTS:
-    model     = <results>/models/{extra}/model.safetensors     and config.json and its tokenizer's files
-    table     = <results>/evaluate/table.csv        from lm_eval.json and mtbench.json beside it; its receipt holds the others
+    model     = <results>/models/{extra}/model.safetensors   and config.json, tokenizer
+    table     = <results>/evaluate/table.csv                 from both tables beside it
 """
 
 

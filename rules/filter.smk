@@ -1,8 +1,9 @@
 """
-A language model judges every generated row, as GPT-4 does in the paper; training keeps what it accepts.
+A language model judges every generated row, as GPT-4 does in the paper; training keeps what it
+accepts.
 
 REQUIRED INPUTS:
-    data   = <results>/generate/{scheme}.jsonl; with config: entry: released, the released set with its verdicts
+    data   = <results>/generate/{scheme}.jsonl, or the released set (config: entry: released)
     prompt = prompts/filter.txt
 OUTPUTS:
     rows   = <results>/filter/{scheme}.jsonl            every row, with its verdict
@@ -39,7 +40,8 @@ if config["entry"] == "generate":
             exec &> >(tee {log:q})
             python {input.script:q} \
                 --data {input.data:q} --prompts {input.prompts:q} \
-                --store {params.store:q} --facts {input.facts:q} --concurrency {resources.concurrency} \
+                --store {params.store:q} --facts {input.facts:q} \
+                --concurrency {resources.concurrency} \
                 --rows {output.rows:q} --counts {output.counts:q} \
                 --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
             """

@@ -2,13 +2,13 @@
 The teacher writes instruction data under three schemes.
 
 REQUIRED INPUTS:
-    seeds   = config: sources: alpaca_seeds and topics (lamini), dolly and teacher_tokenizer (evol), flan (orca)
+    seeds   = config: sources: alpaca_seeds, topics, dolly, teacher_tokenizer, flan
     prompts = prompts/lamini_*.txt, evol_*.txt, orca_system_messages.yaml
 OUTPUTS:
-    flan    = <results>/flan/{source}.jsonl                          what the quotas take of a streamed submix
+    flan    = <results>/flan/{source}.jsonl                       rows of a streamed submix
     rows    = <results>/generate/{lamini,evol,orca}.jsonl
-    counts  = <results>/generate/{lamini,evol,orca}.counts.json      the funnel
-    store   = <results>/store/generate-*.sqlite                      every answer, kept; never an output to delete
+    counts  = <results>/generate/{lamini,evol,orca}.counts.json   the funnel
+    store   = <results>/store/generate-*.sqlite                   every answer, never deleted
 """
 
 
@@ -120,7 +120,8 @@ rule flan:
         exec &> >(tee {log:q})
         python {input.script:q} \
             --entry {params.entry:q} --lock config/sources.lock \
-            --prompts {input.prompts:q} --tokenizer {input.tokenizer:q} --rows {output.rows:q} --counts {output.counts:q} \
+            --prompts {input.prompts:q} --tokenizer {input.tokenizer:q} \
+            --rows {output.rows:q} --counts {output.counts:q} \
             --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
         """
 

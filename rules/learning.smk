@@ -1,5 +1,5 @@
 """
-What each state of the model has learnt, on held-out items of the world (rehearsal only).
+What each state of the model has learned, on held-out items of the world (rehearsal only).
 
 REQUIRED INPUTS:
     heldout  = <results>/world/heldout/{lamini,orca,evol,preferences}.jsonl

@@ -5,7 +5,7 @@ REQUIRED INPUTS:
     model   = <results>/base, <results>/merge/{model} or <results>/models/{model}
     tasks   = config: lm_eval: task_files, and the local data sets of config: lm_eval: data
 OUTPUTS:
-    results = <results>/lm_eval/{model}.json             raw, with <results>/lm_eval/{model}.samples.jsonl
+    results = <results>/lm_eval/{model}.json   raw, with <results>/lm_eval/{model}.samples.jsonl
     table   = <results>/lm_eval.json
 """
 
@@ -39,7 +39,8 @@ rule lm_eval:
         r"""
         exec &> >(tee {log:q})
         python {input.script:q} \
-            --model {input.model:q} --name {wildcards.model} --task-files {input.tasks:q} --task-data {params.data:q} \
+            --model {input.model:q} --name {wildcards.model} --task-files {input.tasks:q} \
+            --task-data {params.data:q} \
             --results {output.results:q} --samples {output.samples:q} \
             --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
         """

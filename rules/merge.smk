@@ -1,12 +1,15 @@
 """
-Adapters are merged onto their base in 16 bits, and the difference to the unmerged model is measured.
+Adapters are merged onto their base in 16 bits, and the difference to the unmerged model is
+measured.
 
 REQUIRED INPUTS:
-    base    = the model below it        adapter = the adapter trained on it        probe = rows it was trained on
+    base    = the model below it
+    adapter = the adapter trained on it
+    probe   = rows it was trained on
 OUTPUTS:
-    model   = <results>/merge/{openbezoar-sft,openbezoar-hh-rlhf-sft,openbezoar-hh-rlhf-dpo}/model.safetensors
-    report  = <results>/merge/{model}/merge.json         KL and logit differences
-    card    = <results>/merge/{model}/README.md          for the hub
+    model   = <results>/merge/openbezoar-{sft,hh-rlhf-sft,hh-rlhf-dpo}/model.safetensors
+    report  = <results>/merge/{model}/merge.json   KL and logit differences
+    card    = <results>/merge/{model}/README.md    for the hub
 """
 
 
@@ -70,6 +73,8 @@ rule model_card:
         r"""
         exec &> >(tee {log:q})
         python {input.script:q} \
-            --model {params.model:q} --receipts {input.receipts:q} --merge-receipt {input.merge:q} --adapters {params.adapters:q} \
-            --card {output.card:q} --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
+            --model {params.model:q} --receipts {input.receipts:q} --merge-receipt {input.merge:q} \
+            --adapters {params.adapters:q} \
+            --card {output.card:q} --recipe {params.recipe:q} --code {params.code} \
+            --receipt {output.receipt:q}
         """

@@ -5,8 +5,8 @@ REQUIRED INPUTS:
     questions = config: sources: mt_bench_questions, mt_bench_references, mt_bench_judge_prompts
     model     = <results>/base, <results>/merge/{model} or <results>/models/{model}
 OUTPUTS:
-    answers   = <results>/mtbench/{model}/answers.jsonl          FastChat's format
-    judgments = <results>/mtbench/{model}/judgments.jsonl        FastChat's format, one terminal state a row
+    answers   = <results>/mtbench/{model}/answers.jsonl     FastChat's format
+    judgments = <results>/mtbench/{model}/judgments.jsonl   FastChat's format, one state a row
     scores    = <results>/mtbench.json
 """
 
@@ -72,9 +72,11 @@ rule mtbench_judgments:
         r"""
         exec &> >(tee {log:q})
         python {input.script:q} \
-            --questions {input.questions:q} --references {input.references:q} --judge-prompts {input.prompts:q} \
+            --questions {input.questions:q} --references {input.references:q} \
+            --judge-prompts {input.prompts:q} \
             --answers {input.answers:q} --store {params.store:q} --facts {input.facts:q} \
-            --concurrency {resources.concurrency} --judgments {output.judgments:q} --counts {output.counts:q} \
+            --concurrency {resources.concurrency} --judgments {output.judgments:q} \
+            --counts {output.counts:q} \
             --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
         """
 

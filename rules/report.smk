@@ -1,8 +1,9 @@
 """
-One self-contained page: the scale first, then claims, tables, funnel, curves, deviations, artifacts.
+One self-contained page: the scale first, then claims, tables, funnel, curves, deviations,
+artifacts.
 
 REQUIRED INPUTS:
-    artifacts = claims.json, lm_eval.json, mtbench.json, learning.json, counts and curves below <results>
+    artifacts = <results>/{claims,lm_eval,mtbench,learning}.json, counts and curves
     receipts  = <results>/receipts/*.json
 OUTPUTS:
     page      = <results>/report/index.html
@@ -32,7 +33,9 @@ rule report:
     shell:
         r"""
         exec &> >(tee {log:q})
-        python {input.script:q} --results {params.results:q} --artifacts {input.artifacts:q} --receipts {input.receipts:q} \
+        python {input.script:q} \
+            --results {params.results:q} --artifacts {input.artifacts:q} \
+            --receipts {input.receipts:q} \
             --template {input.template:q} --output {output.page:q} \
             --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
         """

@@ -1,6 +1,7 @@
 """
-The teacher's server, if `config: serve` describes one: started for the generation jobs, shared by them, ended after them.
-Without it, the environment variable of `teacher: base_url_env` names a server that somebody else keeps running.
+The teacher's server, if `config: serve` describes one: started for the generation jobs, shared by
+them, and stopped after them. Without it, the environment variable of `teacher: base_url_env` names
+a server that is already running.
 
 REQUIRED INPUTS:
     the model's weights, which the server fetches itself, and its environment (envs/serve.lock)
@@ -9,14 +10,15 @@ OUTPUTS:
     record  = <results>/serve/teacher.json     precision, quantisation, command; kept
 """
 
-# For the stages that ask the teacher: its server's address, and the shell line that waits for the server and exports it. A server on
-# the loopback interface takes any key.
+# For the stages that ask the teacher: its server's address, and the shell line that waits for the
+# server and exports it. A server on the loopback interface takes any key.
 TEACHER_SERVER = "<results>/serve/teacher.url" if config["serve"] else []
 TEACHER_ADDRESS = ""
 
 if config["serve"]:
     TEACHER_ADDRESS = (
-        "{base_url_env}=$(python scripts/serve_model.py --await {folder}/teacher.url --record {folder}/teacher.json);"
+        "{base_url_env}=$(python scripts/serve_model.py"
+        " --await {folder}/teacher.url --record {folder}/teacher.json);"
         " export {base_url_env} {api_key_env}=none"
     ).format(folder=f"{LAYOUT.results}/serve", **config["teacher"])
 
@@ -46,5 +48,6 @@ if config["serve"]:
             r"""
             exec &> >(tee {log:q})
             exec python {input.script:q} \
-                --recipe {params.recipe:q} --address {output.address:q} --record {params.record:q} # {params.code}
+                --recipe {params.recipe:q} --address {output.address:q} \
+                --record {params.record:q} # {params.code}
             """

@@ -1,13 +1,14 @@
 """
-QLoRA, one scheme after the other: one adapter goes through {lamini, orca, evol} over the same 4-bit base (config: sft: chaining: carry),
-or each scheme has an adapter of its own, merged before the next (merge).
+QLoRA, one scheme after the other: one adapter is trained on {lamini, orca, evol} in turn over the
+same 4-bit base (config: sft: chaining: carry), or each scheme has an adapter of its own, merged
+before the next (merge).
 
 REQUIRED INPUTS:
-    data    = <results>/filter/{scheme}.jsonl, or <results>/data/clean/{scheme}.jsonl where config: data: remove names rules
-    base    = <results>/base/model.safetensors, or <results>/merge/sft-{scheme before}/model.safetensors
-    parent  = <results>/sft/{scheme before}/adapter_model.safetensors, where it is carried on
+    data    = <results>/filter/{scheme}.jsonl, or <results>/data/clean/{scheme}.jsonl
+    base    = <results>/base/model.safetensors, or <results>/merge/sft-{scheme before}/…
+    parent  = <results>/sft/{scheme before}/adapter_model.safetensors, if it is continued
 OUTPUTS:
-    adapter = <results>/sft/{scheme}/adapter_model.safetensors       and adapter_config.json, lineage.json, metrics.jsonl
+    adapter = <results>/sft/{scheme}/adapter_model.safetensors   and config, lineage, metrics
 """
 
 

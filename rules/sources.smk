@@ -30,7 +30,8 @@ rule fetch_file:
     shell:
         r"""
         exec &> >(tee {log:q})
-        python {input.script:q} --entry {params.entry:q} --output {output.file:q} --lock config/sources.lock
+        python {input.script:q} \
+            --entry {params.entry:q} --output {output.file:q} --lock config/sources.lock
         """
 
 
@@ -56,5 +57,6 @@ rule fetch_snapshot:
     shell:
         r"""
         exec &> >(tee {log:q})
-        python {input.script:q} --entry {params.entry:q} --output {output.manifest:q} --lock config/sources.lock
+        python {input.script:q} \
+            --entry {params.entry:q} --output {output.manifest:q} --lock config/sources.lock
         """

@@ -1,5 +1,6 @@
 """
-The rehearsal's invented world: pretraining text, seeds, preference pairs, evaluation items, and what the simulator knows.
+The rehearsal's invented world: pretraining text, seeds, preference pairs, evaluation items, and
+what the simulator knows.
 
 REQUIRED INPUTS:
     messages = prompts/orca_system_messages.yaml
@@ -33,6 +34,7 @@ rule world:
         r"""
         exec &> >(tee {log:q})
         python {input.script:q} \
-            --system-messages {input.messages:q} --template {input.template:q} --world {params.world:q} \
+            --system-messages {input.messages:q} --template {input.template:q} \
+            --world {params.world:q} \
             --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
         """

@@ -6,12 +6,12 @@ Usage: answer_mtbench.py --model results/base --name base --questions question.j
            --recipe '{"temperatures": {…}, …}' --code … --answers results/mtbench/base/answers.jsonl
              --receipt …
 
-The file is FastChat's; answer_id and tstamp, which FastChat draws and reads off the clock, are
-fixed. One choice a question, as FastChat's judge grades no other. The template is a file, whatever
-the model is called, or `tokenizer` for the one the model brings. With a file the second turn's
-instruction is the dialogue so far, in the form that the preference rows have. `stops` says for each
-turn how it ended: eos (the model's own end), stop (one of the recipe's stop texts, which is cut off
-with all that follows) or length (cut at max_new_tokens).
+The output is in FastChat's format; answer_id and tstamp, which FastChat takes from chance and the
+clock, are fixed. There is one choice per question, since FastChat's judge grades only the first.
+The template is a file, whatever the model is called, or `tokenizer` for the model's own. With a
+file, the instruction of the second turn is the dialogue so far, in the form of the preference rows.
+`stops` says how each turn ended: eos (the model's own end), stop (one of the recipe's stop texts,
+which is cut off with everything after it) or length (cut at max_new_tokens).
 """
 
 from collections import Counter

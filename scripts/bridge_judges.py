@@ -1,5 +1,5 @@
 """Compare two sets of judgments of the same answers: two judges, or one judge with and without
-mended reference answers.
+corrected reference answers.
 
 Usage: bridge_judges.py --first results/mtbench/base/judgments.jsonl … \\
            --second results/mtbench/base/gpt-4.judgments.jsonl … \\
@@ -10,7 +10,7 @@ The offset is the second rating less the first, over the (model, question, turn,
 rated, with an interval over questions: one question's turns, repeats and models are not
 independent. Rank agreement is Kendall's tau-b, of the models by their means and of all answers.
 `replaced` is each model's score with the second rating in place of the first wherever both are
-there: for mended references, their effect.
+there: for corrected references, their effect.
 """
 
 from pathlib import Path
@@ -45,8 +45,8 @@ def by_key(paths: list[Path]) -> Rows:
     judges = sorted({row["judge"][0] for row in rows})
     if len(judges) > 1:
         raise UserError(
-            f"{paths[0]}: judged by {' and '.join(judges)}; expected one judge a set, they are"
-            " never mixed"
+            f"{paths[0]}: judged by {' and '.join(judges)}; expected one judge per set;"
+            " judges are never mixed"
         )
     return {(row["model"], row["question_id"], row["turn"], row["repeat"]): row for row in rows}
 
@@ -133,7 +133,7 @@ def main(argv: list[str] | None = None) -> None:
     """Parse the command line and compare."""
     parser = stage_parser(__doc__, Recipe)
     parser.add_argument(
-        "--first", type=Path, nargs="+", required=True, help="judgments, one file a model"
+        "--first", type=Path, nargs="+", required=True, help="judgments, one file per model"
     )
     parser.add_argument(
         "--second",

@@ -48,7 +48,7 @@ SCALES = {
         "A rehearsal on real files",
         (
             "The tiny model of the rehearsal on real upstream data, with a simulator in place of"
-            " teacher, filter and judge. It is bad at it, as expected. No number on this page is"
+            " teacher, filter and judge. It does badly, as expected. No number on this page is"
             " one of the paper."
         ),
     ),
@@ -92,7 +92,7 @@ def curve(rows: list[dict[str, Any]]) -> str:
         points = [(row["step"], row[key]) for row in rows if key in row]
         if points:
             series[label] = ([step for step, _ in points], [value for _, value in points])
-    return plots.curves(series, "nats a token" if "loss" in names else "")
+    return plots.curves(series, "nats per token" if "loss" in names else "")
 
 
 def stages(paths: list[Path], results: Path) -> list[dict[str, Any]]:
@@ -169,7 +169,7 @@ def page(
         simulated_teacher=scale != "paper",
         models=models,
         tasks=list(lm_eval["models"]["base"]),
-        lm_differences={(d["child"], d["parent"]): d for d in lm_eval["differences"]},
+        lm_differences={(d["candidate"], d["baseline"]): d for d in lm_eval["differences"]},
         other_judges={
             name: table for name, table in mtbench["judges"].items() if name != judge_name
         },

@@ -7,7 +7,7 @@ Usage: check_claims.py --claims config/claims.yaml --paper-values config/paper_v
 
 A claim names an artifact and what in it decides: the paired difference of two models with its
 interval, or a value. At another scale than the paper's differences are tested on the miniature, and
-every verdict says so. Values of the paper that a user filled in stand beside ours.
+every verdict says so. Values of the paper that a user filled in are shown beside ours.
 """
 
 from pathlib import Path
@@ -37,17 +37,19 @@ NEEDED = {"id", "statement", "where", "artifact", "reason"}
 
 
 def difference_in(
-    table: dict[str, Any], child: str, parent: str, measure: str, judge: str
+    table: dict[str, Any], candidate: str, baseline: str, measure: str, judge: str
 ) -> dict[str, Any] | None:
-    """Return {mean, low, high, n, …} of child - parent from an lm_eval.json, or from the table of
-    `judge` in an mtbench.json; None if not there.
+    """Return {mean, low, high, n, …} of candidate - baseline from an lm_eval.json, or from the
+    table of `judge` in an mtbench.json; None if not there.
     """
     rows = (
         table["differences"]
         if "differences" in table
         else table["judges"].get(judge, {}).get("differences", [])
     )
-    row = next((row for row in rows if row["child"] == child and row["parent"] == parent), None)
+    row = next(
+        (row for row in rows if row["candidate"] == candidate and row["baseline"] == baseline), None
+    )
     found = row and row.get(measure, row)
     return found and {
         key: found[key] for key in ("mean", "low", "high", "n", "detectable") if key in found
@@ -55,8 +57,8 @@ def difference_in(
 
 
 def verdict(difference: dict[str, Any] | None, margin: float) -> tuple[str, str]:
-    """Return (verdict, reason) of a difference from its interval; `margin` is how far below 0 still
-    counts.
+    """Return (verdict, reason) of a difference from its interval; `margin` is how far below 0 a
+    difference may be and still count.
     """
     if difference is None:
         return "not run", "the artifact has no such comparison"
@@ -66,12 +68,12 @@ def verdict(difference: dict[str, Any] | None, margin: float) -> tuple[str, str]
         f" {difference['n']}"
     )
     if difference["low"] > bound:
-        return "reproduced", f"{text}: the whole interval lies above {bound:g}"
+        return "reproduced", f"{text}: the whole interval is above {bound:g}"
     if difference["high"] <= bound:
-        return "not reproduced", f"{text}: the whole interval lies at or below {bound:g}"
+        return "not reproduced", f"{text}: the whole interval is at or below {bound:g}"
     return (
         "undecided",
-        f"{text}: the interval holds {bound:g}, so this design cannot tell them apart",
+        f"{text}: the interval contains {bound:g}, so this design cannot distinguish them",
     )
 
 
@@ -101,19 +103,21 @@ def value_verdict(artifact: Any, value: dict[str, Any], scale: str) -> tuple[str
 def check(
     claims: dict[str, Any], tables: dict[str, Any], scale: str, judge: str
 ) -> list[dict[str, Any]]:
-    """Return one row a claim; `tables` are the artifacts by their path below the results."""
+    """Return one row per claim; `tables` are the artifacts by their path below the results."""
     rows = []
     for claim in claims["claims"]:
         table, found = tables.get(claim["artifact"]), None
         if "difference" in claim:
             wanted = claim["difference"]
             found = (
-                difference_in(table, wanted["child"], wanted["parent"], wanted["measure"], judge)
+                difference_in(
+                    table, wanted["candidate"], wanted["baseline"], wanted["measure"], judge
+                )
                 if table
                 else None
             )
             test = (
-                f"{wanted['measure']}: {wanted['child']} − {wanted['parent']} >"
+                f"{wanted['measure']}: {wanted['candidate']} − {wanted['baseline']} >"
                 f" {-wanted['margin']:g}"
             )
             decided, reason = verdict(found, wanted["margin"])
@@ -140,7 +144,7 @@ def check(
                 "difference": found,
             }
         )
-    for claim in claims["cannot"]:
+    for claim in claims["not_testable"]:
         rows.append(
             {
                 "id": claim["id"],

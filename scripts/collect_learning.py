@@ -1,12 +1,12 @@
-"""Compare what the states of the model have learnt: each stage with the base and with its parent,
-in pairs, with intervals.
+"""Compare what the model has learned after each stage with the base and with the stage before it,
+in paired differences with intervals.
 
 Usage: collect_learning.py --measured …/learning/base.json … --recipe '{"seed": 0, …}' --code …
 --output …/learning.json --receipt …
 
 Files come in the order of training. For each state and held-out set: means with bootstrap intervals
 over items; for each state against the base and against the state before it: paired differences.
-`own` says which set a stage was trained on, `forgetting` what later stages took from a set after
+`own` says which set a stage was trained on, `forgetting` how much later stages lost on a set after
 its own stage.
 """
 
@@ -69,24 +69,24 @@ def differences(measured: Measured, seed: int) -> list[dict[str, Any]]:
     )
     return [
         {
-            "child": child,
-            "parent": parent,
+            "candidate": candidate,
+            "baseline": baseline,
             "set": name,
             "metric": metric,
-            "own": OWN.get(child) == name,
+            "own": OWN.get(candidate) == name,
             **paired_difference(
-                measured[child][name][metric], measured[parent][name][metric], seed
+                measured[candidate][name][metric], measured[baseline][name][metric], seed
             ),
         }
-        for child, parent in pairs
-        for name in measured[child]
+        for candidate, baseline in pairs
+        for name in measured[candidate]
         for metric in METRICS[name]
     ]
 
 
 def forgetting(measured: Measured, seed: int) -> list[dict[str, Any]]:
-    """Return what is left of each SFT set's answers: the last state against the state right after
-    the set's own stage.
+    """Return how the last state differs, on each SFT set, from the state right after the set's own
+    stage.
     """
     last = list(measured)[-1]
     return [
@@ -110,7 +110,7 @@ def main(argv: list[str] | None = None) -> None:
         type=Path,
         nargs="+",
         required=True,
-        help="measurements, one file a state, in the order of training",
+        help="measurements, one file per state, in the order of training",
     )
     parser.add_argument("--output", type=Path, required=True, help="table to write, JSON")
     args = parser.parse_args(argv)

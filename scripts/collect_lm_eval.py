@@ -8,9 +8,9 @@ Usage: collect_lm_eval.py --results results/lm_eval/base.json … \\
 For each model, task and metric: the mean with a bootstrap interval over items, and n; for each
 model the mean of its tasks. For each pair of models that the recipe names: the paired difference
 with its interval, an exact test (McNemar; sign flips for scores between 0 and 1), Holm's correction
-over tasks, and the difference this n could have shown. Where the base's published values are given,
-the harness is calibrated if every one of the base's values lies within `tolerance`. `settings` are
-those of every model, or nothing is compared.
+over tasks, and the difference that this n could have shown. Where the base's published values are
+given, the harness is calibrated if every one of the base's values lies within `tolerance`.
+`settings` are those of every model, or nothing is compared.
 """
 
 from collections.abc import Iterable
@@ -141,8 +141,8 @@ def values_of(scores: dict[str, Scores], metric: dict[str, str]) -> Values:
 
 
 def settings_of(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Return what all models were evaluated with; raise `UserError` naming the first model and
-    setting that differ.
+    """Return the settings that all models were evaluated with; raise `UserError` naming the first
+    model and setting that differ.
     """
     found: dict[str, Any] = {}
     for model, content in results.items():
@@ -161,25 +161,26 @@ def settings_of(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def compare(values: Values, child: str, parent: str, seed: int) -> dict[str, Any]:
+def compare(values: Values, candidate: str, baseline: str, seed: int) -> dict[str, Any]:
     """Return paired differences of two models: by task, over all items, and of the mean over
     tasks.
     """
-    tasks = sorted(values[child])
-    tests = [paired_p(values[child][task], values[parent][task], seed) for task in tasks]
+    tasks = sorted(values[candidate])
+    tests = [paired_p(values[candidate][task], values[baseline][task], seed) for task in tasks]
     corrected = holm([p for _, p in tests])
-    gaps = [np.subtract(values[child][task], values[parent][task]) for task in tasks]
+    gaps = [np.subtract(values[candidate][task], values[baseline][task]) for task in tasks]
     rows = {}
     for task, (test, p_value), adjusted in zip(tasks, tests, corrected, strict=True):
-        found = paired_difference(values[child][task], values[parent][task], seed)
+        found = paired_difference(values[candidate][task], values[baseline][task], seed)
         rows[task] = {**found, "test": test, "p": p_value, "p_holm": adjusted}
     everything = [
-        [value for task in tasks for value in values[model][task]] for model in (child, parent)
+        [value for task in tasks for value in values[model][task]]
+        for model in (candidate, baseline)
     ]
     over_tasks = mean_of_means(gaps, seed)
     return {
-        "child": child,
-        "parent": parent,
+        "candidate": candidate,
+        "baseline": baseline,
         "tasks": rows,
         "all_items": paired_difference(everything[0], everything[1], seed),
         "mean_of_tasks": {**over_tasks, **noise(gaps, over_tasks)},
@@ -240,7 +241,7 @@ def calibration(
 
 
 def table(scores: dict[str, Scores], settings: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
-    """Return the whole table from every model's per-item values, parents first."""
+    """Return the whole table from every model's per-item values, baselines first."""
     values, seed, first = values_of(scores, recipe["metric"]), recipe["seed"], next(iter(scores))
     return {
         "settings": settings,
@@ -262,7 +263,9 @@ def table(scores: dict[str, Scores], settings: dict[str, Any], recipe: Recipe) -
             }
             for model, tasks in scores.items()
         },
-        "differences": [compare(values, child, parent, seed) for child, parent in recipe["pairs"]],
+        "differences": [
+            compare(values, candidate, baseline, seed) for candidate, baseline in recipe["pairs"]
+        ],
         "calibration": calibration(
             scores.get("base"), recipe["published_base"], recipe["tolerance"], settings.get("limit")
         ),
@@ -277,14 +280,14 @@ def main(argv: list[str] | None = None) -> None:
         type=Path,
         nargs="+",
         required=True,
-        help="the harness's results, one file a model",
+        help="the harness's results, one file per model",
     )
     parser.add_argument(
         "--samples",
         type=Path,
         nargs="+",
         required=True,
-        help="per-item results, one file a model, parents first",
+        help="per-item results, one file per model, baselines first",
     )
     parser.add_argument("--output", type=Path, required=True, help="table to write, JSON")
     args = parser.parse_args(argv)

@@ -9,9 +9,9 @@ Usage: describe_data.py --rows …/filter/lamini.jsonl … --made …/generate/l
 --made is empty where the data were not generated here (`entry: released`); a funnel then begins
   with the rows.
 
-Funnel: asked (requests for rows), entered (items found in the answers or files), parsed (those that
-are well formed), dropped and eliminated by rule, generated, then the filter's verdicts. Lengths are
-in words, as deciles 0, 10, …, 100 %. Diversity of the instructions: distinct n-grams over all
+Funnel: asked (requests for rows), entered (items found in the answers or files), parsed
+(well-formed items), dropped and eliminated by rule, generated, then the filter's verdicts. Lengths
+are in words, as deciles 0, 10, …, 100 %. Diversity of the instructions: distinct n-grams over all
 n-grams (Li et al. 2016, arXiv 1510.03055), entropy of the first two words in bits, and the ratio of
 bytes to bytes compressed (Shaib et al. 2024, arXiv 2403.00553: higher is more repetitive). The
 accept rate by position is over tenths of the file: a filter that drifts shows there.
@@ -49,12 +49,12 @@ ELIMINATIONS = (
     "copied_prompt",
     "sorry",
     "only_stop_words",
-)  # of rows that were made whole; all other rules drop
+)  # rules that remove complete rows; all others drop items
 NOT_RULES = ("entered", "kept", "asked", "states", "calls_without_items", "evaluator_states")
 
 
 def funnel(made: dict[str, Any] | None, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the way from asking to acceptance; each step and what left there add up to the step
+    """Return the steps from request to acceptance; each step and what left there add up to the step
     before.
     """
     steps: dict[str, Any] = {}
@@ -106,7 +106,7 @@ def diversity(texts: Sequence[str]) -> dict[str, Any]:
 
 
 def accept_by_position(rows: Sequence[dict[str, Any]]) -> list[float]:
-    """Return the accept rate in ten stretches of the file of equal size."""
+    """Return the accept rate in ten parts of the file of equal size."""
     edges = [len(rows) * k // 10 for k in range(11)]
     groups = [rows[first:last] for first, last in pairwise(edges) if first < last]
     return [
@@ -118,8 +118,8 @@ def accept_by_position(rows: Sequence[dict[str, Any]]) -> list[float]:
 def audit(
     rows: Sequence[dict[str, Any]], table: list[dict[str, Any]], tasks: list[str]
 ) -> dict[str, Any]:
-    """Return what each Flan task of the Orca rows is to the evaluation tasks, and the accepted rows
-    of each relation.
+    """Return how each Flan task of the Orca rows is related to the evaluation tasks, and the
+    accepted rows of each relation.
     """
     names = Counter(row["task_name"] for row in rows)
     accepted = Counter(row["task_name"] for row in rows if row["gpt4_status"] == "Accept")

@@ -6,7 +6,7 @@ Usage: BEZOAR_MIRROR=dir fetch_source.py \\
 
 --entry is the source's entry of config/sources.yaml as JSON. A file is looked for in MIRROR under
   its path, then by its sha256 anywhere
-below. An interrupted download goes on from its .part file. Where no sha256 or revision is
+below. An interrupted download continues from its .part file. Where no sha256 or revision is
 published, the first fetch writes it to --lock and later ones must match it. A hub repository is
 fetched at its revision into the directory of --output, a manifest of every file's sha256.
 """
@@ -28,7 +28,7 @@ from bezoar.errors import UserError
 from bezoar.files import sha256_file, whole_directory, whole_file, write_json
 from bezoar.readers import HEAD, json_argument, read_json_object, refuse_stand_ins, shown, stand_in
 from bezoar.surroundings import own
-from bezoar.workflow.source_lock import require
+from bezoar.workflow.source_lock import not_fetched, require
 
 ATTEMPTS = 5
 TIMEOUT_S = 30
@@ -49,8 +49,8 @@ def in_mirror(mirror: Path, entry: dict[str, Any]) -> Path | None:
     place = mirror / entry["path"]
     if place.is_symlink() and not place.exists():
         raise UserError(
-            f"{place}: a link to a file that is not there; bring it, for git-annex with `git annex"
-            " get`"
+            f"{place}: a link to a file that does not exist; fetch it, for git-annex with `git"
+            " annex get`"
         )
     if place.is_file():
         return place
@@ -62,17 +62,15 @@ def in_mirror(mirror: Path, entry: dict[str, Any]) -> Path | None:
 
 @dataclass
 class Download:
-    """What is known of a file that is on its way: where its bytes are, and which version they are
-    of.
-    """
+    """An unfinished download: where its bytes are, and which version of the file they belong to."""
 
     url: str
     part: Path
     version: str = ""  # the server's ETag or date, for If-Range
-    resumable: bool = False  # whether what is there may be gone on from without a version
+    resumable: bool = False  # whether the bytes may be continued without a known version
 
     def request(self) -> tuple[urllib.request.Request, int]:
-        """Return the request for what is missing, and how many bytes are there."""
+        """Return the request for what is missing, and how many bytes are already there."""
         if not (self.resumable or self.version):
             self.part.unlink(missing_ok=True)
         start = self.part.stat().st_size if self.part.is_file() else 0
@@ -82,7 +80,7 @@ class Download:
         return urllib.request.Request(self.url, headers=headers), start
 
     def take(self, response: HTTPResponse, start: int) -> str | None:
-        """Write a response's bytes; return why they are not the whole, or None."""
+        """Write a response's bytes; return why they are incomplete, or None."""
         if response.headers.get("Content-Encoding", "identity") != "identity":
             raise UserError(
                 f"{self.url}: sent in a compressed form that was not asked for; put the file into"
@@ -115,11 +113,11 @@ class Download:
 
 
 def download(url: str, part: Path, resumable: bool = True) -> None:
-    """Bring `url` into `part`, going on from what is there; retry with pauses; raise `UserError`
-    when it cannot be had.
+    """Download `url` into `part`, continuing from what is there; retry with pauses; raise
+    `UserError` if it cannot be fetched.
 
-    Without a published hash (`resumable` false) nothing is known of what an earlier run left, so it
-    is fetched from the beginning, and gone on from only if the server names the version.
+    Without a published hash (`resumable` false) nothing is known of what an earlier run left, so
+    the file is fetched from the beginning, and continued only if the server names the version.
     """
     if not resumable:
         part.unlink(missing_ok=True)
@@ -135,7 +133,7 @@ def download(url: str, part: Path, resumable: bool = True) -> None:
                 return
         except urllib.error.HTTPError as error:
             problem = f"HTTP {error.code}"
-            if error.code == 416:  # nothing after what is there
+            if error.code == 416:  # nothing comes after what is there
                 total = re.fullmatch(r"bytes \*/(\d+)", error.headers.get("Content-Range", ""))
                 if total is None or int(total[1]) == start:
                     return
@@ -160,8 +158,8 @@ def download(url: str, part: Path, resumable: bool = True) -> None:
 
 
 def refuse_other(path: Path, name: str) -> None:
-    """Raise `UserError` if what came is not of the kind that the source's name says: a page, a
-    pointer, an error message, nothing.
+    """Raise `UserError` if a file is not of the kind that the source's name promises, but a page, a
+    pointer, an error message or empty.
     """
     with open(path, "rb") as stream:
         head = stream.read(HEAD)
@@ -226,7 +224,7 @@ def fetch_snapshot(entry: dict[str, Any], output: Path, lock: Path, mirror: Path
         refuse_stand_ins(copy)
         if revision:
             require(entry["id"], "revision", revision, entry["revision"], lock)
-        with whole_directory(folder) as fresh:  # nothing of an earlier revision stays
+        with whole_directory(folder) as fresh:  # remove what an earlier revision left
             shutil.copytree(copy, fresh, dirs_exist_ok=True)
     else:
         from huggingface_hub import HfApi, snapshot_download
@@ -238,13 +236,8 @@ def fetch_snapshot(entry: dict[str, Any], output: Path, lock: Path, mirror: Path
             snapshot_download(
                 entry["hub"], repo_type=entry["type"], revision=revision, local_dir=folder
             )
-        except (
-            Exception
-        ) as error:  # the hub's client raises many kinds; all of them mean that it cannot be had
-            raise UserError(
-                f"{entry['hub']}: {type(error).__name__} from the hub; check the network, or put it"
-                f" into MIRROR/hub/{entry['id']}"
-            ) from None
+        except Exception as error:
+            raise not_fetched(entry, error) from None
         refuse_stand_ins(folder)
         require(entry["id"], "revision", revision, entry["revision"], lock)
     files = [

@@ -7,14 +7,14 @@ Usage: filter_rows.py --data results/generate/lamini.jsonl --prompts prompts/fil
              --receipt …
 
 Adds gpt4_status (Accept, Reject, or Unrated where no verdict could be read), gpt4_rating (1-10 or
-null) and gpt4_reason. Training keeps Accept. The columns carry the paper's name whichever model the
-config puts in its place; the receipt says which.
+null) and gpt4_reason. Training keeps Accept. The columns keep the paper's names whichever model the
+configuration puts in GPT-4's place; the receipt says which.
 
 A second rater may read the same rows with the same prompt. Its verdict goes to second_status,
-second_rating and second_reason and decides nothing; the counts tell how far the two agree: Cohen's
+second_rating and second_reason and decides nothing; the counts say how far the two agree: Cohen's
 kappa over the rows that both rated, and the rows that either alone accepts. Whether a rater is also
-the teacher is named beside it: models tend to prefer their own text (Panickssery et al. 2024, arXiv
-2404.13076).
+the teacher is recorded beside it: models tend to prefer their own text (Panickssery et al. 2024,
+arXiv 2404.13076).
 """
 
 from collections.abc import Iterator
@@ -48,8 +48,8 @@ class Recipe(TypedDict):
 
     rater: ModelSettings
     second_rater: ModelSettings | None
-    teacher: str  # name, to say which rater rates its own text
-    attempts: int  # asks before a row is Unrated
+    teacher: str  # its name: does a rater rate its own text?
+    attempts: int  # requests before a row is Unrated
     max_unrated_share: float
     max_failure_share: float
     seed: int
@@ -57,7 +57,7 @@ class Recipe(TypedDict):
 
 def agreement(rated: list[dict[str, Any]], recipe: Recipe) -> dict[str, Any]:
     """Return how far two raters agree on the rows that both rated, both directions of disagreement,
-    and who rates its own text.
+    and which rater rates its own text.
     """
     both = [row for row in rated if "Unrated" not in (row["gpt4_status"], row["second_status"])]
     accepts = [(row["gpt4_status"] == "Accept", row["second_status"] == "Accept") for row in both]

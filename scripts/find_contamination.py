@@ -7,14 +7,14 @@ Usage: find_contamination.py --rows …/filter/lamini.jsonl … \\
 
 Words are compared without case and punctuation. A text of at least `ngram` words is looked for by
 all its n-grams; a shorter one of at least `min_words` as a whole; one shorter still is counted as
-unchecked, since such words are anywhere. Instruction and response of a row are searched each for
-itself.
+unchecked, since so few words occur anywhere. Instruction and response of a row are searched
+separately.
 
 Matches hold one line for each row and text: set, row, the longest run of shared words (words, and
 match as the row writes it), share (of the text's words that lie in a shared n-gram), items ([task,
 item, part], all that hold this text) and contaminated: whether `share` is at least
-`contaminated_share` and the text is a question or a right answer. A wrong answer that the row holds
-gives nothing away.
+`contaminated_share` and the text is a question or a right answer. A wrong answer in a row gives
+nothing away.
 """
 
 from pathlib import Path

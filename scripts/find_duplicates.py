@@ -5,7 +5,7 @@ Usage: find_duplicates.py --rows …/filter/lamini.jsonl … \\
            --seeds alpaca_seeds.jsonl dolly.jsonl --recipe '{"jaccard": 0.7, …}' --code … \\
            --pairs …/data/duplicates.jsonl --summary …/data/duplicates.json --receipt …
 
-Exact: the same words in the same order; case and punctuation do not count. Near: Jaccard similarity
+Exact: the same words in the same order, ignoring case and punctuation. Near: Jaccard similarity
 of words and neighbouring pairs of at least `jaccard`. MinHash and LSH (rensa) propose pairs, each
 of which is then measured, so that precision is exact and only recall is not: a pair at similarity s
 is proposed with probability 1 - (1 - s^r)^b, of b bands and r = permutations / b (Broder 1997;

@@ -9,18 +9,18 @@ Usage: generate_evol.py --seeds dolly.jsonl --prompts prompts/evol_*.txt \\
 A category's seeds are drawn row by row, so that a row added to or taken from the file changes one
 of them at most. For each category and epoch one strategy is drawn for the whole pool, for in-depth
 one of four operations; the teacher evolves each instruction and answers it; a row that passes
-elimination is written and replaces its parent in the pool, otherwise the parent stays. Columns:
-instruction, response, category, evolution_strategy, in-depth-evolving_operation (empty for
-in-breadth), epoch.
+elimination is written and replaces the instruction it came from in the pool; otherwise that one
+stays. Columns: instruction, response, category, evolution_strategy, in-depth-evolving_operation
+(empty for in-breadth), epoch.
 
-Elimination rules: no_information_gain (an evaluator calls child and parent equal, or does not say
-within 6 asks), sorry (the response contains "sorry" and has fewer than 80 words), only_stop_words
-(nothing but stop words and punctuation), copied_prompt (the instruction holds a section name of the
-prompt); no_answer (nothing came back); and too_long (prompt and answer do not fit the teacher's
-context: not asked). Each epoch asks anew: a parent that stayed and draws the
-same operation again gets another answer, not the stored one.
+Elimination rules: no_information_gain (an evaluator calls an instruction and its evolved form
+equal, or does not say within 6 requests), sorry (the response contains "sorry" and has fewer than
+80 words), only_stop_words (nothing but stop words and punctuation), copied_prompt (the instruction
+holds a section name of the prompt); no_answer (nothing came back); and too_long (prompt and answer
+do not fit the teacher's context: no request). Each epoch sends new requests: an instruction that
+stayed and draws the same operation again gets a new answer, not the stored one.
 
-WizardLM's own ways are options: `strategy_draw: item` draws strategy and operation for each
+WizardLM's own variants are options: `strategy_draw: item` draws strategy and operation for each
 instruction instead of each pool, and `complicate_input` adds its fifth operation.
 """
 
@@ -59,7 +59,7 @@ class Recipe(TypedDict):
 
     epochs: int
     seeds_per_category: int
-    max_seed_tokens: int  # tokens of --tokenizer, or words at 3/4 a token where there is none
+    max_seed_tokens: int  # tokens of --tokenizer, or 3/4 of a word per token without one
     breadth_share: float  # probability that the strategy is in-breadth
     strategy_draw: Literal["pool", "item"]
     complicate_input: bool
@@ -104,7 +104,7 @@ STOP_WORDS = frozenset(
     " where which while who whom why will "
     "with would you your yours yourself ours ourselves hers herself himself theirs themselves aren"
     " couldn d didn doesn don hadn hasn haven isn "
-    # what an apostrophe leaves is a stop word, too
+    # what an apostrophe leaves over is a stop word, too
     "ll m mightn mustn needn re s shan shouldn t ve wasn weren won wouldn".split()
 )
 
@@ -126,11 +126,11 @@ def seed_text(row: dict[str, Any], max_tokens: int, tokenizer: Tokenizer | None)
 
 
 def equal(text: str) -> bool | None:
-    """Return what the evaluator says of two instructions: True for equal, False for different, None
-    if it does not say so plainly.
+    """Return the evaluator's verdict on two instructions: True for equal, False for different, None
+    if it is not clear.
 
-    A negation ("not", "n't", "cannot", "far from") turns the next such word of its clause around.
-    Questions say nothing, and neither do clauses that leave it open, or that contradict another.
+    A negation ("not", "n't", "cannot", "far from") reverses the next such word of its clause.
+    Questions do not count, nor do clauses that leave it open or contradict another.
     """
     plain = unicodedata.normalize("NFKC", split_reasoning(text)[1]).replace("’", "'").lower()
     says: set[bool | None] = set()
@@ -147,7 +147,7 @@ def equal(text: str) -> bool | None:
 
 
 def eliminate_response(text: str) -> str | None:
-    """Return the rule that a response falls to, if any."""
+    """Return the rule that eliminates a response, if any."""
     words = re.findall(r"\w+", text)
     if "sorry" in text.lower() and len(words) < 80:
         return "sorry"
@@ -295,8 +295,8 @@ def ask_some(
 
 
 def read_seeds(path: Path) -> list[dict[str, Any]]:
-    """Return the seeds, rows in Dolly's columns; raise `UserError` naming the first that is
-    none.
+    """Return the seeds, rows in Dolly's columns; raise `UserError` naming the first malformed
+    one.
     """
     rows = read_jsonl(path)
     for number, row in enumerate(rows, start=1):

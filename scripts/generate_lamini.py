@@ -10,7 +10,7 @@ Columns: instruction, source (kind of prompt and seed set), response. Each drop 
 malformed (no closing tag or empty), too_short (3 words or fewer), too_long (more than 150),
 not_for_text_model (images, audio, files), near_duplicate (ROUGE-L above `rouge_l` with any kept
 instruction or seed, as in Self-Instruct), surplus (beyond `rows`), no_response. The counts also say
-how many calls were asked and how many of them gave no item at all.
+how many calls were sent and how many of them brought no item at all.
 """
 
 import re
@@ -165,7 +165,7 @@ def read_inputs(seeds: Path, topics: Path, recipe: dict[str, Any]) -> tuple[list
     if len(instructions) < recipe["examples"] or len(names) < recipe["topics"]:
         raise UserError(
             f"{seeds}, {topics}: {len(instructions)} seeds and {len(names)} topics, fewer than one"
-            " prompt takes"
+            " prompt needs"
         )
     return instructions, names
 

@@ -11,7 +11,7 @@ as stream_flan.py writes with counts of what it dropped (--streamed). Only zero-
 (zs_opt, zs_noopt) are taken. Columns: original_index, inputs, targets, task_source, task_name,
 template_type, system_message, explained_targets, dataset_source.
 
-Drop rules: malformed (not three columns, a missing field, or text that is no Unicode), empty (no
+Drop rules: malformed (not three columns, a missing field, or text that is not Unicode), empty (no
 question or answer), few_shot, unknown_submix (task_source is none of the Flan Collection's),
 bigbench (T0), too_long (prompt and answer do not fit the teacher's context; another row takes its
 place), over_quota, no_response.

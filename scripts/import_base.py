@@ -5,7 +5,7 @@ Usage: import_base.py --snapshot data/models/open_llama_3b_v2 --recipe '{"dtype"
            --code … \\
            --base results/base --receipt results/base/receipt.json
 
-A hub repository may hold its weights in several files or as pickles; every later stage names one
+A hub repository may hold its weights in several files or as pickles; every later stage reads one
 `<results>/base/model.safetensors`. A snapshot whose weights are not exactly those that its
 config.json describes is refused. The tokenizer's files are copied byte for byte, never
 re-serialised: OpenLLaMA's authors warn that a converted (fast) tokenizer can split text
@@ -22,6 +22,7 @@ from bezoar import program, progress
 from bezoar.arguments import model_directory
 from bezoar.errors import UserError
 from bezoar.files import whole_directory
+from bezoar.model_files import TOKENIZER_FILES
 from bezoar.provenance.receipt import Receipt, stage_parser
 
 
@@ -29,7 +30,7 @@ class Recipe(TypedDict):
     """The settings of the stage, with their units."""
 
     dtype: Literal["float32", "float16", "bfloat16"]  # in which the weights are stored
-    tokenizer: NotRequired[Literal["tokenizer.model", "tokenizer.json"]]  # whose ids count
+    tokenizer: NotRequired[Literal["tokenizer.model", "tokenizer.json"]]  # the file whose ids count
     seed: int
 
 
@@ -39,7 +40,7 @@ def import_base(snapshot: Path, base: Path, dtype: str, tokenizer: str | None) -
     """
     import torch
 
-    from bezoar.training.tokenizer import PROBES, TOKENIZER_FILES, load_tokenizer, tokenizer_file
+    from bezoar.training.tokenizer import PROBES, load_tokenizer, tokenizer_file
     from bezoar.training.weights import load_causal_lm
 
     if tokenizer and not (snapshot / tokenizer).is_file():

@@ -84,7 +84,7 @@ def released_rows(manifest: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     for name, digest in files.items():
         path = manifest.parent / name
         if sha256_file(path) != digest:
-            raise UserError(f"{path}: is not the file of the manifest; fetch the snapshot again")
+            raise UserError(f"{path}: not the file of the manifest; fetch the snapshot again")
         for number, row in enumerate(iter_rows(path), start=1):
             yield f"{path}: row {number}", row
 
@@ -106,7 +106,7 @@ def plain(value: Any) -> Any:
 
 
 def whole(value: Any) -> Any:
-    """Return a number that CSV holds as a text, or pandas as a float, as a whole number."""
+    """Return as a whole number what CSV holds as a text, or pandas as a float."""
     if isinstance(value, str) and re.fullmatch(r"\d{1,15}(\.0)?", value, re.ASCII):
         return int(float(value))
     return int(value) if isinstance(value, float) and value.is_integer() else value
@@ -161,7 +161,7 @@ def convert(
         )
     if not funnel.left["kept"]:
         raise UserError(
-            f"{source}: {funnel.entered} rows and none with gpt4_status Accept; is this the"
+            f"{source}: {funnel.entered} rows, none with gpt4_status Accept; is this the"
             f" released {scheme} set?"
         )
     funnel.more = {

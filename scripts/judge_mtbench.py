@@ -32,9 +32,9 @@ from bezoar.evaluation.mtbench import (
     turns_of,
 )
 from bezoar.files import write_json, write_jsonl
+from bezoar.llm.arguments import add_client_arguments
 from bezoar.llm.client import LLMClient
 from bezoar.llm.settings import ModelSettings
-from bezoar.llm.stored_model import MODES
 from bezoar.provenance.receipt import Receipt, stage_parser
 from bezoar.readers import column, numbered, read_jsonl
 
@@ -119,6 +119,17 @@ def read_answers(path: Path, questions: list[dict]) -> tuple[str, dict[int, list
     return rows[0]["model_id"], answers
 
 
+def require_rated(rows: list[dict[str, Any]], share: float) -> None:
+    """Raise `UserError` naming a judgment if more than `share` of them have no rating."""
+    bad = [row for row in rows if row["state"] != "rated"]
+    if len(bad) > share * len(rows):
+        raise UserError(
+            f"mtbench: {len(bad)} of {len(rows)} judgments without a rating, e.g. question"
+            f" {bad[0]['question_id']} turn {bad[0]['turn']} ({bad[0]['state']}); run again;"
+            " answers are kept"
+        )
+
+
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and judge."""
     parser = stage_parser(__doc__, Recipe)
@@ -137,18 +148,7 @@ def main(argv: list[str] | None = None) -> None:
         nargs="?",
         help="right reference answers in place of wrong ones, YAML",
     )
-    parser.add_argument(
-        "--store", type=Path, required=True, help="this job's store of answers, SQLite"
-    )
-    parser.add_argument(
-        "--facts", type=Path, nargs="?", help="facts of the rehearsal's world, for the simulator"
-    )
-    parser.add_argument(
-        "--mode",
-        choices=MODES,
-        help="replay sends nothing; without it, the environment's BEZOAR_MODE, else online",
-    )
-    parser.add_argument("--concurrency", type=int, required=True, help="requests under way at once")
+    add_client_arguments(parser)
     parser.add_argument("--judgments", type=Path, required=True, help="judgments to write, JSONL")
     parser.add_argument("--counts", type=Path, required=True, help="states to write, JSON")
     args = parser.parse_args(argv)
@@ -187,15 +187,8 @@ def main(argv: list[str] | None = None) -> None:
                 client, questions, answers, references, prompts, name, args.recipe["repeats"]
             )
             receipt.facts |= client.facts_for_receipt()
+        require_rated(rows, args.recipe["max_failure_share"])
         states = Counter(row["state"] for row in rows)
-        failed = len(rows) - states["rated"]
-        if failed > args.recipe["max_failure_share"] * len(rows):
-            bad = next(row for row in rows if row["state"] != "rated")
-            raise UserError(
-                f"mtbench: {failed} of {len(rows)} judgments without a rating, e.g. question"
-                f" {bad['question_id']} turn {bad['turn']} ({bad['state']}); run again, answers are"
-                " kept"
-            )
         write_jsonl(args.judgments, rows)
         write_json(args.counts, {"judgments": len(rows), **dict(sorted(states.items()))})
         print(dict(states), flush=True)

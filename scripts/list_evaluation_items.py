@@ -5,7 +5,7 @@ Usage: list_evaluation_items.py --questions question.jsonl --references gpt-4.js
            --recipe '{"tasks": ["arc_easy"], …}' --code … \\
            --items …/data/evaluation_items.jsonl --receipt …
 
-The tasks are the harness's task objects, from where run_lm_eval.py takes them; a text is any string
+The tasks are the harness's task objects, loaded as run_lm_eval.py loads them; a text is any string
 in an item's document. Its part is `gold` or `choice` where it is one of the answers the task
 offers, otherwise `question`. MT-Bench gives its turns (question) and its reference answers (gold).
 
@@ -55,7 +55,7 @@ def answers_of(task: Any, doc: dict[str, Any]) -> tuple[set[str], set[str]]:
         TypeError,
         KeyError,
         AttributeError,
-    ):  # tasks that generate offer none; the harness then finds no rule for it
+    ):  # generative tasks offer none; the harness then has no rule for it
         return set(), set()
     target = task.doc_to_target(doc)
     gold = (

@@ -1,4 +1,4 @@
-"""Measure what one state of the model has learnt, on held-out items: loss, exact match, and
+"""Measure what one state of the model has learned, on held-out items: loss, exact match, and
 preference accuracy.
 
 Usage: measure_learning.py --base results/rehearsal/base [--adapter …/sft/lamini] \\
@@ -6,11 +6,11 @@ Usage: measure_learning.py --base results/rehearsal/base [--adapter …/sft/lami
            --template template.json --recipe '{"max_new_tokens": 40, …}' --code … --output
              …/learning/lamini.json --receipt …
 
-For lamini, orca and evol: the loss of the right answer (nats a token, EOS included), whether a
+For lamini, orca and evol: the loss of the right answer (nats per token, EOS included), whether a
 greedy answer equals it (exact match), and whether the answer begins with it (a judge's view:
 courtesy may follow). For preferences: whether the model gives the chosen answer a higher
-log-probability than the rejected one. All values by item are kept, so that differences between
-states can be paired.
+log-probability than the rejected one. The values of every item are kept, so that differences
+between states can be paired.
 """
 
 import math

@@ -7,7 +7,7 @@ Usage: merge_adapter.py --base results/base --adapter results/sft/evol \\
 
 --model is a directory; it gets a Hugging Face model (model.safetensors, config.json, tokenizer) and
   merge.json: max and
-mean absolute logit difference and KL divergence (nats a token) of the merged model from the 4-bit
+mean absolute logit difference and KL divergence (nats per token) of the merged model from the 4-bit
 base with the adapter beside it, on the first `probe_rows` rows. Training saw the quantised base, so
 a merge onto the 16-bit one differs; beyond `max_kl` the stage fails.
 """
@@ -23,6 +23,7 @@ from bezoar import precision, program, progress
 from bezoar.arguments import model_directory
 from bezoar.errors import UserError
 from bezoar.files import whole_directory, write_json
+from bezoar.model_files import TOKENIZER_FILES
 from bezoar.provenance.receipt import Receipt, stage_parser
 from bezoar.readers import read_jsonl
 from bezoar.training.template import Template, training_text
@@ -34,7 +35,7 @@ class Recipe(TypedDict):
     merge_onto: Literal["base", "dequantised"]  # the paper's 16-bit base, or the 4-bit weights
     probe_rows: int
     max_length: int  # tokens
-    max_kl: float  # nats a token
+    max_kl: float  # nats per token
     threads: int
     seed: int
 
@@ -43,7 +44,7 @@ OUTPUTS = ("model.safetensors", "config.json", "merge.json")
 
 
 def logits(model: Any, texts: list[list[int]]) -> list[Any]:
-    """Return float32 log-probabilities, shape (tokens, vocabulary), one tensor a text."""
+    """Return float32 log-probabilities, shape (tokens, vocabulary), one tensor per text."""
     import torch
 
     with torch.inference_mode():
@@ -58,7 +59,7 @@ def logits(model: Any, texts: list[list[int]]) -> list[Any]:
 
 
 def compare(before: list[Any], after: list[Any]) -> dict[str, float]:
-    """Return KL(before || after) a token, the largest and the mean absolute difference of
+    """Return KL(before || after) per token, the largest and the mean absolute difference of
     log-probabilities, and equal argmaxes.
     """
     tokens = sum(len(a) for a in before)
@@ -77,7 +78,7 @@ def compare(before: list[Any], after: list[Any]) -> dict[str, float]:
     }
 
 
-def merge(base: Path, adapter: Path, onto: str) -> Any:
+def merge(base: Path, adapter: Path, merge_onto: str) -> Any:
     """Return the merged model in bfloat16; the arithmetic is done in float32."""
     import torch
 
@@ -85,7 +86,7 @@ def merge(base: Path, adapter: Path, onto: str) -> Any:
     from bezoar.training.weights import load_adapter, load_causal_lm
 
     plain = load_causal_lm(base, torch.float32)
-    if onto == "dequantised":
+    if merge_onto == "dequantised":
         from bitsandbytes.functional import dequantize_4bit
 
         for name, module in load_4bit(base).named_modules():
@@ -95,7 +96,7 @@ def merge(base: Path, adapter: Path, onto: str) -> Any:
                 )
     try:
         return load_adapter(plain, adapter).merge_and_unload(safe_merge=True).to(torch.bfloat16)
-    except ValueError as error:  # of safe_merge: a product that is not finite
+    except ValueError as error:  # from safe_merge: a product that is not finite
         raise UserError(f"{adapter}: cannot be merged onto {base}: {error}") from None
 
 
@@ -117,7 +118,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     from bezoar.training.qlora import check_lineage, deterministic, load_4bit
-    from bezoar.training.tokenizer import TOKENIZER_FILES, encode, load_tokenizer, tokenizer_file
+    from bezoar.training.tokenizer import encode, load_tokenizer, tokenizer_file
     from bezoar.training.weights import load_adapter, require_positions
 
     recipe = args.recipe
@@ -159,7 +160,7 @@ def main(argv: list[str] | None = None) -> None:
         print(report, flush=True)
         if report["difference"]["kl_nats_per_token"] > recipe["max_kl"]:
             raise UserError(
-                f"merge: KL {report['difference']['kl_nats_per_token']:.4f} nats a token is above"
+                f"merge: KL {report['difference']['kl_nats_per_token']:.4f} nats per token is above"
                 f" max_kl {recipe['max_kl']}; use merge_onto: dequantised"
             )
         with whole_directory(args.model) as fresh:

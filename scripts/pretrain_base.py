@@ -7,7 +7,7 @@ Usage: pretrain_base.py --corpus results/rehearsal/world/corpus.jsonl \\
              --receipt …/receipt.json
 
 Documents are joined with BOS and EOS and cut into windows; steps are counted, not seconds, so the
-same seed gives the same bytes. A killed run goes on from its last checkpoint to the same result:
+same seed gives the same bytes. A killed run continues from its last checkpoint to the same result:
 the order of windows depends on the seed alone.
 """
 
@@ -78,8 +78,8 @@ def train_tokenizer(texts: list[str], vocabulary_size: int) -> bytes:
 
 
 def windows(texts: list[str], tokenizer: Any, window: int) -> Any:
-    """Return (count, window) token ids: documents, each between BOS and EOS, end to end; a rest too
-    short is dropped.
+    """Return (count, window) token ids: documents, each between BOS and EOS, end to end; a
+    remainder too short is dropped.
     """
     import torch
 
@@ -113,7 +113,7 @@ def batch_of(data: Any, step: int, recipe: Recipe) -> Any:
 def optimizers_of(model: Any, weight_decay: float) -> list[Any]:
     """Return Muon for the matrices of the hidden layers, and AdamW for all other parameters.
 
-    To the same loss and share of facts known, this needs 450 steps where AdamW alone needs 750.
+    It reaches the same loss and share of known facts in 450 steps, AdamW alone in 750.
     """
     import torch
 
@@ -136,10 +136,10 @@ def optimizers_of(model: Any, weight_decay: float) -> list[Any]:
 def pretrain(
     data: Any, model: Any, recipe: Recipe, checkpoint: Path, begun_with: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    """Train `model` in place; return one row every 50 steps: step, loss (nats a token),
+    """Train `model` in place; return one row every 50 steps: step, loss (nats per token),
     learning_rate.
 
-    A checkpoint of a run that was not `begun_with` the same is passed over, and a line says so.
+    A checkpoint of a run that was not `begun_with` the same is ignored, and a line says so.
     """
     import torch
 
@@ -196,7 +196,7 @@ def pretrain(
 
 def usable(checkpoint: Path, begun_with: dict[str, Any]) -> dict[str, Any] | None:
     """Return the state of an interrupted run that was begun with the same, or None; a line says why
-    one does not count.
+    one is not used.
     """
     import torch
 
@@ -206,7 +206,7 @@ def usable(checkpoint: Path, begun_with: dict[str, Any]) -> dict[str, Any] | Non
         state = torch.load(checkpoint, weights_only=True)
         changed = difference(json.loads(state["begun_with"]), begun_with)
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError, pickle.PickleError):
-        changed = "contents, it cannot be read"
+        changed = "contents: it cannot be read"
     if not changed:
         return dict(state)
     print(f"{checkpoint}: starting afresh, an interrupted run had other {changed}", flush=True)
@@ -251,7 +251,7 @@ def main(argv: list[str] | None = None) -> None:
         "--base", type=model_directory, required=True, help="model directory to write"
     )
     parser.add_argument(
-        "--checkpoint", type=Path, required=True, help="where an interrupted run goes on from"
+        "--checkpoint", type=Path, required=True, help="where an interrupted run continues from"
     )
     parser.add_argument("--metrics", type=Path, required=True, help="loss curve to write, JSONL")
     args = parser.parse_args(argv)
@@ -260,7 +260,7 @@ def main(argv: list[str] | None = None) -> None:
 
     from bezoar.training.tokenizer import load_tokenizer
 
-    torch.set_num_threads(2)  # a fixed number: the order of a sum decides its last bits
+    torch.set_num_threads(2)  # fixed, because the number of threads decides the last bits of sums
     torch.use_deterministic_algorithms(True)
     outputs = [args.base / name for name in ("config.json", "model.safetensors", "tokenizer.model")]
     with Receipt(

@@ -1,4 +1,4 @@
-"""Remove rows that the evaluation gives away from what training reads; scores can then be reported
+"""Remove rows that give the evaluation away from the training data, so that scores can be reported
 with and without them.
 
 Usage: remove_rows.py --rows …/filter/orca.jsonl --matches …/data/contamination.jsonl \\
@@ -7,7 +7,7 @@ Usage: remove_rows.py --rows …/filter/orca.jsonl --matches …/data/contaminat
              --counts … --receipt …
 
 Rules: contaminated (a match that find_contamination.py calls so), task_family (made from the
-training split of an evaluation task). A row that falls to both counts under the first.
+training split of an evaluation task). A row to which both apply counts under the first.
 """
 
 from collections.abc import Sequence

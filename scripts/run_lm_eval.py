@@ -6,11 +6,11 @@ Usage: run_lm_eval.py --model results/base --name base \\
            --recipe '{"tasks": ["arc_easy"], …}' --code … --results results/lm_eval/base.json
              --samples …/base.samples.jsonl --receipt …
 
-The harness's results are kept as they are, less what changes from run to run (times, dates, host,
-paths); those are in the receipt. It is called task by task: so a task's scores do not depend on
-which others are asked (requests of several tasks would share batches), and a killed run goes on
-with the next task. Samples hold one row an item: task, doc_id, target, metrics and log-likelihoods,
-so that models can be compared item by item.
+The harness's results are kept as they are, except for what changes from run to run (times, dates,
+host, paths), which is in the receipt. It is called task by task, so that a task's scores do not
+depend on which others are evaluated (requests of several tasks would share batches), and a killed
+run continues with the next task. Samples hold one row per item: task, doc_id, target, metrics and
+log-likelihoods, so that models can be compared item by item.
 """
 
 import json
@@ -45,15 +45,15 @@ from bezoar.training.weights import positions, require_positions
 class Recipe(TypedDict):
     """The settings of the stage, with their units."""
 
-    tasks: list[str]  # names; a group or tag stands for its tasks
+    tasks: list[str]  # names; a group or tag means its tasks
     versions: dict[str, float | str]  # task: version of its definition; another one is an error
     task_files: list[str]
     data: dict[str, str]  # task: where its data set comes from
     num_fewshot: int
-    batch_size: int  # never automatic: scores move with it
+    batch_size: int  # never automatic: it changes scores
     dtype: str  # torch's name
     max_length: int  # tokens
-    limit: int | None  # items a task
+    limit: int | None  # items per task
     bootstrap_iters: int
     threads: int
     seed: int  # of random, numpy, torch and the few-shot sampler
@@ -88,7 +88,7 @@ def check_versions(found: dict[str, str], pinned: dict[str, Any]) -> None:
         if not same_version(version, pinned[task]):
             raise UserError(
                 f"lm_eval: task {task} is version {version}, {pinned[task]} is pinned; scores of"
-                " two versions do not compare"
+                " two versions are not comparable"
             )
 
 
@@ -144,7 +144,7 @@ def evaluate(model: Any, task: Any, recipe: Recipe) -> dict[str, Any]:
 
     evaluator.add_env_info = lambda results: (
         None
-    )  # it asks pip, gcc and lscpu each time, for seconds; the receipt says what counts
+    )  # it runs pip, gcc and lscpu each time, for seconds; the receipt records what matters
     seed = recipe["seed"]
     found = simple_evaluate(
         model=model,
@@ -173,7 +173,7 @@ def joined(parts: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def raw(found: dict[str, Any]) -> dict[str, Any]:
-    """Return the harness's results without what moves from run to run; a function becomes its
+    """Return the harness's results without what changes from run to run; a function becomes its
     name.
     """
     kept = {key: found[key] for key in KEPT if key in found}
@@ -194,12 +194,12 @@ def raw(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def samples(found: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return one row an item, without the long texts of the prompts.
+    """Return one row per item, without the long texts of the prompts.
 
     A score is named by its metric, and by metric and filter (`exact_match,strict-match`) where the
-    filter is not the harness's default, `none`. What is no number for one item, as the pairs that
-    a corpus-wide F1 is made from, is left out. Raise `UserError` for a score that is not finite and
-    for an item that was scored twice.
+    filter is not the harness's default, `none`. What is not a number for one item, such as the
+    pairs from which a corpus-wide F1 is computed, is left out. Raise `UserError` for a score that
+    is not finite and for an item that was scored twice.
     """
     rows: dict[tuple[str, Any], dict[str, Any]] = {}
     likelihoods: dict[tuple[str, Any], list[float]] = {}
@@ -222,7 +222,7 @@ def samples(found: dict[str, Any]) -> list[dict[str, Any]]:
                 if name in row:
                     raise UserError(
                         f"lm_eval: {task}, item {item['doc_id']}: {name} was scored twice; give its"
-                        " filters names of their own"
+                        " filters distinct names"
                     )
                 row[name] = value
     return [row | {"loglikelihoods": likelihoods[key]} for key, row in rows.items()]

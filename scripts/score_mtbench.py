@@ -8,8 +8,7 @@ Usage: score_mtbench.py --judgments results/mtbench/base/judgments.jsonl … \\
 Turns and repeats of one question are not independent: intervals resample questions. Failed
 judgments are counted, and bound the mean: `all_failures_1` and `all_failures_10` are what it would
 be had they all been 1, or 10. Judges are never mixed: each has its own tables. Every score is read
-once more from the judgment's text, so one run of this program aggregates anew from what the judge
-said.
+again from the judgment's text, so that running this program alone recomputes them all.
 """
 
 import math
@@ -77,18 +76,18 @@ def summary(rows: Rows, seed: int, resamples: int = RESAMPLES) -> dict[str, Any]
     }
 
 
-def difference(child: Rows, parent: Rows, seed: int) -> dict[str, Any] | None:
-    """Return the paired difference over the questions both have, with k repeats, and what this
-    design could have shown; None if none is shared.
+def difference(candidate: Rows, baseline: Rows, seed: int) -> dict[str, Any] | None:
+    """Return the paired difference over the questions both have, with the number of repeats and the
+    difference that this design could have shown; None if they share no question.
     """
-    a, b = by_question(child), by_question(parent)
+    a, b = by_question(candidate), by_question(baseline)
     shared = sorted(set(a) & set(b))
     if not shared:
         return None
     found = paired_difference(
         [a[number] for number in shared], [b[number] for number in shared], seed
     )
-    repeats = 1 + max(row.get("repeat", 0) for row in [*child, *parent])
+    repeats = 1 + max(row.get("repeat", 0) for row in [*candidate, *baseline])
     return {**found, "repeats": repeats}
 
 
@@ -113,11 +112,11 @@ def score(rows: Rows, pairs: list[list[str]], seed: int) -> dict[str, Any]:
             for model, mine in of.items()
         },
         "differences": [
-            {"child": child, "parent": parent, **found}
-            for child, parent in pairs
-            if child in of
-            and parent in of
-            and (found := difference(of[child], of[parent], seed)) is not None
+            {"candidate": candidate, "baseline": baseline, **found}
+            for candidate, baseline in pairs
+            if candidate in of
+            and baseline in of
+            and (found := difference(of[candidate], of[baseline], seed)) is not None
         ],
     }
 
@@ -130,7 +129,7 @@ def main(argv: list[str] | None = None) -> None:
         type=Path,
         nargs="+",
         required=True,
-        help="judgments, one file a model, parents first",
+        help="judgments, one file per model, baselines first",
     )
     parser.add_argument("--output", type=Path, required=True, help="tables to write, JSON")
     args = parser.parse_args(argv)

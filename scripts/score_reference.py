@@ -6,12 +6,12 @@ Usage: score_reference.py --pairs results/preferences/pairs.jsonl \\
            --recipe '{"batch_size": 8, …}' --code … --reference results/dpo_reference/logps.jsonl
              --receipt …
 
-One row a pair: key (sha256 over the weights and the pair's tokens), chosen and rejected (nats, EOS
-included). Nothing of it depends on beta or the learning rate, so a second DPO run finds it done. A
-killed run goes on with the next shard.
+One row per pair: key (sha256 over the weights and the pair's tokens), chosen and rejected (nats,
+EOS included). None of it depends on beta or the learning rate, so a second DPO run reuses it. A
+killed run continues with the next shard.
 """
 
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -90,21 +90,20 @@ def main(argv: list[str] | None = None) -> None:
         )
         rows.sort(
             key=lambda pair: (-preference_pairs.length(pair), preference_pairs.key(pair, weights))
-        )  # the longest first: too little memory shows at once
+        )  # the longest first, so that too little memory shows at once
         parts, size = Parts(args.reference, begun_with(receipt)), SHARD * recipe["batch_size"]
+
+        def scored(shard: list[dict]) -> list[list[float]]:
+            sums = preference_pairs.score(
+                model(), shard, tokenizer.pad_token_id, recipe["batch_size"]
+            )
+            return list(map(list, sums))
+
         found: list[list[float]] = []
         with progress.task("score pairs", len(rows), "pairs"):
             for start in range(0, len(rows), size):
                 shard = rows[start : start + size]
-                found += parts.get(
-                    f"shard {start // size}",
-                    lambda shard=shard: [
-                        list(sums)
-                        for sums in preference_pairs.score(
-                            model(), shard, tokenizer.pad_token_id, recipe["batch_size"]
-                        )
-                    ],
-                )
+                found += parts.get(f"shard {start // size}", partial(scored, shard))
                 progress.reached(len(found))
         write_jsonl(
             args.reference,

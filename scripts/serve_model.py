@@ -1,4 +1,4 @@
-"""Serve a model for the jobs that ask it, until this process is ended: a Snakemake service.
+"""Serve a model to the jobs that use it until this process is stopped: a Snakemake service.
 
 Usage: serve_model.py --recipe '{"program": "vllm", "model": "…", "dtype": "bfloat16", …}' --address
 results/serve/teacher.url --record …/teacher.json
@@ -61,7 +61,7 @@ def command(recipe: Recipe, port: int) -> list[str]:
 
 
 def vllm(recipe: Recipe, place: list[str]) -> list[str]:
-    """Return vLLM's arguments. Prefix caching is on: prompts put what they share first."""
+    """Return vLLM's arguments. Prefix caching is on, because prompts begin with what they share."""
     options = [
         "--dtype",
         recipe["dtype"],
@@ -111,7 +111,7 @@ def further(options: dict[str, object]) -> list[str]:
 
 
 def free_port() -> int:
-    """Return a port of the loopback interface that nobody uses."""
+    """Return a free port of the loopback interface."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
@@ -125,7 +125,7 @@ def answers(address: str, model: str) -> str:
     )
     opener = urllib.request.build_opener(
         urllib.request.ProxyHandler({})
-    )  # a proxy of the environment cannot reach our own child
+    )  # a proxy from the environment cannot reach our own child process
     try:
         opener.open(request, timeout=60).close()
     except urllib.error.HTTPError as error:
@@ -166,7 +166,7 @@ def awaited(address: Path, record: Path) -> str:
 
 
 def end_with_parent() -> None:
-    """Have this process told to end when its parent is gone, however that ended (Linux)."""
+    """Send this process SIGTERM when its parent is gone, however that ended (Linux)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
@@ -219,7 +219,7 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{model} answers at {address}", flush=True)
         raise UserError(
             f"the server of {model} ended with status {child.wait()} while it was needed; run"
-            " again, answers are kept"
+            " again; answers are kept"
         )
     finally:
         args.address.unlink(missing_ok=True)

@@ -7,10 +7,10 @@ Usage: BEZOAR_MIRROR=dir stream_flan.py --entry '{"id": "flan_niv2_submix", "hub
            --code … --rows …/flan/flan_niv2_submix.jsonl --counts … --receipt …
 
 Rows come through `datasets`, at the entry's revision, from the hub or from MIRROR/hub/<id>; where
-no revision is published, the first one used is written to --lock. original_index is the place of a
-row in the stream, from 0. The counts say how many rows were read and how many each rule dropped;
-the rules and the draw are those of generate_orca.py, which takes the same rows from the whole
-submix as from what is kept here; so a row that the teacher has no room for is dropped here, too.
+no revision is published, the first one used is written to --lock. original_index is the position of
+a row in the stream, from 0. The counts say how many rows were read and how many each rule dropped;
+the rules and the draw are those of generate_orca.py, which chooses the same rows from the whole
+submix as from the rows kept here; so a row that the teacher has no room for is dropped here, too.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -27,7 +27,7 @@ from bezoar.files import write_json, write_jsonl
 from bezoar.provenance.receipt import Receipt, stage_parser
 from bezoar.readers import json_argument, refuse_stand_ins
 from bezoar.surroundings import own
-from bezoar.workflow.source_lock import require
+from bezoar.workflow.source_lock import not_fetched, require
 
 
 class Recipe(TypedDict):
@@ -49,7 +49,7 @@ def _read(rows: Callable[[], Iterable[dict[str, Any]]], name: str) -> Iterator[d
         for row in rows():
             number += 1
             yield row
-    except Exception as error:  # one kind for each format and file system
+    except Exception as error:  # one kind of error for each format and file system
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"{name}: row {number + 1} cannot be read ({type(error).__name__}: {reason}); fetch the"
@@ -75,13 +75,8 @@ def stream(entry: dict[str, Any], mirror: Path | None, lock: Path) -> Iterator[d
     try:
         revision = entry["revision"] or HfApi().dataset_info(entry["hub"]).sha
         rows = datasets.load_dataset(entry["hub"], revision=revision, split="train", streaming=True)
-    except (
-        Exception
-    ) as error:  # the hub's client raises many kinds; all of them mean that it cannot be had
-        raise UserError(
-            f"{entry['hub']}: {type(error).__name__} from the hub; check the network, or put it"
-            f" into MIRROR/hub/{entry['id']}"
-        ) from None
+    except Exception as error:
+        raise not_fetched(entry, error) from None
     yield from _read(lambda: rows, entry["hub"])
     require(entry["id"], "revision", revision, entry["revision"], lock)
 

@@ -1,4 +1,4 @@
-"""Write one row a model from both benchmarks' tables: means with intervals, n, failures, and the
+"""Write one row per model from both benchmarks' tables: means with intervals, n, failures, and the
 difference from the first model.
 
 Usage: tabulate_evaluations.py --lm-eval results/evaluate/lm_eval.json \\
@@ -8,7 +8,7 @@ Usage: tabulate_evaluations.py --lm-eval results/evaluate/lm_eval.json \\
              --receipt …
 
 The table is made from the two JSON files. The receipts are only hashed into this stage's own, so
-that no later edit of one of them passes an audit, as the report's receipt does for a whole run.
+that an audit finds a later edit of any of them, as the report's receipt does for a whole run.
 """
 
 import csv

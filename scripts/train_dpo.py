@@ -9,7 +9,7 @@ Usage: train_dpo.py --pairs results/preferences/pairs.jsonl \\
 The reference is the base itself (the adapter switched off); its log-probabilities come from
 score_reference.py. A run whose held-out accuracy ends below `min_accuracy`, or whose chosen answers
 lose more than `max_chosen_drop` nats, has collapsed and fails. held_out.json has reference and
-policy on the pairs that validate: their margins, and KL(policy || reference).
+policy on the validation pairs: their margins, and KL(policy || reference).
 """
 
 import shutil
@@ -25,6 +25,7 @@ from bezoar.provenance.resumption import begun_with
 from bezoar.readers import read_jsonl
 from bezoar.training import preference_pairs
 from bezoar.training.settings import TrainingSettings
+from bezoar.training.sharing import first_process
 from bezoar.training.split import split
 from bezoar.training.template import Template
 
@@ -131,6 +132,46 @@ def held_out(
     }
 
 
+def dpo_trainer(
+    model: Any,
+    training: list[dict],
+    validation: list[dict],
+    tokenizer: Any,
+    recipe: Recipe,
+    work: Path,
+) -> Any:
+    """Return TRL's trainer on these pairs, in their order; its checkpoints go to `work`."""
+    from datasets import Dataset
+    from trl import DPOConfig, DPOTrainer
+
+    from bezoar.training import trainer_setup
+
+    class Trainer(DPOTrainer):
+        """Takes pairs of token ids: as text, a row's own `</s>` would be read as EOS, too."""
+
+        def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
+            return dataset
+
+    trainer = Trainer(
+        model=model,
+        args=DPOConfig(
+            **trainer_setup.trainer_arguments(recipe, work),
+            beta=recipe["beta"],
+            max_length=recipe["max_length"],
+        ),
+        train_dataset=Dataset.from_list(preference_pairs.columns(training)),
+        eval_dataset=Dataset.from_list(preference_pairs.columns(validation)),
+        processing_class=tokenizer,
+        callbacks=[trainer_setup.progress_callback()],
+    )
+    if "ref" in trainer.model.peft_config:
+        # The trainer's copy of the fresh adapter; the reference is in the rows.
+        trainer.model.delete_adapter("ref")
+    # They are in the rows; the trainer's own option would compute them again.
+    trainer.precompute_ref_logps = True
+    return trainer
+
+
 def train(
     rows: list[dict],
     base: Path,
@@ -143,9 +184,6 @@ def train(
     """Train one adapter into `out`; `work` holds the checkpoints of a run that was `begun_with` the
     same. Return facts for the receipt.
     """
-    from datasets import Dataset
-    from trl import DPOConfig, DPOTrainer
-
     from bezoar.training import qlora
     from bezoar.training.weights import require_positions
 
@@ -168,34 +206,8 @@ def train(
     )
     require_positions("dpo: pairs", model, map(preference_pairs.length, rows))
     before = qlora.weights_of(model)
-
-    class Trainer(DPOTrainer):
-        """TRL's trainer on pairs that are token ids already: as text, its EOS would be read from a
-        row's own `</s>`, too.
-        """
-
-        def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
-            return dataset
-
-    trainer = Trainer(
-        model=model,
-        args=DPOConfig(
-            **qlora.trainer_arguments(recipe, work),
-            beta=recipe["beta"],
-            max_length=recipe["max_length"],
-        ),
-        train_dataset=Dataset.from_list(preference_pairs.columns(training)).select(order),
-        eval_dataset=Dataset.from_list(preference_pairs.columns(validation)),
-        processing_class=tokenizer,
-        callbacks=[qlora.progress_callback()],
-    )
-    if "ref" in trainer.model.peft_config:
-        trainer.model.delete_adapter(
-            "ref"
-        )  # the trainer's copy of the fresh adapter; the reference is in the rows
-    trainer.precompute_ref_logps = (
-        True  # they are in the rows already; the trainer's own option would compute them again
-    )
+    ordered = [training[index] for index in order]
+    trainer = dpo_trainer(model, ordered, validation, tokenizer, recipe, work)
     qlora.run(trainer, work, begun_with, before)
     facts = {
         "training": len(training),
@@ -203,22 +215,28 @@ def train(
         "largest_change": qlora.require_moved(before, trainer.model),
         "steps": trainer.state.global_step,
     }
-    if qlora.first_process():
+    if first_process():
         curve = curves(trainer.state.log_history)
         check_collapse(curve, recipe)
         qlora.save_adapter(trainer.model, out)
         write_jsonl(out / "metrics.jsonl", curve)
-        with progress.task("score the held-out pairs", len(validation), "pairs"):
-            compared = held_out(
-                trainer.accelerator.unwrap_model(trainer.model), validation, tokenizer, recipe
-            )
-        before_after = [
-            sum(margins[side] > 0 for margins in compared["margins"]) / len(validation)
-            for side in (0, 1)
-        ]
-        print("held-out accuracy {:.3f} -> {:.3f}".format(*before_after), flush=True)
-        write_json(out / "held_out.json", compared)
+        policy = trainer.accelerator.unwrap_model(trainer.model)
+        write_held_out(out / "held_out.json", policy, validation, tokenizer, recipe)
     return facts
+
+
+def write_held_out(
+    path: Path, policy: Any, validation: list[dict], tokenizer: Any, recipe: Recipe
+) -> None:
+    """Compare policy and reference on the validation pairs, write what comes out and print it."""
+    with progress.task("score the held-out pairs", len(validation), "pairs"):
+        compared = held_out(policy, validation, tokenizer, recipe)
+    before, after = (
+        sum(margins[side] > 0 for margins in compared["margins"]) / len(validation)
+        for side in (0, 1)
+    )
+    print(f"held-out accuracy {before:.3f} -> {after:.3f}", flush=True)
+    write_json(path, compared)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -243,7 +261,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--adapter", type=model_directory, required=True, help="directory to write")
     args = parser.parse_args(argv)
 
-    from bezoar.training.qlora import ADAPTER_FILES, first_process, write_lineage
+    from bezoar.training.qlora import ADAPTER_FILES, write_lineage
     from bezoar.training.tokenizer import load_tokenizer
 
     work = args.adapter.parent / f".{args.adapter.name}.checkpoints"

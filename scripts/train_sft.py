@@ -24,6 +24,7 @@ from bezoar.provenance.receipt import Receipt, stage_parser
 from bezoar.provenance.resumption import begun_with
 from bezoar.readers import read_jsonl
 from bezoar.training.settings import TrainingSettings
+from bezoar.training.sharing import first_process
 from bezoar.training.split import split
 from bezoar.training.supervised_rows import tokenize
 from bezoar.training.template import Template
@@ -53,7 +54,7 @@ def train(
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
-    from bezoar.training import qlora
+    from bezoar.training import qlora, trainer_setup
     from bezoar.training.weights import require_positions
 
     qlora.deterministic(recipe["seed"], recipe["threads"])
@@ -77,18 +78,18 @@ def train(
     trainer = SFTTrainer(
         model=model,
         args=SFTConfig(
-            **qlora.trainer_arguments(recipe, work),
+            **trainer_setup.trainer_arguments(recipe, work),
             max_length=recipe["max_length"],
             completion_only_loss=recipe["completion_only"],
         ),
         train_dataset=Dataset.from_list(training).select(order),
         eval_dataset=Dataset.from_list(sorted(validation, key=lambda row: -len(row["input_ids"]))),
         processing_class=tokenizer,
-        callbacks=[qlora.progress_callback()],
+        callbacks=[trainer_setup.progress_callback()],
     )
     qlora.run(trainer, work, begun_with, before)
     moved = qlora.require_moved(before, trainer.model)
-    if qlora.first_process():
+    if first_process():
         qlora.save_adapter(trainer.model, out)
         write_jsonl(out / "metrics.jsonl", curves(trainer.state.log_history))
     return {
@@ -101,8 +102,8 @@ def train(
 
 
 def curves(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the logged losses by step without times: an interrupted run and an undisturbed one log
-    the same.
+    """Return the logged losses by step without times, so that an interrupted run and an undisturbed
+    one log the same.
     """
     wanted = ("step", "loss", "eval_loss", "grad_norm", "learning_rate", "eval_mean_token_accuracy")
     rows = [{key: row[key] for key in wanted if key in row} for row in history]
@@ -115,12 +116,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--stage", required=True, help="name of the stage, for the receipt")
     parser.add_argument("--data", type=Path, required=True, help="rows, JSONL")
     parser.add_argument("--base", type=model_directory, required=True, help="model directory")
-    parser.add_argument("--parent", type=model_directory, nargs="?", help="adapter to go on from")
+    parser.add_argument("--parent", type=model_directory, nargs="?", help="adapter to continue")
     parser.add_argument("--template", type=Path, required=True, help="chat template, JSON")
     parser.add_argument("--adapter", type=model_directory, required=True, help="directory to write")
     args = parser.parse_args(argv)
 
-    from bezoar.training.qlora import ADAPTER_FILES, check_lineage, first_process, write_lineage
+    from bezoar.training.qlora import ADAPTER_FILES, check_lineage, write_lineage
     from bezoar.training.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(args.base)

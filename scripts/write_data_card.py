@@ -108,83 +108,90 @@ def card(
 ) -> str:
     """Return the whole card."""
     scheme = recipe["scheme"]
-    described, shared = (
-        tables["description"]["schemes"][scheme],
-        tables["contamination"]["sets"][scheme],
-    )
-    exact, near = (tables["duplicates"][kind][scheme] for kind in ("exact", "near"))
-    missing = sorted(set(rows[0]) - set(COLUMNS))
-    if missing:
-        raise UserError(
-            f"write_data_card: no words for the columns {', '.join(missing)} of {scheme}; add them"
-            " to COLUMNS"
-        )
-    made = [
-        (receipt["stage"], digest[:16], receipt["code"][:16])
-        for receipt in receipts
-        for digest in receipt["outputs"]["rows"].values()
-    ]
-    relations = (
-        tables["description"]["task_families"]["accepted_by_relation"] if scheme == "orca" else {}
-    )
+    described = tables["description"]["schemes"][scheme]
     parts = [
-        f"# {recipe['title']}",
-        (
-            f"Scale: **{recipe['scale']}**. {len(rows):,} rows, of which"
-            f" {described['funnel']['accepted']:,} were accepted by the filter. All rows are kept"
-            " with their verdict; training reads those with `gpt4_status` = Accept."
-        ),
-        "## Where it comes from",
-        table(
-            ("part", "origin", "licence"),
-            [(part["what"], part["origin"], part["licence"]) for part in recipe["sources"]],
-        ),
-        (
-            f"Responses were written by `{recipe['teacher']}`, verdicts by `{recipe['rater']}`. The"
-            f" set as a whole is under `{recipe['licence']}`, the strictest licence among its"
-            " parts; a provider's terms on the use of its outputs hold beside it."
-        ),
+        *origin(recipe, len(rows), described["funnel"]["accepted"]),
         "## Counts",
         table(("step", "number"), counts(described["funnel"])),
         "## Columns",
-        table(("column", "meaning"), [(f"`{column}`", COLUMNS[column]) for column in rows[0]]),
+        table(("column", "meaning"), meanings(rows[0], scheme)),
         "## Words",
         table(
             ("text", *(f"{k}0 %" if k else "least" for k in range(11))),
             [(name, *values) for name, values in described["words"].items()],
         ),
-        "## Duplicates",
-        table(("of", "exact", "near"), [(name, exact[name], near[name]) for name in exact]),
-        "## Shared with the evaluation",
-        (
-            f"{shared['contaminated']} rows are contaminated, {shared['overlapping']} share at"
-            " least one n-gram with an evaluation item."
-        ),
-        (
-            table(
-                ("task", "overlapping", "contaminated"),
-                [
-                    (task, n["overlapping"], n["contaminated"])
-                    for task, n in shared["tasks"].items()
-                ],
-            )
-            if shared["tasks"]
-            else ""
-        ),
-        (
-            "Accepted rows by what their Flan task is to the evaluation tasks: "
-            + ", ".join(f"{kind.replace('_', ' ')} {count}" for kind, count in relations.items())
-            + "."
-            if relations
-            else ""
-        ),
-        "## How to rebuild",
-        f"```\nsnakemake {recipe['target']}\n```",
-        table(("stage", "sha256 of the rows", "sha256 of the code"), made),
+        *overlaps(scheme, tables),
+        *rebuilding(recipe["target"], receipts),
     ]
     return (
         front_matter(recipe, len(rows)) + "\n" + "\n\n".join(part for part in parts if part) + "\n"
     )
+
+
+def origin(recipe: Recipe, rows: int, accepted: int) -> list[str]:
+    """Return the card's opening: title, scale, and where each part comes from."""
+    return [
+        f"# {recipe['title']}",
+        f"Scale: **{recipe['scale']}**. {rows:,} rows, of which {accepted:,} were accepted by the"
+        " filter. All rows are kept with their verdict; training reads those with `gpt4_status` ="
+        " Accept.",
+        "## Where it comes from",
+        table(
+            ("part", "origin", "licence"),
+            [(part["what"], part["origin"], part["licence"]) for part in recipe["sources"]],
+        ),
+        f"Responses were written by `{recipe['teacher']}`, verdicts by `{recipe['rater']}`. The set"
+        f" as a whole is under `{recipe['licence']}`, the strictest licence among its parts; a"
+        " provider's terms on the use of its outputs apply as well.",
+    ]
+
+
+def meanings(row: dict[str, Any], scheme: str) -> list[tuple[str, str]]:
+    """Return what each column means; raise `UserError` naming those that are not described."""
+    missing = sorted(set(row) - set(COLUMNS))
+    if missing:
+        raise UserError(
+            f"write_data_card: no description of the columns {', '.join(missing)} of {scheme}; add"
+            " them to COLUMNS"
+        )
+    return [(f"`{column}`", COLUMNS[column]) for column in row]
+
+
+def overlaps(scheme: str, tables: dict[str, Any]) -> list[str]:
+    """Return what the rows share with each other and with the evaluation."""
+    exact, near = (tables["duplicates"][kind][scheme] for kind in ("exact", "near"))
+    shared = tables["contamination"]["sets"][scheme]
+    parts = [
+        "## Duplicates",
+        table(("of", "exact", "near"), [(name, exact[name], near[name]) for name in exact]),
+        "## Shared with the evaluation",
+        f"{shared['contaminated']} rows are contaminated, {shared['overlapping']} share at least"
+        " one n-gram with an evaluation item.",
+    ]
+    if shared["tasks"]:
+        rows = [(task, n["overlapping"], n["contaminated"]) for task, n in shared["tasks"].items()]
+        parts.append(table(("task", "overlapping", "contaminated"), rows))
+    if scheme == "orca":
+        families = tables["description"]["task_families"]["accepted_by_relation"]
+        kinds = ", ".join(f"{kind.replace('_', ' ')} {count}" for kind, count in families.items())
+        parts.append(
+            f"Accepted rows by the relation of their Flan task to the evaluation tasks: {kinds}."
+        )
+    return parts
+
+
+def rebuilding(target: str, receipts: list[dict[str, Any]]) -> list[str]:
+    """Return how the rows are made again, and from which code."""
+    made = [
+        (receipt["stage"], digest[:16], receipt["code"][:16])
+        for receipt in receipts
+        for digest in receipt["outputs"]["rows"].values()
+    ]
+    return [
+        "## How to rebuild",
+        f"```\nsnakemake {target}\n```",
+        table(("stage", "sha256 of the rows", "sha256 of the code"), made),
+    ]
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -75,8 +75,8 @@ def digest(receipt: dict[str, Any], kind: str, name: str, ending: str) -> str:
 def lineage(
     receipts: list[dict[str, Any]], merge: dict[str, Any], adapters: list[Path]
 ) -> list[tuple[str, str]]:
-    """Return (what, sha256) from the base to the merged model; raise `UserError` where one does not
-    follow from the one before it.
+    """Return (what, sha256) from the base to the merged model; raise `UserError` where one was not
+    made from the one before it.
     """
     base = digest(merge, "inputs", "base", "model.safetensors")
     rows: list[tuple[str, str]] = [("base", base)]
@@ -90,7 +90,7 @@ def lineage(
             )
         if recorded["parent_adapter"] != parent:
             raise UserError(
-                f"{adapter}/lineage.json: does not go on from the adapter before it; train it again"
+                f"{adapter}/lineage.json: does not continue the adapter before it; train it again"
             )
         parent = digest(receipt, "outputs", "adapter", "adapter_model.safetensors")
         rows.append((f"adapter {adapter.name}", parent))
@@ -196,7 +196,7 @@ def held_out(adapter: Path, seed: int) -> list[str]:
     return [
         "## Held-out preference accuracy",
         table((f"of {found['pairs']:,} pairs", "mean", "low", "high"), rows),
-        f"KL(policy || reference): {found['kl_nats_per_token']} nats a token.",
+        f"KL(policy || reference): {found['kl_nats_per_token']} nats per token.",
     ]
 
 

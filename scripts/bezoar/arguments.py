@@ -6,8 +6,8 @@ WEIGHTS = ("model.safetensors", "adapter_model.safetensors", "manifest.json")
 
 
 def model_directory(text: str) -> Path:
-    """Return the directory of a model, an adapter or a snapshot, named by itself or by its one
-    file that the workflow knows it by.
+    """Return the directory of a model, an adapter or a snapshot, given as the directory or as the
+    one file by which the workflow names it.
     """
     path = Path(text)
     return path.parent if path.name in WEIGHTS else path

@@ -1,4 +1,4 @@
-"""The one kind of error a user is meant to see."""
+"""The one kind of error that a user is meant to see."""
 
 
 class UserError(Exception):

@@ -44,7 +44,7 @@ def _open_mode() -> int:
 
 @contextmanager
 def whole_file(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """Open a file that takes `path`'s place only when the block ends well (write beside, fsync,
+    """Open a file that replaces `path` only if the block succeeds (write beside it, fsync,
     rename).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -65,8 +65,8 @@ def whole_file(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
 
 @contextmanager
 def whole_directory(path: Path) -> Iterator[Path]:
-    """Yield an empty directory that takes `path`'s place only when the block ends well; what a
-    killed run left of one is removed.
+    """Yield an empty directory that replaces `path` only if the block succeeds; what a killed run
+    left of one is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(f".{path.name}.*.partial"):

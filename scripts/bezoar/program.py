@@ -31,13 +31,15 @@ def run(main: Callable[[], None], quiet: bool = False) -> None:
     the pipe ends the program silently with 141. Anything else is a bug, and its traceback follows a
     line that says so.
 
-    A program that takes longer than some seconds says what it is doing: what its docstring says
-    first, until it names something else. A server is `quiet`, and so is every process of a
+    A program that takes longer than a few seconds says what it is doing: the first clause of its
+    docstring, until it names something else. A server is `quiet`, and so is every process of a
     distributed training but the first.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a locale without a letter is no reason to end
+            stream.reconfigure(
+                errors="replace"
+            )  # a locale that lacks a letter must not end the program
     from bezoar.provenance.fingerprint import AGAIN, nothing_to_do, recorded_command
 
     try:
@@ -55,9 +57,9 @@ def run(main: Callable[[], None], quiet: bool = False) -> None:
     except UserError as error:
         _end(str(error), 2)
     except KeyboardInterrupt:
-        _end("interrupted; run it again to go on", INTERRUPTED)
+        _end("interrupted; run it again to continue", INTERRUPTED)
     except BrokenPipeError:
-        # The interpreter flushes stdout once more at its end, and would complain again.
+        # The interpreter flushes stdout once more when it exits, and would complain again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(BROKEN_PIPE) from None
     except MemoryError:

@@ -1,4 +1,4 @@
-"""Signs of life: what a program is doing, printed by the clock and never more often.
+"""Progress lines: what a program is doing, printed at fixed intervals.
 
 `program.run` starts the clock; `task` and `track` name what is being done and count it. The lines
 go to stderr, begin with `MARK` so that the display of the whole run finds them in a log, and never
@@ -27,7 +27,7 @@ def clock(seconds: float) -> str:
 
 
 class Task:
-    """Something that is being done: `done` of `total` units, or of an unknown number."""
+    """A task in progress: `done` of `total` units, or of an unknown number."""
 
     def __init__(
         self, what: str, total: int | None = None, unit: str = "rows", first: int = 0
@@ -38,7 +38,7 @@ class Task:
         self.started = time.monotonic()
 
     def line(self) -> str:
-        """Return the state in words, with rate and time left as far as they are known."""
+        """Return the state as text, with rate and time left as far as they are known."""
         elapsed = time.monotonic() - self.started
         if self.total is None and not self.done:
             return self.what if elapsed < 1 else f"{self.what}, for {clock(elapsed)}"
@@ -108,7 +108,11 @@ def signs_of_life(what: str, stream: TextIO | None = None) -> Iterator[None]:
             wait = EVERY_S
             try:
                 print(f"{MARK}{_open[-1].line()}", file=to, flush=True)
-            except (OSError, ValueError, IndexError):  # nobody reads any more, or it just ended
+            except (
+                OSError,
+                ValueError,
+                IndexError,
+            ):  # the reader is gone, or the task has just ended
                 continue
 
     with task(what):

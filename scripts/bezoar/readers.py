@@ -6,8 +6,8 @@ what was expected, what was found, and what to do. All readers share these rules
 - Text is UTF-8, with or without a byte order mark. Lines end at LF or CRLF and nowhere else:
   U+2028, U+0085 and form feeds are characters of a row.
 - A file that is compressed with gzip, xz, bzip2 or zstd is unpacked, whatever it is called.
-- What lies in place of data (a Git LFS or git-annex pointer, a web page) is named as what it is.
-- JSON and YAML hold finite numbers that fit a double, no key twice in one mapping, and at most
+- A file that stands in for data (a Git LFS or git-annex pointer, a web page) is named as such.
+- JSON and YAML hold finite numbers that fit a double, each key once per mapping, and at most
   `MAX_DEPTH` levels.
 """
 
@@ -30,7 +30,7 @@ from bezoar.errors import UserError
 BOM = b"\xef\xbb\xbf"
 HEAD = 512  # bytes that tell what a file is
 MAX_DEPTH = 100  # levels of lists and mappings; writing recurses, so the limit is not Python's own
-MAX_DIGITS = 308  # of a whole number: one with more is not a double any more
+MAX_DIGITS = 308  # of a whole number; one with more does not fit a double
 MAX_VALUES = 1_000_000  # of a YAML file, aliases followed
 PARQUET = b"PAR1"
 OTHER_FORMATS = {
@@ -46,8 +46,8 @@ PAGE = (b"<!doctype html", b"<html", b"<head", b"<body", b"<title", b"<meta", b"
 
 
 def stand_in(head: bytes) -> str | None:
-    """Return what the first bytes of a file show to lie in place of the data, with what to do about
-    it; None if they could be the data.
+    """Return what the first bytes show to be in place of the data, with a remedy; None if they
+    could be the data.
     """
     start = head.removeprefix(BOM).lstrip()
     if start.startswith(b"version https://git-lfs.github.com/spec/"):
@@ -66,7 +66,7 @@ def stand_in(head: bytes) -> str | None:
 
 
 def refuse_stand_in(path: Path) -> None:
-    """Raise `UserError` if something else lies in place of a file's data."""
+    """Raise `UserError` if a file holds something else in place of data."""
     try:
         with open(path, "rb") as stream:
             what = stand_in(stream.read(HEAD))
@@ -77,8 +77,8 @@ def refuse_stand_in(path: Path) -> None:
 
 
 def refuse_stand_ins(folder: Path) -> None:
-    """Raise `UserError` naming the first file below `folder` in place of whose data something else
-    lies, or a link that leads nowhere; a folder's own pages (.html) may be pages.
+    """Raise `UserError` naming the first file below `folder` that holds something else in place of
+    data, or a dangling link; a folder's own pages (.html) may be pages.
     """
     for path in sorted(folder.rglob("*")):
         if not path.is_dir() and path.suffix not in (".html", ".htm"):
@@ -86,7 +86,7 @@ def refuse_stand_ins(folder: Path) -> None:
 
 
 def _zstd(raw: IO[bytes]) -> IO[bytes]:
-    import pyarrow  # here, because it takes a fifth of a second and zstd is rare
+    import pyarrow  # imported here: it takes a fifth of a second, and zstd is rare
 
     return cast(IO[bytes], io.BufferedReader(pyarrow.CompressedInputStream(raw, "zstd")))
 
@@ -105,9 +105,13 @@ UNPACK: dict[bytes, Callable[[IO[bytes]], Any]] = {
 
 def _unreadable(path: Path, error: Exception) -> UserError:
     if isinstance(error, FileNotFoundError) and path.is_symlink():
-        return UserError(f"{path}: a link to a file that is not there; bring the file, or its link")
+        return UserError(
+            f"{path}: a link to a file that does not exist; restore the file or fix the link"
+        )
     if isinstance(error, FileNotFoundError):
-        return UserError(f"{path}: no such file; name one that is there, or run what writes it")
+        return UserError(
+            f"{path}: no such file; name an existing one, or run the command that writes it"
+        )
     if isinstance(error, IsADirectoryError):
         return UserError(f"{path}: expected a file, found a directory; name the file in it")
     if isinstance(error, PermissionError):
@@ -175,7 +179,7 @@ def read_lines(path: Path) -> list[str]:
 
 
 class _Refused(ValueError):
-    """Valid JSON or YAML that is not to be worked with; the message goes on from "expected"."""
+    """Valid JSON or YAML that cannot be used; the message continues "expected"."""
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -207,7 +211,7 @@ def _no_constant(name: str) -> NoReturn:
 _DECODER = json.JSONDecoder(
     object_pairs_hook=_unique, parse_int=_whole, parse_float=_real, parse_constant=_no_constant
 )
-LENIENT_DECODER = json.JSONDecoder(  # for what models write: raw line ends in texts are forgiven
+LENIENT_DECODER = json.JSONDecoder(  # for output of models: raw line ends in strings are allowed
     object_pairs_hook=_unique,
     parse_int=_whole,
     parse_float=_real,
@@ -217,7 +221,7 @@ LENIENT_DECODER = json.JSONDecoder(  # for what models write: raw line ends in t
 
 
 def _values(value: Any) -> Iterator[tuple[Any, int]]:
-    """Yield each value in a nested one, and its level from 1; endless where the value holds
+    """Yield each value in a nested one with its level, from 1; endless if the value contains
     itself.
     """
     todo: list[tuple[Any, int]] = [(value, 1)]
@@ -294,7 +298,7 @@ def read_json_object(path: Path, *names: str) -> dict[str, Any]:
 
 
 def iter_json_lines(path: Path) -> Iterator[tuple[int, Any]]:
-    """Yield (line number, value) of a file with one JSON value a line."""
+    """Yield (line number, value) of a file with one JSON value per line."""
     for number, raw in iter_lines(path):
         yield number, parse_json(raw, f"{path}:{number}", "one JSON object a line")
 
@@ -312,7 +316,7 @@ def iter_jsonl(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a file with one JSON object a line."""
+    """Return the rows of a file with one JSON object per line."""
     return list(iter_jsonl(path))
 
 
@@ -339,8 +343,8 @@ def _loader(base: Any) -> Any:
 
 
 def _loaded(text: str, loader: Any) -> Any:
-    """Return the value of YAML text. How deep it nests is looked at first: the parser in C recurses
-    without a limit where it makes values, until the process dies.
+    """Return the value of YAML text. The depth of its nesting is checked first: the parser in C
+    recurses without a limit while it builds values, until the process dies.
     """
     import yaml
 
@@ -376,7 +380,7 @@ def parse_yaml(text: str, where: str) -> Any:
     import yaml
 
     try:
-        try:  # the parser in C is ten times as fast, the one in Python says better what is wrong
+        try:  # the parser in C is ten times as fast; the one in Python explains errors better
             value = _loaded(text, _loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
         except yaml.YAMLError:
             value = _loaded(text, _loader(yaml.SafeLoader))
@@ -401,7 +405,7 @@ def read_yaml(path: Path) -> Any:
 
 
 def read_yaml_entries(path: Path, key: str) -> list[dict[str, Any]]:
-    """Return the list of mappings under the only key of interest of a YAML file."""
+    """Return the list of mappings under one key of a YAML file."""
     value = read_yaml(path)
     entries = value.get(key) if isinstance(value, dict) else None
     if not isinstance(entries, list):
@@ -419,7 +423,7 @@ def read_yaml_entries(path: Path, key: str) -> list[dict[str, Any]]:
 
 def iter_csv(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Yield (number of the line that it begins on, cells) of each row of a CSV file; blank lines
-    are passed over.
+    are skipped.
     """
     csv.field_size_limit(1 << 30)  # the module's default is 128 kB a cell
     reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
@@ -494,7 +498,7 @@ NAMES = {
 
 
 def shown(value: Any) -> str:
-    """Return a value for a message, in at most 40 characters."""
+    """Return a value as messages show it, in at most 40 characters."""
     if isinstance(value, int) and abs(value) >= 10**40:
         return "a number of more than 40 digits"  # not to be written out beyond 4,300
     text = "nothing" if value is None else ascii(value)
@@ -516,7 +520,7 @@ def column(row: dict[str, Any], name: str, kind: type, where: str) -> Any:
 
 
 def texts(value: Any, name: str, where: str, count: int | None = None) -> list[str]:
-    """Return `value`, which has to be a list of texts, `count` of them if that is given."""
+    """Return `value`, which must be a list of texts, `count` of them if that is given."""
     fits = isinstance(value, list) and all(isinstance(text, str) for text in value)
     if not fits or (count is not None and len(value) != count):
         what = f"expected {'' if count is None else f'{count} '}texts as `{name}`"

@@ -1,7 +1,7 @@
 """A stage's recipe: the settings that the workflow hands to its program as JSON.
 
 Each program describes its recipe once, as a `TypedDict` named `Recipe`: the keys, their types and,
-in comments, their units. What is handed over must hold just these keys.
+in comments, their units. The JSON must hold exactly these keys.
 """
 
 import argparse

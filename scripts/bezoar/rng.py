@@ -5,5 +5,5 @@ import random
 
 
 def draw(*key: object) -> random.Random:
-    """Return a generator that depends on nothing but `key`."""
+    """Return a generator that depends only on `key`."""
     return random.Random(hashlib.sha256(repr(key).encode()).digest())

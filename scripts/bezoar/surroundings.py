@@ -1,8 +1,8 @@
-"""What the environment of a user may say to us, and what it may not.
+"""Which of a user's environment variables we read, and which ones stages never see.
 
-Ours are the variables that begin with `BEZOAR_`; `make` sets them from its command line
-(`make reproduce MODE=batch`). Variables that belong to other programs neither break nor bend a
-run: `clean` takes them out of what the stages see. docs/environment.md lists both.
+Ours are the variables that begin with `BEZOAR_`; `make` sets them from its command line (`make
+reproduce MODE=batch`). Variables that belong to other programs neither break a run nor change its
+results: `clean` removes them from the environment of the stages. docs/environment.md lists both.
 """
 
 import os
@@ -15,9 +15,9 @@ from pathlib import Path
 from bezoar.errors import UserError
 
 PREFIX = "BEZOAR_"
-# Names that were read without the prefix, and the values that nobody but us gives a meaning.
+# Names that were once read without the prefix, with the values that only we give a meaning.
 FORMER: dict[str, tuple[str, ...] | None] = {"BUDGET_USD": None, "MODE": ("batch", "replay")}
-# Python's own that change no result.
+# Python's own variables that change no result.
 HARMLESS = "HASHSEED DONTWRITEBYTECODE PYCACHEPREFIX UNBUFFERED FAULTHANDLER MALLOC".split()
 FOREIGN = frozenset(  # of another job, or of the shell
     "WORLD_SIZE RANK LOCAL_RANK LOCAL_WORLD_SIZE GROUP_RANK ROLE_RANK NODE_RANK MASTER_ADDR"
@@ -49,8 +49,8 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 def own(name: str) -> str:
     """Return the value of `BEZOAR_<name>`, or an empty text.
 
-    Raise `UserError` if it is not set and the former name holds what only we give a meaning: it
-    would be left unread, and requests would be paid for that nobody wanted.
+    Raise `UserError` if it is not set and the former name holds a value that only we give a
+    meaning: ignoring it would cause requests that somebody pays for and nobody wanted.
     """
     value = os.environ.get(PREFIX + name, "").strip()
     former = os.environ.get(name, "").strip()
@@ -64,14 +64,14 @@ def own(name: str) -> str:
 
 
 def foreign(name: str) -> bool:
-    """Whether a variable belongs to another program and could break or bend a stage."""
+    """Whether a variable belongs to another program and could break or alter a stage."""
     if name.startswith("PYTHON") and name != "PYTHON":
         return name.removeprefix("PYTHON") not in HARMLESS
     return name in FOREIGN or name.startswith(FOREIGN_PREFIXES)
 
 
 def clean(environ: MutableMapping[str, str], scripts: Path) -> None:
-    """Make of `environ` what a stage may see; `scripts` is the project's directory of that name."""
+    """Reduce `environ` to what a stage may see; `scripts` is our directory of that name."""
     for name in [name for name in environ if foreign(name)]:
         del environ[name]
     environ.update(OURS, PYTHONPATH=str(scripts))
@@ -99,7 +99,7 @@ def provide_home(environ: MutableMapping[str, str]) -> None:
 
 
 def nameless() -> bool:
-    """Whether the system knows no name for this process's user."""
+    """Whether this process's user has no name on the system."""
     try:
         pwd.getpwuid(os.getuid())
     except KeyError:
@@ -108,7 +108,7 @@ def nameless() -> bool:
 
 
 def snakemake(*arguments: str, profile: str = "none") -> list[str]:
-    """Return the command that starts Snakemake as part of ours: by this Python, without the
+    """Return the command that starts Snakemake from one of ours: with this Python, without the
     user's own profile, with `profile` as the only one.
     """
     profiles = ["--profile", "none", "--workflow-profile", profile]

@@ -4,9 +4,9 @@ receipts, every file they name, and the crate.
 Usage: archive_results.py --results results/rehearsal --output openbezoar-rehearsal.tar [--max-bytes
 100000000]
 
-Same files, same archive: entries are sorted, without times, owners and the packer's umask. Unpack
-it, `make environment`, `make audit CONFIG=…`. Files above --max-bytes (weights of real models) stay
-behind and are listed; audit such an archive with --absent-ok.
+Same files, same archive: entries are sorted, without times, owners and the packer's umask. To audit
+it, unpack it and run `make environment` and `make audit CONFIG=…`. Files above --max-bytes (weights
+of real models) are left out and listed; audit such an archive with --absent-ok.
 """
 
 import argparse
@@ -56,7 +56,7 @@ def contents(receipts: audit.Receipts, results: Path) -> list[Path]:
     missing = sorted(str(path) for path in named if not path.is_file())
     if missing:
         raise UserError(
-            f"{missing[0]}: a receipt names it, but it is not there; finish the run first"
+            f"{missing[0]}: a receipt names it, but it does not exist; finish the run first"
         )
     outside = sorted(str(path) for path in named if path.is_absolute() or ".." in path.parts)
     if outside:
@@ -91,7 +91,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--results", type=Path, required=True, help="root of the results")
     parser.add_argument("--output", type=Path, required=True, help="archive to write, .tar")
-    parser.add_argument("--max-bytes", type=int, help="leave larger files behind")
+    parser.add_argument("--max-bytes", type=int, help="leave out larger files")
     args = parser.parse_args(argv)
     receipts = audit.finished(args.results)
     paths = contents(receipts, args.results)
@@ -103,7 +103,7 @@ def main(argv: list[str] | None = None) -> None:
     packed = [path for path in paths if path not in behind]
     pack(packed, crate.text(receipts, args.results).encode(), args.output)
     print(
-        *(f"left behind: {path}" for path in behind),
+        *(f"left out: {path}" for path in behind),
         f"{args.output}: {len(packed) + 1} files, sha256 {sha256_file(args.output)}",
         sep="\n",
     )

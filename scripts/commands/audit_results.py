@@ -1,5 +1,5 @@
-"""Audit a finished run: hash everything again, walk the chain of receipts to the sources, make
-every table again from raw rows and stored answers.
+"""Audit a finished run: hash everything again, follow the chain of receipts to the sources, and
+make every table again from raw rows and stored answers.
 
 Usage: audit_results.py --results results/rehearsal [--scratch DIR] [--verdict FILE]
 
@@ -36,8 +36,8 @@ SCRIPTS = Path(__file__).parents[1]
 
 
 def redirected(receipt: dict[str, Any], scratch: Path) -> list[str]:
-    """Return the recorded command with every output, and every directory that holds outputs alone,
-    below `scratch`.
+    """Return the recorded command with every output, and every directory of outputs only, below
+    `scratch`.
     """
     written, read = audit.paths_of(receipt["outputs"]), audit.paths_of(receipt["inputs"])
     words = list(receipt["command"])
@@ -53,9 +53,7 @@ def redirected(receipt: dict[str, Any], scratch: Path) -> list[str]:
 
 
 def make_again(stage: str, receipt: dict[str, Any], scratch: Path) -> list[str]:
-    """Run a stage's program again below `scratch`; return a line for every file that comes out with
-    other bytes.
-    """
+    """Run a stage's program below `scratch`; return a line for every file whose bytes differ."""
     for path in audit.paths_of(receipt["outputs"]):
         (scratch / path).parent.mkdir(parents=True, exist_ok=True)
         if path.endswith(".sqlite"):
@@ -97,7 +95,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--scratch",
         type=Path,
-        help="where to make stages again; a temporary directory if not given",
+        help="directory in which stages are made again; a temporary one by default",
     )
     parser.add_argument(
         "--verdict", type=Path, help="file to write the verdict to, beside printing it"

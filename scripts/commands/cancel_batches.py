@@ -1,5 +1,5 @@
-"""Ask the providers to end every batch that a results folder has open. What was answered until then
-is charged, and collected by the next run.
+"""Ask the providers to cancel every open batch of a results folder. What was answered before is
+charged, and the next run collects it.
 
 Usage: cancel_batches.py --config config/paper.yaml
 """

@@ -1,4 +1,4 @@
-"""Check one configuration: the files, laid over config/paper.yaml in order, against
+"""Check one configuration: the files, merged over config/paper.yaml in order, against
 config/schema.yaml.
 
 Usage: check_config.py config/rehearsal.yaml [config/more.yaml …]

@@ -5,11 +5,11 @@ Usage: evaluate_model.py \\
            [--name NAME] \\
            --config config/paper.yaml … --cores 2
 
-Snakemake is started with the model, and those evaluated before, laid over the configuration: it
-imports the model, evaluates it and makes <results>/evaluate/table.csv anew, a row a model. Nothing
+Snakemake is started with the model, and those evaluated before, added to the configuration: it
+imports the model, evaluates it and writes <results>/evaluate/table.csv, one row per model. Nothing
 is trained. A model that was evaluated is written into models.yaml beside the table. The table's
-first model is what the others are compared with in pairs. `models.yaml` is a configuration: laid
-over in CONFIG it puts the same models into lm_eval.json and mtbench.json beside ours.
+first model is what the others are compared with in pairs. `models.yaml` is a configuration: added
+to CONFIG, it puts the same models into lm_eval.json and mtbench.json beside ours.
 """
 
 import argparse
@@ -84,7 +84,7 @@ def main(argv: list[str] | None = None) -> None:
         print(target.read_text(encoding="utf-8"))
     if failed:
         raise UserError(
-            f"{args.model}: the evaluation failed, see above; the same command goes on where it"
+            f"{args.model}: the evaluation failed, see above; the same command continues where it"
             " stopped"
         )
 

@@ -5,11 +5,11 @@ Usage: exchange_answers.py export --config config/paper.yaml --file answers.json
        exchange_answers.py import --config config/paper.yaml --file answers.jsonl.xz      (then
          make reproduce MODE=replay)
 
-One JSON object a line: store (the job's file name) and the columns of bezoar.llm.answer_store, in
+One JSON object per line: store (the job's file name) and the columns of bezoar.llm.answer_store, in
 the order of store and key, so that equal answers give equal files. An import checks every line
 first (key against request, hash against answer) and changes nothing if one is wrong; an answer that
-is already there stays, one that says otherwise is an error, and what had failed gives way to an
-answer. Imported answers are not counted as spent: somebody else paid for them.
+is already there stays, a different answer to the same request is an error, and a failure gives way
+to an answer. Imported answers are not counted as spent: somebody else paid for them.
 """
 
 import argparse

@@ -1,10 +1,10 @@
-"""Say which stages are stale and why, without running any.
+"""List which stages are stale and why, without running any.
 
 Usage: list_stale.py config/rehearsal.yaml …
 
-One line a reason: the input, output, key of the recipe, code, lock or variable, and from what to
-what. Stages that are only downstream of these are counted; one of them runs in earnest only if what
-it reads comes out with other bytes.
+One line per reason: the input, output, key of the recipe, code, lock or variable, with its old and
+new value. Stages that are only downstream of these are counted; they really run only if the bytes
+of what they read have changed.
 
 Exit status 0: nothing is stale; 1: something is.
 """

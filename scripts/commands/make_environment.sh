@@ -17,7 +17,7 @@ supported() {
         *) false ;;
     esac
 }
-# Print the supported ones of the names that PATH may have.
+# Print the supported Pythons on PATH.
 on_path() {
     for name in python3 python3.13 python3.12 python3.11; do
         if supported "$name"; then printf '%s ' "$name"; fi
@@ -45,7 +45,7 @@ is_made() {
 }
 pip() { "$dir/bin/python" -m pip install -qq --disable-pip-version-check --no-input --no-compile --require-hashes --no-deps "$@"; }
 wheels() { pip --only-binary=:all: "$@"; }
-# pip compiles on one core, this on all; some packages ship files that are no valid Python.
+# pip compiles on one core, this on all; some packages ship files that are not valid Python.
 compile_all() { "$dir/bin/python" -m compileall -q -j 0 -x '/tests?/' "$dir/lib" >/dev/null 2>&1 || true; }
 install_cpu_torch() {
     wheels -r envs/torch-cpu.lock >/dev/null 2>&1 && return
@@ -55,7 +55,7 @@ install_cpu_torch() {
     fail "no CPU build of torch for Python $(version_of "$dir/bin/python"): not on pip's indexes, and $cpu_index $why." \
         "Set TORCH=cuda (CUDA libraries too, $cuda_size), or PIP_FIND_LINKS or PIP_EXTRA_INDEX_URL to a place that has it, or PYTHON to one it is offered for (PATH has: $(on_path))"
 }
-# Say every 10 s how long it takes and how much is there, until this script ends.
+# Print the elapsed time and the size every 10 s, until this script ends.
 show_progress() {
     waited=0
     while sleep 10 </dev/null >/dev/null 2>&1 && kill -0 $$ 2>/dev/null; do
@@ -79,7 +79,7 @@ esac
 if [ "$choice" = auto ]; then
     if has_gpu || is_made cuda; then choice=cuda; else choice=cpu; fi
 fi
-# What is set for other programs: only indexes, certificates and caches count here.
+# Settings for other programs: only indexes, certificates and caches count here.
 unset PYTHONPATH PYTHONHOME PIP_TARGET PIP_PREFIX PIP_ROOT PIP_DRY_RUN
 export PIP_USER=0 PIP_CONSTRAINT=/dev/null
 trap clean_up EXIT
@@ -89,7 +89,7 @@ trap 'exit 143' TERM HUP
 if ! is_made "$choice"; then
     choose_python
     if [ -e "$dir" ]; then
-        [ -e "$dir/pyvenv.cfg" ] || fail "$dir exists and is no Python environment: move it away"
+        [ -e "$dir/pyvenv.cfg" ] || fail "$dir exists and is not a Python environment: move it away"
         [ -w "$dir" ] || fail "$dir was made from other locks or for another Python and cannot be written: make it again where it came from"
     fi
     if [ "$choice" = cpu ]; then size=$cpu_size; else size=$cuda_size; fi
@@ -108,7 +108,7 @@ if ! is_made "$choice"; then
     unfinished=
 fi
 if [ "$extra" = development ] && ! [ -e "$dir/.development-$(cksum <envs/dev.lock | tr ' ' -)" ]; then
-    [ -w "$dir" ] || fail "$dir has not what tests and checks need, and cannot be written"
+    [ -w "$dir" ] || fail "$dir lacks what tests and checks need, and cannot be written"
     echo "adding to $dir what tests and checks need"
     wheels --ignore-installed -r envs/dev.lock
     compile_all

@@ -205,7 +205,7 @@ class Plan:
             self.made = self.results / "world"
             return None
         recipe = {**self.config["world"], "seed": self.config["seed"], "documents": 0}
-        keys = ("seed", "people", "held_share", "held_skill_share")
+        keys = ("seed", "people", "held_out_share", "held_out_skill_share")
         world = World(**{key: recipe[key] for key in keys})
         messages = system_messages(Path("prompts/orca_system_messages.yaml"))
         template = read_json(Path("prompts/chat_template.json"))
@@ -402,18 +402,18 @@ class Plan:
         models = list(self.layout.extra) if self.evaluation else self.layout.evaluated
         answers = {model: self.answers(model, questions) for model in models}
 
-        def plan(label: str, job: LanguageModelJob, model: str, mended: list[str]) -> None:
+        def plan(label: str, job: LanguageModelJob, model: str, corrected: list[str]) -> None:
             there, turns = answers[model]
             client, _ = self.client(label, job, lambda _: ("Rating: [[5]]", "judgment"), not there)
             asked, references = questions, right
-            if mended and files:
-                references = override(right, Path(mended[0]))
+            if corrected and files:
+                references = override(right, Path(corrected[0]))
                 asked = [
                     row
                     for row in questions
                     if references.get(row["question_id"]) != right.get(row["question_id"])
                 ]
-            elif mended:
+            elif corrected:
                 asked = questions[: overridden()]
             judge_mtbench.judge(
                 client, asked, turns, references, prompts, model, settings["repeats"]
@@ -460,7 +460,7 @@ class Plan:
 
 
 def overridden() -> int:
-    """Return how many questions have a mended reference answer."""
+    """Return how many questions have a corrected reference answer."""
     rows = read_yaml_entries(Path(OVERRIDES), "overrides")
     return len({row["question_id"] for row in rows})
 

@@ -3,9 +3,9 @@ crate`), not in the workflow's environment.
 
 Usage: validate_crate.py DIRECTORY [--severity required|recommended|optional]
 
-The validator reads the RO-Crate 1.1 context from its address. Here that address is answered from
-the copy inside the pinned `rocrate` package, and no other is: the crate spells the workflow-run
-terms out.
+The validator reads the RO-Crate 1.1 context from its address. Here that address is served from
+the copy inside the pinned `rocrate` package, and no other is needed, because the crate spells out
+the workflow-run terms.
 
 Exit status: 0 valid · 1 not valid, a line for each finding · 2 it could not be done.
 """

@@ -1,4 +1,4 @@
-"""Describe a finished run as a Workflow Run RO-Crate, so that others' tools can read what was read,
+"""Describe a finished run as a Workflow Run RO-Crate, so that other tools can read what was read,
 run and written.
 
 Usage: write_crate.py --results results/rehearsal [--output ro-crate-metadata.json]

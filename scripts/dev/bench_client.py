@@ -4,11 +4,11 @@ stored answers; print a table for docs/benchmarks.md.
 Usage: bench_client.py [--requests 5000] [--concurrency 64] [--repeats 3] [--answers 100000]
 [--curator .venv-curator/bin/python]
 
-Each run is a process of its own, so that its start-up and its peak memory are its own. A server in
+Each run is a process of its own, so that start-up and peak memory are measured per run. A server in
 a further process answers each request after 20 ms. The runs are interleaved: client, bare loop,
-curator, then again. Curator (envs/curator.lock) is left out where its Python is not there.
-Reported: requests a second over the whole process and over the sending alone, a CPU second, which
-other load moves less, the median and the range over the repeats, and peak memory.
+curator, then again. Curator (envs/curator.lock) is left out if its Python is missing.
+Reported: requests per second over the whole process and over the sending alone, and per CPU second,
+which other load affects less; the median and the range over the repeats; and peak memory.
 """
 
 import argparse
@@ -364,7 +364,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def replace_section(page: Path, title: str, text: str) -> None:
-    """Put `text` under `## title`, in place of what is there; sections written by others stay."""
+    """Replace the text under `## title` by `text`; sections written by other programs stay."""
     from bezoar.files import whole_file
 
     old = page.read_text(encoding="utf-8") if page.is_file() else "# Benchmarks\n"

@@ -8,8 +8,8 @@ Rows have 8 to 60 invented words by Zipf's law; a tenth repeats an earlier row, 
 one word changed. The evaluation has 20,000 texts of the same words, a thousandth of the rows holds
 one of them. Every measurement is a process of its own that reads the rows from a file; its time is
 from start to end without reading, its memory the largest resident set of it and its children. Sizes
-above --peer-rows are not asked of the peers, whose growth is shown by what they are asked. Repeats
-are for the smallest size; their spread is printed.
+above --peer-rows are not given to the peers, whose growth the smaller sizes show. Only the smallest
+size is repeated; the spread is printed.
 
 The table replaces the section `## Data` of --output.
 """

@@ -1,10 +1,10 @@
 """Measure evaluation: seconds per 1,000 harness items against the plain `lm_eval` command, and
-judgments a second against a bare client.
+judgments per second against a bare client.
 
 Usage: bench_evaluation.py --runs 3 [--output docs/benchmarks.md]
 
 Makes the rehearsal's world and a model of its size (one training step: speed does not depend on
-what it knows) in a temporary directory. Ours and the peer run in turns, each a process of its own
+the weights) in a temporary directory. Ours and the peer run in turns, each a process of its own
 from start to end, on the same model, tasks, batch size and threads; the accuracies must agree. The
 bare client is the official SDK asking the same simulator the same questions, with no store, at the
 same concurrency. Prints Markdown: median, range, and the ratio of the medians.
@@ -103,8 +103,8 @@ def with_fast_tokenizer(base: Path, copy: Path) -> None:
 
 
 def in_turns(ways: dict[str, Callable[[], None]], runs: int) -> dict[str, list[float]]:
-    """Return name -> seconds of each run; the ways take turns, so that what else the machine does
-    hits both.
+    """Return name -> seconds of each run; the ways take turns, so that other load on the machine
+    affects both.
     """
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(runs):

@@ -25,7 +25,7 @@ from bezoar import precision, program
 from bezoar.errors import UserError
 from bezoar.workflow.configuration import resolved
 
-# What torch, oneDNN and MKL take for a processor with AVX2 and no bfloat16 units.
+# Makes torch, oneDNN and MKL treat the processor as one with AVX2 and no bfloat16 units.
 AVX2_ONLY = {
     "ATEN_CPU_CAPABILITY": "avx2",
     "ONEDNN_MAX_CPU_ISA": "AVX2",

@@ -1,5 +1,5 @@
-"""Measure SFT and DPO beside TRL and LLaMA-Factory, QLoRA over one small base: tokens a second,
-memory, and the loss all must reach.
+"""Measure SFT and DPO beside TRL and LLaMA-Factory, QLoRA over one small base: tokens per
+second, memory, and the loss that all must reach.
 
 Usage: bench_training.py [--repeats 3] [--output docs/benchmarks.md] [--factory
 .venv-bench-training/bin/python] [--small]
@@ -9,8 +9,8 @@ in a temporary directory, so that its loss can move; rows are cut from the world
 as long as `SHAPES` says. Each run is a process of its own (bench_training_run.py), in turns, on two
 threads: same rows, global batch, steps, learning rates, LoRA. Time is that of the steps, plus DPO's
 reference; evaluation is outside. Afterwards one program measures the loss of every adapter on the
-same held-out rows. A line is void unless the median of its repeats is within `TOLERANCE` of ours,
-as a share of what ours learnt. Repeats differ in the seed.
+same held-out rows. A row is void unless the median of its repeats is within `TOLERANCE` of ours,
+as a share of what ours learned. Repeats differ in the seed.
 """
 
 import argparse
@@ -43,7 +43,7 @@ TOLERANCE = 0.1
 THREADS = {
     "OMP_NUM_THREADS": "2",
     "OMP_WAIT_POLICY": "PASSIVE",
-}  # threads that wait spinning would count as work, and slow down everything else
+}  # threads that spin while they wait would count as work, and slow down everything else
 PRETRAIN = {
     "vocabulary_size": 1536,
     "hidden_size": 256,
@@ -106,7 +106,7 @@ BEST = PLAIN | {"model_init_kwargs": {"dtype": "bfloat16", "attn_implementation"
 WAYS: dict[str, dict[str, dict[str, Any]]] = {
     "sft": {
         "ours": {"way": "ours"},
-        "ours, not resident": {"way": "ours", "recipe": {"cache_dequantized": False}},
+        "ours, weights not cached": {"way": "ours", "recipe": {"cache_dequantized": False}},
         "TRL, defaults": {"way": "trl"},
         "TRL, grouped by length": {"way": "trl", "settings": BEST},
         "TRL, packed": {
@@ -139,7 +139,7 @@ WAYS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "parts": {
         "ours": {"way": "ours"},
-        "weights not resident": {"way": "ours", "recipe": {"cache_dequantized": False}},
+        "weights not cached": {"way": "ours", "recipe": {"cache_dequantized": False}},
         "rows not ordered by length": {"way": "ours", "without": ["order"]},
         "attention by sdpa, not eager": {"way": "ours", "without": ["eager"]},
         "evaluation at the micro-batch": {"way": "ours", "without": ["evaluation"]},
@@ -313,8 +313,8 @@ def measured(python: str, spec: dict[str, Any], scored: bool) -> dict[str, Any]:
 
 
 def gate(losses: dict[str, list[float]], base: float, ours: str) -> dict[str, str]:
-    """Return for each contender '' or why its line is void: its loss is not ours, to a share
-    `TOLERANCE` of what ours learnt.
+    """Return for each contender '' or why its row is void: its loss differs from ours by more than
+    `TOLERANCE`, as a share of what ours learned.
     """
     middle = {name: statistics.median(values) for name, values in losses.items()}
     bound = TOLERANCE * abs(base - middle[ours])

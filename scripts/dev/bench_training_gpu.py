@@ -6,9 +6,9 @@ Usage: bench_training_gpu.py [--sequences 512 2048] [--micro 8] [--batch 32] [--
 
 Rows fill the sequence, so there is hardly any padding to save: this is the speed of the arithmetic.
 Each run is a process of its own, on one GPU.
---peak is the dense bf16 peak in TFLOPS where the card's name does not tell it. The arithmetic of a
+--peak is the dense bf16 peak in TFLOPS, for cards whose name is not known here. The arithmetic of a
   token is LoRA's: forward, and backward to the
-activations, through every matrix, and causal attention; recomputation and a reference pass are no
+activations, through every matrix, and causal attention; recomputation and a reference pass are not
 part of it. A run that fails (memory) is a line that says so. --shape tiny tries the program on any
 machine.
 """
@@ -49,7 +49,7 @@ WAYS: dict[str, dict[str, dict[str, Any]]] = {
         "TRL, defaults": {"way": "trl"},
         "ours": {"way": "ours"},
         "ours, gradients checkpointed": {"way": "ours", "recipe": {"gradient_checkpointing": True}},
-        "ours, neither resident": {
+        "ours, neither cached": {
             "way": "ours",
             "recipe": {"gradient_checkpointing": True, "cache_dequantized": False},
         },
@@ -66,7 +66,7 @@ def arithmetic(shape: dict[str, int], length: int) -> float:
     """Return the floating-point operations of LoRA training for one token of a sequence of
     `length`.
 
-    A weight costs 2 forward and 2 backward (to the activations; its own gradient is not asked for).
+    A weight costs 2 forward and 2 backward (to the activations; its own gradient is not computed).
     Causal attention costs half of its two products of length x hidden, forward once and backward
     twice.
     """
@@ -170,8 +170,8 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--shape", choices=sorted(SHAPES), default="openllama-3b")
     parser.add_argument("--sequences", type=int, nargs="+", default=[512, 2048])
-    parser.add_argument("--micro", type=int, default=8, help="rows a pass, for both")
-    parser.add_argument("--batch", type=int, default=32, help="rows a step")
+    parser.add_argument("--micro", type=int, default=8, help="rows per forward pass, for both")
+    parser.add_argument("--batch", type=int, default=32, help="rows per step")
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--peak", type=float, help="bf16 TFLOPS of the card")
     parser.add_argument("--raw", type=Path, help="file to write the raw numbers to, JSON")

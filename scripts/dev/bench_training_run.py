@@ -48,7 +48,7 @@ def peak() -> float:
 
 
 def watch_trainers() -> None:
-    """Let every transformers Trainer of this process count its tokens and time its steps into
+    """Make every transformers Trainer of this process count its tokens and time its steps in
     `STEP`.
     """
     import transformers
@@ -115,20 +115,20 @@ def timed(owner: Any, name: str) -> None:
 
 
 def leave_out(what: list[str]) -> None:
-    """Switch off parts of ours that are no setting of the recipe."""
+    """Switch off parts of ours that are not settings of the recipe."""
     import transformers
 
-    from bezoar.training import qlora
+    from bezoar.training import qlora, trainer_setup
 
     arguments, order, load = (
-        qlora.trainer_arguments,
+        trainer_setup.trainer_arguments,
         qlora.length_grouped_order,
         transformers.AutoModelForCausalLM.from_pretrained,
     )
     if "order" in what:
         qlora.length_grouped_order = lambda lengths, *more: order([0] * len(lengths), *more)
     if "evaluation" in what:
-        qlora.trainer_arguments = lambda recipe, work: (
+        trainer_setup.trainer_arguments = lambda recipe, work: (
             arguments(recipe, work) | {"per_device_eval_batch_size": recipe["micro_batch_size"]}
         )
     if "eager" in what:
@@ -199,7 +199,7 @@ def reference(spec: Spec) -> None:
 
 
 def shared(spec: Spec, rows: int) -> dict[str, Any]:
-    """Return what every Trainer gets alike: global batch, steps, learning rate, seed; `settings`
+    """Return what every Trainer gets: global batch, steps, learning rate, seed; `settings`
     come last.
     """
     recipe, settings = spec["recipe"], spec["settings"]
@@ -234,7 +234,7 @@ def trl(spec: Spec) -> None:
     from bezoar.readers import read_jsonl
     from bezoar.training.tokenizer import load_tokenizer
 
-    # No setting of TRL's: without it, its reference pass on a CPU leaves later gradients zero.
+    # Not a setting of TRL's: without it, its reference pass on a CPU leaves later gradients zero.
     if not spec.get("repack", True):
         bitsandbytes.nn.modules.has_avx512bf16 = lambda: False
     recipe, rows = spec["recipe"], read_jsonl(Path(spec["training"]))
@@ -333,7 +333,7 @@ def factory(spec: Spec) -> None:
 
 
 def judge(spec: Spec) -> None:
-    """Print the loss of the base and of each adapter on the held-out rows: nats a token, or DPO's
+    """Print the loss of the base and of each adapter on the held-out rows: nats per token, or DPO's
     loss.
     """
     import torch

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Judge and never write: formatting, lint, types, the workflow's own lint, the configurations. `python -m`: the programs that pip writes
+# Check and never write: formatting, lint, types, the workflow's own lint, the configurations. `python -m`: the programs that pip writes
 # do not start in a directory whose name holds a space and a quote or a dollar.
 set -eu
 ruff check scripts tests

@@ -9,7 +9,7 @@ torch-cpu.lock   torch without CUDA: PyTorch's own build on Linux, the package i
 others           one `.in`, one lock
 
 Locked versions stay while the `.in` files allow them; `--upgrade` takes the newest. main.lock has
-one version of a package for every Python, so that a number does not depend on Python by way of
+the same version of a package for every Python, so that numbers do not depend on Python through
 numpy. Afterwards each package must have, for each Python and platform, a wheel with a locked hash.
 """
 
@@ -35,15 +35,8 @@ NO_WHEEL = {"3.14": {"immutables"}}  # needs a C compiler there
 BUILT_HEAD = "# No wheels exist of what follows: it is built, with the setuptools above."
 OTHERS = ("bench", "serve", "curator", "crate")
 CUDA_ONLY = re.compile(r"(nvidia-|cuda-|triton|torch==)")
-MEDIA = re.compile(
-    r"torch(audio|vision)=="
-)  # built for CUDA alone on the index, and then broken beside the CPU's torch; texts need neither
-HEAD = "# No wheels exist of what follows: it is built, with the setuptools above."
-OTHERS = ("bench", "serve", "curator", "crate")
-CUDA_ONLY = re.compile(r"(nvidia-|cuda-|triton|torch==)")
-MEDIA = re.compile(
-    r"torch(audio|vision)=="
-)  # built for CUDA alone on the index, and then broken beside the CPU's torch; texts need neither
+# Built for CUDA alone on the index, and then broken beside the CPU's torch; texts need neither.
+MEDIA = re.compile(r"torch(audio|vision)==")
 PINNED = re.compile(r"^([a-z0-9][a-z0-9._-]*)==([^ ;\\]+)", re.MULTILINE)
 HEAD = "# Written by `make lock` from {source}; do not edit.\n"
 
@@ -72,7 +65,7 @@ def uv(*arguments: str | Path) -> str:
         env=os.environ | {"MACOSX_DEPLOYMENT_TARGET": MACOS},
     )
     if done.returncode:
-        raise UserError(f"uv: {' '.join(done.stderr.split()) or 'failed without a word'}")
+        raise UserError(f"uv: {' '.join(done.stderr.split()) or 'failed without a message'}")
     return done.stdout
 
 
@@ -173,7 +166,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     for path, text in locks(args.upgrade).items():
         if args.check and (not path.is_file() or path.read_text() != text):
-            raise UserError(f"{path}: is not what its .in resolves to; run `make lock`")
+            raise UserError(f"{path}: not what its .in resolves to; run `make lock`")
         if not args.check:
             with whole_file(path) as stream:
                 stream.write(text)

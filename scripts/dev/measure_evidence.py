@@ -88,9 +88,9 @@ PARTS = ["times", "own", *sorted({file for _, file, _ in PROMISES})]
 
 def finish(folder: Path) -> None:
     """Run the smallest rehearsal in a copy of the project."""
-    import reruns
+    import smallest
 
-    done = reruns.run(reruns.fresh(folder), before=[], cores=os.cpu_count() or 1)
+    done = smallest.snakemake(smallest.fresh(folder))
     if done.returncode:
         raise UserError(
             f"{folder}: the smallest rehearsal failed: {done.stderr.strip().splitlines()[-1]}"
@@ -239,110 +239,95 @@ def machine() -> str:
 
 def page(raw: dict[str, Any]) -> str:
     """Return the page that the raw results make."""
-    text = [
+    head = [
         "# What the promises are worth",
         "",
-        (
-            "Written by `make evidence` (`scripts/dev/measure_evidence.py`) from"
-            f" [evidence.json](evidence.json) on {raw['date']}: {raw['machine']}."
-        ),
-        (
-            "All of it is measured on the smallest rehearsal (`tests/workflow/smallest.yaml`): the"
-            " whole DAG, learning nothing."
-        ),
+        "Written by `make evidence` (`scripts/dev/measure_evidence.py`) from"
+        f" [evidence.json](evidence.json) on {raw['date']}: {raw['machine']}.",
+        "All of it is measured on the smallest rehearsal (`tests/workflow/smallest.yaml`): the"
+        " whole DAG, learning nothing.",
         "",
+    ]
+    parts = [
+        *attack_lines(raw["tests"]),
+        *trigger_lines(raw["own"]["rows"], raw["tests"]),
+        *time_lines(raw),
+    ]
+    return "\n".join([*head, *parts]) + "\n"
+
+
+def attack_lines(tests: list[dict[str, Any]]) -> list[str]:
+    """Return the lines about the attacks: how many of each kind were caught and missed."""
+    text = [
         "## Attacks",
         "",
         "| promise | tests | attacks | caught | missed |",
         "|---|---|---|---|---|",
     ]
     for promise, file, pattern in PROMISES:
-        rows = [
-            row for row in raw["tests"] if row["file"] == file and re.match(pattern, row["name"])
-        ]
+        rows = [row for row in tests if row["file"] == file and re.match(pattern, row["name"])]
         tried = [row for row in rows if row["outcome"] != "skipped"]
-        attacks, missed = sum(row["attacks"] for row in tried), sum(row["missed"] for row in tried)
+        count, missed = sum(row["attacks"] for row in tried), sum(row["missed"] for row in tried)
         skipped = f" ({len(rows) - len(tried)} not tried here)" if len(rows) > len(tried) else ""
         text.append(
-            f"| {promise} | `{file}.py`{skipped} | {attacks:,} | {attacks - missed:,} |"
-            f" {missed:,} |"
+            f"| {promise} | `{file}.py`{skipped} | {count:,} | {count - missed:,} | {missed:,} |"
         )
-    text += [
+    failed = [
+        f"- {row['file']}: {row['name']}" for row in tests if row["outcome"] in ("failure", "error")
+    ]
+    return [
+        *text,
         "",
         "What counts as an attack: a mutation; a value of the configuration; a forged file;",
-        (
-            "a published file made in another place and compared; a file that a program opened"
-            " under strace;"
-        ),
+        "a published file made in another place and compared; a file that a program opened"
+        " under strace;",
         "a rule killed; a second run; a fault seeded in the crate.",
-    ]
-    failed = [
-        f"- {row['file']}: {row['name']}"
-        for row in raw["tests"]
-        if row["outcome"] in ("failure", "error")
-    ]
-    text += [
         "",
-        *(
-            ["Tests that failed:", *failed, ""]
-            if failed
-            else ["No test of these files failed.", ""]
-        ),
+        *(["Tests that failed:", *failed] if failed else ["No test of these files failed."]),
+        "",
     ]
-    rows = raw["own"]["rows"][1:]
+
+
+def trigger_lines(own: list[dict[str, Any]], tests: list[dict[str, Any]]) -> list[str]:
+    """Return the lines about Snakemake's own triggers, beside ours, on the same mutations."""
+    before, *rows = own
     wrong, quiet = [row for row in rows if row["stale"]], [row for row in rows if not row["stale"]]
     missed = [row for row in wrong if set(row["stale"]) - set(row["planned"])]
     alarms = [row for row in quiet if row["planned"]]
-    text += [
+
+    def ours(pattern: str) -> list[dict[str, Any]]:
+        found = [row for row in tests if row["file"] == "test_stale"]
+        return [row for row in found if re.match(pattern, row["name"])]
+
+    names = {row["name"] for row in wrong}
+    lost = sum(row["missed"] for row in ours("test_an_attack_makes_exactly") if named(row) in names)
+    false = sum(row["missed"] for row in ours("test_a_change_without"))
+    return [
         "## Snakemake's own triggers on the same mutations",
         "",
-        (
-            "The same project without the line `snakemake_patch.install()`, with the metadata that"
-            " Snakemake kept of the run, asked with `snakemake -n`."
-        ),
-        (
-            "The rules help it already: settings and the digest of the code stand among the params"
-            " of each."
-        ),
+        "The same project without the line `snakemake_patch.install()`, with the metadata that"
+        " Snakemake kept of the run, asked with `snakemake -n`.",
+        "The rules help it already: settings and the digest of the code stand among the params"
+        " of each.",
         "",
         "| | mutations with meaning | noticed | missed | without meaning | false alarms |",
         "|---|---|---|---|---|---|",
-    ]
-    ours = {
-        kind: [
-            row
-            for row in raw["tests"]
-            if row["file"] == "test_stale" and re.match(pattern, row["name"])
-        ]
-        for kind, pattern in (
-            ("wrong", "test_an_attack_makes_exactly"),
-            ("quiet", "test_a_change_without"),
-        )
-    }
-    lost = sum(
-        row["missed"] for row in ours["wrong"] if named(row) in {found["name"] for found in wrong}
-    )
-    text += [
-        (
-            f"| receipts | {len(wrong)} | {len(wrong) - lost} | {lost} | {len(quiet)} |"
-            f" {sum(row['missed'] for row in ours['quiet'])} |"
-        ),
-        (
-            f"| Snakemake's | {len(wrong)} | {len(wrong) - len(missed)} | {len(missed)} |"
-            f" {len(quiet)} | {len(alarms)} |"
-        ),
+        f"| receipts | {len(wrong)} | {len(wrong) - lost} | {lost} | {len(quiet)} | {false} |",
+        f"| Snakemake's | {len(wrong)} | {len(wrong) - len(missed)} | {len(missed)} |"
+        f" {len(quiet)} | {len(alarms)} |",
         "",
-    ]
-    text += [
-        (
-            "Before any mutation it would run:"
-            f" {', '.join(raw['own']['rows'][0]['planned']) or 'nothing'}."
-        ),
+        f"Before any mutation it would run: {', '.join(before['planned']) or 'nothing'}.",
         "",
         f"Missed: {'; '.join(row['name'] for row in missed) or 'none'}.",
         "",
         f"False alarms: {'; '.join(row['name'] for row in alarms) or 'none'}.",
         "",
+    ]
+
+
+def time_lines(raw: dict[str, Any]) -> list[str]:
+    """Return the lines about what the checks cost in time."""
+    text = [
         "## Time",
         "",
         f"Load average when this began: {raw['load']}.",
@@ -356,7 +341,7 @@ def page(raw: dict[str, Any]) -> str:
             f"| {what} | {statistics.median(spread):.2f} | {min(spread):.2f} – {max(spread):.2f} |"
             f" {len(spread)} |"
         )
-    return "\n".join(text) + "\n"
+    return text
 
 
 def named(row: dict[str, Any]) -> str:

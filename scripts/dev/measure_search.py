@@ -1,5 +1,5 @@
-"""Measure what duplicate and contamination search find of what was seeded: recall and precision by
-kind and length, as a table for docs/.
+"""Measure how much of what was seeded the duplicate and contamination searches find: recall and
+precision by kind and length, as a table for docs/.
 
 Usage: measure_search.py [--texts 4000] [--seed 0] [--output docs/search.md]
 

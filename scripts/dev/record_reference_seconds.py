@@ -1,5 +1,5 @@
-"""Take the seconds of this directory's last whole rehearsal as those that other machines' are
-scaled from.
+"""Record the seconds of this directory's last whole rehearsal as the reference that is scaled for
+other machines.
 
 Usage: record_reference_seconds.py [--results results/rehearsal]
 
@@ -27,7 +27,9 @@ def main(argv: list[str] | None = None) -> None:
     kept = read_json(duration.REFERENCE)
     seconds = duration.read(duration.RECORD).get(args.results, {})
     if lost := sorted(kept["seconds"].keys() - seconds.keys()):
-        raise UserError(f"{duration.RECORD}: no seconds of {', '.join(lost)}; run the whole first")
+        raise UserError(
+            f"{duration.RECORD}: no seconds of {', '.join(lost)}; run the whole rehearsal first"
+        )
     write_json(
         duration.REFERENCE, {**kept, "probe_s": round(duration.probe(), 4), "seconds": seconds}
     )

@@ -1,4 +1,4 @@
-"""Run the rehearsal for several seeds, each below its own results root, and write what was learnt:
+"""Run the rehearsal for several seeds, each below its own results root, and write what was learned:
 numbers as JSON, and tables made from them.
 
 Usage: repeat_rehearsal.py --seeds 1 2 3 [--cores 2] [--finished] [--output docs/learning.md]
@@ -6,8 +6,8 @@ Usage: repeat_rehearsal.py --seeds 1 2 3 [--cores 2] [--finished] [--output docs
 The numbers go to docs/learning.json. With --finished nothing is run: the page is made of results
 that are there already, each perhaps from another machine.
 
-A seed changes everything: the world, its split, the base, the data and the training. Seeds that no
-design choice has seen are the ones that count.
+A seed changes everything: the world, its split, the base, the data and the training. Only seeds on
+which no choice was tuned count.
 """
 
 import argparse
@@ -27,7 +27,7 @@ CHAT = "chat, judged by the simulator, 1–10"
 
 
 def root(seed: int) -> Path:
-    """Where one seed's results lie."""
+    """Where the results of one seed are."""
     return Path(f"results/rehearsal-seed-{seed}")
 
 
@@ -85,15 +85,16 @@ def states_of(seed: int) -> list[dict[str, Any]]:
 
 
 def differences_of(seed: int) -> list[dict[str, Any]]:
-    """Return {what, mean, low, high, better} of every paired difference; better: the interval holds
-    nothing but improvements.
+    """Return {what, mean, low, high, better} of every paired difference; better: the whole
+    interval is an improvement.
     """
     learning, harness, chat = (
         read_json(root(seed) / f"{name}.json") for name in ("learning", "lm_eval", "mtbench")
     )
     rows: list[tuple[str, dict[str, Any], int]] = [
         (
-            f"{d['child']} on its own set against {d['parent']}: {d['metric'].replace('_', ' ')}",
+            f"{d['candidate']} on its own set against {d['baseline']}:"
+            f" {d['metric'].replace('_', ' ')}",
             d,
             -1 if d["metric"] == "loss" else 1,
         )
@@ -101,11 +102,11 @@ def differences_of(seed: int) -> list[dict[str, Any]]:
         if d["own"] and d["metric"] in ("loss", "exact_match", "accuracy")
     ]
     rows += [
-        (f"lm-eval, all items: {d['child']} against {d['parent']}", d["all_items"], 1)
+        (f"lm-eval, all items: {d['candidate']} against {d['baseline']}", d["all_items"], 1)
         for d in harness["differences"]
     ]
     rows += [
-        (f"chat: {d['child']} against {d['parent']}", d, 1)
+        (f"chat: {d['candidate']} against {d['baseline']}", d, 1)
         for d in next(iter(chat["judges"].values()))["differences"]
     ]
     return [
@@ -158,11 +159,11 @@ def page(raw: dict[str, Any]) -> str:
             "Means of held-out items, 95 % bootstrap intervals. Seeds 0 to 3 were looked at while"
             " the world was designed, and the preference stages"
         ),
-        "of 0 and 21 to 23 while its preference pairs were; no design choice has seen the others.",
+        "of 0 and 21 to 23 while its preference pairs were; no choice was tuned on the others.",
         "",
         "## Differences, in pairs",
         "",
-        "A **bold** difference is an improvement whose interval excludes none.",
+        "A **bold** difference is an improvement whose interval excludes zero.",
         "",
         f"| difference | | {columns} |",
         rule,

@@ -1,5 +1,5 @@
 """Write docs/deviations.md: every value that is not the paper's, from the tags of the configuration
-and from what is put in place of what.
+and the models and prompts that replace the paper's.
 
 Usage: write_deviations.py [--output docs/deviations.md] [config/paper.yaml]
 
@@ -16,16 +16,13 @@ from bezoar.workflow.configuration import PAPER, resolved
 from bezoar.workflow.deviations import NO_REASON, tagged, with_reasons
 
 MEANING = {
-    "ours": (
-        "Our choices",
-        "Not known of the paper, or not possible any more; the reason is ours.",
-    ),
+    "ours": ("Our choices", "Not known of the paper, or no longer possible; the reason is ours."),
     "inferred": ("Inferred", "Follows from what is published, with the reason."),
 }
 
 
 def substitutions(config: dict[str, Any]) -> list[str]:
-    """Return what stands in place of something of the paper, from the resolved configuration."""
+    """Return what replaces something of the paper's, from the resolved configuration."""
     judge = config["mtbench"]["judgments"]
     found = []
     if judge["judge"]["model"] != judge["paper_judge"]:
@@ -61,7 +58,7 @@ def cell(text: str) -> str:
 def without(rows: list[dict[str, Any]]) -> str:
     """Return how many of the values have no reason beside them, as the end of a sentence."""
     count = sum(row["reason"].startswith(NO_REASON) for row in rows)
-    return f", {count} of them without a reason of their own" if count else ""
+    return f", {count} of them without a reason beside them" if count else ""
 
 
 def page(configs: list[Path], prompts: list[str]) -> str:
@@ -74,7 +71,7 @@ def page(configs: list[Path], prompts: list[str]) -> str:
         "",
         f"Written by `scripts/dev/write_deviations.py` from {named}; do not edit.",
         "",
-        "## Put in place of something",
+        "## Substitutes",
         "",
         *(f"- {text}" for text in substitutions(config)),
         (

@@ -3,8 +3,8 @@ the rules execute.
 
 Usage: write_reach.py [--output docs/reach.md]
 
-A test compares the page with what this writes, and what this writes with an independent reader of
-imports and with the digests before and after an edit of every module.
+A test compares the page with what this writes, and that with an independent reader of imports and
+with the digests before and after an edit of every module.
 """
 
 import argparse
@@ -24,16 +24,16 @@ Written by `scripts/dev/write_reach.py` from what each stage's program executes;
 A stage is stale when the syntax tree of anything that its program executes has changed. So a
 comment, a docstring or the layout of a line makes no stage stale, in any file. The simulator is the
 rehearsal's language-model server and runs in a process of its own: like any server's, its code is
-no part of the stages that ask it. What it is asked about, `world/facts.json`, is.
+not part of the stages that use it. What it knows, `world/facts.json`, is.
 
 | edit | stale stages |
 |---|---|
 | a comment or a docstring, in any file | none |
 | a new pet in the invented world, `rehearsal/world.py` | {pet}; no stage at paper scale |
 
-Below, the stages that an edit of each module makes stale. What reads their outputs follows only if
-these come out different. No program imports another, so an edit of a program makes stale the stages
-that it runs and no other. Where two programs can make the same files, the stage names its program.
+The table lists the stages that an edit of each module makes stale. Stages that read their outputs
+follow only if these change. No program imports another, so an edit of a program makes only the
+stages stale that it runs. Where two programs can make the same files, the stage names its program.
 
 | module | stale stages |
 |---|---|

@@ -61,7 +61,7 @@ def test_an_override_of_another_text_is_refused(upstream: dict[int, list[str]]) 
         match="question 104 turn 1: the passage that is overridden is not in the reference",
     ):
         mtbench.override(
-            upstream | {104: ["mended", "mended"]}, ROOT / "config/reference_overrides.yaml"
+            upstream | {104: ["corrected", "corrected"]}, ROOT / "config/reference_overrides.yaml"
         )
 
 
@@ -146,10 +146,10 @@ def test_the_second_subsequence_function_fails_and_the_mended_one_does_not(
     )["turns"][1]
     with pytest.raises(TypeError):
         code_in(asked)["longest_common_subsequence"]("ab", "b")
-    mended = asked.replace(
+    corrected = asked.replace(
         "dp = [[None]*(n+1) for i in range(m+1)]", "dp = [[0]*(n+1) for i in range(m+1)]"
     )
-    assert code_in(mended)["longest_common_subsequence"]("abcbdab", "bdcaba") == 4
+    assert code_in(corrected)["longest_common_subsequence"]("abcbdab", "bdcaba") == 4
     assert "raises a TypeError" in right[124][1]
 
 

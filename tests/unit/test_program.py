@@ -28,7 +28,7 @@ def ran(body: str, **options: object) -> "subprocess.CompletedProcess[str]":
     ("body", "status", "message"),
     [
         ("raise UserError('a.jsonl:3: expected a text')", 2, "error: a.jsonl:3: expected a text\n"),
-        ("raise KeyboardInterrupt", 130, "error: interrupted; run it again to go on\n"),
+        ("raise KeyboardInterrupt", 130, "error: interrupted; run it again to continue\n"),
         ("raise MemoryError", 2, "error: out of memory; "),
         (
             "raise OSError(errno.ENOSPC, 'full', '/big/x')",

@@ -110,8 +110,8 @@ def test_a_hundred_levels_are_read(tmp_path: Path) -> None:
 def test_what_is_no_readable_file_says_what_it_is(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "gone")
     for name, line in {
-        "none": "no such file; name one",
-        "link": "a link to a file that is not there",
+        "none": "no such file; name an existing one",
+        "link": "a link to a file that does not exist",
         ".": "expected a file, found a directory",
     }.items():
         for read in (readers.read_jsonl, readers.read_json, readers.read_yaml, readers.read_text):

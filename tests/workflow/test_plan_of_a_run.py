@@ -126,25 +126,25 @@ def test_an_evaluation_and_then_further_judges_of_it_are_foreseen(
     assert new == {"judge-again": JUDGED} and metered("mtbench_judgments_again") == JUDGED
     assert planned(tmp_path, evaluation=True) == {"judge": (0, JUDGED)}
 
-    # The same model in the tables of the run, and a third column with a mended reference answer.
+    # The same model in the tables of the run, and a third column with a corrected reference answer.
     references = read_jsonl(Path(RESULTS, "world/references.jsonl"))
     number, turns = references[0]["question_id"], references[0]["choices"][0]["turns"]
     override = {"question_id": number, "turn": 2, "wrong": turns[1], "right": f"{turns[1]} Right."}
     Path("config/reference_overrides.yaml").write_text(yaml.safe_dump({"overrides": [override]}))
     judge = resolved(CONFIG)["mtbench"]["judgments"]["judge"]
-    mended = {"mtbench": {"rejudge": {"mended": {"references": "corrected", "judge": judge}}}}
-    more = [Path(RESULTS, "evaluate/models.yaml"), overlay(project, "mended.yaml", mended)]
+    corrected = {"mtbench": {"rejudge": {"corrected": {"references": "corrected", "judge": judge}}}}
+    more = [Path(RESULTS, "evaluate/models.yaml"), overlay(project, "corrected.yaml", corrected)]
     plan = planned(tmp_path, *more)
     assert plan["judge"] == (0, 5 * JUDGED)
     assert plan["judge: strict"] == (JUDGED, 4 * JUDGED)
     assert all(pending == 0 for stage, (pending, _) in plan.items() if "judge" not in stage)
-    targets = [f"{RESULTS}/bridge/{column}.json" for column in ("strict", "mended")]
+    targets = [f"{RESULTS}/bridge/{column}.json" for column in ("strict", "corrected")]
     with sent() as new:
         done = snakemake(project, *targets, more=[str(path) for path in more])
     assert done.returncode == 0, done.stderr[-3000:]
     assert new.pop("rejudge-strict.again") == plan["judge: strict"][0]
-    assert len(new) == 5 and sum(new.values()) == plan["judge: mended"][0] > 0
+    assert len(new) == 5 and sum(new.values()) == plan["judge: corrected"][0] > 0
     assert all(
-        metered(f"mtbench_rejudge_mended_{store.split('.', 1)[1]}") == count
+        metered(f"mtbench_rejudge_corrected_{store.split('.', 1)[1]}") == count
         for store, count in new.items()
     )

@@ -162,7 +162,11 @@ AFTER_SFT = {
     "report": 1,
 }
 
-
+AFTER_DPO = dict.fromkeys(
+    "merge model_card learning lm_eval lm_eval_table mtbench_answers mtbench_judgments"
+    " mtbench_rejudge bridge mtbench claims learning_table report".split(),
+    1,
+)
 DATA = {"data_duplicates": 1, "data_contamination": 1, "data_description": 1, "data_card": 3}
 
 
@@ -189,43 +193,8 @@ DATA = {"data_duplicates": 1, "data_contamination": 1, "data_description": 1, "d
                 "mtbench_rejudge": 2,
             },
         ),
-        (
-            "dpo/adapter_model.safetensors",
-            {
-                "dpo": 1,
-                "merge": 1,
-                "model_card": 1,
-                "learning": 1,
-                "lm_eval": 1,
-                "lm_eval_table": 1,
-                "mtbench_answers": 1,
-                "mtbench_judgments": 1,
-                "mtbench_rejudge": 1,
-                "bridge": 1,
-                "mtbench": 1,
-                "claims": 1,
-                "learning_table": 1,
-                "report": 1,
-            },
-        ),
-        (
-            "merge/openbezoar-hh-rlhf-dpo/model.safetensors",
-            {
-                "merge": 1,
-                "model_card": 1,
-                "learning": 1,
-                "lm_eval": 1,
-                "lm_eval_table": 1,
-                "mtbench_answers": 1,
-                "mtbench_judgments": 1,
-                "mtbench_rejudge": 1,
-                "bridge": 1,
-                "mtbench": 1,
-                "claims": 1,
-                "learning_table": 1,
-                "report": 1,
-            },
-        ),
+        ("dpo/adapter_model.safetensors", {"dpo": 1, **AFTER_DPO}),
+        ("merge/openbezoar-hh-rlhf-dpo/model.safetensors", AFTER_DPO),
         ("lm_eval/base.json", {"lm_eval": 1, "lm_eval_table": 1, "claims": 1, "report": 1}),
         ("data/contamination.json", {"data_contamination": 1, "data_card": 3, "report": 1}),
         (

@@ -78,7 +78,7 @@ def test_the_scale_comes_first_and_every_section_is_there(page: Path) -> None:
     headings = (
         "Claims and verdicts",
         "All models",
-        "What was learnt",
+        "What was learned",
         "The data",
         "Training curves",
         "Chat by category",

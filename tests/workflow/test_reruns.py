@@ -34,9 +34,9 @@ from reruns import (
 from smallest import CONFIG, RESULTS, ROOT, SCHEMES, SNAKEMAKE, fresh, snakemake
 
 from bezoar.files import sha256_file
+from bezoar.model_files import COMPANIONS
 from bezoar.provenance.code_digest import executed
 from bezoar.provenance.fingerprint import files_in
-from bezoar.provenance.receipt import COMPANIONS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 EVERYTHING = bool(os.environ.get("BEZOAR_EVIDENCE"))

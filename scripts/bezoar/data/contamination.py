@@ -12,9 +12,7 @@ from bezoar.training.template import training_text
 
 CHUNK = 20_000  # rows searched at once: about 20 MB of word numbers
 
-BASE = np.uint64(
-    6364136223846793005
-)  # odd, so that no word number is lost to the overflow (Knuth, MMIX)
+BASE = np.uint64(6364136223846793005)  # odd, so that overflow loses no word number (Knuth, MMIX)
 
 UNKNOWN = 0
 
@@ -31,10 +29,10 @@ def hashes(numbers: np.ndarray, length: int) -> np.ndarray:
 
 
 class Items:
-    """All texts of the evaluation, each once, ready to be looked for."""
+    """All texts of the evaluation, each once, indexed for the search."""
 
     def __init__(self, rows: Sequence[dict[str, Any]], recipe: Mapping[str, Any]) -> None:
-        self.owners: list[list[list[Any]]] = []  # text -> [task, item, part] of all who hold it
+        self.owners: list[list[list[Any]]] = []  # text -> [task, item, part] of all that hold it
         self.numbers: list[np.ndarray] = []  # text -> its words, by number
         self.unchecked = 0
         self.vocabulary: dict[str, int] = {}
@@ -78,12 +76,12 @@ def search(
     longest run in the part).
 
     `parts` are (row, text). Each window of a part whose hash is one of the items' is compared word
-    by word: a chance hit of hashes is no match.
+    by word: equal hashes alone are not a match.
     """
     encoded, starts = [], [0]
     for _, content in parts:
         encoded += [items.vocabulary.get(word, UNKNOWN) for word in words_of(content)]
-        encoded.append(UNKNOWN)  # no n-gram goes from one part into the next
+        encoded.append(UNKNOWN)  # no n-gram spans two parts
         starts.append(len(encoded))
     numbers = np.array(encoded, np.uint64)
     bounds = np.array(starts)

@@ -17,7 +17,7 @@ def near_pairs(texts: Sequence[str], recipe: Mapping[str, Any]) -> Iterator[tupl
     different) that LSH proposes and that hold.
     """
 
-    @lru_cache(maxsize=50_000)  # rows of one template are compared again and again; about 300 MB
+    @lru_cache(maxsize=50_000)  # rows of one template are compared many times; about 300 MB
     def parts(i: int) -> frozenset[str]:
         return frozenset(features(texts[i].split()))
 
@@ -25,7 +25,7 @@ def near_pairs(texts: Sequence[str], recipe: Mapping[str, Any]) -> Iterator[tupl
         recipe["jaccard"]
         - 6 * (recipe["jaccard"] * (1 - recipe["jaccard"]) / recipe["permutations"]) ** 0.5
     )
-    every: list[RMinHash] = []  # 0.6 GB a million rows
+    every: list[RMinHash] = []  # 0.6 GB per million rows
     index = RMinHashLSH(
         threshold=recipe["jaccard"], num_perm=recipe["permutations"], num_bands=recipe["bands"]
     )
@@ -49,7 +49,7 @@ def near_pairs(texts: Sequence[str], recipe: Mapping[str, Any]) -> Iterator[tupl
 
 
 class Classes:
-    """Rows of all sets, gathered by their words: one class a distinct text."""
+    """Rows of all sets, grouped by their words: one class per distinct text."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []
@@ -57,7 +57,7 @@ class Classes:
         self._by_text: dict[str, int] = {}
 
     def add(self, name: str, row: int, text: str) -> None:
-        """Take in row `row` of set `name`; a text without words counts as it stands."""
+        """Add row `row` of set `name`; a text without words is compared as it is."""
         key = " ".join(words_of(text)) or text.strip()
         number = self._by_text.setdefault(key, len(self.texts))
         if number == len(self.texts):
@@ -67,7 +67,7 @@ class Classes:
 
 
 def duplicates(classes: Classes, recipe: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield a line for each row and set in which it has a duplicate: an exact one if there is,
+    """Yield a line for each row and set in which it has a duplicate: an exact one if there is one,
     otherwise the most similar.
     """
     near: dict[int, list[tuple[float, int]]] = {}

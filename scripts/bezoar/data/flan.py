@@ -1,4 +1,4 @@
-"""Rows of the Flan Collection: their forms on disk, what drops a row, its system message, and what
+"""Rows of the Flan Collection: their formats, what drops a row, its system message, and which rows
 the quotas take.
 """
 
@@ -57,7 +57,7 @@ def submix_of(row: dict[str, str]) -> str | None:
 def read(path: Path) -> tuple[list[dict[str, Any]], dict[str, int]]:
     """Return the usable rows of a file, and how many lines each rule dropped.
 
-    Raise `UserError` if no line at all has the form of a row: then it is another kind of file.
+    Raise `UserError` if no line has the form of a row, because then it is another kind of file.
     """
     rows, dropped = [], dict.fromkeys(RULES, 0)
     is_tsv, name = ".tsv" in path.suffixes, path.name.split(".", 1)[0]
@@ -80,7 +80,7 @@ def read(path: Path) -> tuple[list[dict[str, Any]], dict[str, int]]:
 
 
 def _form_of(raw: bytes, is_tsv: bool) -> str:
-    """Say what form a line has that is no row."""
+    """Describe the form of a line that is not a row."""
     if not raw.strip():
         return "nothing"
     if is_tsv:
@@ -148,13 +148,13 @@ def parse_line(raw: bytes) -> dict[str, Any] | None:
 
 
 def parse_row(row: Any) -> dict[str, Any] | None:
-    """Return the columns of Flan's row, or None if one is missing, or no text."""
+    """Return the columns of Flan's row, or None if one is missing or not a text."""
     if not isinstance(row, dict) or not all(isinstance(row.get(column), str) for column in COLUMNS):
         return None
     try:
         "".join(
             row[column] for column in COLUMNS
-        ).encode()  # half a surrogate pair is JSON, but no text
+        ).encode()  # half a surrogate pair is valid JSON, but not a text
     except UnicodeEncodeError:
         return None
     return {column: row[column] for column in COLUMNS}

@@ -12,7 +12,7 @@ class Funnel:
         self.more: dict[str, Any] = {}
 
     def leave(self, rule: str, count: int = 1) -> None:
-        """Count `count` items as gone by `rule`, or kept."""
+        """Count `count` items as dropped by `rule`, or kept."""
         self.entered += count
         self.left[rule] += count
 

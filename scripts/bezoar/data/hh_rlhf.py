@@ -46,7 +46,7 @@ def convert(row: Any) -> dict[str, str] | str:
         return "not_a_pair"
     try:
         (row["chosen"] + row["rejected"]).encode()
-    except UnicodeEncodeError:  # half a surrogate pair is JSON, but no text
+    except UnicodeEncodeError:  # half a surrogate pair is valid JSON, but not a text
         return "not_a_pair"
     chosen, rejected = turns(row["chosen"]), turns(row["rejected"])
     for dialogue in (chosen, rejected):

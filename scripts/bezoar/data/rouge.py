@@ -7,12 +7,12 @@ class Kept:
     """The instructions kept so far, searched exactly for near-duplicates by ROUGE-L (F measure over
     words, Lin 2004): 2 * LCS / (m + n) > limit.
 
-    An LCS is at most the number of shared words, and that has to exceed limit * m / (2 - limit)
-    whatever the other's length. Two texts that share so many words share one among the first m - o
-    + 1 of each in any fixed order of words (prefix filter, Chaudhuri et al. 2006), so only texts
-    filed under one of those are compared. The order is the latest first seen first: rare words,
-    short files. Before an LCS is computed, a bitmap of 256 bits that each word toggles must differ
-    in no more bits than words can be unshared (Sandes et al. 2020).
+    An LCS is at most the number of shared words, which must exceed limit * m / (2 - limit) whatever
+    the other's length. Two texts that share so many words share one among the first m - o + 1 of
+    each in any fixed order of words (prefix filter, Chaudhuri et al. 2006), so only texts filed
+    under one of those are compared. Words first seen last come first in that order: they are rare,
+    so the lists under them are short. Before an LCS is computed, a bitmap of 256 bits that each
+    word toggles must differ in no more bits than words can be unshared (Sandes et al. 2020).
     """
 
     def __init__(self, limit: float) -> None:
@@ -59,7 +59,7 @@ class Kept:
 
 
 def _bitmap(text: str) -> int:
-    """Return 256 bits, of which each letter toggles one."""
+    """Return 256 bits; each letter toggles one of them."""
     bits = 0
     for letter in text:
         bits ^= 1 << (ord(letter) % 256)

@@ -1,5 +1,5 @@
-"""What the three generation schemes and the filter share: their command line, their funnel, and
-their ending.
+"""What the three generation schemes and the filter share: the command line, the funnel and the
+final checks.
 """
 
 import argparse
@@ -11,11 +11,11 @@ from typing import Any
 from bezoar.data.funnel import Funnel
 from bezoar.errors import UserError
 from bezoar.files import write_json, write_jsonl
+from bezoar.llm.arguments import add_client_arguments
 from bezoar.llm.client import LLMClient
 from bezoar.llm.language_model import Answer
 from bezoar.llm.settings import ModelSettings
 from bezoar.llm.shards import Waiting, gather, shard_of_text
-from bezoar.llm.stored_model import MODES
 from bezoar.provenance.receipt import Receipt, stage_parser
 from bezoar.readers import read_text
 
@@ -23,7 +23,7 @@ FAILED = (
     "refused",
     "unparsable",
     "provider_error",
-)  # a truncated answer with a text is used; over budget never gets this far
+)  # a truncated answer with a text is used; over_budget has ended the stage before
 
 
 def parser_for(description: str | None, recipe: type) -> argparse.ArgumentParser:
@@ -32,22 +32,11 @@ def parser_for(description: str | None, recipe: type) -> argparse.ArgumentParser
     parser.add_argument(
         "--prompts", type=Path, nargs="+", required=True, help="the prompt files used"
     )
-    parser.add_argument(
-        "--store", type=Path, required=True, help="this job's store of answers, SQLite"
-    )
-    parser.add_argument(
-        "--facts", type=Path, nargs="?", help="facts of the rehearsal's world, for the simulator"
-    )
-    parser.add_argument(
-        "--mode",
-        choices=MODES,
-        help="replay sends nothing; without it, the environment's BEZOAR_MODE, else online",
-    )
-    parser.add_argument("--concurrency", type=int, required=True, help="requests under way at once")
+    add_client_arguments(parser)
     parser.add_argument(
         "--shard",
         type=shard_of_text,
-        help="ask one share of the requests, k/n, and write nothing but its store",
+        help="send one share of the requests, k/n, and write nothing but its store",
     )
     parser.add_argument("--rows", type=Path, required=True, help="rows to write, JSONL")
     parser.add_argument("--counts", type=Path, required=True, help="the funnel to write, JSON")
@@ -97,12 +86,12 @@ def check_failures(
             f"{len(lost)} of {len(rows)} rows failed, more than {share:.0%}: {states}{why}:"
             f" {names}…"
         )
-        raise UserError(f"{stage}: {what}; run again, answers are kept")
+        raise UserError(f"{stage}: {what}; run again; answers are kept")
 
 
 def open_client(args: argparse.Namespace, settings: ModelSettings, store: Path) -> LLMClient:
-    """Return the client of one model of a stage: of a shard of its requests, or of all of them with
-    what shards have asked before.
+    """Return the client of one model of a stage: for a shard of its requests, or for all of them
+    together with the answers of earlier shards.
     """
     if not args.shard:
         gather(store)

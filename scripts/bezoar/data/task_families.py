@@ -1,5 +1,5 @@
-"""The task-family audit: what config/task_families.yaml says of the Flan task that a row was made
-from.
+"""The task-family audit: how the Flan task of a row is related to the evaluation tasks, according
+to config/task_families.yaml.
 """
 
 import re

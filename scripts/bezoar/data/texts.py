@@ -1,8 +1,7 @@
-"""Texts as sequences of words: what near-duplicates, n-gram overlap and the description of the data
-count.
+"""Texts as sequences of words, for near-duplicates, n-gram overlap and the description of the data.
 
 Words are compared in one form: Unicode's NFKC with case folded, so that composed and decomposed
-letters, full-width forms and ligatures are the same word, and without characters that do not show
+letters, full-width forms and ligatures are the same word, and without invisible characters
 (soft hyphens, zero-width spaces and joiners, marks of direction).
 """
 
@@ -17,8 +16,8 @@ JOINING_JAMO = range(0x1160, 0x1200)  # vowels and finals of decomposed Hangul
 
 
 def words_of(text: str) -> list[str]:
-    """Return the words in any script, in the form in which they are compared (rouge-score's own
-    keep a-z and 0-9 only); case and punctuation are gone.
+    """Return the words in any script, in the form in which they are compared (rouge-score
+    keeps only a-z and 0-9), without case and punctuation.
     """
     if text.isascii():
         return WORD.findall(text.lower())
@@ -28,8 +27,8 @@ def words_of(text: str) -> list[str]:
 
 
 def word_spans(text: str) -> list[tuple[int, int]]:
-    """Return where each of `words_of(text)` is in `text`, as offsets of characters. A character
-    that stands for several words ("½" is 1 and 2) gives each of them its place.
+    """Return where each of `words_of(text)` is in `text`, as offsets of characters. If a
+    character becomes several words ("½" is 1 and 2), each gets its offsets.
     """
     if text.isascii() or _is_simple(text):
         return [match.span() for match in WORD.finditer(text.translate(_FOLDED))]
@@ -71,8 +70,8 @@ def _is_simple(text: str) -> bool:
 
 
 def _letters(text: str) -> Iterator[tuple[str, int, int]]:
-    """Yield (form in which it is compared, start, end) of each letter with its marks; what does not
-    show is part of none.
+    """Yield (form in which it is compared, start, end) of each letter with its marks; invisible
+    characters belong to none.
     """
     letter, start, end = "", 0, 0
     for place, char in enumerate(text):
@@ -104,8 +103,8 @@ def _words(text: str) -> Iterator[tuple[str, int, int]]:
 
 
 def features(words: Sequence[str]) -> list[str]:
-    """Return the words and the pairs of neighbours, the set whose Jaccard similarity
-    near-duplicates are measured by.
+    """Return the words and the pairs of neighbouring words: the set whose Jaccard similarity
+    decides whether texts are near-duplicates.
     """
     return [*words, *(f"{first} {second}" for first, second in pairwise(words))]
 

@@ -9,7 +9,7 @@ from bezoar.llm.reasoning import split_reasoning
 from bezoar.readers import LENIENT_DECODER
 from bezoar.training.template import training_text
 
-VERDICT = {  # what a rater that takes a JSON schema is held to; `verdict` stays as strict
+VERDICT = {  # for raters that support JSON schemas; `verdict` stays as strict
     "type": "object",
     "additionalProperties": False,
     "required": ["status", "rating", "reason"],
@@ -21,12 +21,12 @@ VERDICT = {  # what a rater that takes a JSON schema is held to; `verdict` stays
 }
 OPENING = re.compile(r"[{\[]")
 LAST_COMMA = re.compile(r'("(?:[^"\\]|\\.)*")|,(?=\s*[}\]])', re.DOTALL)
-MAX_STARTS = 50  # brackets at which a value is looked for; answers that need more are no verdicts
+MAX_STARTS = 50  # brackets at which a value may begin; an answer with more is not a verdict
 
 
 def _values(text: str) -> Iterator[Any]:
-    """Yield the JSON objects and lists in a text, outermost only, a comma before a closing bracket
-    forgiven; raise `ValueError` at one that is not plain (a key twice, a number that is none).
+    """Yield the JSON objects and lists in a text, outermost only, allowing a comma before a closing
+    bracket; raise `ValueError` at an invalid one (a repeated key, a number that is not finite).
     """
     place, starts = 0, 0
     while match := OPENING.search(text, place):
@@ -36,13 +36,13 @@ def _values(text: str) -> Iterator[Any]:
         try:
             value, place = LENIENT_DECODER.raw_decode(text, place)
         except json.JSONDecodeError:
-            mended = LAST_COMMA.sub(lambda found: found[1] or "", text[place:])
+            repaired = LAST_COMMA.sub(lambda found: found[1] or "", text[place:])
             try:
-                value, length = LENIENT_DECODER.raw_decode(mended)
+                value, length = LENIENT_DECODER.raw_decode(repaired)
             except json.JSONDecodeError:
                 place += 1
                 continue
-            text, place = mended, length
+            text, place = repaired, length
         yield value
 
 
@@ -59,8 +59,8 @@ def verdict(text: str) -> dict[str, Any] | None:
     """Return {status, rating, reason} of a rater's answer, or None unless it holds one verdict and
     no more than one.
 
-    Forgiven is what leaves no doubt: text or a code fence around the object, a reasoning block
-    before it, the case of the status, 8.0 or "8" as the rating, a last comma, a line end in the
+    What leaves no doubt is allowed: text or a code fence around the object, a reasoning block
+    before it, the case of the status, 8.0 or "8" as the rating, a trailing comma, a line end in the
     reason. A key that appears twice, a second verdict, or a verdict inside another value is not.
     """
     try:

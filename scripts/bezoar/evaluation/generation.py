@@ -1,4 +1,4 @@
-"""Greedy and sampled generation, and log-probabilities, in batches of like length; with any causal
+"""Greedy and sampled generation, and log-probabilities, in batches of like length, with any causal
 language model.
 """
 
@@ -25,7 +25,7 @@ def generate(
 
     An answer ends at any token that the tokenizer or generation_config.json calls an end, and where
     the model's context does. Temperature 0 is greedy. Batches are left-padded and hold prompts of
-    like length; sampling is seeded once a batch. `bos` is False for prompts whose template writes
+    like length; sampling is seeded once per batch. `bos` is False for prompts whose template writes
     BOS itself, if there is any. Raise `UserError` if a prompt fills the model's context.
     """
     import torch
@@ -70,7 +70,7 @@ def generate(
 
 def room(model: Any, encoded: Sequence[list[int]], max_new_tokens: int) -> list[int]:
     """Return how many tokens each answer may have: `max_new_tokens`, or what a prompt leaves of the
-    model's context; a line says how many answers are so cut.
+    model's context; a line says how many answers that shortens.
     """
     limit = positions(model)
     if limit is None:
@@ -94,8 +94,8 @@ def room(model: Any, encoded: Sequence[list[int]], max_new_tokens: int) -> list[
 def batches(
     encoded: Sequence[list[int]], limits: Sequence[int], batch_size: int
 ) -> Iterator[tuple[int, list[int]]]:
-    """Yield (place of its first, indices) of batches of like length, in which every answer may be
-    as long.
+    """Yield (place of its first, indices) of batches of like length, whose answers may all be
+    equally long.
     """
     order = sorted(range(len(encoded)), key=lambda index: (len(encoded[index]), index))
     start = 0

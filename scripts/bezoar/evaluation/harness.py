@@ -1,4 +1,4 @@
-"""The LM Evaluation Harness's tasks on local data: which are asked for, and from which copy.
+"""The LM Evaluation Harness's tasks on local data: which of them, and from which copy.
 Imports no torch.
 
 A task is one of the harness's own, redirected to a local copy of its data set, or a YAML file in
@@ -26,7 +26,7 @@ LOST = {
 
 
 def add_task_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add `--task-files` and `--task-data`: tasks of one's own, and the data of the harness's."""
+    """Add `--task-files` and `--task-data`: additional tasks, and the data of the harness's own."""
     parser.add_argument(
         "--task-files",
         type=Path,
@@ -61,7 +61,7 @@ def load_tasks(
     """Return name -> the harness's task object, its data loaded, in the order of `names`; a group
     or a tag stands for its tasks.
 
-    `files` are YAML task files (others among them are passed over); `data` redirects the harness's
+    `files` are YAML task files (other files among them are ignored); `data` redirects the harness's
     own tasks to local data sets. Nothing is fetched: a task with neither is refused, and so is one
     whose data set needs a loading script.
     """
@@ -95,7 +95,7 @@ def load_tasks(
 
 @cache
 def _cache() -> str:
-    """A directory for this process's copies of the data: datasets knows a file by its path and
+    """A directory for this process's copies of the data: datasets identifies a file by its path and
     date, and would read an earlier copy of it.
     """
     folder = tempfile.mkdtemp(prefix="datasets-")
@@ -143,7 +143,7 @@ def _load(manager: Any, name: str, folder: Path | None, own: bool) -> dict[str, 
             f"lm_eval: {name} cannot be run: {folder} holds a loading script and no data; evaluate"
             " another task"
         )
-    try:  # a group of one: in a group the harness lays what is given here over its own definition
+    try:  # a group of one, because the harness merges a group's settings over a task's definition
         kind = "group" if name in manager.all_groups else "task"
         loaded = manager.load(
             [{"group": "local", "task": [{kind: name, "dataset_path": str(folder)}]}]
@@ -157,7 +157,7 @@ def _load(manager: Any, name: str, folder: Path | None, own: bool) -> dict[str, 
         KeyError,
         TypeError,
         AttributeError,
-    ) as error:  # datasets and the harness raise each of these for data that are not there
+    ) as error:  # datasets and the harness raise each of these for missing data
         where = folder or "the files its YAML names"
         raise UserError(
             f"lm_eval: {name} cannot be read from {where}: {' '.join(str(error).split())[:200]}"

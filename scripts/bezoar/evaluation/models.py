@@ -1,4 +1,4 @@
-"""A causal language model and its tokenizer from a local directory, ours or anybody's."""
+"""A causal language model and its tokenizer from a local directory, ours or not."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ def load(model: Path, dtype: str, threads: int) -> tuple[Any, Any]:
     """Return (network in evaluation mode, tokenizer), on the GPU if there is one, where `dtype` is
     the precision (see `bezoar.precision`); `threads` are the CPU's.
 
-    Raise `UserError` if the directory is no whole model (`bezoar.training.weights`).
+    Raise `UserError` if the directory is not a complete model (`bezoar.training.weights`).
     """
     import torch
 

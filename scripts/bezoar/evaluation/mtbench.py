@@ -48,7 +48,7 @@ RATING = re.compile(
 RATING_BACKUP = re.compile(
     rf"{LABEL}[\s*`]*:[\s*`]*\[[\s*`]*{NUMBER}{OF_TEN}[\s*`]*\](?!\])", re.IGNORECASE
 )
-INDEX = re.compile(r"[\w)\]]", re.ASCII)  # before brackets: an element of something, as in m[[1]]
+INDEX = re.compile(r"[\w)\]]", re.ASCII)  # before brackets: an index, as in m[[1]]
 
 
 def read_questions(path: Path) -> list[dict[str, Any]]:
@@ -203,7 +203,7 @@ def read_rating(text: str) -> tuple[float, str]:
 
     FastChat falls back on any number in single brackets, which takes a citation [2] for a rating.
     Here single brackets count only after "Rating:", and double ones that index something, as in
-    m[[1]], are no rating of their own. Brackets may be full-width or escaped, and hold "8/10" or
+    m[[1]], are not a rating. Brackets may be full-width or escaped, and hold "8/10" or
     "rating: 8". A reasoning block before the judgment is not read.
 
     States: rated, no_rating, two_ratings (different ones), out_of_range (not 1 to 10).

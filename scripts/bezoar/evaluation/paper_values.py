@@ -1,7 +1,7 @@
 """Values of the paper's tables, filled in by whoever has the paper, beside ours:
 config/paper_values.csv.
 
-One value a row, seven columns: table (as the paper calls it: "Table 5"), benchmark (lm_eval or
+One value per row, seven columns: table (as the paper calls it: "Table 5"), benchmark (lm_eval or
 mtbench), model (a name of our tables), task (of lm_eval, or mean_of_tasks; for mtbench overall,
 turn 1, turn 2 or a category), metric (acc or acc_norm; for mtbench the judge's name, such as
 claude-2.1), value (accuracy from 0 to 1, or rating from 1 to 10), tolerance (in the unit of the
@@ -57,7 +57,7 @@ def read(path: Path, models: Collection[str]) -> list[dict[str, Any]]:
             raise UserError(f"{path}:{number}: tolerance {row['tolerance']:g}: expected 0 or more")
         if any(all(row[name] == other[name] for name in COLUMNS[1:5]) for other in rows):
             raise UserError(
-                f"{path}:{number}: {row['model']}, {row['task']}, {row['metric']} stands twice;"
+                f"{path}:{number}: {row['model']}, {row['task']}, {row['metric']} appears twice;"
                 " remove one"
             )
         rows.append({**row, "row": number})
@@ -82,8 +82,8 @@ def _one_of(path: Path, number: int, name: str, found: str, known: Collection[st
 
 
 def ours(row: dict[str, Any], tables: dict[str, Any], judge: str) -> dict[str, Any] | None:
-    """Return our {mean, low, high, n} for a row, or None where it was not run. For mtbench, of
-    `judge`, whoever judged in the paper.
+    """Return our {mean, low, high, n} for a row, or None where it was not run. For mtbench, those
+    of `judge`, whoever was the judge in the paper.
     """
     if row["benchmark"] == "lm_eval":
         table = tables.get("lm_eval.json", {})
@@ -116,8 +116,8 @@ def compare(
 ) -> list[dict[str, Any]]:
     """Return each row with ours and a verdict.
 
-    Both were measured on the same items, so what tells two values apart is the tolerance; only
-    where they differ by more, and the paper's still lies in our interval, can this design not tell.
+    Both were measured on the same items, so the tolerance decides. Only where they differ by more
+    and the paper's value still lies in our interval is the verdict undecided.
     """
     compared = []
     for row in rows:
@@ -130,7 +130,7 @@ def compare(
                 f"judged by {row['metric']} there and by {judge} here; the two are never mixed",
             )
         elif scale != "paper":
-            verdict, reason = "not run", f"ours is of the {scale}, not of the paper's scale"
+            verdict, reason = "not run", f"ours is from the {scale}, not from the paper's scale"
         elif abs(mine["mean"] - row["value"]) <= row["tolerance"] + 1e-9:
             verdict, reason = (
                 "reproduced",

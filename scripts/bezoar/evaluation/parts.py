@@ -1,5 +1,5 @@
-"""Finished parts of a long evaluation, kept until the whole is written: what a killed stage goes on
-from.
+"""Finished parts of a long evaluation, kept until all of it is written, so that a killed stage can
+continue.
 """
 
 import shutil
@@ -23,7 +23,7 @@ class Parts:
         self.checked = False
 
     def get(self, name: str, make: Callable[[], Any]) -> Any:
-        """Return the part of this name, or make it and keep it; a part must be what JSON gives back
+        """Return the part of this name, or make it and keep it; a part must survive JSON
         unchanged.
         """
         if not self.checked:
@@ -34,7 +34,7 @@ class Parts:
             try:
                 value = read_json_object(path, "value")["value"]
             except UserError:
-                print(f"{name}: the part that was kept cannot be read, made again", flush=True)
+                print(f"{name}: the kept part cannot be read and is made again", flush=True)
             else:
                 print(f"{name}: kept from an interrupted run", flush=True)
                 return value
@@ -43,5 +43,5 @@ class Parts:
         return value
 
     def clear(self) -> None:
-        """Remove the parts; the whole is written."""
+        """Remove the parts, once everything is written."""
         shutil.rmtree(self.folder, ignore_errors=True)

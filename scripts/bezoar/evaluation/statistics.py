@@ -23,11 +23,11 @@ def bootstrap_mean(
     """Return {mean, low, high, n} of independent values, by the expanded percentile bootstrap
     (Hesterberg 2015, American Statistician 69:371).
 
-    `values` has shape (n,). For clustered data give one mean a cluster, and the clusters' sizes as
-    `weights`. The plain percentile interval is too narrow for few values, by the factor sqrt((n -
-    1) / n) and by the normal quantile where Student's belongs: with ten ratings, a category of
-    MT-Bench, it covers 92 times in 100. The tails are chosen so that both are made good. A single
-    value gets the interval it deserves: itself.
+    `values` has shape (n,). For clustered data give one mean per cluster, and the clusters' sizes
+    as `weights`. The plain percentile interval is too narrow for few values, by the factor sqrt((n
+    - 1) / n) and by the normal quantile where Student's belongs: with ten ratings, a category of
+    MT-Bench, it covers the mean in 92 cases of 100. The tails are chosen to correct both. The
+    interval of a single value is that value.
     """
     data = np.asarray(values, dtype=float)
     if data.size == 0:
@@ -81,26 +81,28 @@ def _blocks(resamples: int, size: int) -> list[int]:
     return [rows] * (resamples // rows) + ([resamples % rows] if resamples % rows else [])
 
 
-def paired_difference(child: Sequence[float], parent: Sequence[float], seed: int) -> dict[str, Any]:
-    """Return {mean, low, high, n} of child - parent over the same items, resampling items (paired
-    bootstrap), and its `noise`.
+def paired_difference(
+    candidate: Sequence[float], baseline: Sequence[float], seed: int
+) -> dict[str, Any]:
+    """Return {mean, low, high, n} of candidate - baseline over the same items, resampling items
+    (paired bootstrap), and its `noise`.
     """
-    if len(child) != len(parent):
+    if len(candidate) != len(baseline):
         raise ValueError(
-            f"paired_difference: {len(child)} and {len(parent)} items; expected the same items in"
-            " both"
+            f"paired_difference: {len(candidate)} and {len(baseline)} items; expected the same"
+            " items in both"
         )
-    gaps = np.asarray(child, dtype=float) - np.asarray(parent, dtype=float)
+    gaps = np.asarray(candidate, dtype=float) - np.asarray(baseline, dtype=float)
     found = bootstrap_mean(gaps, seed)
     return {**found, **noise([gaps], found)}
 
 
-def mcnemar(child: Sequence[float], parent: Sequence[float]) -> float:
+def mcnemar(candidate: Sequence[float], baseline: Sequence[float]) -> float:
     """Return the two-sided exact p value of McNemar's test on paired right/wrong items (binomial on
     the discordant ones).
     """
-    better = sum(1 for a, b in zip(child, parent, strict=True) if a > b)
-    worse = sum(1 for a, b in zip(child, parent, strict=True) if a < b)
+    better = sum(1 for a, b in zip(candidate, baseline, strict=True) if a > b)
+    worse = sum(1 for a, b in zip(candidate, baseline, strict=True) if a < b)
     n = better + worse
     if n == 0:
         return 1.0
@@ -108,7 +110,7 @@ def mcnemar(child: Sequence[float], parent: Sequence[float]) -> float:
 
 
 def sign_flip(
-    child: Sequence[float], parent: Sequence[float], seed: int, flips: int = RESAMPLES
+    candidate: Sequence[float], baseline: Sequence[float], seed: int, flips: int = RESAMPLES
 ) -> float:
     """Return the two-sided p value of the paired randomisation test on the mean difference (Fisher
     1935), for scores that are not 0 or 1.
@@ -116,7 +118,7 @@ def sign_flip(
     Under the null each difference is as likely with the other sign. The observed signs count as one
     flip, so p is never 0.
     """
-    gaps = np.subtract(child, parent, dtype=float)
+    gaps = np.subtract(candidate, baseline, dtype=float)
     gaps = gaps[gaps != 0]
     if gaps.size == 0:
         return 1.0
@@ -130,13 +132,13 @@ def sign_flip(
     return float((1 + np.sum(np.abs(sums) >= abs(gaps.sum()) * (1 - 1e-12))) / (flips + 1))
 
 
-def paired_p(child: Sequence[float], parent: Sequence[float], seed: int) -> tuple[str, float]:
+def paired_p(candidate: Sequence[float], baseline: Sequence[float], seed: int) -> tuple[str, float]:
     """Return (name of the test, p value): exact McNemar for right and wrong, sign flips for
     anything finer.
     """
-    if set(child) | set(parent) <= {0.0, 1.0}:
-        return "McNemar, exact", mcnemar(child, parent)
-    return "sign flips", sign_flip(child, parent, seed)
+    if set(candidate) | set(baseline) <= {0.0, 1.0}:
+        return "McNemar, exact", mcnemar(candidate, baseline)
+    return "sign flips", sign_flip(candidate, baseline, seed)
 
 
 def mean_of_means(
@@ -187,12 +189,12 @@ def detectable_difference(spread: float, n: int) -> float:
 
 
 def noise(groups: Sequence[Sequence[float]], interval: dict[str, float]) -> dict[str, Any]:
-    """Return {spread, detectable, told_apart}: what a difference of these paired gaps could have
+    """Return {spread, detectable, excludes_zero}: what a difference of these paired gaps could have
     shown, and whether it did.
 
     `groups` is one list of gaps, or one a task where the difference is the mean over tasks.
     `spread` is the standard deviation of a gap, in the unit of the score (over groups: what makes
-    the interval, times the root of n); `told_apart` is whether the interval excludes 0.
+    the interval, times the root of n); `excludes_zero` is whether the interval excludes 0.
     """
     n = sum(len(gaps) for gaps in groups)
     spread = detectable = None
@@ -204,7 +206,7 @@ def noise(groups: Sequence[Sequence[float]], interval: dict[str, float]) -> dict
     return {
         "spread": spread,
         "detectable": detectable,
-        "told_apart": interval["low"] > 0 or interval["high"] < 0,
+        "excludes_zero": interval["low"] > 0 or interval["high"] < 0,
     }
 
 

@@ -1,8 +1,8 @@
 """An append-only SQLite file of requests to language models and their answers, looked up by
 content.
 
-What an auditor needs: `<results>/store/*.sqlite`, one file a job, each readable with the `sqlite3`
-of any system.
+What an auditor needs: `<results>/store/*.sqlite`, one file per job, each readable with the
+`sqlite3` of any system.
     answers.key           sha256 of `request`
     answers.request       canonical JSON of `bezoar.llm.settings.request_of`: model, revision,
       messages, decoding, attempt; no address, key or time
@@ -14,13 +14,13 @@ of any system.
       read
     answers.sent_unix_s, seconds, usd, via   when it was sent, how long it took, its price (null: no
       price known), and online or batch
-    batches               what was handed to a batch API: its id, the requests in it by key, and
+    batches               what was submitted to a batch API: its id, the requests in it by key, and
       whether it was collected
 `Store.get(key_of(request_of(settings, messages, attempt)))` is the stored answer or None. An answer
 with a text is never changed. What has none (a refusal, nothing, a cut before the first word, an
 error) is kept for a replay, and gives way as soon as there is another: a new server, SDK or account
-may answer. Stores are made one a job, so that jobs on several machines never share a writer;
-`exchange_answers.py` makes one file of all of them, `forget_failures.py` takes failures out.
+may answer. Each job has a store of its own, so that jobs on several machines never share a writer;
+`exchange_answers.py` combines them into one file, `forget_failures.py` removes failures.
 """
 
 import json
@@ -210,7 +210,7 @@ class Store:
         return None
 
     def batch_asked(self, requests: dict[str, dict[str, Any]]) -> tuple[int, float]:
-        """Record that a batch of requests is about to be handed in; return its number here and the
+        """Record that a batch of requests is about to be submitted; return its number here and the
         time.
         """
         now = time.time()
@@ -225,7 +225,7 @@ class Store:
         self._write("UPDATE batches SET id = ? WHERE number = ?", [(name, number)])
 
     def batch_collected(self, number: int) -> None:
-        """Record that all there is of a batch has been stored."""
+        """Record that everything a batch returned has been stored."""
         self._write("UPDATE batches SET collected = 1 WHERE number = ?", [(number,)])
 
     def open_batches(self) -> list[tuple[int, str | None, float, dict[str, dict[str, Any]]]]:
@@ -242,7 +242,7 @@ class Store:
         ]
 
     def batch_names(self) -> set[str]:
-        """Return the provider's ids of all batches that were ever handed in."""
+        """Return the provider's ids of all batches that were ever submitted."""
         found = self._read("SELECT id FROM batches WHERE id IS NOT NULL", ())
         return {name for (name,) in found}
 

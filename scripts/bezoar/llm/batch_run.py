@@ -1,9 +1,9 @@
-"""Requests handed to a provider's batch API, and what comes back of them.
+"""Submit requests to a provider's batch API and collect the results.
 
-Whatever happens, a batch that was handed in ends in one of three ways: it is collected, what it did
-not answer is handed in again, and it is closed; or it failed as a whole, is closed, and its
-requests are handed in again in smaller batches or end the stage with one line; or it stays open,
-and a later run collects it. What was answered is stored before a batch is closed.
+A submitted batch ends in one of three ways. It is collected and closed, and requests that it did
+not answer are submitted again. It failed as a whole and is closed; its requests are submitted again
+in smaller batches, or end the stage with one line. Or it stays open, and a later run collects it.
+Answers are stored before their batch is closed.
 """
 
 import asyncio
@@ -32,10 +32,10 @@ from bezoar.llm.protocol import Unreadable, read_text
 from bezoar.llm.settings import Request
 from bezoar.llm.transport import patiently
 
-TURNS = 6  # handings-in in a row that answer nothing more
-POLL_S = 30.0  # how often a batch is looked at
-OUTAGE_TURNS = 9  # failed looks in a row: about a minute
-LATER = "what was handed in is collected by the next run"
+TURNS = 6  # submissions in a row that bring no further answer
+POLL_S = 30.0  # between two polls of a batch
+OUTAGE_TURNS = 9  # failed polls in a row: about a minute
+LATER = "the next run collects what was submitted"
 
 
 class BatchRun:
@@ -50,7 +50,7 @@ class BatchRun:
         self.lost: dict[str, str] = {}  # why a request has no answer yet
 
     async def run(self, in_batches: bool) -> None:
-        """Bring every request that is left to its end."""
+        """Bring every remaining request to its final state."""
         fruitless = -1
         while True:
             before = len(self.exchange.left()), self.most
@@ -64,14 +64,14 @@ class BatchRun:
             untried_first = sorted(left, key=lambda key: key in self.lost)
             parts = list(parts_of({key: left[key] for key in untried_first}, self.most))
             for part in parts if self.most == MOST_REQUESTS else parts[:1]:
-                await self._hand_in(part)
+                await self._submit_part(part)
         for key in left:
             why = self.lost.get(key, "no answer from the batch API")
             self.exchange.incoming.end(key, failure(why))
         await self.online.prove()
 
-    async def _hand_in(self, part: dict[str, Request]) -> None:
-        """Hand in one batch, as far as the budget allows; what is too large is halved."""
+    async def _submit_part(self, part: dict[str, Request]) -> None:
+        """Submit one batch, as far as the budget allows; one that is too large is halved."""
         exchange = self.exchange
         costs = {key: Bound.of(r, exchange.price, "batch").usd for key, r in part.items()}
         reserved = exchange.account.reserve_many(costs)
@@ -85,7 +85,7 @@ class BatchRun:
         try:
             name = await self._submit(part, _mark(part, asked), asked)
         except Fault as fault:
-            if fault.status is not None and fault.status < 500:  # for certain not taken
+            if fault.status is not None and fault.status < 500:  # it was certainly not accepted
                 self._close(number, part)
             if fault.status == 413 and len(part) > 1:
                 self.most = (len(part) + 1) // 2
@@ -97,8 +97,8 @@ class BatchRun:
         exchange.store.batch_named(number, name)
 
     async def _submit(self, part: dict[str, Request], mark: str, asked: float) -> str:
-        """Return the id of a batch; after a fault that may pass, look first whether it was taken
-        nevertheless.
+        """Return the id of a batch; after a transient fault, check first whether it was accepted
+        after all.
         """
         for turn in range(limits.RETRIES):
             try:
@@ -106,7 +106,7 @@ class BatchRun:
             except Fault as fault:
                 if fault.blame is not Blame.PASSING or turn == limits.RETRIES - 1:
                     raise
-                print(f"handing in a batch: {fault}; trying again", flush=True)
+                print(f"submitting a batch: {fault}; trying again", flush=True)
                 await asyncio.sleep(limits.pause_after(fault.headers, turn))
             known = self.exchange.store.batch_names()
             found = await self._find(mark, asked, len(part), known)
@@ -120,14 +120,16 @@ class BatchRun:
         )
 
     async def _collect_open(self) -> None:
-        """Take what is in the batches that are open, as they end."""
+        """Collect the open batches as they end."""
         for number, name, asked, requests in self.exchange.store.open_batches():
             first = next(iter(requests.values()), None)
             if first and (first["api"], first["provider"]) != (
                 self.exchange.settings.api,
                 self.exchange.settings.provider,
             ):
-                print(f"batch {name} of {first['model']} stays open: handed in to another provider")
+                print(
+                    f"batch {name} of {first['model']} stays open: it belongs to another provider"
+                )
                 continue
             try:
                 await self._collect(number, name, asked, requests)
@@ -138,21 +140,21 @@ class BatchRun:
         """Return the line for a batch that can be neither found nor read."""
         if fault.status in (404, 410) and name:
             return (
-                f"batch {name}: {fault}; it is not known to this address with this key: use those"
-                " it was handed in with, or give it up with `make cancel-batches`"
+                f"batch {name}: {fault}; it is not known to this address with this key: use the"
+                " ones it was submitted with, or give it up with `make cancel-batches`"
             )
         return f"{self.exchange.connection.hint(fault)}; {LATER}"
 
     async def _collect(
         self, number: int, name: str | None, asked: float, requests: dict[str, Request]
     ) -> None:
-        """Wait for one batch, take what is in it, and close it."""
+        """Wait for one batch, store its results, and close it."""
         store, searched = self.exchange.store, name is None
         known = store.batch_names()
         while True:
             if searched:
                 name = await self._find(_mark(requests, asked), asked, len(requests), known)
-            if name is None:  # it never got there
+            if name is None:  # it was never accepted
                 self._close(number, requests)
                 return
             look = await self._ended(name)
@@ -171,7 +173,7 @@ class BatchRun:
             raise UserError(self.exchange.connection.hint(fault))
 
     async def _ended(self, name: str) -> Look:
-        """Wait until a batch has ended; return the last look at it."""
+        """Wait until a batch has ended; return its last status."""
         while True:
             look = await patiently(partial(self.api.look, name), OUTAGE_TURNS, f"batch {name}")
             if look.ended:
@@ -182,7 +184,7 @@ class BatchRun:
     def _take(
         self, name: str, results: Results, requests: dict[str, Request], asked: float
     ) -> Fault | None:
-        """Take the results of a batch; return a fault that concerns the account or the model."""
+        """Record the results of a batch; return a fault that concerns the account or the model."""
         fatal: Fault | None = None
         answered = 0
         for key, request in requests.items():
@@ -201,7 +203,7 @@ class BatchRun:
         return fatal
 
     def _answered(self, key: str, request: Request, result: Result, asked: float) -> bool:
-        """Take an answer and return whether it could be read; one that could not may have been
+        """Record an answer and return whether it could be read; one that could not may have been
         charged all the same.
         """
         try:
@@ -236,7 +238,7 @@ class BatchRun:
         return None
 
     def _failed(self, number: int, name: str, requests: dict[str, Request], whole: Whole) -> None:
-        """Close a batch that failed as a whole; say how its requests can be handed in again."""
+        """Close a batch that failed as a whole; decide how its requests can be submitted again."""
         self._close(number, requests)
         print(f"batch {name} failed as a whole: {whole.reason}", flush=True)
         keys = list(requests)
@@ -262,7 +264,7 @@ class BatchRun:
             )
 
     def _close(self, number: int, requests: dict[str, Request]) -> None:
-        """Give back what was reserved for a batch, and close it."""
+        """Release what was reserved for a batch, and close it."""
         for key in requests:
             self.exchange.account.release(key)
         self.exchange.incoming.flush()
@@ -270,5 +272,5 @@ class BatchRun:
 
 
 def _mark(requests: dict[str, Request], asked: float) -> str:
-    """Return the mark of one handing-in of requests."""
+    """Return the mark of one submission of requests."""
     return sha256_text(canonical([sorted(requests), asked]))[:32]

@@ -1,10 +1,10 @@
-"""The batch APIs of OpenAI (files of requests) and Anthropic (message batches): hand in, look,
-collect, cancel; both at a share of the price.
+"""The batch APIs of OpenAI (files of requests) and Anthropic (message batches): submit,
+poll, collect, cancel; both at a share of the price.
 
-Each request goes by its key as `custom_id` (64 hex characters, the longest that both allow). What
-comes back is read as leniently as it can be: lines end at line feeds alone, in any order; a line
-that is not readable, or that belongs to no request of ours, is passed over; of several lines for
-one request a success counts.
+Each request carries its key as `custom_id` (64 hex characters, the longest that both allow).
+Results are read leniently: lines end at line feeds alone and may come in any order; a line that
+cannot be read, or that belongs to none of our requests, is skipped; if a request has several lines,
+a success wins.
 """
 
 import json
@@ -45,7 +45,7 @@ class Results:
     damaged: bool = False
 
     def add(self, row: dict[str, Any], read: Callable[[dict[str, Any]], Result]) -> None:
-        """Take a line; a success is not replaced, and a fault only by a success."""
+        """Add a line; a success is never replaced, a fault only by a success."""
         key = row.get("custom_id")
         if not isinstance(key, str) or (key in self.by_key and self.by_key[key].text):
             return
@@ -70,7 +70,7 @@ class Whole:
 
 @dataclass(frozen=True)
 class Look:
-    """How far a batch is."""
+    """The state of a batch."""
 
     ended: bool
     progress: str
@@ -81,27 +81,27 @@ class BatchAPI(Protocol):
     """One provider's batch API; every call raises `Fault`."""
 
     async def submit(self, requests: dict[str, Request], mark: str) -> str:
-        """Hand in requests under a mark by which `find` may know them again; return the batch's
+        """Submit requests under a mark by which `find` may recognise them; return the batch's
         id.
         """
         ...
 
     async def find(self, mark: str, since: float, count: int, known: set[str]) -> str | None:
-        """Return the id of a batch that was handed in under a mark since then (Unix seconds) with
+        """Return the id of a batch that was submitted under a mark since then (Unix seconds) with
         that many requests, or None; `known` are ids of others.
         """
         ...
 
     async def look(self, name: str) -> Look:
-        """Return how far a batch is."""
+        """Return the state of a batch."""
         ...
 
     async def collect(self, name: str) -> Results:
-        """Return what there is of an ended batch; what expired or was cancelled may be missing."""
+        """Return the results of an ended batch; expired or cancelled requests may be missing."""
         ...
 
     async def cancel(self, name: str) -> None:
-        """Ask that a batch be ended; what was answered until then is charged and can be
+        """Ask for a batch to be cancelled; what was answered before is charged and can be
         collected.
         """
         ...
@@ -246,7 +246,7 @@ async def _read_file(
         if damaged and turn < DOWNLOADS - 1:
             continue
         if damaged and not rows:  # a page of HTML in place of the results
-            raise Fault("the results of the batch are no lines of JSON")
+            raise Fault("the results of the batch are not lines of JSON")
         results.damaged |= damaged
         for row in rows:
             results.add(row, read)
@@ -340,7 +340,7 @@ def _number(value: object) -> float:
 
 
 def _unix(value: object) -> float:
-    """Return an RFC 3339 time in Unix seconds; what is none is now at the latest."""
+    """Return an RFC 3339 time in Unix seconds; anything else is later than every time."""
     try:
         return datetime.fromisoformat(str(value)).timestamp()
     except ValueError:

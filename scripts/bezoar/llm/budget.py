@@ -1,8 +1,9 @@
 """What a request costs at most, what an answer did cost, and a budget that concurrent jobs share.
 
-Prices are of config/prices.yaml, in USD for a million tokens. A request's upper bound takes one
-token a UTF-8 byte of its text, which no byte-level tokenizer exceeds, a fixed overhead a message,
-and `max_tokens` out; so a budget is never exceeded, and the last few cents may stay unspent.
+Prices come from config/prices.yaml, in USD per million tokens. The upper bound of a request counts
+one token per UTF-8 byte of its text, which no byte-level tokenizer exceeds, a fixed overhead per
+message, and `max_tokens` of output; so a budget is never exceeded, and the last few cents may stay
+unspent.
 """
 
 import asyncio
@@ -27,14 +28,14 @@ SCHEMA = (
 
 @dataclass(frozen=True)
 class Price:
-    """USD for a million tokens, and the share of it that a batch API asks."""
+    """USD per million tokens, and the share of it that a batch API charges."""
 
     input: float
     output: float
     batch_share: float = 1.0
 
     def of(self, tokens_in: float, tokens_out: float, via: str = "online") -> float:
-        """Return USD for so many tokens."""
+        """Return the price of that many tokens in USD."""
         return (
             (tokens_in * self.input + tokens_out * self.output)
             / 1e6
@@ -73,8 +74,8 @@ class Bound:
 def cost(
     price: Price | None, bound: Bound, usage: dict[str, int], via: str = "online"
 ) -> float | None:
-    """Return the USD of an answer; what its usage does not state is charged at its bound, and None
-    is unknown.
+    """Return the price of an answer in USD, or None if it is unknown; what its usage does not state
+    is charged at its bound.
     """
     tokens_out = usage.get("output", bound.tokens_out)
     if price is None or tokens_out is None:
@@ -131,8 +132,8 @@ class Ledger:
     jobs.
 
     It has a rollback journal, not a write-ahead log, because jobs on several machines may share it.
-    A reservation whose call was never heard of again (a kill, a lost answer) stays at its upper
-    bound: it may have been charged.
+    A reservation whose call never came back (a kill, a lost answer) stays at its upper bound: it
+    may have been charged.
     """
 
     def __init__(self, path: Path, budget: float | None) -> None:
@@ -148,9 +149,7 @@ class Ledger:
             ) from None
 
     def reserve(self, store: str, costs: dict[str, float]) -> set[str]:
-        """Take the costs of as many keys, in order, as the budget has room for; return those
-        keys.
-        """
+        """Take the costs of as many keys, in order, as fit into the budget; return those keys."""
         taken: set[str] = set()
         with self._transaction():
             total = self.connection.execute("SELECT total(usd) FROM spent").fetchone()[0]
@@ -163,7 +162,7 @@ class Ledger:
         return taken
 
     def settle(self, store: str, costs: dict[str, float]) -> None:
-        """Replace reservations by what was really charged; 0 gives everything back."""
+        """Replace reservations by what was really charged; 0 releases a reservation."""
         with self._transaction():
             for key, usd in costs.items():
                 query = (
@@ -177,7 +176,7 @@ class Ledger:
                     )
 
     def unsettled(self, store: str) -> dict[str, float]:
-        """Return key -> USD of a store's reservations for which no call was ever settled."""
+        """Return key -> USD of a store's reservations whose calls were never settled."""
         query = (
             "SELECT key, usd FROM spent WHERE store = ?1 AND NOT settled AND key NOT IN (SELECT key"
             " FROM spent WHERE store = ?1 AND settled)"
@@ -198,8 +197,8 @@ class Ledger:
 
 
 class Account:
-    """What the calls under way reserve in a ledger that other jobs share, and what they were
-    charged; without a ledger every call fits.
+    """Reserves calls in a ledger that other jobs share, and settles what they were charged; without
+    a ledger every call fits.
 
     A reservation ends in one of three ways: `charge`, `release` (refused for certain, so not
     charged) or `abandon` (it may have been charged, so it stays at its bound).
@@ -213,8 +212,8 @@ class Account:
         self._settled = asyncio.Event()
 
     async def reserve(self, key: str, usd: float) -> bool:
-        """Reserve the most that a call can cost; wait for calls under way to give back what they
-        did not need. False: over budget.
+        """Reserve the most that a call can cost; wait for pending calls to release what they did
+        not need. False means over budget.
         """
         if self.ledger is None:
             return True
@@ -232,7 +231,7 @@ class Account:
             await self._settled.wait()
 
     def reserve_many(self, costs: dict[str, float]) -> set[str]:
-        """Reserve as many calls, in order, as the budget has room for; return their keys."""
+        """Reserve as many calls, in order, as fit into the budget; return their keys."""
         return self.ledger.reserve(self.store, costs) if self.ledger else set(costs)
 
     def charge(self, key: str, usd: float | None) -> None:
@@ -244,11 +243,11 @@ class Account:
         self._costs[key] = 0.0
 
     def abandon(self, key: str) -> None:
-        """Leave a reservation as it is: nobody knows whether it was charged."""
+        """Leave a reservation as it is: whether the call was charged is unknown."""
         self._held.discard(key)
 
     def settle(self) -> None:
-        """Write down what was charged and released since the last time."""
+        """Record what was charged and released since the last call of this method."""
         if self.ledger and self._costs:
             self.ledger.settle(self.store, self._costs)
         self._held -= self._costs.keys()
@@ -270,7 +269,7 @@ class Account:
 
 
 class _Immediate:
-    """A write transaction that takes its lock at once, so that what it reads is still so when it
+    """A write transaction that takes its lock at once, so that what it reads still holds when it
     writes.
     """
 

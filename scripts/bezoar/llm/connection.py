@@ -23,7 +23,7 @@ NO_KEY = "simulator-needs-no-key"
 
 
 class SimulatorProcess:
-    """The rehearsal's simulator as a child that ends with this process."""
+    """The rehearsal's simulator as a child process that ends with this one."""
 
     def __init__(self, facts: Path | None) -> None:
         self.facts = facts
@@ -50,7 +50,7 @@ class SimulatorProcess:
         return self._address
 
     def close(self) -> None:
-        """End it, if it was started."""
+        """Stop it, if it was started."""
         if self._child is None:
             return
         if self._child.stdin is not None:
@@ -89,7 +89,7 @@ class Connection:
         return self._openai(key, f"{address}/v1" if simulated else address, simulated)
 
     def transport(self, sdk_client: "AsyncOpenAI | AsyncAnthropic") -> Transport:
-        """Return what sends through a client that was made here."""
+        """Return the transport of a client that was made here."""
         messages = self.settings.provider == "anthropic" or self.settings.api == "messages"
         return Transport(sdk_client, "/v1" if messages else "", self._secrets)
 
@@ -100,7 +100,7 @@ class Connection:
         settings = self.settings
         key, place = settings.api_key_env, settings.base_url_env or "the provider's own address"
         if unheard:
-            advice = f"nobody answers, check the address in {place}"
+            advice = f"nothing answers there, check the address in {place}"
         elif fault.blame is Blame.ADDRESS:
             advice = f"check `model` and the address in {place}"
         elif fault.blame is Blame.ACCOUNT and fault.status in (401, 403):
@@ -108,17 +108,17 @@ class Connection:
         elif fault.blame is Blame.ACCOUNT:
             advice = f"the account of {key} has no credit left; add some and run again"
         elif fault.blame is Blame.PASSING:
-            advice = "run again later, answers are kept"
+            advice = "run again later; answers are kept"
         else:
             setting = fault.parameter or "the model's settings"
             advice = (
-                f"no request with these settings was taken: change {setting}, or look at the"
-                f" account of {key}; what was refused is not stored, the next run asks again"
+                f"no request with these settings was accepted: change {setting}, or look at the"
+                f" account of {key}; refused requests are not stored, and the next run asks again"
             )
         return f"model {settings.model}: {fault}; {advice}"
 
     def close(self) -> None:
-        """End the simulator, if one was started."""
+        """Stop the simulator, if it was started."""
         self.simulator.close()
 
     def _openai(self, key: str, address: str | None, simulated: bool) -> "AsyncOpenAI":
@@ -131,7 +131,7 @@ class Connection:
             timeout=self.settings.timeout_s,
             max_retries=0,
             default_query={"api-version": version} if version else None,
-            # a proxy of the environment cannot reach our own child
+            # a proxy from the environment cannot reach our own child process
             http_client=openai.DefaultAsyncHttpxClient(trust_env=False) if simulated else None,
         )
 

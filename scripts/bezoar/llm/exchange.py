@@ -1,5 +1,5 @@
-"""What the ways of sending share: the requests that one `ask` needs, the answers that come in until
-they are stored, and what is known of the server.
+"""What both ways of sending share: the requests of one `ask`, the answers that have come in but are
+not stored yet, and what is known of the server.
 """
 
 import asyncio
@@ -18,8 +18,8 @@ from bezoar.llm.limits import Limiter
 from bezoar.llm.settings import ModelSpec, Request
 from bezoar.llm.transport import Transport
 
-TICK_S = 0.5  # how often answers are stored: what a kill can lose
-REPORT_S = 5  # how often it is printed how far the sending is
+TICK_S = 0.5  # between two writes of answers: what a kill can lose
+REPORT_S = 5  # between two lines of progress
 
 
 @dataclass
@@ -50,12 +50,12 @@ class Incoming:
         self._entries: list[Entry] = []
 
     def end(self, key: str, answer: dict[str, Any]) -> None:
-        """Take an answer that is not for good: a later run asks again."""
+        """Record an answer that is not final: a later run asks again."""
         if key in self.missing:
             self.answers[key] = answer
 
     def keep(self, entry: Entry) -> None:
-        """Take an answer that is for good; it is stored at the next flush."""
+        """Record a final answer; it is stored at the next flush."""
         self._entries.append(entry)
         self.end(entry.key, entry.answer)
 
@@ -66,7 +66,7 @@ class Incoming:
         self.account.settle()
 
     async def flush_until_done(self) -> None:
-        """Flush every `TICK_S` until `done` is set, and print how far it is."""
+        """Flush every `TICK_S` until `done` is set, and print the progress."""
         printed = time.monotonic()
         while not self.done.is_set():
             with contextlib.suppress(TimeoutError):
@@ -81,7 +81,7 @@ class Incoming:
 
 @dataclass
 class Exchange:
-    """One `ask` with a server: what is sent with, and where it goes."""
+    """One `ask` of a server: what it sends with, and where the answers go."""
 
     settings: ModelSpec
     connection: Connection

@@ -1,5 +1,5 @@
-"""What can go wrong with a call, and whom it concerns: nobody (it may pass), the row, the settings,
-the model's name or address, or the account.
+"""What can go wrong with a call, and whom it concerns: nobody (it is transient), the row, the
+settings, the model's name or address, or the account.
 
 A status alone does not say whom a refusal such as 400 concerns: a prompt beyond the context, a
 parameter that the model does not take, and an account without credit all get one. So a refused
@@ -18,7 +18,7 @@ from typing import Any
 from bezoar.llm.answer_store import Entry
 
 LONGEST = 200  # characters of a message that are kept
-MOST_UNPROVEN = 16  # refusals in a row before it is asked whether the server takes anything at all
+MOST_UNPROVEN = 16  # refusals in a row before we test whether the server accepts anything at all
 PASSING = (408, 409, 425, 429)  # and every status from 500 on
 ADDRESS = (301, 302, 303, 307, 308, 404, 405, 410, 421)
 ACCOUNT = (401, 402, 403)
@@ -57,7 +57,7 @@ PARAMETERS = {
 class Blame(enum.Enum):
     """Whom a fault concerns."""
 
-    PASSING = "nobody: it may pass"
+    PASSING = "nobody: it is transient"
     ROW = "this row alone"
     REQUEST = "this request, or all with these settings, or the account"
     ADDRESS = "the model's name or address"
@@ -74,15 +74,15 @@ def whole_characters(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """Return a text in one line of at most `LONGEST` characters; of a page of HTML its title."""
+    """Return a text in one line of at most `LONGEST` characters; for an HTML page, its title."""
     title = re.search(r"<title[^>]*>(.*?)</title>", text, re.IGNORECASE | re.DOTALL)
     line = " ".join((title[1] if title else text).split())
     return "".join(c if c.isprintable() else " " for c in whole_characters(line))[:LONGEST]
 
 
 class Fault(Exception):
-    """A call that gave no answer. `status` is None if none came; `sent` says whether the server may
-    have seen the request, and so charged it.
+    """A call that brought no answer. `status` is None if none came; `sent` says whether the server
+    may have seen the request, and so charged it.
     """
 
     def __init__(
@@ -150,7 +150,7 @@ def codes_of(details: object) -> frozenset[str]:
 
 
 def _parameter(details: object, message: str) -> str:
-    """Return the setting that an error speaks of, or nothing."""
+    """Return the setting that an error names, or an empty string."""
     named = details.get("param") if isinstance(details, Mapping) else None
     if isinstance(named, str) and named in PARAMETERS:
         return PARAMETERS[named]
@@ -185,7 +185,7 @@ class Refusals:
     held: list[Refused] = field(default_factory=list)
 
     def taken(self, sent_at: float) -> list[Refused]:
-        """Note that a request was taken; return the refusals that are thereby the rows' own."""
+        """Note that a request was taken; return the refusals that this attributes to their rows."""
         self.taken_at = max(self.taken_at, sent_at)
         if not self.held:
             return []
@@ -194,11 +194,11 @@ class Refusals:
         return proven
 
     def hold(self, entry: Entry, fault: Fault, at: float) -> None:
-        """Keep a refusal until `taken` proves it, or nothing does."""
+        """Hold a refusal back until `taken` or `give_up` decides it."""
         self.held.append(Refused(entry, fault, at))
 
     def give_up(self) -> Fault | None:
-        """Forget what was never proven; return one of the faults, or None if nothing was held."""
+        """Drop the refusals that are still held back; return one of their faults, or None."""
         held, self.held = self.held, []
         return held[0].fault if held else None
 

@@ -1,4 +1,4 @@
-"""The one protocol that everything which answers prompts has, and an answer."""
+"""The protocol of everything that answers prompts, and what it returns."""
 
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -25,12 +25,12 @@ class Answer:
 
     @property
     def usable(self) -> bool:
-        """Whether there is a text to go on with, be it cut at `max_tokens`."""
+        """Whether there is a text to work with, even one cut at `max_tokens`."""
         return self.state in ("answered", "truncated") and bool(self.text)
 
     @property
     def cut_off(self) -> bool:
-        """Whether all tokens went before there was any text, as in reasoning."""
+        """Whether the tokens ran out before there was any text, as in reasoning."""
         return self.state == "truncated" and not self.text
 
 
@@ -60,7 +60,7 @@ class LanguageModel(Protocol):
         ...
 
     def open(self) -> None:
-        """Make ready to answer."""
+        """Get ready to answer."""
         ...
 
     def close(self) -> None:

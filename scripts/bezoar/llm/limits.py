@@ -1,10 +1,10 @@
 """Rate limits as a server states them in its response headers: capacity is reserved before a call
-and given back after it.
+and released after it.
 
 OpenAI's form: x-ratelimit-remaining-requests, x-ratelimit-reset-tokens, … with resets as durations
 ("1s", "6m0s", "12ms"). Anthropic's form: anthropic-ratelimit-requests-remaining,
 anthropic-ratelimit-tokens-reset, … with resets as RFC 3339 times. A server that states none is
-asked as fast as the stage's concurrency allows.
+called as fast as the stage's concurrency allows.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from email.utils import parsedate_to_datetime
 
 KINDS = ("requests", "tokens")
 UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
-LONGEST_S = 300  # a server that asks for more is asked again after this
+LONGEST_S = 300  # a server that asks for more is called again after this
 RETRIES = 6  # calls in all
 FIRST_PAUSE_S = 0.25  # doubled at each retry: 7.75 s over all six calls
 LONGEST_PAUSE_S = 30
@@ -51,7 +51,7 @@ def _time_of(text: str) -> datetime | None:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return how long a refused client shall wait, at most `LONGEST_S`, or None if the server does
+    """Return how long a refused client should wait, at most `LONGEST_S`, or None if the server does
     not say. A date is compared with the server's own clock, which may differ from ours.
     """
     clock = _time_of(headers.get("date", ""))
@@ -64,14 +64,14 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 def pause_after(headers: Mapping[str, str], turn: int) -> float:
     """Return the seconds to wait after the failed call `turn` (from 0): what the server asks for,
-    else twice as long each time; random jitter keeps clients apart and never affects a result.
+    otherwise twice as long each time; random jitter keeps clients apart and never affects a result.
     """
     pause = retry_after(headers) or min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2**turn)
     return pause * (1 + 0.1 * random.random())
 
 
 class Limiter:
-    """What one model's server will still take, for the calls of one process."""
+    """What one model's server will still accept, for the calls of one process."""
 
     def __init__(self) -> None:
         self.left: dict[str, float] = {}
@@ -88,7 +88,7 @@ class Limiter:
                 self.left[kind] -= amount
 
     def give_back(self, tokens: float, used: float, headers: Mapping[str, str] | None) -> None:
-        """End a call that reserved `tokens` and really took `used`; take over what the server says
+        """End a call that reserved `tokens` and really took `used`; adopt what the server says
         is left.
         """
         for kind, amount in zip(KINDS, (1, tokens), strict=True):

@@ -1,4 +1,4 @@
-"""Requests sent one by one, some of them at once; faults that may pass are retried."""
+"""Requests sent one by one, several at a time; transient errors are retried."""
 
 import asyncio
 import contextlib
@@ -29,8 +29,8 @@ class OnlineSender:
         self._first_ended = asyncio.Event()  # a call, in a way that does not end the stage
 
     async def send_all(self) -> None:
-        """Bring every request that is left to its end. The first that a server ever gets goes
-        alone, so that a wrong key costs one request; the others wait no longer than
+        """Bring every remaining request to its final state. The first one that a server gets is
+        sent alone, so that a wrong key costs one request; the others wait at most
         `FIRST_ALONE_S`.
         """
         if self.exchange.server.example:
@@ -51,9 +51,9 @@ class OnlineSender:
         await self.prove()
 
     async def prove(self) -> None:
-        """Find out whom the refusals that are held back concern: send once more what the server has
-        taken before. If it is taken again, they are the rows' own; if not, or if nothing was ever
-        taken, they concern the settings or the account, and none is stored.
+        """Find out whom the held-back refusals concern: send a request again that the server has
+        accepted before. If it is accepted again, the refusals are the rows' own; if not, or if
+        nothing was ever accepted, they concern the settings or the account, and none is stored.
         """
         async with self._proving:
             held = list(self.exchange.server.refusals.held)
@@ -79,7 +79,7 @@ class OnlineSender:
                 self.exchange.taken(example, sent_at)
 
     async def _send(self, key: str, request: Request) -> None:
-        """Bring one request to its end."""
+        """Bring one request to its final state."""
         exchange, bound = self.exchange, Bound.of(request, self.exchange.price)
         reserved, fault = False, Fault("never sent")
         for turn in range(limits.RETRIES):
@@ -147,7 +147,7 @@ class OnlineSender:
     async def _refused(
         self, fault: Fault, key: str, request: Request, began: float, sent_at: float
     ) -> None:
-        """End a request that the server will not take as it is, or the stage with it."""
+        """End a request that the server refuses as it is, or the whole stage."""
         if fault.blame in (Blame.ACCOUNT, Blame.ADDRESS):
             raise UserError(self.exchange.connection.hint(fault))
         now = time.monotonic()
@@ -179,7 +179,7 @@ class OnlineSender:
         refusals.give_up()
 
     def _refused_as_a_whole(self) -> UserError:
-        """Return the line for refusals that concern the settings or the account."""
+        """Return the message for refusals that concern the settings or the account."""
         fault = self.exchange.server.refusals.give_up()
         assert fault is not None
         return UserError(self.exchange.connection.hint(fault))

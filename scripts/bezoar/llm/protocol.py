@@ -2,8 +2,8 @@
 of answer.
 
 How an answer ended decides its state. Only known good ends are `answered`. An end that the server
-itself calls an error, and one that it does not name, are faults that may pass: the request is sent
-again. Any other end, such as a call of a tool, is `unparsable`: not what was asked for.
+itself calls an error, and one that it does not name, are transient: the request is sent again. Any
+other end, such as a tool call, is `unparsable`: not what was asked for.
 """
 
 import json
@@ -104,7 +104,7 @@ def read(body: object, api: str) -> dict[str, Any]:
     """Return the answer in a response's JSON: state, text, usage, model and finish reason, and the
     reasoning before it, if there was any.
 
-    Raises `Fault` for an error in place of an answer and for one that was broken off, and
+    Raises `Fault` for an error in place of an answer and for an answer that broke off, and
     `Unreadable` if the response is not of the protocol. Half a surrogate pair becomes U+FFFD. Usage
     that is missing or no whole number is left out: unknown.
     """

@@ -8,7 +8,7 @@ CLOSED = re.compile(rf"</({TAGS})>", re.IGNORECASE)
 
 
 def split_reasoning(text: str) -> tuple[str, str, bool]:
-    """Return (reasoning, answer, whether the reasoning was ended).
+    """Return (reasoning, answer, whether the reasoning was closed).
 
     Leading blocks such as <think>…</think> are reasoning; nothing is left of a text whose block was
     not closed. So is what precedes a closing tag without an opening one: some chat templates put

@@ -1,5 +1,5 @@
-"""One stage's requests in several processes: each asks its share into a store of its own, and a run
-without a shard puts them together.
+"""One stage's requests in several processes: each stores the answers to its share in a store of its
+own, and a run without a shard combines them.
 
     generate_orca.py --shard 1/3 …        (and 2/3, 3/3, in any order, each as often as it says that
       it waits)
@@ -7,8 +7,8 @@ without a shard puts them together.
       bytes as if there had been none
 
 A request belongs to the shard that its sha256 falls to, so that neither order nor number of shards
-changes what is asked. A request that follows from another's answer (a response, the next epoch) can
-be asked once that answer is there, whichever shard it is from.
+changes what is asked. A request that depends on another's answer (a response, the next epoch) can
+be sent once that answer is there, whichever shard it came from.
 """
 
 import re
@@ -23,7 +23,7 @@ from bezoar.llm.stored_model import StoredModel, checked, keys_of
 
 
 class Waiting(Exception):
-    """This shard has asked all it can; the rest follows from answers of other shards."""
+    """This shard has asked all it can; the rest depends on answers of other shards."""
 
 
 def shard_of_text(text: str) -> tuple[int, int]:
@@ -118,7 +118,7 @@ class ShardedModel:
         if len(answers) < len(prompts):
             raise Waiting(
                 f"shard {self.number}/{self.of} waits for {len(prompts) - len(answers)} answers of"
-                " other shards; run them, then it again"
+                " other shards; run those, then this one again"
             )
         return [answers[i] for i in range(len(prompts))]
 

@@ -64,7 +64,7 @@ class StoredModel:
         return self._store
 
     def open(self) -> None:
-        """Open store and ledger; settle what a killed run had stored, but not yet accounted for."""
+        """Open store and ledger; settle what a killed run had stored but not accounted for."""
         self.price = price_of(self.settings.model)
         budget = budget_of_environment()
         sends = self.mode != "replay"
@@ -178,7 +178,7 @@ class StoredModel:
                     except Fault as fault:
                         if fault.status in (404, 410):
                             self.store.batch_collected(number)
-                        elif fault.status not in (400, 409):  # it has ended by itself
+                        elif fault.status not in (400, 409):  # it has ended already
                             raise UserError(self.connection.hint(fault)) from None
 
         if open_batches:
@@ -186,7 +186,7 @@ class StoredModel:
         return [name for _, name in open_batches]
 
     def _stop_at_budget(self, names: list[str], answers: list[Answer]) -> None:
-        """Raise `UserError` if the budget did not suffice for all rows."""
+        """Raise `UserError` if the budget was too small for all rows."""
         late = [n for n, a in zip(names, answers, strict=True) if a.state == "over_budget"]
         if late and self.ledger:
             raise UserError(
@@ -197,7 +197,7 @@ class StoredModel:
 
 
 def keys_of(requests: list[Request], names: list[str]) -> list[str]:
-    """Return the keys of requests; a text that is no text is a `UserError` that names its row."""
+    """Return the keys of requests; raise `UserError` naming a row that cannot be encoded."""
     keys = []
     for request, name in zip(requests, names, strict=True):
         try:
@@ -210,8 +210,8 @@ def keys_of(requests: list[Request], names: list[str]) -> list[str]:
 
 
 def checked(stored: dict[str, Any], settings: ModelSpec) -> Answer:
-    """Return a stored answer; one that came under another model's id is a provider error as long as
-    the settings do not name that id.
+    """Return a stored answer; one that came under another model's id is a provider error unless the
+    settings name that id.
     """
     answer = Answer(**stored)
     expected = settings.reported_as or settings.model

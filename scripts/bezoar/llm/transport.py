@@ -1,5 +1,5 @@
-"""How bytes go to a provider and come back: through its official SDK, without the SDK's retries and
-without its reading of the response. Whatever goes wrong is a `Fault`.
+"""Send bytes to a provider and receive them through its official SDK, without the SDK's retries and
+parsing. Whatever goes wrong is a `Fault`.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ class Response:
         return text
 
     def json(self) -> dict[str, Any]:
-        """The response as a JSON object; raises `Fault` if it is none."""
+        """The response as a JSON object; raises `Fault` if it is not one."""
         try:
             value = json.loads(self.text)
         except (ValueError, RecursionError) as error:
@@ -48,9 +48,9 @@ class Response:
 
 
 def decoded(content: bytes, content_type: str = "") -> str:
-    """Return bytes as text: UTF-8, as JSON is whatever a header says; else in the character set
-    that the header names; else UTF-8 with U+FFFD for what is no character, since a server may cut
-    an answer in the middle of one.
+    """Return bytes as text: UTF-8, as JSON is whatever a header says; otherwise in the character
+    set that the header names; otherwise UTF-8 with U+FFFD for what is not a character, since a
+    server may cut an answer in the middle of one.
     """
     try:
         return content.decode()
@@ -113,8 +113,8 @@ class Transport:
         return f"{self._root}{path.removeprefix('/v1')}"
 
     def _fault(self, error: Exception) -> Fault:
-        """Return an SDK's exception as a fault, without secrets; one that is none of a call is
-        raised again.
+        """Return an SDK's exception as a fault, without secrets; one that does not come from
+        a call is raised again.
         """
         import anthropic
         import httpx2
@@ -148,7 +148,7 @@ class Transport:
 async def patiently(
     call: Callable[[], Awaitable[T]], turns: int | None = None, what: str = ""
 ) -> T:
-    """Return what a call returns; faults that may pass are waited out, up to `turns` calls."""
+    """Return what a call returns; transient errors are retried, up to `turns` calls."""
     turns = turns or limits.RETRIES
     for turn in range(turns):
         try:

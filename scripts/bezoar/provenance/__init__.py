@@ -1,1 +1,1 @@
-"""What a result rests on: receipts, staleness, digests of code, audit, crate."""
+"""The provenance of a result: receipts, staleness, digests of code, audit, crate."""

@@ -1,5 +1,5 @@
 """What an audit checks without running anything: hashes, the chain of receipts, and what a reader
-should know before believing.
+should know before trusting it.
 """
 
 from collections import Counter
@@ -38,7 +38,7 @@ def paths_of(section: dict[str, dict[str, str]]) -> set[str]:
 
 
 def read_receipts(results: Path) -> tuple[Receipts, list[str]]:
-    """Return stage name -> receipt, and a line for each that is no receipt."""
+    """Return stage name -> receipt, and a line for each file that is not a receipt."""
     receipts, wrong = {}, []
     for path in sorted((results / "receipts").glob("*.json")):
         try:
@@ -55,7 +55,7 @@ def read_receipts(results: Path) -> tuple[Receipts, list[str]]:
 
 
 def finished(results: Path) -> Receipts:
-    """Return stage name -> receipt; raise `UserError` if there is none or one is no receipt."""
+    """Return stage name -> receipt; raise `UserError` if there is none or one is invalid."""
     receipts, wrong = read_receipts(results)
     if wrong or not receipts:
         raise UserError(
@@ -65,8 +65,8 @@ def finished(results: Path) -> Receipts:
 
 
 def first_difference(old: Path, new: Path, scratch: str = "") -> str | None:
-    """Return the row where two files part, None if they are the same. A file that names its
-    neighbours names them below `scratch` when new.
+    """Return the row where two files first differ, None if they are the same. A new file that names
+    its neighbours names them below `scratch`.
     """
     if not old.is_file() or not new.is_file():
         return f"{'the published' if not old.is_file() else 'the new'} file is not there"
@@ -87,7 +87,7 @@ def first_difference(old: Path, new: Path, scratch: str = "") -> str | None:
 
 def hashes(receipts: Receipts) -> list[str]:
     """Hash every input and output of every stage again, without a cache; return a line for each
-    that is not as recorded, with its first row.
+    that differs from its record, with the first row that does.
     """
     wrong, seen = [], Hashes()
     now: dict[str, str | None] = {}
@@ -177,8 +177,8 @@ def chain(receipts: Receipts, results: Path) -> list[str]:
 
 
 def chain_digest(receipts: Receipts) -> str:
-    """Return one sha256 over what all receipts say about bytes: quote it, and no later edit of
-    files and receipts together can pass.
+    """Return one sha256 over what all receipts say about bytes: once it is quoted, no later
+    edit of files and receipts together can pass.
     """
     digests = {
         stage: [held["recipe"], held["code"], files_in(held["inputs"]), files_in(held["outputs"])]
@@ -188,8 +188,8 @@ def chain_digest(receipts: Receipts) -> str:
 
 
 def reservations(receipts: Receipts, results: Path) -> list[str]:
-    """Return what is no forgery but should be known: unpinned, dirty, undeclared, other code, not
-    to be made again.
+    """Return what is not forged but should be known: unpinned, dirty, undeclared, other code, not
+    reproducible.
     """
     found = (
         []

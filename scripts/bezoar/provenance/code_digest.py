@@ -23,8 +23,8 @@ def tokens(node: ast.AST) -> Iterator[str]:
 
     The text is the same from Python 3.11 on. `ast.dump` writes empty fields in some versions and
     leaves them out in others, so they are left out here; versions also cut the literal parts of an
-    f-string differently, so neighbours are joined. A statement that is only a text does nothing
-    wherever it is, and counts as a docstring.
+    f-string differently, so neighbours are joined. A statement that is only a string does
+    nothing wherever it is, and counts as a docstring.
     """
     yield type(node).__name__
     for name, value in ast.iter_fields(node):
@@ -81,8 +81,8 @@ def _names(source: bytes) -> set[str]:
 
 @cache
 def _known() -> dict[str, Source]:
-    """Return what `save` kept, by the sha256 of a source: parsing all sources takes longer than
-    hashing them.
+    """Return what `save` kept, by the sha256 of a source, because parsing all sources takes longer
+    than hashing them.
     """
     try:
         kept = json.loads(CACHE.read_text(encoding="utf-8"))
@@ -93,12 +93,12 @@ def _known() -> dict[str, Source]:
 
 @cache
 def _reader() -> bytes:
-    """Return this module's own bytes: what another version of it has kept is not used."""
+    """Return this module's own bytes, so that what another version of it kept is not used."""
     return Path(__file__).read_bytes()
 
 
 def save() -> None:
-    """Keep what the sources say for the next run, if the place can be written."""
+    """Keep the parsed sources for the next run, if the file can be written."""
     try:
         CACHE.parent.mkdir(exist_ok=True)
         fresh = CACHE.with_suffix(f".{os.getpid()}")
@@ -153,7 +153,7 @@ def executed(program: Path) -> list[Path]:
 
 def digest(program: Path) -> str:
     """Return the sha256 over the names and syntax trees of what `program` executes. A comment, a
-    docstring, the layout of a line and a date are no part of it.
+    docstring, the layout of a line and a date are not part of it.
     """
     root, total = _root(program), hashlib.sha256()
     for path, (_, tree) in _sources(program).items():

@@ -27,8 +27,7 @@ Entity = dict[str, Any]
 
 NAME = "ro-crate-metadata.json"
 RUN = "https://w3id.org/ro/terms/workflow-run#"
-# The profile's own terms stand here and not behind a second address, so that the crate says the
-# same to a reader without a network.
+# The profile's own terms are spelled out here, so that the crate can be read without a network.
 TERMS = "environment resourceUsage sha256".split()
 PROFILES = {
     "https://w3id.org/ro/wfrun/process/0.5": "Process Run Crate",
@@ -66,7 +65,7 @@ def at(path: str) -> str:
 
 
 def refs(names: Any) -> Any:
-    """Return references to ids, sorted; one alone stands without a list, as RO-Crate asks."""
+    """Return references to ids, sorted; a single one without a list, as RO-Crate asks."""
     found = [{"@id": name} for name in sorted(set(names))]
     return found[0] if len(found) == 1 else found
 
@@ -124,9 +123,7 @@ class Crate:
     def parameter(
         self, owner: str, kind: str, name: str, examples: list[str], additional: str = "File"
     ) -> str:
-        """Add a formal parameter of a program or of the workflow, and what it stood for in this
-        run.
-        """
+        """Add a formal parameter of a program or of the workflow, and its value in this run."""
         identifier = self.add(
             f"#{kind}/{owner}/{name}", "FormalParameter", name=name, additionalType=additional
         )

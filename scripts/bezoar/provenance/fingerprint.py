@@ -1,6 +1,6 @@
 """What a receipt records of files, command line and environment, and whether they are as recorded.
 
-Only the standard library is imported: every program asks before its own imports count.
+Only the standard library is imported, because every program asks this before its heavy imports.
 """
 
 import hashlib
@@ -16,8 +16,8 @@ from typing import Any
 
 LOCKS = Path(__file__).parents[3] / "envs"
 AGAIN = "BEZOAR_AGAIN"  # set: a program runs even if nothing has changed
-# Variables that move floating-point results without a trace in any file, and the digest of the
-# image the programs run in.
+# Variables that change floating-point results without a trace in any file, and the digest of the
+# image that the programs run in.
 VARIABLES = [
     "BEZOAR_IMAGE",
     "NVIDIA_TF32_OVERRIDE",
@@ -27,8 +27,8 @@ VARIABLES = [
     "MKL_ENABLE_INSTRUCTIONS",
     "MKL_CBWR",
 ]
-RUNTIME = ["--concurrency"]  # options that say how, never what
-BLOCKS = 5000  # row digests a file: for each row up to so many, else for blocks of rows
+RUNTIME = ["--concurrency"]  # options about how a stage runs, not about what it computes
+BLOCKS = 5000  # row digests per file: for each row, or in a longer file for blocks of rows
 # a younger file may change again within one tick of the file system's clock, so its hash is not
 # kept
 SETTLED_S = 0.1
@@ -68,7 +68,7 @@ class Hashes:
         return digest
 
     def save(self) -> None:
-        """Write what was learnt, if the place can be written."""
+        """Write the cache, if the file can be written."""
         if not (self.file and self.changed):
             return
         try:
@@ -121,8 +121,8 @@ def row_digests(path: Path | str) -> str:
 
 
 def arguments(command: list[str]) -> list[str]:
-    """Return a command line without program, recipe, code (which are judged by themselves) and
-    options of the run.
+    """Return a command line without program, recipe and code (which are compared on their own) and
+    without options of the run.
     """
     kept: list[str] = []
     rest = iter(command[1:])
@@ -135,9 +135,7 @@ def arguments(command: list[str]) -> list[str]:
 
 
 def nothing_to_do(command: list[str]) -> bool:
-    """Whether this very command line has already turned these very inputs into the outputs that lie
-    there.
-    """
+    """Whether this same command has already made the present outputs from the same inputs."""
     if os.environ.get(AGAIN) or "--receipt" not in command[:-1]:
         return False
     try:

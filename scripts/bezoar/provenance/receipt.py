@@ -16,27 +16,12 @@ from typing import Any
 
 from bezoar.errors import UserError
 from bezoar.files import sha256_file, write_json
+from bezoar.model_files import COMPANIONS
 from bezoar.provenance.fingerprint import environment, files_in, recorded_command, row_digests
 from bezoar.recipe import add_recipe_argument
 
 Files = dict[str, "Path | list[Path]"]
 
-# Whoever loads a directory by its weights reads these as well.
-COMPANIONS = {
-    "model.safetensors": [
-        "config.json",
-        "generation_config.json",
-        "tokenizer.model",
-        "tokenizer.json",
-        "vocab.json",
-        "merges.txt",
-        "tokenizer_config.json",
-        "special_tokens_map.json",
-        "added_tokens.json",
-        "chat_template.jinja",
-    ],
-    "adapter_model.safetensors": ["adapter_config.json", "lineage.json"],
-}
 LIBRARIES = [
     "snakemake",
     "torch",
@@ -65,8 +50,8 @@ def stage_parser(description: str | None, recipe: type) -> argparse.ArgumentPars
 
 
 def digests(files: Files) -> dict[str, dict[str, str]]:
-    """Return {name: {path: sha256}}, with weights the files without which they are no model; raise
-    `UserError` naming a file that is not there.
+    """Return {name: {path: sha256}}, for weights with the files that complete the model; raise
+    `UserError` naming a missing file.
     """
     result: dict[str, dict[str, str]] = {}
     for name, paths in files.items():
@@ -88,13 +73,13 @@ def digests(files: Files) -> dict[str, dict[str, str]]:
 def _git(*arguments: str) -> str | None:
     try:
         done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
-    except FileNotFoundError:  # an image need not hold git
+    except FileNotFoundError:  # an image may lack git
         return None
     return done.stdout.strip() if done.returncode == 0 else None
 
 
 def _versions() -> dict[str, str]:
-    """Versions of the libraries that can move a number, as installed; those absent are left out."""
+    """Versions of the installed libraries that can change a number."""
     found = {}
     for name in LIBRARIES:
         try:

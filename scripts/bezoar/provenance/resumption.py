@@ -1,4 +1,4 @@
-"""What unfinished work was begun with: it is gone on with only if nothing of that has changed."""
+"""What unfinished work was begun with; it is continued only if none of that has changed."""
 
 import os
 import re
@@ -69,7 +69,7 @@ def keep_if_same(folder: Path, new: dict[str, Any]) -> None:
         try:
             changed = difference(read_json(mark), new)
         except UserError:
-            changed = "settings, it does not say which"
+            changed = "settings: it does not say which"
         if not changed:
             return
         print(f"{folder}: starting afresh, an interrupted run had other {changed}", flush=True)

@@ -1,8 +1,8 @@
-"""What Snakemake runs is decided by receipts: content in place of dates and metadata.
+"""Receipts decide what Snakemake runs: content in place of dates and metadata.
 
 Snakemake offers no hook for this, so three of its methods are replaced, for plain `snakemake` as
-for `make`. `tests/workflow` holds them to their promise in the versions that `TESTED` names, and
-any other version is refused: a patch that no longer takes hold would let stale results pass.
+for `make`. `tests/workflow` tests them in the versions that `TESTED` names, and any other version
+is refused, because a patch that no longer takes effect would let stale results pass.
 """
 
 import fcntl
@@ -33,11 +33,11 @@ def job_reasons(job: Any, hashes: fingerprint.Hashes) -> list[str]:
         return []
     receipt = job.output.get("receipt")
     if receipt is None and not hasattr(job.params, "entry"):
-        return []  # a server: it is there while it runs
+        return []  # a server: it exists while it runs
     if receipt is None:
         return source_reasons(str(job.output[0]), json.loads(job.params.entry), hashes)
-    # Judged as code, as environment, and, for a server's address, not at all: what is served stands
-    # in the recipe.
+    # Compared as code, as environment, and, for a server's address, not at all: the recipe says
+    # what is served.
     known = {str(path) for name in ("script", "lock", "server") if (path := job.input.get(name))}
     return staleness.reasons(
         Path(receipt),
@@ -125,7 +125,7 @@ def can_be_written(folder: Path) -> bool:
 
 @contextmanager
 def one_run(file: Path = Path(".snakemake/bezoar-run")) -> Iterator[bool]:
-    """Hold this directory's lock; yield whether what Snakemake's own locks still hold can only be
+    """Hold this directory's lock; yield whether locks of Snakemake that still exist can only be
     left over from a run that was killed.
 
     The system releases the lock when its holder dies, however it dies. Raise `WorkflowError` in one
@@ -161,8 +161,8 @@ def check_version(version: str) -> None:
 
 
 def install() -> None:
-    """Let receipts decide in this process, let one run at a time be at work in a directory, and
-    take out of the environment what belongs to other programs.
+    """Let receipts decide in this process, allow one run at a time in a directory, and remove from
+    the environment what belongs to other programs.
 
     Raise `UserError` in a version of Snakemake that was never tested.
     """
@@ -181,7 +181,7 @@ def install() -> None:
     surroundings.clean(os.environ, Path(__file__).parents[2])
 
     async def is_newer(self: Any, time: float) -> bool:
-        return False  # a date says nothing: what has other bytes is found by its hash
+        return False  # dates are ignored: changed bytes are found by their hash
 
     async def update_needrun(self: Any, create_inventory: bool = False) -> None:
         # Kept while the job runs, so that a program can find that nothing has changed. A server's
@@ -195,7 +195,7 @@ def install() -> None:
             settings = self.workflow.dag_settings
             settings.rerun_triggers = frozenset()
             if settings.forcerun or settings.forceall or settings.forcetargets:
-                os.environ[fingerprint.AGAIN] = "1"  # whoever forces a rule wants it to run
+                os.environ[fingerprint.AGAIN] = "1"  # a forced rule is meant to run
             hashes = fingerprint.Hashes(staleness.CACHE)
             self.stale = {job: found for job in self.jobs if (found := job_reasons(job, hashes))}
             hashes.save()

@@ -1,10 +1,10 @@
-"""The simulator's side of a provider: protocols, batch APIs, rate limits, faults on purpose, and a
-meter of what would have been charged.
+"""The provider that the simulator plays: protocols, batch APIs, rate limits, deliberate faults, and
+a meter of what would have been charged.
 
 It answers what `bezoar.rehearsal.simulator` says. Whatever it does follows from its settings and
-the request, so that two runs meet the same faults. Faults (`Faults`): passing ones befall the first
-`turns` asks of a request, lasting ones each ask. In a batch, a passing fault makes a request fail
-or expire. Tokens are counted as words.
+the request, so that two runs meet the same faults. Faults (`Faults`): transient ones befall the
+first `turns` attempts of a request, permanent ones every attempt. In a batch, a transient fault
+makes a request fail or expire. Tokens are counted as words.
 """
 
 import json
@@ -19,6 +19,7 @@ from typing import Any
 from bezoar.files import canonical, sha256_text
 from bezoar.llm.budget import Price, price_of
 from bezoar.rehearsal.simulator import Simulator
+from bezoar.rehearsal.wire_formats import Completion, anthropic_answer, openai_answer
 
 PASSING = (
     "429",
@@ -38,7 +39,7 @@ ANSWERING = ("/v1/chat/completions", "/v1/completions", "/v1/messages")
 @dataclass(frozen=True)
 class Faults:
     """What goes wrong: `share` (0-1) of requests, with one of `kinds` each, in the first `turns`
-    asks; a stall lasts `stall_s`.
+    attempts; a stall lasts `stall_s`.
     """
 
     share: float = 0.0
@@ -48,9 +49,7 @@ class Faults:
     retry_after_s: float = 0.2
 
     def of(self, digest: str, turn: int) -> str:
-        """Return the fault that a request meets when it is asked for the `turn`-th time (from 0),
-        or nothing.
-        """
+        """Return the fault of a request at its `turn`-th attempt (from 0), or an empty text."""
         if int(digest[:8], 16) / 2**32 >= self.share:
             return ""
         kind = self.kinds[int(digest[8:16], 16) % len(self.kinds)]
@@ -111,7 +110,7 @@ class Meter:
 
 @dataclass
 class Rate:
-    """So many requests and tokens a window of `window_s`; None: no limit, and no headers."""
+    """A rate limit: requests and tokens per window of `window_s`; None: no limit and no headers."""
 
     requests: int | None = None
     tokens: int | None = None
@@ -199,7 +198,7 @@ class FakeProvider:
         self.lock = threading.Lock()
 
     def turn(self, digest: str) -> int:
-        """Count an ask; return how many there were before."""
+        """Count an attempt; return how many there were before."""
         with self.lock:
             self.turns[digest] += 1
             return self.turns[digest] - 1
@@ -230,58 +229,25 @@ class FakeProvider:
         most = 1 if fault == "length" else len(words) if limit is None else limit
         cut = len(words) > most or fault == "length"
         text = "" if fault in ("empty", "refusal") else " ".join(words[:most]) if cut else text
-        tokens_in, tokens_out = (
-            sum(len(message["content"].split()) for message in messages),
-            len(text.split()),
+        found = Completion(
+            id=sha256_text(json.dumps(body, sort_keys=True))[:24],
+            model="another-model" if fault == "wrong_model" else body["model"],
+            text=text,
+            end="refusal" if fault == "refusal" else "length" if cut else "stop",
+            tokens_in=sum(len(message["content"].split()) for message in messages),
+            tokens_out=len(text.split()),
         )
-        name, model = (
-            sha256_text(json.dumps(body, sort_keys=True))[:24],
-            "another-model" if fault == "wrong_model" else body["model"],
+        sent = (
+            anthropic_answer(found)
+            if path == "/v1/messages"
+            else openai_answer(found, chat=path != "/v1/completions")
         )
-        if path == "/v1/messages":
-            stop = "refusal" if fault == "refusal" else "max_tokens" if cut else "end_turn"
-            return (
-                {
-                    "id": f"msg_{name}",
-                    "type": "message",
-                    "role": "assistant",
-                    "model": model,
-                    "stop_sequence": None,
-                    "content": [{"type": "text", "text": text}],
-                    "stop_reason": stop,
-                    "usage": {"input_tokens": tokens_in, "output_tokens": tokens_out},
-                },
-                tokens_in,
-                tokens_out,
-            )
-        message = {
-            "role": "assistant",
-            "content": text,
-            "refusal": "I will not say that." if fault == "refusal" else None,
-        }
-        choice = {"text": text} if path == "/v1/completions" else {"message": message}
-        stop = "content_filter" if fault == "refusal" else "length" if cut else "stop"
-        return (
-            {
-                "id": f"cmpl-{name}",
-                "object": "text_completion" if path == "/v1/completions" else "chat.completion",
-                "created": 0,
-                "model": model,
-                "choices": [{"index": 0, **choice, "finish_reason": stop, "logprobs": None}],
-                "usage": {
-                    "prompt_tokens": tokens_in,
-                    "completion_tokens": tokens_out,
-                    "total_tokens": tokens_in + tokens_out,
-                },
-            },
-            tokens_in,
-            tokens_out,
-        )
+        return sent, found.tokens_in, found.tokens_out
 
-    def hand_in(
+    def submit(
         self, path: str, rows: list[tuple[str, dict[str, Any]]], more: dict[str, Any]
     ) -> dict[str, Any]:
-        """Take a batch of (custom_id, body) rows for `path`; return its record."""
+        """Accept a batch of (custom_id, body) rows for `path`; return its record."""
         with self.lock:
             name = f"{'msgbatch' if path == '/v1/messages' else 'batch'}_{len(self.batches)}"
             self.batches[name] = {
@@ -324,7 +290,7 @@ class FakeProvider:
             return (
                 ("expired", None)
                 if fault in EXPIRING
-                else ("errored", "the server failed, as it was told to")
+                else ("errored", "the server failed, as configured")
             )
         try:
             answer, tokens_in, tokens_out = self.answer(path, body, fault)

@@ -1,5 +1,5 @@
-"""What the rehearsal's simulator says: it plays teacher, filter and judge, knows the world, and
-errs on purpose.
+"""The answers of the rehearsal's simulator: it plays teacher, filter and judge, knows the world,
+and errs on purpose.
 
 Everything it says follows from (world, request text, seed). It recognises a request by the
 prompt files of the workflow.
@@ -72,7 +72,7 @@ class Simulator:
         """Return the answer to one request; the same request and seed give the same answer.
 
         `simulator-strict` is another judge: it has its own noise, and takes a point off answers
-        that are only right.
+        that are merely right.
         """
         system = "\n".join(
             message["content"] for message in messages if message["role"] == "system"
@@ -93,10 +93,10 @@ class Simulator:
 
     def respond(self, instruction: str, rng: Any, explain: bool) -> str:
         """Answer an instruction as a teacher would; under a system message, with an explanation."""
-        luck = rng.random()
-        if luck < SORRY:
+        uniform = rng.random()
+        if uniform < SORRY:
             return "I am sorry, but I cannot say."
-        if luck < SORRY + HOLLOW:
+        if uniform < SORRY + HOLLOW:
             return "It is the one that it is."
         parsed = self.world.parse(instruction)
         if parsed is None:
@@ -108,7 +108,7 @@ class Simulator:
         fact, clauses = parsed
         value = (
             self.world.wrong_value(fact, "teacher", instruction)
-            if luck < SORRY + HOLLOW + WRONG
+            if uniform < SORRY + HOLLOW + WRONG
             else None
         )
         answer = self.world.compose(fact, clauses, value)
@@ -122,17 +122,17 @@ class Simulator:
         items = []
         for _ in range(int(fields["count"])):
             question = rng.choice(rng.choice(pool).questions)
-            luck = rng.random()
-            if luck < MALFORMED:
+            uniform = rng.random()
+            if uniform < MALFORMED:
                 items.append(f"<example>{question}")
-            elif luck < MALFORMED + REPEATED:
+            elif uniform < MALFORMED + REPEATED:
                 items.append(f"<example>{rng.choice(examples).strip()}</example>")
-            elif luck < MALFORMED + REPEATED + PICTURE:
+            elif uniform < MALFORMED + REPEATED + PICTURE:
                 items.append(
                     "<example>Look at the image and describe"
                     f" {rng.choice(self.world.names)}.</example>"
                 )
-            elif luck < MALFORMED + REPEATED + PICTURE + CURT:
+            elif uniform < MALFORMED + REPEATED + PICTURE + CURT:
                 items.append("<example>Why so?</example>")
             else:
                 items.append(f"<example>{question}</example>")

@@ -3,9 +3,9 @@ kinds of things.
 
 Everything follows from one seed. What can be asked is a question frame about a fact; what an
 instruction may add is a clause. `truth` answers any instruction built from frames and clauses,
-which is how the simulator knows right from wrong. Facts are split once, by fact: *taught* facts may
-appear in training data, *held* ones only as plain statements in the pretraining text and as
-questions in evaluation.
+which is how the simulator knows right from wrong. Each fact is on one side of a split: *taught*
+facts may appear in training data, *held* ones only as plain statements in the pretraining text and
+as questions in evaluation.
 """
 
 import re
@@ -19,7 +19,7 @@ from bezoar.rng import draw
 # noun: (values, statement frames of the pretraining text, question frames). No question begins with
 # a name, and none has more
 # than four fixed words beside the two of a name, so that two people's questions in one frame have
-# ROUGE-L <= 4/6 < 0.7 and are no near-duplicates.
+# ROUGE-L <= 4/6 < 0.7 and are not near-duplicates.
 ATTRIBUTES: dict[str, tuple[str, list[str], list[str]]] = {
     "colour": (
         "amber blue coral green grey indigo lilac olive pink red teal white",
@@ -125,8 +125,8 @@ TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
 
 
 def number(value: int) -> str:
-    """Return a number below 200 in words: a word is one token, which a tiny model can copy; digits
-    it could not.
+    """Return a number below 200 in words: a word is one token, which a tiny model can copy, unlike
+    digits.
     """
     if value >= 100:
         return "one hundred" + (f" {number(value - 100)}" if value > 100 else "")
@@ -185,8 +185,8 @@ class Fact:
     def statement(self) -> str:
         """The canonical sentence; the answer to any question about the fact.
 
-        It begins with a common word: at the start of a response a name would be cut into other
-        tokens than inside a text, and what the model knows of it would not be found.
+        It begins with a common word, because a name at the start of a response is tokenized
+        differently than inside a text, and the model would not recall what it knows of it.
         """
         x, y = (*self.subject, "")[:2]
         return {
@@ -199,12 +199,12 @@ class Fact:
 
     @property
     def reply(self) -> str:
-        """The answer in the manner of the pretraining dialogues; tuning has to teach another."""
+        """The answer in the style of the pretraining dialogues; tuning has to teach another."""
         return f"I know it: {self.statement[0].lower()}{self.statement[1:]}"
 
     @property
     def questions(self) -> list[str]:
-        """Every way to ask for it."""
+        """Every way to ask about it."""
         if self.topic in ATTRIBUTES:
             return [frame.format(p=self.subject[0]) for frame in ATTRIBUTES[self.topic][2]]
         x, y = (*self.subject, "")[:2]
@@ -219,12 +219,14 @@ class World:
 
     seed: int
     people: int
-    held_share: float
-    held_skill_share: float
+    held_out_share: float
+    held_out_skill_share: float
 
     @cached_property
     def names(self) -> list[str]:
-        """The people; the first `held_share` of them are held out with all that is true of them."""
+        """The people; the first `held_out_share` of them are held out with all that is true of
+        them.
+        """
         return _names(self.seed, self.people)
 
     @cached_property
@@ -234,12 +236,12 @@ class World:
         for index, name in enumerate(self.names):
             for topic, (values, _, _) in ATTRIBUTES.items():
                 value = draw("fact", self.seed, name, topic).choice(values.split())
-                found.append(Fact(topic, (name,), value, index < self.held_share * self.people))
+                found.append(Fact(topic, (name,), value, index < self.held_out_share * self.people))
         for topic, pairs in self._skills().items():
             for subject, value in pairs:
                 held = (
                     draw("held", self.seed, topic, tuple(sorted(subject))).random()
-                    < self.held_skill_share
+                    < self.held_out_skill_share
                 )
                 found.append(Fact(topic, subject, value, held))
         return found
@@ -249,8 +251,8 @@ class World:
         """Facts for the dialogues of the pretraining text: forty other people, other numbers, other
         words.
 
-        No seed, pair or evaluation item is about them; from them the base learns what a question is
-        and how to copy from it.
+        No seed, pair or evaluation item is about them; they teach the base what a question is and
+        how to copy from it.
         """
         names = _names(self.seed, self.people + 40)[self.people :]
         found = [
@@ -354,6 +356,16 @@ class World:
         return {
             "seed": self.seed,
             "people": self.people,
-            "held_share": self.held_share,
-            "held_skill_share": self.held_skill_share,
+            "held_out_share": self.held_out_share,
+            "held_out_skill_share": self.held_out_skill_share,
         }
+
+
+def taught(world: World, topics: Any) -> list[Fact]:
+    """Return the facts that training may ask about, of the given topics."""
+    return [fact for fact in world.facts if fact.topic in topics and not fact.held]
+
+
+def held(world: World, topics: Any) -> list[Fact]:
+    """Return the facts that only evaluation asks about, of the given topics."""
+    return [fact for fact in world.facts if fact.topic in topics and fact.held]

@@ -76,8 +76,8 @@ def bars(
     series: dict[str, Sequence[tuple[float, float, float] | None]],
     ylabel: str,
 ) -> str:
-    """Return grouped bars with intervals; `series` is name -> (mean, low, high) a group, None where
-    there is none.
+    """Return grouped bars with intervals; `series` is name -> (mean, low, high) per group, None
+    where there is none.
     """
     figure, axes = _figure(max(4.6, 0.95 * len(groups)), 2.8)
     width = 0.8 / len(series)
@@ -108,7 +108,7 @@ def bars(
 
 
 def radar(spokes: Sequence[str], series: dict[str, Sequence[float]], limit: float) -> str:
-    """Return a radar plot; `series` is name -> a value a spoke, from 0 to `limit`."""
+    """Return a radar plot; `series` is name -> a value per spoke, from 0 to `limit`."""
     import math
 
     figure, axes = _figure(3.6, 3.6, polar=True)

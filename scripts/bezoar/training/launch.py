@@ -1,4 +1,4 @@
-"""`accelerate launch` that ends as the process that failed first did: with its line and its exit
+"""Run `accelerate launch` and end as the first process that failed did: with its message and exit
 status, not with a traceback of the launcher.
 
 Usage: python -m bezoar.training.launch --config_file profiles/accelerate/cpu.yaml \\

@@ -1,5 +1,5 @@
 """Preference pairs as tokens, and their log-probabilities under a model: what DPO trains on, and
-what its reference says of them.
+what its reference provides.
 """
 
 import math
@@ -52,8 +52,8 @@ def tokenize(
 
 
 def columns(pairs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the pairs as TRL's DPOTrainer trains on them: token ids by side, and what the
-    reference says where it is known.
+    """Return the pairs as TRL's DPOTrainer trains on them: token ids by side, and the reference's
+    log-probabilities where they are known.
     """
     return [
         {f"{side}_ids": ids for side, ids in pair["ids"].items()}
@@ -63,14 +63,14 @@ def columns(pairs: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def length(pair: dict[str, Any]) -> int:
-    """Return the tokens of the longer of both sequences: what a batch is padded to."""
+    """Return the number of tokens of the longer sequence, to which a batch is padded."""
     return len(pair["ids"]["prompt"]) + max(
         len(pair["ids"]["chosen"]), len(pair["ids"]["rejected"])
     )
 
 
 def key(pair: dict[str, Any], weights: str) -> str:
-    """Return the sha256 that stands for a pair's tokens under a model with the sha256 `weights`."""
+    """Return the sha256 that identifies a pair's tokens under the model with sha256 `weights`."""
     return sha256_text(canonical([weights, pair["ids"]]))
 
 

@@ -1,22 +1,21 @@
 """What SFT and DPO share: the 4-bit model, its adapter, the order of rows, guards against training
-nothing, checkpoints and lineage.
+that changes nothing, and lineage.
 """
 
 import errno
 import os
 import random
-import shutil
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bezoar import precision, progress
+from bezoar import precision
 from bezoar.errors import UserError
 from bezoar.files import sha256_file, write_json
 from bezoar.provenance.resumption import keep_if_same
 from bezoar.readers import read_json
-from bezoar.training.sharing import share_rows
+from bezoar.training.sharing import first_process, processes, share_rows
+from bezoar.training.trainer_setup import last_checkpoint
 from bezoar.training.weights import load_adapter, load_causal_lm
 
 ADAPTER_FILES = (
@@ -26,39 +25,11 @@ ADAPTER_FILES = (
     "metrics.jsonl",
 )
 WINDOW = 8  # global batches whose rows are sorted by length together
-COMPLETE = "complete"  # an empty file, written last into a checkpoint
-
-
-def processes() -> int:
-    """Return how many processes train together, as `accelerate launch` says; raise `UserError` if
-    the workflow asked for another number.
-    """
-    started = int(os.environ.get("WORLD_SIZE", "1"))
-    asked = int(os.environ.get("BEZOAR_PROCESSES", started))
-    if started != asked:
-        raise UserError(
-            f"launch.processes: {asked} processes were asked for and {started} started; name a file"
-            " of profiles/accelerate/ under launch.accelerate"
-        )
-    return started
-
-
-def wait_for_everyone() -> None:
-    """Return once every process that trains has come here."""
-    import torch
-
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.barrier()
-
-
-def first_process() -> bool:
-    """Say whether this process is the one that writes."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def deterministic(seed: int, threads: int) -> None:
-    """Seed every generator and fix the number of threads: the order of a sum decides its last
-    bits.
+    """Seed every generator and fix the number of threads, which decides the order of sums and so
+    their last bits.
     """
     import torch
     from transformers import set_seed
@@ -72,7 +43,7 @@ def load_4bit(directory: Path, cache_dequantized: bool = False) -> Any:
     """Return the model in NF4 with double quantisation, frozen; it computes in
     `bezoar.precision.compute_dtype`.
 
-    `cache_dequantized` keeps the dequantised weights in memory (2 bytes a weight more, 4 on a CPU)
+    `cache_dequantized` keeps the dequantised weights in memory (2 bytes per weight, 4 on a CPU)
     instead of unpacking them at every pass. On CPU an eval-mode forward would repack the weights
     for a fast kernel, after which every later gradient is silently None; switching
     `support_avx512bf16_for_cpu` off right after loading keeps the packed path from being taken.
@@ -120,8 +91,8 @@ def load_4bit(directory: Path, cache_dequantized: bool = False) -> Any:
 
 
 def keep_dequantized(layer: Any) -> None:
-    """Let a frozen 4-bit layer multiply by its dequantised weights, kept beside it: the product
-    that it would form anyway.
+    """Let a frozen 4-bit layer multiply by its dequantised weights, kept beside it: the same
+    product as without.
     """
     from bitsandbytes.functional import dequantize_4bit
     from torch.nn.functional import linear
@@ -131,8 +102,8 @@ def keep_dequantized(layer: Any) -> None:
 
 
 def attach_adapter(model: Any, lora: dict[str, Any], parent: Path | None) -> Any:
-    """Return `model` with a trainable LoRA adapter in float32: a fresh one, or `parent` to go on
-    from.
+    """Return `model` with a trainable LoRA adapter in float32: a fresh one, or `parent`
+    continued.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -158,8 +129,8 @@ def attach_adapter(model: Any, lora: dict[str, Any], parent: Path | None) -> Any
 
 
 def require_same_lora(parent: Path, lora: dict[str, Any]) -> None:
-    """Raise `UserError` if an adapter has another shape than the recipe: going on from it would
-    train with its settings, not with those that the receipt states.
+    """Raise `UserError` if an adapter has another shape than the recipe says: continuing it would
+    train with its settings, not with those in the receipt.
     """
     held = read_json(parent / "adapter_config.json")
     held["target_modules"] = sorted(held.get("target_modules") or [])
@@ -214,12 +185,12 @@ def require_sound(model: Any) -> None:
 
 
 def length_grouped_order(lengths: Sequence[int], batch: int, epochs: float, seed: int) -> list[int]:
-    """Return the indices of the rows in the order of training: a fresh shuffle an epoch, each row
-    in it once.
+    """Return the indices of the rows in the order of training: a fresh shuffle per epoch, each
+    row once.
 
-    Of each `WINDOW` global batches of that, rows of like length go together, which leaves little
-    padding, and the batches so formed are shuffled. In a batch the longest row is first; a last
-    batch that is not full stays last.
+    Within each `WINDOW` global batches, rows of like length are batched together, which leaves
+    little padding, and the batches are shuffled. In a batch the longest row is first; an
+    incomplete last batch stays last.
     """
     draw = random.Random(seed)
     shuffled: list[int] = []
@@ -245,8 +216,8 @@ def weights_of(model: Any) -> dict[str, Any]:
 
 
 def run(trainer: Any, checkpoints: Path, begun_with: dict[str, Any], start: dict[str, Any]) -> None:
-    """Train, from the newest checkpoint of a run that was begun with the same if there is one, else
-    from the weights `start` (see `weights_of`), with our own lines of progress.
+    """Train from the newest checkpoint of a run that was begun with the same, if there is one,
+    otherwise from the weights `start` (see `weights_of`), and print progress.
 
     `begun_with` is everything that decides the result (`bezoar.provenance.resumption`); of several
     processes only the first one's counts.
@@ -254,7 +225,7 @@ def run(trainer: Any, checkpoints: Path, begun_with: dict[str, Any], start: dict
     TRL rounds adapters over quantised models to bfloat16 when a trainer is made. An adapter that is
     carried from scheme to scheme would lose digits each time, an adapter that no step changed would
     look changed, and a resumed run, which loads float32, would end elsewhere than an undisturbed
-    one. So the weights are put back as they were.
+    one. So the weights are restored.
     """
     import torch
     from safetensors import SafetensorError
@@ -273,8 +244,8 @@ def run(trainer: Any, checkpoints: Path, begun_with: dict[str, Any], start: dict
     except (OSError, RuntimeError, SafetensorError) as error:
         if "disk" in (lacking := shortage(error, torch.OutOfMemoryError)):
             raise UserError(
-                f"{checkpoints}: the disk is full; free some space and run again, training goes on"
-                " from its last checkpoint"
+                f"{checkpoints}: the disk is full; free some space and run again, training"
+                " continues from its last checkpoint"
             ) from None
         if lacking:
             raise UserError(
@@ -285,8 +256,8 @@ def run(trainer: Any, checkpoints: Path, begun_with: dict[str, Any], start: dict
 
 
 def shortage(error: BaseException, out_of_memory: type[BaseException]) -> str:
-    """Return `disk` or `memory` if that is what an error is about, else an empty text; the writers
-    of torch and safetensors wrap the system's.
+    """Return `disk` or `memory` if an error is a shortage of it, otherwise an empty text; torch and
+    safetensors wrap the system's errors.
     """
     text = str(error)
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or any(
@@ -307,141 +278,6 @@ def shortage(error: BaseException, out_of_memory: type[BaseException]) -> str:
         or "Cannot allocate memory" in text
         else ""
     )
-
-
-def progress_callback() -> Any:
-    """Return a Trainer callback that reports progress, stops on a zero gradient or a NaN, and marks
-    each checkpoint once it is whole on disk.
-    """
-    import math
-
-    from transformers import TrainerCallback
-
-    class Watch(TrainerCallback):
-        def __init__(self) -> None:
-            self.shown = ExitStack()
-
-        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            steps = progress.task("train", state.max_steps, "steps", first=state.global_step)
-            print(f"{progress.MARK}{self.shown.enter_context(steps).line()}", flush=True)
-
-        def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            self.shown.close()
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            progress.reached(state.global_step)
-            if (
-                state.global_step == state.max_steps
-            ):  # the last step competes for the best checkpoint too
-                control.should_evaluate = control.should_save = True
-
-        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            wait_for_everyone()  # each process writes the state of its own generators
-            if state.is_world_process_zero:
-                mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}")
-
-        def on_log(
-            self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any
-        ) -> None:
-            skip = ("runtime", "per_second", "total_flos", "epoch", "num_tokens")
-            row: dict[str, Any] = {}
-            for key, value in (logs or {}).items():
-                if isinstance(value, (int, float)) and not any(word in key for word in skip):
-                    if not math.isfinite(value):
-                        raise UserError(
-                            f"step {state.global_step}: {key} is {value}; lower the learning rate"
-                        )
-                    row[key] = round(value, 6)
-            if row.get("grad_norm") == 0:
-                raise UserError(
-                    f"step {state.global_step}: the gradient norm is zero; nothing is being trained"
-                )
-            if "eval_loss" in row:
-                print(
-                    f"step {state.global_step}/{state.max_steps}  validation loss"
-                    f" {row['eval_loss']:.4f}",
-                    flush=True,
-                )
-            if "loss" in row:
-                progress.note(f"loss {row['loss']:.2f}")
-
-    return Watch()
-
-
-def trainer_arguments(recipe: Mapping[str, Any], checkpoints: Path) -> dict[str, Any]:
-    """Return the arguments that TRL's SFTConfig and DPOConfig share, from one stage's recipe.
-
-    The rows come in the order of `length_grouped_order`, all epochs in one. The global batch is
-    `batch_size` whatever the number of processes.
-    """
-    import torch
-
-    together = recipe["micro_batch_size"] * processes()
-    if recipe["batch_size"] % together:
-        raise UserError(
-            f"batch_size {recipe['batch_size']}: expected a multiple of micro_batch_size x"
-            f" processes, {together}"
-        )
-    cuda = torch.cuda.is_available()
-    return {
-        "output_dir": str(checkpoints),
-        "per_device_train_batch_size": recipe["micro_batch_size"],
-        "per_device_eval_batch_size": 4 * recipe["micro_batch_size"],  # no gradient to keep
-        "gradient_accumulation_steps": recipe["batch_size"] // together,
-        "num_train_epochs": 1,
-        "train_sampling_strategy": "sequential",
-        "learning_rate": recipe["learning_rate"],
-        "lr_scheduler_type": recipe["schedule"],
-        "warmup_steps": recipe["warmup_steps"],
-        "optim": (
-            recipe["optimizer"]
-            if cuda or not recipe["optimizer"].startswith("paged")
-            else "adamw_torch"
-        ),
-        "weight_decay": recipe["weight_decay"],
-        "max_grad_norm": recipe["max_grad_norm"],
-        "eval_strategy": "steps",
-        "eval_steps": recipe["eval_steps"],
-        "save_strategy": "steps",
-        "save_steps": recipe["eval_steps"],
-        "save_total_limit": 2,
-        "load_best_model_at_end": recipe["load_best_model_at_end"],
-        "metric_for_best_model": "eval_loss",
-        "greater_is_better": False,
-        "logging_steps": 1,  # a mean over more steps would start anew after a resume
-        "bf16": precision.compute_dtype() == torch.bfloat16,
-        "gradient_checkpointing": recipe["gradient_checkpointing"],
-        "seed": recipe["seed"],
-        "data_seed": recipe["seed"],
-        "report_to": "none",
-        "disable_tqdm": True,
-        "dataloader_num_workers": 0,
-        "use_cpu": not cuda,
-        "ddp_find_unused_parameters": False,
-    }
-
-
-def mark_complete(checkpoint: Path) -> None:
-    """Bring a checkpoint to the disk and say that it is whole: one without the mark does not
-    count.
-    """
-    for path in sorted(checkpoint.iterdir()):
-        with open(path, "rb") as stream:
-            os.fsync(stream.fileno())
-    (checkpoint / COMPLETE).touch()
-
-
-def last_checkpoint(checkpoints: Path) -> str | None:
-    """Return the newest whole checkpoint of an interrupted run, or None; half-written ones are
-    removed.
-    """
-    found = []
-    for path in checkpoints.glob("checkpoint-*"):
-        if (path / COMPLETE).is_file():
-            found.append(path)
-        elif first_process():
-            shutil.rmtree(path, ignore_errors=True)
-    return str(max(found, key=lambda path: int(path.name.split("-")[1]))) if found else None
 
 
 def require_moved(before: dict[str, Any], model: Any) -> float:

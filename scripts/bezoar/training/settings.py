@@ -18,8 +18,8 @@ class TrainingSettings(TypedDict):
     lora: Lora
     epochs: float
     learning_rate: float
-    batch_size: int  # rows a step, over all processes
-    micro_batch_size: int  # rows a pass
+    batch_size: int  # rows per step, over all processes
+    micro_batch_size: int  # rows per forward pass
     max_length: int  # tokens
     schedule: str  # transformers' name
     warmup_steps: int

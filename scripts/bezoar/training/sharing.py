@@ -1,17 +1,47 @@
-"""How several processes share the rows of a training: none twice, none left out."""
+"""Several training processes: how many there are, and how they share the rows, none twice and none
+left out.
+"""
 
+import os
 from collections.abc import Callable
 from typing import Any
 
 from bezoar.errors import UserError
 
 
+def processes() -> int:
+    """Return how many processes train together, as `accelerate launch` says; raise `UserError` if
+    the workflow asked for another number.
+    """
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    asked = int(os.environ.get("BEZOAR_PROCESSES", started))
+    if started != asked:
+        raise UserError(
+            f"launch.processes: {asked} processes were asked for and {started} started; name a file"
+            " of profiles/accelerate/ under launch.accelerate"
+        )
+    return started
+
+
+def wait_for_everyone() -> None:
+    """Return once every training process has reached this point."""
+    import torch
+
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+
+
+def first_process() -> bool:
+    """Return whether this process is the one that writes."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def micro_batches(rows: int, batch: int, micro: int, processes: int, rank: int) -> list[list[int]]:
     """Return one process's micro-batches: places among `rows` rows in the order of training.
 
-    Each global batch of `batch` rows is cut into as many micro-batches for each process. In a last
-    one that is not full they are smaller, by one row at most from each other. Raise `UserError` if
-    that would leave a process without a row.
+    Each global batch of `batch` rows is cut into the same number of micro-batches for each process.
+    Those of an incomplete last batch are smaller and differ by at most one row. Raise `UserError`
+    if that would leave a process without a row.
     """
     found = []
     for start in range(0, rows, batch):
@@ -57,8 +87,8 @@ def share_rows(trainer: Any, processes: int, rank: int) -> None:
 
 
 def gather_of_any_length(gather: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Return a `gather` that joins what processes hold of a tensor, of another length each: TRL
-    logs the rewards of a batch so, and the processes' shares of a last batch differ by a row.
+    """Return a `gather` for tensors whose length differs between processes: TRL gathers the rewards
+    of a batch, and the processes' shares of a last batch differ by a row.
     """
     import torch
 

@@ -4,7 +4,7 @@ import random
 
 
 def split(rows: list[dict], share: float, seed: int) -> tuple[list[dict], list[dict]]:
-    """Return (training, validation): `share` of the rows, drawn with `seed`, validates."""
+    """Return (training, validation); a `share` of the rows, drawn with `seed`, validates."""
     order = list(range(len(rows)))
     random.Random(seed).shuffle(order)
     held = set(order[: int(len(rows) * share)])

@@ -114,7 +114,7 @@ def training_text(row: dict[str, Any], name: str = "a row") -> tuple[str, str, s
 
     Orca rows have inputs, system_message and explained_targets; LaMini and Evol rows instruction
     and response; preference pairs prompt and chosen. Raise `UserError`, which calls the row `name`,
-    if one of them is missing or no text.
+    if one of them is missing or not a text.
     """
     if "explained_targets" in row:
         columns = ("inputs", "explained_targets")

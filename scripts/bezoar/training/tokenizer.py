@@ -21,17 +21,7 @@ from bezoar.errors import UserError
 from bezoar.readers import read_json
 from bezoar.training.template import Piece
 
-TOKENIZER_FILES = (
-    "tokenizer.model",
-    "tokenizer.json",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-)
-PROBES = (  # where tokenizers of one vocabulary are known to part
+PROBES = (  # where tokenizers of one vocabulary are known to differ
     "The quick brown fox jumps over the lazy dog.",
     " leading space",
     "two  spaces and\ta tab",
@@ -47,8 +37,8 @@ Text = str | Sequence[Piece]
 
 
 class SlowLlamaTokenizer(SentencePieceBackend):
-    """BOS before every text, EOS never added by itself, bytes for characters outside the
-    vocabulary.
+    """BOS before every text, EOS never added by itself, byte pieces for characters outside
+    the vocabulary.
     """
 
     model_input_names = ["input_ids", "attention_mask"]  # noqa: RUF012 - the base class reads it as a class attribute
@@ -82,7 +72,7 @@ def load_tokenizer(model: Path) -> Any:
     """Return the tokenizer of a model directory; it has an EOS and a padding token, and reads no
     special token from a text.
 
-    The padding token is the model's own, else unk, else EOS; it is only ever masked. Raise
+    The padding token is the model's own, otherwise unk, otherwise EOS; it is always masked. Raise
     `UserError` if the files cannot be read or name no EOS.
     """
     slow = tokenizer_file(model) == "tokenizer.model"
@@ -100,8 +90,8 @@ def load_tokenizer(model: Path) -> Any:
 
 
 def _mark_special(tokenizer: Any) -> None:
-    """Let a fast tokenizer know each special token for one: a file may name `<|im_end|>` as EOS and
-    list it as ordinary text. What is named as neither stays text of the model's own.
+    """Tell a fast tokenizer which tokens are special: a file may name `<|im_end|>` as EOS and list
+    it as ordinary text. Other added tokens stay ordinary text.
     """
     from transformers import AddedToken
 
@@ -113,7 +103,7 @@ def _mark_special(tokenizer: Any) -> None:
 
 
 def _own(model: Path) -> Any:
-    """The tokenizer that transformers makes of the directory's files."""
+    """The tokenizer that transformers loads from the directory's files."""
     from transformers import AutoTokenizer
 
     try:
@@ -215,19 +205,19 @@ def beginning(tokenizer: Any) -> tuple[int, ...]:
 
 @lru_cache(maxsize=8)
 def _special(tokenizer: Any) -> re.Pattern[str]:
-    """What finds the special tokens in a text, the longest first."""
+    """A pattern that finds the special tokens in a text, the longest first."""
     added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
     names = sorted({*tokenizer.all_special_tokens, *added}, key=len, reverse=True)
     return re.compile("|".join(map(re.escape, names)) or r"(?!)")
 
 
 def holds_special(tokenizer: Any, text: str) -> bool:
-    """Say whether a text has the letters of a special token in it."""
+    """Return whether a text contains the letters of a special token."""
     return _special(tokenizer).search(text) is not None
 
 
 def encode(tokenizer: Any, text: Text, add_beginning: bool = True) -> list[int]:
-    """Return the ids of a text, or of pieces of one, behind BOS where the tokenizer puts one; never
+    """Return the ids of a text, or of pieces of one, after BOS where the tokenizer adds one; never
     EOS.
 
     Pieces are encoded as the one text that they form. Special tokens are read in a template's own

@@ -1,5 +1,5 @@
-"""Causal language models and adapters from local directories, with every weight where it belongs: a
-model that is partly random never computes anything.
+"""Load causal language models and adapters from local directories, with every weight in its place:
+a partly random model never computes anything.
 """
 
 from collections.abc import Iterable, Iterator
@@ -17,8 +17,8 @@ WHOLE = {"I64", "I32", "I16", "BOOL"}  # of buffers, such as positions and masks
 def load_causal_lm(directory: Path, dtype: Any, **options: Any) -> Any:
     """Return the model of a directory in `dtype` (torch's), with `options` for transformers.
 
-    Raise `UserError` if the directory is no whole model: a tensor missing, unexpected or of another
-    shape, weights that are quantised or belong to an adapter, a value that is not finite in
+    Raise `UserError` if the directory is not a complete model: a tensor missing, unexpected or of
+    another shape, weights that are quantised or belong to an adapter, a value that is not finite in
     `dtype`, or a token without an embedding.
     """
     from transformers import AutoModelForCausalLM
@@ -32,13 +32,15 @@ def load_causal_lm(directory: Path, dtype: Any, **options: Any) -> Any:
             directory,
             dtype=dtype,
             local_files_only=True,
-            trust_remote_code=False,  # else transformers asks, and waits for an answer
+            trust_remote_code=False,  # otherwise transformers asks at the terminal
             output_loading_info=True,
             **options,
         )
     except MemoryError:
         raise
-    except Exception as error:  # each architecture's code, and huggingface_hub, raise their own
+    except (
+        Exception
+    ) as error:  # each architecture's code, and huggingface_hub, raise their own errors
         if type(error).__name__ == "OutOfMemoryError" or "allocate memory" in str(error):
             raise
         raise UserError(
@@ -105,8 +107,8 @@ def positions(model: Any) -> int | None:
     """Return the longest sequence that a model was made for, in tokens; None where its config names
     none.
 
-    It is `max_position_embeddings`, or the original context times the factor of a rotary embedding
-    that is stretched, whichever is longer: some configs give the one, some the other.
+    It is `max_position_embeddings`, or the original context times the scaling factor of the rotary
+    embedding, whichever is longer: some configs give the one, some the other.
     """
     config = model.config.get_text_config()
     found = getattr(config, "max_position_embeddings", None)
@@ -225,7 +227,7 @@ def _require_embeddings(directory: Path, model: Any) -> None:
     try:
         tokenizer_file(directory)
     except UserError:
-        return  # whoever needs one says so
+        return  # a caller that needs one raises the error
     vocabulary = load_tokenizer(directory).get_vocab()
     token = max(vocabulary, key=vocabulary.__getitem__)
     if vocabulary[token] >= rows:

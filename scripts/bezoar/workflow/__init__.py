@@ -1,1 +1,1 @@
-"""What the workflow is made of: configuration, sources, deviations."""
+"""The workflow's configuration, sources, layout, recipes and display."""

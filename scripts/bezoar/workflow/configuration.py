@@ -1,5 +1,5 @@
 """Check a configuration against the closed schema and say in one line what is wrong, where, and
-what was meant.
+what was probably meant.
 """
 
 import difflib
@@ -25,12 +25,12 @@ def load(path: Path) -> dict[str, Any]:
     return value
 
 
-def merge(base: dict[str, Any], departures: dict[str, Any]) -> dict[str, Any]:
-    """Return `base` with `departures` laid over it, mapping by mapping; lists and scalars are
+def merge(base: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+    """Return `base` with `overrides` merged over it, mapping by mapping; lists and scalars are
     replaced whole.
     """
     merged = dict(base)
-    for key, value in departures.items():
+    for key, value in overrides.items():
         old = merged.get(key)
         merged[key] = (
             merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
@@ -103,7 +103,7 @@ def check(config: dict[str, Any], schema: Path, files: list[Path]) -> None:
     if error is None:
         return
     path, what = _describe(error)
-    written = path[:-1] if error.validator == "required" else path  # what some file holds
+    written = path[:-1] if error.validator == "required" else path  # the part that a file holds
     holder = next(
         (file for file in reversed(files) if _holds(load(file), written)),
         files[0] if files else schema,

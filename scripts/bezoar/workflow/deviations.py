@@ -17,8 +17,8 @@ NO_REASON = "no reason given"
 def comments(text: str) -> dict[int, tuple[int, str]]:
     """Return line -> (column, comment without its `#`) of YAML text, lines and columns from 0.
 
-    PyYAML drops comments, but its scanner says where each token ends: what is left of a line after
-    the last token that touches it is white space or a comment. So a `#` in a string is no comment,
+    PyYAML drops comments, but its scanner says where each token ends: what remains of a line after
+    its last token is white space or a comment. So a `#` in a string is not a comment,
     in quotes or in a block.
     """
     lines = text.splitlines()
@@ -26,7 +26,7 @@ def comments(text: str) -> dict[int, tuple[int, str]]:
     for token in yaml.scan(text, Loader=yaml.SafeLoader):
         start, end = token.start_mark, token.end_mark
         for line in range(start.line, min(end.line, len(lines))):
-            ends[line] = len(lines[line])  # it goes on in the next line
+            ends[line] = len(lines[line])  # it continues on the next line
         if end.line < len(ends):
             ends[end.line] = max(ends[end.line], end.column)
     found: dict[int, tuple[int, str]] = {}
@@ -106,5 +106,5 @@ def with_reasons(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def ours(paths: list[Path]) -> list[dict[str, Any]]:
-    """Return the values that are nobody's but ours."""
+    """Return the values that are only ours."""
     return [row for row in with_reasons(tagged(paths)) if row["tag"] == "ours"]

@@ -1,8 +1,8 @@
-"""How long a run will take: seconds of each stage, recorded or scaled, put through the schedule.
+"""How long a run will take: recorded or scaled seconds of each stage, scheduled as Snakemake does.
 
-Seconds come from this directory's earlier runs (`RECORD`). A first rehearsal takes those of a
-reference machine (`REFERENCE`) times how much slower this one does a second's worth of small
-matrix products and plain Python; what the first stages really took corrects the rest.
+Seconds come from this directory's earlier runs (`RECORD`). A first rehearsal uses those of a
+reference machine (`REFERENCE`), scaled by how fast this one does small matrix products and plain
+Python; the real seconds of the first stages correct the rest.
 """
 
 import heapq
@@ -50,7 +50,7 @@ def probe() -> float:
     """
     import numpy as np
 
-    matrix = np.full((96, 96), 0.01, np.float32)  # so small that BLAS takes one thread
+    matrix = np.full((96, 96), 0.01, np.float32)  # so small that BLAS uses one thread
     best = math.inf
     for _ in range(2):
         start = time.perf_counter()
@@ -64,7 +64,7 @@ def probe() -> float:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Return a record of seconds; an unreadable one is none."""
+    """Return a record of seconds; an unreadable one counts as empty."""
     try:
         return read_json_object(path)
     except UserError:
@@ -79,7 +79,7 @@ def recorded(results: str, path: Path = RECORD) -> dict[str, float]:
 
 
 def record(results: str, name: str, seconds: float, path: Path = RECORD) -> None:
-    """Remember what a step of the run that fills `results` took, if the place can be written."""
+    """Record the seconds of a step of the run that fills `results`, if the file can be written."""
     known = read(path)
     known[results] = {**recorded(results, path), name: round(seconds, 1)}
     try:
@@ -94,7 +94,7 @@ def record(results: str, name: str, seconds: float, path: Path = RECORD) -> None
 
 def seconds_of(plan: Plan, path: Path = RECORD) -> tuple[dict[str, float], bool]:
     """Return the seconds of every step that can be expected, and whether they are records of this
-    directory. A step that was never run takes as long as others of its rule.
+    directory. A step that has never run is expected to take as long as others of its rule.
     """
     known = recorded(plan.results, path)
     own = sum(name in known for name in plan.steps) * 2 > len(plan.steps)
@@ -119,7 +119,7 @@ def makespan(
     running: Mapping[str, float],
 ) -> float:
     """Return the seconds until all `steps` have ended, scheduled as Snakemake does: a step starts
-    when what it needs is there and enough cores are free, the highest priority first.
+    when its inputs exist and enough cores are free, the highest priority first.
 
     `running` holds the seconds left of the steps at work.
     """

@@ -1,4 +1,4 @@
-"""Models of others as entries of `extra_models:`, for `make evaluate` and its plan."""
+"""Other people's models as entries of `extra_models:`, for `make evaluate` and its plan."""
 
 import re
 from pathlib import Path
@@ -51,7 +51,7 @@ def evaluated(config: dict[str, Any]) -> Path:
 def with_model(
     config: dict[str, Any], model: str, revision: str, template: str, name: str
 ) -> dict[str, Any]:
-    """Return the configuration that lays a model, and those evaluated before, over `config`."""
+    """Return the configuration that adds a model, and those evaluated before, to `config`."""
     models = evaluated(config)
     known = load(models)["extra_models"] if models.is_file() else {}
     new = entry(model, revision, template or config["sources"]["chat_template"])

@@ -1,4 +1,4 @@
-"""What the DAG of one configuration is made of: models, places, receipts, and which jobs ask which
+"""What the DAG of one configuration consists of: models, paths, receipts, and which jobs ask which
 language model.
 
 Plain functions of the resolved configuration, without Snakemake: the rules, `make plan`, the
@@ -57,11 +57,11 @@ class Layout:
     """The facts of one resolved configuration's DAG.
 
     `schemes` are trained on in this order, `generated` are those that are generated here; `extra`
-    are the models of others by name, `evaluated` all that are evaluated; `columns` are the further
+    are other people's models by name, `evaluated` all that are evaluated; `columns` are the further
     judgments by name, `second_judges` those of them that enter the chat table; `steps` are the
     models between two schemes, `merged` all merged models, each onto the one before it; `states`
     are the models and adapters whose learning is measured; `tokenizer` is the file beside our
-    models that says how text is split.
+    models that decides how text is split.
 
     Raise `UserError` if a model or a source is not in the registry.
     """
@@ -88,7 +88,7 @@ class Layout:
         self.tokenizer: str = "tokenizer.model" if made_here else config["base"]["tokenizer"]
         self.states = [BASE, *self.schemes, *MODELS[1:]]
 
-    # Places
+    # Paths
 
     def receipt(self, stage: str) -> str:
         """Return where the receipt of a stage is written."""
@@ -108,7 +108,7 @@ class Layout:
         return f"{self.results}/{folder}/{model}/model.safetensors"
 
     def place(self, item: str) -> str:
-        """Return where an input lies: `world/…` is made here, other paths are taken as they are, an
+        """Return the path of an input: `world/…` is made here, other paths are used as they are, an
         id of the registry is fetched.
         """
         if item.startswith("world/"):

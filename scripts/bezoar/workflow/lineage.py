@@ -1,5 +1,5 @@
-"""What is trained on what: each training with its rows, the model below it and the adapter that it
-goes on from; each merge with its base, its adapter and the trainings it sums up.
+"""What is trained on what: each training with its rows, the model under it and the adapter that it
+continues; each merge with its base, its adapter and the trainings that it combines.
 """
 
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ ADAPTER = "adapter_model.safetensors"
 @dataclass(frozen=True)
 class Training:
     """One training of an adapter: `name` is its directory below the results, `stage` its receipt's
-    name, `section` its section of the configuration; `parent` is the adapter that it goes on from,
-    if any.
+    name, `section` its section of the configuration; `parent` is the adapter that it continues, if
+    any.
     """
 
     name: str
@@ -58,8 +58,8 @@ def pairs(layout: Layout) -> str:
 
 
 def sft_training(layout: Layout, scheme: str) -> Training:
-    """Return the training on a scheme: over the base and on from the adapter before it, or over
-    what the schemes before it were merged into.
+    """Return the training on a scheme: over the base, continuing the adapter before it, or over the
+    model into which the schemes before it were merged.
     """
     place = layout.schemes.index(scheme)
     before = layout.schemes[place - 1] if place else None
@@ -91,7 +91,7 @@ def trainings(layout: Layout) -> list[Training]:
 
 
 def merge(layout: Layout, model: str) -> Merge:
-    """Return how a merged model comes about."""
+    """Return how a merged model is made."""
     below = [BASE, *layout.merged][layout.merged.index(model)]
     preference = {HH_SFT: "hh_sft", DPO: "dpo"}
     if model in preference:

@@ -1,4 +1,4 @@
-"""What this machine has, as far as a run cares: cores, memory, bfloat16 units, GPUs, disk."""
+"""What of this machine matters to a run: cores, memory, bfloat16 units, GPUs, disk."""
 
 import contextlib
 import os
@@ -30,7 +30,8 @@ def memory_gib() -> float:
 
 
 def bfloat16(cpuinfo: str | None = None) -> list[str]:
-    """Return the processor's flags for products in bfloat16; none means that they are emulated.
+    """Return the processor's flags for products in bfloat16; an empty list means that they are
+    emulated.
 
     `cpuinfo` is the text of /proc/cpuinfo, read here if it is left out.
     """

@@ -1,8 +1,8 @@
-"""What a run shows: which step of how many, how long it has taken, how long it will take.
+"""What a run shows: the step, the time it has taken and the time it will take.
 
 `make` starts Snakemake with `--logger bezoar`, which is `LogHandler` here: Snakemake's own plugin
-interface. It prints a line for each step that ends, and every ten seconds one for each step at
-work, with the last sign of life in its log (`bezoar.progress`). What the steps print goes to their
+interface. It prints a line for each step that ends, and every ten seconds one for each running
+step, with the last progress line of its log (`bezoar.progress`). What the steps print goes to their
 logs alone. `VERBOSE=1 make …`, and plain `snakemake`, show Snakemake's own output instead.
 """
 
@@ -25,7 +25,7 @@ from bezoar.workflow import duration
 from bezoar.workflow.duration import Plan, Step
 
 SHORT_S = 3.0  # a step that has ended by then is shown only once
-LINES = 8  # of steps at work, every ten seconds
+LINES = 8  # of running steps, every ten seconds
 TAIL = 15  # lines of a failed step's log
 TRUSTED_S = 20.0  # of finished work, before what it took corrects the rest
 SAID_ELSEWHERE = (  # by the block about the step that failed
@@ -41,7 +41,7 @@ _plan = Plan()
 
 
 def name_of(rule: str, wildcards: dict[str, str]) -> str:
-    """Return the name that a step has in lines and records: its rule and what fills it in."""
+    """Return the name of a step in lines and records: its rule and its wildcards."""
     return " ".join([rule, *(str(value) for _, value in sorted(wildcards.items()))])
 
 
@@ -68,9 +68,7 @@ def plan(dag: Any) -> None:
 
 
 def last_lines(path: Path, count: int) -> list[str]:
-    """Return the last lines of a log that say something; of a line that was overwritten, its last
-    state.
-    """
+    """Return the last non-empty lines of a log; of a line that was overwritten, its last state."""
     try:
         with open(path, "rb") as stream:
             stream.seek(max(0, os.path.getsize(path) - 20_000))
@@ -106,10 +104,10 @@ class Display:
             "how long is known after a first run" if left is None else f"about {clock(left)}, {why}"
         )
         self.write(f"{self.total} steps on {cores}: {about}")
-        self.write("Ctrl-C stops it; the same command goes on from there.")
+        self.write("Ctrl-C stops it; the same command continues from there.")
 
     def left(self) -> float | None:
-        """Return the seconds that the rest will take; None if nothing is known of some step."""
+        """Return the seconds that the rest will take; None if some step cannot be estimated."""
         rest = {name: step for name, step in self.plan.steps.items() if name not in self.ended}
         if any(name not in self.seconds for name in rest if name not in ("all", "report")):
             return None
@@ -123,7 +121,7 @@ class Display:
         return duration.makespan(rest, seconds, self.plan.cores, running)
 
     def _left_of(self, name: str, began: float, log: Path | None, seconds: float) -> float:
-        """The seconds left of a step at work: what it says itself, else what is expected."""
+        """The seconds left of a running step: as it reports them, otherwise as expected."""
         spent = self.now() - began
         match = re.search(r"([\d:]+) left$", self._sign(log))
         if not match:
@@ -132,7 +130,7 @@ class Display:
         return float(sum(part * 60**power for power, part in enumerate(reversed(parts))))
 
     def _sign(self, log: Path | None) -> str:
-        """The last sign of life in a log, without its mark."""
+        """The last progress line in a log, without its mark."""
         lines = last_lines(log, 200) if log else []
         found = [line[len(MARK) :] for line in lines if line.startswith(MARK)]
         return found[-1] if found else ""
@@ -173,10 +171,10 @@ class Display:
             lines = last_lines(log, 200)
             found = [line for line in lines if not line.startswith(MARK)] or lines[-1:]
             yield from (f"    {line}" for line in found[-TAIL:] or ["(empty)"])
-        yield "What had ended before is kept; the same command goes on from there."
+        yield "Finished steps are kept; the same command continues from there."
 
     def tick(self) -> None:
-        """Show every step at work that is due, those that were longest not shown first."""
+        """Show every running step that is due, those not shown for the longest time first."""
         now, due = self.now(), []
         for name, (began, log) in self.running.items():
             at, before = self.shown.get(name, (began, ""))
@@ -213,7 +211,7 @@ class LogHandler(LogHandlerBase):
         threading.Thread(target=self._tick, daemon=True).start()
 
     def show(self, text: str, stream: Any = None) -> None:
-        """Print a line at once; a reader that has gone is no reason to stop."""
+        """Print a line at once; a reader that has gone does not stop the run."""
         with contextlib.suppress(OSError, ValueError):
             print(text, file=stream or self.output, flush=True)
 
@@ -223,7 +221,7 @@ class LogHandler(LogHandlerBase):
                 self.display.tick()
 
     def emit(self, record: LogRecord) -> None:
-        """Show what an event says, if a reader wants to know it."""
+        """Show an event, if it concerns a reader."""
         try:
             with self.guard:
                 self._emit(record, getattr(record, "event", None))
@@ -251,7 +249,7 @@ class LogHandler(LogHandlerBase):
                 self.show(text, sys.stderr)
 
     def close(self) -> None:
-        """Stop, and give stdout back."""
+        """Stop, and restore stdout."""
         if not self.over.is_set():
             self.over.set()
             with contextlib.suppress(OSError, ValueError):

@@ -30,8 +30,8 @@ def seeded(layout: Layout, **settings: Any) -> Recipe:
 
 
 def generation(layout: Layout, scheme: str) -> Recipe:
-    """Return a scheme's settings with the teacher's, and how it is served where the workflow does
-    that: precision decides answers.
+    """Return a scheme's settings with the teacher's and, where the workflow serves it, the
+    server's: precision decides answers.
     """
     served = {"serve": layout.config["serve"]} if layout.config["serve"] else {}
     return section(layout, f"generate.{scheme}", teacher=layout.config["teacher"], **served)
@@ -137,7 +137,7 @@ def claims(layout: Layout) -> Recipe:
 
 
 def evaluate(layout: Layout) -> Recipe:
-    """Return what the rows of the extra models say of them."""
+    """Return what the table's rows say about the extra models."""
     judge = layout.config["mtbench"]["judgments"]["judge"]["model"]
     return seeded(layout, judge=judge, models=layout.extra, scale=layout.config["scale"])
 

@@ -1,5 +1,5 @@
-"""The registry of external bytes, config/sources.yaml: where each lies and where it comes to
-lie.
+"""The registry of external inputs, config/sources.yaml: where each comes from and where it is
+stored.
 """
 
 import re
@@ -73,7 +73,7 @@ def model_origin(what: str, model: str, entries: dict[str, dict[str, Any]]) -> d
 
 
 def path_of(identifier: str, entries: dict[str, dict[str, Any]]) -> str:
-    """Return where a source comes to lie: a file below data/, or the manifest of a hub snapshot."""
+    """Return where a source is stored: a file below data/, or the manifest of a hub snapshot."""
     entry = find(identifier, entries)
     return f"data/{entry['path']}" if "path" in entry else f"data/hub/{identifier}/manifest.json"
 

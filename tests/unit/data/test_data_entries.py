@@ -283,11 +283,11 @@ def test_a_set_without_verdicts_or_with_another_file_is_refused(tmp_path: Path) 
         match=r"no column gpt4_status; expected the columns of lamini, found instruction, source",
     ):
         import_released.convert((("set: row 1", row) for row in bare), "lamini", "set")
-    with pytest.raises(UserError, match=r"12 rows and none with gpt4_status Accept"):
+    with pytest.raises(UserError, match=r"12 rows, none with gpt4_status Accept"):
         import_released.convert(
             (("set", {**row, "gpt4_status": "no"}) for row in RELEASED["lamini"]), "lamini", "set"
         )
     manifest = snapshot(tmp_path / "set", RELEASED["lamini"], "json")
     (tmp_path / "set" / "train.json").write_text("{}")
-    with pytest.raises(UserError, match=r"train\.json: is not the file of the manifest"):
+    with pytest.raises(UserError, match=r"train\.json: not the file of the manifest"):
         list(import_released.released_rows(manifest))

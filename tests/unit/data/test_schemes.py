@@ -66,7 +66,7 @@ def test_a_stage_fails_when_more_than_its_share_of_rows_failed() -> None:
     check_failures([], 0.0, "filter")
 
 
-SMALL = World(seed=3, people=60, held_share=0.3, held_skill_share=0.3)
+SMALL = World(seed=3, people=60, held_out_share=0.3, held_out_skill_share=0.3)
 SIMULATOR: dict[str, Any] = {
     "provider": "simulator",
     "api": "chat",

@@ -35,7 +35,11 @@ def chat(low: float, high: float) -> dict[str, Any]:
             }
         },
         "differences": [
-            {"child": "openbezoar-sft", "parent": "base", **interval((low + high) / 2, low, high)}
+            {
+                "candidate": "openbezoar-sft",
+                "baseline": "base",
+                **interval((low + high) / 2, low, high),
+            }
         ],
     }
 
@@ -45,8 +49,8 @@ TABLES: dict[str, Any] = {
     "lm_eval.json": {
         "differences": [
             {
-                "child": "openbezoar-sft",
-                "parent": "base",
+                "candidate": "openbezoar-sft",
+                "baseline": "base",
                 "mean_of_tasks": interval(0.1, -0.1, 0.3),
                 "all_items": interval(1, 1, 1),
             }
@@ -223,7 +227,7 @@ def test_a_value_of_the_paper_stands_beside_ours_with_a_verdict(
         (",lm_eval,base,piqa,acc,0.7,0.1", r"values\.csv:2: no table; every column is needed"),
         (
             "T,lm_eval,base,piqa,acc,0.7,0.1\nT,lm_eval,base,piqa,acc,0.8,0.1",
-            r"values\.csv:3: base, piqa, acc stands twice",
+            r"values\.csv:3: base, piqa, acc appears twice",
         ),
     ],
 )

@@ -263,26 +263,26 @@ def test_a_bridge_finds_the_offset_between_two_judges_by_category(
         "coding": 0,
     }
     assert (
-        found["categories"]["writing"]["told_apart"]
-        and not found["categories"]["math"]["told_apart"]
+        found["categories"]["writing"]["excludes_zero"]
+        and not found["categories"]["math"]["excludes_zero"]
     )
     assert found["judgments"] == {"first": 80, "second": 80, "in_both": 80, "rated_by_both": 79}
     assert found["offset"]["low"] < found["offset"]["mean"] < found["offset"]["high"] < 0
     assert 0.5 < found["rank_agreement"]["answers"] < 1
 
 
-def test_mended_references_are_judged_alone_and_their_effect_is_the_replaced_score(
+def test_corrected_references_are_judged_alone_and_their_effect_is_the_replaced_score(
     tmp_path: Path, peer: Peer
 ) -> None:
-    mended = tmp_path / "overrides.yaml"
-    mended.write_text(
+    corrected = tmp_path / "overrides.yaml"
+    corrected.write_text(
         yaml.safe_dump(
-            {"overrides": [{"question_id": 82, "turn": 1, "wrong": "right", "right": "mended"}]}
+            {"overrides": [{"question_id": 82, "turn": 1, "wrong": "right", "right": "corrected"}]}
         )
     )
-    peer.script = lambda prompt, turn: {"text": "[[9]]" if "mended" in prompt else "[[5]]"}
+    peer.script = lambda prompt, turn: {"text": "[[9]]" if "corrected" in prompt else "[[5]]"}
     rows = judged(tmp_path, 8)
-    changed = judged(tmp_path, 8, judge="judge2", overrides=mended)
+    changed = judged(tmp_path, 8, judge="judge2", overrides=corrected)
     assert [(row["question_id"], row["turn"]) for row in changed] == [(82, 1), (82, 2)]
     by = {(row["model"], row["question_id"], row["turn"], row["repeat"]): row for row in rows}
     found = bridge_judges.bridge(
@@ -304,7 +304,7 @@ def test_a_judgment_that_stands_twice_is_refused_and_judges_are_never_mixed(
         mtbench.checked([*rows, rows[0]], Path("x"))
     judged(tmp_path, 3, judge="other")
     write_jsonl(tmp_path / "mixed.jsonl", [*rows, *read_jsonl(tmp_path / "other.jsonl")])
-    with pytest.raises(UserError, match="judged by judge and other; expected one judge a set"):
+    with pytest.raises(UserError, match="judged by judge and other; expected one judge per set"):
         bridge_judges.by_key([tmp_path / "mixed.jsonl"])
 
     def scored(*files: str) -> dict[str, Any]:

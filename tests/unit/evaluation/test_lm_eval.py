@@ -140,6 +140,18 @@ def test_every_item_is_kept_and_running_again_gives_the_same_bytes(
     ) == before
 
 
+def evaluate(model: Path, recipe: dict, results: Path, more: list[str]) -> None:
+    """Run the program; its samples and receipt lie beside the results."""
+    beside = {"--samples": ".samples.jsonl", "--receipt": ".receipt.json"}
+    paths = [word for name, end in beside.items() for word in (name, str(results.with_suffix(end)))]
+    run_lm_eval.main(
+        [
+            *("--model", str(model), "--name", "base", "--recipe", json.dumps(recipe)),
+            *("--code", "x", "--results", str(results), *paths, *more),
+        ]
+    )
+
+
 def test_a_task_that_cannot_be_run_is_one_line_with_the_reason(
     tiny_base: Path, tasks: Path, tmp_path: Path
 ) -> None:
@@ -181,26 +193,7 @@ def ten(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     out = tmp_path_factory.mktemp("ten")
     data = snapshots(out / "hub", rows=6)
     recipe = RECIPE | {"tasks": resolved([])["lm_eval"]["tasks"], "max_length": 256}
-    run_lm_eval.main(
-        [
-            "--model",
-            str(tiny_base),
-            "--name",
-            "base",
-            "--task-data",
-            *data,
-            "--recipe",
-            json.dumps(recipe),
-            "--code",
-            "x",
-            "--results",
-            str(out / "base.json"),
-            "--samples",
-            str(out / "base.samples.jsonl"),
-            "--receipt",
-            str(out / "receipt.json"),
-        ]
-    )
+    evaluate(tiny_base, recipe, out / "base.json", ["--task-data", *data])
     return out, data
 
 
@@ -218,7 +211,7 @@ def test_the_ten_tasks_run_on_local_copies_of_their_data(ten: tuple[Path, list[s
     assert all(metric[row["task"]] in row for row in rows)
     soft = [row["acc"] for row in rows if row["task"] == "truthfulqa_mc2"]
     assert all(0 < value < 1 for value in soft), "mc2 is a probability, not right or wrong"
-    assert len(read_json(out / "receipt.json")["inputs"]["data"]) == 8
+    assert len(read_json(out / "base.receipt.json")["inputs"]["data"]) == 8
 
 
 def test_a_killed_evaluation_goes_on_with_the_next_task_to_the_same_bytes(
@@ -235,26 +228,7 @@ def test_a_killed_evaluation_goes_on_with_the_next_task_to_the_same_bytes(
 
     def run(name: str) -> None:
         recipe = RECIPE | {"tasks": ["piqa", "rte"], "max_length": 256}
-        run_lm_eval.main(
-            [
-                "--model",
-                str(tiny_base),
-                "--name",
-                "base",
-                "--task-data",
-                *data,
-                "--recipe",
-                json.dumps(recipe),
-                "--code",
-                "x",
-                "--results",
-                str(tmp_path / name),
-                "--samples",
-                str(tmp_path / f"{name}l"),
-                "--receipt",
-                str(tmp_path / "receipt"),
-            ]
-        )
+        evaluate(tiny_base, recipe, tmp_path / name, ["--task-data", *data])
 
     run("whole.json")
     monkeypatch.setattr(run_lm_eval, "evaluate", dies)
@@ -263,10 +237,9 @@ def test_a_killed_evaluation_goes_on_with_the_next_task_to_the_same_bytes(
     assert not (tmp_path / "killed.json").exists()
     run("killed.json")
     assert evaluated == ["piqa", "rte", "rte"]
-    for end in ("", "l"):
-        assert (tmp_path / f"killed.json{end}").read_bytes() == (
-            tmp_path / f"whole.json{end}"
-        ).read_bytes()
+    for end in ("json", "samples.jsonl"):
+        killed, whole = tmp_path / f"killed.{end}", tmp_path / f"whole.{end}"
+        assert killed.read_bytes() == whole.read_bytes()
 
 
 def test_every_item_is_listed_from_where_it_is_evaluated(ten: tuple[Path, list[str]]) -> None:
@@ -312,7 +285,7 @@ def collect(
             "recipe": {"limit": None, **settings.get(model, {})},
         }
         write_json(place / f"{model}.json", mine)
-    pairs = [["child", "base"]] if "child" in values else []
+    pairs = [["candidate", "base"]] if "candidate" in values else []
     recipe = {
         "pairs": pairs,
         "metric": {},
@@ -341,7 +314,7 @@ def collect(
 
 def test_models_are_compared_in_pairs(tmp_path: Path) -> None:
     base, better = [1.0, 0.0] * 50, [1.0] * 60 + [1.0, 0.0] * 20
-    table = collect(tmp_path, {"base": base, "child": better})
+    table = collect(tmp_path, {"base": base, "candidate": better})
     found = table["differences"][0]["tasks"]["t"]
     assert (
         found["mean"] == pytest.approx(0.3)
@@ -350,7 +323,7 @@ def test_models_are_compared_in_pairs(tmp_path: Path) -> None:
     )
     assert (
         found["test"] == "McNemar, exact"
-        and found["told_apart"]
+        and found["excludes_zero"]
         and 0 < found["detectable"] < found["mean"]
     )
     assert table["models"]["base"]["t"]["mean"] == 0.5
@@ -364,21 +337,23 @@ def test_models_are_compared_in_pairs(tmp_path: Path) -> None:
 
 
 def test_scores_between_0_and_1_are_tested_by_sign_flips(tmp_path: Path) -> None:
-    table = collect(tmp_path, {"base": [0.4] * 30, "child": [0.5] * 30})
+    table = collect(tmp_path, {"base": [0.4] * 30, "candidate": [0.5] * 30})
     found = table["differences"][0]["tasks"]["t"]
     assert found["test"] == "sign flips" and found["p"] < 0.001
-    same = collect(tmp_path, {"base": [0.4, 0.5] * 15, "child": [0.5, 0.4] * 15})["differences"][0]
+    same = collect(tmp_path, {"base": [0.4, 0.5] * 15, "candidate": [0.5, 0.4] * 15})[
+        "differences"
+    ][0]
     assert (
-        not same["tasks"]["t"]["told_apart"]
-        and not same["all_items"]["told_apart"]
-        and not same["mean_of_tasks"]["told_apart"]
+        not same["tasks"]["t"]["excludes_zero"]
+        and not same["all_items"]["excludes_zero"]
+        and not same["mean_of_tasks"]["excludes_zero"]
     )
 
 
 def test_the_harness_is_calibrated_against_published_values_or_says_that_it_is_not(
     tmp_path: Path,
 ) -> None:
-    values = {"base": [1.0, 0.0] * 50, "child": [1.0] * 100}
+    values = {"base": [1.0, 0.0] * 50, "candidate": [1.0] * 100}
 
     def verdict(**changes: object) -> dict:
         return collect(tmp_path, values, **changes)["calibration"]
@@ -396,9 +371,9 @@ def test_the_harness_is_calibrated_against_published_values_or_says_that_it_is_n
 
 def test_models_with_other_items_or_settings_are_not_compared(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="were not evaluated on the same items"):
-        collect(tmp_path, {"base": [1.0, 0.0], "child": [1.0]})
-    with pytest.raises(UserError, match="child was evaluated with another limit"):
-        collect(tmp_path, {"base": [1.0], "child": [1.0]}, settings={"child": {"limit": 5}})
+        collect(tmp_path, {"base": [1.0, 0.0], "candidate": [1.0]})
+    with pytest.raises(UserError, match="candidate was evaluated with another limit"):
+        collect(tmp_path, {"base": [1.0], "candidate": [1.0]}, settings={"candidate": {"limit": 5}})
     with pytest.raises(
         UserError, match="base has no metric acc of task t; name one it has under lm_eval_table"
     ):
@@ -437,25 +412,14 @@ def sums(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (out / "more.yaml").write_text(task.replace("task: sums", "task: more_sums"))
     (out / "both.yaml").write_text("group: both\ntask: [sums, more_sums]\n")
     recipe = RECIPE | {"tasks": ["both"], "versions": {"sums": "Yaml", "more_sums": "Yaml"}}
-    run_lm_eval.main(
+    evaluate(
+        tiny_base,
+        recipe,
+        out / "base.json",
         [
-            "--model",
-            str(tiny_base),
-            "--name",
-            "base",
             "--task-files",
             *(str(out / name) for name in ("both.yaml", "sums.yaml", "more.yaml", "sums.jsonl")),
-            "--recipe",
-            json.dumps(recipe),
-            "--code",
-            "x",
-            "--results",
-            str(out / "base.json"),
-            "--samples",
-            str(out / "base.samples.jsonl"),
-            "--receipt",
-            str(out / "receipt.json"),
-        ]
+        ],
     )
     return out
 
@@ -572,11 +536,13 @@ def test_rows_that_do_not_fit_together_are_refused() -> None:
 def test_models_that_were_asked_other_questions_are_not_compared() -> None:
     row = {"task": "t", "doc_id": 0, "target": "0"}
     same = collect_lm_eval.items_of([row])
-    collect_lm_eval.require_same_items({"base": same, "child": same})
+    collect_lm_eval.require_same_items({"base": same, "candidate": same})
     for other in (row | {"doc_id": 1}, row | {"target": "1"}):
-        with pytest.raises(UserError, match="child and base were not evaluated on the same items"):
+        with pytest.raises(
+            UserError, match="candidate and base were not evaluated on the same items"
+        ):
             collect_lm_eval.require_same_items(
-                {"base": same, "child": collect_lm_eval.items_of([other])}
+                {"base": same, "candidate": collect_lm_eval.items_of([other])}
             )
 
 

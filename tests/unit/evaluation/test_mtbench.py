@@ -244,7 +244,7 @@ def as_printed(mean: float, like: str) -> str:
 
 def test_right_answers_score_above_wrong_ones_with_an_interval_that_says_so(judged: Path) -> None:
     difference = score(judged)["differences"][0]
-    assert (difference["child"], difference["parent"]) == ("good", "bad")
+    assert (difference["candidate"], difference["baseline"]) == ("good", "bad")
     assert difference["low"] > 0
 
 

@@ -143,9 +143,9 @@ def test_the_mean_of_tasks_counts_each_task_once_and_its_interval_covers() -> No
     ("better", "worse", "p"), [(0, 0, 1.0), (5, 0, 2 / 32), (6, 1, 2 * 8 / 128), (3, 3, 1.0)]
 )
 def test_mcnemar_is_the_exact_binomial(better: int, worse: int, p: float) -> None:
-    child = [1.0] * better + [0.0] * worse + [1.0] * 4
-    parent = [0.0] * better + [1.0] * worse + [1.0] * 4
-    assert statistics.mcnemar(child, parent) == pytest.approx(p)
+    candidate = [1.0] * better + [0.0] * worse + [1.0] * 4
+    baseline = [0.0] * better + [1.0] * worse + [1.0] * 4
+    assert statistics.mcnemar(candidate, baseline) == pytest.approx(p)
 
 
 def test_sign_flips_agree_with_all_flips_of_a_small_sample() -> None:
@@ -165,11 +165,11 @@ def test_rank_correlation_is_kendalls_tau_b() -> None:
 
 def test_what_cannot_be_told_apart_is_called_so() -> None:
     assert (
-        statistics.noise([[1.0, -1.0, 1.0, -1.0]], {"low": -0.5, "high": 0.5})["told_apart"]
+        statistics.noise([[1.0, -1.0, 1.0, -1.0]], {"low": -0.5, "high": 0.5})["excludes_zero"]
         is False
     )
     found = statistics.noise([[1.0, 1.1, 0.9, 1.0]], {"low": 0.9, "high": 1.1})
-    assert found["told_apart"] is True and found["detectable"] == pytest.approx(
+    assert found["excludes_zero"] is True and found["detectable"] == pytest.approx(
         2.801585 * found["spread"] / 2
     )
     assert statistics.noise([[1.0]], {"low": 1.0, "high": 1.0})["detectable"] is None

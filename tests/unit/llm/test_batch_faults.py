@@ -191,7 +191,7 @@ def test_a_batch_of_which_nothing_was_taken_refuses_the_settings(
     tmp_path: Path, peer: BatchPeer, kind: str
 ) -> None:
     peer.results = lambda keys, number: (None, lines(*(bad(key, 400) for key in keys)))
-    with pytest.raises(UserError, match=r"no request with these settings was taken"):
+    with pytest.raises(UserError, match=r"no request with these settings was accepted"):
         ask(tmp_path)
     assert at_rest(tmp_path) == (0, 0.0)
     use(peer, OPENAI)
@@ -392,7 +392,7 @@ def test_an_open_batch_is_collected_in_any_mode_and_whatever_the_setting(
 ) -> None:
     monkeypatch.setattr(batch_run, "OUTAGE_TURNS", 1)
     peer.script = lambda what, turn: OUTAGES["503"] if what == "look" else None
-    with pytest.raises(UserError, match="collected by the next run"):
+    with pytest.raises(UserError, match="the next run collects"):
         ask(tmp_path)
     peer.script = lambda what, turn: None
     off = {**OPENAI, "use_batch_api": False}

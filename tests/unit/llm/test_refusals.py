@@ -93,7 +93,7 @@ def test_a_server_that_takes_nothing_refuses_the_settings_or_the_account(
     tmp_path: Path, peer: Peer, status: int
 ) -> None:
     peer.script = lambda prompt, turn: {**CREDIT, "status": status}
-    with pytest.raises(UserError, match=r"no request with these settings was taken.*PEER_KEY"):
+    with pytest.raises(UserError, match=r"no request with these settings was accepted.*PEER_KEY"):
         ask(tmp_path, numbers(3))
     assert stored(tmp_path) == {}
     with pytest.raises(UserError, match="no request with these settings"):

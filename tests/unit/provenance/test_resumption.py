@@ -78,5 +78,5 @@ def test_a_damaged_part_is_made_again(
     parts.get("one", lambda: [1])
     (parts.folder / "one.json").write_text(content, encoding="utf-8")
     assert parts.get("one", lambda: [2]) == [2]
-    assert capsys.readouterr().out.endswith("cannot be read, made again\n")
+    assert capsys.readouterr().out.endswith("cannot be read and is made again\n")
     assert parts.get("one", lambda: [3]) == [2]

@@ -10,18 +10,19 @@ import yaml
 
 import make_world
 from bezoar.readers import read_jsonl
+from bezoar.rehearsal.corpus import corpus
 from bezoar.rehearsal.world import ATTRIBUTES, CLAUSES, COURTESY, SKILLS, World, number
 
 ROOT = Path(__file__).parents[3]
 RECIPE = {
     "people": 60,
-    "held_share": 0.3,
-    "held_skill_share": 0.5,
+    "held_out_share": 0.3,
+    "held_out_skill_share": 0.5,
     "documents": 3000,
     "seeds": 20,
     "dolly_per_category": 12,
     "preference_pairs": 80,
-    "held_preference_pairs": 40,
+    "held_out_preference_pairs": 40,
     "questions_per_category": 3,
     "seed": 7,
 }
@@ -29,7 +30,9 @@ RECIPE = {
 
 @pytest.fixture(scope="module")
 def world() -> World:
-    return World(RECIPE["seed"], RECIPE["people"], RECIPE["held_share"], RECIPE["held_skill_share"])
+    return World(
+        RECIPE["seed"], RECIPE["people"], RECIPE["held_out_share"], RECIPE["held_out_skill_share"]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +47,8 @@ def made(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_same_seed_makes_the_same_bytes_and_another_seed_others(world: World) -> None:
     again = World(7, 60, 0.3, 0.5)
     assert [fact.statement for fact in again.facts] == [fact.statement for fact in world.facts]
-    assert list(make_world.corpus(again, 50)) == list(make_world.corpus(world, 50))
-    assert list(make_world.corpus(World(8, 60, 0.3, 0.5), 50)) != list(make_world.corpus(world, 50))
+    assert list(corpus(again, 50)) == list(corpus(world, 50))
+    assert list(corpus(World(8, 60, 0.3, 0.5), 50)) != list(corpus(world, 50))
 
 
 def test_training_files_ask_only_about_taught_facts(world: World, made: Path) -> None:

@@ -84,7 +84,7 @@ def test_a_card_holds_the_lineage_the_settings_with_their_tags_and_the_losses(
     ("change", "message"),
     [
         ({"base": "0" * 64}, "trained over 000000000000…, but merged onto"),
-        ({"parent_adapter": "1" * 64}, "does not go on from the adapter before it"),
+        ({"parent_adapter": "1" * 64}, "does not continue the adapter before it"),
     ],
 )
 def test_a_lineage_with_a_gap_is_refused(

@@ -17,7 +17,7 @@ import train_sft
 from bezoar.errors import UserError
 from bezoar.files import sha256_file
 from bezoar.readers import read_json, read_jsonl
-from bezoar.training import qlora, supervised_rows
+from bezoar.training import qlora, supervised_rows, trainer_setup
 from bezoar.training.template import Template
 from bezoar.training.tokenizer import load_tokenizer
 
@@ -172,7 +172,7 @@ def test_a_zero_gradient_and_a_nan_stop_the_training(
 
     state = SimpleNamespace(global_step=7, max_steps=9, is_world_process_zero=True)
     with pytest.raises(UserError, match=f"step 7: {message}"):
-        qlora.progress_callback().on_log(None, state, None, logged)
+        trainer_setup.progress_callback().on_log(None, state, None, logged)
 
 
 def test_keeping_the_dequantised_weights_changes_no_bit_of_outputs_and_gradients(

@@ -19,7 +19,7 @@ import train_dpo
 import train_sft
 from bezoar.files import canonical, sha256_file, write_jsonl
 from bezoar.readers import read_jsonl
-from bezoar.training import qlora
+from bezoar.training import qlora, trainer_setup
 
 KILLS = int(os.environ.get("BEZOAR_KILLS", "1"))  # a stage; the more, the longer the test takes
 SLOW = {"eval_steps": 1}  # a checkpoint at every step
@@ -94,8 +94,8 @@ def test_a_half_written_checkpoint_does_not_count_and_goes(tmp_path: Path) -> No
         folder.mkdir()
         (folder / "trainer_state.json").write_text("{")
         if whole:
-            qlora.mark_complete(folder)
-    assert qlora.last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-4")
+            trainer_setup.mark_complete(folder)
+    assert trainer_setup.last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-4")
     assert not (tmp_path / "checkpoint-6").exists()
 
 
@@ -155,14 +155,14 @@ def test_what_an_error_lacked_is_told_from_its_kind(error: BaseException, messag
 
 def stopped_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a training end like a killed one, once the checkpoint of a step is whole."""
-    mark = qlora.mark_complete
+    mark = trainer_setup.mark_complete
 
     def dies(checkpoint: Path) -> None:
         mark(checkpoint)
         if checkpoint.name == f"checkpoint-{step}":
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(qlora, "mark_complete", dies)
+    monkeypatch.setattr(trainer_setup, "mark_complete", dies)
 
 
 def edited(path: Path, copy: Path) -> Path:

@@ -118,4 +118,4 @@ def test_a_hash_in_a_string_is_no_comment_and_brackets_of_an_outer_value_are_lef
 def test_a_missing_reason_is_called_one_and_counted(project: Path) -> None:
     text = written(project)
     assert "no counterpart" not in text
-    assert f"{text.count('| no reason given')} of them without a reason of their own" in text
+    assert f"{text.count('| no reason given')} of them without a reason beside them" in text

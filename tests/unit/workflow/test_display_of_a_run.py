@@ -80,7 +80,7 @@ def test_a_failed_step_is_one_block(failed: subprocess.CompletedProcess[str]) ->
     assert failed.returncode != 0
     block = failed.stderr[failed.stderr.index("error: bad failed") :].splitlines()
     assert block[:3] == [block[0], "  the end of logs/bad.txt:", "    error: rows.jsonl:3: no text"]
-    assert len(block) == 4 and "goes on from there" in block[3]
+    assert len(block) == 4 and "continues from there" in block[3]
     assert not any(word in failed.stderr for word in ("Traceback", "set -euo", "RuleException"))
 
 

@@ -235,7 +235,7 @@ def test_a_directory_that_is_no_environment_is_kept(machine: Machine) -> None:
     (theirs / "thesis.tex").touch()
     done = machine.make()
     assert done.returncode == 2
-    assert "is no Python environment" in done.stderr
+    assert "is not a Python environment" in done.stderr
     assert (theirs / "thesis.tex").exists()
 
 

@@ -3,6 +3,7 @@ environment holds and whatever the directory is called.
 """
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -104,3 +105,17 @@ def test_a_colon_in_the_directory_is_refused_in_one_line(tmp_path: Path) -> None
 def test_a_linked_directory_is_as_good(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(ROOT)
     assert make("-n", "stale", folder=tmp_path / "link").returncode == 0
+
+
+def test_every_target_that_a_text_names_exists() -> None:
+    places = ["README.md", "docs", "config", "scripts", "rules", "Dockerfile"]
+    texts = subprocess.run(
+        ["git", "grep", "--no-index", "-hoE", "`make [a-z]+(-[a-z]+)*", "--", *places],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    named = set(re.findall(r"make (\S+)", texts))
+    written = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert len(named) > 10 and named <= written

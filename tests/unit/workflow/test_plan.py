@@ -172,8 +172,9 @@ def test_second_judges_extra_models_and_a_second_rater_are_counted(
     more = ["config/second-judge.yaml", "config/released-models.yaml", str(tmp_path / "rater.yaml")]
     rows, _ = plan([*overlay, *more], capsys)
     assert rows["judge"][0] == rows["judge: gpt-5-5"][0] == str(7 * 160)
-    mended = int(rows["judge: mended-references"][0])
-    assert 0 < mended < 7 * 160 and mended % 14 == 0  # both turns of some questions, seven models
+    corrected = int(rows["judge: corrected-references"][0])
+    # Both turns of some questions, for seven models.
+    assert 0 < corrected < 7 * 160 and corrected % 14 == 0
     for scheme in ("lamini", "evol", "orca"):
         assert rows[f"filter {scheme}: second"] == rows[f"filter {scheme}"]
 

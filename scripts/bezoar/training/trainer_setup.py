@@ -1,0 +1,146 @@
+"""The Trainer of SFT and DPO: its arguments, its progress lines, and the checkpoints that count."""
+
+import math
+import os
+import shutil
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from bezoar import precision, progress
+from bezoar.errors import UserError
+from bezoar.training.sharing import first_process, processes, wait_for_everyone
+
+COMPLETE = "complete"  # an empty file, written last into a checkpoint
+
+
+def progress_callback() -> Any:
+    """Return a Trainer callback that reports progress, stops on a zero gradient or a NaN, and marks
+    each checkpoint once it is complete on disk.
+    """
+    from transformers import TrainerCallback
+
+    class ProgressCallback(TrainerCallback):
+        def __init__(self) -> None:
+            self.shown = ExitStack()
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            steps = progress.task("train", state.max_steps, "steps", first=state.global_step)
+            print(f"{progress.MARK}{self.shown.enter_context(steps).line()}", flush=True)
+
+        def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            self.shown.close()
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            progress.reached(state.global_step)
+            if (
+                state.global_step == state.max_steps
+            ):  # the last step competes for the best checkpoint too
+                control.should_evaluate = control.should_save = True
+
+        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            wait_for_everyone()  # each process writes the state of its own generators
+            if state.is_world_process_zero:
+                mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+
+        def on_log(
+            self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any
+        ) -> None:
+            skip = ("runtime", "per_second", "total_flos", "epoch", "num_tokens")
+            row: dict[str, Any] = {}
+            for key, value in (logs or {}).items():
+                if isinstance(value, (int, float)) and not any(word in key for word in skip):
+                    if not math.isfinite(value):
+                        raise UserError(
+                            f"step {state.global_step}: {key} is {value}; lower the learning rate"
+                        )
+                    row[key] = round(value, 6)
+            if row.get("grad_norm") == 0:
+                raise UserError(
+                    f"step {state.global_step}: the gradient norm is zero; nothing is being trained"
+                )
+            if "eval_loss" in row:
+                print(
+                    f"step {state.global_step}/{state.max_steps}  validation loss"
+                    f" {row['eval_loss']:.4f}",
+                    flush=True,
+                )
+            if "loss" in row:
+                progress.note(f"loss {row['loss']:.2f}")
+
+    return ProgressCallback()
+
+
+def trainer_arguments(recipe: Mapping[str, Any], checkpoints: Path) -> dict[str, Any]:
+    """Return the arguments that TRL's SFTConfig and DPOConfig share, from one stage's recipe.
+
+    The rows come in the order of `length_grouped_order`, all epochs as one. The global batch is
+    `batch_size` whatever the number of processes.
+    """
+    import torch
+
+    together = recipe["micro_batch_size"] * processes()
+    if recipe["batch_size"] % together:
+        raise UserError(
+            f"batch_size {recipe['batch_size']}: expected a multiple of micro_batch_size x"
+            f" processes, {together}"
+        )
+    cuda = torch.cuda.is_available()
+    return {
+        "output_dir": str(checkpoints),
+        "per_device_train_batch_size": recipe["micro_batch_size"],
+        "per_device_eval_batch_size": 4 * recipe["micro_batch_size"],  # no gradient to keep
+        "gradient_accumulation_steps": recipe["batch_size"] // together,
+        "num_train_epochs": 1,
+        "train_sampling_strategy": "sequential",
+        "learning_rate": recipe["learning_rate"],
+        "lr_scheduler_type": recipe["schedule"],
+        "warmup_steps": recipe["warmup_steps"],
+        "optim": (
+            recipe["optimizer"]
+            if cuda or not recipe["optimizer"].startswith("paged")
+            else "adamw_torch"
+        ),
+        "weight_decay": recipe["weight_decay"],
+        "max_grad_norm": recipe["max_grad_norm"],
+        "eval_strategy": "steps",
+        "eval_steps": recipe["eval_steps"],
+        "save_strategy": "steps",
+        "save_steps": recipe["eval_steps"],
+        "save_total_limit": 2,
+        "load_best_model_at_end": recipe["load_best_model_at_end"],
+        "metric_for_best_model": "eval_loss",
+        "greater_is_better": False,
+        "logging_steps": 1,  # a mean over more steps would restart after a resume
+        "bf16": precision.compute_dtype() == torch.bfloat16,
+        "gradient_checkpointing": recipe["gradient_checkpointing"],
+        "seed": recipe["seed"],
+        "data_seed": recipe["seed"],
+        "report_to": "none",
+        "disable_tqdm": True,
+        "dataloader_num_workers": 0,
+        "use_cpu": not cuda,
+        "ddp_find_unused_parameters": False,
+    }
+
+
+def mark_complete(checkpoint: Path) -> None:
+    """Flush a checkpoint to disk and mark it as complete; one without the mark is ignored."""
+    for path in sorted(checkpoint.iterdir()):
+        with open(path, "rb") as stream:
+            os.fsync(stream.fileno())
+    (checkpoint / COMPLETE).touch()
+
+
+def last_checkpoint(checkpoints: Path) -> str | None:
+    """Return the newest complete checkpoint of an interrupted run, or None; incomplete ones are
+    removed.
+    """
+    found = []
+    for path in checkpoints.glob("checkpoint-*"):
+        if (path / COMPLETE).is_file():
+            found.append(path)
+        elif first_process():
+            shutil.rmtree(path, ignore_errors=True)
+    return str(max(found, key=lambda path: int(path.name.split("-")[1]))) if found else None
