@@ -32,7 +32,7 @@ if config["entry"] == "generate":
         resources:
             concurrency=16,
         params:
-            recipe=recipe("filter", teacher=config["teacher"]["model"]),
+            recipe=canonical(recipes.rating(LAYOUT)),
             code=code("scripts/filter_rows.py"),
             store=store("filter-{scheme}"),
         shell:

@@ -95,6 +95,8 @@ rule flan:
     input:
         script="scripts/stream_flan.py",
         lock="envs/main.lock",
+        prompts="prompts/orca_system_messages.yaml",
+        tokenizer=source("teacher_tokenizer"),
     output:
         rows="<results>/flan/{source}.jsonl",
         counts="<results>/flan/{source}.counts.json",
@@ -117,8 +119,9 @@ rule flan:
         r"""
         exec &> >(tee {log:q})
         python {input.script:q} \
-            --entry {params.entry:q} --lock config/sources.lock --rows {output.rows:q} \
-            --counts {output.counts:q} \
+            --entry {params.entry:q} --lock config/sources.lock \
+            --prompts {input.prompts:q} --tokenizer {input.tokenizer:q} \
+            --rows {output.rows:q} --counts {output.counts:q} \
             --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
         """
 
@@ -129,6 +132,7 @@ rule generate_orca:
         script="scripts/generate_orca.py",
         lock="envs/main.lock",
         prompts="prompts/orca_system_messages.yaml",
+        tokenizer=source("teacher_tokenizer"),
         flan=LAYOUT.flan_files(),
         streamed=expand("<results>/flan/{source}.counts.json", source=LAYOUT.streamed),
         facts=FACTS,
@@ -154,7 +158,7 @@ rule generate_orca:
         exec &> >(tee {log:q})
         {params.address}
         python {input.script:q} \
-            --flan {input.flan:q} --streamed {input.streamed:q} \
+            --flan {input.flan:q} --streamed {input.streamed:q} --tokenizer {input.tokenizer:q} \
             --prompts {input.prompts:q} \
             --store {params.store:q} --facts {input.facts:q} --concurrency {resources.concurrency} \
             --rows {output.rows:q} --counts {output.counts:q} \

@@ -16,9 +16,9 @@ stays. Columns: instruction, response, category, evolution_strategy, in-depth-ev
 Elimination rules: no_information_gain (an evaluator calls an instruction and its evolved form
 equal, or does not say within 6 requests), sorry (the response contains "sorry" and has fewer than
 80 words), only_stop_words (nothing but stop words and punctuation), copied_prompt (the instruction
-holds a section name of the prompt); and no_answer (nothing came back). Each epoch sends new
-requests: an instruction that stayed and draws the same operation again gets a new answer, not the
-stored one.
+holds a section name of the prompt); no_answer (nothing came back); and too_long (prompt and answer
+do not fit the teacher's context: no request). Each epoch sends new requests: an instruction that
+stayed and draws the same operation again gets a new answer, not the stored one.
 
 WizardLM's own variants are options: `strategy_draw: item` draws strategy and operation for each
 instruction instead of each pool, and `complicate_input` adds its fifth operation.
@@ -34,6 +34,7 @@ from tokenizers import Tokenizer
 from typing_extensions import TypedDict
 
 from bezoar import program
+from bezoar.data.context import Context
 from bezoar.data.funnel import Funnel
 from bezoar.data.schemes import (
     check_failures,
@@ -46,8 +47,9 @@ from bezoar.data.schemes import (
 )
 from bezoar.errors import UserError
 from bezoar.llm.client import LLMClient
+from bezoar.llm.language_model import Answer
 from bezoar.llm.reasoning import split_reasoning
-from bezoar.llm.settings import ModelSettings, ServerSettings
+from bezoar.llm.settings import Messages, ModelSettings, ServerSettings
 from bezoar.readers import read_jsonl
 from bezoar.rng import draw
 
@@ -70,7 +72,14 @@ class Recipe(TypedDict):
 
 
 OPERATIONS = ("add_constraints", "deepening", "concretizing", "increase_reasoning_steps")
-RULES = ("no_answer", "copied_prompt", "no_information_gain", "sorry", "only_stop_words")
+RULES = (
+    "too_long",
+    "no_answer",
+    "copied_prompt",
+    "no_information_gain",
+    "sorry",
+    "only_stop_words",
+)
 CLAUSE = re.compile(r"(?:(?!\bbut\b|\band\b)[^.,;:!?\n])+[?]?|\bbut\b|\band\b")
 VERDICTS = {"equal": True, "unequal": False, "different": False}
 NEGATIONS = frozenset(
@@ -192,9 +201,15 @@ def evolve(
     texts: dict[str, str],
     pool: dict[str, dict[int, str]],
     recipe: Recipe,
+    tokenizer: Path | None = None,
 ) -> tuple[list[dict], Funnel]:
-    """Run all epochs over a pool that is changed in place; return the rows and their funnel."""
+    """Run all epochs over a pool that is changed in place; return the rows and their funnel.
+
+    What the teacher has no room for is not asked: the parent stays for the next epoch.
+    """
     funnel, written = Funnel(*RULES), []
+    model = client.settings
+    context = Context(model.context, model.max_tokens, model.prompt_form, tokenizer)
     for epoch in range(1, recipe["epochs"] + 1):
         prompts, parents, about = [], [], []
         for category, instructions in pool.items():
@@ -208,17 +223,18 @@ def evolve(
                 parents.append(text)
                 about.append((category, number, strategy, operation))
         names = [f"evol epoch {epoch} {category} seed {number}" for category, number, _, _ in about]
-        evolved = client.ask(prompts, names, attempt=epoch)
-        check_failures(
-            zip(names, evolved, strict=True), recipe["max_failure_share"], "generate evol"
-        )
-        fate: dict[int, str] = {}
-        for i, answer in enumerate(evolved):
+        fate = {
+            i: "too_long"
+            for i, prompt in enumerate(prompts)
+            if not context.fits(prompt[-1]["content"])
+        }
+        evolved = ask_some(client, prompts, names, fate, epoch, recipe)
+        for i, answer in evolved.items():
             if answer.state != "answered":
                 fate[i] = "no_answer"
             elif copies_prompt(answer.text):
                 fate[i] = "copied_prompt"
-        alive = [i for i in range(len(evolved)) if i not in fate]
+        alive = [i for i in evolved if i not in fate]
         compare = [
             user(texts["evol_equal"].format(first=parents[i], second=evolved[i].text))
             for i in alive
@@ -232,15 +248,9 @@ def evolve(
             if same is not False
         }
         alive = [i for i in alive if i not in fate]
-        answers = client.ask(
-            [user(evolved[i].text) for i in alive], [names[i] for i in alive], attempt=epoch
-        )
-        responses = dict(zip(alive, answers, strict=True))
-        check_failures(
-            [(names[i], answer) for i, answer in responses.items()],
-            recipe["max_failure_share"],
-            "generate evol",
-        )
+        fate |= {i: "too_long" for i in alive if not context.fits(evolved[i].text)}
+        prompts = [user(evolved[i].text if i in evolved else "") for i in range(len(names))]
+        responses = ask_some(client, prompts, names, fate, epoch, recipe)
         for i, (category, number, strategy, operation) in enumerate(about):
             if i in responses:
                 usable = responses[i].usable
@@ -262,6 +272,26 @@ def evolve(
                 pool[category][number] = evolved[i].text
         print(f"epoch {epoch}: {len(written)} rows", flush=True)
     return written, funnel
+
+
+def ask_some(
+    client: LLMClient,
+    prompts: list[Messages],
+    names: list[str],
+    fate: dict[int, str],
+    epoch: int,
+    recipe: Recipe,
+) -> dict[int, Answer]:
+    """Ask the prompts whose items have no fate yet; return their answers by place."""
+    asked = [i for i in range(len(prompts)) if i not in fate]
+    answers = client.ask([prompts[i] for i in asked], [names[i] for i in asked], attempt=epoch)
+    found = dict(zip(asked, answers, strict=True))
+    check_failures(
+        [(names[i], answer) for i, answer in found.items()],
+        recipe["max_failure_share"],
+        "generate evol",
+    )
+    return found
 
 
 def read_seeds(path: Path) -> list[dict[str, Any]]:
@@ -303,7 +333,7 @@ def main(argv: list[str] | None = None) -> None:
     def make(client: LLMClient) -> tuple[list[dict], Funnel]:
         other = second_store(args.store, "evaluator")
         with open_client(args, args.recipe["evaluator"], other) as evaluator:
-            written, funnel = evolve(client, evaluator, texts, pool, args.recipe)
+            written, funnel = evolve(client, evaluator, texts, pool, args.recipe, args.tokenizer)
             funnel.more = {
                 "asked": funnel.entered,
                 "evaluator_states": dict(sorted(evaluator.states.items())),

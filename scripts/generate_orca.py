@@ -2,7 +2,7 @@
 2306.02707).
 
 Usage: generate_orca.py --flan aqua_train.tsv … --prompts prompts/orca_system_messages.yaml \\
-           --store … [--facts …] --concurrency 16 \\
+           --store … [--facts …] [--tokenizer tokenizer.json] --concurrency 16 \\
            --recipe '{"quotas": {"cot": 1500}, …}' --code … --rows … --counts … --receipt …
 
 Input files: chain-of-thought TSV (question TAB answer TAB explanation, newlines as backslash-n;
@@ -13,7 +13,8 @@ template_type, system_message, explained_targets, dataset_source.
 
 Drop rules: malformed (not three columns, a missing field, or text that is not Unicode), empty (no
 question or answer), few_shot, unknown_submix (task_source is none of the Flan Collection's),
-bigbench (T0), over_quota, no_response.
+bigbench (T0), too_long (prompt and answer do not fit the teacher's context; another row takes its
+place), over_quota, no_response.
 """
 
 from collections.abc import Sequence
@@ -24,13 +25,13 @@ from typing_extensions import TypedDict
 
 from bezoar import program
 from bezoar.data import flan
+from bezoar.data.context import Context
 from bezoar.data.funnel import Funnel
 from bezoar.data.schemes import check_failures, parser_for, run, user
 from bezoar.errors import UserError
 from bezoar.llm.client import LLMClient
 from bezoar.llm.settings import ModelSettings, ServerSettings
 from bezoar.readers import read_json
-from bezoar.rng import draw
 
 
 class Recipe(TypedDict):
@@ -44,15 +45,7 @@ class Recipe(TypedDict):
     seed: int
 
 
-RULES = (*flan.RULES, "over_quota", "no_response")
-MESSAGES = {  # the system messages allowed for each submix (Orca paper, table 2)
-    "cot": (6, 11, 16),
-    "niv2": (1, 2, 5, 7, 9, 12, 13, 14, 15),
-    "t0": (1, 2, 3, 5, 7),
-    "flan2021": (3, 4, 7),
-    "flan2021_multiple_choice": (8, 10),
-    "dialog": (1, 2, 5, 7),
-}
+RULES = (*flan.RULES, "too_long", "over_quota", "no_response")
 
 
 def make(
@@ -61,9 +54,10 @@ def make(
     messages: dict[int, str],
     recipe: Recipe,
     streamed: Sequence[dict[str, int]] = (),
+    tokenizer: Path | None = None,
 ) -> tuple[list[dict], Funnel]:
     """Return the rows and their funnel; `streamed` are the counts of what was dropped before the
-    files were written.
+    files were written, `tokenizer` is the teacher's.
     """
     funnel, rows = Funnel(*RULES), []
     for counts in streamed:
@@ -75,21 +69,19 @@ def make(
         rows += found
         for rule, count in dropped.items():
             funnel.leave(rule, count)
-    chosen = flan.choose(rows, recipe)
-    funnel.leave("over_quota", len(rows) - len(chosen))
+    model = client.settings
+    context = Context(model.context, model.max_tokens, model.prompt_form, tokenizer)
+    fits = flan.fitting(context.fits, messages, recipe["seed"])
+    chosen, too_long = flan.choose(rows, recipe, fits)
+    funnel.leave("too_long", len(too_long))
+    funnel.leave("over_quota", len(rows) - len(chosen) - len(too_long))
     if not chosen:
         raise UserError(
             f"{paths[0]}: no row of {funnel.entered} is taken; look at the quotas and at what was"
             f" dropped: {funnel.left}"
         )
     for row in chosen:
-        choice = row["template_type"] == "zs_opt" and row["dataset_source"] == "flan2021"
-        allowed = MESSAGES["flan2021_multiple_choice" if choice else row["dataset_source"]]
-        row["system_message"] = messages[
-            draw(recipe["seed"], "orca", "system", row["task_name"], row["original_index"]).choice(
-                allowed
-            )
-        ]
+        row["system_message"] = flan.system_message(row, messages, recipe["seed"])
     names = [f"orca {row['task_name']} row {row['original_index']}" for row in chosen]
     answers = client.ask([user(row["inputs"], row["system_message"]) for row in chosen], names)
     check_failures(zip(names, answers, strict=True), recipe["max_failure_share"], "generate orca")
@@ -116,14 +108,20 @@ def main(argv: list[str] | None = None) -> None:
         default=[],
         help="counts of the files that were streamed, JSON",
     )
+    parser.add_argument(
+        "--tokenizer", type=Path, nargs="?", help="the teacher's tokenizer.json, to count tokens"
+    )
     args = parser.parse_args(argv)
     messages = flan.system_messages(args.prompts[0])
     streamed = [read_json(path) for path in args.streamed]
 
     def make_with(client: LLMClient) -> tuple[list[dict], Funnel]:
-        return make(client, args.flan, messages, args.recipe, streamed)
+        return make(client, args.flan, messages, args.recipe, streamed, args.tokenizer)
 
-    run(args, "generate_orca", "teacher", {"flan": args.flan, "streamed": args.streamed}, make_with)
+    inputs = {"flan": args.flan, "streamed": args.streamed}
+    if args.tokenizer:
+        inputs["tokenizer"] = args.tokenizer
+    run(args, "generate_orca", "teacher", inputs, make_with)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import argparse
 import ctypes
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -44,22 +45,23 @@ class Recipe(ServerSettings):
 WAIT_S = 0.5
 
 
+# What the recipe says elsewhere, or what must not stand on a command line.
+OWN_OPTIONS = frozenset(
+    "model host port dtype max-model-len ctx-size tensor-parallel-size quantization revision alias"
+    " api-key hf-token".split()
+)
+
+
 def command(recipe: Recipe, port: int) -> list[str]:
-    """Return the server's command line. Prefix caching is on, because prompts begin with what they
-    share.
-    """
+    """Return the server's command line; raise `UserError` for an option that it cannot have."""
     place = ["--host", "127.0.0.1", "--port", str(port)]
-    if recipe["program"] == "transformers":
-        quantised = ["--quantization", recipe["quantization"]] if recipe["quantization"] else []
-        return [
-            recipe["executable"],
-            "serve",
-            *place,
-            "--dtype",
-            recipe["dtype"],
-            *quantised,
-            recipe["model"],
-        ]
+    arguments = {"vllm": vllm, "transformers": transformers, "llama.cpp": llama_cpp}
+    line = arguments[recipe["program"]](recipe, place)
+    return [recipe["executable"], *line, *further(recipe.get("options", {}))]
+
+
+def vllm(recipe: Recipe, place: list[str]) -> list[str]:
+    """Return vLLM's arguments. Prefix caching is on, because prompts begin with what they share."""
     options = [
         "--dtype",
         recipe["dtype"],
@@ -71,7 +73,41 @@ def command(recipe: Recipe, port: int) -> list[str]:
     ]
     options += ["--quantization", recipe["quantization"]] if recipe["quantization"] else []
     options += ["--revision", recipe["revision"]] if recipe["revision"] else []
-    return [recipe["executable"], "serve", recipe["model"], *place, *options]
+    return ["serve", recipe["model"], *place, *options]
+
+
+def transformers(recipe: Recipe, place: list[str]) -> list[str]:
+    """Return the arguments of `transformers serve`."""
+    quantised = ["--quantization", recipe["quantization"]] if recipe["quantization"] else []
+    return ["serve", *place, "--dtype", recipe["dtype"], *quantised, recipe["model"]]
+
+
+def llama_cpp(recipe: Recipe, place: list[str]) -> list[str]:
+    """Return the arguments of llama.cpp's llama-server, which divides its context among `parallel`
+    requests; where the weights are is an option (`hf-repo` and `hf-file`).
+    """
+    options = dict(recipe.get("options", {}))
+    context = recipe["max_model_len"] * int(options.get("parallel", 1))
+    return [*place, "--alias", recipe["model"], "--ctx-size", str(context)]
+
+
+def further(options: dict[str, object]) -> list[str]:
+    """Return further options as arguments: true is a flag, a mapping or list is JSON, and false or
+    null leaves one out.
+    """
+    line: list[str] = []
+    for name, value in options.items():
+        if name in OWN_OPTIONS or not re.fullmatch(r"[a-z][a-z0-9-]*", name):
+            raise UserError(
+                f"serve: options: `{name}`: expected the name of an option that `serve` has no key"
+                " for, without dashes before it, and no key or token; remove or correct it"
+            )
+        if value is None or value is False:
+            continue
+        line.append(f"--{name}")
+        if value is not True:
+            line.append(json.dumps(value) if isinstance(value, dict | list) else str(value))
+    return line
 
 
 def free_port() -> int:

@@ -2,6 +2,7 @@
 nothing else is stored.
 
 Usage: BEZOAR_MIRROR=dir stream_flan.py --entry '{"id": "flan_niv2_submix", "hub": …}' \\
+           --prompts prompts/orca_system_messages.yaml [--tokenizer tokenizer.json] \\
            --lock config/sources.lock --recipe '{"quotas": {…}, …}' \\
            --code … --rows …/flan/flan_niv2_submix.jsonl --counts … --receipt …
 
@@ -9,17 +10,18 @@ Rows come through `datasets`, at the entry's revision, from the hub or from MIRR
 no revision is published, the first one used is written to --lock. original_index is the position of
 a row in the stream, from 0. The counts say how many rows were read and how many each rule dropped;
 the rules and the draw are those of generate_orca.py, which chooses the same rows from the whole
-submix as from the rows kept here.
+submix as from the rows kept here; so a row that the teacher has no room for is dropped here, too.
 """
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 from typing_extensions import TypedDict
 
 from bezoar import program, progress
-from bezoar.data.flan import choose, parse_row, rule_for, submix_of
+from bezoar.data.context import Context, ContextSettings
+from bezoar.data.flan import choose, fitting, parse_row, rule_for, submix_of, system_messages
 from bezoar.errors import UserError
 from bezoar.files import write_json, write_jsonl
 from bezoar.provenance.receipt import Receipt, stage_parser
@@ -33,6 +35,7 @@ class Recipe(TypedDict):
 
     quotas: dict[str, int]  # submix: rows
     rows_per_task: int
+    teacher: NotRequired[ContextSettings]  # how much fits its context
     seed: int
 
 
@@ -79,13 +82,16 @@ def stream(entry: dict[str, Any], mirror: Path | None, lock: Path) -> Iterator[d
 
 
 def select(
-    rows: Iterable[dict[str, Any]], recipe: Recipe
+    rows: Iterable[dict[str, Any]],
+    recipe: Recipe,
+    fits: Callable[[dict[str, Any]], bool] = lambda row: True,
 ) -> tuple[list[dict[str, Any]], dict[str, int]]:
     """Return the rows the quotas take, and the counts.
 
     Choosing is greedy under two nested limits, a laminar matroid: what a batch's choice rejects,
     the choice over everything rejects as well, so that choosing batch by batch is exact and holds
-    no more than the quotas and one batch.
+    no more than the quotas, one batch, and the rows that do not fit but would have been taken (held
+    so that they are counted exactly: a later batch may leave one no place).
     """
     counts = {"read": 0}
     kept: list[dict[str, Any]] = []
@@ -100,10 +106,12 @@ def select(
         usable += 1
         kept.append({"original_index": index, **parsed, "dataset_source": submix_of(parsed)})
         if usable % BATCH == 0:
-            kept = choose(kept, recipe)
+            taken, too_long = choose(kept, recipe, fits)
+            kept = [*taken, *too_long]
             progress.note(f"{len(kept):,} held")
-    kept = choose(kept, recipe)
-    return kept, {**counts, "over_quota": usable - len(kept), "kept": len(kept)}
+    taken, too_long = choose(kept, recipe, fits)
+    over = usable - len(taken) - len(too_long)
+    return taken, {**counts, "too_long": len(too_long), "over_quota": over, "kept": len(taken)}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -115,6 +123,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--lock", type=Path, required=True, help="revisions of what has none published, JSON"
     )
+    parser.add_argument(
+        "--prompts", type=Path, required=True, help="the system messages, which rows must fit with"
+    )
+    parser.add_argument(
+        "--tokenizer", type=Path, nargs="?", help="the teacher's tokenizer.json, to count tokens"
+    )
     parser.add_argument("--rows", type=Path, required=True, help="rows to write, JSONL")
     parser.add_argument("--counts", type=Path, required=True, help="counts to write, JSON")
     args = parser.parse_args(argv)
@@ -124,10 +138,15 @@ def main(argv: list[str] | None = None) -> None:
         stage="flan",
         recipe=args.recipe,
         code=args.code,
-        inputs={},
+        inputs={
+            "prompts": args.prompts,
+            **({"tokenizer": args.tokenizer} if args.tokenizer else {}),
+        },
         outputs={"rows": args.rows, "counts": args.counts},
     ) as receipt:
-        rows, counts = select(stream(args.entry, mirror, args.lock), args.recipe)
+        context = Context(**args.recipe.get("teacher", {}), tokenizer=args.tokenizer)
+        fits = fitting(context.fits, system_messages(args.prompts), args.recipe["seed"])
+        rows, counts = select(stream(args.entry, mirror, args.lock), args.recipe, fits)
         if not rows:
             raise UserError(
                 f"{args.entry['id']}: no row of {counts['read']} is taken; look at the quotas and"

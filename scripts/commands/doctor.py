@@ -2,11 +2,13 @@
 
 Usage: doctor.py [--short] --config config/paper.yaml [more.yaml …]
 
-Looks at the machine, the keys, the judge, the licences and the sources; sends nothing but a HEAD
-request to each source and server.
+Looks at the machine, the keys, the language models, the licences and the sources. Each source and
+server gets a HEAD request; a provider whose key is there is asked whether it has the model and when
+that ends, which costs nothing. A line that begins with `note:` stops nothing.
 """
 
 import argparse
+import asyncio
 import os
 import shutil
 import tempfile
@@ -14,10 +16,15 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
 from bezoar import program
+from bezoar.errors import UserError
+from bezoar.llm.faults import Fault
+from bezoar.llm.model_ends import asked_end, listed_end, not_served, substitute
+from bezoar.llm.settings import ModelSpec
 from bezoar.progress import clock
 from bezoar.readers import read_json
 from bezoar.surroundings import own
@@ -25,7 +32,6 @@ from bezoar.workflow import duration, sources
 from bezoar.workflow import machine as machine_of
 from bezoar.workflow.configuration import SCHEMA, check, files_of, resolved
 
-RETIRED = {"claude-2.1": "2025-07-21", "claude-2.0": "2025-07-21", "claude-1.3": "2024-11-06"}
 PAPER_GPU_GIB, PAPER_DISK_GIB = (
     24,
     120,
@@ -81,7 +87,7 @@ def machine(config: dict[str, Any]) -> Iterator[str]:
 
 
 def language_models(config: dict[str, Any]) -> Iterator[str]:
-    """Yield missing keys, servers that do not answer, and models that are gone."""
+    """Yield missing keys and servers that do not answer."""
     for role, settings in models(config):
         if settings["provider"] == "simulator":
             continue
@@ -97,22 +103,69 @@ def language_models(config: dict[str, Any]) -> Iterator[str]:
                 f"{role}: {settings['api_key_env']} is not set; put the key for {settings['model']}"
                 " into it (any text for a local server)"
             )
-        if settings["model"] in RETIRED:
-            yield (
-                f"{role}: {settings['model']} was retired on {RETIRED[settings['model']]}; name"
-                " another model in the config, as a deviation"
-            )
         address = os.environ.get(settings["base_url_env"] or "")
-        if role == "teacher" and not address:
+        if settings["base_url_env"] and not address:
             yield (
-                f"teacher: {settings['base_url_env']} is not set; start `vllm serve"
-                f" {settings['model']}` and put its address (…/v1) into it"
+                f"{role}: {settings['base_url_env']} is not set; start a server of"
+                f" {settings['model']} (docs/reproducing.md) and put its address (…/v1) into it"
             )
         elif address and not answers(f"{address}/models"):
             yield (
                 f"{role}: no answer from {address}; start the server or correct"
                 f" {settings['base_url_env']}"
             )
+
+
+def model_ends(config: dict[str, Any], today: date) -> list[str]:
+    """Return a line for each model that is gone, unknown to its provider or not served, and a note
+    for each that ends soon.
+    """
+    roles: dict[str, tuple[ModelSpec, list[str]]] = {}
+    for role, settings in models(config):
+        if settings["provider"] == "simulator" or (role == "teacher" and config["serve"]):
+            continue
+        spec = ModelSpec.of(settings)
+        place = f"{spec.provider} {spec.model} {spec.base_url_env} {spec.api_key_env}"
+        roles.setdefault(place, (spec, []))[1].append(role)
+
+    async def all_of_them() -> list[str]:
+        return await asyncio.gather(*(model_end(spec, today) for spec, _ in roles.values()))
+
+    lines = []
+    for (_, names), line in zip(roles.values(), asyncio.run(all_of_them()), strict=True):
+        note = "note: " if line.startswith("note: ") else ""
+        if line:
+            lines.append(f"{note}{', '.join(names)}: {line.removeprefix('note: ')}")
+    return lines
+
+
+async def model_end(settings: ModelSpec, today: date) -> str:
+    """Return what is wrong with a model, or soon will be, or nothing. The provider is asked where
+    its key is there; what it says counts more than the dated list.
+    """
+    unasked = ""
+    end = None if settings.base_url_env else listed_end(settings)
+    there = (settings.api_key_env, settings.base_url_env)
+    if all(os.environ.get(name) for name in there if name):
+        try:
+            if settings.base_url_env:
+                return await not_served(settings)
+            end = await asked_end(settings)
+        except UserError as error:
+            return str(error)
+        except Fault as fault:
+            if not settings.base_url_env:
+                unasked = f"note: {settings.model}: its provider could not be asked ({fault})"
+    if end is None or not (end.gone(today) or end.soon(today)):
+        return unasked
+    use = f"name another one in the config, such as {substitute(settings)}, as a deviation"
+    if end.gone(today):
+        day = f" on {end.day}" if end.day else ""
+        return f"{settings.model} was shut down{day} ({end.source}); {use}"
+    assert end.day is not None
+    days = (end.day - today).days
+    when = f"ends on {end.day}, in {days} days" if days > 0 else f"was to end on {end.day}"
+    return f"note: {settings.model} {when} ({end.source}); be done before, or {use}"
 
 
 def answers(url: str) -> bool:
@@ -223,8 +276,11 @@ def main(argv: list[str] | None = None) -> None:
     entries = wanted(config)
     with ThreadPoolExecutor(32) as pool:
         knocks = [problem for problem in pool.map(reachable, entries) if problem]
-    missing = [*machine(config), *language_models(config), *licences(entries), *knocks]
-    for line in [*missing, *unpinned(entries)]:
+    ends = model_ends(config, datetime.now(UTC).date())
+    found = [*machine(config), *language_models(config), *ends, *licences(entries), *knocks]
+    missing = [line for line in found if not line.startswith("note: ")]
+    notes = [line for line in found if line.startswith("note: ")]
+    for line in [*missing, *notes, *unpinned(entries)]:
         print(line)
     print(
         f"{len(missing)} things are missing for the {config['scale']} scale"

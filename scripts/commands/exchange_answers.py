@@ -8,8 +8,8 @@ Usage: exchange_answers.py export --config config/paper.yaml --file answers.json
 One JSON object per line: store (the job's file name) and the columns of bezoar.llm.answer_store, in
 the order of store and key, so that equal answers give equal files. An import checks every line
 first (key against request, hash against answer) and changes nothing if one is wrong; an answer that
-is already there stays, and a different answer to the same request is an error. Imported answers are
-not counted as spent: somebody else paid for them.
+is already there stays, a different answer to the same request is an error, and a failure gives way
+to an answer. Imported answers are not counted as spent: somebody else paid for them.
 """
 
 import argparse
@@ -24,8 +24,8 @@ from typing import Any
 from bezoar import program
 from bezoar.errors import UserError
 from bezoar.files import sha256_text, whole_file
-from bezoar.llm.answer_store import COLUMNS, Store, digest
-from bezoar.readers import column, iter_jsonl
+from bezoar.llm.answer_store import COLUMNS, Store, digest, usable
+from bezoar.readers import column, iter_jsonl, parse_json
 from bezoar.workflow.configuration import resolved
 
 
@@ -75,6 +75,9 @@ def lines(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             or digest(row["answer"], row["response"]) != row["sha256"]
         ):
             raise UserError(f"{where}: does not match its hash; fetch the export again")
+        answer = parse_json(row["answer"], f"{where}: answer")
+        if not isinstance(answer, dict) or not isinstance(answer.get("text"), str):
+            raise UserError(f"{where}: `answer`: expected an answer with a text; export it again")
         yield number, row
 
 
@@ -88,8 +91,9 @@ def take_in(folder: Path, file: Path) -> tuple[int, int]:
     new = 0
     for name, answers in rows.items():
         store = Store(folder / name)
-        known = {row[0]: row[4] for row in store.rows()}
-        other = next((row for row in answers if known.get(row[0], row[4]) != row[4]), None)
+        known = {row[0]: row[4] for row in store.rows() if usable(json.loads(row[2]))}
+        good = [row for row in answers if usable(json.loads(row[2]))]
+        other = next((row for row in good if known.get(row[0], row[4]) != row[4]), None)
         if other is not None:
             store.close()
             raise UserError(

@@ -44,8 +44,9 @@ from bezoar.llm.answer_store import Store
 from bezoar.llm.budget import PRICES, budget_of_environment, price_of
 from bezoar.llm.client import LLMClient
 from bezoar.llm.language_model import Answer
+from bezoar.llm.protocol import seed_of
 from bezoar.llm.settings import Messages, ModelSpec, Request, request_of
-from bezoar.llm.stored_model import checked, keys_of
+from bezoar.llm.stored_model import checked, final, keys_of
 from bezoar.readers import read_json, read_jsonl, read_yaml, read_yaml_entries
 from bezoar.rehearsal.simulator import Simulator
 from bezoar.rehearsal.world import World
@@ -141,7 +142,8 @@ class Planner:
         """Return stored answers and stand-ins, in order."""
         requests = [request_of(self.settings, prompt, attempt, schema) for prompt in prompts]
         keys = keys_of(requests, names)
-        known = self.stored.get_many(keys) if self.stored else {}
+        stored = self.stored.get_many(keys) if self.stored else {}
+        known = {key: answer for key, answer in stored.items() if final(answer, self.settings)}
         self.load.stored += len(known)
         return [
             checked(known[key], self.settings) if key in known else self._pend(key, request)
@@ -162,7 +164,7 @@ class Planner:
                 self.load.out[case] += min(tokens, most)
         if self.simulator and self.settings.provider == "simulator":
             model, words = request["model"], self.settings.max_tokens
-            text = self.simulator.reply(request["messages"], request["attempt"], model)
+            text = self.simulator.reply(request["messages"], seed_of(request) or 0, model)
             if words and len(cut := text.split(" ")) > words:
                 return Answer("truncated", " ".join(cut[:words]), {}, model)
         return Answer("answered", text, {}, self.settings.model)
@@ -333,7 +335,12 @@ class Plan:
         known = self.paths("teacher_tokenizer")
         tokenizer = Tokenizer.from_file(str(known[0])) if known else None
         self.rows["evol"], _ = generate_evol.evolve(
-            client, judge, texts, generate_evol.pools(rows, recipe, tokenizer), recipe
+            client,
+            judge,
+            texts,
+            generate_evol.pools(rows, recipe, tokenizer),
+            recipe,
+            known[0] if known else None,
         )
 
     def orca(self) -> None:
@@ -347,7 +354,10 @@ class Plan:
         )
         messages = system_messages(Path("prompts/orca_system_messages.yaml"))
         if files:
-            self.rows["orca"], _ = generate_orca.make(client, files, messages, recipe)
+            known = self.paths("teacher_tokenizer")
+            self.rows["orca"], _ = generate_orca.make(
+                client, files, messages, recipe, tokenizer=known[0] if known else None
+            )
         else:
             asked = [filler(f"flan {i}", 80) for i in range(sum(recipe["quotas"].values()))]
             answers = client.ask(

@@ -30,6 +30,12 @@ def substitutions(config: dict[str, Any]) -> list[str]:
             f"MT-Bench is judged by `{judge['judge']['model']}`; the paper's judge was"
             f" `{judge['paper_judge']}`. Their scores are never mixed."
         )
+    rater, paper_rater = config["filter"]["rater"]["model"], config["filter"]["paper_rater"]
+    if rater != paper_rater:
+        found.append(
+            f"Rows are rated by `{rater}`; the paper's rater was `{paper_rater}`. The columns"
+            " `gpt4_…` keep their names, receipts and cards name the model."
+        )
     for name, settings in (
         ("teacher", config["teacher"]),
         ("filter", config["filter"]["rater"]),

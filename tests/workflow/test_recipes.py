@@ -17,6 +17,8 @@ CONFIGURATIONS = {
     "decontaminated": ["config/decontaminated.yaml"],
     "second judge": ["config/second-judge.yaml"],
     "served": ["config/serve-vllm.yaml"],
+    "quantised": ["config/teacher-48gb.yaml", "config/teacher-24gb.yaml"],
+    "open models": ["config/open-models.yaml"],
     "Flan's files": ["config/flan-cot.yaml"],
     "models of others": ["config/released-models.yaml"],
 }

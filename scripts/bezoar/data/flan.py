@@ -1,7 +1,9 @@
-"""Rows of the Flan Collection: their formats, what drops a row, and which rows the quotas take."""
+"""Rows of the Flan Collection: their formats, what drops a row, its system message, and which rows
+the quotas take.
+"""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,14 @@ from bezoar.readers import iter_lines, parse_json, read_yaml, shown
 from bezoar.rng import draw
 
 RULES = ("malformed", "empty", "few_shot", "unknown_submix", "bigbench")  # that drop a row
+MESSAGES = {  # the system messages allowed for each submix (Orca paper, table 2)
+    "cot": (6, 11, 16),
+    "niv2": (1, 2, 5, 7, 9, 12, 13, 14, 15),
+    "t0": (1, 2, 3, 5, 7),
+    "flan2021": (3, 4, 7),
+    "flan2021_multiple_choice": (8, 10),
+    "dialog": (1, 2, 5, 7),
+}
 TAB = b"\t"
 COLUMNS = ("inputs", "targets", "task_source", "task_name", "template_type")
 
@@ -150,9 +160,38 @@ def parse_row(row: Any) -> dict[str, Any] | None:
     return {column: row[column] for column in COLUMNS}
 
 
-def choose(rows: list[dict[str, Any]], recipe: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return a sample within the quotas: rows in an order that depends only on the seed and the
-    row, taken greedily.
+def system_message(row: dict[str, Any], messages: Mapping[int, str], seed: int) -> str:
+    """Return the system message that is drawn for a row."""
+    choice = row["template_type"] == "zs_opt" and row["dataset_source"] == "flan2021"
+    allowed = MESSAGES["flan2021_multiple_choice" if choice else row["dataset_source"]]
+    rng = draw(seed, "orca", "system", row["task_name"], row["original_index"])
+    return messages[rng.choice(allowed)]
+
+
+def fitting(
+    room: Callable[..., bool], messages: Mapping[int, str], seed: int
+) -> Callable[[dict[str, Any]], bool]:
+    """Return a function that says whether the teacher has room (`Context.fits`) for a row under its
+    system message; it remembers, because a row is looked at in every batch that it stays in.
+    """
+    known: dict[tuple[str, str, int], bool] = {}
+
+    def fits(row: dict[str, Any]) -> bool:
+        key = (row["dataset_source"], row["task_name"], row["original_index"])
+        if key not in known:
+            known[key] = room(system_message(row, messages, seed), row["inputs"])
+        return known[key]
+
+    return fits
+
+
+def choose(
+    rows: list[dict[str, Any]],
+    recipe: Mapping[str, Any],
+    fits: Callable[[dict[str, Any]], bool] = lambda row: True,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return a sample within the quotas, and what would have been in it but does not fit: rows in
+    an order that depends on the seed and the row alone, first come first taken.
     """
     ordered = sorted(
         rows,
@@ -161,6 +200,7 @@ def choose(rows: list[dict[str, Any]], recipe: Mapping[str, Any]) -> list[dict[s
         ).random(),
     )
     taken: list[dict[str, Any]] = []
+    too_long: list[dict[str, Any]] = []
     by_submix: dict[str, int] = {}
     by_task: dict[
         tuple[str, str], int
@@ -171,7 +211,10 @@ def choose(rows: list[dict[str, Any]], recipe: Mapping[str, Any]) -> list[dict[s
             by_submix.get(submix, 0) < recipe["quotas"].get(submix, 0)
             and by_task.get(task, 0) < recipe["rows_per_task"]
         ):
+            if not fits(row):
+                too_long.append(row)
+                continue
             by_submix[submix] = by_submix.get(submix, 0) + 1
             by_task[task] = by_task.get(task, 0) + 1
             taken.append(row)
-    return taken
+    return taken, too_long

@@ -16,15 +16,17 @@ What an auditor needs: `<results>/store/*.sqlite`, one file per job, each readab
       price known), and online or batch
     batches               what was submitted to a batch API: its id, the requests in it by key, and
       whether it was collected
-`Store.get(key_of(request_of(settings, messages, attempt)))` is the stored answer or None. Nothing
-in `answers` is ever changed. Each job has a store of its own, so that jobs on several machines
-never share a writer; `exchange_answers.py` combines them into one file.
+`Store.get(key_of(request_of(settings, messages, attempt)))` is the stored answer or None. An answer
+with a text is never changed. What has none (a refusal, nothing, a cut before the first word, an
+error) is kept for a replay, and gives way as soon as there is another: a new server, SDK or account
+may answer. Each job has a store of its own, so that jobs on several machines never share a writer;
+`exchange_answers.py` combines them into one file, `forget_failures.py` removes failures.
 """
 
 import json
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +34,16 @@ from typing import Any
 from bezoar.errors import UserError
 from bezoar.files import canonical, sha256_text
 
-SCHEMA = """
+# Of a row (of the table, or OLD): whether its answer has a text that a stage can go on with.
+USABLE = (
+    "(json_extract({0}answer, '$.text') <> '' AND"
+    " coalesce(json_extract({0}answer, '$.state'), 'answered') IN ('answered', 'truncated'))"
+)
+STAY = f"""
+CREATE TRIGGER IF NOT EXISTS no_delete_of_answers BEFORE DELETE ON answers
+    WHEN {USABLE.format("OLD.")} BEGIN SELECT RAISE(ABORT, 'append-only'); END
+"""
+SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS answers (
     key TEXT PRIMARY KEY, request TEXT NOT NULL, answer TEXT NOT NULL, response TEXT NOT NULL,
     sha256 TEXT NOT NULL, sent_unix_s REAL NOT NULL, seconds REAL NOT NULL, usd REAL,
@@ -44,10 +55,13 @@ CREATE TABLE IF NOT EXISTS batches (
 );
 CREATE TRIGGER IF NOT EXISTS no_update BEFORE UPDATE ON answers
     BEGIN SELECT RAISE(ABORT, 'append-only'); END;
-CREATE TRIGGER IF NOT EXISTS no_delete BEFORE DELETE ON answers
-    BEGIN SELECT RAISE(ABORT, 'append-only'); END;
+DROP TRIGGER IF EXISTS no_delete;
+{STAY};
 """
+REMOVE_FAILURE = f"DELETE FROM answers WHERE key = ? AND NOT {USABLE.format('')}"
+Step = tuple[str, list[tuple[Any, ...]] | None]  # a statement, and the values of each execution
 COLUMNS = ("key", "request", "answer", "response", "sha256", "sent_unix_s", "seconds", "usd", "via")
+INSERT = f"INSERT OR IGNORE INTO answers VALUES ({','.join('?' * len(COLUMNS))})"
 AT_ONCE = 500  # keys a query; SQLite's oldest limit on variables is 999
 BUSY_S = 60  # how long to wait for another process that holds the file
 
@@ -86,6 +100,20 @@ def key_of(request: dict[str, Any]) -> str:
     settings and attempt.
     """
     return sha256_text(canonical(request))
+
+
+def usable(answer: Mapping[str, Any]) -> bool:
+    """Say whether a stored answer has a text that a stage can go on with, as `USABLE` does."""
+    return bool(answer["text"]) and answer.get("state", "answered") in ("answered", "truncated")
+
+
+def _removal(keys: list[tuple[Any, ...]]) -> list[Step]:
+    """Return the steps that remove answers which otherwise stay."""
+    return [
+        ("DROP TRIGGER no_delete_of_answers", None),
+        ("DELETE FROM answers WHERE key = ?", keys),
+        (STAY, None),
+    ]
 
 
 def digest(answer: str, response: str) -> str:
@@ -133,22 +161,36 @@ class Store:
                 found[key] = json.loads(answer)
         return found
 
-    def put(self, entries: Iterable[Entry]) -> None:
-        """Append entries in one transaction; the first answer to a request stays."""
-        self._write(
-            f"INSERT OR IGNORE INTO answers VALUES ({','.join('?' * len(COLUMNS))})",
-            [entry.row() for entry in entries],
-        )
+    def put(self, entries: Iterable[Entry], instead: Collection[str] = ()) -> None:
+        """Append entries in one transaction. The first answer with a text to a request stays, but
+        for the keys in `instead`; a failure gives way.
+        """
+        rows = [entry.row() for entry in entries]
+        if not rows:
+            return
+        replaced = [(row[0],) for row in rows if row[0] in instead]
+        steps: list[Step] = [(REMOVE_FAILURE, [(row[0],) for row in rows]), (INSERT, rows)]
+        self._write_all([*_removal(replaced), *steps] if replaced else steps)
 
     def rows(self) -> Iterator[tuple[Any, ...]]:
         """Yield every answer's columns in the order of keys."""
         yield from self._read(f"SELECT {','.join(COLUMNS)} FROM answers ORDER BY key", ())
 
     def put_rows(self, rows: list[tuple[Any, ...]]) -> int:
-        """Append rows of another store; return how many were new."""
-        before = self.connection.total_changes
-        self._write(f"INSERT OR IGNORE INTO answers VALUES ({','.join('?' * len(COLUMNS))})", rows)
-        return self.connection.total_changes - before
+        """Append rows of another store; return how many were new. One with a text takes the place
+        of a failure.
+        """
+        before: int = self._read("SELECT count(*) FROM answers", ())[0][0]
+        good = [(row[0],) for row in rows if usable(json.loads(row[2]))]
+        failed = self._read(f"SELECT key FROM answers WHERE NOT {USABLE.format('')}", ())
+        replaced = set(good) & set(failed)
+        self._write_all([(REMOVE_FAILURE, good), (INSERT, rows)])
+        now: int = self._read("SELECT count(*) FROM answers", ())[0][0]
+        return now - before + len(replaced)
+
+    def forget(self, keys: Iterable[str]) -> None:
+        """Remove answers, whatever they are, so that they are asked for again."""
+        self._write_all(_removal([(key,) for key in keys]))
 
     def prices(self, keys: Iterable[str]) -> dict[str, float]:
         """Return key -> USD of the answers that are there."""
@@ -213,10 +255,19 @@ class Store:
             ) from None
 
     def _write(self, statement: str, rows: list[tuple[Any, ...]]) -> None:
+        self._write_all([(statement, rows)])
+
+    def _write_all(self, steps: "list[Step]") -> None:
+        """Do all steps in one transaction."""
         try:
             with self.connection:
-                self.connection.executemany(statement, rows)
-        except sqlite3.OperationalError as error:
+                self.connection.execute("BEGIN IMMEDIATE")
+                for statement, rows in steps:
+                    if rows is None:
+                        self.connection.execute(statement)
+                    else:
+                        self.connection.executemany(statement, rows)
+        except sqlite3.Error as error:
             raise UserError(
                 f"{self.path}: cannot be written ({error}); free space and run again, what is"
                 " stored is kept"

@@ -5,6 +5,7 @@ not stored yet, and what is known of the server.
 import asyncio
 import contextlib
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,10 +35,16 @@ class ServerState:
 
 
 class Incoming:
-    """The answers of one `ask` while they come in."""
+    """The answers of one `ask` while they come in; those to `again` take a stored one's place."""
 
-    def __init__(self, store: Store, account: Account, missing: dict[str, Request]) -> None:
-        self.store, self.account, self.missing = store, account, missing
+    def __init__(
+        self,
+        store: Store,
+        account: Account,
+        missing: dict[str, Request],
+        again: Collection[str] = (),
+    ) -> None:
+        self.store, self.account, self.missing, self.again = store, account, missing, again
         self.answers: dict[str, dict[str, Any]] = {}
         self.done = asyncio.Event()
         self._entries: list[Entry] = []
@@ -54,7 +61,7 @@ class Incoming:
 
     def flush(self) -> None:
         """Store the answers that came in, then settle what they cost."""
-        self.store.put(self._entries)
+        self.store.put(self._entries, self.again)
         self._entries = []
         self.account.settle()
 

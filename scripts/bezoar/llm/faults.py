@@ -44,6 +44,8 @@ PARAMETERS = {
     "seed": "`seed` (null leaves it out)",
     "response_format": "`json_schema`",
     "output_config": "`json_schema`",
+    "reasoning_effort": "`effort` (null leaves it out)",
+    "output_config.effort": "`effort` (null leaves it out)",
     "stop": "`stop`",
     "stop_sequences": "`stop`",
     "anthropic-version": "`api_version`",

@@ -39,10 +39,11 @@ class Unreadable(ValueError):
 
 
 def arguments(request: Request) -> dict[str, Any]:
-    """Return the body of one call; `stop`, the seed and a JSON schema go along where the protocol
-    has a place for them.
+    """Return the body of one call; `stop`, the seed, a JSON schema and the effort go along where
+    the protocol has a place for them.
     """
     body: dict[str, Any] = {"model": request["model"], **request.get("extra", {})}
+    effort = request.get("effort")
     if request["max_tokens"] is not None:
         body[request.get("max_tokens_name", "max_tokens")] = request["max_tokens"]
     if request["temperature"] is not None:
@@ -55,11 +56,13 @@ def arguments(request: Request) -> dict[str, Any]:
             body["system"] = "\n\n".join(system)
         if stop:
             body["stop_sequences"] = stop
+        output = {"effort": effort} if effort else {}
         if schema:
-            form = {"type": "json_schema", "schema": schema}
-            body["output_config"] = {**body.get("output_config", {}), "format": form}
+            output["format"] = {"type": "json_schema", "schema": schema}
+        if output:
+            body["output_config"] = {**body.get("output_config", {}), **output}
         return body
-    seed = _seed(request)
+    seed = seed_of(request)
     if seed is not None:
         body["seed"] = seed
     if stop:
@@ -69,13 +72,15 @@ def arguments(request: Request) -> dict[str, Any]:
         body["prompt"] = (request["prompt_form"] or "%s").replace("%s", whole)
         return body
     body["messages"] = messages
+    if effort:
+        body["reasoning_effort"] = effort
     if schema:
         form = {"name": "answer", "strict": True, "schema": schema}
         body["response_format"] = {"type": "json_schema", "json_schema": form}
     return body
 
 
-def _seed(request: Request) -> int | None:
+def seed_of(request: Request) -> int | None:
     """Return the seed that goes along: the attempt, a number of 31 bits that depends on the whole
     request, or none.
     """

@@ -42,28 +42,31 @@ class ModelSettings(TypedDict):
     json_schema: bool  # whether the server holds answers to a JSON schema
     use_batch_api: bool  # whether MODE=batch goes through the provider's batch API
     max_tokens_name: NotRequired[str]  # the parameter's name, such as max_completion_tokens
-    seed: NotRequired[Literal["attempt", "request"] | None]  # number of the re-ask; of the request
+    seed: NotRequired[Literal["attempt", "request"] | None]  # drawn from the request, if not given
     extra: NotRequired[dict[str, Any]]  # parameters such as {reasoning_effort: low}
     api_version: NotRequired[str | None]  # `anthropic-version`, or Azure's `api-version`
+    effort: NotRequired[str | None]  # how much a reasoning model reasons; null leaves it out
+    context: NotRequired[int | None]  # tokens of prompt and answer together; null: no limit
 
 
 class ServerSettings(TypedDict):
     """A server of a language model that the workflow starts and ends."""
 
-    program: Literal["vllm", "transformers"]
-    executable: str  # path
+    program: Literal["vllm", "transformers", "llama.cpp"]
+    executable: str  # path, or a name on PATH
     dtype: str
     quantization: str | None
     tensor_parallel_size: int  # GPUs; 0 for a CPU
     max_model_len: int  # tokens of prompt and answer together
     start_timeout_s: int
+    options: NotRequired[dict[str, Any]]  # further ones of its command line, by name
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """The settings of one language model. The seed is `attempt` (the number of the re-ask),
-    `request` (drawn from the whole request, so that rows do not share one stream of random numbers)
-    or None (left out).
+    """The settings of one language model. The seed is `request` (drawn from the whole request, so
+    that rows do not share one stream of random numbers), `attempt` (the number of the re-ask, as
+    answers that were stored earlier have it) or None (left out).
     """
 
     provider: str
@@ -81,9 +84,11 @@ class ModelSpec:
     json_schema: bool = False
     use_batch_api: bool = False
     max_tokens_name: str = "max_tokens"
-    seed: str | None = "attempt"
+    seed: str | None = "request"
     extra: dict[str, Any] = field(default_factory=dict)
     api_version: str | None = None
+    effort: str | None = None
+    context: int | None = None
 
     @classmethod
     def of(cls, values: "Mapping[str, Any] | ModelSpec") -> "ModelSpec":
@@ -108,7 +113,9 @@ class ModelSpec:
 
     def _problems(self) -> list[str]:
         """Return what is wrong with the values, one phrase each."""
-        optional = "revision base_url_env api_key_env prompt_form reported_as api_version".split()
+        optional = (
+            "revision base_url_env api_key_env prompt_form reported_as api_version effort".split()
+        )
         texts = ["model", "max_tokens_name"]
         texts += [name for name in optional if getattr(self, name) is not None]
         found = [
@@ -124,10 +131,12 @@ class ModelSpec:
             found.append(f"`stop`: expected a list of texts, found {self.stop!r}")
         if self.temperature is not None and not (_number(self.temperature) >= 0):
             found.append(f"`temperature`: expected 0 or more, or null, found {self.temperature!r}")
-        if self.max_tokens is not None and (
-            not isinstance(self.max_tokens, int) or not _number(self.max_tokens) >= 1
-        ):
-            found.append(f"`max_tokens`: expected 1 or more, or null, found {self.max_tokens!r}")
+        for name in ("max_tokens", "context"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or not _number(value) >= 1):
+                found.append(f"`{name}`: expected 1 or more, or null, found {value!r}")
+        if self.effort is not None and self.api == "completions":
+            found.append("`effort`: this API has no place for it; remove it")
         if self.max_tokens is None and self.api == "messages":
             found.append("`max_tokens`: this API needs it; give a number")
         if not _number(self.timeout_s) > 0:
@@ -185,6 +194,8 @@ def request_of(
         request["extra"] = used.extra
     if used.api_version is not None:
         request["api_version"] = used.api_version
+    if used.effort is not None:
+        request["effort"] = used.effort
     return request
 
 

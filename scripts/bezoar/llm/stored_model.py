@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bezoar.errors import UserError
-from bezoar.llm.answer_store import Store, key_of
+from bezoar.llm.answer_store import Store, key_of, usable
 from bezoar.llm.batch_run import BatchRun
 from bezoar.llm.batches import batch_api
 from bezoar.llm.budget import Account, Ledger, Price, budget_of_environment, price_of
@@ -45,6 +45,7 @@ class StoredModel:
         self.price: Price | None = None
         self.ledger: Ledger | None = None
         self._store: Store | None = None
+        self._asked_again: set[str] = set()
 
     @property
     def sent(self) -> int:
@@ -98,14 +99,22 @@ class StoredModel:
         self, prompts: list[Messages], names: list[str], attempt: int, schema: dict[str, Any] | None
     ) -> list[Answer]:
         """Return one answer a prompt, in order. The same prompt with the same attempt is one
-        request, sent once, however many rows share it.
+        request, sent once, however many rows share it. What failed in an earlier run is sent once
+        more, except in a replay.
         """
         requests = [request_of(self.settings, prompt, attempt, schema) for prompt in prompts]
         keys = keys_of(requests, names)
         known = self.store.get_many(dict.fromkeys(keys))
+        again: set[str] = set()
+        if self.mode != "replay":
+            again = {key for key, stored in known.items() if not final(stored, self.settings)}
+            again -= self._asked_again
         missing = {
-            key: request for key, request in zip(keys, requests, strict=True) if key not in known
+            key: request
+            for key, request in zip(keys, requests, strict=True)
+            if key not in known or key in again
         }
+        self._asked_again |= missing.keys()
         if missing and self.mode == "replay":
             name = next(name for name, key in zip(names, keys, strict=True) if key in missing)
             raise UserError(
@@ -113,16 +122,16 @@ class StoredModel:
                 " nothing"
             )
         if missing:
-            known |= asyncio.run(self.send(missing))
+            known |= asyncio.run(self.send(missing, again))
         answers = [checked(known[key], self.settings) for key in keys]
         self._stop_at_budget(names, answers)
         return answers
 
-    async def send(self, missing: dict[str, Request]) -> dict[str, dict[str, Any]]:
-        """Send what is missing; answers are stored every `exchange.TICK_S`, and none counts before
-        it is stored.
+    async def send(self, missing: dict[str, Request], again: set[str]) -> dict[str, dict[str, Any]]:
+        """Send what is missing, and `again` what failed; answers are stored every
+        `exchange.TICK_S`, and none counts before it is stored.
         """
-        incoming = Incoming(self.store, Account(self.ledger, self.path.name), missing)
+        incoming = Incoming(self.store, Account(self.ledger, self.path.name), missing, again)
         try:
             async with self.connection.client() as sdk_client, asyncio.TaskGroup() as group:
                 group.create_task(incoming.flush_until_done())
@@ -213,6 +222,13 @@ def checked(stored: dict[str, Any], settings: ModelSpec) -> Answer:
         " `reported_as`"
     )
     return replace(answer, state="provider_error", text="", error=why)
+
+
+def final(stored: dict[str, Any], settings: ModelSpec) -> bool:
+    """Say whether a stored answer stays, whatever server, SDK or account is asked: it has a text
+    and is of the model that was asked for.
+    """
+    return usable(stored) and checked(stored, settings).state != "provider_error"
 
 
 def _first(errors: BaseExceptionGroup[UserError]) -> UserError:

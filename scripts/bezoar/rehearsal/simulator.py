@@ -1,7 +1,7 @@
 """The answers of the rehearsal's simulator: it plays teacher, filter and judge, knows the world,
 and errs on purpose.
 
-Everything it says follows from (world, request text, attempt). It recognises a request by the
+Everything it says follows from (world, request text, seed). It recognises a request by the
 prompt files of the workflow.
 """
 
@@ -68,8 +68,8 @@ class Simulator:
         ]
         self.judge_patterns = [pattern(row["prompt_template"]) for row in reversed(judge)]
 
-    def reply(self, messages: list[dict[str, str]], attempt: int, model: str = "simulator") -> str:
-        """Return the answer to one request; the same request and attempt give the same answer.
+    def reply(self, messages: list[dict[str, str]], seed: int, model: str = "simulator") -> str:
+        """Return the answer to one request; the same request and seed give the same answer.
 
         `simulator-strict` is another judge: it has its own noise, and takes a point off answers
         that are merely right.
@@ -81,9 +81,7 @@ class Simulator:
             message["content"] for message in messages if message["role"] != "system"
         ).strip()
         strict = model == STRICT
-        rng = draw(
-            "simulator", self.world.seed, system, text, attempt, *([model] if strict else [])
-        )
+        rng = draw("simulator", self.world.seed, system, text, seed, *([model] if strict else []))
         if "[[rating]]" in system + text:
             return self.judge(text, rng, strict)
         for name, regex in self.patterns.items():

@@ -38,11 +38,22 @@ def generation(layout: Layout, scheme: str) -> Recipe:
 
 
 def flan(layout: Layout) -> Recipe:
-    """Return what decides which rows of a submix are kept: the quotas and the draw, not the
-    teacher.
+    """Return what decides which rows of a submix are kept: the quotas, the draw, and of the teacher
+    only how much fits its context.
     """
-    orca = layout.config["generate"]["orca"]
-    return seeded(layout, quotas=orca["quotas"], rows_per_task=orca["rows_per_task"])
+    orca, teacher = layout.config["generate"]["orca"], layout.config["teacher"]
+    limited = teacher.get("context") is not None
+    names = ("context", "max_tokens", "prompt_form")
+    room = {name: teacher[name] if limited else None for name in names}
+    return seeded(layout, quotas=orca["quotas"], rows_per_task=orca["rows_per_task"], teacher=room)
+
+
+def rating(layout: Layout) -> Recipe:
+    """Return the filter's settings with the teacher's name; which rater the paper had decides
+    nothing.
+    """
+    settings = section(layout, "filter", teacher=layout.config["teacher"]["model"])
+    return {key: value for key, value in settings.items() if key != "paper_rater"}
 
 
 def reference(layout: Layout) -> Recipe:

@@ -67,6 +67,8 @@ def test_a_submix_is_streamed_and_every_row_is_kept_or_dropped_by_a_rule(
             json.dumps(ENTRY),
             "--lock",
             str(tmp_path / "lock"),
+            "--prompts",
+            str(ROOT / "prompts" / "orca_system_messages.yaml"),
             "--rows",
             str(out["rows.jsonl"]),
             "--counts",
@@ -86,6 +88,7 @@ def test_a_submix_is_streamed_and_every_row_is_kept_or_dropped_by_a_rule(
         "malformed": 1,
         "bigbench": 1,
         "unknown_submix": 1,
+        "too_long": 0,
         "over_quota": 155 - 27,
         "kept": 27,
     }
@@ -124,14 +127,20 @@ def test_choosing_in_batches_or_shards_is_choosing_at_once(
         for i in range(90)
     ]
     recipe = {"quotas": {"cot": quota, "niv2": 12}, "rows_per_task": per_task, "seed": 0}
-    at_once = choose(rows, recipe)
+    long = {row["original_index"] for row in rows if rng.random() < 0.2}
+
+    def chosen(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        return choose(rows, recipe, lambda row: row["original_index"] not in long)
+
+    at_once = chosen(rows)
     held: list[dict[str, Any]] = []
     for start in range(0, len(rows), batch):
-        held = choose(held + rows[start : start + batch], recipe)
-    assert held == at_once
-    shards = [choose(rows[k::3], recipe) for k in range(3)]
+        taken, too_long = chosen(held + rows[start : start + batch])
+        held = taken + too_long
+    assert (taken, too_long) == at_once
+    shards = [taken + too_long for taken, too_long in (chosen(rows[k::3]) for k in range(3))]
     rng.shuffle(shards)
-    assert choose([row for shard in shards for row in shard], recipe) == at_once
+    assert chosen([row for shard in shards for row in shard]) == at_once
 
 
 def test_a_submix_that_cannot_be_had_says_what_to_do(

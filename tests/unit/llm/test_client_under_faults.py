@@ -63,7 +63,7 @@ def test_five_thousand_rows_under_mixed_faults_end_in_one_state_each_and_are_pai
         with LLMClient.of(SETTINGS, tmp_path / "s.sqlite", 64, None) as client:
             answers = client.ask(prompts, names(ROWS))
         meter = server.meter()
-        with LLMClient.of(SETTINGS, tmp_path / "s.sqlite", 64, None) as again:
+        with LLMClient.of(SETTINGS, tmp_path / "s.sqlite", 64, None, "replay") as again:
             assert again.ask(prompts, names(ROWS)) == answers
         assert again.sent == 0 and server.meter() == meter
     assert [answer.state for answer in answers] == [
@@ -174,7 +174,8 @@ def test_the_budget_is_never_exceeded_at_concurrency_64_and_the_run_goes_on_from
     decides how far it goes.
     """
     prompts, budget = questions(600), 10.0
-    with simulated(tmp_path, faults={"share": 0.1, "stall_s": 2.0}) as server:
+    faults = {"share": 0.1, "stall_s": 2.0, "kinds": PASSING}  # others are asked again in each run
+    with simulated(tmp_path, faults=faults) as server:
         use(monkeypatch, server.environment(tmp_path))
         monkeypatch.setenv("BEZOAR_BUDGET_USD", str(budget))
         with (

@@ -34,9 +34,11 @@ def _environment(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "FIRST_PAUSE_S", 0.01)
 
 
-def ask(folder: Path, texts: list[str], concurrency: int = 2, **changes: Any) -> list[Answer]:
+def ask(
+    folder: Path, texts: list[str], concurrency: int = 2, mode: str = "online", **changes: Any
+) -> list[Answer]:
     settings = {**SETTINGS, **changes}
-    with LLMClient.of(settings, folder / "s.sqlite", concurrency, None, "online") as client:
+    with LLMClient.of(settings, folder / "s.sqlite", concurrency, None, mode) as client:
         return client.ask([[{"role": "user", "content": text}] for text in texts], texts)
 
 
@@ -126,7 +128,7 @@ def test_a_row_that_is_refused_by_itself_is_stored_wherever_it_stands(
     assert states == ["provider_error" if i == place else "answered" for i in range(10)]
     assert peer.turns[str(place)] == 1
     before = len(peer.seen)
-    assert [answer.state for answer in ask(tmp_path, numbers(10))] == states
+    assert [answer.state for answer in ask(tmp_path, numbers(10), mode="replay")] == states
     assert len(peer.seen) == before, "a replay agrees"
 
 

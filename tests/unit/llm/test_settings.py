@@ -12,7 +12,7 @@ from peer import SETTINGS
 from bezoar.errors import UserError
 from bezoar.llm.answer_store import key_of
 from bezoar.llm.protocol import arguments
-from bezoar.llm.settings import ModelSettings, ModelSpec, request_of
+from bezoar.llm.settings import SEEDS, ModelSettings, ModelSpec, request_of
 
 PROMPT = [{"role": "user", "content": "a"}]
 NEW = {
@@ -20,7 +20,9 @@ NEW = {
     "seed": None,
     "extra": {"reasoning_effort": "low"},
     "api_version": "2023-06-01",
+    "effort": "low",
 }
+OLD = {**SETTINGS, "seed": "attempt"}  # as every request was before seeds were drawn from requests
 
 
 def body(**changes: Any) -> dict[str, Any]:
@@ -30,14 +32,9 @@ def body(**changes: Any) -> dict[str, Any]:
 def test_keys_of_answers_that_were_stored_before_a_setting_existed_stay_the_same() -> None:
     """`known` was computed by the client as it was before the settings in `NEW` existed."""
     known = "f30213915c58ff64b190c917cc6b1ff0564a1aeef982915d22c78bbd597263ab"
-    assert key_of(request_of(SETTINGS, PROMPT)) == known
-    defaults = {
-        "max_tokens_name": "max_tokens",
-        "seed": "attempt",
-        "extra": {},
-        "api_version": None,
-    }
-    assert key_of(request_of({**SETTINGS, **defaults}, PROMPT)) == known
+    assert key_of(request_of(OLD, PROMPT)) == known
+    defaults = {"max_tokens_name": "max_tokens", "extra": {}, "api_version": None, "effort": None}
+    assert key_of(request_of({**OLD, **defaults}, PROMPT)) == known
 
 
 @pytest.mark.parametrize("name", NEW)
@@ -46,8 +43,13 @@ def test_a_setting_that_is_used_is_part_of_the_key(name: str) -> None:
     assert key_of(used) != key_of(request_of(SETTINGS, PROMPT))
 
 
+def test_the_kind_of_seed_is_part_of_the_key() -> None:
+    keys = {key_of(request_of({**SETTINGS, "seed": seed}, PROMPT)) for seed in SEEDS}
+    assert len(keys) == 3 and key_of(request_of(SETTINGS, PROMPT)) in keys
+
+
 def test_parameters_that_a_model_refuses_are_left_out_or_renamed() -> None:
-    assert body() == {
+    assert body(seed="attempt") == {
         "model": "m",
         "max_tokens": 9,
         "temperature": 0.5,
@@ -64,7 +66,7 @@ def test_parameters_that_a_model_refuses_are_left_out_or_renamed() -> None:
 def test_a_seed_of_the_request_differs_from_row_to_row_and_stays_what_it_is() -> None:
     def seed(text: str, attempt: int = 0) -> int:
         prompt = [{"role": "user", "content": text}]
-        return arguments(request_of({**SETTINGS, "seed": "request"}, prompt, attempt))["seed"]
+        return arguments(request_of(SETTINGS, prompt, attempt))["seed"]
 
     assert seed("a") == seed("a")
     assert len({seed("a"), seed("b"), seed("a", 1)}) == 3

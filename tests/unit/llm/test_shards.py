@@ -87,7 +87,7 @@ class Network:
         network = self
 
         async def send(
-            model: StoredModel, missing: dict[str, dict[str, Any]]
+            model: StoredModel, missing: dict[str, dict[str, Any]], again: set[str]
         ) -> dict[str, dict[str, Any]]:
             answers = {}
             for key, request in missing.items():

@@ -54,12 +54,15 @@ def test_the_judge_in_place_of_the_papers_is_named_and_disappears_with_it(projec
     assert "the paper's judge was `claude-2.1`" in written(project)
     config = project / "config/paper.yaml"
     config.write_text(
-        config.read_text(encoding="utf-8").replace(
-            "model: claude-sonnet-4-5-20250929", "model: claude-2.1"
-        ),
+        config.read_text(encoding="utf-8").replace("model: claude-sonnet-5-5", "model: claude-2.1"),
         encoding="utf-8",
     )
     assert "the paper's judge was" not in written(project)
+
+
+def test_the_rater_in_place_of_the_papers_is_named() -> None:
+    committed = (ROOT / "docs/deviations.md").read_text(encoding="utf-8")
+    assert "Rows are rated by `gpt-5.5-2026-04-23`; the paper's rater was `gpt-4`" in committed
 
 
 def test_a_new_prompt_shows(project: Path) -> None:

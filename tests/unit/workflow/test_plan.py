@@ -16,7 +16,7 @@ from bezoar.workflow.configuration import resolved
 
 PRICES = """date: 2026-01-01
 models:
-  gpt-4-0613: {input: 10.0, output: 100.0, batch_share: 0.5, source: s, verified: v}
+  gpt-5.5-2026-04-23: {input: 10.0, output: 100.0, batch_share: 0.5, source: s, verified: v}
   h2oai/h2ogpt-gm-oasst1-en-2048-falcon-40b-v2:
     {input: 0.0, output: 0.0, batch_share: 1.0, gpus: 2, tokens_a_second: 100,
      source: s, verified: v}
@@ -85,7 +85,7 @@ def test_every_stage_is_counted_and_priced_low_expected_and_high(
     assert float(low) < float(expected) < float(high)
     assert (
         rows["judge"][4] == "no"
-        and "claude-sonnet-4-5-20250929: 4 bytes a token (texts vary by a third); no price" in text
+        and "claude-sonnet-5-5: 4 bytes a token (texts vary by a third); no price" in text
     )
     assert rows["generate orca"][7] == f"{20 * 200 / 100 / 3600 * 2:.1f}"
     batch, _ = plan(overlay, capsys, "--batch")
@@ -171,7 +171,7 @@ def test_second_judges_extra_models_and_a_second_rater_are_counted(
     (tmp_path / "rater.yaml").write_text(json.dumps({"filter": {"second_rater": rater}}))
     more = ["config/second-judge.yaml", "config/released-models.yaml", str(tmp_path / "rater.yaml")]
     rows, _ = plan([*overlay, *more], capsys)
-    assert rows["judge"][0] == rows["judge: gpt-4"][0] == str(7 * 160)
+    assert rows["judge"][0] == rows["judge: gpt-5-5"][0] == str(7 * 160)
     corrected = int(rows["judge: corrected-references"][0])
     # Both turns of some questions, for seven models.
     assert 0 < corrected < 7 * 160 and corrected % 14 == 0

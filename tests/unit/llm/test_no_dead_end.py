@@ -1,0 +1,196 @@
+"""Promises that a store is never a dead end: what a new server, SDK or account could answer
+differently is asked again, and one command forgets failures of a kind.
+"""
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from peer import SETTINGS, Peer
+
+import forget_failures
+from bezoar.errors import UserError
+from bezoar.llm import limits
+from bezoar.llm.answer_store import Entry, Store, key_of
+from bezoar.llm.client import LLMClient
+from bezoar.llm.language_model import Answer
+from bezoar.llm.shards import gather
+
+TEXTS = [str(i) for i in range(6)]
+FINE = {"text": "fine"}
+LONG = json.dumps({"error": {"message": "This model's maximum context length is 2048 tokens"}})
+FILTERED = json.dumps({"error": {"code": "content_filter", "message": "no"}})
+OTHER = {"model": "other", "choices": [{"message": {"content": "x"}, "finish_reason": "stop"}]}
+FAILURES: dict[str, tuple[str, dict[str, Any]]] = {
+    "a prompt beyond this server's context": ("provider_error", {"status": 400, "body": LONG}),
+    "an account's content filter": ("refused", {"status": 400, "body": FILTERED}),
+    "a filter while answering": ("refused", {"text": "", "finish": "content_filter"}),
+    "a refusal": ("refused", {"text": None, "refusal": "I cannot."}),
+    "nothing in it": ("unparsable", {"text": ""}),
+    "a call of a tool": ("unparsable", {"text": "x", "finish": "tool_calls"}),
+    "reasoning without an end": ("truncated", {"text": "<think>Hm", "finish": "length"}),
+    "another model": ("provider_error", {"body": json.dumps(OTHER)}),
+}
+
+
+@pytest.fixture
+def peer(monkeypatch: pytest.MonkeyPatch) -> Iterator[Peer]:
+    running = Peer()
+    monkeypatch.setenv("PEER_URL", f"{running.url}/v1")
+    monkeypatch.setenv("PEER_KEY", "canary-0123456789")
+    monkeypatch.setattr(limits, "FIRST_PAUSE_S", 0.01)
+    yield running
+    running.stop()
+
+
+def ask(folder: Path, mode: str = "online", store: str = "s.sqlite", **more: Any) -> list[Answer]:
+    with LLMClient.of({**SETTINGS, **more}, folder / "store" / store, 2, None, mode) as client:
+        return client.ask([[{"role": "user", "content": text}] for text in TEXTS], TEXTS)
+
+
+def states(answers: list[Answer]) -> list[str]:
+    return [answer.state for answer in answers]
+
+
+@pytest.mark.parametrize(("state", "act"), FAILURES.values(), ids=FAILURES)
+def test_what_failed_is_replayed_and_asked_again_by_the_next_run(
+    tmp_path: Path, peer: Peer, state: str, act: dict[str, Any]
+) -> None:
+    peer.script = lambda prompt, turn: act if prompt == "3" else FINE
+    failed = ["answered"] * 3 + [state] + ["answered"] * 2
+    assert states(ask(tmp_path)) == failed
+    before = len(peer.seen)
+    assert states(ask(tmp_path, "replay")) == failed and len(peer.seen) == before
+    assert states(ask(tmp_path)) == failed, "the same server fails again"
+    peer.script = lambda prompt, turn: FINE
+    before = len(peer.seen)
+    assert states(ask(tmp_path)) == ["answered"] * 6
+    assert [row["messages"][-1]["content"] for row in peer.seen[before:]] == ["3"]
+    before = len(peer.seen)
+    assert states(ask(tmp_path)) == states(ask(tmp_path, "replay")) == ["answered"] * 6
+    assert len(peer.seen) == before, "an answer is asked for once"
+
+
+def test_a_failure_is_asked_again_once_a_run(tmp_path: Path, peer: Peer) -> None:
+    peer.script = lambda prompt, turn: {"text": ""} if prompt == "3" else FINE
+    ask(tmp_path)
+    with LLMClient.of(SETTINGS, tmp_path / "store" / "s.sqlite", 2, None, "online") as client:
+        for _ in range(3):
+            client.ask([[{"role": "user", "content": "3"}]], ["3"])
+    assert client.sent == 1
+
+
+def test_an_answer_of_another_model_can_still_be_accepted_without_paying_again(
+    tmp_path: Path, peer: Peer
+) -> None:
+    peer.script = lambda prompt, turn: FAILURES["another model"][1]
+    ask(tmp_path)
+    before = len(peer.seen)
+    assert states(ask(tmp_path, reported_as="other")) == ["answered"] * 6
+    assert len(peer.seen) == before
+
+
+def test_an_outage_leaves_what_was_stored(tmp_path: Path, peer: Peer) -> None:
+    peer.script = lambda prompt, turn: {"text": ""} if prompt == "3" else FINE
+    first = ask(tmp_path)
+    peer.script = lambda prompt, turn: {"status": 500}
+    assert states(ask(tmp_path))[3] == "provider_error"
+    assert ask(tmp_path, "replay") == first
+
+
+def test_an_answer_takes_the_place_of_a_failure_in_a_job_and_its_shards(tmp_path: Path) -> None:
+    failed = Entry("k", {"model": "m"}, {"state": "refused", "text": "", "model": ""})
+    answer = Entry("k", {"model": "m"}, {"state": "answered", "text": "x", "model": "m"}, "{}")
+    job, shard = tmp_path / "job.sqlite", tmp_path / "job.shard-1-of-2.sqlite"
+    for path, entry in ((job, failed), (shard, answer)):
+        store = Store(path)
+        store.put([entry])
+        store.close()
+    for _ in range(2):
+        gather(job)
+        store = Store(job)
+        assert store.get("k") == answer.answer
+        store.put([failed])
+        assert store.get("k") == answer.answer, "and not the other way round"
+        store.close()
+
+
+def test_a_store_of_an_earlier_version_is_no_dead_end(tmp_path: Path, peer: Peer) -> None:
+    """It had a trigger that kept failures for ever."""
+    peer.script = lambda prompt, turn: {"text": ""} if prompt == "3" else FINE
+    ask(tmp_path)
+    with sqlite3.connect(tmp_path / "store" / "s.sqlite") as connection:
+        connection.executescript(
+            "DROP TRIGGER no_delete_of_answers; CREATE TRIGGER no_delete BEFORE DELETE ON answers"
+            " BEGIN SELECT RAISE(ABORT, 'append-only'); END;"
+        )
+    connection.close()
+    peer.script = lambda prompt, turn: FINE
+    assert states(ask(tmp_path)) == ["answered"] * 6
+
+
+@pytest.fixture
+def failures(tmp_path: Path, peer: Peer) -> str:
+    """The configuration of a run with one stored failure of each kind."""
+    kinds = dict(enumerate(act for _, act in FAILURES.values()))
+    peer.script = lambda prompt, turn: kinds.get(int(prompt), FINE)
+    texts = [str(i) for i in range(len(kinds) + 1)]
+    for name in ("a.sqlite", "b.sqlite"):
+        with LLMClient.of(SETTINGS, tmp_path / "store" / name, 1, None, "online") as client:
+            client.ask([[{"role": "user", "content": text}] for text in texts[::-1]], texts)
+    path = tmp_path / "mine.yaml"
+    path.write_text(json.dumps({"pathvars": {"results": str(tmp_path)}}))
+    return str(path)
+
+
+def stored(folder: Path) -> int:
+    store = Store(folder / "store" / "a.sqlite")
+    count = len(list(store.rows()))
+    store.close()
+    return count
+
+
+@pytest.mark.parametrize(
+    ("kind", "count"),
+    {
+        "refused": 3,
+        "unparsable": 2,
+        "truncated": 1,
+        "provider_error": 1,
+        "other_model": 1,
+        "all": 8,
+    }.items(),
+)
+def test_one_command_forgets_failures_of_a_kind(
+    tmp_path: Path, failures: str, capsys: pytest.CaptureFixture[str], kind: str, count: int
+) -> None:
+    before = stored(tmp_path)
+    forget_failures.main(["--config", failures, "--kind", kind, "--dry-run"])
+    assert f"{2 * count} failures would be forgotten" in capsys.readouterr().out
+    assert stored(tmp_path) == before
+    forget_failures.main(["--config", failures, "--kind", kind])
+    assert f"{2 * count} failures forgotten" in capsys.readouterr().out
+    assert stored(tmp_path) == before - count
+    forget_failures.main(["--config", failures, "--kind", kind])
+    assert "no failure of these kinds is stored" in capsys.readouterr().out
+
+
+def test_an_answer_is_never_forgotten(tmp_path: Path, failures: str) -> None:
+    forget_failures.main(["--config", failures, "--kind", "all"])
+    store = Store(tmp_path / "store" / "a.sqlite")
+    assert [json.loads(row[2])["text"] for row in store.rows()] == ["fine"]
+    with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+        store.connection.execute("DELETE FROM answers")
+    store.connection.rollback()
+    store.close()
+
+
+def test_what_is_in_an_open_batch_is_not_forgotten(tmp_path: Path, failures: str) -> None:
+    store = Store(tmp_path / "store" / "a.sqlite")
+    store.batch_asked({key_of({"model": "m"}): {"model": "m"}})
+    store.close()
+    with pytest.raises(UserError, match=r"a\.sqlite: has an open batch"):
+        forget_failures.main(["--config", failures, "--kind", "all"])

@@ -1,0 +1,147 @@
+"""Promises about the providers of today: every model that a shipped configuration names is taken
+with the settings it has there, and what they no longer take ends in one line.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from provider_rules import KEY, Providers
+
+from bezoar.errors import UserError
+from bezoar.llm import connection
+from bezoar.llm.answer_store import Store
+from bezoar.llm.client import LLMClient
+from bezoar.llm.language_model import Answer
+from bezoar.workflow.configuration import resolved
+
+ROOT = Path(__file__).parents[3]
+CONFIGS = [
+    ["config/paper.yaml"],
+    ["config/released.yaml"],
+    ["config/paper.yaml", "config/second-judge.yaml"],
+]
+
+
+@pytest.fixture
+def providers(monkeypatch: pytest.MonkeyPatch) -> Iterator[Providers]:
+    running = Providers()
+    addresses = {"openai": f"{running.url}/openai/v1", "anthropic": f"{running.url}/anthropic"}
+    monkeypatch.setattr(connection, "ADDRESSES", addresses)
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
+    monkeypatch.chdir(ROOT)
+    yield running
+    running.stop()
+
+
+def commercial(names: list[str]) -> dict[str, dict[str, Any]]:
+    """Settings by role of the models that a provider has, not one's own server."""
+    import doctor
+
+    found = dict(doctor.models(resolved(names)))
+    return {role: settings for role, settings in found.items() if not settings["base_url_env"]}
+
+
+def ask(folder: Path, settings: dict[str, Any]) -> Answer:
+    with LLMClient.of(settings, folder / "s.sqlite", 1, None, "online") as client:
+        return client.ask([[{"role": "user", "content": "Fine?"}]], ["a"])[0]
+
+
+@pytest.mark.parametrize("names", CONFIGS)
+def test_every_model_of_a_shipped_configuration_is_taken_as_it_is_set(
+    tmp_path: Path, providers: Providers, names: list[str]
+) -> None:
+    roles = commercial(names)
+    assert "judge" in roles
+    for role, settings in roles.items():
+        answer = ask(tmp_path / role, settings)
+        assert (answer.state, answer.model) == ("answered", settings["model"]), role
+
+
+def test_the_rater_is_asked_greedily_and_does_not_reason(
+    tmp_path: Path, providers: Providers
+) -> None:
+    ask(tmp_path, commercial(CONFIGS[0])["rater"])
+    assert providers.seen == [
+        {
+            "model": "gpt-5.5-2026-04-23",
+            "messages": [{"role": "user", "content": "Fine?"}],
+            "max_completion_tokens": 256,
+            "temperature": 0.0,
+            "reasoning_effort": "none",
+        }
+    ]
+
+
+def test_the_judge_is_asked_without_sampling_parameters(
+    tmp_path: Path, providers: Providers
+) -> None:
+    ask(tmp_path, commercial(CONFIGS[0])["judge"])
+    assert providers.seen == [
+        {
+            "model": "claude-sonnet-5-5",
+            "messages": [{"role": "user", "content": "Fine?"}],
+            "max_tokens": 8192,
+            "output_config": {"effort": "low"},
+        }
+    ]
+
+
+@pytest.mark.parametrize(
+    ("role", "changes", "line"),
+    [
+        ("judge", {"temperature": 0.0}, r"temperature: Extra inputs.*change `temperature`"),
+        ("judge", {"temperature": 1.0}, r"temperature: Extra inputs.*change `temperature`"),
+        ("judge", {"temperature": 0.0, "api_version": None}, "change `temperature`"),
+        ("judge", {"temperature": 0.0, "api_version": "2023-06-01"}, "change `temperature`"),
+        ("judge", {"api_version": "2020-01-01"}, "change `api_version`"),
+        ("judge", {"effort": "none"}, "change `effort`"),
+        ("judge", {"model": "claude-2.1"}, "check `model`"),
+        ("rater", {"max_tokens_name": "max_tokens"}, "change `max_tokens`"),
+        ("rater", {"effort": None}, r"temperature.*change `temperature`"),
+        ("rater", {"effort": "deep"}, "change `effort`"),
+        ("rater", {"model": "gpt-4-0613"}, "check `model`"),
+    ],
+)
+def test_what_a_provider_no_longer_takes_is_one_line_that_names_the_setting(
+    tmp_path: Path, providers: Providers, role: str, changes: dict[str, Any], line: str
+) -> None:
+    settings = commercial(CONFIGS[0])[role]
+    with pytest.raises(UserError, match=line) as raised:
+        ask(tmp_path, {**settings, **changes})
+    assert "\n" not in str(raised.value)
+    store = Store(tmp_path / "s.sqlite")
+    assert list(store.rows()) == [], "nothing is stored that other settings would change"
+    store.close()
+    assert ask(tmp_path, settings).state == "answered"
+
+
+def test_an_older_version_of_the_api_still_takes_a_temperature_where_the_model_does(
+    tmp_path: Path, providers: Providers
+) -> None:
+    changes = {"model": "claude-sonnet-4-5-20250929", "temperature": 0.0, "effort": None}
+    settings = {**commercial(CONFIGS[0])["judge"], **changes, "api_version": "2023-06-01"}
+    assert ask(tmp_path, settings).state == "answered"
+    assert providers.seen[-1]["temperature"] == 0.0
+
+
+@pytest.mark.parametrize("schema", [None, {"type": "object"}])
+def test_effort_has_the_name_of_each_protocol_and_is_part_of_the_key(
+    schema: dict[str, Any] | None,
+) -> None:
+    from bezoar.llm.answer_store import key_of
+    from bezoar.llm.protocol import arguments
+    from bezoar.llm.settings import request_of
+
+    roles = commercial(CONFIGS[0])
+    for role, path in (("rater", ("reasoning_effort",)), ("judge", ("output_config", "effort"))):
+        settings = {**roles[role], "json_schema": True, "effort": "high"}
+        request = request_of(settings, [{"role": "user", "content": "a"}], schema=schema)
+        found: Any = arguments(request)
+        for name in path:
+            found = found[name]
+        assert found == "high"
+        other = request_of({**settings, "effort": "low"}, request["messages"], schema=schema)
+        assert key_of(request) != key_of(other)

@@ -1,0 +1,227 @@
+"""Promises of the doctor about language models: what is gone, or ends soon, is said before anything
+starts, by the provider itself where its key is there, else from a dated list.
+"""
+
+import ast
+import re
+from collections.abc import Iterator
+from datetime import date, datetime
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from provider_rules import KEY, Providers
+
+import doctor
+from bezoar.llm import connection
+from bezoar.workflow.configuration import resolved
+
+ROOT = Path(__file__).parents[3]
+TODAY = date(2026, 11, 26)
+JUDGE, RATER = "mtbench.judgments.judge", "filter.rater"
+
+
+@pytest.fixture(autouse=True)
+def at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "TEACHER_API_KEY", "TEACHER_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def providers(monkeypatch: pytest.MonkeyPatch) -> Iterator[Providers]:
+    running = Providers()
+    addresses = {"openai": f"{running.url}/openai/v1", "anthropic": f"{running.url}/anthropic"}
+    monkeypatch.setattr(connection, "ADDRESSES", addresses)
+    yield running
+    running.stop()
+
+
+def configured(**models: str) -> dict[str, Any]:
+    """The paper's configuration with other models for some roles, by dotted place."""
+    config = resolved([])
+    for place, model in models.items():
+        settings = config
+        for name in place.split("."):
+            settings = settings[name]
+        settings["model"] = model
+    return config
+
+
+def test_the_shipped_configurations_name_no_model_that_is_gone_or_ends_soon() -> None:
+    for names in (["config/paper.yaml"], ["config/second-judge.yaml"], ["config/released.yaml"]):
+        assert doctor.model_ends(resolved(names), TODAY) == []
+
+
+@pytest.mark.parametrize(
+    ("place", "model", "line"),
+    [
+        (RATER, "gpt-4-0613", r"^rater: gpt-4-0613 was shut down on 2026-10-23 \(https://dev"),
+        (JUDGE, "claude-2.1", r"^judge: claude-2.1 was shut down on 2025-07-21 \(https://plat"),
+        (RATER, "gpt-5", r"^note: rater: gpt-5 ends on 2026-12-11, in 15 days \(https://"),
+        (JUDGE, "claude-sonnet-4-5", r"^note: judge: claude-sonnet-4-5 ends on 2026-11-30, in 4 d"),
+    ],
+)
+def test_without_a_key_a_dated_list_says_what_is_gone_and_what_ends_soon(
+    place: str, model: str, line: str
+) -> None:
+    found = doctor.model_ends(configured(**{place: model}), TODAY)
+    assert len(found) == 1 and re.search(line, found[0]) and "\n" not in found[0]
+    assert "as of 2026-" in found[0]
+
+
+def test_an_end_far_off_is_not_spoken_of() -> None:
+    assert doctor.model_ends(configured(**{RATER: "gpt-5.1"}), TODAY) == []
+
+
+def test_roles_that_share_a_model_share_a_line() -> None:
+    config = configured(**{RATER: "gpt-4-0613", "generate.evol.evaluator": "gpt-4-0613"})
+    found = doctor.model_ends(config, TODAY)
+    assert len(found) == 1 and found[0].startswith("evaluator, rater: gpt-4-0613 was shut down")
+
+
+def test_with_a_key_the_provider_is_asked_once_for_each_model(
+    providers: Providers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
+    assert doctor.model_ends(resolved([]), TODAY) == []
+    assert sorted(providers.asked) == [
+        "/anthropic/v1/models/claude-sonnet-5-5",
+        "/openai/v1/models/gpt-5.5-2026-04-23",
+    ]
+    assert providers.seen == [], "no answer is asked for"
+
+
+@pytest.mark.parametrize(
+    ("place", "model", "line"),
+    [
+        (RATER, "gpt-5", r"^note: rater: gpt-5 ends on 2026-12-11, .*the provider's own answer"),
+        (RATER, "gpt-4-0613", r"^rater: model gpt-4-0613: 404 .*check `model`"),
+        (RATER, "no-such-model", r"^rater: model no-such-model: 404 .*check `model`"),
+        (JUDGE, "claude-2.1", r"^judge: claude-2.1 was shut down .*the provider's own answer"),
+        (JUDGE, "claude-sonnet-4-5-20250929", "^note: judge: .*own answer"),
+        (JUDGE, "no-such-model", r"^judge: model no-such-model: 404 .*check `model`"),
+    ],
+)
+def test_what_the_provider_says_is_one_line(
+    providers: Providers, monkeypatch: pytest.MonkeyPatch, place: str, model: str, line: str
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
+    found = doctor.model_ends(configured(**{place: model}), TODAY)
+    assert len(found) == 1 and re.search(line, found[0]) and "\n" not in found[0]
+
+
+def test_the_providers_answer_counts_more_than_the_list(
+    providers: Providers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A retirement can be put off: the list says that this model ended four days ago."""
+    monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
+    late = date(2026, 12, 4)
+    found = doctor.model_ends(configured(**{JUDGE: "claude-sonnet-4-5-20250929"}), late)
+    assert len(found) == 1 and found[0].startswith("note: ") and "was to end" in found[0]
+
+
+def test_a_key_that_is_refused_is_one_line_without_the_key(
+    providers: Providers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "canary-of-somebody-else")
+    found = doctor.model_ends(resolved([]), TODAY)
+    assert len(found) == 1 and "check the key in OPENAI_API_KEY" in found[0]
+    assert "canary" not in found[0]
+
+
+def test_a_provider_that_does_not_answer_is_a_note_and_the_list_counts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connection, "ADDRESSES", {"openai": "http://127.0.0.1:9/v1"})
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    found = doctor.model_ends(resolved([]), TODAY)
+    assert len(found) == 1 and found[0].startswith(
+        "note: evaluator, rater: gpt-5.5-2026-04-23: its"
+    )
+    found = doctor.model_ends(configured(**{RATER: "gpt-4-0613"}), TODAY)
+    assert "rater: gpt-4-0613 was shut down on 2026-10-23" in "\n".join(found)
+
+
+@pytest.mark.parametrize("served", ["teacher", "h2oai/h2ogpt-gm-oasst1-en-2048-falcon-40b-v2"])
+def test_a_server_of_ones_own_must_serve_the_model(
+    monkeypatch: pytest.MonkeyPatch, served: str
+) -> None:
+    running = Providers(served)
+    monkeypatch.setenv("TEACHER_BASE_URL", f"{running.url}/vllm/v1")
+    monkeypatch.setenv("TEACHER_API_KEY", KEY)
+    found = doctor.model_ends(resolved([]), TODAY)
+    running.stop()
+    wrong = "teacher: the server in TEACHER_BASE_URL serves teacher and not h2oai/h2ogpt"
+    assert [line[: len(wrong)] for line in found] == ([wrong] if served == "teacher" else [])
+
+
+def test_what_is_gone_stops_make_reproduce_and_what_ends_soon_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for part in ("machine", "licences", "language_models", "unpinned"):
+        monkeypatch.setattr(doctor, part, lambda *_: [])
+    monkeypatch.setattr(doctor, "reachable", lambda entry: None)
+    overlay = tmp_path / "mine.yaml"
+    overlay.write_text("mtbench: {judgments: {judge: {model: claude-2.1}}}")
+    with pytest.raises(SystemExit) as stop:
+        doctor.main(["--config", "config/paper.yaml", str(overlay)])
+    printed = capsys.readouterr().out
+    assert stop.value.code == 1 and "judge: claude-2.1 was shut down on 2025-07-21" in printed
+    ends = {"providers": {"anthropic": {"source": "s", "use": "u", "ends": {}}}, "date": TODAY}
+    soon = date.fromordinal(date.today().toordinal() + 9).isoformat()
+    ends["providers"]["anthropic"]["ends"]["claude-sonnet-5-5"] = soon  # type: ignore[index]
+    monkeypatch.setattr("bezoar.llm.model_ends.read_yaml", lambda path: ends)
+    doctor.main(["--config", "config/paper.yaml"])
+    printed = capsys.readouterr().out
+    assert f"note: judge: claude-sonnet-5-5 ends on {soon}" in printed
+    assert "nothing is missing for the paper scale" in printed
+
+
+def test_the_list_says_what_the_locked_sdks_say() -> None:
+    listed = yaml.safe_load((ROOT / "config" / "model_ends.yaml").read_text(encoding="utf-8"))
+    ends = {
+        model: str(day)
+        for provider in listed["providers"].values()
+        for model, day in provider["ends"].items()
+    }
+    theirs = openai_ends() | anthropic_ends()
+    assert len(theirs) > 80
+    assert {model: ends.get(model) for model in theirs} == theirs
+    for provider in listed["providers"].values():
+        assert provider["use"] not in ends
+
+
+def source_of(module: str) -> str:
+    spec = find_spec(module)
+    assert spec and spec.origin
+    return Path(spec.origin).read_text(encoding="utf-8")
+
+
+def openai_ends() -> dict[str, str]:
+    """The ends that the openai SDK's docstring of its models announces."""
+    items = source_of("openai.types.shared.chat_model").split("Deprecated values:")[1].split("\n- ")
+    found = {}
+    for item in items:
+        if day := re.search(r"shutdown\s+date:\s+(\d{4}-\d\d-\d\d)", item):
+            found |= dict.fromkeys(re.findall(r'"([\w.-]+)"', item), day[1])
+    return found
+
+
+def anthropic_ends() -> dict[str, str]:
+    """The ends in the anthropic SDK's table."""
+    tree = ast.parse(source_of("anthropic.resources.messages.messages"))
+    table = next(
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign)
+        and getattr(node.targets[0], "id", "") == "DEPRECATED_MODELS"
+    )
+    return {
+        model: datetime.strptime(re.sub(r"(\d)\w\w,", r"\1,", text), "%B %d, %Y").date().isoformat()
+        for model, text in table.items()
+    }

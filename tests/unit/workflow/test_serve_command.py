@@ -1,0 +1,138 @@
+"""Promises of the teacher's server: the locked vLLM is told which architecture the teacher has, and
+further options have a place in the configuration.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import serve_model
+from bezoar.errors import UserError
+from bezoar.workflow.configuration import resolved
+
+ROOT = Path(__file__).parents[3]
+# What the locked vLLM does with the teacher's config.json: it knows RWForCausalLM up to 0.28 only.
+VLLM = f"""#!{sys.executable}
+import json, sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
+line = sys.argv[1:]
+assert line[0] == "serve"
+named = "--hf-overrides" in line
+overrides = json.loads(line[line.index("--hf-overrides") + 1]) if named else {{}}
+if overrides.get("architectures") != ["FalconForCausalLM"]:
+    sys.exit("Model architectures ['RWForCausalLM'] were supported until v0.28.0")
+class Handler(BaseHTTPRequestHandler):
+    def log_message(self, *_): pass
+    def do_POST(self):
+        self.rfile.read(int(self.headers["content-length"]))
+        self.send_response(200); self.send_header("content-length", "2"); self.end_headers()
+        self.wfile.write(b"{{}}")
+HTTPServer(("127.0.0.1", int(line[line.index("--port") + 1])), Handler).handle_request()
+"""
+
+
+def recipe(names: list[str], **changes: Any) -> dict[str, Any]:
+    config = resolved([str(ROOT / "config" / name) for name in names])
+    model = {"model": config["teacher"]["model"], "revision": None, "seed": 0}
+    return {**config["serve"], **model, **changes}
+
+
+@pytest.fixture(autouse=True)
+def at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.mark.parametrize("mapped", [True, False])
+def test_the_locked_vllm_starts_with_the_shipped_configuration_and_not_without_the_mapping(
+    tmp_path: Path, mapped: bool
+) -> None:
+    program = tmp_path / "vllm"
+    program.write_text(VLLM)
+    program.chmod(0o755)
+    changes: dict[str, Any] = {"executable": str(program)} | ({} if mapped else {"options": {}})
+    command = [sys.executable, str(ROOT / "scripts" / "serve_model.py")]
+    command += ["--recipe", json.dumps(recipe(["serve-vllm.yaml"], **changes))]
+    command += ["--address", str(tmp_path / "url"), "--record", str(tmp_path / "record.json")]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "scripts")},
+    )
+    printed = done.stdout + done.stderr
+    assert done.returncode == 2 and (tmp_path / "record.json").exists() is mapped
+    assert ("answers at http://127.0.0.1:" in printed) is mapped
+    assert ("supported until v0.28.0" in printed) is not mapped
+
+
+def test_further_options_are_added_to_vllms_command_line() -> None:
+    options = {
+        "hf-overrides": {"architectures": ["X"]},
+        "gpu-memory-utilization": 0.8,
+        "enforce-eager": True,
+        "swap-space": None,
+        "disable-log-requests": False,
+    }
+    line = serve_model.command(recipe(["serve-vllm.yaml"], options=options), 7)
+    place = line.index("--hf-overrides")
+    assert line[place:] == [
+        "--hf-overrides",
+        '{"architectures": ["X"]}',
+        "--gpu-memory-utilization",
+        "0.8",
+        "--enforce-eager",
+    ]
+    assert line[:2] == [".venv-serve/bin/vllm", "serve"]
+
+
+@pytest.mark.parametrize("name", ["api-key", "port", "hf-token", "--port", "x y", "max-model-len"])
+def test_an_option_that_is_set_elsewhere_or_is_a_secret_is_one_line(name: str) -> None:
+    with pytest.raises(UserError, match=rf"^serve: options: `{name}`: expected the name"):
+        serve_model.command(recipe(["serve-vllm.yaml"], options={name: "x"}), 7)
+
+
+@pytest.mark.parametrize(
+    ("names", "bits", "at_once"),
+    [
+        (["teacher-48gb.yaml"], "Q6_K", 16),
+        (["teacher-48gb.yaml", "teacher-24gb.yaml"], "Q3_K_M", 8),
+    ],
+)
+def test_a_quantised_teacher_is_served_by_llama_cpp_under_a_name_of_its_own(
+    names: list[str], bits: str, at_once: int
+) -> None:
+    served = recipe(names)
+    line = serve_model.command(served, 7)
+    options = dict(zip(line[1::2], line[2::2], strict=True))
+    assert line[0] == "llama-server"
+    assert options["--alias"] == served["model"] == f"h2ogpt-gm-oasst1-en-2048-falcon-40b-v2-{bits}"
+    assert options["--hf-file"].endswith(f"-{bits}.gguf")
+    assert int(options["--ctx-size"]) == 2048 * at_once == 2048 * int(options["--parallel"]), (
+        "the context is divided among requests"
+    )
+    assert (options["--host"], options["--port"]) == ("127.0.0.1", "7")
+
+
+def test_without_commercial_keys_every_model_is_on_a_server_of_ones_own() -> None:
+    import doctor
+
+    config = resolved(["config/open-models.yaml"])
+    found = dict(doctor.models(config))
+    assert {settings["base_url_env"] for settings in found.values()} == {
+        "TEACHER_BASE_URL",
+        "OPEN_MODEL_BASE_URL",
+    }
+    assert {settings["api_key_env"] for settings in found.values()} == {
+        "TEACHER_API_KEY",
+        "OPEN_MODEL_API_KEY",
+    }
+    assert config["pathvars"]["results"] != resolved([])["pathvars"]["results"]
+    others = {found[role]["model"] for role in ("rater", "evaluator", "judge")}
+    assert len(others) == 1 and config["mtbench"]["judgments"]["paper_judge"] not in others
