@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 # Settings are given on make's command line (`make rehearsal JOBS=4`), or in the environment under a
 # name of our own (`BEZOAR_JOBS=4 make rehearsal`): NAME, MODE or MIRROR of another program mean nothing here.
-OPTIONS := CONFIG JOBS TORCH PROFILE MIRROR MODEL REVISION TEMPLATE NAME FILE MODE BUDGET_USD PRICES ACKNOWLEDGE_LICENCES VERBOSE
+OPTIONS := CONFIG JOBS TORCH PROFILE MIRROR MODEL REVISION TEMPLATE NAME FILE MODE BUDGET_USD PRICES ACKNOWLEDGE_LICENCES VERBOSE GIVE_UP
 unread = $(if $(BEZOAR_$1),,$(if $(filter environment,$(origin $1)),$(error $1=$($1) in the environment is not read; write BEZOAR_$1=$($1) make …, or make … $1=$($1))))
 $(call unread,BUDGET_USD)
 $(if $(filter batch replay,$(MODE)),$(call unread,MODE))
@@ -21,7 +21,7 @@ PAPER = $(or $(CONFIG),config/paper.yaml)
 RESULTS = $(RUN) python -c "from bezoar.workflow.configuration import resolved; print(resolved('$(REHEARSAL)'.split())['pathvars']['results'])"
 PYTHON_FILES := scripts tests
 
-.PHONY: help rehearsal reproduce evaluate doctor report learning plan export-answers import-answers test fuzz bench check fix lock clean environment development stale audit archive crate evidence
+.PHONY: help rehearsal reproduce evaluate doctor report learning plan export-answers import-answers cancel-batches test fuzz bench check fix lock clean environment development stale audit archive crate evidence
 
 help: ## print this
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -75,11 +75,14 @@ export-answers: environment ## every stored answer of CONFIG as one file, FILE=
 import-answers: environment ## take in such a file; then make … MODE=replay
 	$(RUN) python scripts/commands/exchange_answers.py import --config $(REHEARSAL) --file "$${BEZOAR_FILE:-answers.jsonl.xz}"
 
+cancel-batches: environment ## ask the providers to end the open batches of CONFIG; GIVE_UP=1 forgets what they answer
+	@$(RUN) python scripts/commands/cancel_batches.py $(if $(GIVE_UP),--give-up )--config $(PAPER)
+
 test: development ## all tests
 	$(RUN) python -m pytest --numprocesses $(CORES) --maxprocesses 8 --dist loadgroup
 
-fuzz: development ## N (2,000) damaged inputs for each reader and program; states how each ended
-	FUZZ_EXAMPLES=$(or $(N),2000) $(RUN) python -m pytest tests/unit/test_fuzz.py --hypothesis-show-statistics -p no:cacheprovider
+fuzz: development ## N (2,000) damaged inputs for each reader, program and provider; states how each ended
+	FUZZ_EXAMPLES=$(or $(N),2000) $(RUN) python -m pytest tests/unit/test_fuzz*.py -p no:cacheprovider
 
 evidence: development .venv-crate ## try to break every promise, beside Snakemake's own triggers; half an hour; for docs/evidence.md
 	$(RUN) python scripts/dev/measure_evidence.py --output docs/evidence.md

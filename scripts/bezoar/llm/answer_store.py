@@ -21,7 +21,6 @@ in `answers` is ever changed. Stores are made one a job, so that jobs on several
 share a writer; `exchange_answers.py` makes one file of all of them.
 """
 
-import json
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator
@@ -31,6 +30,7 @@ from typing import Any
 
 from bezoar.errors import UserError
 from bezoar.files import canonical, sha256_text
+from bezoar.readers import parse_json
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS answers (
@@ -130,7 +130,7 @@ class Store:
                         f"{self.path}: answer {key[:12]}… does not match its hash; restore the"
                         " store from an export"
                     )
-                found[key] = json.loads(answer)
+                found[key] = self._object(answer, f"answer {key[:12]}…")
         return found
 
     def put(self, entries: Iterable[Entry]) -> None:
@@ -162,8 +162,9 @@ class Store:
             " AND json_extract(answer, '$.state') IN ('answered', 'truncated') LIMIT 1000"
         )
         for (request,) in self._read(query, (like["model"],)):
-            known: dict[str, Any] = json.loads(request)
-            if all(name in known and known[name] == value for name, value in like.items()):
+            known = self._object(request, "a request")
+            held = {name: known[name] for name in like if name in known}
+            if canonical(held) == canonical(like):  # by ==, 1 and true are one
                 return known
         return None
 
@@ -195,9 +196,32 @@ class Store:
             " number"
         )
         return [
-            (number, name, asked, json.loads(requests))
+            (number, name, asked, self._requests(number, requests))
             for number, name, asked, requests in self._read(query, ())
         ]
+
+    def _requests(self, number: int, text: object) -> dict[str, dict[str, Any]]:
+        """Return the requests of a batch by key, each checked against its key."""
+        requests = self._object(text, f"batch {number}")
+        for key, request in requests.items():
+            if not isinstance(request, dict) or key_of(request) != key:
+                raise UserError(
+                    f"{self.path}: batch {number}: request {key[:12]}… does not match its key;"
+                    " restore the store from an export"
+                )
+        return requests
+
+    def _object(self, text: object, what: str) -> dict[str, Any]:
+        """Return an object that was stored as JSON."""
+        try:
+            value = parse_json(text if isinstance(text, str) else "", what)
+        except UserError:
+            value = None
+        if not isinstance(value, dict):
+            raise UserError(
+                f"{self.path}: {what}: expected a JSON object; restore the store from an export"
+            )
+        return value
 
     def batch_names(self) -> set[str]:
         """Return the provider's ids of all batches that were ever handed in."""
@@ -216,7 +240,7 @@ class Store:
         try:
             with self.connection:
                 self.connection.executemany(statement, rows)
-        except sqlite3.OperationalError as error:
+        except sqlite3.Error as error:
             raise UserError(
                 f"{self.path}: cannot be written ({error}); free space and run again, what is"
                 " stored is kept"

@@ -35,7 +35,10 @@ from bezoar.llm.transport import patiently
 TURNS = 6  # handings-in in a row that answer nothing more
 POLL_S = 30.0  # how often a batch is looked at
 OUTAGE_TURNS = 9  # failed looks in a row: about a minute
-LATER = "what was handed in is collected by the next run"
+LATER = (
+    "what was handed in is collected by the next run, or given up with `make cancel-batches"
+    " GIVE_UP=1`"
+)
 
 
 class BatchRun:
@@ -139,7 +142,7 @@ class BatchRun:
         if fault.status in (404, 410) and name:
             return (
                 f"batch {name}: {fault}; it is not known to this address with this key: use those"
-                " it was handed in with, or give it up with `make cancel-batches`"
+                " it was handed in with, or give it up with `make cancel-batches GIVE_UP=1`"
             )
         return f"{self.exchange.connection.hint(fault)}; {LATER}"
 

@@ -3,13 +3,13 @@ without its reading of the response. Whatever goes wrong is a `Fault`.
 """
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bezoar.llm import limits
 from bezoar.llm.faults import Blame, Fault, error_of, message_of, whole_characters
+from bezoar.readers import parse_response
 
 if TYPE_CHECKING:
     from anthropic import AsyncAnthropic
@@ -39,8 +39,8 @@ class Response:
     def json(self) -> dict[str, Any]:
         """The response as a JSON object; raises `Fault` if it is none."""
         try:
-            value = json.loads(self.text)
-        except (ValueError, RecursionError) as error:
+            value = parse_response(self.text)
+        except ValueError as error:
             raise Fault(f"not JSON: {error}") from None
         if not isinstance(value, dict):
             raise Fault(f"expected a JSON object, found {str(value)[:60]}")
@@ -123,8 +123,8 @@ class Transport:
         if isinstance(error, openai.APIStatusError | anthropic.APIStatusError):
             text = Response(error.response.content, error.response.headers).text
             try:
-                details = error_of(json.loads(text))
-            except (ValueError, RecursionError):
+                details = error_of(parse_response(text))
+            except ValueError:
                 details = text
             message = message_of(details, text) or type(error).__name__
             return Fault(self._masked(message), error.status_code, details, error.response.headers)
