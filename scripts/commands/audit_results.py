@@ -71,7 +71,8 @@ def make_again(stage: str, receipt: dict[str, Any], scratch: Path) -> list[str]:
     done = subprocess.run(
         [sys.executable, str(SCRIPTS / program), *arguments],
         capture_output=True,
-        text=True,
+        encoding="utf-8",  # as `clean` has it write, whatever our own locale
+        errors="replace",
         check=False,
         env=environment,
     )

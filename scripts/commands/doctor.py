@@ -19,11 +19,11 @@ from typing import Any
 
 from bezoar import program
 from bezoar.progress import clock
-from bezoar.readers import read_json
 from bezoar.surroundings import own
 from bezoar.workflow import duration, sources
 from bezoar.workflow import machine as machine_of
 from bezoar.workflow.configuration import SCHEMA, check, files_of, resolved
+from bezoar.workflow.source_lock import recorded
 
 RETIRED = {"claude-2.1": "2025-07-21", "claude-2.0": "2025-07-21", "claude-1.3": "2024-11-06"}
 PAPER_GPU_GIB, PAPER_DISK_GIB = (
@@ -180,11 +180,11 @@ def reachable(entry: dict[str, Any]) -> str | None:
 def unpinned(entries: list[dict[str, Any]]) -> Iterator[str]:
     """Yield sources that nothing pins yet; the first fetch will."""
     lock = Path("config/sources.lock")
-    recorded = read_json(lock) if lock.is_file() else {}
+    held = recorded(lock)
     for entry in entries:
         if (entry["revision"] if "hub" in entry else entry["sha256"]) is None and entry[
             "id"
-        ] not in recorded:
+        ] not in held:
             yield (
                 f"note: {entry['id']} has no published hash; the first fetch records one in {lock},"
                 " keep that file"
