@@ -66,8 +66,9 @@ def whole_file(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
 @contextmanager
 def whole_directory(path: Path) -> Iterator[Path]:
     """Yield an empty directory that takes `path`'s place only when the block ends well; what a
-    killed run left of one is removed.
+    killed run left of one is removed. Of a link, the directory that it leads to is replaced.
     """
+    path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(f".{path.name}.*.partial"):
         shutil.rmtree(left, ignore_errors=True)
