@@ -48,6 +48,7 @@ CREATE TRIGGER IF NOT EXISTS no_delete BEFORE DELETE ON answers
     BEGIN SELECT RAISE(ABORT, 'append-only'); END;
 """
 COLUMNS = ("key", "request", "answer", "response", "sha256", "sent_unix_s", "seconds", "usd", "via")
+DISK_ERRORS = ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_CANTOPEN", "SQLITE_READONLY")
 AT_ONCE = 500  # keys a query; SQLite's oldest limit on variables is 999
 BUSY_S = 60  # how long to wait for another process that holds the file
 
@@ -106,10 +107,12 @@ class Store:
             self.connection.executescript(SCHEMA)
             self.connection.execute(f"SELECT {','.join(COLUMNS)} FROM answers LIMIT 1")
         except (sqlite3.Error, OSError) as error:
-            raise UserError(
-                f"{path}: cannot be used as a store ({error}); move it away or restore it from an"
-                " export"
-            ) from None
+            kind = str(getattr(error, "sqlite_errorname", ""))
+            if isinstance(error, OSError) or kind.startswith(DISK_ERRORS):
+                advice = "free space, or name a place that can be written"
+            else:
+                advice = "move it away or restore it from an export"
+            raise UserError(f"{path}: cannot be used as a store ({error}); {advice}") from None
 
     def get(self, key: str) -> dict[str, Any] | None:
         """Return the stored answer, checked against its hash, or None."""

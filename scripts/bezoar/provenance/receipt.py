@@ -145,7 +145,8 @@ class Receipt:
                 word.encode()
             except UnicodeEncodeError:
                 raise UserError(
-                    f"{word!a}: expected a name in UTF-8, which receipts are written in; rename it"
+                    f"{word!a}: expected a name that is UTF-8, as receipts are; rename it, or set"
+                    " LC_ALL=C.UTF-8 if it is"
                 ) from None
         self.path.unlink(missing_ok=True)
         self.started, self.clock = time.time(), time.perf_counter()
