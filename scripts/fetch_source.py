@@ -136,7 +136,7 @@ def download(url: str, part: Path, resumable: bool = True) -> None:
                 return
         except urllib.error.HTTPError as error:
             problem = f"HTTP {error.code}"
-            if error.code == 416:  # nothing after what is there
+            if error.code == 416 and start:  # nothing after what is there
                 total = re.fullmatch(
                     r"bytes \*/([0-9]{1,15})", error.headers.get("Content-Range", "")
                 )

@@ -9,6 +9,7 @@ import random
 import re
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from bezoar.llm.language_model import STATES
 from bezoar.llm.settings import request_of
 
 KEY = "canary-0123456789"
-CHAT: dict[str, Any] = {**SETTINGS, "use_batch_api": True}
+CHAT: dict[str, Any] = {**SETTINGS, "use_batch_api": True, "timeout_s": 60}
 CLAUDE = {**CHAT, "provider": "anthropic", "api": "messages", "base_url_env": "PEER_ROOT"}
 APIS = {"chat": CHAT, "completions": {**CHAT, "api": "completions"}, "messages": CLAUDE}
 ROWS = ["0", "1", "2"]
@@ -114,19 +115,26 @@ def peer() -> Iterator[RawPeer]:
     running.stop()
 
 
-def ask(folder: Path, settings: dict[str, Any], url: str, mode: str) -> dict[str, str] | str:
-    """Ask all rows; return their states, or the line that the stage ended with."""
+@contextmanager
+def client_of(folder: Path, settings: dict[str, Any], url: str, mode: str) -> Iterator[LLMClient]:
+    """A client whose provider is at `url`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PEER_URL", f"{url}/v1")
         patch.setenv("PEER_ROOT", url)
-        try:
-            with LLMClient.of(settings, folder / "s.sqlite", 2, None, mode) as client:
-                answers = client.ask([[{"role": "user", "content": row}] for row in ROWS], ROWS)
-        except UserError as error:
-            line = str(error)
-            assert "\n" not in line and re.search(r"model m\b|batch \S+", line), line
-            assert KEY not in line
-            return line
+        with LLMClient.of(settings, folder / "s.sqlite", 2, None, mode) as client:
+            yield client
+
+
+def ask(folder: Path, settings: dict[str, Any], url: str, mode: str) -> dict[str, str] | str:
+    """Ask all rows; return their states, or the line that the stage ended with."""
+    try:
+        with client_of(folder, settings, url, mode) as client:
+            answers = client.ask([[{"role": "user", "content": row}] for row in ROWS], ROWS)
+    except UserError as error:
+        line = str(error)
+        assert "\n" not in line and re.search(r"model m\b|batch \S+", line), line
+        assert KEY not in line
+        return line
     assert len(answers) == len(ROWS)
     assert {answer.state for answer in answers} <= set(STATES)
     for answer in answers:
@@ -153,7 +161,7 @@ def goes_on(
     kept, _ = stored(folder, settings)
     second = ask(folder, settings, url, mode)
     if isinstance(second, str) and "cancel-batches" in second:
-        with LLMClient.of(settings, folder / "s.sqlite", 2, None, mode) as client:
+        with client_of(folder, settings, url, mode) as client:
             client.model.cancel(give_up=True)  # type: ignore[attr-defined]
         second = ask(folder, settings, url, mode)
     assert isinstance(second, dict), (first, second)

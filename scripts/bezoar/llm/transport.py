@@ -113,11 +113,11 @@ class Transport:
         return f"{self._root}{path.removeprefix('/v1')}"
 
     def _fault(self, error: Exception) -> Fault:
-        """Return an SDK's exception as a fault, without secrets; one that is none of a call is
-        raised again.
+        """Return an SDK's exception as a fault, without secrets. Nothing but the SDK runs in a
+        call, and a server can make it fail in any way: it reads errors in whatever character set a
+        header names, which need not be one of text.
         """
         import anthropic
-        import httpx2
         import openai
 
         if isinstance(error, openai.APIStatusError | anthropic.APIStatusError):
@@ -134,10 +134,7 @@ class Transport:
             why = f" ({type(cause).__name__}: {cause})" if cause and str(cause) else ""
             sent = type(cause).__name__ not in ("ConnectError", "ConnectTimeout")
             return Fault(self._masked(f"{error.message}{why}"), sent=sent, timeout=timeout)
-        known = (openai.OpenAIError, anthropic.AnthropicError, httpx2.HTTPError, httpx2.InvalidURL)
-        if isinstance(error, known):
-            return Fault(self._masked(f"{type(error).__name__}: {error}"))
-        raise error
+        return Fault(self._masked(f"{type(error).__name__}: {error}"))
 
     def _masked(self, text: str) -> str:
         for secret in self._secrets:

@@ -84,6 +84,24 @@ def test_a_log_probability_that_is_not_a_number_costs_no_answer(
     assert states(found) == ["answered"] * 3 and "NaN" in body
 
 
+@pytest.mark.parametrize("settings", [OPENAI, CLAUDE], ids=["openai", "anthropic"])
+@pytest.mark.parametrize("charset", ["rot13", "idna", "base64", "no-such-set", '"'])
+def test_an_error_in_a_character_set_that_is_none_is_no_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], charset: str
+) -> None:
+    """The SDK reads the body of an error in the set that the header names."""
+    online = Peer()
+    monkeypatch.setenv("PEER_URL", f"{online.url}/v1")
+    monkeypatch.setenv("PEER_ROOT", online.url)
+    headers = {"content-type": f"application/json; charset={charset}"}
+    online.script = lambda prompt, turn: (
+        {"status": 500, "body": "{}", "headers": headers} if prompt == "1" else {"text": "fine"}
+    )
+    found = states(ask(tmp_path, "online", settings))
+    online.stop()
+    assert found == ["answered", "provider_error", "answered"]
+
+
 # --- batches -----------------------------------------------------------------------------------
 
 
