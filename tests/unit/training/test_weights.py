@@ -197,6 +197,34 @@ def test_an_adapter_that_is_not_whole_is_one_line(
     assert json.loads((adapter / "adapter_config.json").read_text())["r"] == 8 and whole
 
 
+@pytest.mark.parametrize("content", ["[]", "{", '{"base": 7}', "{}"])
+def test_a_lineage_that_says_nothing_is_one_line(tmp_path: Path, content: str) -> None:
+    (tmp_path / "lineage.json").write_text(content)
+    with pytest.raises(UserError, match=r"lineage\.json") as error:
+        qlora.check_lineage(tmp_path, tmp_path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[]",
+        "{",
+        "{}",
+        '{"r": true}',
+        '{"r": 1, "target_modules": 7}',
+        '{"target_modules": [1, "x"]}',
+    ],
+)
+def test_an_adapters_configuration_that_says_something_else_is_one_line(
+    tmp_path: Path, content: str
+) -> None:
+    (tmp_path / "adapter_config.json").write_text(content)
+    with pytest.raises(UserError, match=str(tmp_path)) as error:
+        qlora.require_same_lora(tmp_path, {"r": 1, "alpha": 1, "dropout": 0.0, "targets": ["x"]})
+    assert "\n" not in str(error.value)
+
+
 def test_rows_longer_than_the_models_context_are_one_line(place: Path) -> None:
     model = load_causal_lm(place / "base", torch.float32)
     require_positions("rows", model, [3, 256])
