@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 # Settings are given on make's command line (`make rehearsal JOBS=4`), or in the environment under a
 # name of our own (`BEZOAR_JOBS=4 make rehearsal`): NAME, MODE or MIRROR of another program are ignored here.
-OPTIONS := CONFIG JOBS TORCH PROFILE MIRROR MODEL REVISION TEMPLATE NAME FILE KIND MODE BUDGET_USD PRICES ACKNOWLEDGE_LICENCES VERBOSE
+OPTIONS := CONFIG JOBS TORCH PROFILE MIRROR MODEL REVISION TEMPLATE NAME FILE KIND MODE BUDGET_USD PRICES ACKNOWLEDGE_LICENCES VERBOSE GIVE_UP
 unread = $(if $(BEZOAR_$1),,$(if $(filter environment,$(origin $1)),$(error $1=$($1) in the environment is not read; write BEZOAR_$1=$($1) make …, or make … $1=$($1))))
 $(call unread,BUDGET_USD)
 $(if $(filter batch replay,$(MODE)),$(call unread,MODE))
@@ -69,8 +69,8 @@ learning: environment ## three fresh seeds of the rehearsal, for docs/learning.m
 plan: environment ## what CONFIG's pending requests will cost, or with MODEL= those of its evaluation
 	@$(RUN) python scripts/commands/plan_requests.py --config $(PAPER) --model "$(MODEL)" --revision "$(REVISION)" --template "$(TEMPLATE)" --name "$(NAME)"
 
-cancel-batches: environment ## end the batches that CONFIG has open at its providers; a later run collects what they answered
-	@$(RUN) python scripts/commands/cancel_batches.py --config $(PAPER)
+cancel-batches: environment ## end the open batches of CONFIG; GIVE_UP=1 forgets what they would answer
+	@$(RUN) python scripts/commands/cancel_batches.py $(if $(GIVE_UP),--give-up )--config $(PAPER)
 
 export-answers: environment ## every stored answer of CONFIG as one file, FILE=
 	$(RUN) python scripts/commands/exchange_answers.py export --config $(REHEARSAL) --file "$${BEZOAR_FILE:-answers.jsonl.xz}"
@@ -84,8 +84,8 @@ forget: environment ## stored failures of KIND=refused, unparsable, truncated, p
 test: development ## all tests
 	$(RUN) python -m pytest --numprocesses $(CORES) --maxprocesses 8 --dist loadgroup
 
-fuzz: development ## N (2,000) damaged inputs for each reader and program; reports how each ended
-	FUZZ_EXAMPLES=$(or $(N),2000) $(RUN) python -m pytest tests/unit/test_fuzz.py --hypothesis-show-statistics -p no:cacheprovider
+fuzz: development ## N (2,000) damaged inputs for each reader, program and provider; reports how each ended
+	FUZZ_EXAMPLES=$(or $(N),2000) $(RUN) python -m pytest tests/unit/test_fuzz*.py -p no:cacheprovider
 
 evidence: development .venv-crate ## try to break every promise, beside Snakemake's own triggers; half an hour; for docs/evidence.md
 	$(RUN) python scripts/dev/measure_evidence.py --output docs/evidence.md

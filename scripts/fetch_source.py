@@ -87,7 +87,7 @@ class Download:
                 " MIRROR"
             )
         resumed = response.status == 206
-        place = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
+        place = re.match(r"bytes ([0-9]{1,15})-", response.headers.get("Content-Range", ""))
         if resumed and place and int(place[1]) != start:
             self.part.unlink(missing_ok=True)
             return "answered with another part of the file"
@@ -95,7 +95,8 @@ class Download:
         self.version = etag if etag[:2] != "W/" else ""
         self.version = self.version or response.headers.get("Last-Modified", "")
         length = response.headers.get("Content-Length", "")
-        size = int(length) >> 20 if length.isdecimal() else None
+        announced = int(length) if re.fullmatch(r"[0-9]{1,15}", length) else None
+        size = None if announced is None else announced >> 20
         with (
             open(self.part, "ab" if resumed else "wb") as out,
             progress.task("download", size, "MiB"),
@@ -106,8 +107,8 @@ class Download:
                 taken += len(block)
                 progress.advance(taken >> 20)
                 taken &= (1 << 20) - 1
-        expected = int(length) + (start if resumed else 0) if length.isdecimal() else None
-        if expected is not None and self.part.stat().st_size < expected:
+        expected = 0 if announced is None else announced + (start if resumed else 0)
+        if self.part.stat().st_size < expected:
             return "connection closed early"
         return None
 
@@ -133,8 +134,10 @@ def download(url: str, part: Path, resumable: bool = True) -> None:
                 return
         except urllib.error.HTTPError as error:
             problem = f"HTTP {error.code}"
-            if error.code == 416:  # nothing comes after what is there
-                total = re.fullmatch(r"bytes \*/(\d+)", error.headers.get("Content-Range", ""))
+            if error.code == 416 and start:  # nothing after what is there
+                total = re.fullmatch(
+                    r"bytes \*/([0-9]{1,15})", error.headers.get("Content-Range", "")
+                )
                 if total is None or int(total[1]) == start:
                     return
                 part.unlink(missing_ok=True)  # of another version

@@ -83,7 +83,7 @@ def released_rows(manifest: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         )
     for name, digest in files.items():
         path = manifest.parent / name
-        if sha256_file(path) != digest:
+        if not path.is_file() or sha256_file(path) != digest:
             raise UserError(f"{path}: not the file of the manifest; fetch the snapshot again")
         for number, row in enumerate(iter_rows(path), start=1):
             yield f"{path}: row {number}", row

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from bezoar.errors import UserError
+
 
 def canonical(value: Any) -> str:
     """Return `value` as JSON with sorted keys and no spaces: equal values give equal text."""
@@ -42,12 +44,22 @@ def _open_mode() -> int:
     return 0o666 & ~mask
 
 
+def _make_parents(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise UserError(
+            f"{path.parent}: expected a directory, found a file or a link that leads nowhere;"
+            " remove it or name another"
+        ) from None
+
+
 @contextmanager
 def whole_file(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     """Open a file that replaces `path` only if the block succeeds (write beside it, fsync,
     rename).
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_parents(path)
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         encoding, newline = (None, None) if "b" in mode else ("utf-8", "\n")
@@ -66,9 +78,10 @@ def whole_file(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
 @contextmanager
 def whole_directory(path: Path) -> Iterator[Path]:
     """Yield an empty directory that replaces `path` only if the block succeeds; what a killed run
-    left of one is removed.
+    left of one is removed. Of a link, the directory that it leads to is replaced.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = Path(os.path.realpath(path))
+    _make_parents(path)
     for left in path.parent.glob(f".{path.name}.*.partial"):
         shutil.rmtree(left, ignore_errors=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))

@@ -5,13 +5,12 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from io import TextIOWrapper
 
-from bezoar.errors import UserError
+from bezoar.errors import UserError, shortage
 from bezoar.progress import signs_of_life
 
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 DENIED = (
     *(errno.EACCES, errno.EPERM, errno.EROFS),
     *(errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP),
@@ -53,34 +52,56 @@ def run(main: Callable[[], None], quiet: bool = False) -> None:
             silent = quiet or os.environ.get("RANK", "0") != "0"
             with nullcontext() if silent else signs_of_life(what):
                 main()
-        sys.stdout.flush()
+        if sys.stdout:  # None where it was closed before the start
+            sys.stdout.flush()
     except UserError as error:
         _end(str(error), 2)
     except KeyboardInterrupt:
         _end("interrupted; run it again to continue", INTERRUPTED)
     except BrokenPipeError:
-        # The interpreter flushes stdout once more when it exits, and would complain again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_stdout()
         raise SystemExit(BROKEN_PIPE) from None
-    except MemoryError:
-        _end("out of memory; end other programs or use a machine with more, and run it again", 2)
-    except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
-        if error.errno in NO_SPACE:
-            _end(f"{place}{os.strerror(error.errno)}; free some space and run it again", 2)
-        if error.errno in DENIED and error.filename:
-            _end(f"{place}{os.strerror(error.errno)}; change its permissions or name another", 2)
+    except Exception as error:
+        if line := _advice(error):
+            _end(line, 2)
         print(BUG, file=sys.stderr)
         raise
-    except Exception:
-        print(BUG, file=sys.stderr)
-        raise
+
+
+def _advice(error: Exception) -> str:
+    """Return the line for what the machine lacks or denies, or an empty text."""
+    lacking = shortage(error)
+    if lacking == "memory":
+        return "out of memory; end other programs or use a machine with more, and run it again"
+    if not isinstance(error, OSError) or not error.errno:
+        return "the disk is full; free some space and run it again" if lacking else ""
+    place = f"{error.filename}: " if error.filename else ""
+    if lacking:
+        return f"{place}{os.strerror(error.errno)}; free some space and run it again"
+    if error.errno in DENIED and error.filename:
+        return f"{place}{os.strerror(error.errno)}; change its permissions or name another"
+    if isinstance(error, FileNotFoundError) and "temporary directory" in str(error):
+        return "no place for temporary files can be written; free some space or name one in TMPDIR"
+    if isinstance(error, FileNotFoundError) and error.filename:
+        return f"{place}{os.strerror(error.errno)}; bring it or name another"
+    return ""
 
 
 def _end(message: str, status: int) -> None:
     """End the program with one line on stderr."""
-    print(f"error: {message}", file=sys.stderr)
+    with suppress(OSError):
+        print(f"error: {message}", file=sys.stderr)
+    try:
+        if sys.stdout:
+            sys.stdout.flush()
+    except OSError:  # it is what could not be written
+        _give_up_stdout()
     raise SystemExit(status) from None
+
+
+def _give_up_stdout() -> None:
+    """Let what stdout still holds go: the interpreter would complain of it once more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def purpose(docstring: str) -> str:

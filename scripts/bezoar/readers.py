@@ -183,11 +183,11 @@ class _Refused(ValueError):
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    mapping = dict(pairs)
-    if len(mapping) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise _Refused(f"each key once, found {shown(twice)} twice")
+    mapping: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in mapping:
+            raise _Refused(f"each key once, found {shown(name)} twice")
+        mapping[name] = value
     return mapping
 
 
@@ -218,6 +218,7 @@ LENIENT_DECODER = json.JSONDecoder(  # for output of models: raw line ends in st
     parse_constant=_no_constant,
     strict=False,
 )
+_RESPONSES = json.JSONDecoder(parse_int=_whole, parse_float=_real, parse_constant=lambda _: None)
 
 
 def _values(value: Any) -> Iterator[tuple[Any, int]]:
@@ -257,6 +258,22 @@ def parse_json(raw: bytes | str, where: str, what: str = "JSON") -> Any:
         raise UserError(f"{where}: expected {problem}; fix or remove it") from None
     except _Refused as error:
         raise UserError(f"{where}: expected {error}; fix or remove it") from None
+
+
+def parse_response(text: str) -> Any:
+    """Return the value of JSON that a server sent; raise `ValueError` if it cannot be read.
+
+    An answer that was paid for is not lost for what nobody reads: of a key that appears twice the
+    last counts, and NaN and Infinity, which some servers write for a log-probability, are None.
+    Numbers are finite and nesting has a limit here as well.
+    """
+    try:
+        value = _RESPONSES.decode(text)
+        if text.count("[") + text.count("{") > MAX_DEPTH:
+            _require_shallow(value)
+        return value
+    except RecursionError:
+        raise ValueError(f"more than {MAX_DEPTH} levels of lists and mappings") from None
 
 
 def _require_unicode(raw: bytes | str, value: Any, where: str) -> None:

@@ -69,15 +69,15 @@ def make_again(stage: str, receipt: dict[str, Any], scratch: Path) -> list[str]:
     done = subprocess.run(
         [sys.executable, str(SCRIPTS / program), *arguments],
         capture_output=True,
-        text=True,
+        encoding="utf-8",  # as `clean` has it write, whatever our own locale
+        errors="replace",
         check=False,
         env=environment,
     )
     if done.returncode:
-        return [
-            f"{stage}: cannot be made again:"
-            f" {(done.stderr.strip() or done.stdout.strip()).splitlines()[-1]}"
-        ]
+        said = (done.stderr.strip() or done.stdout.strip()).splitlines()
+        why = said[-1] if said else f"status {done.returncode}"  # a kill says nothing
+        return [f"{stage}: cannot be made again: {why}"]
     return [
         f"{stage}: {path}: {where}: not what comes out when the stage is run again"
         for path in sorted(audit.paths_of(receipt["outputs"]))

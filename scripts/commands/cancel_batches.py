@@ -1,7 +1,7 @@
 """Ask the providers to cancel every open batch of a results folder. What was answered before is
-charged, and the next run collects it.
+charged, and the next run collects it; with `--give-up` the next run asks for it anew.
 
-Usage: cancel_batches.py --config config/paper.yaml
+Usage: cancel_batches.py [--give-up] --config config/paper.yaml
 """
 
 import argparse
@@ -27,13 +27,16 @@ def main(argv: list[str] | None = None) -> None:
         required=True,
         help="configuration files; they say where the results and the models are",
     )
+    parser.add_argument(
+        "--give-up", action="store_true", help="forget the batches, whatever the provider says"
+    )
     args = parser.parse_args(argv)
     config = resolved(args.config)
     known = {(settings["api"], settings["model"]): settings for _, settings in models(config)}
     cancelled = []
     for path in sorted((Path(config["pathvars"]["results"]) / "store").glob("*.sqlite")):
         store = Store(path)
-        requests = [next(iter(rows.values())) for _, _, _, rows in store.open_batches()]
+        requests = [next(iter(rows.values())) for _, _, _, rows in store.open_batches() if rows]
         store.close()
         for request in requests[:1]:
             settings = known.get((request["api"], request["model"]))
@@ -45,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
             model = StoredModel(ModelSpec.of(settings), path, 1, None)
             model.open()
             try:
-                cancelled += model.cancel()
+                cancelled += model.cancel(args.give_up)
             finally:
                 model.close()
     print(

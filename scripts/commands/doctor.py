@@ -26,11 +26,11 @@ from bezoar.llm.faults import Fault
 from bezoar.llm.model_ends import asked_end, listed_end, not_served, substitute
 from bezoar.llm.settings import ModelSpec
 from bezoar.progress import clock
-from bezoar.readers import read_json
 from bezoar.surroundings import own
 from bezoar.workflow import duration, sources
 from bezoar.workflow import machine as machine_of
 from bezoar.workflow.configuration import SCHEMA, check, files_of, resolved
+from bezoar.workflow.source_lock import recorded
 
 PAPER_GPU_GIB, PAPER_DISK_GIB = (
     24,
@@ -233,11 +233,11 @@ def reachable(entry: dict[str, Any]) -> str | None:
 def unpinned(entries: list[dict[str, Any]]) -> Iterator[str]:
     """Yield sources that nothing pins yet; the first fetch will."""
     lock = Path("config/sources.lock")
-    recorded = read_json(lock) if lock.is_file() else {}
+    held = recorded(lock)
     for entry in entries:
         if (entry["revision"] if "hub" in entry else entry["sha256"]) is None and entry[
             "id"
-        ] not in recorded:
+        ] not in held:
             yield (
                 f"note: {entry['id']} has no published hash; the first fetch records one in {lock},"
                 " keep that file"

@@ -47,7 +47,7 @@ from bezoar.llm.language_model import Answer
 from bezoar.llm.protocol import seed_of
 from bezoar.llm.settings import Messages, ModelSpec, Request, request_of
 from bezoar.llm.stored_model import checked, final, keys_of
-from bezoar.readers import read_json, read_jsonl, read_yaml, read_yaml_entries
+from bezoar.readers import read_json, read_jsonl, read_lines, read_yaml, read_yaml_entries
 from bezoar.rehearsal.simulator import Simulator
 from bezoar.rehearsal.world import World
 from bezoar.surroundings import own
@@ -283,11 +283,7 @@ class Plan:
             if files
             else [filler(f"seed {i}", 25) for i in range(175)]
         )
-        names = (
-            topics[0].read_text(encoding="utf-8").splitlines()
-            if topics
-            else [f"topic {i}" for i in range(100)]
-        )
+        names = read_lines(topics[0]) if topics else [f"topic {i}" for i in range(100)]
 
         def say(prompt: str) -> tuple[str, str]:
             if "<example>" not in prompt:

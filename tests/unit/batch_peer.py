@@ -96,7 +96,10 @@ class BatchPeer:
         act = self.script(what, turn) or {}
         status, body = 200, b""
         if "status" not in act and (not act.get("reset") or act.get("after")):
-            body = self.work(what, path, content)
+            try:
+                body = self.work(what, path, content)
+            except LookupError:  # no such batch or file
+                status, body = 404, b'{"error": {"message": "not found"}}'
         if act.get("reset"):
             linger = struct.pack("ii", 1, 0)
             handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
@@ -151,8 +154,7 @@ class BatchPeer:
             choice = {"message": {"content": "fine"}, "finish_reason": "stop"}
             return json.dumps({"model": "m", "choices": [choice]}).encode()
         found = re.search(r"b(\d+)", path.split("/files/")[-1])
-        assert found
-        number = int(found[1])
+        number = int(found[1]) if found else len(self.batches)
         if what == "download":
             output, errors = self.results(self.batches[number]["keys"], number)
             return (errors if "errors" in path else output) or b""

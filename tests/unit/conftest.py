@@ -2,9 +2,20 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny import PRETRAIN, WORDS
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Print how many damaged inputs were tried by `make fuzz`, and how they ended."""
+    import mutations
+
+    if mutations.COUNTS and mutations.EXAMPLES > 50:
+        terminalreporter.section("damaged inputs")
+        for line in mutations.summary():
+            terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")

@@ -45,6 +45,20 @@ def test_a_directory_is_replaced_whole(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
+def test_where_a_link_leads_a_directory_is_replaced_and_the_link_stays(tmp_path: Path) -> None:
+    (tmp_path / "big").mkdir()
+    (tmp_path / "big" / "stale").write_text("x")
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "model").symlink_to("../big")
+    for text in ("y", "z"):
+        with files.whole_directory(tmp_path / "results" / "model") as fresh:
+            (fresh / "new").write_text(text)
+    assert (tmp_path / "results" / "model").is_symlink()
+    assert [path.name for path in (tmp_path / "big").iterdir()] == ["new"]
+    assert (tmp_path / "big" / "new").read_text() == "z"
+    assert sorted(os.listdir(tmp_path)) == ["big", "results"]
+
+
 def test_nan_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="Out of range"):
         files.write_json(tmp_path / "x.json", {"loss": float("nan")})

@@ -6,7 +6,6 @@ states how many ended in which way.
 """
 
 import json
-import os
 import random
 import tempfile
 from collections.abc import Callable
@@ -15,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, event, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from mutations import EXAMPLES, ended, examples, other_bytes, other_value
 from scripted import Scripted
 
 import check_claims
@@ -42,7 +42,6 @@ from bezoar.workflow import configuration, sources
 from filter_rows import rate
 
 ROOT = Path(__file__).parents[2]
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "30"))
 TEXT = "Écris un résumé de l'élection présidentielle, s'il te plaît, à Orléans"
 ROW = {
     "instruction": TEXT,
@@ -321,80 +320,9 @@ TARGETS = {
     ),
 }  # fmt: skip
 
-VALUES: list[Any] = [
-    *(None, True, False, 0, -1, 11, 8.0, 1.5, 10**20, 10**400, float("nan"), float("inf")),
-    *("", " ", "x", "9", "[[8]]", "a\x00b", "\ud800", "\u2028", "e\u0301", "{", "{x}", "😀" * 50),
-    *([], {}, [[]], [None], ["a"], ["a", "b", "c"], {"turns": 1}, [{"turns": ["a"]}]),
-]
-PIECES = [
-    *(b"", b"\n", b"\r\n", b"\r", b"\x00", b"\xff", b"\xef\xbb\xbf", b"\t", b" ", b"\x0c"),
-    *("\u2028\u0085\u00ad\u200b".encode(), b'"', b"\\", b"{", b"}", b"[", b"]", b",", b":", b"- "),
-    *(b"NaN", b"-Infinity", b"1e999", b"9" * 5000, b"\\ud83d", b"[" * 5000, b"{" * 5000),
-    *(b"&a [*a]", b"null", b"~", b"!!int x", b"<<: *a", b"2024-99-99", b".inf"),
-    *(b"version https://git-lfs.github.com/spec/v1\n", b"/annex/objects/", b"\x1f\x8b"),
-    *(b"? ", b"#", b"<html>", b"%", b"BZh", b"(\xb5/\xfd", b"PK\x03\x04"),
-]  # fmt: skip
-
-
-def places_in(value: Any) -> list[tuple[Any, Any]]:
-    """Return (container, key) of each value in a nested one."""
-    found = []
-    pairs = value.items() if isinstance(value, dict) else enumerate(value)
-    for key, inner in pairs:
-        found.append((value, key))
-        if isinstance(inner, dict | list):
-            found += places_in(inner)
-    return found
-
-
-def other_value(content: bytes, rng: random.Random) -> bytes:
-    """Return JSON lines with one value replaced, removed, renamed or given twice."""
-    lines = content.split(b"\n")
-    number = rng.randrange(max(1, len(lines) - 1))
-    try:
-        row = json.loads(lines[number])
-        container, key = rng.choice(places_in(row))
-    except (ValueError, TypeError, IndexError, RecursionError, AttributeError):
-        return other_bytes(content, rng)
-    way = rng.randrange(4)
-    if way == 0:
-        del container[key]
-    elif way == 1 and isinstance(container, dict):
-        container["x" * rng.randrange(3)] = container.pop(key)
-    else:
-        container[key] = rng.choice(VALUES)
-    lines[number] = json.dumps(row, ensure_ascii=rng.random() < 0.5).encode(
-        "utf-8", "surrogatepass"
-    )
-    if way == 3:
-        lines.insert(number, lines[number])
-    return b"\n".join(lines)
-
-
-def other_bytes(content: bytes, rng: random.Random) -> bytes:
-    """Return bytes with a piece put in, taken out, repeated or cut off."""
-    place, size = rng.randrange(len(content) + 1), rng.choice((1, 1, 2, 8, 64, 512))
-    piece = rng.choice(PIECES) if rng.random() < 0.8 else rng.randbytes(size)
-    way = rng.randrange(6)
-    if way == 0:
-        return content[:place]
-    if way == 1:
-        return content[:place] + content[place + size :]
-    if way == 2:
-        return content[:place] + content[max(0, place - size) :]
-    if way == 3:
-        return piece + content
-    return content[:place] + piece + content[place + (size if way == 4 else 0) :]
-
 
 @pytest.mark.parametrize("name", TARGETS)
-@settings(
-    max_examples=EXAMPLES,
-    deadline=None,
-    derandomize=EXAMPLES <= 50,  # the same inputs in every run of CI, others by hand
-    database=None,
-    suppress_health_check=list(HealthCheck),
-)
+@examples(EXAMPLES)
 @given(seed=st.integers(0, 2**32), changes=st.integers(1, 3))
 def test_any_input_ends_in_a_result_or_in_one_line_that_names_it(
     name: str, seed: int, changes: int
@@ -409,7 +337,7 @@ def test_any_input_ends_in_a_result_or_in_one_line_that_names_it(
             contents[file] = change(contents[file], rng)
         for file, content in contents.items():
             (folder / file).write_bytes(content)
-        event(ends(target, folder))
+        ended(name, ends(target, folder))
 
 
 def ends(target: Target, folder: Path) -> str:
@@ -429,7 +357,7 @@ def ends(target: Target, folder: Path) -> str:
 
 
 @pytest.mark.parametrize("read", [verdicts.verdict, mtbench.read_rating, generate_evol.equal])
-@settings(max_examples=10 * EXAMPLES, deadline=None, derandomize=EXAMPLES <= 50, database=None)
+@examples(10 * EXAMPLES)
 @given(
     st.lists(
         st.one_of(
@@ -448,3 +376,4 @@ def test_any_answer_is_read_or_not_read(read: Callable[[str], Any], parts: list[
         json.dumps(found, allow_nan=False).encode()
         if isinstance(found, tuple):
             assert (found[1] == "rated") == (1 <= found[0] <= 10)
+        ended(read.__qualname__, "read or not read")

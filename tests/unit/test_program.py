@@ -62,3 +62,49 @@ def test_a_reader_that_goes_away_ends_a_program_silently() -> None:
 def test_what_ends_well_ends_with_status_0() -> None:
     done = ran("print('done')")
     assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+
+
+class OutOfMemoryError(RuntimeError):
+    """As torch calls it."""
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (OutOfMemoryError("CUDA: tried to allocate 2 GiB"), "out of memory; "),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "out of memory; "),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), "the disk is full; "),
+        (RuntimeError("I/O error: File too large (os error 27)"), "the disk is full; "),
+        (FileNotFoundError(2, "none", "a/b"), "a/b: No such file or directory; bring it"),
+        (FileNotFoundError(2, "No usable temporary directory found in ['/x']"), "no place for tem"),
+    ],
+)
+def test_what_the_machine_lacks_is_one_line_whoever_says_it(
+    error: Exception, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def main() -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as stop:
+        program.run(main)
+    shown = capsys.readouterr().err
+    assert stop.value.code == 2 and shown.startswith(f"error: {line}") and shown.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("redirection", "status", "message"),
+    [(">&-", 0, ""), (">&- 2>&-", 0, ""), ("> /dev/full", 2, "error: No space left on device; ")],
+)
+def test_a_stdout_that_takes_nothing_gives_no_traceback(
+    redirection: str, status: int, message: str
+) -> None:
+    code = f"{START}def main():\n    print('x')\nprogram.run(main)\n"
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$0" -c "$1" {redirection}', sys.executable, code],
+        env={"PYTHONPATH": str(SCRIPTS)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == status, done.stderr
+    assert done.stderr.startswith(message) and done.stderr.count("\n") == bool(message)

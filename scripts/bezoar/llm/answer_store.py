@@ -23,7 +23,6 @@ may answer. Each job has a store of its own, so that jobs on several machines ne
 `exchange_answers.py` combines them into one file, `forget_failures.py` removes failures.
 """
 
-import json
 import sqlite3
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -33,6 +32,7 @@ from typing import Any
 
 from bezoar.errors import UserError
 from bezoar.files import canonical, sha256_text
+from bezoar.readers import parse_json
 
 # Of a row (of the table, or OLD): whether its answer has a text that a stage can go on with.
 USABLE = (
@@ -62,6 +62,7 @@ REMOVE_FAILURE = f"DELETE FROM answers WHERE key = ? AND NOT {USABLE.format('')}
 Step = tuple[str, list[tuple[Any, ...]] | None]  # a statement, and the values of each execution
 COLUMNS = ("key", "request", "answer", "response", "sha256", "sent_unix_s", "seconds", "usd", "via")
 INSERT = f"INSERT OR IGNORE INTO answers VALUES ({','.join('?' * len(COLUMNS))})"
+DISK_ERRORS = ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_CANTOPEN", "SQLITE_READONLY")
 AT_ONCE = 500  # keys a query; SQLite's oldest limit on variables is 999
 BUSY_S = 60  # how long to wait for another process that holds the file
 
@@ -134,10 +135,12 @@ class Store:
             self.connection.executescript(SCHEMA)
             self.connection.execute(f"SELECT {','.join(COLUMNS)} FROM answers LIMIT 1")
         except (sqlite3.Error, OSError) as error:
-            raise UserError(
-                f"{path}: cannot be used as a store ({error}); move it away or restore it from an"
-                " export"
-            ) from None
+            kind = str(getattr(error, "sqlite_errorname", ""))
+            if isinstance(error, OSError) or kind.startswith(DISK_ERRORS):
+                advice = "free space, or name a place that can be written"
+            else:
+                advice = "move it away or restore it from an export"
+            raise UserError(f"{path}: cannot be used as a store ({error}); {advice}") from None
 
     def get(self, key: str) -> dict[str, Any] | None:
         """Return the stored answer, checked against its hash, or None."""
@@ -158,7 +161,7 @@ class Store:
                         f"{self.path}: answer {key[:12]}… does not match its hash; restore the"
                         " store from an export"
                     )
-                found[key] = json.loads(answer)
+                found[key] = self._object(answer, f"answer {key[:12]}…")
         return found
 
     def put(self, entries: Iterable[Entry], instead: Collection[str] = ()) -> None:
@@ -181,7 +184,7 @@ class Store:
         of a failure.
         """
         before: int = self._read("SELECT count(*) FROM answers", ())[0][0]
-        good = [(row[0],) for row in rows if usable(json.loads(row[2]))]
+        good = [(row[0],) for row in rows if usable(self._object(row[2], f"answer {row[0][:12]}…"))]
         failed = self._read(f"SELECT key FROM answers WHERE NOT {USABLE.format('')}", ())
         replaced = set(good) & set(failed)
         self._write_all([(REMOVE_FAILURE, good), (INSERT, rows)])
@@ -204,8 +207,9 @@ class Store:
             " AND json_extract(answer, '$.state') IN ('answered', 'truncated') LIMIT 1000"
         )
         for (request,) in self._read(query, (like["model"],)):
-            known: dict[str, Any] = json.loads(request)
-            if all(name in known and known[name] == value for name, value in like.items()):
+            known = self._object(request, "a request")
+            held = {name: known[name] for name in like if name in known}
+            if canonical(held) == canonical(like):  # by ==, 1 and true are one
                 return known
         return None
 
@@ -237,9 +241,32 @@ class Store:
             " number"
         )
         return [
-            (number, name, asked, json.loads(requests))
+            (number, name, asked, self._requests(number, requests))
             for number, name, asked, requests in self._read(query, ())
         ]
+
+    def _requests(self, number: int, text: object) -> dict[str, dict[str, Any]]:
+        """Return the requests of a batch by key, each checked against its key."""
+        requests = self._object(text, f"batch {number}")
+        for key, request in requests.items():
+            if not isinstance(request, dict) or key_of(request) != key:
+                raise UserError(
+                    f"{self.path}: batch {number}: request {key[:12]}… does not match its key;"
+                    " restore the store from an export"
+                )
+        return requests
+
+    def _object(self, text: object, what: str) -> dict[str, Any]:
+        """Return an object that was stored as JSON."""
+        try:
+            value = parse_json(text if isinstance(text, str) else "", what)
+        except UserError:
+            value = None
+        if not isinstance(value, dict):
+            raise UserError(
+                f"{self.path}: {what}: expected a JSON object; restore the store from an export"
+            )
+        return value
 
     def batch_names(self) -> set[str]:
         """Return the provider's ids of all batches that were ever submitted."""

@@ -35,7 +35,7 @@ from bezoar.llm.transport import patiently
 TURNS = 6  # submissions in a row that bring no further answer
 POLL_S = 30.0  # between two polls of a batch
 OUTAGE_TURNS = 9  # failed polls in a row: about a minute
-LATER = "the next run collects what was submitted"
+LATER = "the next run collects what was submitted, or `make cancel-batches GIVE_UP=1` gives it up"
 
 
 class BatchRun:
@@ -141,7 +141,7 @@ class BatchRun:
         if fault.status in (404, 410) and name:
             return (
                 f"batch {name}: {fault}; it is not known to this address with this key: use the"
-                " ones it was submitted with, or give it up with `make cancel-batches`"
+                " ones it was submitted with, or give it up with `make cancel-batches GIVE_UP=1`"
             )
         return f"{self.exchange.connection.hint(fault)}; {LATER}"
 

@@ -14,16 +14,22 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
-from bezoar.llm.faults import Fault, error_of, message_of
+from bezoar.llm.faults import Fault, error_of, message_of, one_line
 from bezoar.llm.protocol import ENDPOINTS, arguments
 from bezoar.llm.settings import Request
 from bezoar.llm.transport import Response, Transport
+from bezoar.readers import parse_response
 
 MOST_REQUESTS = 10_000  # a batch; OpenAI allows 50,000 and 200 MB, Anthropic 100,000 and 256 MB
 MOST_BYTES = 100_000_000
 DOWNLOADS = 2  # of a file with lines that cannot be read
 SLACK_S = 86_400  # how far a provider's clock may be from ours
-ENDED = ("completed", "expired", "cancelled")  # OpenAI's statuses; `failed` is apart
+# Statuses of both providers and of servers that speak OpenAI's, in lower case; `failed` is apart.
+ENDED = frozenset("completed expired cancelled canceled ended".split())
+FAILED = "failed"
+UNDER_WAY = frozenset(
+    "validating queued pending running in_progress finalizing cancelling canceling".split()
+)
 ROOM = re.compile(r"limit|too (many|large)|quota_exceeded|queue", re.IGNORECASE)
 
 
@@ -153,20 +159,20 @@ class OpenAIBatches:
         after: dict[str, str | int] = {}
         while True:
             page = (await self.transport.get("/v1/batches", limit=100, **after)).json()
-            batches = [batch for batch in page.get("data") or [] if isinstance(batch, dict)]
+            batches = _records(page)
             for batch in batches:
                 metadata = batch.get("metadata")
                 if isinstance(metadata, dict) and metadata.get("bezoar") == mark:
                     return _id_of(batch)
             oldest = min((_number(batch.get("created_at")) for batch in batches), default=0.0)
-            if not page.get("has_more") or not batches or oldest < since - SLACK_S:
+            if oldest < since - SLACK_S or not (last := _last(page, after)):
                 return None
-            after = {"after": _id_of(batches[-1])}
+            after = {"after": last}
 
     async def look(self, name: str) -> Look:
         batch = (await self.transport.get(f"/v1/batches/{name}")).json()
         status, counts = _status(batch, "status"), batch.get("request_counts")
-        if status == "failed":
+        if status == FAILED:
             return Look(True, "failed", _why_failed(batch.get("errors")))
         done = "?"
         if isinstance(counts, dict):
@@ -177,10 +183,10 @@ class OpenAIBatches:
     async def collect(self, name: str) -> Results:
         batch = (await self.transport.get(f"/v1/batches/{name}")).json()
         results = Results()
-        for file in (batch.get("output_file_id"), batch.get("error_file_id")):
-            if not file:
-                continue
-            await _read_file(self.transport, f"/v1/files/{file}/content", results, _openai_result)
+        for kind in ("output_file_id", "error_file_id"):
+            if batch.get(kind):
+                path = f"/v1/files/{_id_of(batch, kind)}/content"
+                await _read_file(self.transport, path, results, _openai_result)
         return results
 
     async def cancel(self, name: str) -> None:
@@ -206,18 +212,17 @@ class AnthropicBatches:
         after: dict[str, str | int] = {}
         while True:
             page = (await self.transport.get("/v1/messages/batches", limit=100, **after)).json()
-            batches = [batch for batch in page.get("data") or [] if isinstance(batch, dict)]
-            for batch in batches:
+            for batch in _records(page):
                 if _unix(batch.get("created_at")) < since - SLACK_S:
                     return None
                 counts = batch.get("request_counts")
                 numbers = counts.values() if isinstance(counts, dict) else ()
                 same = sum(map(_number, numbers)) == count
-                if same and batch.get("id") not in known:
-                    return _id_of(batch)
-            if not page.get("has_more") or not batches:
+                if same and (name := _id_of(batch)) not in known:
+                    return name
+            if not (last := _last(page, after)):
                 return None
-            after = {"after_id": _id_of(batches[-1])}
+            after = {"after_id": last}
 
     async def look(self, name: str) -> Look:
         batch = (await self.transport.get(f"/v1/messages/batches/{name}")).json()
@@ -225,7 +230,7 @@ class AnthropicBatches:
         done = "?"
         if isinstance(counts, dict):
             done = f"{counts.get('succeeded')} answered, {counts.get('processing')} open"
-        return Look(status == "ended", f"{status} {done}")
+        return Look(status in ENDED, f"{status} {done}")
 
     async def collect(self, name: str) -> Results:
         results = Results()
@@ -242,11 +247,12 @@ async def _read_file(
 ) -> None:
     """Add the lines of a file; one that is damaged is fetched once more."""
     for turn in range(DOWNLOADS):
-        rows, damaged = rows_of(await transport.get(path))
+        response = await transport.get(path)
+        rows, damaged = rows_of(response)
         if damaged and turn < DOWNLOADS - 1:
             continue
-        if damaged and not rows:  # a page of HTML in place of the results
-            raise Fault("the results of the batch are not lines of JSON")
+        if response.content.strip() and b'"custom_id"' not in response.content:
+            raise Fault("something else came in place of the batch's results")  # such as a page
         results.damaged |= damaged
         for row in rows:
             results.add(row, read)
@@ -262,8 +268,8 @@ def rows_of(response: Response) -> tuple[list[dict[str, Any]], bool]:
         if not line.strip():
             continue
         try:
-            row = json.loads(Response(line, response.headers, response.secrets).text)
-        except (ValueError, RecursionError):
+            row = parse_response(Response(line, response.headers, response.secrets).text)
+        except ValueError:
             row = None
         if isinstance(row, dict):
             rows.append(row)
@@ -315,24 +321,44 @@ def _why_failed(errors: object) -> Whole:
     found = [row for row in rows if isinstance(row, Mapping)] if isinstance(rows, list) else []
     texts = [f"{row.get('code') or ''} {row.get('message') or ''}".strip() for row in found]
     lines = [row.get("line") for row in found]
-    reason = next(filter(None, texts), "no reason given")
-    numbered = tuple(line for line in lines if isinstance(line, int) and line >= 1)
+    reason = one_line(next(filter(None, texts), "no reason given"))
+    numbered = [line for line in lines if type(line) is int and line >= 1]
     whole = len(numbered) < len(found) or not found
-    return Whole(reason, () if whole else numbered, bool(ROOM.search(reason)))
+    known = () if whole else tuple(dict.fromkeys(numbered))
+    return Whole(reason, known, bool(ROOM.search(reason)))
 
 
-def _id_of(record: dict[str, Any]) -> str:
-    name = record.get("id")
+def _id_of(record: dict[str, Any], key: str = "id") -> str:
+    name = record.get(key)
     if not isinstance(name, str) or not re.fullmatch(r"[\w.:-]+", name):
-        raise Fault(f"expected a record with an id, found {str(record)[:80]}")
+        raise Fault(f"expected a record with {key}, found {str(record)[:80]}")
     return name
 
 
+def _records(page: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the batches that a page lists."""
+    rows = page.get("data")
+    return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+
+
+def _last(page: dict[str, Any], after: dict[str, str | int]) -> str | None:
+    """Return the id behind which the next page begins, or None if there is none; a server that
+    gives the same page again has no other.
+    """
+    batches = _records(page)
+    if not page.get("has_more") or not batches:
+        return None
+    last = _id_of(batches[-1])
+    return None if last in after.values() else last
+
+
 def _status(batch: dict[str, Any], name: str) -> str:
+    """Return the status of a batch; one that nobody knows would be waited for without an end."""
     status = batch.get(name)
-    if not isinstance(status, str):
-        raise Fault(f"expected a batch with a {name}, found {str(batch)[:80]}")
-    return status
+    word = status.lower() if isinstance(status, str) else ""
+    if word not in (*UNDER_WAY, *ENDED, FAILED):
+        raise Fault(f"expected a batch with a known {name}, found {str(status)[:40]!r}")
+    return word
 
 
 def _number(value: object) -> float:
@@ -343,5 +369,5 @@ def _unix(value: object) -> float:
     """Return an RFC 3339 time in Unix seconds; anything else is later than every time."""
     try:
         return datetime.fromisoformat(str(value)).timestamp()
-    except ValueError:
+    except (ValueError, OverflowError, OSError):  # a year that the system's clock does not reach
         return float("inf")

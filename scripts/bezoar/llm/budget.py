@@ -14,10 +14,11 @@ from typing import Any
 
 from bezoar.errors import UserError
 from bezoar.files import canonical
-from bezoar.readers import read_yaml
+from bezoar.readers import column, read_yaml, shown
 from bezoar.surroundings import own
 
 PRICES = Path(__file__).parents[3] / "config" / "prices.yaml"
+PRICE_KEYS = ("input", "output", "batch_share")
 OVERHEAD = 16  # tokens a message, for role marks; providers document 3 to 7
 BUSY_S = 60
 SCHEMA = (
@@ -88,16 +89,19 @@ def price_of(model: str, path: Path | None = None) -> Price | None:
     config/prices.yaml) does not know it.
     """
     path = path or Path(own("PRICES") or PRICES)
-    try:
-        entry = read_yaml(path)["models"].get(model)
-        return (
-            None if entry is None else Price(entry["input"], entry["output"], entry["batch_share"])
-        )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{path}: cannot be read as prices ({type(error).__name__}: {error}); restore it from"
-            " the repository"
-        ) from None
+    held = read_yaml(path)
+    models = held.get("models") if isinstance(held, dict) else None
+    if not isinstance(models, dict):
+        raise UserError(f"{path}: expected prices by model under `models`, found {shown(models)}")
+    entry, where = models.get(model), f"{path}: {model}"
+    if entry is None:
+        return None
+    if not isinstance(entry, dict):
+        raise UserError(f"{where}: expected input, output and batch_share, found {shown(entry)}")
+    price = Price(*(column(entry, name, float, where) for name in PRICE_KEYS))
+    if min(price.input, price.output, price.batch_share) < 0:
+        raise UserError(f"{where}: expected no price below 0; correct it")
+    return price
 
 
 def most_tokens_in(request: dict[str, Any]) -> int:
@@ -152,13 +156,13 @@ class Ledger:
         """Take the costs of as many keys, in order, as fit into the budget; return those keys."""
         taken: set[str] = set()
         with self._transaction():
-            total = self.connection.execute("SELECT total(usd) FROM spent").fetchone()[0]
+            total = self.execute("SELECT total(usd) FROM spent").fetchone()[0]
             for key, usd in costs.items():
                 if self.budget is not None and total + usd > self.budget:
                     continue
                 total += usd
                 taken.add(key)
-                self.connection.execute("INSERT INTO spent VALUES (?, ?, ?, 0)", (key, store, usd))
+                self.execute("INSERT INTO spent VALUES (?, ?, ?, 0)", (key, store, usd))
         return taken
 
     def settle(self, store: str, costs: dict[str, float]) -> None:
@@ -169,9 +173,9 @@ class Ledger:
                     "SELECT rowid FROM spent WHERE key = ? AND store = ? AND NOT settled ORDER BY"
                     " rowid DESC LIMIT 1"
                 )
-                found = self.connection.execute(query, (key, store)).fetchone()
+                found = self.execute(query, (key, store)).fetchone()
                 if found:
-                    self.connection.execute(
+                    self.execute(
                         "UPDATE spent SET usd = ?, settled = 1 WHERE rowid = ?", (usd, found[0])
                     )
 
@@ -181,12 +185,24 @@ class Ledger:
             "SELECT key, usd FROM spent WHERE store = ?1 AND NOT settled AND key NOT IN (SELECT key"
             " FROM spent WHERE store = ?1 AND settled)"
         )
-        return dict(self.connection.execute(query, (store,)))
+        return dict(self.execute(query, (store,)).fetchall())
 
     def total(self) -> float:
         """Return USD spent and reserved."""
-        usd: float = self.connection.execute("SELECT total(usd) FROM spent").fetchone()[0]
+        usd: float = self.execute("SELECT total(usd) FROM spent").fetchone()[0]
         return usd
+
+    def execute(self, statement: str, values: tuple[Any, ...] = ()) -> sqlite3.Cursor:
+        """Run one statement; raise `UserError` if the file is full, damaged or held by another
+        program.
+        """
+        try:
+            return self.connection.execute(statement, values)
+        except sqlite3.Error as error:
+            raise UserError(
+                f"{self.path}: cannot be read or written ({error}); free space and run again, what"
+                " is stored is kept"
+            ) from None
 
     def close(self) -> None:
         """Close the file."""
@@ -277,16 +293,10 @@ class _Immediate:
         self.ledger = ledger
 
     def __enter__(self) -> None:
-        self._execute("BEGIN IMMEDIATE")
+        self.ledger.execute("BEGIN IMMEDIATE")
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._execute("ROLLBACK" if kind else "COMMIT")
-
-    def _execute(self, statement: str) -> None:
-        try:
-            self.ledger.connection.execute(statement)
-        except sqlite3.Error as error:
-            raise UserError(
-                f"{self.ledger.path}: cannot be written ({error}); free space and run again, what"
-                " is stored is kept"
-            ) from None
+        if kind is None:
+            self.ledger.execute("COMMIT")
+        elif self.ledger.connection.in_transaction:  # a full disk may have ended it
+            self.ledger.execute("ROLLBACK")

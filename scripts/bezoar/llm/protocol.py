@@ -6,7 +6,6 @@ itself calls an error, and one that it does not name, are transient: the request
 other end, such as a tool call, is `unparsable`: not what was asked for.
 """
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +13,7 @@ from bezoar.llm.answer_store import key_of
 from bezoar.llm.faults import Fault, error_of, message_of, whole_characters
 from bezoar.llm.reasoning import split_reasoning
 from bezoar.llm.settings import Request
+from bezoar.readers import parse_response
 
 ENDPOINTS = {
     "chat": "/v1/chat/completions",
@@ -94,8 +94,8 @@ def seed_of(request: Request) -> int | None:
 def read_text(text: str, api: str) -> dict[str, Any]:
     """Return the answer in a response's text; see `read`."""
     try:
-        body = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        body = parse_response(text)
+    except ValueError as error:
         raise Unreadable(f"not JSON: {error}; {text[:60]!r}") from None
     return read(body, api)
 

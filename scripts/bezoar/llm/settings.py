@@ -156,7 +156,7 @@ class ModelSpec:
 
 def _number(value: object) -> float:
     """Return a value if it is a number, else NaN, which no comparison holds for."""
-    return value if isinstance(value, int | float) and value is not True else float("nan")
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else float("nan")
 
 
 def request_of(

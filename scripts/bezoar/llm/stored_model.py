@@ -163,9 +163,10 @@ class StoredModel:
         else:
             await online.send_all()
 
-    def cancel(self) -> list[str]:
+    def cancel(self, give_up: bool = False) -> list[str]:
         """Ask the provider to end this store's open batches; return their ids. A later run collects
-        what was answered until then; a batch that the provider does not know is given up.
+        what was answered until then, unless `give_up` says that it asks anew; a batch that the
+        provider does not know is given up.
         """
         open_batches = [(number, name) for number, name, *_ in self.store.open_batches() if name]
 
@@ -176,13 +177,15 @@ class StoredModel:
                     try:
                         await api.cancel(name)
                     except Fault as fault:
-                        if fault.status in (404, 410):
+                        if give_up or fault.status in (404, 410):
                             self.store.batch_collected(number)
                         elif fault.status not in (400, 409):  # it has ended already
                             raise UserError(self.connection.hint(fault)) from None
 
         if open_batches:
             asyncio.run(all_of_them())
+        for number, *_ in self.store.open_batches() if give_up else ():
+            self.store.batch_collected(number)
         return [name for _, name in open_batches]
 
     def _stop_at_budget(self, names: list[str], answers: list[Answer]) -> None:

@@ -3,13 +3,13 @@ parsing. Whatever goes wrong is a `Fault`.
 """
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bezoar.llm import limits
 from bezoar.llm.faults import Blame, Fault, error_of, message_of, whole_characters
+from bezoar.readers import parse_response
 
 if TYPE_CHECKING:
     from anthropic import AsyncAnthropic
@@ -39,8 +39,8 @@ class Response:
     def json(self) -> dict[str, Any]:
         """The response as a JSON object; raises `Fault` if it is not one."""
         try:
-            value = json.loads(self.text)
-        except (ValueError, RecursionError) as error:
+            value = parse_response(self.text)
+        except ValueError as error:
             raise Fault(f"not JSON: {error}") from None
         if not isinstance(value, dict):
             raise Fault(f"expected a JSON object, found {str(value)[:60]}")
@@ -113,18 +113,18 @@ class Transport:
         return f"{self._root}{path.removeprefix('/v1')}"
 
     def _fault(self, error: Exception) -> Fault:
-        """Return an SDK's exception as a fault, without secrets; one that does not come from
-        a call is raised again.
+        """Return an SDK's exception as a fault, without secrets. Nothing but the SDK runs in a
+        call, and a server can make it fail in any way: it reads errors in whatever character set a
+        header names, which need not be one of text.
         """
         import anthropic
-        import httpx2
         import openai
 
         if isinstance(error, openai.APIStatusError | anthropic.APIStatusError):
             text = Response(error.response.content, error.response.headers).text
             try:
-                details = error_of(json.loads(text))
-            except (ValueError, RecursionError):
+                details = error_of(parse_response(text))
+            except ValueError:
                 details = text
             message = message_of(details, text) or type(error).__name__
             return Fault(self._masked(message), error.status_code, details, error.response.headers)
@@ -134,10 +134,7 @@ class Transport:
             why = f" ({type(cause).__name__}: {cause})" if cause and str(cause) else ""
             sent = type(cause).__name__ not in ("ConnectError", "ConnectTimeout")
             return Fault(self._masked(f"{error.message}{why}"), sent=sent, timeout=timeout)
-        known = (openai.OpenAIError, anthropic.AnthropicError, httpx2.HTTPError, httpx2.InvalidURL)
-        if isinstance(error, known):
-            return Fault(self._masked(f"{type(error).__name__}: {error}"))
-        raise error
+        return Fault(self._masked(f"{type(error).__name__}: {error}"))
 
     def _masked(self, text: str) -> str:
         for secret in self._secrets:

@@ -11,9 +11,10 @@ from bezoar.files import canonical, sha256_text
 from bezoar.provenance.code_digest import digest
 from bezoar.provenance.fingerprint import Hashes, files_in
 from bezoar.provenance.staleness import first_row_changed
-from bezoar.readers import read_json
+from bezoar.readers import read_json, read_json_object
 from bezoar.workflow import sources
 from bezoar.workflow.layout import LAST
+from bezoar.workflow.source_lock import recorded as recorded_in
 
 Receipts = dict[str, dict[str, Any]]
 ABSENT = "not there, though"
@@ -42,7 +43,7 @@ def read_receipts(results: Path) -> tuple[Receipts, list[str]]:
     receipts, wrong = {}, []
     for path in sorted((results / "receipts").glob("*.json")):
         try:
-            found = read_json(path)
+            found = read_json_object(path)
             missing = [key for key in KEYS if key not in found]
         except UserError as error:
             wrong.append(f"{path.stem}: {error}")
@@ -126,7 +127,7 @@ def chain(receipts: Receipts, results: Path) -> list[str]:
         made[f"{results}/receipts/{stage}.json"] = (stage, "")
     registry = sources.load(Path("config/sources.yaml"))
     lock = Path("config/sources.lock")
-    pinned = read_json(lock) if lock.is_file() else {}
+    pinned = recorded_in(lock)
     known = {
         f"data/{entry['path']}": entry["sha256"] or pinned.get(entry["id"])
         for entry in registry.values()

@@ -5,11 +5,13 @@ imported or run.
 import ast
 import hashlib
 import json
-import os
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from itertools import groupby
 from pathlib import Path
+
+from bezoar.files import whole_file
 
 CACHE = Path(".snakemake/bezoar-sources.json")
 
@@ -99,13 +101,8 @@ def _reader() -> bytes:
 
 def save() -> None:
     """Keep the parsed sources for the next run, if the file can be written."""
-    try:
-        CACHE.parent.mkdir(exist_ok=True)
-        fresh = CACHE.with_suffix(f".{os.getpid()}")
-        fresh.write_text(json.dumps(_known()), encoding="utf-8")
-        os.replace(fresh, CACHE)
-    except OSError:
-        return
+    with suppress(OSError), whole_file(CACHE) as stream:
+        json.dump(_known(), stream)
 
 
 def _read(path: Path) -> Source:

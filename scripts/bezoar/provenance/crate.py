@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import yaml
-
 from bezoar.errors import UserError
 from bezoar.files import canonical
 from bezoar.provenance.audit import Receipts
 from bezoar.provenance.code_digest import executed
 from bezoar.provenance.fingerprint import Hashes, files_in
 from bezoar.provenance.staleness import CACHE
+from bezoar.readers import read_yaml_entries
 from bezoar.workflow import sources
 
 Entity = dict[str, Any]
@@ -281,7 +280,7 @@ def add_root(crate: Crate, receipts: Receipts, results: Path, ended: float) -> N
             "conformsTo",
             crate.add(profile, "CreativeWork", name=title, version=profile.rsplit("/", 1)[1]),
         )
-    authors = yaml.safe_load(Path("CITATION.cff").read_text(encoding="utf-8"))["authors"]
+    authors = read_yaml_entries(Path("CITATION.cff"), "authors")
     crate.link(
         "./",
         "author",

@@ -7,12 +7,14 @@ import hashlib
 import json
 import os
 import sys
-import tempfile
 import time
+from contextlib import suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from bezoar.files import canonical, whole_file
 
 LOCKS = Path(__file__).parents[3] / "envs"
 AGAIN = "BEZOAR_AGAIN"  # set: a program runs even if nothing has changed
@@ -71,15 +73,8 @@ class Hashes:
         """Write the cache, if the file can be written."""
         if not (self.file and self.changed):
             return
-        try:
-            self.file.parent.mkdir(exist_ok=True)
-            with tempfile.NamedTemporaryFile(
-                "w", dir=self.file.parent, delete=False, encoding="utf-8"
-            ) as stream:
-                json.dump(self.known, stream)
-            os.replace(stream.name, self.file)
-        except OSError:
-            return
+        with suppress(OSError), whole_file(self.file) as stream:
+            json.dump(self.known, stream)
 
 
 @cache
@@ -142,10 +137,11 @@ def nothing_to_do(command: list[str]) -> bool:
         held = json.loads(Path(command[command.index("--receipt") + 1]).read_text(encoding="utf-8"))
         hashes = Hashes()
         files = {**files_in(held["inputs"]), **files_in(held["outputs"])}
+        recipe = json.loads(command[command.index("--recipe") + 1])
         return (
             held["code"] == command[command.index("--code") + 1]
-            and held["recipe"] == json.loads(command[command.index("--recipe") + 1])
-            and held["environment"] == environment()
+            and canonical(held["recipe"]) == canonical(recipe)  # by ==, 1 and true are one
+            and canonical(held["environment"]) == canonical(environment())
             and arguments(held["command"]) == arguments(command)
             and all(hashes.of(path) == digest for path, digest in files.items())
         )

@@ -72,7 +72,13 @@ def digests(files: Files) -> dict[str, dict[str, str]]:
 
 def _git(*arguments: str) -> str | None:
     try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["git", *arguments],
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+        )
     except FileNotFoundError:  # an image may lack git
         return None
     return done.stdout.strip() if done.returncode == 0 else None
@@ -119,6 +125,14 @@ class Receipt:
         self.facts: dict[str, Any] = {}
 
     def __enter__(self) -> "Receipt":
+        for word in recorded_command():
+            try:
+                word.encode()
+            except UnicodeEncodeError:
+                raise UserError(
+                    f"{word!a}: expected a name that is UTF-8, as receipts are; rename it, or set"
+                    " LC_ALL=C.UTF-8 if it is"
+                ) from None
         self.path.unlink(missing_ok=True)
         self.started, self.clock = time.time(), time.perf_counter()
         self.before, self.environment = digests(self.inputs), environment()

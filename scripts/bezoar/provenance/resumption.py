@@ -50,7 +50,8 @@ def difference(old: Any, new: Any, name: str = "") -> str:
             for key in sorted({*old, *new})
         )
         return next(filter(None, lines), "")
-    return "" if old == new else f"{name or 'contents'}: {_short(old)} -> {_short(new)}"
+    same = canonical(old) == canonical(new)  # by ==, 1 and true are one
+    return "" if same else f"{name or 'contents'}: {_short(old)} -> {_short(new)}"
 
 
 def _short(value: Any) -> str:

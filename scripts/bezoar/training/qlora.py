@@ -2,7 +2,6 @@
 that changes nothing, and lineage.
 """
 
-import errno
 import os
 import random
 from collections.abc import Sequence
@@ -10,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from bezoar import precision
-from bezoar.errors import UserError
+from bezoar.errors import UserError, shortage
 from bezoar.files import sha256_file, write_json
 from bezoar.provenance.resumption import keep_if_same
-from bezoar.readers import read_json
+from bezoar.readers import column, read_json, read_json_object
 from bezoar.training.sharing import first_process, processes, share_rows
 from bezoar.training.trainer_setup import last_checkpoint
 from bezoar.training.weights import load_adapter, load_causal_lm
@@ -132,12 +131,14 @@ def require_same_lora(parent: Path, lora: dict[str, Any]) -> None:
     """Raise `UserError` if an adapter has another shape than the recipe says: continuing it would
     train with its settings, not with those in the receipt.
     """
-    held = read_json(parent / "adapter_config.json")
-    held["target_modules"] = sorted(held.get("target_modules") or [])
+    held = read_json_object(parent / "adapter_config.json")
+    targets = held.get("target_modules")
+    if isinstance(targets, list) and all(isinstance(name, str) for name in targets):
+        held["target_modules"] = sorted(targets)
     names = {"r": "r", "alpha": "lora_alpha", "dropout": "lora_dropout"}
     wanted = {name: lora[key] for key, name in names.items()}
     for name, value in {**wanted, "target_modules": sorted(lora["targets"])}.items():
-        if held.get(name) != value:
+        if held.get(name) != value or isinstance(held.get(name), bool):
             raise UserError(
                 f"{parent}: has {name} {held.get(name)}, and the recipe's lora says {value}; train"
                 " every scheme with one lora"
@@ -227,7 +228,6 @@ def run(trainer: Any, checkpoints: Path, begun_with: dict[str, Any], start: dict
     look changed, and a resumed run, which loads float32, would end elsewhere than an undisturbed
     one. So the weights are restored.
     """
-    import torch
     from safetensors import SafetensorError
     from transformers import PrinterCallback
 
@@ -242,7 +242,7 @@ def run(trainer: Any, checkpoints: Path, begun_with: dict[str, Any], start: dict
     try:
         trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
     except (OSError, RuntimeError, SafetensorError) as error:
-        if "disk" in (lacking := shortage(error, torch.OutOfMemoryError)):
+        if (lacking := shortage(error)) == "disk":
             raise UserError(
                 f"{checkpoints}: the disk is full; free some space and run again, training"
                 " continues from its last checkpoint"
@@ -253,31 +253,6 @@ def run(trainer: Any, checkpoints: Path, begun_with: dict[str, Any], start: dict
                 " run again"
             ) from None
         raise
-
-
-def shortage(error: BaseException, out_of_memory: type[BaseException]) -> str:
-    """Return `disk` or `memory` if an error is a shortage of it, otherwise an empty text; torch and
-    safetensors wrap the system's errors.
-    """
-    text = str(error)
-    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or any(
-        words in text
-        for words in (
-            "No space left",
-            "File too large",
-            "Disk quota",
-            "PytorchStreamWriter failed",
-            "unexpected pos",
-        )
-    ):
-        return "disk"
-    return (
-        "memory"
-        if isinstance(error, out_of_memory)
-        or "can't allocate memory" in text
-        or "Cannot allocate memory" in text
-        else ""
-    )
 
 
 def require_moved(before: dict[str, Any], model: Any) -> float:
@@ -320,10 +295,9 @@ def write_lineage(adapter: Path, base: Path, parent: Path | None) -> None:
 
 def check_lineage(adapter: Path, base: Path) -> None:
     """Raise `UserError` unless `adapter` says that it was trained on exactly this `base`."""
-    recorded, found = (
-        read_json(adapter / "lineage.json")["base"],
-        sha256_file(base / "model.safetensors"),
-    )
+    path = adapter / "lineage.json"
+    recorded = column(read_json_object(path), "base", str, str(path))
+    found = sha256_file(base / "model.safetensors")
     if recorded != found:
         raise UserError(
             f"{adapter}: trained on a base with sha256 {recorded[:12]}…, but {base} has"

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from bezoar.errors import UserError
+from bezoar.errors import UserError, shortage
 from bezoar.readers import read_json
 
 Piece = tuple[str, bool]  # a text, and whether it is the template's own and may hold special tokens
@@ -67,8 +67,6 @@ class OwnTemplate:
         """Return the text up to where the response begins, of turns [(Human or Assistant, text)]
         ending with Human; with BOS where the template writes it.
         """
-        from jinja2 import TemplateError
-
         messages = [
             {"role": "user" if speaker == "Human" else "assistant", "content": text}
             for speaker, text in earlier
@@ -77,7 +75,9 @@ class OwnTemplate:
             text: str = self._tokenizer.apply_chat_template(
                 messages, tokenize=False, add_generation_prompt=True
             )
-        except (TemplateError, TypeError, ValueError) as error:
+        except Exception as error:  # a template is a program, and may fail in any way
+            if shortage(error):
+                raise
             raise UserError(
                 f"{self._model}: its chat template cannot be rendered"
                 f" ({' '.join(str(error).split())[:160]}); name a template file in its place"

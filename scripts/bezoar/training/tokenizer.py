@@ -18,7 +18,7 @@ from typing import Any
 from transformers.tokenization_utils_sentencepiece import SentencePieceBackend
 
 from bezoar.errors import UserError
-from bezoar.readers import read_json
+from bezoar.readers import read_json_object, read_text
 from bezoar.training.template import Piece
 
 PROBES = (  # where tokenizers of one vocabulary are known to differ
@@ -176,10 +176,7 @@ def _described(model: Path) -> tuple[dict[str, Any], dict[str, int]]:
     """(settings, added token -> id) from the files beside tokenizer.model; both may be empty."""
 
     def held(name: str) -> dict[str, Any]:
-        content = read_json(model / name) if (model / name).is_file() else {}
-        if not isinstance(content, dict):
-            raise UserError(f"{model / name}: expected a JSON object")
-        return content
+        return read_json_object(model / name) if (model / name).is_file() else {}
 
     config = held("special_tokens_map.json") | held("tokenizer_config.json")
     added = {token: int(index) for token, index in held("added_tokens.json").items()}
@@ -188,7 +185,7 @@ def _described(model: Path) -> tuple[dict[str, Any], dict[str, int]]:
         for index, token in (config.get("added_tokens_decoder") or {}).items()
     }
     if (model / "chat_template.jinja").is_file():
-        config["chat_template"] = (model / "chat_template.jinja").read_text(encoding="utf-8")
+        config["chat_template"] = read_text(model / "chat_template.jinja")
     return config, added
 
 

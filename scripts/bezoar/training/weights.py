@@ -6,11 +6,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from bezoar.errors import UserError
-from bezoar.readers import read_json
+from bezoar.errors import UserError, shortage
+from bezoar.readers import read_json_object, shown
 from bezoar.training.tokenizer import load_tokenizer, tokenizer_file
 
 PLAIN = {"F64", "F32", "F16", "BF16"}  # safetensors' names of what a weight may be stored in
+LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
+MOST_TOKENS = 10**12  # of a context; a config that says more makes no sense
 WHOLE = {"I64", "I32", "I16", "BOOL"}  # of buffers, such as positions and masks
 
 
@@ -36,12 +38,8 @@ def load_causal_lm(directory: Path, dtype: Any, **options: Any) -> Any:
             output_loading_info=True,
             **options,
         )
-    except MemoryError:
-        raise
-    except (
-        Exception
-    ) as error:  # each architecture's code, and huggingface_hub, raise their own errors
-        if type(error).__name__ == "OutOfMemoryError" or "allocate memory" in str(error):
+    except Exception as error:  # each architecture's code, and huggingface_hub, raise their own
+        if shortage(error):
             raise
         raise UserError(
             f"{directory}: no model that transformers can load ({_line(error)}); expected a causal"
@@ -84,7 +82,9 @@ def load_adapter(model: Any, directory: Path, trainable: bool = False) -> Any:
     stored = {name: tuple(tensor.shape) for name, tensor in held.items()}
     try:
         adapted = PeftModel.from_pretrained(model, directory, is_trainable=trainable)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+    except Exception as error:  # each kind of adapter raises its own
+        if shortage(error):
+            raise
         raise UserError(
             f"{directory}: no adapter of this model ({_line(error)}); train it on this base"
         ) from None
@@ -114,13 +114,20 @@ def positions(model: Any) -> int | None:
     found = getattr(config, "max_position_embeddings", None)
     if not isinstance(found, int) or found <= 0:
         return None
-    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
-    stretched = [
-        int(part.get("original_max_position_embeddings", found) * part["factor"])
-        for part in (rope, *rope.values())
-        if isinstance(part, dict) and isinstance(part.get("factor"), (int, float))
-    ]
-    return max([found, *stretched])
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None)
+    rope = rope if isinstance(rope, dict) else {}
+    longest = found
+    for part in (rope, *rope.values()):
+        if isinstance(part, dict):
+            original = part.get("original_max_position_embeddings", found)
+            stretched = _number(original) * _number(part.get("factor"))
+            longest = max(longest, int(stretched)) if stretched < MOST_TOKENS else longest
+    return longest
+
+
+def _number(value: Any) -> float:
+    """A value if it is a number, else 0."""
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else 0.0
 
 
 def require_positions(name: str, model: Any, lengths: Iterable[int]) -> None:
@@ -160,9 +167,9 @@ def _require_plain(directory: Path) -> None:
     """
     if not (directory / "config.json").is_file():
         raise UserError(f"{directory}/config.json: no such file; expected a model directory")
-    config = read_json(directory / "config.json")
-    if not isinstance(config, dict):
-        raise UserError(f"{directory}/config.json: expected a JSON object")
+    config = read_json_object(directory / "config.json")
+    if (directory / "generation_config.json").is_file():
+        read_json_object(directory / "generation_config.json")  # transformers passes over a bad one
     if (method := config.get("quantization_config")) is not None:
         kind = method.get("quant_method", "unknown") if isinstance(method, dict) else "unknown"
         raise UserError(
@@ -173,12 +180,20 @@ def _require_plain(directory: Path) -> None:
             f"{directory}: {adapters[0]} lies beside the weights, so it is unclear whether the"
             " adapter is merged; merge it, or move it away"
         )
+    count = 0
     for path in sorted(directory.glob("*.safetensors")):
         for name, kind in _header(path):
+            count += 1
             if kind not in PLAIN | WHOLE:
                 raise UserError(
                     f"{path}: {name} is stored as {kind}; expected weights in 16 or 32 bits"
                 )
+    layers = max((config[name] for name in LAYERS if type(config.get(name)) is int), default=0)
+    if count and layers > count:  # they would all be built before the first is missed
+        raise UserError(
+            f"{directory}: config.json describes {layers} layers, and the weights are {count};"
+            " they are not of one model"
+        )
 
 
 def _header(path: Path) -> list[tuple[str, str]]:
@@ -219,7 +234,13 @@ def _require_embeddings(directory: Path, model: Any) -> None:
     embedding.
     """
     rows = model.get_input_embeddings().weight.shape[0]
-    for end in sorted(ends(model)):
+    named = _ends(model)
+    if odd := [end for end in named if not isinstance(end, int) or isinstance(end, bool)]:
+        raise UserError(
+            f"{directory}: eos_token_id: expected whole numbers in generation_config.json or"
+            f" config.json, found {shown(odd[0])}"
+        )
+    for end in sorted(named):
         if not 0 <= end < rows:
             raise UserError(
                 f"{directory}: token {end} ends an answer, and the model has {rows} embeddings"
@@ -239,7 +260,12 @@ def _require_embeddings(directory: Path, model: Any) -> None:
 
 def ends(model: Any) -> set[int]:
     """Return the ids that end an answer, by generation_config.json or, without one, config.json."""
+    return set(_ends(model))
+
+
+def _ends(model: Any) -> list[Any]:
+    """What the files name as ends, whatever it is."""
     found = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     if found is None:
         found = getattr(model.config.get_text_config(), "eos_token_id", None)
-    return set() if found is None else set(found) if isinstance(found, (list, tuple)) else {found}
+    return [] if found is None else list(found) if isinstance(found, (list, tuple)) else [found]

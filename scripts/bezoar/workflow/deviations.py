@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from bezoar.readers import read_text
+
 TAGS = ("paper", "code", "inferred", "ours")
 TAGGED = re.compile(rf"(?P<before>.*?)\[(?P<tag>{'|'.join(TAGS)})\]\s*(?P<reason>.*)$")
 NO_REASON = "no reason given"
@@ -69,7 +71,7 @@ def tagged(paths: list[Path]) -> list[dict[str, Any]]:
     """
     found = []
     for path in paths:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
         remarks, values, last = comments(text), written(text), ""
         for number, line in enumerate(text.splitlines()):
             last, value = values.get(number, (last, ""))

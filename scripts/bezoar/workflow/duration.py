@@ -8,15 +8,15 @@ Python; the real seconds of the first stages correct the rest.
 import heapq
 import json
 import math
-import os
-import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bezoar.errors import UserError
+from bezoar.files import whole_file
 from bezoar.readers import read_json_object
 
 RECORD = Path(".snakemake/bezoar-seconds.json")
@@ -82,14 +82,8 @@ def record(results: str, name: str, seconds: float, path: Path = RECORD) -> None
     """Record the seconds of a step of the run that fills `results`, if the file can be written."""
     known = read(path)
     known[results] = {**recorded(results, path), name: round(seconds, 1)}
-    try:
-        with tempfile.NamedTemporaryFile(
-            "w", dir=path.parent, delete=False, encoding="utf-8"
-        ) as stream:
-            json.dump(known, stream, indent=0, sort_keys=True)
-        os.replace(stream.name, path)
-    except OSError:
-        return
+    with suppress(OSError), whole_file(path) as stream:
+        json.dump(known, stream, indent=0, sort_keys=True)
 
 
 def seconds_of(plan: Plan, path: Path = RECORD) -> tuple[dict[str, float], bool]:

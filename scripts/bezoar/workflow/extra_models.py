@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from bezoar.errors import UserError
+from bezoar.files import canonical
+from bezoar.readers import shown
 from bezoar.workflow.configuration import load
 
 
@@ -35,7 +37,7 @@ def name_of(model: str, revision: str) -> str:
 
 def add(models: dict[str, Any], name: str, new: dict[str, Any]) -> dict[str, Any]:
     """Return the models with a new one; raise `UserError` if the name is another model's."""
-    if models.get(name, new) != new:
+    if canonical(models.get(name, new)) != canonical(new):
         raise UserError(
             f"{name}: the table has another model of this name ({models[name]}); give this one a"
             " NAME of its own"
@@ -53,6 +55,8 @@ def with_model(
 ) -> dict[str, Any]:
     """Return the configuration that adds a model, and those evaluated before, to `config`."""
     models = evaluated(config)
-    known = load(models)["extra_models"] if models.is_file() else {}
+    known = load(models).get("extra_models") if models.is_file() else {}
+    if not isinstance(known, dict):
+        raise UserError(f"{models}: expected models under `extra_models`, found {shown(known)}")
     new = entry(model, revision, template or config["sources"]["chat_template"])
     return {"extra_models": add(known, name or name_of(model, revision), new)}

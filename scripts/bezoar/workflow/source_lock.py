@@ -11,7 +11,12 @@ from typing import Any
 
 from bezoar.errors import UserError
 from bezoar.files import write_json
-from bezoar.readers import read_json
+from bezoar.readers import read_json_object
+
+
+def recorded(lock: Path) -> dict[str, Any]:
+    """Return what the lock file holds; nothing where there is none."""
+    return read_json_object(lock) if lock.is_file() else {}
 
 
 @contextmanager
@@ -20,7 +25,7 @@ def locked(lock: Path) -> Iterator[dict[str, Any]]:
     lock.parent.mkdir(parents=True, exist_ok=True)
     with open(lock.with_suffix(".lock.guard"), "w") as guard:
         fcntl.flock(guard, fcntl.LOCK_EX)
-        content = read_json(lock) if lock.is_file() else {}
+        content = recorded(lock)
         before = json.dumps(content, sort_keys=True)
         yield content
         if json.dumps(content, sort_keys=True) != before:

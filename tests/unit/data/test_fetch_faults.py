@@ -171,6 +171,15 @@ def test_a_part_as_long_as_the_file_or_longer_is_checked(
     assert fetch(tmp_path, url, BODY).read_bytes() == BODY
 
 
+@pytest.mark.parametrize("total", ["bytes */0", "x", "bytes */" + "9" * 5000])
+def test_no_part_where_none_was_asked_for_is_asked_for_again(
+    tmp_path: Path, serve: Callable[..., tuple[str, Script]], total: str
+) -> None:
+    url, script = serve(lambda handler: handler.send(b"", 416, Content_Range=total), whole)
+    assert fetch(tmp_path, url, BODY).read_bytes() == BODY
+    assert len(script.asked) == 2
+
+
 def test_another_part_than_was_asked_for_is_not_taken(
     tmp_path: Path, serve: Callable[..., tuple[str, Script]]
 ) -> None:

@@ -8,7 +8,7 @@ from bezoar.evaluation.parts import Parts
 from bezoar.files import write_json
 from bezoar.provenance.resumption import MARK, keep_if_same
 
-BEGUN = {"recipe": {"rate": 0.1}, "code": "x", "inputs": {"data": {"a": "0" * 64}}}
+BEGUN = {"recipe": {"rate": 0.1, "shift": 0}, "code": "x", "inputs": {"data": {"a": "0" * 64}}}
 
 
 def test_work_of_the_same_is_kept(tmp_path: Path) -> None:
@@ -21,8 +21,10 @@ def test_work_of_the_same_is_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"recipe": {"rate": 0.2}}, "recipe.rate: 0.1 -> 0.2"),
+        ({"recipe": {"rate": 0.2, "shift": 0}}, "recipe.rate: 0.1 -> 0.2"),
         ({"code": "y"}, "code: x -> y"),
+        ({"recipe": {"rate": 0.1, "shift": None}}, "recipe.shift: 0 -> null"),
+        ({"recipe": {"rate": 0.1, "shift": False}}, "recipe.shift: 0 -> false"),
         ({"inputs": {"data": {"a": "1" * 64}}}, "inputs.data.a: 000000000000… -> 111111111111…"),
     ],
 )

@@ -69,6 +69,12 @@ def test_a_receipt_that_holds_has_no_reason_and_its_program_nothing_to_do(finish
     assert nothing_to_do(COMMAND)
 
 
+def test_1_and_true_are_two_values_for_the_workflow_and_for_the_program(finished: Path) -> None:
+    other = [word.replace('{"b": 1}', '{"b": true}') for word in COMMAND]
+    assert why(recipe='{"a":{"b":true}}') == ["recipe.a.b: 1 -> true"]
+    assert other != COMMAND and not nothing_to_do(other)
+
+
 @pytest.mark.parametrize(
     ("changed", "reason"),
     [

@@ -17,9 +17,10 @@ from trained import ROOT, dpo_command, reference_command, sft_command
 import pretrain_base
 import train_dpo
 import train_sft
+from bezoar.errors import shortage
 from bezoar.files import canonical, sha256_file, write_jsonl
 from bezoar.readers import read_jsonl
-from bezoar.training import qlora, trainer_setup
+from bezoar.training import trainer_setup
 
 KILLS = int(os.environ.get("BEZOAR_KILLS", "1"))  # a stage; the more, the longer the test takes
 SLOW = {"eval_steps": 1}  # a checkpoint at every step
@@ -150,7 +151,7 @@ def test_a_full_disk_gives_one_line_and_leaves_the_last_checkpoint_usable(
     ],
 )
 def test_what_an_error_lacked_is_told_from_its_kind(error: BaseException, message: str) -> None:
-    assert qlora.shortage(error, MemoryError) == message
+    assert shortage(error) == message
 
 
 def stopped_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,6 +104,18 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda m: write_json(m / "generation_config.json", {"eos_token_id": [2, 400]}),
         "token 400 ends an answer, and the model has 400 embeddings",
     ),
+    "end no number": (
+        lambda m: write_json(m / "generation_config.json", {"eos_token_id": [2, "</s>"]}),
+        "eos_token_id: expected whole numbers .* found '</s>'",
+    ),
+    "ends cut short": (  # transformers passes over such a file, and the model's own ends with it
+        lambda m: (m / "generation_config.json").write_text('{"eos_token_id": [2, 3'),
+        "generation_config.json: expected JSON",
+    ),
+    "more layers than weights": (
+        lambda m: setting(m, num_hidden_layers=10**9),
+        "config.json describes 1000000000 layers, and the weights are",
+    ),
     "token outside": (
         lambda m: (m / "added_tokens.json").write_text('{"<|im_end|>": 400}'),
         "gives '<|im_end|>' id 400, and the model has 400 embeddings",
@@ -185,6 +197,34 @@ def test_an_adapter_that_is_not_whole_is_one_line(
     assert json.loads((adapter / "adapter_config.json").read_text())["r"] == 8 and whole
 
 
+@pytest.mark.parametrize("content", ["[]", "{", '{"base": 7}', "{}"])
+def test_a_lineage_that_says_nothing_is_one_line(tmp_path: Path, content: str) -> None:
+    (tmp_path / "lineage.json").write_text(content)
+    with pytest.raises(UserError, match=r"lineage\.json") as error:
+        qlora.check_lineage(tmp_path, tmp_path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[]",
+        "{",
+        "{}",
+        '{"r": true}',
+        '{"r": 1, "target_modules": 7}',
+        '{"target_modules": [1, "x"]}',
+    ],
+)
+def test_an_adapters_configuration_that_says_something_else_is_one_line(
+    tmp_path: Path, content: str
+) -> None:
+    (tmp_path / "adapter_config.json").write_text(content)
+    with pytest.raises(UserError, match=str(tmp_path)) as error:
+        qlora.require_same_lora(tmp_path, {"r": 1, "alpha": 1, "dropout": 0.0, "targets": ["x"]})
+    assert "\n" not in str(error.value)
+
+
 def test_rows_longer_than_the_models_context_are_one_line(place: Path) -> None:
     model = load_causal_lm(place / "base", torch.float32)
     require_positions("rows", model, [3, 256])
@@ -199,6 +239,10 @@ def test_rows_longer_than_the_models_context_are_one_line(place: Path) -> None:
         ({"rope_type": "linear", "factor": 4.0}, 1024),
         ({"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 32}, 256),
         ({"full_attention": {"factor": 2.0}, "sliding_attention": {"factor": None}}, 512),
+        ([{"factor": 4.0}], 256),
+        ({"factor": 1e308, "original_max_position_embeddings": "x"}, 256),
+        ({"factor": 1e308}, 256),
+        ({"factor": True}, 256),
     ],
 )
 def test_a_stretched_rotary_embedding_lengthens_the_context(rope: dict, expected: int) -> None:
