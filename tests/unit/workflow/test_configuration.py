@@ -50,7 +50,7 @@ def test_the_shipped_configurations_are_valid(names: list[str]) -> None:
         ),
         (
             "sft: {learning_rate: fast}",
-            r"mine\.yaml: `sft\.learning_rate`: expected number, found 'fast' \(peak",
+            r"mine\.yaml: `sft\.learning_rate`: expected number, found 'fast' \(its peak",
         ),
         (
             "sft: {order: [lamini, orka]}",
