@@ -32,6 +32,7 @@ rule generate_lamini:
         "<benchmarks>/generate/lamini.tsv"
     priority: FIRST
     resources:
+        **NEEDS.asked("generate_lamini"),
         concurrency=16,
     params:
         recipe=canonical(recipes.generation(LAYOUT, "lamini")),
@@ -71,6 +72,7 @@ rule generate_evol:
         "<benchmarks>/generate/evol.tsv"
     priority: FIRST
     resources:
+        **NEEDS.asked("generate_evol"),
         concurrency=16,
     params:
         recipe=canonical(recipes.generation(LAYOUT, "evol")),
@@ -147,6 +149,7 @@ rule generate_orca:
         "<benchmarks>/generate/orca.tsv"
     priority: FIRST
     resources:
+        **NEEDS.asked("generate_orca"),
         concurrency=16,
     params:
         recipe=canonical(recipes.generation(LAYOUT, "orca")),

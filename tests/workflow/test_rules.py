@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from bezoar.workflow import resources
+
 ROOT = Path(__file__).parents[2]
 SNAKEMAKE = Path(sys.executable).with_name("snakemake")
 
@@ -69,6 +71,27 @@ def test_a_rule_has_docstring_log_benchmark_code_digest_and_one_screen(name: str
     )
     assert "exec &> >(tee {log:q})" in text
     assert len(text.rstrip().splitlines()) <= 40
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_rule_is_light_or_asks_for_what_its_jobs_need(name: str) -> None:
+    rule = name.removesuffix("_2")
+    asked = re.findall(r'\*\*NEEDS\.asked\("(\w+)"\)', RULES[name])
+    assert asked == ([] if rule in resources.LIGHT and "server=" not in RULES[name] else [rule])
+    assert not re.search(r"^ +(mem_mb|runtime|gpu)=", RULES[name], re.MULTILINE)
+
+
+def test_what_is_asked_for_changes_no_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ("-p", "results/dpo/adapter_model.safetensors")
+    usual = commands(plan(*arguments))
+    place = resources.Place("other", 60, 64_000, 1)
+    monkeypatch.setenv("BEZOAR_LIMITS", resources.Limits(place, place).text())
+    assert commands(plan(*arguments)) == usual and len(usual) > 10
+
+
+def commands(text: str) -> list[str]:
+    """The shell text of every job of a plan."""
+    return re.findall(r"^ +exec &> .*\n(?: +.*\n)+", text, re.MULTILINE)
 
 
 def test_the_snakefile_fits_a_screen_and_what_rules_share_two() -> None:

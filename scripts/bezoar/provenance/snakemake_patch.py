@@ -1,8 +1,8 @@
 """Receipts decide what Snakemake runs: content in place of dates and metadata.
 
-Snakemake offers no hook for this, so three of its methods are replaced, for plain `snakemake` as
-for `make`. `tests/workflow` tests them in the versions that `TESTED` names, and any other version
-is refused, because a patch that no longer takes effect would let stale results pass.
+Snakemake offers no hook for this, so some of its methods are replaced, for plain `snakemake` as for
+`make`. `tests/workflow` tests them in the versions that `TESTED` names, and any other version is
+refused, because a patch that no longer takes effect would let stale results pass.
 """
 
 import fcntl
@@ -151,6 +151,14 @@ def one_run(file: Path = Path(".snakemake/bezoar-run")) -> Iterator[bool]:
         yield host in ("", socket.gethostname())
 
 
+def ended_by_itself(log: list[str]) -> bool:
+    """Whether a log says that its program ended with an error of its own, so that it would end the
+    same way with more memory or time. One that is killed writes no such line.
+    """
+    errors = [line for line in log if line.startswith("error: ")]
+    return bool(errors) and "out of memory" not in errors[-1]
+
+
 def check_version(version: str) -> None:
     """Raise `UserError` unless this is a version of Snakemake in which the patch was tested."""
     if version not in TESTED:
@@ -171,6 +179,7 @@ def install() -> None:
     check_version(snakemake.__version__)
     from snakemake.dag import DAG
     from snakemake.io import _IOFile, flag, is_flagged
+    from snakemake.jobs import Job
     from snakemake.persistence import PersistenceBase
 
     from bezoar.workflow import progress_display
@@ -228,7 +237,16 @@ def install() -> None:
             with locked(self):
                 yield
 
+    retries = Job.restart_times.fget
+
+    def restart_times(self: Any) -> int:
+        # A rule's own retries are for faults of the network; a profile's, for jobs that are killed.
+        own = self.rule._restart_times is not None
+        logs = [progress_display.last_lines(Path(path), 200) for path in self.log]
+        return 0 if not own and any(map(ended_by_itself, logs)) else int(retries(self))
+
     update_needrun.by_receipts = True  # type: ignore[attr-defined]
+    Job.restart_times = property(restart_times)
     DAG.update_needrun = update_needrun
     _IOFile.is_newer = is_newer
     PersistenceBase.lock = lock
