@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 # Settings are given on make's command line (`make rehearsal JOBS=4`), or in the environment under a
 # name of our own (`BEZOAR_JOBS=4 make rehearsal`): NAME, MODE or MIRROR of another program are ignored here.
-OPTIONS := CONFIG JOBS TORCH PROFILE MIRROR MODEL REVISION TEMPLATE NAME FILE KIND MODE BUDGET_USD PRICES ACKNOWLEDGE_LICENCES VERBOSE
+OPTIONS := CONFIG JOBS TORCH PROFILE MIRROR MODEL REVISION TEMPLATE NAME FILE KIND MODE BUDGET_USD PRICES ACKNOWLEDGE_LICENCES CPU VERBOSE
 unread = $(if $(BEZOAR_$1),,$(if $(filter environment,$(origin $1)),$(error $1=$($1) in the environment is not read; write BEZOAR_$1=$($1) make …, or make … $1=$($1))))
 $(call unread,BUDGET_USD)
 $(if $(filter batch replay,$(MODE)),$(call unread,MODE))
@@ -55,7 +55,7 @@ crate: environment .venv-crate ## CONFIG's run as a Workflow Run RO-Crate, valid
 	@PYTHONPATH=scripts .venv-crate/bin/python scripts/commands/validate_crate.py .
 
 doctor: environment ## what is missing for CONFIG, each with what to do
-	@$(RUN) python scripts/commands/doctor.py --cores $(CORES) --config $(PAPER)
+	@$(RUN) python scripts/commands/doctor.py --cores $(CORES) --profile $(or $(PROFILE),profiles/default) --config $(PAPER)
 
 evaluate: environment ## both benchmarks on MODEL=directory or owner/name [REVISION= TEMPLATE= NAME=], a row in a table
 	@$(RUN) python scripts/commands/evaluate_model.py --model "$$BEZOAR_MODEL" --revision "$$BEZOAR_REVISION" --template "$$BEZOAR_TEMPLATE" --name "$$BEZOAR_NAME" --config $(PAPER) --cores $(CORES) --profile $(or $(PROFILE),profiles/default)

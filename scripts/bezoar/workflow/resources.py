@@ -143,7 +143,7 @@ class Needs:
     def __init__(self, layout: Layout) -> None:
         self.layout, self.config = layout, layout.config
         self.size = parameters(layout)
-        self.gpus = 0 if self.config["pretrain"] else 1
+        self.gpus = 0 if self.config["pretrain"] or own("CPU") else 1
         self.processes = int(self.config["launch"]["processes"])
         self.by_rule = self.of_all()
         self.limits = limits_of_environment()
