@@ -50,6 +50,7 @@ wildcard_constraints:
     column=alternatives(LAYOUT.columns),
     extra=alternatives(EXTRA),
     state=alternatives(LAYOUT.states),
+    number="[0-9]+",
 
 
 def recipe(section, **more):

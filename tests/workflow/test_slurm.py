@@ -25,7 +25,7 @@ pytestmark = [
     ),
 ]
 # Steps enough to be killed among; each takes some milliseconds.
-LONGER = "pretrain: {steps: 3000, checkpoint_steps: 25}\n"
+LONGER = "pretrain: {steps: 400, checkpoint_steps: 25}\n"
 # Two jobs with a GPU, that ask as the project's rules do.
 GPU_JOBS = """
 import sys

@@ -31,6 +31,8 @@ def job_reasons(job: Any, hashes: fingerprint.Hashes) -> list[str]:
     """
     if not job.output:
         return []
+    if getattr(job.params, "share", ""):
+        return []  # it only fills a store: whoever reads that is stale or not
     receipt = job.output.get("receipt")
     if receipt is None and not hasattr(job.params, "entry"):
         return []  # a server: it exists while it runs
@@ -39,6 +41,7 @@ def job_reasons(job: Any, hashes: fingerprint.Hashes) -> list[str]:
     # Compared as code, as environment, and, for a server's address, not at all: the recipe says
     # what is served.
     known = {str(path) for name in ("script", "lock", "server") if (path := job.input.get(name))}
+    known.update(map(str, job.input.get("shards") or []))
     return staleness.reasons(
         Path(receipt),
         inputs=[str(path) for path in job.input if str(path) not in known],

@@ -150,7 +150,9 @@ class Needs:
 
     def light(self) -> list[str]:
         """Return the rules whose jobs run where Snakemake does."""
-        return sorted(LIGHT.difference(self.by_rule))
+        sharded = [f"generate_{scheme}_shard" for scheme in ("lamini", "evol", "orca")]
+        here = LIGHT.union(sharded if self.layout.shards > 1 else [])
+        return sorted(here.difference(self.by_rule))
 
     def asked(self, rule: str) -> "dict[str, Amount]":
         """Return the `resources:` of a rule; nothing where it is light, or has no job."""
