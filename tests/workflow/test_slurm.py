@@ -19,7 +19,6 @@ PLUGIN = importlib.util.find_spec("snakemake_executor_plugin_slurm")
 MISSING = slurm_cluster.missing() + ([] if PLUGIN else ["snakemake-executor-plugin-slurm"])
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.xdist_group("slurm"),  # one cluster
     pytest.mark.skipif(
         bool(MISSING), reason=f"slurmctld and slurmd: {', '.join(MISSING)} not installed"
     ),
@@ -41,7 +40,7 @@ rule one:
 
 
 @pytest.fixture(scope="module")
-def variables(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The environment of a cluster's user."""
     bin = Path(sys.executable).parent
     with slurm_cluster.cluster(tmp_path_factory.mktemp("slurm")) as named:
@@ -56,7 +55,7 @@ def jobs(variables: dict[str, str]) -> list[list[str]]:
 
 
 def test_a_job_that_is_killed_is_asked_for_again_with_more_and_goes_on(
-    tmp_path: Path, variables: dict[str, str]
+    tmp_path: Path, slurm: dict[str, str]
 ) -> None:
     folder = fresh(tmp_path / "project")
     (folder / "longer.yaml").write_text(LONGER)
@@ -65,8 +64,8 @@ def test_a_job_that_is_killed_is_asked_for_again_with_more_and_goes_on(
     def kill() -> None:
         while not over.wait(0.1):
             if (folder / RESULTS / ".base.checkpoint.pt").exists():
-                name = jobs(variables)[0][0]
-                subprocess.run(["scancel", name], check=True, env=variables)
+                name = jobs(slurm)[0][0]
+                subprocess.run(["scancel", name], check=True, env=slurm)
                 return
 
     killer = threading.Thread(target=kill)
@@ -76,7 +75,7 @@ def test_a_job_that_is_killed_is_asked_for_again_with_more_and_goes_on(
     done = subprocess.run(
         [*command, "--cores", "1", "--config", *CONFIG, "longer.yaml", "--target", target],
         cwd=folder,
-        env=variables,
+        env=slurm,
         capture_output=True,
         text=True,
         check=False,
@@ -85,7 +84,7 @@ def test_a_job_that_is_killed_is_asked_for_again_with_more_and_goes_on(
     killer.join()
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert done.stdout.startswith("cluster: Slurm ") and "no accounting" in done.stdout
-    first, again = jobs(variables)
+    first, again = jobs(slurm)
     assert {first[1], again[1]} == {"rule_base"}, "the world, a light step, was made here"
     assert (first[2], again[2]) == ("CANCELLED", "COMPLETED")
     memory = [int(re.sub(r"\D", "", job[3])) for job in (first, again)]
@@ -95,7 +94,7 @@ def test_a_job_that_is_killed_is_asked_for_again_with_more_and_goes_on(
     assert (folder / target).is_file() and "Traceback" not in done.stderr
 
 
-def test_jobs_at_once_get_a_gpu_each(tmp_path: Path, variables: dict[str, str]) -> None:
+def test_jobs_at_once_get_a_gpu_each(tmp_path: Path, slurm: dict[str, str]) -> None:
     scripts = str(slurm_cluster.ROOT / "scripts")
     (tmp_path / "Snakefile").write_text(GPU_JOBS.format(scripts=scripts))
     command = [sys.executable, "-m", "snakemake", "--executor", "slurm", "--jobs", "2"]
@@ -104,7 +103,7 @@ def test_jobs_at_once_get_a_gpu_each(tmp_path: Path, variables: dict[str, str]) 
     done = subprocess.run(
         [*command, *options, *waits, "--default-resources", "mem_mb=100", "runtime=5"],
         cwd=tmp_path,
-        env=variables,
+        env=slurm,
         capture_output=True,
         text=True,
         check=False,
