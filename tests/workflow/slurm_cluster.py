@@ -22,7 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 DAEMONS = ("munged", "slurmctld", "slurmd")
 PLACES = "/usr/sbin:/usr/local/sbin:/sbin"  # of daemons, which PATH of a user may leave out
-START_S = 60
+START_S = 180
 MEMORY_MB = 6000
 # Two "GPUs" that every machine has: Slurm hands out device files, whatever is behind them.
 DEVICES = ("/dev/null", "/dev/zero")

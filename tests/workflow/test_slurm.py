@@ -19,6 +19,7 @@ PLUGIN = importlib.util.find_spec("snakemake_executor_plugin_slurm")
 MISSING = slurm_cluster.missing() + ([] if PLUGIN else ["snakemake-executor-plugin-slurm"])
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(1500),
     pytest.mark.skipif(
         bool(MISSING), reason=f"slurmctld and slurmd: {', '.join(MISSING)} not installed"
     ),
