@@ -49,7 +49,8 @@ def plan(
 ) -> tuple[dict[str, list[str]], str]:
     plan_requests.main(["--config", *overlay, *more])
     text = capsys.readouterr().out
-    parts = [re.split(r" \*| {2,}", line, maxsplit=1) for line in text.splitlines()]
+    requests = text.partition("\ncomputing ")[0].splitlines()
+    parts = [re.split(r" \*| {2,}", line, maxsplit=1) for line in requests]
     return {
         name: rest[0].replace(",", "").split()
         for name, *rest in parts
