@@ -63,12 +63,12 @@ rule generate_lamini:
         r"""
         exec &> >(tee {log:q})
         {params.address}
-        python {input.script:q} \
+        python {input.script:q} {params.share} \
             --seeds {input.seeds:q} --topics {input.topics:q} \
             --prompts {input.prompts:q} \
             --store {params.store:q} --facts {input.facts:q} --concurrency {resources.concurrency} \
             --rows {output.rows:q} --counts {output.counts:q} \
-            --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q} {params.share}
+            --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
         """
 
 
@@ -106,11 +106,11 @@ rule generate_evol:
         r"""
         exec &> >(tee {log:q})
         {params.address}
-        python {input.script:q} \
+        python {input.script:q} {params.share} \
             --seeds {input.seeds:q} --tokenizer {input.tokenizer:q} --prompts {input.prompts:q} \
             --store {params.store:q} --facts {input.facts:q} --concurrency {resources.concurrency} \
             --rows {output.rows:q} --counts {output.counts:q} \
-            --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q} {params.share}
+            --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
         """
 
 
@@ -184,12 +184,11 @@ rule generate_orca:
         r"""
         exec &> >(tee {log:q})
         {params.address}
-        python {input.script:q} \
+        python {input.script:q} {params.share} --concurrency {resources.concurrency} \
             --flan {input.flan:q} --streamed {input.streamed:q} --tokenizer {input.tokenizer:q} \
-            --prompts {input.prompts:q} \
-            --store {params.store:q} --facts {input.facts:q} --concurrency {resources.concurrency} \
+            --prompts {input.prompts:q} --store {params.store:q} --facts {input.facts:q} \
             --rows {output.rows:q} --counts {output.counts:q} \
-            --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q} {params.share}
+            --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
         """
 
 
