@@ -50,8 +50,8 @@ def models(config: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
         yield f"judge {name}", column["judge"]
 
 
-def machine(config: dict[str, Any]) -> Iterator[str]:
-    """Yield what the machine lacks at any scale; more in `bezoar.workflow.machine_checks`."""
+def machine(config: dict[str, Any], profile: str = "profiles/default") -> Iterator[str]:
+    """Yield what the machine lacks, or the cluster of a profile."""
     if config["scale"] != "paper" and (free := shutil.disk_usage(".").free / 2**30) < LEAST_GIB:
         yield (
             f"disk: {free:.0f} GiB free here, {LEAST_GIB} needed; free space or work on a larger"
@@ -67,6 +67,7 @@ def machine(config: dict[str, Any]) -> Iterator[str]:
             f"GPU: {len(sizes)} are visible and `launch: processes` is 1, which TRL refuses when"
             f" training starts; set it to {len(sizes)}, or CUDA_VISIBLE_DEVICES=0"
         )
+    yield from machine_checks.problems(config, profile)
 
 
 def language_models(config: dict[str, Any]) -> Iterator[str]:
@@ -254,14 +255,14 @@ def main(argv: list[str] | None = None) -> None:
     print(f"this machine: {machine_of.described()}")
     if args.short:
         for line in machine(config):
-            print(f"note: {line}")
+            print(f"note: {line.removeprefix('note: ')}")
         return
     print(expected(config, args.cores))
     entries = wanted(config)
     with ThreadPoolExecutor(32) as pool:
         knocks = [problem for problem in pool.map(reachable, entries) if problem]
     ends = model_ends(config, datetime.now(UTC).date())
-    here = [*machine(config), *machine_checks.problems(config, args.profile)]
+    here = machine(config, args.profile)
     found = [*here, *language_models(config), *ends, *licences(entries), *knocks]
     missing = [line for line in found if not line.startswith("note: ")]
     notes = [line for line in found if line.startswith("note: ")]
