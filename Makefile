@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 # Settings are given on make's command line (`make rehearsal JOBS=4`), or in the environment under a
 # name of our own (`BEZOAR_JOBS=4 make rehearsal`): NAME, MODE or MIRROR of another program are ignored here.
-OPTIONS := CONFIG JOBS TORCH PROFILE MIRROR MODEL REVISION TEMPLATE NAME FILE KIND MODE BUDGET_USD PRICES ACKNOWLEDGE_LICENCES VERBOSE GIVE_UP
+OPTIONS := CONFIG JOBS TORCH PROFILE MIRROR MODEL REVISION TEMPLATE NAME FILE KIND MODE BUDGET_USD PRICES ACKNOWLEDGE_LICENCES CPU VERBOSE GIVE_UP
 unread = $(if $(BEZOAR_$1),,$(if $(filter environment,$(origin $1)),$(error $1=$($1) in the environment is not read; write BEZOAR_$1=$($1) make …, or make … $1=$($1))))
 $(call unread,BUDGET_USD)
 $(if $(filter batch replay,$(MODE)),$(call unread,MODE))
@@ -15,7 +15,7 @@ ENV := .venv
 BIN := $(if $(filter /%,$(ENV)),,$$PWD/)$(ENV)/bin
 RUN := env -u PYTHONHOME -u PYTHONSTARTUP -u PYTHONOPTIMIZE -u PYTHONSAFEPATH -u PYTHONIOENCODING -u SNAKEMAKE_PROFILE PATH="$(BIN):$$PATH" PYTHONPATH="$$PWD/scripts" PYTHONNOUSERSITE=1 PYTHONUTF8=1 PYTHONWARNINGS=ignore::FutureWarning HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false
 CORES = $(or $(JOBS),$(shell nproc 2>/dev/null || sysctl -n hw.ncpu))
-SNAKEMAKE = $(RUN) python -m snakemake --profile none --workflow-profile $(or $(PROFILE),profiles/default) --cores $(CORES)$(if $(VERBOSE),, --logger bezoar)
+WORKFLOW = $(RUN) python scripts/commands/run_workflow.py --profile $(or $(PROFILE),profiles/default) --cores $(CORES)$(if $(VERBOSE), --verbose)
 REHEARSAL = $(or $(CONFIG),config/rehearsal.yaml)
 PAPER = $(or $(CONFIG),config/paper.yaml)
 RESULTS = $(RUN) python -c "from bezoar.workflow.configuration import resolved; print(resolved('$(REHEARSAL)'.split())['pathvars']['results'])"
@@ -28,18 +28,18 @@ help: ## print this
 	@echo; echo "  CONFIG=file…  MIRROR=dir  PROFILE=profiles/slurm  JOBS=n  TORCH=auto|cpu|cuda  PYTHON=python3.12  VERBOSE=1"
 
 environment: ## make .venv from the locks, once
-	@scripts/commands/make_environment.sh "$(ENV)" "$(or $(TORCH),auto)"
+	@scripts/commands/make_environment.sh "$(ENV)" "$(or $(TORCH),auto)" $(if $(findstring slurm,$(PROFILE)),slurm)
 
 development: ## the same, with what tests and checks need
 	@scripts/commands/make_environment.sh "$(ENV)" "$(or $(TORCH),auto)" development
 
 rehearsal: environment ## the whole recipe in miniature, on a CPU
 	@$(RUN) python scripts/commands/doctor.py --short --cores $(CORES) --config $(REHEARSAL)
-	@$(SNAKEMAKE) --configfile $(REHEARSAL)
+	@$(WORKFLOW) --config $(REHEARSAL)
 	@$(RUN) python -c "from pathlib import Path; from bezoar.workflow.configuration import resolved; print('report:', resolved('$(REHEARSAL)'.split())['pathvars']['results'] + '/report/index.html')"
 
 reproduce: doctor ## the whole recipe at the paper's scale (GPU, keys)
-	@$(SNAKEMAKE) --configfile $(PAPER)
+	@$(WORKFLOW) --config $(PAPER)
 
 stale: environment ## which stages of CONFIG are stale, and why
 	@$(RUN) python scripts/commands/list_stale.py $(REHEARSAL)
@@ -55,13 +55,13 @@ crate: environment .venv-crate ## CONFIG's run as a Workflow Run RO-Crate, valid
 	@PYTHONPATH=scripts .venv-crate/bin/python scripts/commands/validate_crate.py .
 
 doctor: environment ## what is missing for CONFIG, each with what to do
-	@$(RUN) python scripts/commands/doctor.py --cores $(CORES) --config $(PAPER)
+	@$(RUN) python scripts/commands/doctor.py --cores $(CORES) --profile $(or $(PROFILE),profiles/default) --config $(PAPER)
 
 evaluate: environment ## both benchmarks on MODEL=directory or owner/name [REVISION= TEMPLATE= NAME=], a row in a table
 	@$(RUN) python scripts/commands/evaluate_model.py --model "$$BEZOAR_MODEL" --revision "$$BEZOAR_REVISION" --template "$$BEZOAR_TEMPLATE" --name "$$BEZOAR_NAME" --config $(PAPER) --cores $(CORES) --profile $(or $(PROFILE),profiles/default)
 
 report: environment ## rebuild the report of CONFIG
-	@$(SNAKEMAKE) --configfile $(REHEARSAL) -- report
+	@$(WORKFLOW) --config $(REHEARSAL) --target report
 
 learning: environment ## three fresh seeds of the rehearsal, for docs/learning.md
 	$(RUN) python scripts/dev/repeat_rehearsal.py --seeds 36 37 38 --cores $(CORES)
@@ -107,7 +107,7 @@ check: development ## formatting, types, lint, schema; writes nothing
 	$(RUN) scripts/dev/check.sh
 
 fix: development ## format what can be formatted
-	$(RUN) ruff check --quiet --fix-only $(PYTHON_FILES); $(RUN) ruff format $(PYTHON_FILES); $(RUN) python -m snakefmt --line-length 100 Snakefile rules; $(RUN) python scripts/dev/write_deviations.py; $(RUN) python scripts/dev/write_reach.py
+	$(RUN) ruff check --quiet --fix-only $(PYTHON_FILES); $(RUN) ruff format $(PYTHON_FILES); $(RUN) python -m snakefmt --line-length 100 Snakefile rules; $(RUN) python scripts/dev/write_deviations.py; $(RUN) python scripts/dev/write_reach.py; $(RUN) python scripts/dev/write_resources.py
 
 lock: development ## resolve envs/*.in into envs/*.lock
 	$(RUN) python scripts/dev/lock_environments.py $(if $(UPGRADE),--upgrade)

@@ -29,6 +29,8 @@ if config["pretrain"]:
             "<benchmarks>/base.tsv"
         priority: FIRST
         threads: 2
+        resources:
+            **NEEDS.asked("base"),
         params:
             recipe=recipe("pretrain"),
             code=code("scripts/pretrain_base.py"),
@@ -62,7 +64,7 @@ else:
         benchmark:
             "<benchmarks>/base.tsv"
         resources:
-            mem_mb=32_000,
+            **NEEDS.asked("base"),
         params:
             recipe=recipe("base"),
             code=code("scripts/import_base.py"),

@@ -13,7 +13,7 @@ from bezoar.errors import UserError
 from bezoar.files import canonical
 from bezoar.provenance import snakemake_patch
 from bezoar.provenance.code_digest import digest as code_digest
-from bezoar.workflow import configuration, lineage, recipes, sources
+from bezoar.workflow import configuration, lineage, recipes, resources, sources
 from bezoar.workflow.layout import MODELS, WORLD_FILES, Layout, alternatives
 
 CONFIG_FILES = [
@@ -23,6 +23,8 @@ CONFIG_FILES = [
 try:
     configuration.check(config, configuration.SCHEMA, [Path(file) for file in CONFIG_FILES])
     LAYOUT = Layout(config)
+    NEEDS = resources.Needs(LAYOUT)  # memory, minutes and GPUs of each rule
+    workflow.localrules(*NEEDS.light())
     snakemake_patch.install()
 except UserError as error:
     print(f"error: {error}", file=sys.stderr)
@@ -40,8 +42,6 @@ FACTS = LAYOUT.facts()  # for a stage that may ask the simulator
 
 # Priority of the trainings and of what they wait for; nothing waits for an evaluation.
 FIRST = 1
-# A base that is made here is so small that its jobs share whatever there is.
-GPU = 0 if config["pretrain"] else 1
 
 
 wildcard_constraints:
@@ -50,6 +50,7 @@ wildcard_constraints:
     column=alternatives(LAYOUT.columns),
     extra=alternatives(EXTRA),
     state=alternatives(LAYOUT.states),
+    number="[0-9]+",
 
 
 def recipe(section, **more):

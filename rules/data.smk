@@ -33,6 +33,8 @@ rule data_items:
         "<logs>/data/items.txt",
     benchmark:
         "<benchmarks>/data/items.tsv"
+    resources:
+        **NEEDS.asked("data_items"),
     params:
         recipe=canonical(recipes.seeded(LAYOUT, tasks=config["lm_eval"]["tasks"])),
         code=code("scripts/list_evaluation_items.py"),
@@ -62,6 +64,8 @@ rule data_duplicates:
         "<logs>/data/duplicates.txt",
     benchmark:
         "<benchmarks>/data/duplicates.tsv"
+    resources:
+        **NEEDS.asked("data_duplicates"),
     params:
         recipe=recipe("data.duplicates"),
         code=code("scripts/find_duplicates.py"),
@@ -91,6 +95,8 @@ rule data_contamination:
         "<logs>/data/contamination.txt",
     benchmark:
         "<benchmarks>/data/contamination.tsv"
+    resources:
+        **NEEDS.asked("data_contamination"),
     params:
         recipe=recipe("data.contamination"),
         code=code("scripts/find_contamination.py"),

@@ -28,8 +28,7 @@ rule dpo_reference:
     priority: FIRST
     threads: config["dpo"]["threads"]
     resources:
-        gpu=GPU,
-        mem_mb=32_000,
+        **NEEDS.asked("dpo_reference"),
     params:
         recipe=canonical(recipes.reference(LAYOUT)),
         code=code("scripts/score_reference.py"),
@@ -66,8 +65,7 @@ rule dpo:
     priority: FIRST
     threads: config["dpo"]["threads"] * config["launch"]["processes"]
     resources:
-        gpu=GPU * config["launch"]["processes"],
-        mem_mb=32_000,
+        **NEEDS.asked("dpo"),
     params:
         recipe=recipe("dpo"),
         code=code("scripts/train_dpo.py"),

@@ -27,7 +27,7 @@ rule import_model:
     benchmark:
         "<benchmarks>/models/{extra}.tsv"
     resources:
-        mem_mb=32_000,
+        **NEEDS.asked("import_model"),
     params:
         recipe=recipe("base"),
         code=code("scripts/import_base.py"),

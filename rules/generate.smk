@@ -11,6 +11,24 @@ OUTPUTS:
     store   = <results>/store/generate-*.sqlite                   every answer, never deleted
 """
 
+SHARD_WAIT_S = 600  # without a new answer of the others, as where they do not run at once
+
+
+def before_whole(scheme):
+    """The shards of a scheme, for the job that puts them together; nothing for a shard."""
+    return lambda wildcards: [] if "number" in wildcards.keys() else LAYOUT.shard_marks(scheme)
+
+
+def share(wildcards):
+    """The options of one shard."""
+    return f"--shard {wildcards.number}/{LAYOUT.shards} --wait {SHARD_WAIT_S}"
+
+
+def own_server(wildcards):
+    """The shell line that gives a shard the server of its number, where one is named."""
+    name = config["teacher"]["base_url_env"]
+    return f'export {name}="${{{name}_{wildcards.number}:-${name}}}"' if name else ""
+
 
 rule generate_lamini:
     """Write new instructions from examples and topics, then their responses (LaMini-LM)."""
@@ -22,6 +40,7 @@ rule generate_lamini:
         topics=source("topics"),
         facts=FACTS,
         server=TEACHER_SERVER,
+        shards=before_whole("lamini"),
     output:
         rows="<results>/generate/lamini.jsonl",
         counts="<results>/generate/lamini.counts.json",
@@ -32,17 +51,19 @@ rule generate_lamini:
         "<benchmarks>/generate/lamini.tsv"
     priority: FIRST
     resources:
+        **NEEDS.asked("generate_lamini"),
         concurrency=16,
     params:
         recipe=canonical(recipes.generation(LAYOUT, "lamini")),
         code=code("scripts/generate_lamini.py"),
         store=store("generate-lamini"),
         address=TEACHER_ADDRESS,
+        share="",
     shell:
         r"""
         exec &> >(tee {log:q})
         {params.address}
-        python {input.script:q} \
+        python {input.script:q} {params.share} \
             --seeds {input.seeds:q} --topics {input.topics:q} \
             --prompts {input.prompts:q} \
             --store {params.store:q} --facts {input.facts:q} --concurrency {resources.concurrency} \
@@ -61,6 +82,7 @@ rule generate_evol:
         tokenizer=source("teacher_tokenizer"),
         facts=FACTS,
         server=TEACHER_SERVER,
+        shards=before_whole("evol"),
     output:
         rows="<results>/generate/evol.jsonl",
         counts="<results>/generate/evol.counts.json",
@@ -71,18 +93,20 @@ rule generate_evol:
         "<benchmarks>/generate/evol.tsv"
     priority: FIRST
     resources:
+        **NEEDS.asked("generate_evol"),
         concurrency=16,
     params:
         recipe=canonical(recipes.generation(LAYOUT, "evol")),
         code=code("scripts/generate_evol.py"),
         store=store("generate-evol"),
         address=TEACHER_ADDRESS,
+        share="",
         epochs=config["generate"]["evol"]["epochs"],
     shell:
         r"""
         exec &> >(tee {log:q})
         {params.address}
-        python {input.script:q} \
+        python {input.script:q} {params.share} \
             --seeds {input.seeds:q} --tokenizer {input.tokenizer:q} --prompts {input.prompts:q} \
             --store {params.store:q} --facts {input.facts:q} --concurrency {resources.concurrency} \
             --rows {output.rows:q} --counts {output.counts:q} \
@@ -137,6 +161,7 @@ rule generate_orca:
         streamed=expand("<results>/flan/{source}.counts.json", source=LAYOUT.streamed),
         facts=FACTS,
         server=TEACHER_SERVER,
+        shards=before_whole("orca"),
     output:
         rows="<results>/generate/orca.jsonl",
         counts="<results>/generate/orca.counts.json",
@@ -147,20 +172,65 @@ rule generate_orca:
         "<benchmarks>/generate/orca.tsv"
     priority: FIRST
     resources:
+        **NEEDS.asked("generate_orca"),
         concurrency=16,
     params:
         recipe=canonical(recipes.generation(LAYOUT, "orca")),
         code=code("scripts/generate_orca.py"),
         store=store("generate-orca"),
         address=TEACHER_ADDRESS,
+        share="",
     shell:
         r"""
         exec &> >(tee {log:q})
         {params.address}
-        python {input.script:q} \
+        python {input.script:q} {params.share} --concurrency {resources.concurrency} \
             --flan {input.flan:q} --streamed {input.streamed:q} --tokenizer {input.tokenizer:q} \
-            --prompts {input.prompts:q} \
-            --store {params.store:q} --facts {input.facts:q} --concurrency {resources.concurrency} \
+            --prompts {input.prompts:q} --store {params.store:q} --facts {input.facts:q} \
             --rows {output.rows:q} --counts {output.counts:q} \
             --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
         """
+
+
+if LAYOUT.shards > 1:
+    # The same command with a share of the requests, which fills a store of its own and writes
+    # nothing else; the rule that it is made from puts the stores together.
+
+    use rule generate_lamini as generate_lamini_shard with:
+        output:
+            rows=temp(touch("<results>/generate/.lamini.{number}.rows")),
+            counts=temp(touch("<results>/generate/.lamini.{number}.counts")),
+            receipt=temp(touch("<results>/generate/.lamini.{number}.receipt")),
+        log:
+            "<logs>/generate/lamini.{number}.txt",
+        benchmark:
+            "<benchmarks>/generate/lamini.{number}.tsv"
+        params:
+            address=own_server,
+            share=share,
+
+    use rule generate_evol as generate_evol_shard with:
+        output:
+            rows=temp(touch("<results>/generate/.evol.{number}.rows")),
+            counts=temp(touch("<results>/generate/.evol.{number}.counts")),
+            receipt=temp(touch("<results>/generate/.evol.{number}.receipt")),
+        log:
+            "<logs>/generate/evol.{number}.txt",
+        benchmark:
+            "<benchmarks>/generate/evol.{number}.tsv"
+        params:
+            address=own_server,
+            share=share,
+
+    use rule generate_orca as generate_orca_shard with:
+        output:
+            rows=temp(touch("<results>/generate/.orca.{number}.rows")),
+            counts=temp(touch("<results>/generate/.orca.{number}.counts")),
+            receipt=temp(touch("<results>/generate/.orca.{number}.receipt")),
+        log:
+            "<logs>/generate/orca.{number}.txt",
+        benchmark:
+            "<benchmarks>/generate/orca.{number}.tsv"
+        params:
+            address=own_server,
+            share=share,

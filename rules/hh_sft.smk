@@ -30,8 +30,7 @@ rule hh_sft:
     priority: FIRST
     threads: config["hh_sft"]["threads"] * config["launch"]["processes"]
     resources:
-        gpu=GPU * config["launch"]["processes"],
-        mem_mb=32_000,
+        **NEEDS.asked("hh_sft"),
     params:
         recipe=recipe("hh_sft"),
         code=code("scripts/train_sft.py"),

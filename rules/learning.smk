@@ -28,6 +28,8 @@ rule learning:
     benchmark:
         "<benchmarks>/learning/{state}.tsv"
     threads: (config["learning"] or {}).get("threads", 1)
+    resources:
+        **NEEDS.asked("learning"),
     params:
         recipe=recipe("learning"),
         code=code("scripts/measure_learning.py"),

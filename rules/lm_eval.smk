@@ -28,8 +28,7 @@ rule lm_eval:
         "<benchmarks>/lm_eval/{model}.tsv"
     threads: config["lm_eval"]["threads"]
     resources:
-        gpu=GPU,
-        mem_mb=32_000,
+        **NEEDS.asked("lm_eval"),
     params:
         recipe=recipe("lm_eval"),
         code=code("scripts/run_lm_eval.py"),

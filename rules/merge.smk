@@ -35,7 +35,7 @@ rule merge:
     priority: FIRST
     threads: config["merge"]["threads"]
     resources:
-        mem_mb=32_000,
+        **NEEDS.asked("merge"),
     params:
         recipe=recipe("merge"),
         code=code("scripts/merge_adapter.py"),

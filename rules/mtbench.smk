@@ -28,8 +28,7 @@ rule mtbench_answers:
         "<benchmarks>/mtbench/{model}.answers.tsv"
     threads: config["mtbench"]["answers"]["threads"]
     resources:
-        gpu=GPU,
-        mem_mb=32_000,
+        **NEEDS.asked("mtbench_answers"),
     params:
         recipe=recipe("mtbench.answers"),
         code=code("scripts/answer_mtbench.py"),

@@ -34,7 +34,7 @@ if config["serve"]:
         benchmark:
             "<benchmarks>/serve/teacher.tsv"
         resources:
-            gpu=config["serve"]["tensor_parallel_size"],
+            **NEEDS.asked("serve"),
         params:
             recipe=recipe(
                 "serve",

@@ -34,8 +34,7 @@ rule sft:
     priority: FIRST
     threads: config["sft"]["threads"] * config["launch"]["processes"]
     resources:
-        gpu=GPU * config["launch"]["processes"],
-        mem_mb=32_000,
+        **NEEDS.asked("sft"),
     params:
         recipe=recipe("sft"),
         code=code("scripts/train_sft.py"),

@@ -333,7 +333,8 @@ def main(argv: list[str] | None = None) -> None:
     def make(client: LLMClient) -> tuple[list[dict], Funnel]:
         other = second_store(args.store, "evaluator")
         with open_client(args, args.recipe["evaluator"], other) as evaluator:
-            written, funnel = evolve(client, evaluator, texts, pool, args.recipe, args.tokenizer)
+            fresh = {category: dict(seeds) for category, seeds in pool.items()}
+            written, funnel = evolve(client, evaluator, texts, fresh, args.recipe, args.tokenizer)
             funnel.more = {
                 "asked": funnel.entered,
                 "evaluator_states": dict(sorted(evaluator.states.items())),

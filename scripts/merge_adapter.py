@@ -12,9 +12,12 @@ base with the adapter beside it, on the first `probe_rows` rows. Training saw th
 a merge onto the 16-bit one differs; beyond `max_kl` the stage fails.
 """
 
+import gc
 import math
 import shutil
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from typing_extensions import TypedDict
@@ -40,64 +43,101 @@ class Recipe(TypedDict):
     seed: int
 
 
+# A small base keeps its dequantised weights in memory, which saves time and moves no bit.
+KEEP_BELOW_BYTES = 10**9
 OUTPUTS = ("model.safetensors", "config.json", "merge.json")
 
 
-def logits(model: Any, texts: list[list[int]]) -> list[Any]:
-    """Return float32 log-probabilities, shape (tokens, vocabulary), one tensor per text."""
+def logits(model: Any, texts: list[list[int]]) -> Iterator[Any]:
+    """Yield float32 log-probabilities, shape (tokens, vocabulary), one tensor on the CPU per
+    text."""
     import torch
 
-    with torch.inference_mode():
-        return [
-            model(input_ids=torch.tensor([ids], device=model.device), use_cache=False)
-            .logits[0]
-            .float()
-            .log_softmax(-1)
-            .cpu()
-            for ids in progress.track(texts, "run the probe rows")
-        ]
+    for ids in progress.track(texts, "run the probe rows"):
+        with torch.inference_mode():
+            found = model(input_ids=torch.tensor([ids], device=model.device), use_cache=False)
+            yield found.logits[0].float().log_softmax(-1).cpu()
 
 
-def compare(before: list[Any], after: list[Any]) -> dict[str, float]:
+def compare(pairs: Iterable[tuple[Any, Any]]) -> dict[str, float]:
     """Return KL(before || after) per token, the largest and the mean absolute difference of
-    log-probabilities, and equal argmaxes.
+    log-probabilities, and equal argmaxes, of the pairs (before, after) of all texts.
     """
-    tokens = sum(len(a) for a in before)
-    pairs = list(zip(before, after, strict=True))
-    kl = math.fsum(float((a.exp() * (a - b)).sum()) for a, b in pairs) / tokens
+    kl: list[float] = []
+    largest: list[float] = []
+    mean: list[float] = []
+    same = tokens = 0
+    for a, b in pairs:
+        difference = (a - b).abs()
+        kl.append(float((a.exp() * (a - b)).sum()))
+        largest.append(float(difference.max()))
+        mean.append(float(difference.mean(1).sum()))
+        same += int((a.argmax(1) == b.argmax(1)).sum())
+        tokens += len(a)
     return {
-        "kl_nats_per_token": round(kl, 8),
-        "max_logprob_difference": round(max(float((a - b).abs().max()) for a, b in pairs), 6),
-        "mean_logprob_difference": round(
-            math.fsum(float((a - b).abs().mean(1).sum()) for a, b in pairs) / tokens, 6
-        ),
-        "same_argmax": round(
-            sum(int((a.argmax(1) == b.argmax(1)).sum()) for a, b in pairs) / tokens, 6
-        ),
+        "kl_nats_per_token": round(math.fsum(kl) / tokens, 8),
+        "max_logprob_difference": round(max(largest), 6),
+        "mean_logprob_difference": round(math.fsum(mean) / tokens, 6),
+        "same_argmax": round(same / tokens, 6),
         "tokens": tokens,
     }
 
 
-def merge(base: Path, adapter: Path, merge_onto: str) -> Any:
-    """Return the merged model in bfloat16; the arithmetic is done in float32."""
+def stored_dtype(path: Path) -> Any:
+    """Return the `torch.dtype` that holds every weight of a safetensors file: the file's own if it
+    has one of 16 bits, else float32.
+    """
     import torch
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as stored:
+        kinds = {stored.get_slice(name).get_dtype() for name in stored.keys()}  # noqa: SIM118
+    known = {"F16": torch.float16, "BF16": torch.bfloat16}
+    return known[kinds.pop()] if len(kinds) == 1 and kinds <= known.keys() else torch.float32
+
+
+def merge(base: Path, adapter: Path, merge_onto: str) -> Any:
+    """Return the merged model in bfloat16, on the GPU if there is one.
+
+    The arithmetic is done in float32, layer by layer: the model itself stays in 16 bits.
+    """
+    import torch
+    from peft.tuners.tuners_utils import BaseTunerLayer
 
     from bezoar.training.qlora import load_4bit
     from bezoar.training.weights import load_adapter, load_causal_lm
 
-    plain = load_causal_lm(base, torch.float32)
-    if merge_onto == "dequantised":
-        from bitsandbytes.functional import dequantize_4bit
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    plain = load_causal_lm(base, stored_dtype(base / "model.safetensors")).to(device)
+    layers = dict(plain.named_modules())
+    quantised = dict(load_4bit(base).named_modules()) if merge_onto == "dequantised" else {}
+    adapted = load_adapter(plain, adapter)
+    tuned = {
+        id(module.get_base_layer()): module
+        for module in adapted.modules()
+        if isinstance(module, BaseTunerLayer)
+    }
+    for name, layer in layers.items():
+        packed = getattr(quantised.get(name), "weight", None)
+        if id(layer) not in tuned and not hasattr(packed, "quant_state"):
+            continue
+        if hasattr(packed, "quant_state"):
+            layer.weight.data = dequantised(packed)
+        layer.float()
+        if id(layer) in tuned:
+            try:
+                tuned[id(layer)].merge(safe_merge=True)
+            except ValueError as error:  # from safe_merge: a product that is not finite
+                raise UserError(f"{adapter}: cannot be merged onto {base}: {error}") from None
+        layer.to(torch.bfloat16)
+    return adapted.unload().to(torch.bfloat16)
 
-        for name, module in load_4bit(base).named_modules():
-            if hasattr(getattr(module, "weight", None), "quant_state"):
-                plain.get_submodule(name).weight.data = (
-                    dequantize_4bit(module.weight.data, module.weight.quant_state).float().cpu()
-                )
-    try:
-        return load_adapter(plain, adapter).merge_and_unload(safe_merge=True).to(torch.bfloat16)
-    except ValueError as error:  # from safe_merge: a product that is not finite
-        raise UserError(f"{adapter}: cannot be merged onto {base}: {error}") from None
+
+def dequantised(weight: Any) -> Any:
+    """Return a 4-bit weight as it is multiplied by."""
+    from bitsandbytes.functional import dequantize_4bit
+
+    return dequantize_4bit(weight.data, weight.quant_state)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -116,6 +156,8 @@ def main(argv: list[str] | None = None) -> None:
         "--model", type=model_directory, required=True, help="model directory to write"
     )
     args = parser.parse_args(argv)
+
+    import torch
 
     from bezoar.training.qlora import check_lineage, deterministic, load_4bit
     from bezoar.training.tokenizer import encode, load_tokenizer, tokenizer_file
@@ -145,18 +187,30 @@ def main(argv: list[str] | None = None) -> None:
             instruction, system, response = training_text(row, f"{args.probe}:{number}")
             pieces = [*template.pieces(instruction, system), (response, False)]
             texts.append(encode(tokenizer, pieces)[: recipe["max_length"]])
-        unmerged = load_adapter(load_4bit(args.base, cache_dequantized=True), args.adapter).eval()
+        weights = args.base / "model.safetensors"
+        keep = not torch.cuda.is_available() and weights.stat().st_size < KEEP_BELOW_BYTES
+        unmerged = load_adapter(load_4bit(args.base, cache_dequantized=keep), args.adapter).eval()
         require_positions("merge: probe rows", unmerged, map(len, texts))
         if not any(texts):
             raise UserError(f"{args.probe}: no rows; expected some to measure the merge on")
-        before = logits(unmerged, texts)
-        with progress.task("merge the weights"):
-            merged = merge(args.base, args.adapter, recipe["merge_onto"]).eval()
-        report = {
-            "merge_onto": recipe["merge_onto"],
-            "probe_rows": len(texts),
-            "difference": compare(before, logits(merged, texts)),
-        }
+        args.model.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=".probes-", dir=args.model.parent) as folder:
+            # On disk, because 64 rows of 512 tokens are 4 GB, and one model at a time is in memory.
+            before = []
+            for number, found in enumerate(logits(unmerged, texts)):
+                before.append(Path(folder) / f"{number}.pt")
+                torch.save(found, before[-1])
+            del unmerged
+            gc.collect()
+            torch.cuda.empty_cache()
+            with progress.task("merge the weights"):
+                merged = merge(args.base, args.adapter, recipe["merge_onto"]).eval()
+            pairs = zip(map(torch.load, before), logits(merged, texts), strict=True)
+            report = {
+                "merge_onto": recipe["merge_onto"],
+                "probe_rows": len(texts),
+                "difference": compare(pairs),
+            }
         print(report, flush=True)
         if report["difference"]["kl_nats_per_token"] > recipe["max_kl"]:
             raise UserError(

@@ -17,6 +17,8 @@ REMEDIES = {
     " make test MIRROR=folder",
     "chromium": "install chromium (Debian: apt install chromium)",
     "make .venv-crate": "make .venv-crate",
+    "slurmctld": "install slurmctld, slurmd, slurm-client and munge (Debian: apt install …), and"
+    " run make development",
     "strace": "install strace; in a container, allow ptrace",
     "unshare": "allow unprivileged user namespaces (sysctl kernel.unprivileged_userns_clone=1)",
     "setpriv": "run as root, with util-linux and a Python that other users may run",

@@ -27,15 +27,12 @@ from bezoar.llm.model_ends import asked_end, listed_end, not_served, substitute
 from bezoar.llm.settings import ModelSpec
 from bezoar.progress import clock
 from bezoar.surroundings import own
-from bezoar.workflow import duration, sources
+from bezoar.workflow import duration, machine_checks, sources
 from bezoar.workflow import machine as machine_of
 from bezoar.workflow.configuration import SCHEMA, check, files_of, resolved
 from bezoar.workflow.source_lock import recorded
 
-PAPER_GPU_GIB, PAPER_DISK_GIB = (
-    24,
-    120,
-)  # 3B QLoRA at length 1,024 fits 24 GiB; base, three merges, snapshots and stores on disk
+LEAST_GIB = 3  # of disk, for a rehearsal
 KNOCK_S = 3
 
 
@@ -53,13 +50,12 @@ def models(config: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
         yield f"judge {name}", column["judge"]
 
 
-def machine(config: dict[str, Any]) -> Iterator[str]:
-    """Yield what the machine lacks."""
-    free = shutil.disk_usage(".").free / 2**30
-    need = PAPER_DISK_GIB if config["scale"] == "paper" else 3
-    if free < need:
+def machine(config: dict[str, Any], profile: str = "profiles/default") -> Iterator[str]:
+    """Yield what the machine lacks, or the cluster of a profile."""
+    if config["scale"] != "paper" and (free := shutil.disk_usage(".").free / 2**30) < LEAST_GIB:
         yield (
-            f"disk: {free:.0f} GiB free here, {need} needed; free space or work on a larger volume"
+            f"disk: {free:.0f} GiB free here, {LEAST_GIB} needed; free space or work on a larger"
+            " volume"
         )
     try:
         tempfile.gettempdir()
@@ -71,19 +67,7 @@ def machine(config: dict[str, Any]) -> Iterator[str]:
             f"GPU: {len(sizes)} are visible and `launch: processes` is 1, which TRL refuses when"
             f" training starts; set it to {len(sizes)}, or CUDA_VISIBLE_DEVICES=0"
         )
-    if config["scale"] != "paper":
-        return
-    if shutil.which("nvidia-smi") is None:
-        yield (
-            "GPU: none found (no nvidia-smi); training and evaluation at paper scale need one with"
-            f" {PAPER_GPU_GIB} GiB, or PROFILE=profiles/slurm"
-        )
-        return
-    if not sizes or max(sizes) < PAPER_GPU_GIB:
-        yield (
-            f"GPU: {max(sizes, default=0):.0f} GiB of memory, {PAPER_GPU_GIB} needed; take a larger"
-            " one or lower micro_batch_size"
-        )
+    yield from machine_checks.problems(config, profile)
 
 
 def language_models(config: dict[str, Any]) -> Iterator[str]:
@@ -263,6 +247,7 @@ def main(argv: list[str] | None = None) -> None:
         "--config", nargs="+", required=True, help="configuration files, the later over the earlier"
     )
     parser.add_argument("--cores", type=int, default=machine_of.cores(), help="cores of the run")
+    parser.add_argument("--profile", default="profiles/default", help="Snakemake's profile")
     parser.add_argument("--short", action="store_true", help="say what the machine has, no more")
     args = parser.parse_args(argv)
     config = resolved(args.config)
@@ -270,14 +255,15 @@ def main(argv: list[str] | None = None) -> None:
     print(f"this machine: {machine_of.described()}")
     if args.short:
         for line in machine(config):
-            print(f"note: {line}")
+            print(f"note: {line.removeprefix('note: ')}")
         return
     print(expected(config, args.cores))
     entries = wanted(config)
     with ThreadPoolExecutor(32) as pool:
         knocks = [problem for problem in pool.map(reachable, entries) if problem]
     ends = model_ends(config, datetime.now(UTC).date())
-    found = [*machine(config), *language_models(config), *ends, *licences(entries), *knocks]
+    here = machine(config, args.profile)
+    found = [*here, *language_models(config), *ends, *licences(entries), *knocks]
     missing = [line for line in found if not line.startswith("note: ")]
     notes = [line for line in found if line.startswith("note: ")]
     for line in [*missing, *notes, *unpinned(entries)]:

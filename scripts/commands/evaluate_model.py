@@ -13,6 +13,7 @@ to CONFIG, it puts the same models into lm_eval.json and mtbench.json beside our
 """
 
 import argparse
+import os
 import subprocess
 
 import yaml
@@ -21,8 +22,10 @@ from bezoar import program, surroundings
 from bezoar.errors import UserError
 from bezoar.files import whole_file
 from bezoar.surroundings import own
-from bezoar.workflow import extra_models
+from bezoar.workflow import cluster, extra_models
 from bezoar.workflow.configuration import SCHEMA, check, files_of, merge, resolved
+from bezoar.workflow.layout import Layout
+from bezoar.workflow.resources import Needs
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -50,7 +53,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--config", nargs="+", required=True, help="configuration files, the later over the earlier"
     )
-    parser.add_argument("--cores", required=True, help="cores for Snakemake")
+    parser.add_argument("--cores", type=int, required=True, help="cores of this machine to use")
     parser.add_argument("--profile", default="profiles/default", help="Snakemake profile")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done")
     args = parser.parse_args(argv)
@@ -62,7 +65,11 @@ def main(argv: list[str] | None = None) -> None:
     config = resolved(args.config)
     models = extra_models.evaluated(config)
     extra = extra_models.with_model(config, args.model, args.revision, args.template, args.name)
-    check(merge(config, extra), SCHEMA, [*files_of(args.config), models])
+    whole = merge(config, extra)
+    check(whole, SCHEMA, [*files_of(args.config), models])
+    started = cluster.plan(args.profile, args.cores, Needs(Layout(whole)).by_rule)
+    if started.line:
+        print(started.line, flush=True)
     pending, target = (
         models.with_name("models.pending.yaml"),
         models.with_name("table.csv"),
@@ -71,12 +78,14 @@ def main(argv: list[str] | None = None) -> None:
         yaml.safe_dump(extra, stream, sort_keys=False)
     arguments = [
         *(["-n"] if args.dry_run else [] if own("VERBOSE") else ["--logger", "bezoar"]),
-        *("--cores", args.cores),  # after --logger, which takes every word up to the next option
+        *started.options,  # after --logger, which takes every word up to the next option
         str(target),
         *("--configfile", *args.config, str(pending)),
     ]
     command = surroundings.snakemake(*arguments, profile=args.profile)
-    failed = subprocess.run(command, check=False).returncode
+    failed = subprocess.run(
+        command, check=False, env={**os.environ, **started.variables}
+    ).returncode
     if failed or args.dry_run:
         pending.unlink()
     else:

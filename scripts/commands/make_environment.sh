@@ -1,8 +1,8 @@
 #!/bin/sh
-# Make the environment DIR from the locks, once: make_environment.sh DIR [auto|cpu|cuda] [development]
+# Make the environment DIR from the locks, once: make_environment.sh DIR [auto|cpu|cuda] [development|slurm]
 #
 # auto takes the CUDA build of torch where an NVIDIA device is, the CPU build elsewhere: from the indexes that pip is configured for if they
-# offer it with a locked hash, else from PyTorch's. `development` adds dev.lock. PYTHON names the Python; else the first supported one on PATH
+# offer it with a locked hash, else from PyTorch's. `slurm` adds slurm.lock, `development` that and dev.lock. PYTHON names the Python; else the first supported one on PATH
 # is taken. A stamp, written last, is named after the locks and the place: what is half-made, outdated or moved is made again from scratch.
 set -eu
 dir=$1 choice=${2:-auto} extra=${3:-}
@@ -107,10 +107,17 @@ if ! is_made "$choice"; then
     touch "$(stamp "$choice")"
     unfinished=
 fi
-if [ "$extra" = development ] && ! [ -e "$dir/.development-$(cksum <envs/dev.lock | tr ' ' -)" ]; then
-    [ -w "$dir" ] || fail "$dir lacks what tests and checks need, and cannot be written"
-    echo "adding to $dir what tests and checks need"
-    wheels --ignore-installed -r envs/dev.lock
+# Add a lock, once: add_lock NAME "what it is for".
+add_lock() {
+    added="$dir/.$1-$(cksum <"envs/$1.lock" | tr ' ' -)"
+    if [ -e "$added" ]; then return; fi
+    [ -w "$dir" ] || fail "$dir lacks $2, and cannot be written"
+    echo "adding to $dir $2"
+    wheels --ignore-installed -r "envs/$1.lock"
     compile_all
-    touch "$dir/.development-$(cksum <envs/dev.lock | tr ' ' -)"
-fi
+    touch "$added"
+}
+case $extra in
+    development) add_lock slurm 'what runs on a Slurm cluster need'; add_lock dev 'what tests and checks need' ;;
+    slurm) add_lock slurm 'what runs on a Slurm cluster need' ;;
+esac

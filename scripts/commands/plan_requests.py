@@ -1,5 +1,5 @@
-"""Say what the pending requests of a configuration will take before any is sent: requests, tokens,
-money, GPU-hours, disk.
+"""Say what a configuration will take before anything is sent or computed: requests, tokens, money
+and disk of what is pending; memory, hours and GPUs of what is computed.
 
 Usage: plan_requests.py --config config/paper.yaml [more.yaml …] [--tokenizers DIR] \\
            [--model DIRECTORY|owner/name [--revision …] [--template …] [--name …]]
@@ -52,7 +52,7 @@ from bezoar.rehearsal.simulator import Simulator
 from bezoar.rehearsal.world import World
 from bezoar.surroundings import own
 from bezoar.training.template import training_text
-from bezoar.workflow import extra_models
+from bezoar.workflow import extra_models, resources
 from bezoar.workflow.configuration import SCHEMA, check, files_of, merge, resolved
 from bezoar.workflow.layout import OVERRIDES, LanguageModelJob, Layout
 
@@ -550,6 +550,8 @@ def main(argv: list[str] | None = None) -> None:
         plan = Plan(config, args.tokenizers, Path(scratch), bool(args.model))
         plan.whole()
     print("\n".join(table(plan, "batch" if args.batch or own("MODE") == "batch" else "online")))
+    if not args.model:
+        print("", *resources.table(plan.layout), sep="\n")
 
 
 if __name__ == "__main__":

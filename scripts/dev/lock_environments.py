@@ -4,6 +4,7 @@ Usage: lock_environments.py [--check] [--upgrade]
 
 main.lock        what results rest on, without torch; last what has no wheel and is built
 dev.lock         what tests and checks need besides main.lock
+slurm.lock       what runs on a Slurm cluster need besides main.lock
 torch-cuda.lock  torch from the package index, with what its CUDA build alone requires
 torch-cpu.lock   torch without CUDA: PyTorch's own build on Linux, the package index's on macOS
 others           one `.in`, one lock
@@ -111,6 +112,9 @@ def locks(upgrade: bool) -> dict[Path, str]:
         return "" if upgrade else "".join(path.read_text() for path in present)
 
     every = resolve("main", "dev", kept=kept("main", "dev", "torch-cuda"), strategy="fewest")
+    slurm = resolve(
+        "main", "slurm", kept=kept("main", "dev", "torch-cuda", "slurm"), strategy="fewest"
+    )
     blocks = resolve("main", kept="\n".join(every), strategy="fewest")
     cuda = [block for block in blocks if CUDA_ONLY.match(block)]
     wheels = [block for block in blocks if not (CUDA_ONLY.match(block) or name_of(block) in BUILT)]
@@ -123,6 +127,7 @@ def locks(upgrade: bool) -> dict[Path, str]:
     written = {
         "main": ("main", [*wheels, BUILT_HEAD, *built]),
         "dev": ("dev", [block for block in every if block not in blocks]),
+        "slurm": ("slurm", [block for block in slurm if block not in blocks]),
         "torch-cuda": ("main", cuda),
         "torch-cpu": ("main", torch_cpu(cuda)),
         "bench-training": ("bench-training", factory),

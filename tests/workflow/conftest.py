@@ -8,10 +8,13 @@ from smallest import fresh, snakemake
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give all tests of the finished rehearsal to one worker, so that it is run once."""
+    """Give all tests of the finished rehearsal to one worker, so that it is run once, and all of
+    the cluster to another.
+    """
     for item in items:
-        if "finished" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("finished"))
+        for name in ("finished", "slurm"):
+            if name in getattr(item, "fixturenames", ()):
+                item.add_marker(pytest.mark.xdist_group(name))
 
 
 @pytest.fixture(scope="session")

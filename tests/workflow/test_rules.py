@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from bezoar.workflow import resources
+
 ROOT = Path(__file__).parents[2]
 SNAKEMAKE = Path(sys.executable).with_name("snakemake")
 
@@ -69,6 +71,27 @@ def test_a_rule_has_docstring_log_benchmark_code_digest_and_one_screen(name: str
     )
     assert "exec &> >(tee {log:q})" in text
     assert len(text.rstrip().splitlines()) <= 40
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_rule_is_light_or_asks_for_what_its_jobs_need(name: str) -> None:
+    rule = name.removesuffix("_2")
+    asked = re.findall(r'\*\*NEEDS\.asked\("(\w+)"\)', RULES[name])
+    assert asked == ([] if rule in resources.LIGHT and "server=" not in RULES[name] else [rule])
+    assert not re.search(r"^ +(mem_mb|runtime|gpu)=", RULES[name], re.MULTILINE)
+
+
+def test_what_is_asked_for_changes_no_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ("-p", "results/dpo/adapter_model.safetensors")
+    usual = commands(plan(*arguments))
+    place = resources.Place("other", 60, 64_000, 1)
+    monkeypatch.setenv("BEZOAR_LIMITS", resources.Limits(place, place).text())
+    assert commands(plan(*arguments)) == usual and len(usual) > 10
+
+
+def commands(text: str) -> list[str]:
+    """The shell text of every job of a plan, in an order of its own."""
+    return sorted(re.findall(r"^ +exec &> .*\n(?: +.*\n)+", text, re.MULTILINE))
 
 
 def test_the_snakefile_fits_a_screen_and_what_rules_share_two() -> None:
@@ -164,6 +187,24 @@ def test_an_untested_snakemake_stops_before_the_first_job_in_one_line() -> None:
     assert done.returncode == 2 and "Traceback" not in done.stderr
     (line,) = [line for line in done.stderr.splitlines() if "10.1.0" in line]
     assert line.startswith("error: Snakemake 10.1.0: not tested") and "9.27.1" in line
+
+
+def test_a_schemes_requests_can_be_shared_by_jobs_at_once(tmp_path: Path) -> None:
+    overlay = tmp_path / "shared.yaml"
+    overlay.write_text("generate: {shards: 3}\n")
+    configs = ("--configfile", "config/paper.yaml", str(overlay))
+    text = plan("results/generate/lamini.jsonl", "-p", *configs)
+    assert re.search(r"^generate_lamini_shard\s+3$", text, re.MULTILINE)
+    assert re.search(r"^generate_lamini\s+1$", text, re.MULTILINE)
+    for number in (1, 2, 3):
+        assert f"--shard {number}/3 --wait 600" in text
+        own = f'"${{TEACHER_BASE_URL_{number}:-$TEACHER_BASE_URL}}"'
+        assert f"export TEACHER_BASE_URL={own}" in text
+    assert "--shard" not in plan("results/generate/lamini.jsonl", "-p")
+    served = [SNAKEMAKE, "-n", "--cores", "1", *configs, "config/serve-vllm.yaml"]
+    refused = subprocess.run(served, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert refused.returncode == 2
+    assert "error: generate.shards: `serve` starts one server" in refused.stderr
 
 
 def test_the_images_base_is_pinned_by_digest() -> None:

@@ -15,7 +15,7 @@ from bezoar.llm.arguments import add_client_arguments
 from bezoar.llm.client import LLMClient
 from bezoar.llm.language_model import Answer
 from bezoar.llm.settings import ModelSettings
-from bezoar.llm.shards import Waiting, gather, shard_of_text
+from bezoar.llm.shards import Waiting, change, gather, shard_of_text, wait_for_others
 from bezoar.provenance.receipt import Receipt, stage_parser
 from bezoar.readers import read_text
 
@@ -37,6 +37,12 @@ def parser_for(description: str | None, recipe: type) -> argparse.ArgumentParser
         "--shard",
         type=shard_of_text,
         help="send one share of the requests, k/n, and write nothing but its store",
+    )
+    parser.add_argument(
+        "--wait",
+        type=float,
+        default=0.0,
+        help="seconds that a shard waits for the next answer of the others, where it needs them",
     )
     parser.add_argument("--rows", type=Path, required=True, help="rows to write, JSONL")
     parser.add_argument("--counts", type=Path, required=True, help="the funnel to write, JSON")
@@ -98,6 +104,22 @@ def open_client(args: argparse.Namespace, settings: ModelSettings, store: Path) 
     return LLMClient.of(settings, store, args.concurrency, args.facts, args.mode, args.shard)
 
 
+def ask_share(args: argparse.Namespace, settings: str, make: Callable[[LLMClient], Any]) -> None:
+    """Ask one shard's requests; those that follow from other shards' answers as these come."""
+    while True:
+        seen = change(args.store)
+        try:
+            with open_client(args, args.recipe[settings], args.store) as client:
+                make(client)
+            print("every answer is there; run without --shard to write the rows", flush=True)
+            return
+        except Waiting as waiting:
+            # What this shard has stored itself counts as a change: the worst is one more look.
+            if not wait_for_others(args.store, seen, args.wait):
+                print(waiting, flush=True)
+                return
+
+
 def run(
     args: argparse.Namespace,
     stage: str,
@@ -109,12 +131,7 @@ def run(
     store.
     """
     if args.shard:
-        try:
-            with open_client(args, args.recipe[settings], args.store) as client:
-                make(client)
-            print("every answer is there; run without --shard to write the rows", flush=True)
-        except Waiting as waiting:
-            print(waiting, flush=True)
+        ask_share(args, settings, make)
         return
     with Receipt(
         args.receipt,

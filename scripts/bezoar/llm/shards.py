@@ -2,7 +2,7 @@
 own, and a run without a shard combines them.
 
     generate_orca.py --shard 1/3 …        (and 2/3, 3/3, in any order, each as often as it says that
-      it waits)
+      it waits, or all at once with --wait)
     generate_orca.py …                    asks only what no shard has asked, and writes the same
       bytes as if there had been none
 
@@ -12,6 +12,8 @@ be sent once that answer is there, whichever shard it came from.
 """
 
 import re
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ from bezoar.llm.answer_store import Store
 from bezoar.llm.language_model import Answer
 from bezoar.llm.settings import Messages, ModelSpec, request_of
 from bezoar.llm.stored_model import StoredModel, checked, keys_of
+
+POLL_S = 1.0
 
 
 class Waiting(Exception):
@@ -46,6 +50,29 @@ def gather(store: Path) -> None:
         whole.put_rows(list(part.rows()))
         part.close()
         whole.close()
+
+
+def change(store: Path) -> list[tuple[str, int, int]]:
+    """Return what changes when a shard of a job, or of its second model, stores an answer."""
+    found = []
+    for path in store.parent.glob(f"{store.stem}*.shard-*"):
+        with suppress(FileNotFoundError):  # SQLite's own, gone meanwhile
+            facts = path.stat()
+            if facts.st_size and not path.name.endswith("-shm"):  # which readers write, too
+                found.append((path.name, facts.st_size, facts.st_mtime_ns))
+    return sorted(found)
+
+
+def wait_for_others(store: Path, seen: list[tuple[str, int, int]], seconds: float) -> bool:
+    """Wait until other shards have stored something since `seen`; say whether they have within
+    `seconds`.
+    """
+    deadline = time.monotonic() + seconds
+    while change(store) == seen:
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(min(POLL_S, seconds))
+    return True
 
 
 class ShardedModel:

@@ -1,8 +1,8 @@
 """Receipts decide what Snakemake runs: content in place of dates and metadata.
 
-Snakemake offers no hook for this, so three of its methods are replaced, for plain `snakemake` as
-for `make`. `tests/workflow` tests them in the versions that `TESTED` names, and any other version
-is refused, because a patch that no longer takes effect would let stale results pass.
+Snakemake offers no hook for this, so some of its methods are replaced, for plain `snakemake` as for
+`make`. `tests/workflow` tests them in the versions that `TESTED` names, and any other version is
+refused, because a patch that no longer takes effect would let stale results pass.
 """
 
 import fcntl
@@ -31,6 +31,8 @@ def job_reasons(job: Any, hashes: fingerprint.Hashes) -> list[str]:
     """
     if not job.output:
         return []
+    if getattr(job.params, "share", ""):
+        return []  # it only fills a store: whoever reads that is stale or not
     receipt = job.output.get("receipt")
     if receipt is None and not hasattr(job.params, "entry"):
         return []  # a server: it exists while it runs
@@ -39,6 +41,7 @@ def job_reasons(job: Any, hashes: fingerprint.Hashes) -> list[str]:
     # Compared as code, as environment, and, for a server's address, not at all: the recipe says
     # what is served.
     known = {str(path) for name in ("script", "lock", "server") if (path := job.input.get(name))}
+    known.update(map(str, job.input.get("shards") or []))
     return staleness.reasons(
         Path(receipt),
         inputs=[str(path) for path in job.input if str(path) not in known],
@@ -151,6 +154,14 @@ def one_run(file: Path = Path(".snakemake/bezoar-run")) -> Iterator[bool]:
         yield host in ("", socket.gethostname())
 
 
+def ended_by_itself(log: list[str]) -> bool:
+    """Whether a log says that its program ended with an error of its own, so that it would end the
+    same way with more memory or time. One that is killed writes no such line.
+    """
+    errors = [line for line in log if line.startswith("error: ")]
+    return bool(errors) and "out of memory" not in errors[-1]
+
+
 def check_version(version: str) -> None:
     """Raise `UserError` unless this is a version of Snakemake in which the patch was tested."""
     if version not in TESTED:
@@ -171,6 +182,7 @@ def install() -> None:
     check_version(snakemake.__version__)
     from snakemake.dag import DAG
     from snakemake.io import _IOFile, flag, is_flagged
+    from snakemake.jobs import Job
     from snakemake.persistence import PersistenceBase
 
     from bezoar.workflow import progress_display
@@ -228,7 +240,16 @@ def install() -> None:
             with locked(self):
                 yield
 
+    retries = Job.restart_times.fget
+
+    def restart_times(self: Any) -> int:
+        # A rule's own retries are for faults of the network; a profile's, for jobs that are killed.
+        own = self.rule._restart_times is not None
+        logs = [progress_display.last_lines(Path(path), 200) for path in self.log]
+        return 0 if not own and any(map(ended_by_itself, logs)) else int(retries(self))
+
     update_needrun.by_receipts = True  # type: ignore[attr-defined]
+    Job.restart_times = property(restart_times)
     DAG.update_needrun = update_needrun
     _IOFile.is_newer = is_newer
     PersistenceBase.lock = lock

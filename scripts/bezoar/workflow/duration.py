@@ -36,12 +36,15 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """The steps of a run by name, the cores it has, and whose records count for it."""
+    """The steps of a run by name, the cores it has, and whose records count for it; `jobs` is how
+    many a cluster gets at once, None for a run on this machine.
+    """
 
     steps: Mapping[str, Step] = field(default_factory=dict)
     cores: int = 1
     results: str = ""
     rehearsal: bool = False
+    jobs: int | None = None
 
 
 def probe() -> float:

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from bezoar.errors import UserError
 from bezoar.workflow import sources
 
 REGISTRY = Path("config/sources.yaml")
@@ -130,6 +131,28 @@ class Layout:
         return [
             name for name in self.config["sources"]["flan"] if "hub" in self.registry.get(name, {})
         ]
+
+    @cached_property
+    def shards(self) -> int:
+        """Into how many jobs each scheme's requests are shared.
+
+        Raise `UserError` if the workflow itself serves the teacher: that is one server.
+        """
+        count = int(self.config["generate"]["shards"])
+        if count > 1 and self.config["serve"]:
+            raise UserError(
+                "generate.shards: `serve` starts one server, for one job a scheme; start several"
+                " yourself, name them in the variables of docs/reproducing.md and set serve: null"
+            )
+        return count
+
+    def shard_marks(self, scheme: str) -> list[str]:
+        """Return what the shards of a scheme leave once they have asked what they can; nothing
+        where there is one.
+        """
+        if self.shards == 1:
+            return []
+        return [f"{self.results}/generate/.{scheme}.{k}.rows" for k in range(1, self.shards + 1)]
 
     def flan_files(self) -> list[str]:
         """Return the files of Flan rows that Orca reads."""

@@ -35,7 +35,12 @@ SAID_ELSEWHERE = (  # by the block about the step that failed
     "Restored previous version of",
     "Cannot restore ",
     "Removing output files of failed job",
+    # by the line about the cluster
+    "No SLURM account given, trying to guess",
+    "No account was given, not able to get a SLURM account",
+    "Unable to guess SLURM account",
 )
+AGAIN = re.compile(r"Trying to restart job (\d+)\.")
 
 _plan = Plan()
 
@@ -49,7 +54,8 @@ def plan(dag: Any) -> None:
     """Take the steps of a DAG that is about to be run."""
     global _plan
     jobs = {job: name_of(job.rule.name, job.wildcards_dict) for job in dag.needrun_jobs()}
-    config = dag.workflow.config
+    config, settings = dag.workflow.config, dag.workflow.resource_settings
+    threads = [job.threads for job in jobs if isinstance(job.threads, int)]
     _plan = Plan(
         {
             name: Step(
@@ -61,9 +67,10 @@ def plan(dag: Any) -> None:
             )
             for job, name in jobs.items()
         },
-        dag.workflow.cores or 1,
+        settings.cores or (settings.nodes or 1) * max(threads, default=1),
         config["pathvars"]["results"],
         config["scale"] == "rehearsal",
+        None if settings.cores else settings.nodes,
     )
 
 
@@ -103,7 +110,8 @@ class Display:
         about = (
             "how long is known after a first run" if left is None else f"about {clock(left)}, {why}"
         )
-        self.write(f"{self.total} steps on {cores}: {about}")
+        where = f"on a cluster, {plan.jobs} at once" if plan.jobs else f"on {cores}"
+        self.write(f"{self.total} steps {where}: {about}")
         self.write("Ctrl-C stops it; the same command continues from there.")
 
     def left(self) -> float | None:
@@ -155,7 +163,7 @@ class Display:
         if name == "all":
             return
         unchanged = log is not None and "unchanged:" in " ".join(last_lines(log, 3))
-        if not unchanged:
+        if not unchanged and self.plan.jobs is None:  # a cluster's steps wait in its queue, too
             duration.record(self.plan.results, name, took, self.record)
             if name in self.seconds:
                 self.took += took
@@ -243,7 +251,10 @@ class LogHandler(LogHandlerBase):
                 self.show(line, sys.stderr)
         elif str(record.msg).startswith("Nothing to be done"):
             self.show("nothing to do: every result is there and rests on what lies here now")
-        elif record.levelno >= WARNING or str(record.msg).startswith("Trying to restart"):
+        elif match := AGAIN.match(str(record.msg)):
+            name = self.names.get(int(match[1]), f"job {match[1]}")
+            self.show(f"{name}: once more, from where it stopped", sys.stderr)
+        elif record.levelno >= WARNING:
             text = record.getMessage().strip()
             if text and not any(known in text for known in SAID_ELSEWHERE):
                 self.show(text, sys.stderr)

@@ -6,6 +6,7 @@ import asyncio
 import json
 import random
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import generate_lamini
 import generate_orca
 from bezoar.errors import UserError
 from bezoar.files import write_jsonl
+from bezoar.llm import shards
 from bezoar.llm.answer_store import Entry
 from bezoar.llm.shards import shard_of_text
 from bezoar.llm.stored_model import StoredModel
@@ -272,6 +274,44 @@ def test_shards_in_any_order_killed_and_resumed_write_the_same_bytes(
 def test_a_shard_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(UserError, match=r"expected k/n with 1 <= k <= n"):
         shard_of_text(text)
+
+
+@pytest.mark.parametrize("name", ["lamini", "evol"])
+def test_shards_at_once_wait_for_what_follows_from_each_others_answers(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    monkeypatch.setattr(shards, "POLL_S", 0.02)
+    network = Network(monkeypatch)
+    whole, shared = tmp_path / "whole", tmp_path / "shared"
+    whole.mkdir()
+    shared.mkdir()
+    program, inputs, recipe = stage(name, tmp_path)
+    run(program, inputs, recipe, whole)
+    once, network.sent = network.sent, 0
+    at_once = [
+        threading.Thread(
+            target=run, args=(program, inputs, recipe, shared, "--shard", f"{k}/3", "--wait", "20")
+        )
+        for k in (1, 2, 3)
+    ]
+    for thread in at_once:
+        thread.start()
+    for thread in at_once:
+        thread.join()
+    assert network.sent == once, "all of it, without another start of any shard"
+    run(program, inputs, recipe, shared)
+    assert network.sent == once
+    assert (shared / "r.jsonl").read_bytes() == (whole / "r.jsonl").read_bytes()
+
+
+def test_a_shard_that_is_alone_ends_after_its_patience(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(shards, "POLL_S", 0.02)
+    network = Network(monkeypatch)
+    program, inputs, recipe = stage("evol", tmp_path)
+    run(program, inputs, recipe, tmp_path, "--shard", "2/3", "--wait", "0.2")
+    assert "shard 2/3 waits for" in capsys.readouterr().out and network.sent > 0
 
 
 def test_only_the_missing_shard_is_asked_by_the_run_that_writes(

@@ -28,3 +28,18 @@ def test_the_locked_version_is_a_tested_one() -> None:
     lock = (ROOT / "envs/main.lock").read_text(encoding="utf-8")
     pinned = re.findall(r"^snakemake==(\S+)", lock, re.MULTILINE)
     assert pinned and set(pinned) <= set(snakemake_patch.TESTED)
+
+
+@pytest.mark.parametrize(
+    ("log", "ended"),
+    [
+        ([], False),
+        (["step 7 of 60", "-- pretrain, for 0:12"], False),
+        (["step 7", "error: sft: 3 usable rows, expected enough"], True),
+        (["error: this is a bug of the project", "Traceback", "KeyError: 'x'"], True),
+        (["error: out of memory; end other programs"], False),
+        (["warning: an error: none"], False),
+    ],
+)
+def test_only_a_job_that_was_killed_is_worth_another_attempt(log: list[str], ended: bool) -> None:
+    assert snakemake_patch.ended_by_itself(log) == ended

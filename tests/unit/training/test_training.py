@@ -4,10 +4,13 @@ measured.
 
 import json
 import shutil
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from tiny import PRETRAIN
 from trained import SFT, TEMPLATE, sft_command
 
@@ -20,6 +23,7 @@ from bezoar.readers import read_json, read_jsonl
 from bezoar.training import qlora, supervised_rows, trainer_setup
 from bezoar.training.template import Template
 from bezoar.training.tokenizer import load_tokenizer
+from bezoar.training.weights import load_adapter, load_causal_lm
 
 MERGE = {
     "merge_onto": "base",
@@ -265,6 +269,42 @@ def test_a_merge_is_measured_and_onto_the_dequantised_base_it_is_nearly_exact(
     )
     assert 0 <= exact["kl_nats_per_token"] < usual["kl_nats_per_token"] < 1
     assert exact["kl_nats_per_token"] < 1e-3
+
+
+def test_a_merge_layer_by_layer_has_the_weights_of_one_in_float32(
+    place: Path, adapter: Path
+) -> None:
+    plain = load_adapter(load_causal_lm(place / "base", torch.float32), adapter)
+    expected = plain.merge_and_unload(safe_merge=True).to(torch.bfloat16).state_dict()
+    merged = merge_adapter.merge(place / "base", adapter, "base").state_dict()
+    assert merged.keys() == expected.keys()
+    assert all(torch.equal(merged[name], expected[name]) for name in expected)
+    changed = load_causal_lm(place / "base", torch.bfloat16).state_dict()
+    assert any(not torch.equal(merged[name], changed[name]) for name in expected)
+
+
+def test_probes_are_compared_one_at_a_time() -> None:
+    alive: list[weakref.ref[torch.Tensor]] = []
+
+    def pairs() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for number in range(6):
+            pair = [torch.full((number + 1, 5), 0.2).log() for _ in range(2)]
+            alive.extend(map(weakref.ref, pair))
+            assert sum(ref() is not None for ref in alive) <= 4
+            yield pair[0], pair[1]
+
+    found = merge_adapter.compare(pairs())
+    assert found["tokens"] == 21 and found["kl_nats_per_token"] == 0
+    assert found["same_argmax"] == 1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_a_base_is_read_in_the_precision_that_it_is_stored_in(tmp_path: Path, dtype: str) -> None:
+    path, kind = tmp_path / "model.safetensors", getattr(torch, dtype)
+    save_file({"a": torch.ones(2, dtype=kind), "b": torch.ones(2, dtype=kind)}, path)
+    assert merge_adapter.stored_dtype(path) == kind
+    save_file({"a": torch.ones(2, dtype=kind), "b": torch.ones(2)}, path)
+    assert merge_adapter.stored_dtype(path) == torch.float32
 
 
 def test_a_merge_beyond_the_threshold_fails_and_writes_nothing(place: Path, adapter: Path) -> None:

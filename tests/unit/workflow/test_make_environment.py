@@ -243,8 +243,8 @@ def test_tools_for_tests_are_added_on_demand_and_remake_nothing(machine: Machine
     machine.make()
     assert not [line for line in machine.requests() if "dev.lock" in line]
     machine.make("cpu", "development")
-    (request,) = machine.requests()
-    assert request.endswith("envs/dev.lock")
+    slurm, request = machine.requests()
+    assert request.endswith("envs/dev.lock") and slurm.endswith("envs/slurm.lock")
     machine.make("cpu", "development")
     assert not machine.requests()
     with open(machine.project / "envs/dev.lock", "a") as lock:
@@ -253,6 +253,15 @@ def test_tools_for_tests_are_added_on_demand_and_remake_nothing(machine: Machine
     assert not machine.requests()
     machine.make("cpu", "development")
     assert len(machine.requests()) == 1
+
+
+def test_what_a_cluster_needs_is_added_where_the_profile_is_slurms(machine: Machine) -> None:
+    machine.do("make", "environment", "TORCH=cpu", "PROFILE=profiles/default")
+    assert not [line for line in machine.requests() if "slurm.lock" in line]
+    for _ in range(2):
+        machine.do("make", "environment", "TORCH=cpu", "PROFILE=profiles/slurm")
+    (request,) = machine.requests()
+    assert request.endswith("envs/slurm.lock")
 
 
 def test_what_is_set_for_other_programs_does_not_reach_pip(machine: Machine) -> None:

@@ -49,10 +49,12 @@ def plan(
 ) -> tuple[dict[str, list[str]], str]:
     plan_requests.main(["--config", *overlay, *more])
     text = capsys.readouterr().out
+    requests = text.partition("\ncomputing ")[0].splitlines()
+    parts = [re.split(r" \*| {2,}", line, maxsplit=1) for line in requests]
     return {
-        re.split(r" \*| {2,}", line)[0]: line[28:].replace(",", "").split()
-        for line in text.splitlines()
-        if line[:1].isalpha()
+        name: rest[0].replace(",", "").split()
+        for name, *rest in parts
+        if name[:1].isalpha() and rest
     }, text
 
 

@@ -1,0 +1,262 @@
+"""What a Slurm cluster has, found out before a run starts, and the Snakemake options that follow.
+
+Clusters differ in what Snakemake's executor takes for granted: without an accounting database it
+would wait for ever for the state of a job, where memory is not configured every job that asks for
+some is refused, and a job that asks for more time, memory or cores than a partition has is refused
+or never starts.
+"""
+
+import importlib.util
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bezoar.errors import UserError
+from bezoar.readers import read_yaml
+from bezoar.surroundings import own
+from bezoar.workflow.resources import Limits, Need, Place
+
+WAIT_S = 60  # for an answer of the cluster
+# A job that has ended is known for so long (MinJobAge), and the executor asks every 180 s at least:
+# one that it no longer finds it would wait for, for ever.
+LEAST_AGE_S = 240
+UNSET_MB = 1  # Slurm's RealMemory of a node whose memory nobody has configured
+# Partition, whether it is up, time limit, memory and cores of a node, generic resources.
+COLUMNS = "%P|%a|%l|%m|%c|%G"
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A partition: minutes of a job at most (None: any), the memory in MB and cores of its largest
+    node, and the GPUs of the node that has most.
+    """
+
+    name: str
+    default: bool
+    minutes: int | None
+    memory_mb: int
+    cores: int
+    gpus: int = 0
+
+    def place(self) -> Place:
+        """Return what a job may ask for in it."""
+        memory = self.memory_mb if self.memory_mb > UNSET_MB else 0
+        return Place(self.name, self.minutes, memory, self.cores)
+
+    def described(self) -> str:
+        """Return it in a few words."""
+        memory = f"{self.memory_mb:,} MB" if self.memory_mb > UNSET_MB else "memory not configured"
+        limit = f"{self.minutes} min" if self.minutes is not None else "no time limit"
+        gpus = f", {self.gpus} GPU{'s' if self.gpus > 1 else ''} a node" if self.gpus else ""
+        return f"{self.name} ({self.cores} cores, {memory}, {limit}{gpus})"
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A cluster: its version, whether `sacct` knows the states of jobs, for how many seconds
+    `squeue` knows a job that has ended, and the partitions that are up.
+    """
+
+    version: str
+    accounting: bool
+    age_s: int
+    partitions: tuple[Partition, ...]
+
+
+def answer(*command: str) -> str:
+    """Return what a program of Slurm prints; raise `UserError` in one line if it cannot."""
+    if shutil.which(command[0]) is None:
+        raise UserError(
+            f"{command[0]}: no such program; profiles/slurm runs on a host that submits to Slurm"
+        )
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=WAIT_S, errors="replace"
+        )
+    except subprocess.TimeoutExpired:
+        raise UserError(f"{command[0]}: no answer in {WAIT_S} s; is the cluster up?") from None
+    if done.returncode:
+        why = " ".join(done.stderr.split()) or f"exit status {done.returncode}"
+        raise UserError(f"{' '.join(command)}: {why[:200]}; is the cluster up?")
+    return done.stdout
+
+
+def settings_in(text: str) -> dict[str, str]:
+    """Return name -> value of what `scontrol show config` prints."""
+    found = re.findall(r"^(\S+) *= ?(.*?) *$", text, re.MULTILINE)
+    return {name: value for name, value in found}
+
+
+def minutes_in(text: str) -> int | None:
+    """Return the minutes of a time limit as sinfo prints it: `infinite`, `30:00`, `4-00:00:00`."""
+    match = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", text)
+    if not match:
+        return None
+    days, hours, minutes, _ = (int(part or 0) for part in match.groups())
+    return 60 * (24 * days + hours) + minutes
+
+
+def gpus_in(text: str) -> int:
+    """Return the GPUs in a node's generic resources: `gpu:a100:4(S:0-1),lustre:1`."""
+    return sum(int(count) for count in re.findall(r"\bgpu(?::[^:,()]+)?:(\d+)", text))
+
+
+def number_in(text: str) -> int:
+    """Return the number that a column begins with: sinfo adds a `+` where nodes differ."""
+    match = re.match(r"\d+", text)
+    return int(match[0]) if match else 0
+
+
+def partitions_in(text: str) -> tuple[Partition, ...]:
+    """Return the partitions in sinfo's rows of `COLUMNS`, one a kind of node, in its order."""
+    found: dict[str, Partition] = {}
+    for line in text.splitlines():
+        name, state, limit, memory, cores, generic = (line.split("|") + [""] * 6)[:6]
+        if state != "up":
+            continue
+        bare = name.rstrip("*")
+        before = found.get(bare)
+        found[bare] = Partition(
+            bare,
+            name.endswith("*"),
+            minutes_in(limit),
+            max(number_in(memory), before.memory_mb if before else 0),
+            max(number_in(cores), before.cores if before else 0),
+            max(gpus_in(generic), before.gpus if before else 0),
+        )
+    return tuple(found.values())
+
+
+def accounts(settings: Mapping[str, str]) -> bool:
+    """Say whether `sacct` answers: where a database is configured, it may still be unreachable."""
+    if settings.get("AccountingStorageType", "").rpartition("/")[2] in ("", "none", "(null)"):
+        return False
+    try:
+        answer("sacct", "-X", "--noheader", "--starttime", "now-1minute")
+    except UserError:
+        return False
+    return True
+
+
+def look() -> Cluster:
+    """Return what the cluster says of itself; raise `UserError` if there is none."""
+    settings = settings_in(answer("scontrol", "show", "config"))
+    return Cluster(
+        settings.get("SLURM_VERSION", "of an unknown version"),
+        accounts(settings),
+        number_in(settings.get("MinJobAge", "300")),
+        partitions_in(answer("sinfo", "--noheader", "--format", COLUMNS)),
+    )
+
+
+def usual(cluster: Cluster, wanted: str) -> Partition:
+    """Return the partition for jobs without a GPU: the one that is `wanted`, else the cluster's
+    default, else its first. Raise `UserError` if it is not there.
+    """
+    if not cluster.partitions:
+        raise UserError("sinfo: the cluster has no partition that is up; ask who runs it")
+    if wanted:
+        for partition in cluster.partitions:
+            if partition.name == wanted:
+                return partition
+        names = ", ".join(partition.name for partition in cluster.partitions)
+        raise UserError(f"slurm_partition: the cluster has no {wanted}; it has {names}")
+    return next((part for part in cluster.partitions if part.default), cluster.partitions[0])
+
+
+def with_gpus(cluster: Cluster, plain: Partition, wanted: str, gpus: int) -> Partition:
+    """Return the partition for jobs that ask for up to `gpus`: the usual one if it has them, else
+    the first that has. Raise `UserError` if none has.
+    """
+    if wanted or not gpus or plain.gpus >= gpus:
+        return plain
+    for partition in cluster.partitions:
+        if partition.gpus >= gpus:
+            return partition
+    most = max(partition.gpus for partition in cluster.partitions)
+    raise UserError(
+        f"GPU: a job asks for {gpus} on one node, and the cluster's nodes have {most} at most"
+        " (sinfo --format '%P %G'); lower launch.processes or serve.tensor_parallel_size, or ask"
+        " who runs it whether GPUs are configured as generic resources"
+    )
+
+
+def fits(needs: Mapping[str, Need], limits: Limits) -> None:
+    """Raise `UserError` naming the first rule whose jobs ask for more memory than a node has."""
+    for rule, need in needs.items():
+        place = limits.of(need)
+        if place.memory_mb and need.mem_mb > place.memory_mb:
+            raise UserError(
+                f"{rule}: needs {need.mem_mb:,} MB of memory, and no node of partition"
+                f" {place.partition} has more than {place.memory_mb:,}; name another under"
+                " slurm_partition in the profile"
+            )
+
+
+def read_profile(folder: str) -> dict[str, Any]:
+    """Return a profile of Snakemake; raise `UserError` if there is none."""
+    path = Path(folder) / "config.yaml"
+    profile = read_yaml(path)
+    if not isinstance(profile, dict):
+        raise UserError(f"{path}: expected a mapping of Snakemake's options")
+    return profile
+
+
+def default_resource(profile: Mapping[str, Any], name: str) -> str:
+    """Return a default resource of a profile, written as a list or as a mapping; else nothing."""
+    given = profile.get("default-resources") or []
+    if not isinstance(given, dict):
+        given = dict(str(item).partition("=")[::2] for item in given)
+    return str(given.get(name) or "")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How Snakemake is started: options, variables for it and its jobs, and a line that says what
+    was found.
+    """
+
+    options: tuple[str, ...]
+    variables: Mapping[str, str]
+    line: str = ""
+
+
+def plan(folder: str, cores: int, needs: Mapping[str, Need]) -> Plan:
+    """Return how a run with the profile in `folder` is started. On one machine `cores` bound it; on
+    a cluster BEZOAR_JOBS does, or the profile's `jobs`, and light steps alone run here.
+
+    Raise `UserError` if there is no cluster, or one on which the jobs could not run.
+    """
+    profile = read_profile(folder)
+    if profile.get("executor") != "slurm":
+        return Plan(("--cores", str(cores)), {})
+    if importlib.util.find_spec("snakemake_executor_plugin_slurm") is None:
+        raise UserError(
+            f"{folder}: snakemake-executor-plugin-slurm is not installed; make installs it with"
+            " PROFILE=profiles/slurm, or: pip install --no-deps -r envs/slurm.lock"
+        )
+    cluster, wanted = look(), default_resource(profile, "slurm_partition")
+    plain = usual(cluster, wanted)
+    gpu = with_gpus(cluster, plain, wanted, max(need.gpus for need in needs.values()))
+    limits = Limits(plain.place(), gpu.place())
+    fits(needs, limits)
+    options = ["--jobs", own("JOBS") or str(profile.get("jobs", 16))]
+    if not cluster.accounting:
+        if cluster.age_s < LEAST_AGE_S:
+            raise UserError(
+                f"MinJobAge: without accounting a job must be known for {LEAST_AGE_S} s after its"
+                f" end, here it is for {cluster.age_s}; ask who runs the cluster to raise it"
+            )
+        options += ["--slurm-status-command", "squeue", "--slurm-no-account"]
+    states = "accounting (sacct)" if cluster.accounting else "no accounting (squeue)"
+    places = [plain.described(), *([f"GPUs in {gpu.described()}"] if gpu != plain else [])]
+    line = f"cluster: Slurm {cluster.version}, {states}, partition {'; '.join(places)};"
+    return Plan(
+        tuple(options),
+        {"BEZOAR_LIMITS": limits.text()},
+        f"{line} steps that need a network or a moment run here",
+    )

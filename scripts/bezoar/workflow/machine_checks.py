@@ -1,0 +1,207 @@
+"""Whether this machine can run the paper's scale: GPU, driver, torch, memory, disk.
+
+What cannot work is a problem, and a line that begins with `note: ` says what may still work. Needs
+are those of `bezoar.workflow.resources`: GPU and host memory of the largest job.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bezoar.errors import UserError
+from bezoar.surroundings import own
+from bezoar.workflow import cluster
+from bezoar.workflow import machine as machine_of
+from bezoar.workflow.layout import Layout
+from bezoar.workflow.resources import Need, Needs, most_gpu_mb
+
+PROBE_S = 180  # a cold file system reads torch's libraries in a minute
+# Estimates are this far off at most, we think: below this share of the need it cannot work, above
+# the other there is no doubt.
+TOO_LITTLE, ENOUGH = 0.7, 1.1
+SOURCES_GB = 20  # [ours] data sets, stores of answers, adapters with their checkpoints
+BF16_CAPABILITY = (8, 0)
+CPU_HINT = "CPU=1 computes without one all the same"
+
+# What torch sees, in a process of its own: a driver that hangs or crashes ends that one alone.
+PROBE = """
+import json, warnings
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    import torch
+    seen = {"version": torch.__version__, "cuda": torch.version.cuda, "devices": [], "error": ""}
+    try:
+        for number in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+            free, total = torch.cuda.mem_get_info(number)
+            one = torch.ones(64, 64, device=f"cuda:{number}")
+            (one @ one).sum().item()
+            seen["devices"].append({
+                "name": torch.cuda.get_device_name(number), "free_mb": free // 2**20,
+                "total_mb": total // 2**20,
+                "capability": list(torch.cuda.get_device_capability(number)),
+            })
+    except Exception as error:
+        seen["error"] = str(error).strip().partition(chr(10))[0]
+if not seen["devices"] and not seen["error"]:
+    seen["error"] = " ".join(str(found.message) for found in caught if "CUDA" in str(found.message))
+print(json.dumps(seen))
+"""
+
+
+@dataclass(frozen=True)
+class Card:
+    """A GPU as nvidia-smi shows it; memory in MiB."""
+
+    name: str
+    driver: str
+    total_mb: int
+
+
+def cards() -> tuple[list[Card], str]:
+    """Return the GPUs that nvidia-smi shows, and what it complains of."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return [], "no nvidia-smi"
+    query = ["--query-gpu=name,driver_version,memory.total", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(
+            [tool, *query], capture_output=True, text=True, check=False, timeout=PROBE_S
+        )
+    except subprocess.TimeoutExpired:
+        return [], f"nvidia-smi does not answer in {PROBE_S} s"
+    rows = [line.split(", ") for line in done.stdout.splitlines()]
+    found = [
+        Card(row[0], row[1], int(row[2])) for row in rows if len(row) == 3 and row[2].isdigit()
+    ]
+    said = " ".join(f"{done.stdout} {done.stderr}".split())
+    return found, "" if found else said[:160] or "nvidia-smi shows no GPU"
+
+
+def torch_view() -> dict[str, Any]:
+    """Return what torch sees: version, cuda (None in the CPU build), devices, error."""
+    command = [sys.executable, "-c", PROBE]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PROBE_S)
+        seen: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return seen
+    except subprocess.TimeoutExpired:
+        why = f"no answer in {PROBE_S} s"
+    except (ValueError, IndexError):
+        lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+        why = lines[-1][:160]
+    return {"version": "", "cuda": None, "devices": [], "error": why}
+
+
+def gpu(need_mb: int) -> Iterator[str]:
+    """Yield what is wrong with this machine's GPU for jobs that need `need_mb` of its memory."""
+    shown, complaint = cards()
+    seen = torch_view()
+    if not seen["version"]:
+        yield f"torch: cannot be loaded ({seen['error']}); make clean, then make environment"
+        return
+    if not shown and not seen["devices"]:
+        yield (
+            f"GPU: none found ({complaint}); training and evaluation at this scale need one with"
+            f" {need_mb / 1024:.0f} GiB, or PROFILE=profiles/slurm; {CPU_HINT}"
+        )
+        return
+    if seen["cuda"] is None:
+        yield (
+            f"torch: {seen['version']} is the CPU build, and there is a GPU ({shown[0].name}); make"
+            " clean, then make environment TORCH=cuda"
+        )
+        return
+    if not seen["devices"]:
+        driver = f"driver {shown[0].driver}" if shown else "the driver"
+        yield (
+            f"GPU: {shown[0].name if shown else 'one'} is there, and torch {seen['version']} cannot"
+            f" use it ({seen['error'] or 'CUDA_VISIBLE_DEVICES may hide it'}); it is built for CUDA"
+            f" {seen['cuda']}: see whether {driver} is new enough for that"
+        )
+        return
+    if seen["error"]:
+        built = f"torch is built for CUDA {seen['cuda']}"
+        yield f"GPU: a product on it fails ({seen['error']}); {built}"
+    largest = max(seen["devices"], key=lambda device: int(device["total_mb"]))
+    yield from memory(f"GPU: {largest['name']}", largest["total_mb"], need_mb, GPU_REMEDY)
+    if largest["free_mb"] < need_mb <= largest["total_mb"]:
+        yield (
+            f"note: GPU: {largest['free_mb'] / 1024:.1f} GiB are free now, and jobs need"
+            f" {need_mb / 1024:.1f}; end what else computes there (nvidia-smi lists it)"
+        )
+    if tuple(largest["capability"]) < BF16_CAPABILITY:
+        yield (
+            f"note: GPU: {largest['name']} does not compute in bfloat16; trainings compute in"
+            " float32, which takes longer and more memory"
+        )
+
+
+GPU_REMEDY = "take a larger one, or lower micro_batch_size and batch_size"
+HOST_REMEDY = "use a machine with more, or a smaller model"
+
+
+def memory(what: str, there_mb: float, need_mb: float, remedy: str) -> Iterator[str]:
+    """Yield a problem, or a note where it may still work."""
+    have, need = f"{there_mb / 1024:.1f} GiB", f"{need_mb / 1024:.1f} GiB"
+    if there_mb < TOO_LITTLE * need_mb:
+        yield f"{what}: {have} of memory, and a job needs about {need}; {remedy}"
+    elif there_mb < ENOUGH * need_mb:
+        yield f"note: {what}: {have} of memory may not do, a job needs about {need}; {remedy}"
+
+
+def disk(layout: Layout, size: int) -> Iterator[str]:
+    """Yield what is wrong with the free space here for models of `size` parameters: the base and
+    its snapshot, each merged and each extra model, 16 bits a weight. What lies here already counts
+    as free.
+    """
+    models = 2 + len(layout.merged) + 2 * len(layout.extra)
+    places = [Path(layout.weights(model)) for model in {*layout.evaluated, *layout.merged}]
+    made = sum(path.stat().st_size for path in places if path.is_file()) / 1e9
+    need = models * 2 * size / 1e9 + SOURCES_GB
+    free = shutil.disk_usage(".").free / 1e9 + made
+    if free < need:
+        yield (
+            f"disk: {free:.0f} GB free here, {need:.0f} needed; free space or work on a larger"
+            " volume"
+        )
+    elif free < 2 * need:
+        yield f"note: disk: {free:.0f} GB free here, and a run fills about {need:.0f}"
+
+
+def on_cluster(profile: str, needs: Mapping[str, Need]) -> Iterator[str]:
+    """Yield what the cluster is, or what is wrong with it; and whether torch is the jobs' build."""
+    try:
+        yield f"note: {cluster.plan(profile, 1, needs).line}"
+    except UserError as error:
+        yield str(error)
+    if most_gpu_mb(needs.values()) and torch_view()["cuda"] is None:
+        yield (
+            "torch: the CPU build, and jobs are to compute on GPUs; make clean, then make"
+            f" environment TORCH=cuda PROFILE={profile}"
+        )
+
+
+def problems(config: dict[str, Any], profile: str = "profiles/default") -> Iterator[str]:
+    """Yield what this machine, or the cluster of a profile, lacks for a configuration."""
+    layout = Layout(config)
+    made = Needs(layout)
+    needs = made.by_rule
+    if config["scale"] == "paper":
+        yield from disk(layout, made.size)
+    if cluster.read_profile(profile).get("executor") == "slurm":
+        yield from on_cluster(profile, needs)
+        return
+    most = max(need.mem_mb for need in needs.values())
+    yield from memory("memory", 1024 * machine_of.memory_gib(), most, HOST_REMEDY)
+    if config["scale"] != "paper":
+        return
+    if own("CPU"):
+        hours = sum(need.seconds for need in needs.values()) / 3600
+        yield f"note: CPU=1: computing without a GPU takes about {hours:,.0f} hours here, or more"
+        return
+    yield from gpu(most_gpu_mb(needs.values()))

@@ -1,0 +1,412 @@
+"""What a job of each rule asks for: memory, minutes and GPUs, from the configuration and its scale.
+
+Rules hand this to Snakemake, which passes it on to a scheduler; `make plan`, `make doctor` and
+docs/resources.md show the same numbers. They decide no result: no recipe, command line or receipt
+holds them, so that a change makes nothing stale.
+
+Where the numbers come from:
+
+- Memory is the peak of the rehearsal (`MEASURED_MB`, two million parameters), with a margin, and
+  what the weights of a larger model add (`HOST_BYTES`, from what each program holds at once).
+- Work is counted in floating-point operations: 2 a parameter and token forwards, 6 with the
+  backward pass (Kaplan et al., arXiv 2001.08361, section 2.1). QLoRA has no gradient of the frozen
+  weights, and its gradient checkpointing repeats the forward pass: 6 again. Every row counts as
+  long as `max_length` allows, so the seconds are an upper bound for the speeds below.
+- A job that is killed for memory or time is asked for again with more: the first request times the
+  attempt.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from bezoar.errors import UserError
+from bezoar.progress import clock
+from bezoar.surroundings import own
+from bezoar.workflow.layout import Layout
+
+# Peak memory in MB of the largest job of each rule, from benchmarks/rehearsal/*.tsv (max_rss) of a
+# rehearsal on two cores of a CPU. Rules that are not here stayed below 200 MB.
+MEASURED_MB = {
+    "base": 754,
+    "sft": 875,
+    "hh_sft": 875,
+    "dpo_reference": 620,
+    "dpo": 1050,
+    "merge": 594,
+    "learning": 620,
+    "lm_eval": 690,
+    "mtbench_answers": 500,
+    "data_items": 200,
+    "data_duplicates": 60,
+    "data_contamination": 60,
+}
+# Steps that need a network, or take a moment: they run where Snakemake does. Nodes of a cluster
+# often have no network, and a queue costs more than such a step.
+LIGHT = frozenset(
+    "fetch_file fetch_snapshot world flan generate_lamini generate_evol generate_orca filter"
+    " preferences data_description data_clean data_card model_card learning_table lm_eval_table"
+    " mtbench_judgments mtbench_rejudge mtbench bridge evaluate_lm_eval evaluate_mtbench evaluate"
+    " claims report".split()
+)
+MARGIN = 1.3  # between two runs, and between machines
+SCHEDULED_MB = 400  # Snakemake itself, twice: it starts each job of a scheduler
+CUDA_MB = 3000  # [ours] of host memory: CUDA's libraries and pinned buffers
+# Bytes of host memory a parameter, on a machine whose GPU holds the model.
+HOST_BYTES = {
+    "base": 4,  # the model in 16 bits, and its copy that is written
+    "import_model": 4,
+    "sft": 2,  # a 16-bit checkpoint on its way to the GPU
+    "hh_sft": 2,
+    "dpo_reference": 2,
+    "dpo": 2,
+    "merge": 6,  # the merged model in 16 bits and its copy that is written, and the base
+    "lm_eval": 2,
+    "mtbench_answers": 2,
+}
+# The same where a CPU computes: float32, and the 4-bit base beside its dequantised weights.
+CPU_BYTES = HOST_BYTES | {
+    **dict.fromkeys(("sft", "hh_sft", "dpo_reference", "dpo"), 9),
+    **dict.fromkeys(("lm_eval", "mtbench_answers"), 6),
+    "merge": 12,
+}
+# Bytes that a kept row takes as Python objects: two lists of token ids of a few hundred each.
+ROW_BYTES = 20_000
+# Of the evaluation's items and their n-grams, at the paper's ten tasks.
+EVALUATION_MB = {"data_items": 2000, "data_contamination": 4000, "data_duplicates": 1000}
+# Operations a second. GPU: [ours] a quarter of the 165 TFLOP/s that NVIDIA states for an RTX 4090
+# (dense, bfloat16, float32 sums). CPU: a thread in float32, measured on the rehearsal's base.
+GPU_FLOPS, CPU_FLOPS = 4e13, 2.5e10
+GPU_TOKEN_S, CPU_TOKEN_S = 0.05, 0.05  # [ours] of one step of generation, a batch at a time
+LM_EVAL_TOKENS = 1_000_000  # [ours] a task: hellaswag has four times as many, rte a tenth
+DISK_BYTES_S = 1e8  # [ours] a network file system
+# A job's limit: its estimate is uncertain, and a queue of minutes is as good as one of seconds.
+LEAST_MINUTES, SLACK = 30, 2
+PAPER_PARAMETERS = 3_426_473_600  # of OpenLLaMA-3B-v2: what the figures a token below are of
+TOKEN_BYTES = 750_000  # [ours] of a GPU, a token of a micro-batch: logits, checkpoints, one layer
+TOKEN_BYTES_WHOLE = 8_000_000  # [ours] the same without gradient checkpointing
+CACHE_BYTES = 2 * 2 * 26 * 3200  # of keys and values, a token: 16 bits, 26 layers of 3,200
+LOGIT_BYTES = 32_000 * (2 + 4 + 4)  # of logits, a token: in 16 bits, in float32, and their softmax
+CONTEXT_MB = 600  # [ours] of a GPU: CUDA's context
+
+
+@dataclass(frozen=True)
+class Need:
+    """What one job of a rule needs: host memory in MB, seconds at most, GPUs and memory of each of
+    them in MB. A job `with_server` runs beside the server that it asks.
+    """
+
+    mem_mb: int
+    seconds: float
+    gpus: int = 0
+    gpu_mb: int = 0
+    with_server: bool = False
+
+    @property
+    def minutes(self) -> int:
+        """The time limit that is asked for first."""
+        return LEAST_MINUTES + math.ceil(SLACK * self.seconds / 60)
+
+
+def parameters(layout: Layout) -> int:
+    """Return how many parameters the base has: by its shape where it is made here, by its entry in
+    the registry, else by the size of the fetched snapshot at two bytes each, else as many as the
+    paper's.
+
+    Raise `UserError` if the registry names none that can be.
+    """
+    made = layout.config["pretrain"]
+    if made:
+        hidden, mlp = made["hidden_size"], made["mlp_size"]
+        layer = 4 * hidden**2 + 3 * hidden * mlp
+        return int(2 * made["vocabulary_size"] * hidden + made["layers"] * layer)
+    name = layout.config["sources"]["base_model"]
+    entry = layout.registry.get(name, {})
+    if "parameters" in entry:
+        count = entry["parameters"]
+        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+            raise UserError(
+                f"config/sources.yaml: {name}: parameters: expected how many the model has, found"
+                f" {count!r}"
+            )
+        return count
+    weights = [*Path(f"data/hub/{name}").glob("*.safetensors")] if name else []
+    return sum(path.stat().st_size for path in weights) // 2 or PAPER_PARAMETERS
+
+
+class Needs:
+    """The needs of every rule of a configuration that is not light: `by_rule`."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout, self.config = layout, layout.config
+        self.size = parameters(layout)
+        self.gpus = 0 if self.config["pretrain"] or own("CPU") else 1
+        self.processes = int(self.config["launch"]["processes"])
+        self.by_rule = self.of_all()
+        self.limits = limits_of_environment()
+
+    def light(self) -> list[str]:
+        """Return the rules whose jobs run where Snakemake does."""
+        sharded = [f"generate_{scheme}_shard" for scheme in ("lamini", "evol", "orca")]
+        here = LIGHT.union(sharded if self.layout.shards > 1 else [])
+        return sorted(here.difference(self.by_rule))
+
+    def asked(self, rule: str) -> "dict[str, Amount]":
+        """Return the `resources:` of a rule; nothing where it is light, or has no job."""
+        need = self.by_rule.get(rule)
+        return asked(need, self.limits) if need else {}
+
+    def of_all(self) -> dict[str, Need]:
+        """Return rule -> its needs, in the order of the data."""
+        config, layout = self.config, self.layout
+        world = config["world"] or {}
+        found = {"base": self.base()}
+        if layout.extra:
+            found["import_model"] = self.host("import_model", self.moved(), gpus=0, like="base")
+        if config["serve"] and layout.generated:
+            found |= self.served()
+        for rule in ("data_items", "data_duplicates", "data_contamination"):
+            more = 0 if world else EVALUATION_MB[rule]
+            found[rule] = self.host(rule, 0.0, gpus=0, more_mb=more)
+        pairs = min(config["preferences"]["first"], world.get("preference_pairs", 10**9))
+        found["sft"] = self.training("sft", self.most_rows())
+        found["hh_sft"] = self.training("hh_sft", pairs)
+        found["dpo_reference"] = self.reference(pairs)
+        found["dpo"] = self.training("dpo", pairs, sequences=2)
+        found["merge"] = self.merge()
+        if config["learning"]:
+            found["learning"] = self.host("learning", self.learning_s(), gpus=0)
+        found["lm_eval"] = self.lm_eval()
+        found["mtbench_answers"] = self.answers()
+        return found
+
+    def host(
+        self,
+        rule: str,
+        seconds: float,
+        gpus: int,
+        gpu_bytes: float = 0.0,
+        rows: int = 0,
+        more_mb: float = 0.0,
+        like: str = "",
+    ) -> Need:
+        """Return the needs of a rule that holds the weights as its table says, and `rows` rows."""
+        weights = (HOST_BYTES if gpus else CPU_BYTES).get(rule, 0)
+        large = max(0, self.size - 2_000_000)  # beyond the model that was measured
+        mem = MARGIN * MEASURED_MB[like or rule] + SCHEDULED_MB + (CUDA_MB if gpus else 0) + more_mb
+        mem += MARGIN * (weights * large + ROW_BYTES * rows) / 1e6
+        gpu_mb = math.ceil(gpu_bytes / 1e6) + CONTEXT_MB if gpus else 0
+        return Need(100 * math.ceil(mem / 100), seconds, gpus, gpu_mb)
+
+    def speed(self, gpus: int, threads: int) -> float:
+        """Return operations a second."""
+        return GPU_FLOPS * gpus if gpus else CPU_FLOPS * threads
+
+    def moved(self) -> float:
+        """Return the seconds in which the weights are read and written once."""
+        return 2 * 2 * self.size / DISK_BYTES_S
+
+    def base(self) -> Need:
+        """Return what pretraining, or the import, needs."""
+        made = self.config["pretrain"]
+        if not made:
+            return self.host("base", self.moved(), gpus=0)
+        tokens = made["steps"] * made["batch_size"] * made["window"]
+        return self.host("base", 6 * self.size * tokens / self.speed(0, 2), gpus=0)
+
+    def served(self) -> dict[str, Need]:
+        """Return what the teacher's server needs, and the jobs that ask it: they end together."""
+        gpus = int(self.config["serve"]["tensor_parallel_size"])
+        days = 0.0 if self.config["world"] else 2 * 86_400.0
+        mem_mb = 100 * math.ceil((200 * MARGIN + SCHEDULED_MB) / 100)
+        asking = Need(mem_mb, days, with_server=True)
+        # [ours] weights pass through the host's page cache, which a limit counts only in part
+        server = Need(1000 if self.config["world"] else 32_000, days, gpus)
+        return {"serve": server, **{f"generate_{s}": asking for s in self.layout.generated}}
+
+    def most_rows(self) -> int:
+        """Return the rows of the largest scheme, before the filter."""
+        made = self.config["generate"]
+        rows = {
+            "lamini": made["lamini"]["rows"],
+            "orca": sum(made["orca"]["quotas"].values()),
+            "evol": 8 * made["evol"]["seeds_per_category"] * made["evol"]["epochs"],
+        }
+        return int(max(rows[scheme] for scheme in self.layout.schemes))
+
+    def training(self, section: str, rows: int, sequences: int = 1) -> Need:
+        """Return what a training on `rows` rows needs; DPO's have two sequences."""
+        recipe = self.config[section]
+        gpus = self.gpus * self.processes
+        held_out = recipe["validation_share"]
+        tokens = rows * sequences * recipe["max_length"]
+        steps = rows * (1 - held_out) * recipe["epochs"] / recipe["batch_size"]
+        work = 6 * self.size * recipe["epochs"] * (1 - held_out) * tokens
+        work += (1 + steps / recipe["eval_steps"]) * 2 * self.size * held_out * tokens
+        seconds = work / self.speed(gpus, recipe["threads"] * self.processes)
+        micro = recipe["micro_batch_size"] * sequences * recipe["max_length"]
+        whole = not recipe["gradient_checkpointing"]
+        gpu_bytes = self.quantised(recipe) + micro * self.token_bytes(whole)
+        need = self.host(section, seconds, gpus, gpu_bytes, rows)
+        return Need(need.mem_mb * self.processes, need.seconds, need.gpus, need.gpu_mb)
+
+    def quantised(self, recipe: dict[str, Any]) -> float:
+        """Return the bytes of the 4-bit base on a GPU: NF4 with double quantisation takes 4.13 bits
+        a weight (Dettmers et al., arXiv 2305.14314, section 3), embeddings 16.
+        """
+        return self.size * (0.6 + 2 * recipe["cache_dequantized"])
+
+    def token_bytes(self, whole: bool) -> float:
+        """Return the bytes of a GPU that a token of a micro-batch takes, by the model's size."""
+        share = (self.size / PAPER_PARAMETERS) ** (2 / 3)
+        return share * (TOKEN_BYTES_WHOLE if whole else TOKEN_BYTES)
+
+    def reference(self, pairs: int) -> Need:
+        """Return what the reference's log-probabilities need."""
+        recipe = self.config["dpo"]
+        tokens = 2 * pairs * recipe["max_length"]
+        seconds = 2 * self.size * tokens / self.speed(self.gpus, recipe["threads"])
+        batch = 2 * recipe["reference_batch_size"] * recipe["max_length"]
+        gpu_bytes = self.quantised(recipe) + batch * LOGIT_BYTES
+        return self.host("dpo_reference", seconds, self.gpus, gpu_bytes, pairs)
+
+    def merge(self) -> Need:
+        """Return what a merge needs with its probes."""
+        recipe = self.config["merge"]
+        tokens = recipe["probe_rows"] * recipe["max_length"]
+        work = 2 * 2 * self.size * tokens / self.speed(self.gpus, recipe["threads"])
+        gpu_bytes = 3 * self.size + recipe["max_length"] * LOGIT_BYTES
+        return self.host("merge", work + 2 * self.moved(), self.gpus, gpu_bytes)
+
+    def learning_s(self) -> float:
+        """Return the seconds that the world's held-out items take, 2,000 of them."""
+        recipe = self.config["learning"]
+        return 2_000 / recipe["batch_size"] * recipe["max_new_tokens"] * CPU_TOKEN_S
+
+    def lm_eval(self) -> Need:
+        """Return what the harness needs for one model."""
+        recipe = self.config["lm_eval"]
+        tokens = len(recipe["tasks"]) * LM_EVAL_TOKENS
+        if recipe["limit"] or self.config["world"]:
+            tokens = len(recipe["tasks"]) * (recipe["limit"] or 650) * 4 * 128
+        seconds = 2 * self.size * tokens / self.speed(self.gpus, recipe["threads"])
+        batch = recipe["batch_size"] * recipe["max_length"]
+        gpu_bytes = 2 * self.size + batch * LOGIT_BYTES
+        return self.host("lm_eval", seconds + self.moved(), self.gpus, gpu_bytes)
+
+    def answers(self) -> Need:
+        """Return what answering MT-Bench's questions needs: two turns each."""
+        recipe = self.config["mtbench"]["answers"]
+        world = self.config["world"]
+        questions = 8 * world["questions_per_category"] if world else 80
+        batches = 2 * math.ceil(questions / recipe["batch_size"])
+        step = GPU_TOKEN_S if self.gpus else CPU_TOKEN_S * max(1.0, self.size / 2e7)
+        share = (self.size / PAPER_PARAMETERS) ** (2 / 3)
+        tokens = recipe["batch_size"] * 2 * recipe["max_new_tokens"]  # the second turn has both
+        gpu_bytes = 2 * self.size + tokens * CACHE_BYTES * share
+        seconds = batches * recipe["max_new_tokens"] * step + self.moved()
+        return self.host("mtbench_answers", seconds, self.gpus, gpu_bytes)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where jobs of a kind run, and what one may ask for there at most: minutes, memory in MB (0:
+    it cannot be asked for), cores. None is no limit.
+    """
+
+    partition: str | None = None
+    minutes: int | None = None
+    memory_mb: int | None = None
+    cores: int | None = None
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The places of jobs with a GPU and of all others."""
+
+    plain: Place = Place()
+    gpu: Place = Place()
+
+    def of(self, need: Need) -> Place:
+        """Return the place of a job."""
+        return self.gpu if need.gpus or need.with_server else self.plain
+
+    def text(self) -> str:
+        """Return what `limits_of_environment` reads."""
+        return json.dumps(asdict(self))
+
+
+def limits_of_environment() -> Limits:
+    """Return the limits in BEZOAR_LIMITS, which `bezoar.workflow.cluster` sets; none by default."""
+    text = own("LIMITS")
+    try:
+        return Limits(**{kind: Place(**place) for kind, place in json.loads(text or "{}").items()})
+    except (ValueError, TypeError, AttributeError):
+        raise UserError(
+            f"BEZOAR_LIMITS: expected the limits that make finds out, found {text[:60]!r}; unset it"
+        ) from None
+
+
+Amount = int | str | Callable[..., int]
+
+
+def asked(need: Need, limits: Limits) -> dict[str, Amount]:
+    """Return a rule's `resources:`, so that each attempt asks for more than the one before."""
+    place = limits.of(need)
+
+    def mem_mb(wildcards: Any, attempt: int) -> int:
+        most = need.mem_mb * attempt
+        return most if place.memory_mb is None else min(most, place.memory_mb)
+
+    def runtime(wildcards: Any, attempt: int) -> int:
+        most = need.minutes * attempt
+        return most if place.minutes is None else min(most, place.minutes)
+
+    def cpus_per_task(wildcards: Any, threads: int) -> int:
+        return threads if place.cores is None else min(threads, place.cores)
+
+    resources: dict[str, Amount] = {"mem_mb": mem_mb, "runtime": runtime}
+    if need.gpus:
+        resources |= {"gpu": need.gpus, "nodes": 1}
+    if place.cores:
+        resources["cpus_per_task"] = cpus_per_task
+    if place.partition:
+        resources["slurm_partition"] = place.partition
+    return resources
+
+
+def jobs(layout: Layout) -> dict[str, int]:
+    """Return how many jobs of each rule that is not light a whole run has."""
+    counts = {rule: 1 for rule in ("base", "hh_sft", "dpo_reference", "dpo", "serve")}
+    counts |= dict.fromkeys(("data_items", "data_duplicates", "data_contamination"), 1)
+    counts |= {f"generate_{scheme}": 1 for scheme in layout.generated}
+    counts |= {"sft": len(layout.schemes), "merge": len(layout.merged)}
+    counts |= {"import_model": len(layout.extra), "learning": len(layout.states)}
+    return counts | dict.fromkeys(("lm_eval", "mtbench_answers"), len(layout.evaluated))
+
+
+def table(layout: Layout) -> list[str]:
+    """Return the lines of `make plan` about computing: each rule's jobs, memory, time."""
+    heads = f"{'computing':<20}{'jobs':>5}{'memory':>10}{'GPUs':>6}{'of each':>10}"
+    lines = [f"{heads}{'at most':>10}{'limit':>9}"]
+    counts, hours = jobs(layout), 0.0
+    for rule, need in Needs(layout).by_rule.items():
+        hours += counts[rule] * need.gpus * need.seconds / 3600
+        gpu = f"{need.gpu_mb / 1024:.1f} GiB" if need.gpu_mb else "-"
+        lines.append(
+            f"{rule:<20}{counts[rule]:>5}{need.mem_mb:>7,} MB{need.gpus or '-':>6}{gpu:>10}"
+            f"{clock(need.seconds):>10}{need.minutes:>5} min"
+        )
+    if hours:
+        lines.append(
+            f"{hours:.0f} GPU-hours at most, of a GPU with {GPU_FLOPS / 1e12:.0f} TFLOP/s sustained"
+        )
+    return lines
+
+
+def most_gpu_mb(needs: Iterable[Need]) -> int:
+    """Return the memory in MB that a GPU needs for all these jobs, one after the other."""
+    return max((need.gpu_mb for need in needs), default=0)

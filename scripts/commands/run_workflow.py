@@ -1,0 +1,48 @@
+"""Start Snakemake for a configuration: on this machine, or on a cluster after finding out what it
+has.
+
+Usage: run_workflow.py --profile profiles/slurm --cores 2 --config config/rehearsal.yaml [more …] \\
+           [--verbose] [--target report]
+"""
+
+import argparse
+import os
+import sys
+
+from bezoar import program, surroundings
+from bezoar.workflow import cluster
+from bezoar.workflow.configuration import SCHEMA, check, files_of, resolved
+from bezoar.workflow.layout import Layout
+from bezoar.workflow.resources import Needs
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse the command line, find out, become Snakemake."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--profile", default="profiles/default", help="Snakemake's profile")
+    parser.add_argument("--cores", type=int, required=True, help="cores of this machine to use")
+    parser.add_argument(
+        "--config", nargs="+", required=True, help="configuration files, the later over the earlier"
+    )
+    parser.add_argument("--verbose", action="store_true", help="show Snakemake's own output")
+    parser.add_argument("--target", nargs="*", default=[], help="files or rules to make; else all")
+    args = parser.parse_args(argv)
+    config = resolved(args.config)
+    check(config, SCHEMA, files_of(args.config))
+    started = cluster.plan(args.profile, args.cores, Needs(Layout(config)).by_rule)
+    if started.line:
+        print(started.line, flush=True)
+    arguments = [
+        *([] if args.verbose else ["--logger", "bezoar"]),
+        *started.options,  # after --logger, which takes every word up to the next option
+        *("--configfile", *args.config),
+        *(["--", *args.target] if args.target else []),
+    ]
+    command = surroundings.snakemake(*arguments, profile=args.profile)
+    os.execve(sys.executable, command, {**os.environ, **started.variables})
+
+
+if __name__ == "__main__":
+    program.run(main)

@@ -1,0 +1,62 @@
+"""Write docs/resources.md: what the jobs of a run ask for, at both scales.
+
+Usage: write_resources.py [--output docs/resources.md]
+
+A test compares the page with what this writes.
+"""
+
+import argparse
+from pathlib import Path
+
+from bezoar import program
+from bezoar.files import whole_file
+from bezoar.workflow import resources
+from bezoar.workflow.configuration import resolved
+from bezoar.workflow.layout import Layout
+
+SCALES = {
+    "The paper's scale": ["config/paper.yaml"],
+    "The paper's scale on a GPU of 80 GB": ["config/paper.yaml", "config/gpu-80gb.yaml"],
+    "The rehearsal": ["config/rehearsal.yaml"],
+}
+HEAD = """# What jobs ask for
+
+Written by `scripts/dev/write_resources.py` from `scripts/bezoar/workflow/resources.py`; do not
+edit. `make plan` prints the same for any configuration.
+
+Memory is the host's, with what Snakemake itself takes in a job. The rehearsal's is measured; what a
+larger model adds, GPU memory and time are estimates, and nothing at the paper's scale has been
+measured yet. Time is an upper bound: rows as long as `max_length`, on a GPU that sustains {gpu}
+TFLOP/s, a quarter of an RTX 4090's peak, or a CPU of {cpu} GFLOP/s a thread. The limit is what a
+scheduler is asked for first; a job that is killed for memory or time asks for twice as much, then
+three times.
+"""
+
+
+def page() -> str:
+    """Return the document."""
+    head = HEAD.format(
+        gpu=f"{resources.GPU_FLOPS / 1e12:.0f}", cpu=f"{resources.CPU_FLOPS / 1e9:.0f}"
+    )
+    parts = [
+        f"## {title}\n```\n" + "\n".join(resources.table(Layout(resolved(files)))) + "\n```\n"
+        for title, files in SCALES.items()
+    ]
+    return "\n".join([head, *parts])
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse the command line and write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("docs/resources.md"), help="document to write"
+    )
+    args = parser.parse_args(argv)
+    with whole_file(args.output) as stream:
+        stream.write(page())
+
+
+if __name__ == "__main__":
+    program.run(main)

@@ -1,0 +1,176 @@
+"""Promises: the doctor says what of this machine cannot run the paper's scale, and only notes what
+may still work.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bezoar.workflow import cluster, machine_checks
+from bezoar.workflow import machine as machine_of
+from bezoar.workflow.configuration import resolved
+from bezoar.workflow.layout import Layout
+from bezoar.workflow.machine_checks import Card, disk, gpu, memory, problems
+
+NEED_MB = 12_900
+RTX_4090 = {"name": "NVIDIA GeForce RTX 4090", "total_mb": 24_080, "free_mb": 23_600}
+ADA = {"capability": [8, 9]}
+
+
+class Machine:
+    """What nvidia-smi and torch say."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.cards, self.complaint = [Card(RTX_4090["name"], "580.95", 24_564)], ""
+        self.seen: dict[str, Any] = {
+            "version": "2.13.0+cu130",
+            "cuda": "13.0",
+            "devices": [RTX_4090 | ADA],
+            "error": "",
+        }
+        monkeypatch.setattr(machine_checks, "cards", lambda: (self.cards, self.complaint))
+        monkeypatch.setattr(machine_checks, "torch_view", lambda: self.seen)
+        monkeypatch.setattr(machine_of, "memory_gib", lambda: 64.0)
+        usage = shutil._ntuple_diskusage(0, 0, 500 * 10**9)
+        monkeypatch.setattr(shutil, "disk_usage", lambda place: usage)
+        monkeypatch.delenv("BEZOAR_CPU", raising=False)
+
+    def without_gpu(self) -> None:
+        self.cards, self.complaint = [], "no nvidia-smi"
+        self.seen |= {"devices": [], "cuda": None, "version": "2.13.0+cpu"}
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    return Machine(monkeypatch)
+
+
+def paper(*more: str) -> dict[str, Any]:
+    return resolved(["config/paper.yaml", *more])
+
+
+def test_an_rtx_4090_is_good_enough(machine: Machine) -> None:
+    assert list(problems(paper())) == []
+
+
+def test_a_cpu_is_refused_unless_told(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine.without_gpu()
+    (line,) = problems(paper())
+    assert line.startswith("GPU: none found (no nvidia-smi)") and "CPU=1" in line
+    monkeypatch.setenv("BEZOAR_CPU", "1")
+    lines = list(problems(paper()))
+    assert lines and all(line.startswith("note: ") for line in lines)
+    assert "hours" in lines[-1]
+    monkeypatch.delenv("BEZOAR_CPU")
+    assert list(problems(resolved(["config/rehearsal.yaml"]))) == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (
+            {"version": "", "error": "libcudart.so.13: cannot open"},
+            "torch: cannot be loaded (libcu",
+        ),
+        ({"version": "2.13.0+cpu", "cuda": None, "devices": []}, "is the CPU build"),
+        (
+            {"devices": [], "error": "CUDA initialization: The NVIDIA driver is too old"},
+            "cannot use it (CUDA initialization: The NVIDIA driver is too old); it is built for"
+            " CUDA 13.0: see whether driver 580.95",
+        ),
+        ({"devices": [], "error": ""}, "CUDA_VISIBLE_DEVICES may hide it"),
+        ({"error": "no kernel image is available"}, "a product on it fails (no kernel image"),
+    ],
+)
+def test_a_torch_that_cannot_use_the_gpu_is_a_problem(
+    machine: Machine, changed: dict[str, Any], said: str
+) -> None:
+    machine.seen |= changed
+    (line,) = gpu(NEED_MB)
+    assert said in line and not line.startswith("note: ")
+
+
+def test_memory_that_may_do_is_a_note_and_less_is_a_problem() -> None:
+    assert list(memory("GPU", 1.2 * NEED_MB, NEED_MB, "x")) == []
+    (note,) = memory("GPU", 0.8 * NEED_MB, NEED_MB, "x")
+    assert note.startswith("note: GPU: 10.1 GiB of memory may not do, a job needs about 12.6 GiB")
+    (problem,) = memory("GPU", 0.5 * NEED_MB, NEED_MB, "x")
+    assert problem.startswith("GPU: 6.3 GiB of memory, and a job needs about 12.6 GiB; x")
+
+
+def test_the_host_and_a_large_configuration_are_looked_at(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine_of, "memory_gib", lambda: 8.0)
+    (line,) = problems(paper())
+    assert line.startswith("memory: 8.0 GiB of memory, and a job needs about")
+    monkeypatch.setattr(machine_of, "memory_gib", lambda: 64.0)
+    (line,) = problems(paper("config/gpu-80gb.yaml"))
+    assert line.startswith("note: GPU: NVIDIA") or line.startswith("GPU: NVIDIA")
+
+
+def test_what_else_computes_there_and_an_old_card_are_noted(machine: Machine) -> None:
+    machine.seen["devices"] = [RTX_4090 | {"capability": [7, 5], "free_mb": 3_000}]
+    notes = list(gpu(NEED_MB))
+    assert [line.startswith("note: GPU: ") for line in notes] == [True, True]
+    assert "2.9 GiB are free now" in notes[0] and "does not compute in bfloat16" in notes[1]
+
+
+def test_the_disk_holds_the_models_and_what_lies_there_counts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    layout = Layout(paper() | {"pathvars": {"results": str(tmp_path)}})
+
+    def said(free_gb: float) -> list[str]:
+        usage = shutil._ntuple_diskusage(0, 0, int(free_gb * 1e9))
+        monkeypatch.setattr(shutil, "disk_usage", lambda place: usage)
+        return [line[:11] for line in disk(layout, 3_400_000_000)]
+
+    assert said(200) == [] and said(70) == ["note: disk:"]
+    assert said(50) == ["disk: 50 GB"]
+    made = tmp_path / "base/model.safetensors"
+    made.parent.mkdir()
+    with made.open("wb") as stream:
+        stream.truncate(7 * 10**9)  # a hole: it takes no space
+    assert said(50) == ["note: disk:"]
+
+
+def test_on_a_cluster_the_cluster_is_looked_at(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine.without_gpu()
+    monkeypatch.setattr(cluster, "plan", lambda *_: cluster.Plan((), {}, "cluster: Slurm 22"))
+    lines = list(problems(paper(), "profiles/slurm"))
+    assert lines[0] == "note: cluster: Slurm 22"
+    assert lines[1].startswith("torch: the CPU build, and jobs are to compute on GPUs")
+    machine.seen["cuda"] = "13.0"
+    assert list(problems(paper(), "profiles/slurm")) == lines[:1]
+
+
+def test_nvidia_smi_is_read_and_its_complaint_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert machine_checks.cards() == ([], "no nvidia-smi")
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 'NVIDIA GeForce RTX 4090, 580.95.05, 24564'\n")
+    tool.chmod(0o755)
+    assert machine_checks.cards() == ([Card(str(RTX_4090["name"]), "580.95.05", 24564)], "")
+    tool.write_text("#!/bin/sh\necho NVIDIA-SMI has failed; exit 9\n")
+    assert machine_checks.cards() == ([], "NVIDIA-SMI has failed")
+
+
+def test_torch_is_loaded_in_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in = 'class torch: __version__, cuda = "2", None'
+    probe = machine_checks.PROBE.replace("import torch", stand_in)
+    monkeypatch.setattr(machine_checks, "PROBE", probe)
+    assert "AttributeError" in machine_checks.torch_view()["error"], "it asks torch itself"
+    monkeypatch.setattr(machine_checks, "PROBE", 'print(\'{"version": "2"}\')')
+    assert machine_checks.torch_view() == {"version": "2"}
+    monkeypatch.setattr(machine_checks, "PROBE", "raise ImportError('libcudart is missing')")
+    assert machine_checks.torch_view()["error"] == "ImportError: libcudart is missing"
+    monkeypatch.setattr(machine_checks, "PROBE", "import time; time.sleep(60)")
+    monkeypatch.setattr(machine_checks, "PROBE_S", 0.2)
+    assert machine_checks.torch_view()["error"] == "no answer in 0.2 s"

@@ -1,0 +1,152 @@
+"""Promises: what a job asks for follows from the configuration and its scale, each attempt asks for
+more than the one before, and nothing of it reaches a recipe.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import write_resources
+from bezoar.errors import UserError
+from bezoar.workflow import recipes, resources
+from bezoar.workflow.configuration import merge, resolved
+from bezoar.workflow.layout import Layout
+from bezoar.workflow.resources import Limits, Need, Needs, Place, asked
+
+ROOT = Path(__file__).parents[3]
+REHEARSAL, PAPER = ["config/rehearsal.yaml"], ["config/paper.yaml"]
+SERVED = ["config/paper.yaml", "config/serve-vllm.yaml"]
+
+
+def layout(files: list[str], settings: dict[str, Any] | None = None) -> Layout:
+    return Layout(merge(resolved(files), settings or {}))
+
+
+def needs(files: list[str], settings: dict[str, Any] | None = None) -> dict[str, Need]:
+    return Needs(layout(files, settings)).by_rule
+
+
+def test_two_million_parameters_ask_for_megabytes_and_three_billion_for_gigabytes() -> None:
+    small, large = needs(REHEARSAL), needs(PAPER)
+    for rule, need in small.items():
+        assert resources.MEASURED_MB[rule] * 1.2 < need.mem_mb <= 2000, rule
+        assert (need.gpus, need.gpu_mb) == (0, 0) and need.minutes < 90
+    for rule in ("sft", "hh_sft", "dpo", "dpo_reference", "merge", "lm_eval", "mtbench_answers"):
+        weights = 2 * resources.PAPER_PARAMETERS / 1e6  # in 16 bits
+        assert large[rule].mem_mb > weights and large[rule].gpus == 1
+    assert resources.most_gpu_mb(large.values()) < 16 * 1024
+
+
+def test_a_model_twice_as_large_asks_for_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    once = needs(PAPER)
+    monkeypatch.setattr(resources, "parameters", lambda layout: 2 * resources.PAPER_PARAMETERS)
+    twice = needs(PAPER)
+    for rule in ("base", "sft", "dpo", "merge", "lm_eval"):
+        assert twice[rule].mem_mb > 1.3 * once[rule].mem_mb
+        assert twice[rule].seconds > 1.5 * once[rule].seconds
+
+
+def test_a_larger_micro_batch_and_kept_weights_want_a_larger_gpu_and_no_other_memory() -> None:
+    usual, larger = needs(PAPER), needs(["config/paper.yaml", "config/gpu-80gb.yaml"])
+    for rule in ("sft", "hh_sft", "dpo", "dpo_reference"):
+        assert larger[rule].gpu_mb > 2 * usual[rule].gpu_mb
+        assert larger[rule].mem_mb == usual[rule].mem_mb
+
+
+def test_several_processes_get_a_gpu_each_on_one_node() -> None:
+    launch = {"launch": {"processes": 4, "accelerate": "profiles/accelerate/gpus.yaml"}}
+    one, four = needs(PAPER)["sft"], needs(PAPER, launch)["sft"]
+    assert (one.gpus, four.gpus) == (1, 4)
+    assert four.mem_mb == 4 * one.mem_mb and four.seconds == pytest.approx(one.seconds / 4)
+    assert asked(four, Limits())["nodes"] == 1
+
+
+def test_jobs_that_ask_a_server_of_the_workflow_run_beside_it_and_others_where_snakemake_does() -> (
+    None
+):
+    here, served = Needs(layout(PAPER)), Needs(layout(SERVED))
+    asking = {"generate_lamini", "generate_evol", "generate_orca"}
+    assert asking <= set(here.light()) and not asking & set(served.light())
+    limits = Limits(Place("cpu"), Place("gpu"))
+    for rule in (*asking, "serve"):
+        assert asked(served.by_rule[rule], limits)["slurm_partition"] == "gpu"
+    assert asked(served.by_rule["data_items"], limits)["slurm_partition"] == "cpu"
+    assert here.asked("generate_lamini") == {} != served.asked("generate_lamini")
+
+
+def amounts(need: Need, limits: Limits, attempt: int, threads: int = 8) -> dict[str, Any]:
+    given = {"attempt": attempt, "threads": threads}
+    return {
+        name: value(None, **{key: given[key] for key in value.__code__.co_varnames if key in given})
+        if callable(value)
+        else value
+        for name, value in asked(need, limits).items()
+    }
+
+
+def test_an_attempt_asks_for_more_than_the_one_before_up_to_what_there_is() -> None:
+    need = Need(mem_mb=1000, seconds=600, gpus=1)
+    free = amounts(need, Limits(), 1)
+    assert free == {"mem_mb": 1000, "runtime": need.minutes, "gpu": 1, "nodes": 1}
+    again = amounts(need, Limits(), 3)
+    assert (again["mem_mb"], again["runtime"]) == (3000, 3 * need.minutes)
+    limits = Limits(gpu=Place("gpu", minutes=60, memory_mb=2500, cores=4))
+    assert amounts(need, limits, 3) == {
+        "mem_mb": 2500,
+        "runtime": 60,
+        "gpu": 1,
+        "nodes": 1,
+        "cpus_per_task": 4,
+        "slurm_partition": "gpu",
+    }
+    assert amounts(need, Limits(gpu=Place("gpu", memory_mb=0)), 1)["mem_mb"] == 0
+
+
+def test_limits_pass_through_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = Limits(Place("cpu", 60, 0, 4), Place("gpu", None, 2500))
+    monkeypatch.setenv("BEZOAR_LIMITS", limits.text())
+    assert resources.limits_of_environment() == limits
+    monkeypatch.delenv("BEZOAR_LIMITS")
+    assert resources.limits_of_environment() == Limits()
+
+
+@pytest.mark.parametrize("text", ["7", "{", "[]x", '{"plain": 7}', '{"other": {}}'])
+def test_limits_that_are_none_are_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("BEZOAR_LIMITS", text)
+    with pytest.raises(UserError, match=r"^BEZOAR_LIMITS: expected"):
+        resources.limits_of_environment()
+
+
+def test_parameters_come_from_the_shape_or_the_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = {"vocabulary_size": 32_000, "hidden_size": 3_200, "layers": 26, "mlp_size": 8_640}
+    shaped = layout(REHEARSAL, {"pretrain": made})
+    assert resources.parameters(shaped) == pytest.approx(resources.PAPER_PARAMETERS, rel=1e-3)
+    paper = layout(PAPER)
+    assert resources.parameters(paper) == resources.PAPER_PARAMETERS
+    for wrong in ("3B", 0, True, 3.4):
+        entry = {**paper.registry["open_llama_3b_v2"], "parameters": wrong}
+        monkeypatch.setitem(paper.registry, "open_llama_3b_v2", entry)
+        with pytest.raises(UserError, match="open_llama_3b_v2: parameters: expected"):
+            resources.parameters(paper)
+
+
+def test_what_is_asked_for_is_in_no_recipe() -> None:
+    for files in (REHEARSAL, PAPER):
+        made = layout(files)
+        for section in ("sft", "hh_sft", "dpo", "merge", "lm_eval", "mtbench.answers"):
+            recipe = recipes.section(made, section)
+            assert not {"mem_mb", "runtime", "gpu", "parameters"} & recipe.keys()
+
+
+def test_the_table_has_a_line_for_each_rule_with_its_jobs() -> None:
+    lines = resources.table(layout(PAPER))
+    assert [line.split()[0] for line in lines[1:-1]] == list(needs(PAPER))
+    sft = next(line for line in lines if line.startswith("sft "))
+    assert sft.split()[1] == "3" and " GPU-hours at most" in lines[-1]
+    assert "GPU-hours" not in resources.table(layout(REHEARSAL))[-1]
+
+
+def test_the_page_is_what_the_code_says() -> None:
+    written = (ROOT / "docs/resources.md").read_text(encoding="utf-8")
+    assert written == write_resources.page(), "run scripts/dev/write_resources.py"
