@@ -31,7 +31,7 @@ from bezoar.errors import UserError
 from bezoar.files import sha256_file, whole_directory, whole_file, write_json
 from bezoar.readers import HEAD, json_argument, read_json_object, refuse_stand_ins, shown, stand_in
 from bezoar.surroundings import own
-from bezoar.workflow.source_lock import not_fetched, require
+from bezoar.workflow.source_lock import require
 
 ATTEMPTS = 5
 TIMEOUT_S = 30

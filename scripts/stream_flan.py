@@ -27,7 +27,7 @@ from bezoar.files import write_json, write_jsonl
 from bezoar.provenance.receipt import Receipt, stage_parser
 from bezoar.readers import json_argument, refuse_stand_ins
 from bezoar.surroundings import own
-from bezoar.workflow.source_lock import not_fetched, require
+from bezoar.workflow.source_lock import require
 
 
 class Recipe(TypedDict):
