@@ -53,7 +53,7 @@ else:
         input:
             script="scripts/import_released.py",
             lock="envs/main.lock",
-            manifest="data/hub/released_{scheme}/manifest.json",
+            manifest=lambda wildcards: LAYOUT.place(LAYOUT.released(wildcards.scheme)),
         output:
             rows="<results>/filter/{scheme}.jsonl",
             counts="<results>/filter/{scheme}.counts.json",

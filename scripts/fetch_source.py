@@ -9,10 +9,13 @@ Usage: BEZOAR_MIRROR=dir fetch_source.py \\
 below. An interrupted download continues from its .part file. Where no sha256 or revision is
 published, the first fetch writes it to --lock and later ones must match it. A hub repository is
 fetched at its revision into the directory of --output, a manifest of every file's sha256.
+HF_ENDPOINT names another hub, HF_TOKEN the account for gated repositories, and HF_HUB_OFFLINE=1
+takes repositories from the cache below HF_HOME.
 """
 
 import argparse
 import json
+import os
 import re
 import shutil
 import time
@@ -23,12 +26,12 @@ from http.client import HTTPException, HTTPResponse, IncompleteRead
 from pathlib import Path
 from typing import Any
 
-from bezoar import program, progress
+from bezoar import hub, program, progress
 from bezoar.errors import UserError
 from bezoar.files import sha256_file, whole_directory, whole_file, write_json
 from bezoar.readers import HEAD, json_argument, read_json_object, refuse_stand_ins, shown, stand_in
 from bezoar.surroundings import own
-from bezoar.workflow.source_lock import not_fetched, require
+from bezoar.workflow.source_lock import require
 
 ATTEMPTS = 5
 TIMEOUT_S = 30
@@ -77,7 +80,11 @@ class Download:
         headers = {"Range": f"bytes={start}-"} if start else {}
         if start and self.version:
             headers["If-Range"] = self.version
-        return urllib.request.Request(self.url, headers=headers), start
+        request = urllib.request.Request(hub.address(self.url), headers=headers)
+        token = os.environ.get("HF_TOKEN")
+        if token and hub.is_on_hub(self.url):  # not for the hosts that the hub redirects to
+            request.add_unredirected_header("Authorization", f"Bearer {token}")
+        return request, start
 
     def take(self, response: HTTPResponse, start: int) -> str | None:
         """Write a response's bytes; return why they are incomplete, or None."""
@@ -120,6 +127,8 @@ def download(url: str, part: Path, resumable: bool = True) -> None:
     Without a published hash (`resumable` false) nothing is known of what an earlier run left, so
     the file is fetched from the beginning, and continued only if the server names the version.
     """
+    if hub.is_on_hub(url) and hub.offline():
+        raise UserError(f"{url}: HF_HUB_OFFLINE is set; unset it, or put the file into MIRROR")
     if not resumable:
         part.unlink(missing_ok=True)
     coming = Download(url, part, resumable=resumable)
@@ -141,6 +150,9 @@ def download(url: str, part: Path, resumable: bool = True) -> None:
                 if total is None or int(total[1]) == start:
                     return
                 part.unlink(missing_ok=True)  # of another version
+            elif error.code in (401, 403) and hub.is_on_hub(url):
+                place = hub.address(url).partition("/resolve/")[0]
+                raise UserError(f"{url}: {hub.login(place, error.code)}") from None
             elif error.code in (401, 403, 404, 410):
                 raise UserError(
                     f"{url}: {problem}; the file is gone or needs a login; put it into MIRROR"
@@ -230,17 +242,7 @@ def fetch_snapshot(entry: dict[str, Any], output: Path, lock: Path, mirror: Path
         with whole_directory(folder) as fresh:  # remove what an earlier revision left
             shutil.copytree(copy, fresh, dirs_exist_ok=True)
     else:
-        from huggingface_hub import HfApi, snapshot_download
-
-        try:
-            revision = (
-                entry["revision"] or HfApi().repo_info(entry["hub"], repo_type=entry["type"]).sha
-            )
-            snapshot_download(
-                entry["hub"], repo_type=entry["type"], revision=revision, local_dir=folder
-            )
-        except Exception as error:
-            raise not_fetched(entry, error) from None
+        revision = hub.fetch(entry, folder)
         refuse_stand_ins(folder)
         require(entry["id"], "revision", revision, entry["revision"], lock)
     files = [

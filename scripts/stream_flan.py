@@ -19,7 +19,7 @@ from typing import Any, NotRequired
 
 from typing_extensions import TypedDict
 
-from bezoar import program, progress
+from bezoar import hub, program, progress
 from bezoar.data.context import Context, ContextSettings
 from bezoar.data.flan import choose, fitting, parse_row, rule_for, submix_of, system_messages
 from bezoar.errors import UserError
@@ -27,7 +27,7 @@ from bezoar.files import write_json, write_jsonl
 from bezoar.provenance.receipt import Receipt, stage_parser
 from bezoar.readers import json_argument, refuse_stand_ins
 from bezoar.surroundings import own
-from bezoar.workflow.source_lock import not_fetched, require
+from bezoar.workflow.source_lock import require
 
 
 class Recipe(TypedDict):
@@ -70,13 +70,16 @@ def stream(entry: dict[str, Any], mirror: Path | None, lock: Path) -> Iterator[d
             lambda: datasets.load_dataset(str(local), split="train", streaming=True), str(local)
         )
         return
-    from huggingface_hub import HfApi
-
+    if hub.offline():
+        raise UserError(
+            f"{entry['hub']}: streamed from the hub, and HF_HUB_OFFLINE is set; unset it, or put it"
+            f" into MIRROR/hub/{entry['id']}"
+        )
+    revision = hub.revision_of(entry)
     try:
-        revision = entry["revision"] or HfApi().dataset_info(entry["hub"]).sha
         rows = datasets.load_dataset(entry["hub"], revision=revision, split="train", streaming=True)
-    except Exception as error:
-        raise not_fetched(entry, error) from None
+    except Exception as error:  # the hub's client raises many kinds
+        raise hub.explained(entry, error, revision) from None
     yield from _read(lambda: rows, entry["hub"])
     require(entry["id"], "revision", revision, entry["revision"], lock)
 

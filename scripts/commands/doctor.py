@@ -20,7 +20,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
-from bezoar import program
+from bezoar import hub, program
 from bezoar.errors import UserError
 from bezoar.llm.faults import Fault
 from bezoar.llm.model_ends import asked_end, listed_end, not_served, substitute
@@ -166,11 +166,16 @@ def answers(url: str) -> bool:
 def wanted(config: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the registry entries a configuration fetches."""
     extra, harness = config["extra_models"], config["lm_eval"]
-    registry = sources.with_models(extra, sources.load(Path("config/sources.yaml")))
+    registry = sources.load(Path("config/sources.yaml"))
+    registry = sources.with_models(config["released"], registry, "released", "dataset")
+    registry = sources.with_models(extra, registry)
     used = dict(config["sources"])
     if config["entry"] == "released":
         used |= {
-            "flan": [f"released_{scheme}" for scheme in config["sft"]["order"]],
+            "flan": [
+                sources.model_source(config["released"][scheme])
+                for scheme in config["sft"]["order"]
+            ],
             "topics": None,
             "teacher_tokenizer": None,
         }
@@ -202,8 +207,7 @@ def reachable(entry: dict[str, Any]) -> str | None:
     place = entry.get("path") or f"hub/{entry['id']}"
     if (Path("data") / place).exists() or (mirror and (mirror / place).exists()):
         return None
-    kind = "datasets/" if entry.get("type") == "dataset" else ""
-    url = entry.get("url") or f"https://huggingface.co/{kind}{entry['hub']}"
+    url = hub.address(entry["url"]) if "url" in entry else hub.page(entry["hub"], entry["type"])
     return (
         None
         if answers(url)

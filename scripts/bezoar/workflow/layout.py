@@ -72,6 +72,7 @@ class Layout:
     ) -> None:
         self.config = config
         known = sources.load(REGISTRY) if registry is None else registry
+        known = sources.with_models(config["released"], known, "released", "dataset")
         self.registry = sources.with_models(config["extra_models"], known)
         self.results: str = config["pathvars"]["results"]
         self.schemes: list[str] = config["sft"]["order"]
@@ -120,6 +121,10 @@ class Layout:
         """Return the path of an input named under `sources:`, or None where none is named."""
         entry = self.config["sources"][name]
         return None if entry is None else self.place(entry)
+
+    def released(self, scheme: str) -> str:
+        """Return the id of the released data set of a scheme."""
+        return str(sources.model_source(self.config["released"][scheme]))
 
     def source_list(self, name: str) -> list[str]:
         """Return the paths of an input that is a list under `sources:`."""

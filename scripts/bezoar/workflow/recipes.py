@@ -70,12 +70,20 @@ def removal(layout: Layout) -> Recipe:
     return seeded(layout, remove=config["data"]["remove"], tasks=config["lm_eval"]["tasks"])
 
 
+def origins(layout: Layout, scheme: str) -> list[str]:
+    """Return what a scheme's rows were made from, as the configuration names it: seeds, or the
+    released set.
+    """
+    if not layout.generated:
+        return [layout.released(scheme)]
+    entries = [layout.config["sources"][key] for key in SEEDS[scheme]]
+    return [name for entry in entries for name in (entry if isinstance(entry, list) else [entry])]
+
+
 def data_card(layout: Layout, scheme: str) -> Recipe:
     """Return what the card of a scheme's rows says beside the numbers: titles, licences, models."""
     config, made = layout.config, bool(layout.generated)
-    entries = [config["sources"][key] for key in SEEDS[scheme]]
-    seeds = [name for entry in entries for name in (entry if isinstance(entry, list) else [entry])]
-    names = seeds if made else [f"released_{scheme}"]
+    names = origins(layout, scheme)
     teacher = config["teacher"]["model"]
     rater = config["filter"]["rater"]["model"] if made else "GPT-4, as released"
     return seeded(

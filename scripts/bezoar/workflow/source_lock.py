@@ -46,13 +46,3 @@ def require(identifier: str, what: str, found: str, published: str | None, lock:
                 f"{identifier}: expected {what} {expected}, found {found}; fetch it again, or ask"
                 " why the source changed"
             )
-
-
-def not_fetched(entry: dict[str, Any], error: Exception) -> UserError:
-    """Return the error for a hub repository that cannot be fetched, whatever the hub's client
-    raised.
-    """
-    return UserError(
-        f"{entry['hub']}: {type(error).__name__} from the hub; check the network, or put it into"
-        f" MIRROR/hub/{entry['id']}"
-    )

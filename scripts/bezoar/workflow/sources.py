@@ -79,19 +79,22 @@ def path_of(identifier: str, entries: dict[str, dict[str, Any]]) -> str:
 
 
 def with_models(
-    extra: dict[str, dict[str, Any]], entries: dict[str, dict[str, Any]]
+    extra: dict[str, dict[str, Any]],
+    entries: dict[str, dict[str, Any]],
+    section: str = "extra_models",
+    kind: str = "model",
 ) -> dict[str, dict[str, Any]]:
-    """Return the registry and, for each of `extra_models:` that names a hub repository of its own,
-    an entry for it.
+    """Return the registry and, for each model of `extra_models:` (or data set of `released:`) that
+    names a hub repository of its own, an entry for it.
 
-    Raise `UserError` unless each model comes from one place: `source`, `hub` or `path`.
+    Raise `UserError` unless each comes from one place: `source`, `hub` or `path`.
     """
     entries = dict(entries)
     for name, model in extra.items():
         places = [key for key in ("source", "hub", "path") if model.get(key)]
         if len(places) != 1:
             raise UserError(
-                f"extra_models.{name}: expected one of source, hub and path, found"
+                f"{section}.{name}: expected one of source, hub and path, found"
                 f" {' and '.join(places) or 'none'}"
             )
         if places == ["source"]:
@@ -102,16 +105,17 @@ def with_models(
                 "id": identifier,
                 "what": name,
                 "hub": model["hub"],
-                "type": "model",
+                "type": kind,
                 "revision": model.get("revision"),
-                "licence": None,
-                "why": "named under extra_models",
+                "licence": model.get("licence"),
+                "why": f"named under {section}",
             }
     return entries
 
 
 def model_source(model: dict[str, Any]) -> str | None:
-    """Return the id of the registry entry of one of `extra_models:`, or None for a local directory.
+    """Return the id of the registry entry of one of `extra_models:` or `released:`, or None for a
+    local directory.
 
     A hub repository's is its name and revision: two revisions are two snapshots.
     """

@@ -1,0 +1,161 @@
+"""The Hugging Face hub as a source: where it is, how a repository is fetched, and what its errors
+mean to a user.
+
+Addresses and status codes: https://huggingface.co/docs/hub/api and
+https://huggingface.co/docs/huggingface_hub/package_reference/environment_variables.
+"""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from bezoar.errors import UserError
+
+HUB = "https://huggingface.co"
+TRUE = ("1", "ON", "YES", "TRUE")  # as huggingface_hub reads its switches
+
+
+def endpoint() -> str:
+    """Return the address of the hub: HF_ENDPOINT, or the public one."""
+    return (os.environ.get("HF_ENDPOINT") or HUB).rstrip("/")
+
+
+def offline() -> bool:
+    """Whether HF_HUB_OFFLINE forbids requests to the hub."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in TRUE
+
+
+def is_on_hub(url: str) -> bool:
+    """Whether a URL of config/sources.yaml is one of the hub's."""
+    return url.startswith(f"{HUB}/")
+
+
+def address(url: str) -> str:
+    """Return a URL of config/sources.yaml at the hub that HF_ENDPOINT names."""
+    return endpoint() + url.removeprefix(HUB) if is_on_hub(url) else url
+
+
+def page(repository: str, kind: str = "model") -> str:
+    """Return the address of a repository's page."""
+    return f"{endpoint()}/{'datasets/' if kind == 'dataset' else ''}{repository}"
+
+
+def login(place: str, status: int) -> str:
+    """Return what to do about a refusal of access: 401 without a valid token, 403 with one."""
+    if status == 403:
+        return (
+            f"the account of HF_TOKEN has no access; accept the conditions on {place}, or use"
+            " another token"
+        )
+    return (
+        f"needs a login; accept the conditions on {place} and set HF_TOKEN to a token of that"
+        " account"
+    )
+
+
+def explained(entry: dict[str, Any], error: Exception, revision: str | None = None) -> UserError:
+    """Return the one line that a user can act on for an error of the hub's client.
+
+    `entry` is the repository's: `hub`, `type`, and `id`, under which MIRROR may hold it.
+    """
+    from httpx2 import TransportError
+    from huggingface_hub import errors
+
+    name, place = entry["hub"], page(entry["hub"], entry["type"])
+    mirror = f"MIRROR/hub/{entry['id']}"
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    cause = error.__cause__ if isinstance(error, errors.LocalEntryNotFoundError) else None
+    if offline():
+        what = (
+            "HF_HUB_OFFLINE is set, and the cache (HF_HOME) does not hold the whole of"
+            f" {revision or 'it'}; unset it, or put the repository into {mirror}"
+        )
+    elif isinstance(error, errors.GatedRepoError):
+        what = f"gated: {login(place, status or 401)}"
+    elif isinstance(error, errors.RepositoryNotFoundError):
+        what = (
+            f"no such {entry['type']} at {endpoint()}, or a private one; correct the name, set"
+            f" HF_TOKEN to a token that may read it, or put it into {mirror}"
+        )
+    elif isinstance(error, errors.RevisionNotFoundError):
+        what = f"no revision {revision}; look it up on {place}/commits/main"
+    elif status == 401:
+        what = "the hub does not know this HF_TOKEN; make a new one, or unset it"
+    elif status == 403:
+        what = login(place, 403)
+    elif status == 429:
+        what = "too many requests; wait some minutes, or set HF_TOKEN for a higher limit"
+    elif isinstance(error, TransportError) or isinstance(cause, TransportError):
+        what = (
+            f"no answer from {endpoint()}; check the network and HF_ENDPOINT, or put it into"
+            f" {mirror}"
+        )
+    else:
+        reason = f"status {status}" if status else type(error).__name__
+        what = f"{reason} from {endpoint()}; try again later, or put it into {mirror}"
+    return UserError(f"{name}: {what}")
+
+
+def revision_of(entry: dict[str, Any]) -> str:
+    """Return the commit at an entry's revision, or at its main branch; raise `UserError` if the
+    hub has none. A repository that has another name by now is named once.
+    """
+    from huggingface_hub import HfApi
+
+    try:
+        info = HfApi().repo_info(entry["hub"], repo_type=entry["type"], revision=entry["revision"])
+    except Exception as error:  # the client raises many kinds
+        raise explained(entry, error, entry["revision"]) from None
+    if info.id != entry["hub"]:
+        print(f"note: {entry['hub']} is called {info.id} now; correct the source's entry")
+    return str(info.sha)
+
+
+def fetch(entry: dict[str, Any], folder: Path) -> str:
+    """Bring a repository's files at its revision into `folder`, each compared with the hash that
+    the hub lists for it, and return the commit. Files of another commit are removed.
+
+    With HF_HUB_OFFLINE they are copied from the cache below HF_HOME. Raise `UserError` if they
+    cannot be had, or if a file is not what the hub lists; that file is removed.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+
+    if offline():
+        return _from_cache(entry, folder)
+    commit = revision_of(entry)
+    try:
+        snapshot_download(entry["hub"], repo_type=entry["type"], revision=commit, local_dir=folder)
+        found = HfApi().verify_repo_checksums(
+            entry["hub"], repo_type=entry["type"], revision=commit, local_dir=folder
+        )
+    except Exception as error:  # the client raises many kinds
+        raise explained(entry, error, commit) from None
+    for name in found.extra_paths:
+        (folder / name).unlink()
+    wrong = [str(mismatch["path"]) for mismatch in found.mismatches]
+    for name in wrong:
+        (folder / name).unlink()
+    if wrong or found.missing_paths:
+        name = [*wrong, *found.missing_paths][0]
+        raise UserError(
+            f"{entry['hub']}: {name} is not what the hub lists at {commit}; fetch it again"
+        )
+    return commit
+
+
+def _from_cache(entry: dict[str, Any], folder: Path) -> str:
+    """Copy a repository from the cache of the hub's client, and return the commit."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        held = snapshot_download(
+            entry["hub"],
+            repo_type=entry["type"],
+            revision=entry["revision"] or "main",
+            local_files_only=True,
+        )
+    except Exception as error:  # the client raises many kinds
+        raise explained(entry, error, entry["revision"]) from None
+    shutil.copytree(held, folder, dirs_exist_ok=True)  # the cache's links become files
+    return Path(held).name

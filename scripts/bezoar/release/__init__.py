@@ -1,0 +1,1 @@
+"""What a finished run publishes on the hub: contents, licences and the upload."""

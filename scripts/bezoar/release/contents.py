@@ -1,0 +1,265 @@
+"""What a finished run publishes: repositories of the hub with their files, licences and cards.
+
+Merged models, the adapters, the data sets with their verdicts, and the archive of the run. A file
+that a receipt names is published as it is; cards of models get the addresses on the hub and the
+evaluation's results, all from the run's own tables.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bezoar.provenance.audit import Receipts
+from bezoar.provenance.fingerprint import files_in
+from bezoar.readers import read_json, read_text
+from bezoar.release import licences
+from bezoar.report.markdown import table
+from bezoar.workflow import lineage, recipes, sources
+from bezoar.workflow.layout import BASE, Layout
+
+ARCHIVE = "openbezoar.tar"
+TEXTS_OF_OTHERS = ("data_items", "data_contamination")  # stages that copy evaluation items
+
+
+@dataclass
+class Repository:
+    """One repository of the hub: its files by their names there, and the refusals that forbid it.
+
+    A file is a path of this machine, or the bytes of one that is written for the hub alone.
+    """
+
+    name: str
+    kind: str
+    licence: str
+    files: dict[str, Path | bytes]
+    refused: list[str] = field(default_factory=list)
+
+    def size(self) -> int:
+        """Return how many bytes its files have."""
+        return sum(
+            len(file) if isinstance(file, bytes) else file.stat().st_size
+            for file in self.files.values()
+        )
+
+
+def suffix(layout: Layout) -> str:
+    """Return what the names of a run's repositories end with: nothing for the paper's scale, else
+    the last part of its results' root, so that no run is taken for another.
+    """
+    return "" if layout.results == "results" else f"-{Path(layout.results).name}"
+
+
+def dataset_name(layout: Layout, scheme: str) -> str:
+    """Return the name of a scheme's repository."""
+    return f"openbezoar-{scheme}{suffix(layout)}"
+
+
+def written(receipt: dict[str, Any], folder: str) -> dict[str, Path | bytes]:
+    """Return the files below `folder` that a receipt says were written, by their names in it."""
+    inside = f"{folder}/"
+    paths = [path for path in files_in(receipt["outputs"]) if path.startswith(inside)]
+    return {path.removeprefix(inside): Path(path) for path in sorted(paths)}
+
+
+def datasets(layout: Layout, acknowledged: set[str]) -> Iterator[Repository]:
+    """Yield each scheme's rows with their verdicts, and their card."""
+    for scheme in layout.schemes:
+        licence = layout.config["data"]["cards"][scheme]["licence"]
+        name = dataset_name(layout, scheme)
+        parts = [part for part in parts_of_data(layout, scheme) if part]
+        yield Repository(
+            name,
+            "dataset",
+            licence,
+            {
+                f"{scheme}.jsonl": Path(f"{layout.results}/filter/{scheme}.jsonl"),
+                "README.md": Path(f"{layout.results}/data/cards/{scheme}/README.md"),
+            },
+            licences.refusals(name, "dataset", licence, parts, acknowledged),
+        )
+
+
+def parts_of_data(layout: Layout, scheme: str) -> list[dict[str, Any]]:
+    """Return the entries of config/sources.yaml that a scheme's rows were made from, the teacher
+    among them; what was invented here is none.
+    """
+    made_from = [
+        layout.registry[name] for name in recipes.origins(layout, scheme) if "/" not in name
+    ]
+    teacher = layout.config["teacher"]["model"]
+    served = [entry for entry in layout.registry.values() if entry.get("hub") == teacher]
+    return [*made_from, *(served if layout.generated else [])]
+
+
+def models(
+    layout: Layout, receipts: Receipts, namespace: str, acknowledged: set[str]
+) -> Iterator[Repository]:
+    """Yield each merged model with its card, then all adapters in one repository."""
+    licence = layout.config["model_card"]["licence"]
+    sections: set[str] = set()
+    for model in layout.merged:
+        sections |= {training.section for training in lineage.merge(layout, model).trainings}
+        name = f"{model}{suffix(layout)}"
+        files = written(receipts[f"merge_{model}"], f"{layout.results}/merge/{model}")
+        files["README.md"] = model_card(layout, model, namespace).encode()
+        parts = parts_of_model(layout, sections)
+        refused = licences.refusals(name, "model", licence, parts, acknowledged)
+        yield Repository(name, "model", licence, files, refused)
+    name = f"openbezoar-adapters{suffix(layout)}"
+    adapters: dict[str, Path | bytes] = {}
+    for training in lineage.trainings(layout):
+        found = written(receipts[training.stage], training.directory)
+        adapters |= {f"{training.stage}/{path}": file for path, file in found.items()}
+    adapters["README.md"] = adapters_card(layout, receipts, namespace, licence).encode()
+    parts = parts_of_model(layout, sections)
+    refused = licences.refusals(name, "model", licence, parts, acknowledged)
+    yield Repository(name, "model", licence, adapters, refused)
+
+
+def parts_of_model(layout: Layout, sections: set[str]) -> list[dict[str, Any]]:
+    """Return what a model was trained on, with licences: its base, the data sets, the preference
+    pairs where a section trains on them.
+    """
+    config = layout.config
+    named = [config["sources"]["base_model"]]
+    if sections & {"hh_sft", "dpo"}:
+        named += config["sources"]["preferences"]
+    cards = config["data"]["cards"]
+    data = [{"id": scheme, "licence": cards[scheme]["licence"]} for scheme in layout.schemes]
+    return [*(layout.registry[name] for name in named if name in layout.registry), *data]
+
+
+def evaluations(layout: Layout, model: str) -> list[Any]:
+    """Return a model's results as the hub's cards hold them, from the run's two tables."""
+    from huggingface_hub import EvalResult
+
+    harness = read_json(Path(f"{layout.results}/lm_eval.json"))
+    chat = read_json(Path(f"{layout.results}/mtbench.json"))
+    task = {"task_type": "text-generation", "task_name": "Text generation"}
+    scores = [
+        EvalResult(
+            dataset_type=name,
+            dataset_name=f"{name} (lm-evaluation-harness)",
+            metric_type="accuracy",
+            metric_name=harness["metric"][name] if "metric" in harness else "accuracy",
+            metric_value=value["mean"],
+            **task,
+        )
+        for name, value in harness["models"][model].items()
+    ]
+    ratings = [
+        EvalResult(
+            dataset_type="mt_bench",
+            dataset_name="MT-Bench",
+            metric_type="rating",
+            metric_name=f"rating from 1 to 10 by {judge}",
+            metric_value=tables["models"][model]["overall"]["mean"],
+            **task,
+        )
+        for judge, tables in chat["judges"].items()
+    ]
+    return [result for result in [*scores, *ratings] if result.metric_value is not None]
+
+
+def model_card(layout: Layout, model: str, namespace: str) -> str:
+    """Return the run's card of a model with the addresses of its base and data on the hub, and its
+    evaluation as `model-index`.
+    """
+    from huggingface_hub import ModelCard
+
+    card = ModelCard(read_text(Path(f"{layout.results}/merge/{model}/README.md")))
+    below = lineage.merge(layout, model).below
+    base = layout.config["sources"]["base_model"]
+    of_base = layout.registry[base]["hub"] if base in layout.registry else None
+    card.data.base_model = of_base if below == BASE else f"{namespace}/{below}{suffix(layout)}"
+    published = {scheme: f"{namespace}/{dataset_name(layout, scheme)}" for scheme in layout.schemes}
+    preferences = {recipes.PREFERENCES: "Anthropic/hh-rlhf"}
+    known = published | (preferences if not layout.config["world"] else {})
+    card.data.datasets = [known[name] for name in card.data.datasets if name in known]
+    card.data.model_name = f"{model}{suffix(layout)}"
+    card.data.eval_results = evaluations(layout, model)
+    return str(card)
+
+
+def adapters_card(layout: Layout, receipts: Receipts, namespace: str, licence: str) -> str:
+    """Return the card of the adapters: the stage, base and sha256 of each."""
+    from huggingface_hub import ModelCardData
+
+    data = ModelCardData(license=licence, library_name="peft", tags=["qlora", "lora"])
+    rows = [
+        (
+            training.stage,
+            training.base.removeprefix(f"{layout.results}/").removesuffix("/model.safetensors"),
+            training.parent.removeprefix(f"{layout.results}/") if training.parent else "",
+            files_in(receipts[training.stage]["outputs"])[training.adapter],
+        )
+        for training in lineage.trainings(layout)
+    ]
+    return (
+        "\n\n".join(
+            [
+                f"---\n{data.to_yaml()}\n---",
+                f"# Adapters of {layout.config['model_card']['title']}",
+                f"Scale: **{layout.config['scale']}**. One folder a training; `merge/…` is a"
+                f" repository of `{namespace}`, `base` the base model.",
+                table(("folder", "trained over", "goes on from", "sha256 of the weights"), rows),
+            ]
+        )
+        + "\n"
+    )
+
+
+def left_behind(layout: Layout, receipts: Receipts) -> dict[str, str]:
+    """Return path -> why a file is not in the published archive: weights have repositories of
+    their own, and what is somebody else's and states no licence may not be passed on, nor a file
+    that copies its texts.
+    """
+    behind: dict[str, str] = {}
+    unlicensed: set[str] = set()
+    named = {
+        path
+        for held in receipts.values()
+        for kind in ("inputs", "outputs")
+        for path in files_in(held[kind])
+    }
+    for entry in layout.registry.values():
+        place = sources.path_of(entry["id"], {entry["id"]: entry})
+        inside = f"{Path(place).parent}/" if "hub" in entry else place
+        found = {path for path in named if path.startswith(inside)}
+        if entry["licence"] is None and found:
+            unlicensed |= found
+            behind |= dict.fromkeys(found, f"{entry['id']} states no licence")
+    read = files_in(receipts["data_items"]["inputs"]) if "data_items" in receipts else {}
+    if unlicensed & set(read):
+        for stage in TEXTS_OF_OTHERS:
+            copied = files_in(receipts[stage]["outputs"]) if stage in receipts else {}
+            behind |= dict.fromkeys(copied, "copies evaluation items that state no licence")
+    weights = {path for path in named if path.endswith((".safetensors", ".bin"))}
+    return behind | dict.fromkeys(weights - set(behind), "weights, in repositories of their own")
+
+
+def archive_card(layout: Layout, behind: dict[str, str], commands: str, licence: str) -> str:
+    """Return the card of the archive: what it is for and what it leaves out."""
+    from huggingface_hub import DatasetCardData
+
+    data = DatasetCardData(license=licence, pretty_name="The run, to audit")
+    reasons = sorted(set(behind.values()))
+    rows: list[tuple[Any, ...]] = [
+        (reason, sum(found == reason for found in behind.values())) for reason in reasons
+    ]
+    return (
+        "\n\n".join(
+            [
+                f"---\n{data.to_yaml()}\n---",
+                f"# A run of {layout.config['model_card']['title']}",
+                f"Scale: **{layout.config['scale']}**. `{ARCHIVE}` holds the project, every receipt"
+                " and the files that they name; AUDIT.md is the verdict before it was published."
+                f" Unpack it and run `{commands}`. Files keep the licences of their sources, which"
+                " `config/sources.yaml` names.",
+                "## Left out",
+                table(("why", "files"), rows),
+            ]
+        )
+        + "\n"
+    )

@@ -1,0 +1,57 @@
+"""The upload of repositories to the hub, each in one commit.
+
+Large files go first, and the hub knows them by their sha256; the commit that names them comes
+last. So an interrupted upload shows nothing half-written, and a repeated one sends only what the
+hub does not hold yet.
+"""
+
+from typing import Any
+
+from bezoar import hub
+from bezoar.errors import UserError
+from bezoar.release.contents import Repository
+
+
+def send(repository: Repository, namespace: str, token: str) -> str:
+    """Publish one repository below `namespace` and return its commit.
+
+    Raise `UserError` if the hub refuses or the upload breaks off.
+    """
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    name = f"{namespace}/{repository.name}"
+    api = HfApi(endpoint=hub.endpoint(), token=token)
+    try:
+        api.create_repo(name, repo_type=repository.kind, exist_ok=True)
+        done = api.create_commit(
+            name,
+            [CommitOperationAdd(path, file) for path, file in sorted(repository.files.items())],
+            repo_type=repository.kind,
+            commit_message="A run of the OpenBezoar reproduction",
+        )
+    except Exception as error:  # the client raises many kinds
+        raise _explained(name, namespace, error) from None
+    return str(done.oid)
+
+
+def _explained(name: str, namespace: str, error: BaseException) -> UserError:
+    """Return the one line that a user can act on for an upload that broke off."""
+    status: Any = None
+    cause: BaseException | None = error
+    while cause is not None and status is None:
+        status = getattr(getattr(cause, "response", None), "status_code", None)
+        cause = cause.__cause__
+    if hub.offline():
+        return UserError(f"{name}: HF_HUB_OFFLINE is set; unset it to publish")
+    if status == 401:
+        return UserError(f"{name}: the hub does not know this HF_TOKEN; make a new one")
+    if status == 403:
+        return UserError(
+            f"{name}: HF_TOKEN may not write to {namespace}; use a token with write access to it,"
+            " or another NAMESPACE"
+        )
+    reason = f"status {status}" if status else type(error).__name__
+    return UserError(
+        f"{name}: the upload broke off ({reason} from {hub.endpoint()}); run it again, and what"
+        " has arrived is not sent again"
+    )
