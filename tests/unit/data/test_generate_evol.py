@@ -112,7 +112,6 @@ def test_wizardlms_ways_are_options() -> None:
         ("They are almost equal.", None),
         ("More or less equal", None),
         ("I cannot say that they are different.", None),
-        ("I can't tell: they may be equal.", True),
         ("Ｅｑｕａｌ", True),
         ("<think>Different? Not at all.</think>Equal", True),
         ("<think>They are equal", None),
