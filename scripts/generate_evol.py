@@ -83,9 +83,14 @@ RULES = (
 CLAUSE = re.compile(r"(?:(?!\bbut\b|\band\b)[^.,;:!?\n])+[?]?|\bbut\b|\band\b")
 VERDICTS = {"equal": True, "unequal": False, "different": False}
 NEGATIONS = frozenset(
-    "not no non cannot never neither nor hardly far wrong false incorrect untrue".split()
+    "not no non cannot never neither nor hardly far wrong false incorrect untrue fail fails"
+    " without".split()
 )
-OPEN = frozenset("whether if unclear unsure sure certain necessarily maybe perhaps might".split())
+OPEN = frozenset(
+    "whether if unclear unsure sure certain necessarily maybe perhaps might almost nearly less"
+    " doubt".split()
+)
+NOT_SAID = re.compile(r"(?:n't|not|unable to) (?:say|tell|judge|decide|determine|conclude)\b")
 SECTION_NAMES = (
     "given prompt",
     "rewritten prompt",
@@ -133,6 +138,8 @@ def equal(text: str) -> bool | None:
     Questions do not count, nor do clauses that leave it open or contradict another.
     """
     plain = unicodedata.normalize("NFKC", split_reasoning(text)[1]).replace("’", "'").lower()
+    plain = re.sub(r"\b(?:anything|all) but\b", "not", plain)
+    plain = re.sub(r"\bnot (?:only|just)\b|\b(?:without|no) (?:a )?doubt\b", "", plain)
     says: set[bool | None] = set()
     for clause in CLAUSE.findall(plain):
         negated = False
@@ -141,7 +148,8 @@ def equal(text: str) -> bool | None:
             if word in NEGATIONS or word.endswith("n't"):
                 negated = not negated
             elif word in VERDICTS:
-                says.add(VERDICTS[word] != negated if OPEN.isdisjoint(words) else None)
+                plainly = OPEN.isdisjoint(words) and not NOT_SAID.search(clause)
+                says.add(VERDICTS[word] != negated if plainly else None)
                 negated = False
     return says.pop() if len(says) == 1 else None
 

@@ -39,7 +39,13 @@ OTHER_FORMATS = {
     b"%PDF-": "a PDF",
     b"SQLite format 3\0": "an SQLite database",
 }
-PAGE = (b"<!doctype html", b"<html", b"<head", b"<body", b"<title", b"<meta", b"<script")
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+PAGE = tuple(
+    b"<" + tag
+    for tag in b"!doctype html,html,head,body,title,meta,script,noscript,h1,div,form,center".split(
+        b","
+    )
+)
 
 
 # --- files -----------------------------------------------------------------------------------
@@ -50,8 +56,12 @@ def stand_in(head: bytes) -> str | None:
     could be the data.
     """
     start = head.removeprefix(BOM).lstrip()
+    if start.startswith(UTF_16):
+        start = start.decode("utf-16", "ignore").encode("utf-8", "ignore").lstrip()
     if start.startswith(b"version https://git-lfs.github.com/spec/"):
         return "a Git LFS pointer; run `git lfs pull` where it came from"
+    if start.startswith(b"# xet version "):
+        return "a Git Xet pointer; fetch the file itself"
     if start.split(b"\n", 1)[0].find(b"/annex/objects/") >= 0 and len(start) < HEAD:
         return "a git-annex pointer; run `git annex get` where it came from"
     while start.startswith(b"<!--") and b"-->" in start:
@@ -142,7 +152,7 @@ def _text(raw: bytes, where: str) -> str:
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+        if raw.startswith(UTF_16):
             raise UserError(f"{where}: expected UTF-8, found UTF-16; save it as UTF-8") from None
         found = f"a bad byte at offset {error.start}"
         raise UserError(f"{where}: expected UTF-8, found {found}; fix or remove it") from None

@@ -2,7 +2,7 @@
 
 Words are compared in one form: Unicode's NFKC with case folded, so that composed and decomposed
 letters, full-width forms and ligatures are the same word, and without invisible characters
-(soft hyphens, zero-width spaces and joiners, marks of direction).
+(soft hyphens, zero-width spaces and joiners, marks of direction, variation selectors).
 """
 
 import re
@@ -13,6 +13,18 @@ from itertools import pairwise
 
 WORD = re.compile(r"[^\W_]+")
 JOINING_JAMO = range(0x1160, 0x1200)  # vowels and finals of decomposed Hangul
+# Not of category Cf, and ignored by Unicode all the same (Default_Ignorable_Code_Point): the
+# grapheme joiner, Hangul fillers, Khmer and Mongolian marks, variation selectors.
+IGNORED = frozenset(
+    chr(code)
+    for codes in (
+        (0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x180F, 0x3164, 0xFFA0),
+        range(0x180B, 0x180E),
+        range(0xFE00, 0xFE10),
+        range(0xE0100, 0xE01F0),
+    )
+    for code in codes
+)
 
 
 def words_of(text: str) -> list[str]:
@@ -35,6 +47,12 @@ def word_spans(text: str) -> list[tuple[int, int]]:
     return [(start, end) for _, start, end in _words(text)]
 
 
+@cache
+def _is_hidden(char: str) -> bool:
+    """Whether a character does not show."""
+    return char in IGNORED or unicodedata.category(char) == "Cf"
+
+
 def _compared(text: str) -> str:
     """Return a text in NFKC, case folded (Unicode 3.13, toNFKC_Casefold without its removals)."""
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
@@ -50,8 +68,7 @@ def _joins(char: str) -> bool:
 @cache
 def _is_simple_char(char: str) -> bool:
     """Whether a character is compared on its own, as one character."""
-    hidden = unicodedata.category(char) == "Cf"
-    return not hidden and not _joins(char) and len(_compared(char)) == 1
+    return not _is_hidden(char) and not _joins(char) and len(_compared(char)) == 1
 
 
 class _Folding(dict[int, str]):
@@ -75,7 +92,7 @@ def _letters(text: str) -> Iterator[tuple[str, int, int]]:
     """
     letter, start, end = "", 0, 0
     for place, char in enumerate(text):
-        if unicodedata.category(char) == "Cf":
+        if _is_hidden(char):
             continue
         if letter and _joins(char):
             letter, end = letter + char, place + 1

@@ -117,11 +117,15 @@ class Fault(Exception):
 
 
 def error_of(body: object) -> object:
-    """Return the part of an error response that describes the error, whatever its form."""
+    """Return the part of an error response that describes the error, whatever its form: Gemini
+    sends a list of one, FastAPI a list of what is wrong with the request.
+    """
+    if isinstance(body, list) and body:
+        return error_of(body[0])
     if isinstance(body, Mapping):
         for name in ("error", "detail"):
-            if body.get(name):
-                return body[name]
+            if inner := body.get(name):
+                return error_of(inner) if isinstance(inner, list) else inner
     return body
 
 

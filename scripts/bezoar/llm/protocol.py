@@ -6,6 +6,7 @@ itself calls an error, and one that it does not name, are transient: the request
 other end, such as a tool call, is `unparsable`: not what was asked for.
 """
 
+import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
@@ -123,9 +124,14 @@ def read(body: object, api: str) -> dict[str, Any]:
         answer["reasoning"] = whole_characters("\n\n".join(reasons))
     if not closed and answer["state"] == "answered":
         answer["state"] = "truncated"
-    if answer["state"] == "answered" and not answer["text"]:
+    if answer["state"] == "answered" and not is_visible(answer["text"]):
         answer["state"] = "unparsable"
     return answer
+
+
+def is_visible(text: str) -> bool:
+    """Whether a text shows anything: a zero-width space is nothing."""
+    return any(not char.isspace() and unicodedata.category(char) != "Cf" for char in text)
 
 
 def read_message(body: Any) -> dict[str, Any]:
@@ -169,6 +175,7 @@ def read_choice(body: Any) -> dict[str, Any]:
 def _state(reason: object) -> str:
     """Return the state that a finish reason means; raise `Fault` if the answer was broken off."""
     word = reason.lower() if isinstance(reason, str) else ""
+    word = word.partition(":")[0].strip()  # Gemini adds the kind: "content_filter: SAFETY"
     if not word:
         raise Fault("the answer came without a finish reason")
     if word in BROKEN_OFF:
@@ -189,9 +196,9 @@ def _joined(content: str | list[Any]) -> tuple[str, str, bool]:
         raise TypeError(content)
     texts, reasons, refused = [], [], False
     for part in content:
-        kind = "text" if isinstance(part, str) else part.get("type")
+        kind = "text" if isinstance(part, str) else part.get("type", "text")
         if kind in ("text", "output_text"):
-            texts.append(_text(part if isinstance(part, str) else part["text"]))
+            texts.append(_text(part if isinstance(part, str) else part.get("text")))
         elif kind in ("thinking", "reasoning"):
             inner = part.get("thinking") or part.get("reasoning") or part.get("text") or ""
             reasons.append(inner if isinstance(inner, str) else _joined(inner)[0])

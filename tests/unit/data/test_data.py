@@ -89,6 +89,7 @@ def test_no_form_of_unicode_hides_a_word(text: str) -> None:
         ("oﬃce ﬁne", "office fine"),
         ("con\u200bta\u00admi\u2060na\ufefftion", "contamination"),
         ("\u202eabc\u202c d\u200de", "abc de"),
+        ("con\u034fta\ufe0fmi\u3164na\U000e0101tion", "contamination"),
         ("STRASSE", "straße"),
         ("ΣΊΣΥΦΟΣ", "σίσυφος"),
         ("ﾊﾟﾝ", "パン"),

@@ -40,6 +40,7 @@ def text_parts(*texts: str) -> list[dict[str, str]]:
         ("length", "truncated"),
         ("max_tokens", "truncated"),
         ("content_filter", "refused"),
+        ("content_filter: SAFETY", "refused"),
         ("tool_calls", "unparsable"),
         ("function_call", "unparsable"),
         ("something new", "unparsable"),
@@ -102,6 +103,15 @@ def test_parts_of_a_content_are_joined_and_reasoning_is_kept_apart() -> None:
         answer = read(chat("Yes.", **{name: "Hm."}), "chat")
         assert (answer["text"], answer["reasoning"]) == ("Yes.", "Hm.")
     assert "reasoning" not in read(chat("Yes."), "chat")
+
+
+def test_a_part_without_a_type_is_a_text() -> None:
+    assert read(chat([{"text": "The "}, {"text": "second."}]), "chat")["text"] == "The second."
+
+
+@pytest.mark.parametrize("nothing", ["", " \n\t", "\u200b", "\ufeff \u2060"])
+def test_a_text_that_shows_nothing_is_no_answer(nothing: str) -> None:
+    assert read(chat(nothing), "chat")["state"] == "unparsable"
 
 
 def test_reasoning_without_an_end_is_truncated_and_not_usable() -> None:

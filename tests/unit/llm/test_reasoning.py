@@ -24,6 +24,15 @@ from bezoar.llm.reasoning import split_reasoning
         ("<thought>a</think>b", ("a</think>b", "", False)),
         ("Write <think>x</think> in HTML", ("", "Write <think>x</think> in HTML", True)),
         ("Write <Think>x</think> in HTML", ("", "Write <Think>x</think> in HTML", True)),
+        ("\ufeff<think >a</think >Yes", ("a", "Yes", True)),
+        ("[THINK]a [[4]][/THINK]Yes", ("a [[4]]", "Yes", True)),
+        ("[THINK]never ended", ("never ended", "", False)),
+        ("a[/THINK]Yes", ("a", "Yes", True)),
+        ("[think] is a tag", ("", "[think] is a tag", True)),
+        ("\u25c1think\u25b7a\u25c1/think\u25b7Yes", ("a", "Yes", True)),
+        ("<seed:think>a</seed:think>Yes", ("a", "Yes", True)),
+        ("Close it with `</think>`.", ("", "Close it with `</think>`.", True)),
+        ("a</think>Write `</think>`.", ("a", "Write `</think>`.", True)),
         ("Yes", ("", "Yes", True)),
         ("", ("", "", True)),
     ],
@@ -33,7 +42,7 @@ def test_leading_reasoning_is_separated(text: str, expected: tuple[str, str, boo
 
 
 @pytest.mark.parametrize(
-    "part", ["</think>", "<think></think>", "<think>", " <thought>a</thought>"]
+    "part", ["</think>", "<think></think>", "<think>", " <thought>a</thought>", "[THINK]"]
 )
 def test_many_tags_take_no_longer_than_reading_them(part: str) -> None:
     started = time.perf_counter()

@@ -3,6 +3,7 @@ stored and what ends a stage.
 """
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -341,3 +342,18 @@ def test_usage_that_is_unknown_is_charged_at_its_bound(
         with LLMClient.of(SETTINGS, folder / "s.sqlite", 1, None, "online") as client:
             client.ask([[{"role": "user", "content": "a"}]], ["a"])
         assert client.usd == pytest.approx((tokens_in * 1000 + tokens_out * 2000) / 1e6)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ('[{"error": {"code": 400, "message": "API key not valid."}}]', "API key not valid."),
+        ('{"detail": [{"loc": ["body", "seed"], "msg": "Not permitted"}]}', "Not permitted"),
+    ],
+)
+def test_an_error_in_a_list_is_shown_as_its_message(
+    tmp_path: Path, peer: Peer, body: str, message: str
+) -> None:
+    peer.script = lambda prompt, turn: error(400, body)
+    with pytest.raises(UserError, match=f"model m: 400 {re.escape(message)}; no request"):
+        ask(tmp_path, ["a"])
