@@ -136,13 +136,13 @@ def evaluations(layout: Layout, model: str) -> list[Any]:
 
     harness = read_json(Path(f"{layout.results}/lm_eval.json"))
     chat = read_json(Path(f"{layout.results}/mtbench.json"))
-    task = {"task_type": "text-generation", "task_name": "Text generation"}
+    task: dict[str, Any] = {"task_type": "text-generation", "task_name": "Text generation"}
     scores = [
         EvalResult(
             dataset_type=name,
             dataset_name=f"{name} (lm-evaluation-harness)",
             metric_type="accuracy",
-            metric_name=harness["metric"][name] if "metric" in harness else "accuracy",
+            metric_name=harness["metric"][name],
             metric_value=value["mean"],
             **task,
         )
@@ -168,7 +168,7 @@ def model_card(layout: Layout, model: str, namespace: str) -> str:
     """
     from huggingface_hub import ModelCard
 
-    card = ModelCard(read_text(Path(f"{layout.results}/merge/{model}/README.md")))
+    card: Any = ModelCard(read_text(Path(f"{layout.results}/merge/{model}/README.md")))
     below = lineage.merge(layout, model).below
     base = layout.config["sources"]["base_model"]
     of_base = layout.registry[base]["hub"] if base in layout.registry else None

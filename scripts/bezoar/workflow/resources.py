@@ -257,12 +257,12 @@ class Needs:
         """Return the bytes of the 4-bit base on a GPU: NF4 with double quantisation takes 4.13 bits
         a weight (Dettmers et al., arXiv 2305.14314, section 3), embeddings 16.
         """
-        return self.size * (0.6 + 2 * recipe["cache_dequantized"])
+        return float(self.size * (0.6 + 2 * recipe["cache_dequantized"]))
 
     def token_bytes(self, whole: bool) -> float:
         """Return the bytes of a GPU that a token of a micro-batch takes, by the model's size."""
         share = (self.size / PAPER_PARAMETERS) ** (2 / 3)
-        return share * (TOKEN_BYTES_WHOLE if whole else TOKEN_BYTES)
+        return float(share * (TOKEN_BYTES_WHOLE if whole else TOKEN_BYTES))
 
     def reference(self, pairs: int) -> Need:
         """Return what the reference's log-probabilities need."""
@@ -284,7 +284,7 @@ class Needs:
     def learning_s(self) -> float:
         """Return the seconds that the world's held-out items take, 2,000 of them."""
         recipe = self.config["learning"]
-        return 2_000 / recipe["batch_size"] * recipe["max_new_tokens"] * CPU_TOKEN_S
+        return float(2_000 / recipe["batch_size"] * recipe["max_new_tokens"] * CPU_TOKEN_S)
 
     def lm_eval(self) -> Need:
         """Return what the harness needs for one model."""

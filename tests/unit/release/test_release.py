@@ -75,7 +75,7 @@ def make_run(layout: Layout) -> None:
         Path(training.adapter).write_bytes(training.name.encode() * 99)
         Path(training.directory, "adapter_config.json").write_text("{}")
         stage(training.stage, [training.adapter])
-    scores: dict[str, Any] = {"models": {}}
+    scores: dict[str, Any] = {"metric": {"arc_easy": "acc_norm"}, "models": {}}
     tables: dict[str, Any] = {"models": {}}
     for number, model in enumerate(layout.merged):
         folder = Path(f"{RESULTS}/merge/{model}")
