@@ -271,7 +271,7 @@ def test_offline_takes_the_cache_and_asks_nothing(tmp_path: Path) -> None:
         )
         subprocess.run(
             [sys.executable, "-c", script, "owner/model", revision, str(cache)],
-            env={**os.environ, **known}, check=True, capture_output=True,
+            env={**os.environ, **known, "HF_HUB_OFFLINE": "0"}, check=True, capture_output=True,
         )  # fmt: skip
         hub.asked.clear()
         assert program(tmp_path, entry, HF_HUB_OFFLINE="1", **known) == (0, "")

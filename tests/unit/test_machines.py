@@ -39,7 +39,10 @@ def command(folder: str = ".", out: str = ".") -> list[str]:
 def ran(
     words: list[str], folder: Path, limit: Callable[[], None] | None = None, **environment: str
 ) -> "subprocess.CompletedProcess[bytes]":
-    kept = {"PATH": os.environ["PATH"], "PYTHONPATH": str(SCRIPTS), "HOME": str(folder)}
+    kept = {
+        **{"PATH": os.environ["PATH"], "PYTHONPATH": str(SCRIPTS), "HOME": str(folder)},
+        "PYTHONDONTWRITEBYTECODE": "1",  # a limit on files would cut it short, for everybody
+    }
     return subprocess.run(
         [sys.executable, *words],
         cwd=folder,

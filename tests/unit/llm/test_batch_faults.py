@@ -378,7 +378,9 @@ def test_a_batch_that_the_provider_does_not_know_can_be_given_up(
 ) -> None:
     gone = {"status": 404, "body": '{"error": {"message": "No batch found"}}'}
     peer.script = lambda what, turn: gone if what == "look" else None
-    with pytest.raises(UserError, match=r"batch b0: .*give it up with `make cancel-batches`"):
+    with pytest.raises(
+        UserError, match=r"batch b0: .*give it up with `make cancel-batches GIVE_UP=1`"
+    ):
         ask(tmp_path)
     assert at_rest(tmp_path)[0] == 1
     peer.script = lambda what, turn: gone if what == "cancel" else None

@@ -168,7 +168,7 @@ def test_a_cancelled_batch_gives_what_was_answered_and_the_rest_is_asked_later(
 
             async def impatient() -> None:
                 with pytest.raises(TimeoutError):
-                    await asyncio.wait_for(client.model.send(_requests(settings)), 2)
+                    await asyncio.wait_for(client.model.send(_requests(settings), set()), 2)
 
             asyncio.run(impatient())
             assert time.monotonic() - started < 10

@@ -55,10 +55,10 @@ def fault_of(faults: Faults, prompt: list[dict[str, str]]) -> str:
 def test_five_thousand_rows_under_mixed_faults_end_in_one_state_each_and_are_paid_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    faults, prompts = Faults(share=0.1, stall_s=2.0), questions(ROWS)
+    faults, prompts = Faults(share=0.1, stall_s=6.0), questions(ROWS)
     met = Counter(fault_of(faults, prompt) for prompt in prompts)
     assert set(met) == {"", *PASSING, *STATE_OF}, "every kind of fault befalls some row"
-    with simulated(tmp_path, faults={"share": 0.1, "stall_s": 2.0}) as server:
+    with simulated(tmp_path, faults={"share": 0.1, "stall_s": 6.0}) as server:
         use(monkeypatch, server.environment(tmp_path))
         with LLMClient.of(SETTINGS, tmp_path / "s.sqlite", 64, None) as client:
             answers = client.ask(prompts, names(ROWS))
