@@ -17,6 +17,7 @@ REMEDIES = {
     " make test MIRROR=folder",
     "chromium": "install chromium (Debian: apt install chromium)",
     "make .venv-crate": "make .venv-crate",
+    "BEZOAR_TEST_SLURM": "BEZOAR_TEST_SLURM=1",
     "slurmctld": "install slurmctld, slurmd, slurm-client and munge (Debian: apt install …), and"
     " run make development",
     "strace": "install strace; in a container, allow ptrace",

@@ -16,10 +16,12 @@ import slurm_cluster
 from smallest import CONFIG, RESULTS, fresh
 
 PLUGIN = importlib.util.find_spec("snakemake_executor_plugin_slurm")
+ASKED = os.environ.get("BEZOAR_TEST_SLURM") == "1"
 MISSING = slurm_cluster.missing() + ([] if PLUGIN else ["snakemake-executor-plugin-slurm"])
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(1500),
+    pytest.mark.skipif(not ASKED, reason="a cluster of one node, minutes: BEZOAR_TEST_SLURM=1"),
     pytest.mark.skipif(
         bool(MISSING), reason=f"slurmctld and slurmd: {', '.join(MISSING)} not installed"
     ),
