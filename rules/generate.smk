@@ -11,23 +11,7 @@ OUTPUTS:
     store   = <results>/store/generate-*.sqlite                   every answer, never deleted
 """
 
-SHARD_WAIT_S = 600  # without a new answer of the others, as where they do not run at once
-
-
-def before_whole(scheme):
-    """The shards of a scheme, for the job that puts them together; nothing for a shard."""
-    return lambda wildcards: [] if "number" in wildcards.keys() else LAYOUT.shard_marks(scheme)
-
-
-def share(wildcards):
-    """The options of one shard."""
-    return f"--shard {wildcards.number}/{LAYOUT.shards} --wait {SHARD_WAIT_S}"
-
-
-def own_server(wildcards):
-    """The shell line that gives a shard the server of its number, where one is named."""
-    name = config["teacher"]["base_url_env"]
-    return f'export {name}="${{{name}_{wildcards.number}:-${name}}}"' if name else ""
+from bezoar.workflow import shared_generation
 
 
 rule generate_lamini:
@@ -40,7 +24,7 @@ rule generate_lamini:
         topics=source("topics"),
         facts=FACTS,
         server=TEACHER_SERVER,
-        shards=before_whole("lamini"),
+        shards=shared_generation.before_whole(LAYOUT, "lamini"),
     output:
         rows="<results>/generate/lamini.jsonl",
         counts="<results>/generate/lamini.counts.json",
@@ -82,7 +66,7 @@ rule generate_evol:
         tokenizer=source("teacher_tokenizer"),
         facts=FACTS,
         server=TEACHER_SERVER,
-        shards=before_whole("evol"),
+        shards=shared_generation.before_whole(LAYOUT, "evol"),
     output:
         rows="<results>/generate/evol.jsonl",
         counts="<results>/generate/evol.counts.json",
@@ -161,7 +145,7 @@ rule generate_orca:
         streamed=expand("<results>/flan/{source}.counts.json", source=LAYOUT.streamed),
         facts=FACTS,
         server=TEACHER_SERVER,
-        shards=before_whole("orca"),
+        shards=shared_generation.before_whole(LAYOUT, "orca"),
     output:
         rows="<results>/generate/orca.jsonl",
         counts="<results>/generate/orca.counts.json",
@@ -206,8 +190,8 @@ if LAYOUT.shards > 1:
         benchmark:
             "<benchmarks>/generate/lamini.{number}.tsv"
         params:
-            address=own_server,
-            share=share,
+            address=shared_generation.own_server(LAYOUT),
+            share=shared_generation.share(LAYOUT),
 
     use rule generate_evol as generate_evol_shard with:
         output:
@@ -219,8 +203,8 @@ if LAYOUT.shards > 1:
         benchmark:
             "<benchmarks>/generate/evol.{number}.tsv"
         params:
-            address=own_server,
-            share=share,
+            address=shared_generation.own_server(LAYOUT),
+            share=shared_generation.share(LAYOUT),
 
     use rule generate_orca as generate_orca_shard with:
         output:
@@ -232,5 +216,5 @@ if LAYOUT.shards > 1:
         benchmark:
             "<benchmarks>/generate/orca.{number}.tsv"
         params:
-            address=own_server,
-            share=share,
+            address=shared_generation.own_server(LAYOUT),
+            share=shared_generation.share(LAYOUT),

@@ -1,0 +1,28 @@
+"""What the jobs of a shared generation (`generate: shards`) are given by their rules."""
+
+from collections.abc import Callable
+from typing import Any
+
+from bezoar.workflow.layout import Layout
+
+WAIT_S = 600  # without a new answer of the others, as where they do not run at once
+
+
+def before_whole(layout: Layout, scheme: str) -> Callable[[Any], list[str]]:
+    """Return the input function of the job that puts a scheme's shards together: their marks, and
+    nothing for a shard itself.
+    """
+    return lambda wildcards: [] if wildcards.get("number") else layout.shard_marks(scheme)
+
+
+def share(layout: Layout) -> Callable[[Any], str]:
+    """Return the options of one shard, by its wildcards."""
+    return lambda wildcards: f"--shard {wildcards.number}/{layout.shards} --wait {WAIT_S}"
+
+
+def own_server(layout: Layout) -> Callable[[Any], str]:
+    """Return the shell line that gives a shard the server of its number, where one is named."""
+    name = layout.config["teacher"]["base_url_env"]
+    if not name:
+        return lambda _: ""
+    return lambda wildcards: f'export {name}="${{{name}_{wildcards.number}:-${name}}}"'
