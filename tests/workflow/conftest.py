@@ -7,20 +7,10 @@ import pytest
 from smallest import fresh, snakemake
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give all tests of the finished rehearsal to one worker, so that it is run once, and all of
-    the cluster to another.
-    """
-    for item in items:
-        for name in ("finished", "slurm"):
-            if name in getattr(item, "fixturenames", ()):
-                item.add_marker(pytest.mark.xdist_group(name))
-
-
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the project in which the smallest rehearsal has been run; BEZOAR_FINISHED names one
-    that is there already.
+    """A copy of the project in which the smallest rehearsal has been run, for each of pytest's
+    workers; BEZOAR_FINISHED names one that is there already.
     """
     if os.environ.get("BEZOAR_FINISHED"):
         return Path(os.environ["BEZOAR_FINISHED"])
