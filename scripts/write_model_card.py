@@ -22,7 +22,7 @@ from bezoar.errors import UserError
 from bezoar.evaluation.held_out import compared
 from bezoar.files import canonical, whole_file
 from bezoar.provenance.receipt import Receipt, stage_parser
-from bezoar.readers import read_json, read_json_object, read_jsonl, shown
+from bezoar.readers import column, read_json, read_json_object, read_jsonl
 from bezoar.report.markdown import table
 
 
@@ -82,10 +82,11 @@ def lineage(
     rows: list[tuple[str, str]] = [("base", base)]
     parent = None
     for receipt, adapter in zip(receipts, adapters, strict=True):
-        recorded = read_json_object(adapter / "lineage.json", "base", "parent_adapter")
-        if recorded["base"] != base:
+        path = adapter / "lineage.json"
+        recorded = read_json_object(path, "base", "parent_adapter")
+        if (below := column(recorded, "base", str, str(path))) != base:
             raise UserError(
-                f"{adapter}/lineage.json: trained over {shown(recorded['base'])}, but merged onto"
+                f"{adapter}/lineage.json: trained over {below[:12]}…, but merged onto"
                 f" {base[:12]}…; train it again"
             )
         if recorded["parent_adapter"] != parent:

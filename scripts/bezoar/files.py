@@ -13,6 +13,11 @@ from typing import IO, Any
 from bezoar.errors import UserError
 
 
+def same_json(one: Any, other: Any) -> bool:
+    """Whether two values are the same as JSON: by ==, 1 and true would be one."""
+    return canonical(one) == canonical(other)
+
+
 def canonical(value: Any) -> str:
     """Return `value` as JSON with sorted keys and no spaces: equal values give equal text."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

@@ -5,11 +5,10 @@ Usage: cancel_batches.py [--give-up] --config config/paper.yaml
 """
 
 import argparse
-from pathlib import Path
 
 from bezoar import program
 from bezoar.errors import UserError
-from bezoar.llm.answer_store import Store
+from bezoar.llm.answer_store import Store, stores_of
 from bezoar.llm.settings import ModelSpec
 from bezoar.llm.stored_model import StoredModel
 from bezoar.workflow.configuration import resolved
@@ -34,7 +33,7 @@ def main(argv: list[str] | None = None) -> None:
     config = resolved(args.config)
     known = {(settings["api"], settings["model"]): settings for _, settings in models(config)}
     cancelled = []
-    for path in sorted((Path(config["pathvars"]["results"]) / "store").glob("*.sqlite")):
+    for path in stores_of(config["pathvars"]["results"]):
         store = Store(path)
         requests = [next(iter(rows.values())) for _, _, _, rows in store.open_batches() if rows]
         store.close()

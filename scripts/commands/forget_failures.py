@@ -19,7 +19,7 @@ from typing import Any
 
 from bezoar import program
 from bezoar.errors import UserError
-from bezoar.llm.answer_store import Store, usable
+from bezoar.llm.answer_store import Store, stores_of, usable
 from bezoar.llm.settings import same_model
 from bezoar.workflow.configuration import resolved
 from doctor import models
@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> None:
     }
     kinds = set(KINDS) if "all" in args.kind else set(args.kind)
     total = 0
-    for path in sorted((Path(config["pathvars"]["results"]) / "store").glob("*.sqlite")):
+    for path in stores_of(config["pathvars"]["results"]):
         counts = forget(path, kinds, aliases, args.dry_run)
         total += counts.total()
         for kind, count in sorted(counts.items()):

@@ -86,8 +86,7 @@ def described(repository: contents.Repository, namespace: str) -> list[str]:
         f"  {repository.kind}, {repository.licence}, {len(repository.files)} files, {size:,} bytes"
     ]
     for name, file in sorted(repository.files.items()):
-        count = len(file) if isinstance(file, bytes) else file.stat().st_size
-        lines.append(f"  {count:>15,}  {name}")
+        lines.append(f"  {contents.size_of(file):>15,}  {name}")
     return lines
 
 

@@ -7,13 +7,12 @@ A test compares the page with what this writes, and that with an independent rea
 with the digests before and after an edit of every module.
 """
 
-import argparse
 import re
 from collections import Counter
 from pathlib import Path
 
+import written_page
 from bezoar import program
-from bezoar.files import whole_file
 from bezoar.provenance.code_digest import executed
 
 SCRIPTS, RULES = Path("scripts"), Path("rules")
@@ -97,15 +96,7 @@ def page(scripts: Path = SCRIPTS, rules: Path = RULES) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--output", type=Path, default=Path("docs/reach.md"), help="document to write"
-    )
-    args = parser.parse_args(argv)
-    with whole_file(args.output) as stream:
-        stream.write(page())
+    written_page.write(description=__doc__, default=Path("docs/reach.md"), page=page, argv=argv)
 
 
 if __name__ == "__main__":

@@ -5,11 +5,10 @@ Usage: write_resources.py [--output docs/resources.md]
 A test compares the page with what this writes.
 """
 
-import argparse
 from pathlib import Path
 
+import written_page
 from bezoar import program
-from bezoar.files import whole_file
 from bezoar.workflow import resources
 from bezoar.workflow.configuration import resolved
 from bezoar.workflow.layout import Layout
@@ -47,15 +46,7 @@ def page() -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--output", type=Path, default=Path("docs/resources.md"), help="document to write"
-    )
-    args = parser.parse_args(argv)
-    with whole_file(args.output) as stream:
-        stream.write(page())
+    written_page.write(description=__doc__, default=Path("docs/resources.md"), page=page, argv=argv)
 
 
 if __name__ == "__main__":

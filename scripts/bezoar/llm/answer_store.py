@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from bezoar.errors import UserError
-from bezoar.files import canonical, sha256_text
+from bezoar.files import canonical, same_json, sha256_text
 from bezoar.readers import parse_json
 
 # Of a row (of the table, or OLD): whether its answer has a text that a stage can go on with.
@@ -106,6 +106,11 @@ def key_of(request: dict[str, Any]) -> str:
 def usable(answer: Mapping[str, Any]) -> bool:
     """Say whether a stored answer has a text that a stage can go on with, as `USABLE` does."""
     return bool(answer["text"]) and answer.get("state", "answered") in ("answered", "truncated")
+
+
+def stores_of(results: str | Path) -> list[Path]:
+    """Return the stores of a run, sorted."""
+    return sorted(Path(results, "store").glob("*.sqlite"))
 
 
 def _removal(keys: list[tuple[Any, ...]]) -> list[Step]:
@@ -183,13 +188,8 @@ class Store:
         """Append rows of another store; return how many were new. One with a text takes the place
         of a failure.
         """
-        before: int = self._read("SELECT count(*) FROM answers", ())[0][0]
         good = [(row[0],) for row in rows if usable(self._object(row[2], f"answer {row[0][:12]}…"))]
-        failed = self._read(f"SELECT key FROM answers WHERE NOT {USABLE.format('')}", ())
-        replaced = set(good) & set(failed)
-        self._write_all([(REMOVE_FAILURE, good), (INSERT, rows)])
-        now: int = self._read("SELECT count(*) FROM answers", ())[0][0]
-        return now - before + len(replaced)
+        return self._write_all([(REMOVE_FAILURE, good), (INSERT, rows)])
 
     def forget(self, keys: Iterable[str]) -> None:
         """Remove answers, whatever they are, so that they are asked for again."""
@@ -209,7 +209,7 @@ class Store:
         for (request,) in self._read(query, (like["model"],)):
             known = self._object(request, "a request")
             held = {name: known[name] for name in like if name in known}
-            if canonical(held) == canonical(like):  # by ==, 1 and true are one
+            if same_json(held, like):
                 return known
         return None
 
@@ -284,21 +284,23 @@ class Store:
     def _write(self, statement: str, rows: list[tuple[Any, ...]]) -> None:
         self._write_all([(statement, rows)])
 
-    def _write_all(self, steps: "list[Step]") -> None:
-        """Do all steps in one transaction."""
+    def _write_all(self, steps: "list[Step]") -> int:
+        """Do all steps in one transaction; return how many rows the last of them changed."""
+        changed = 0
         try:
             with self.connection:
                 self.connection.execute("BEGIN IMMEDIATE")
                 for statement, rows in steps:
                     if rows is None:
-                        self.connection.execute(statement)
+                        changed = self.connection.execute(statement).rowcount
                     else:
-                        self.connection.executemany(statement, rows)
+                        changed = self.connection.executemany(statement, rows).rowcount
         except sqlite3.Error as error:
             raise UserError(
                 f"{self.path}: cannot be written ({error}); free space and run again, what is"
                 " stored is kept"
             ) from None
+        return changed
 
     def close(self) -> None:
         """Fold the write-ahead log into the file, so that the file alone is the store."""

@@ -177,9 +177,9 @@ class StoredModel:
                     try:
                         await api.cancel(name)
                     except Fault as fault:
-                        if give_up or fault.status in (404, 410):
+                        if fault.status in (404, 410):
                             self.store.batch_collected(number)
-                        elif fault.status not in (400, 409):  # it has ended already
+                        elif not give_up and fault.status not in (400, 409):  # has ended already
                             raise UserError(self.connection.hint(fault)) from None
 
         if open_batches:

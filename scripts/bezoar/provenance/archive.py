@@ -9,7 +9,6 @@ from pathlib import Path
 from bezoar.errors import UserError
 from bezoar.files import whole_file
 from bezoar.provenance import audit, crate
-from bezoar.provenance.fingerprint import files_in
 
 PROJECT = [
     "Makefile",
@@ -32,12 +31,7 @@ def contents(receipts: audit.Receipts, results: Path) -> list[Path]:
     """Return the project's files, the receipts, and every file that a receipt read or wrote,
     sorted; all must be there.
     """
-    named = {
-        Path(path)
-        for held in receipts.values()
-        for kind in ("inputs", "outputs")
-        for path in files_in(held[kind])
-    }
+    named = {Path(path) for path in audit.named_files(receipts)}
     named |= {results / "receipts" / f"{stage}.json" for stage in receipts}
     for name in PROJECT:
         place = Path(name)

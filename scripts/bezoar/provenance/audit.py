@@ -86,6 +86,16 @@ def first_difference(old: Path, new: Path, scratch: str = "") -> str | None:
     return f"row {row}"
 
 
+def named_files(receipts: Receipts) -> set[str]:
+    """Return the paths of all inputs and outputs."""
+    return {
+        path
+        for held in receipts.values()
+        for kind in ("inputs", "outputs")
+        for path in files_in(held[kind])
+    }
+
+
 def hashes(receipts: Receipts) -> list[str]:
     """Hash every input and output of every stage again, without a cache; return a line for each
     that differs from its record, with the first row that does.
@@ -239,12 +249,7 @@ def verdict(
 ) -> str:
     """Return the page a reviewer can paste."""
     held = [stage for stage in receipts if stage not in again]
-    files = {
-        path
-        for receipt in receipts.values()
-        for kind in ("inputs", "outputs")
-        for path in files_in(receipt[kind])
-    }
+    files = named_files(receipts)
     commits = Counter(str(receipt["git_commit"])[:12] for receipt in receipts.values())
     return "\n".join(
         [

@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from bezoar.files import canonical, whole_file
+from bezoar.files import same_json, whole_file
 
 LOCKS = Path(__file__).parents[3] / "envs"
 AGAIN = "BEZOAR_AGAIN"  # set: a program runs even if nothing has changed
@@ -140,8 +140,8 @@ def nothing_to_do(command: list[str]) -> bool:
         recipe = json.loads(command[command.index("--recipe") + 1])
         return (
             held["code"] == command[command.index("--code") + 1]
-            and canonical(held["recipe"]) == canonical(recipe)  # by ==, 1 and true are one
-            and canonical(held["environment"]) == canonical(environment())
+            and same_json(held["recipe"], recipe)
+            and same_json(held["environment"], environment())
             and arguments(held["command"]) == arguments(command)
             and all(hashes.of(path) == digest for path, digest in files.items())
         )

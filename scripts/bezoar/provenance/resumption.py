@@ -8,7 +8,7 @@ from typing import Any
 
 from bezoar import precision
 from bezoar.errors import UserError
-from bezoar.files import canonical, write_json
+from bezoar.files import canonical, same_json, write_json
 from bezoar.provenance.receipt import Receipt
 from bezoar.readers import read_json
 
@@ -50,8 +50,7 @@ def difference(old: Any, new: Any, name: str = "") -> str:
             for key in sorted({*old, *new})
         )
         return next(filter(None, lines), "")
-    same = canonical(old) == canonical(new)  # by ==, 1 and true are one
-    return "" if same else f"{name or 'contents'}: {_short(old)} -> {_short(new)}"
+    return "" if same_json(old, new) else f"{name or 'contents'}: {_short(old)} -> {_short(new)}"
 
 
 def _short(value: Any) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bezoar.errors import UserError
-from bezoar.files import canonical
+from bezoar.files import same_json
 from bezoar.provenance.fingerprint import (
     Hashes,
     arguments,
@@ -35,7 +35,7 @@ def differences(old: Any, new: Any, name: str) -> Iterator[str]:
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted({*old, *new}):
             yield from differences(old.get(key), new.get(key), f"{name}.{key}")
-    elif canonical(old) != canonical(new):  # by ==, 1 and true are one
+    elif not same_json(old, new):
         yield f"{name}: {_short(old)} -> {_short(new)}"
 
 

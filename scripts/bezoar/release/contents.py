@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bezoar.provenance.audit import Receipts
+from bezoar.provenance.audit import Receipts, named_files
 from bezoar.provenance.fingerprint import files_in
 from bezoar.readers import read_json, read_text
 from bezoar.release import licences
@@ -37,10 +37,12 @@ class Repository:
 
     def size(self) -> int:
         """Return how many bytes its files have."""
-        return sum(
-            len(file) if isinstance(file, bytes) else file.stat().st_size
-            for file in self.files.values()
-        )
+        return sum(map(size_of, self.files.values()))
+
+
+def size_of(file: Path | bytes) -> int:
+    """Return how many bytes a file has."""
+    return len(file) if isinstance(file, bytes) else file.stat().st_size
 
 
 def suffix(layout: Layout) -> str:
@@ -217,12 +219,7 @@ def left_behind(layout: Layout, receipts: Receipts) -> dict[str, str]:
     """
     behind: dict[str, str] = {}
     unlicensed: set[str] = set()
-    named = {
-        path
-        for held in receipts.values()
-        for kind in ("inputs", "outputs")
-        for path in files_in(held[kind])
-    }
+    named = named_files(receipts)
     for entry in layout.registry.values():
         place = sources.path_of(entry["id"], {entry["id"]: entry})
         inside = f"{Path(place).parent}/" if "hub" in entry else place

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from bezoar.errors import UserError
-from bezoar.files import canonical
+from bezoar.files import same_json
 from bezoar.readers import shown
 from bezoar.workflow.configuration import load
 
@@ -37,7 +37,7 @@ def name_of(model: str, revision: str) -> str:
 
 def add(models: dict[str, Any], name: str, new: dict[str, Any]) -> dict[str, Any]:
     """Return the models with a new one; raise `UserError` if the name is another model's."""
-    if canonical(models.get(name, new)) != canonical(new):
+    if not same_json(models.get(name, new), new):
         raise UserError(
             f"{name}: the table has another model of this name ({models[name]}); give this one a"
             " NAME of its own"

@@ -76,7 +76,7 @@ CPU_BYTES = HOST_BYTES | {
 # Bytes that a kept row takes as Python objects: two lists of token ids of a few hundred each.
 ROW_BYTES = 20_000
 # Of the evaluation's items and their n-grams, at the paper's ten tasks.
-EVALUATION_MB = {"data_items": 2000, "data_contamination": 4000, "data_duplicates": 1000}
+EVALUATION_MB = {"data_items": 2000, "data_duplicates": 1000, "data_contamination": 4000}
 # Operations a second. GPU: [ours] a quarter of the 165 TFLOP/s that NVIDIA states for an RTX 4090
 # (dense, bfloat16, float32 sums). CPU: a thread in float32, measured on the rehearsal's base.
 GPU_FLOPS, CPU_FLOPS = 4e13, 2.5e10
@@ -150,7 +150,7 @@ class Needs:
 
     def light(self) -> list[str]:
         """Return the rules whose jobs run where Snakemake does."""
-        sharded = [f"generate_{scheme}_shard" for scheme in ("lamini", "evol", "orca")]
+        sharded = [f"{rule}_shard" for rule in LIGHT if rule.startswith("generate_")]
         here = LIGHT.union(sharded if self.layout.shards > 1 else [])
         return sorted(here.difference(self.by_rule))
 
@@ -168,9 +168,8 @@ class Needs:
             found["import_model"] = self.host("import_model", self.moved(), gpus=0, like="base")
         if config["serve"] and layout.generated:
             found |= self.served()
-        for rule in ("data_items", "data_duplicates", "data_contamination"):
-            more = 0 if world else EVALUATION_MB[rule]
-            found[rule] = self.host(rule, 0.0, gpus=0, more_mb=more)
+        for rule, more in EVALUATION_MB.items():
+            found[rule] = self.host(rule, 0.0, gpus=0, more_mb=0 if world else more)
         pairs = min(config["preferences"]["first"], world.get("preference_pairs", 10**9))
         found["sft"] = self.training("sft", self.most_rows())
         found["hh_sft"] = self.training("hh_sft", pairs)
@@ -261,8 +260,13 @@ class Needs:
 
     def token_bytes(self, whole: bool) -> float:
         """Return the bytes of a GPU that a token of a micro-batch takes, by the model's size."""
-        share = (self.size / PAPER_PARAMETERS) ** (2 / 3)
-        return float(share * (TOKEN_BYTES_WHOLE if whole else TOKEN_BYTES))
+        return self.activations() * (TOKEN_BYTES_WHOLE if whole else TOKEN_BYTES)
+
+    def activations(self) -> float:
+        """Return what a token's activations take, of what they take in the paper's model: depth
+        times width, where parameters are depth times width squared.
+        """
+        return float((self.size / PAPER_PARAMETERS) ** (2 / 3))
 
     def reference(self, pairs: int) -> Need:
         """Return what the reference's log-probabilities need."""
@@ -304,9 +308,8 @@ class Needs:
         questions = 8 * world["questions_per_category"] if world else 80
         batches = 2 * math.ceil(questions / recipe["batch_size"])
         step = GPU_TOKEN_S if self.gpus else CPU_TOKEN_S * max(1.0, self.size / 2e7)
-        share = (self.size / PAPER_PARAMETERS) ** (2 / 3)
         tokens = recipe["batch_size"] * 2 * recipe["max_new_tokens"]  # the second turn has both
-        gpu_bytes = 2 * self.size + tokens * CACHE_BYTES * share
+        gpu_bytes = 2 * self.size + tokens * CACHE_BYTES * self.activations()
         seconds = batches * recipe["max_new_tokens"] * step + self.moved()
         return self.host("mtbench_answers", seconds, self.gpus, gpu_bytes)
 
@@ -381,7 +384,7 @@ def asked(need: Need, limits: Limits) -> dict[str, Amount]:
 def jobs(layout: Layout) -> dict[str, int]:
     """Return how many jobs of each rule that is not light a whole run has."""
     counts = {rule: 1 for rule in ("base", "hh_sft", "dpo_reference", "dpo", "serve")}
-    counts |= dict.fromkeys(("data_items", "data_duplicates", "data_contamination"), 1)
+    counts |= dict.fromkeys(EVALUATION_MB, 1)
     counts |= {f"generate_{scheme}": 1 for scheme in layout.generated}
     counts |= {"sft": len(layout.schemes), "merge": len(layout.merged)}
     counts |= {"import_model": len(layout.extra), "learning": len(layout.states)}
