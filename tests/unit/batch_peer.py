@@ -9,8 +9,15 @@ from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
+import pytest
+from peer import SETTINGS
+
+OPENAI: dict[str, Any] = {**SETTINGS, "use_batch_api": True}
+CLAUDE = {**OPENAI, "provider": "anthropic", "api": "messages", "base_url_env": "PEER_ROOT"}
+PRICES = "models: {m: {input: 1, output: 2, batch_share: 0.5}}\n"
 Act = dict[str, Any]
 
 
@@ -82,6 +89,14 @@ class BatchPeer:
         self.server.handle_error = lambda *_: None  # type: ignore[method-assign]
         self.url = f"http://127.0.0.1:{self.server.server_port}"
         threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
+
+    def use(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Set what names its address, key and prices; these lie in `folder`."""
+        (folder / "prices.yaml").write_text(PRICES)
+        monkeypatch.setenv("BEZOAR_PRICES", str(folder / "prices.yaml"))
+        monkeypatch.setenv("PEER_KEY", "canary-0123456789")
+        monkeypatch.setenv("PEER_URL", f"{self.url}/v1")
+        monkeypatch.setenv("PEER_ROOT", self.url)
 
     def stop(self) -> None:
         self.server.shutdown()

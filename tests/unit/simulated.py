@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from peer import SETTINGS as OF_A_PEER
+
 from bezoar.rehearsal.world import World
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -19,15 +21,7 @@ KEY = "canary-5b1f0c2e9d"
 # USD a million tokens: a cent for five words
 PRICES = "models: {m: {input: 1000.0, output: 2000.0, batch_share: 0.5}}\n"
 SETTINGS: dict[str, Any] = {
-    "provider": "openai",
-    "api": "chat",
-    "model": "m",
-    "revision": None,
-    "base_url_env": "PEER_URL",
-    "api_key_env": "PEER_KEY",
-    "prompt_form": None,
-    "stop": [],
-    "temperature": 0.5,
+    **OF_A_PEER,
     "max_tokens": 40,
     "timeout_s": 1.0,
     "reported_as": None,

@@ -5,6 +5,7 @@ sets; on local files, by datasets' own loaders.
 import json
 import random
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -143,20 +144,28 @@ def test_choosing_in_batches_or_shards_is_choosing_at_once(
     assert chosen([row for shard in shards for row in shard]) == at_once
 
 
+def pinned(*_: Any, **__: Any) -> SimpleNamespace:
+    """What the hub's client says of the repository of `ENTRY`."""
+    return SimpleNamespace(id=ENTRY["hub"], sha=ENTRY["revision"])
+
+
+@pytest.mark.parametrize("broken", ["huggingface_hub.HfApi.repo_info", "datasets.load_dataset"])
 def test_a_submix_that_cannot_be_had_says_what_to_do(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
     monkeypatch.delenv("BEZOAR_MIRROR", raising=False)
 
     def offline(*_: Any, **__: Any) -> Any:
         raise ConnectionError("no network")
 
-    monkeypatch.setattr("huggingface_hub.HfApi.repo_info", offline)
+    monkeypatch.delenv("HF_ENDPOINT", raising=False)
+    monkeypatch.setattr("huggingface_hub.HfApi.repo_info", pinned)
+    monkeypatch.setattr(broken, offline)
     with pytest.raises(
         UserError,
         match=(
-            r"nobody/niv2: ConnectionError from .*; try again later, or put it into"
-            r" MIRROR/hub/flan_niv2_submix"
+            r"nobody/niv2: ConnectionError from https://huggingface\.co; try again later, or put"
+            r" it into MIRROR/hub/flan_niv2_submix"
         ),
     ):
         list(stream_flan.stream(ENTRY, None, tmp_path / "lock"))
@@ -172,7 +181,7 @@ def test_the_hub_is_asked_for_the_pinned_revision(
         return SUBMIX[:1]
 
     monkeypatch.setattr("datasets.load_dataset", load)
-    monkeypatch.setattr("bezoar.hub.revision_of", lambda entry: entry["revision"])
+    monkeypatch.setattr("huggingface_hub.HfApi.repo_info", pinned)
     assert list(stream_flan.stream(ENTRY, None, tmp_path / "lock")) == SUBMIX[:1]
     assert asked == [
         (("nobody/niv2",), {"revision": "a" * 40, "split": "train", "streaming": True})

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from batch_peer import BatchPeer, bad, good, good_message, lines
-from peer import SETTINGS
+from batch_peer import CLAUDE, OPENAI, BatchPeer, bad, good, good_message, lines
 
 from bezoar.errors import UserError
 from bezoar.llm import batch_run, limits
@@ -18,8 +17,6 @@ from bezoar.llm.budget import Ledger
 from bezoar.llm.client import LLMClient
 from bezoar.llm.language_model import Answer
 
-OPENAI: dict[str, Any] = {**SETTINGS, "use_batch_api": True}
-CLAUDE = {**OPENAI, "provider": "anthropic", "api": "messages", "base_url_env": "PEER_ROOT"}
 BOTH = pytest.mark.parametrize("settings", [OPENAI, CLAUDE], ids=["openai", "anthropic"])
 LIMIT = "Enqueued token limit reached. Limit: 90,000 enqueued tokens."
 
@@ -33,11 +30,7 @@ def peer() -> Iterator[BatchPeer]:
 
 @pytest.fixture(autouse=True)
 def _environment(peer: BatchPeer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PEER_URL", f"{peer.url}/v1")
-    monkeypatch.setenv("PEER_ROOT", peer.url)
-    monkeypatch.setenv("PEER_KEY", "canary-0123456789")
-    (tmp_path / "prices.yaml").write_text("models: {m: {input: 1, output: 2, batch_share: 0.5}}\n")
-    monkeypatch.setenv("BEZOAR_PRICES", str(tmp_path / "prices.yaml"))
+    peer.use(tmp_path, monkeypatch)
     monkeypatch.setattr(limits, "FIRST_PAUSE_S", 0.01)
     monkeypatch.setattr(batch_run, "POLL_S", 0.01)
 

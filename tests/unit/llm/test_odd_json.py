@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from batch_peer import BatchPeer, good, lines
+from batch_peer import CLAUDE, OPENAI, BatchPeer, good, lines
 from peer import SETTINGS, Peer
 
 from bezoar.errors import UserError
@@ -19,8 +19,6 @@ from bezoar.llm.client import LLMClient
 from bezoar.llm.language_model import Answer
 from bezoar.llm.settings import ModelSpec, request_of
 
-OPENAI: dict[str, Any] = {**SETTINGS, "use_batch_api": True}
-CLAUDE = {**OPENAI, "provider": "anthropic", "api": "messages", "base_url_env": "PEER_ROOT"}
 DEEP = '{"error": ' * 950 + "1" + "}" * 950
 
 
@@ -33,11 +31,7 @@ def peer() -> Iterator[BatchPeer]:
 
 @pytest.fixture(autouse=True)
 def _environment(tmp_path: Path, peer: BatchPeer, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "prices.yaml").write_text("models: {m: {input: 1, output: 2, batch_share: 0.5}}\n")
-    monkeypatch.setenv("BEZOAR_PRICES", str(tmp_path / "prices.yaml"))
-    monkeypatch.setenv("PEER_KEY", "canary-0123456789")
-    monkeypatch.setenv("PEER_URL", f"{peer.url}/v1")
-    monkeypatch.setenv("PEER_ROOT", peer.url)
+    peer.use(tmp_path, monkeypatch)
     monkeypatch.setattr(limits, "FIRST_PAUSE_S", 0.001)
     monkeypatch.setattr(batch_run, "POLL_S", 0.001)
 
