@@ -22,6 +22,7 @@ from typing import Any
 
 from bezoar import program, surroundings
 from bezoar.errors import UserError
+from bezoar.llm.answer_store import edited
 from bezoar.provenance import audit
 from bezoar.provenance.code_digest import libraries
 
@@ -125,6 +126,13 @@ def main(argv: list[str] | None = None) -> None:
         if not libraries(SCRIPTS / held["command"][0]) & MODELS
     ]
     chosen = [stage for stage in light if args.only is None or stage in args.only]
+    wrong += [
+        f"{stage}: {path}: {what}"
+        for stage, held in receipts.items()
+        for path in sorted(audit.paths_of(held["outputs"]))
+        if path.endswith(".sqlite") and Path(path).is_file()
+        for what in edited(Path(path))
+    ]
     with tempfile.TemporaryDirectory(prefix="audit-", dir=args.scratch) as scratch:
         for stage in chosen:
             wrong += make_again(stage, receipts[stage], Path(scratch))

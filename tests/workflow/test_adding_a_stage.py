@@ -93,5 +93,7 @@ def test_the_written_pages_follow(project: Path) -> None:
     for page in ("deviations", "reach"):
         program = project / f"scripts/dev/write_{page}.py"
         subprocess.run([sys.executable, program], cwd=project, check=True)
-    assert "`words.with_instruction`" in (project / "docs/deviations.md").read_text("utf-8")
-    assert "`count_words.py`" in (project / "docs/reach.md").read_text("utf-8")
+    row = "| `words` | `words: {with_instruction: true}` | instructions count, too |"
+    assert row in (project / "docs/deviations.md").read_text("utf-8")
+    reach = (project / "docs/reach.md").read_text("utf-8")
+    assert re.search(r"^\| `data/texts.py` \| .*\bwords \|$", reach, re.MULTILINE)

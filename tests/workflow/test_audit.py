@@ -213,16 +213,25 @@ def test_a_forgery_that_all_receipts_agree_on_is_found_by_making_it_again(
     )
 
 
-def test_a_stored_answer_cannot_be_edited_unseen(project: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        (b'"text":"{\\"status\\": \\"Accept', "answer [0-9a-f]+… does not match its hash"),
+        (b"meets all four", "request [0-9a-f]+… does not match its key"),
+    ],
+    ids=["answer", "request"],
+)
+def test_a_store_cannot_be_edited_unseen(project: Path, text: bytes, what: str) -> None:
     path = Path(RESULTS, "store/filter-orca.sqlite")
     with restored(path, *Path(RESULTS, "receipts").glob("*.json")):
         content = path.read_bytes()
-        place = content.rindex(b"Accept")
+        place = content.rindex(text) + len(text) - 6
         path.write_bytes(content[:place] + b"Reject" + content[place + 6 :])
         match_receipts(str(path), everyone(str(path)))
         reseal()
         done = run(project, "filter_orca")
-    assert done.returncode == 1 and "filter_orca: cannot be made again" in done.stdout
+    assert done.returncode == 1
+    assert re.search(f"^- filter_orca: {path}: {what}$", done.stdout, re.MULTILINE)
 
 
 def test_a_file_that_no_receipt_wrote_is_listed(project: Path) -> None:

@@ -142,7 +142,7 @@ def test_the_flan_submixes_are_streamed_by_default_and_the_files_are_an_overlay(
     text = plan(
         "results/generate/orca.jsonl", "--configfile", "config/paper.yaml", "config/flan-cot.yaml"
     )
-    assert re.search(r"^fetch_file\s+7", text, re.MULTILINE) and not re.search(
+    assert re.search(r"^fetch_file\s+8", text, re.MULTILINE) and not re.search(
         r"^flan\s", text, re.MULTILINE
     )
 

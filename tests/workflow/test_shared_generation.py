@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from smallest import RESULTS, planned, snakemake
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture
@@ -16,7 +16,9 @@ def shared(finished: Path, tmp_path: Path) -> Path:
     smallest = folder / "tests/workflow/smallest.yaml"
     text = smallest.read_text()
     assert "\ngenerate:\n" in text
-    smallest.write_text(text.replace("\ngenerate:\n", "\ngenerate:\n  shards: 3\n"))
+    smallest.write_text(
+        text.replace("\ngenerate:\n", "\ngenerate:\n  shards: 3\n  shard_wait_s: 1\n")
+    )
     return folder
 
 
@@ -35,5 +37,8 @@ def test_jobs_that_share_the_requests_write_the_same_rows(shared: Path) -> None:
     assert {f"generate-{path.stem}.shard-{k}-of-3.sqlite" for path in rows for k in (1, 2, 3)} <= (
         stores
     )
+    for stage in (path.stem for path in rows):
+        receipt = (results / f"receipts/generate_{stage}.json").read_text()
+        assert ".shard-" not in receipt, "their answers are in the job's own stores"
     assert not list((results / "generate").glob(".*")), "what the shards left is gone"
-    assert set(planned(shared)) <= {"report"}
+    assert set(planned(shared)) <= {"data_card", "report"}, "both read the new receipts"

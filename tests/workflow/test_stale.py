@@ -248,9 +248,22 @@ SECTIONS = {
     "seed": "dpo",
     "scale": "claims",
 }
-# Where files lie, which rules there are, or in how many processes; `base` is the import's, which
-# the rehearsal replaces by `pretrain`.
-PLACES = {"pathvars", "sources", "base", "extra_models", "entry", "serve", "data.remove", "launch"}
+# Where files lie, which rules there are, in how many processes, or which model the paper had;
+# `base` is the import's, which the rehearsal replaces by `pretrain`.
+PLACES = {
+    "pathvars",
+    "sources",
+    "base",
+    "released",
+    "extra_models",
+    "entry",
+    "serve",
+    "data.remove",
+    "launch",
+    "generate.shards",
+    "generate.shard_wait_s",
+    "filter.paper_rater",
+}
 
 
 def test_every_leaf_of_the_configuration_is_in_the_recipe_of_the_stage_it_belongs_to(

@@ -143,10 +143,11 @@ def run(
     ) as receipt:
         with open_client(args, args.recipe[settings], args.store) as client:
             rows, funnel = make(client)
+            seconds = args.store.parent.glob(f"{args.store.stem}-*.sqlite")
             receipt.outputs["store"] = [
                 args.store,
-                *sorted(args.store.parent.glob(f"{args.store.stem}-*.sqlite")),
-            ]  # a second model's store
+                *sorted(path for path in seconds if ".shard-" not in path.name),
+            ]  # with a second model's, into which its shards' answers were put
             receipt.facts |= client.facts_for_receipt()
         write_jsonl(args.rows, rows)
         counts = funnel.as_json(client.counts())

@@ -26,6 +26,7 @@ may answer. Each job has a store of its own, so that jobs on several machines ne
 import sqlite3
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,25 @@ def _removal(keys: list[tuple[Any, ...]]) -> list[Step]:
 def digest(answer: str, response: str) -> str:
     """Return the hash that an answer is checked against."""
     return sha256_text(f"{answer}\n{response}")
+
+
+def edited(path: Path) -> list[str]:
+    """Return what is wrong with a store's rows, which nothing but an edit by hand explains: a
+    request that is not its key's, an answer that is not its hash's. The file is only read.
+    """
+    found = []
+    try:
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?immutable=1", uri=True)) as held:
+            for key, request, answer, response, sha256 in held.execute(
+                "SELECT key, request, answer, response, sha256 FROM answers ORDER BY key"
+            ):
+                if sha256_text(request) != key:
+                    found.append(f"request {key[:12]}… does not match its key")
+                if digest(answer, response) != sha256:
+                    found.append(f"answer {key[:12]}… does not match its hash")
+    except sqlite3.Error as error:
+        found.append(f"cannot be read as a store ({error})")
+    return found
 
 
 class Store:

@@ -5,8 +5,6 @@ from typing import Any
 
 from bezoar.workflow.layout import Layout
 
-WAIT_S = 600  # without a new answer of the others, as where they do not run at once
-
 
 def before_whole(layout: Layout, scheme: str) -> Callable[[Any], list[str]]:
     """Return the input function of the job that puts a scheme's shards together: their marks, and
@@ -17,7 +15,8 @@ def before_whole(layout: Layout, scheme: str) -> Callable[[Any], list[str]]:
 
 def share(layout: Layout) -> Callable[[Any], str]:
     """Return the options of one shard, by its wildcards."""
-    return lambda wildcards: f"--shard {wildcards.number}/{layout.shards} --wait {WAIT_S}"
+    wait_s = layout.config["generate"]["shard_wait_s"]
+    return lambda wildcards: f"--shard {wildcards.number}/{layout.shards} --wait {wait_s}"
 
 
 def own_server(layout: Layout) -> Callable[[Any], str]:
