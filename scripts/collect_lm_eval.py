@@ -24,9 +24,9 @@ from bezoar import program
 from bezoar.errors import UserError
 from bezoar.evaluation.statistics import (
     bootstrap_mean,
+    detectability,
     holm,
     mean_of_means,
-    noise,
     paired_difference,
     paired_p,
 )
@@ -183,7 +183,7 @@ def compare(values: Values, candidate: str, baseline: str, seed: int) -> dict[st
         "baseline": baseline,
         "tasks": rows,
         "all_items": paired_difference(everything[0], everything[1], seed),
-        "mean_of_tasks": {**over_tasks, **noise(gaps, over_tasks)},
+        "mean_of_tasks": {**over_tasks, **detectability(gaps, over_tasks)},
     }
 
 

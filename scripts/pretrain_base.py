@@ -23,9 +23,9 @@ from typing_extensions import TypedDict
 from bezoar import precision, program, progress
 from bezoar.arguments import model_directory
 from bezoar.errors import UserError
-from bezoar.files import canonical, whole_directory, whole_file, write_jsonl
+from bezoar.files import canonical, differences, whole_directory, whole_file, write_jsonl
 from bezoar.provenance.receipt import Receipt, stage_parser
-from bezoar.provenance.resumption import begun_with, difference
+from bezoar.provenance.resumption import begun_with
 from bezoar.readers import read_jsonl
 
 
@@ -204,7 +204,7 @@ def usable(checkpoint: Path, begun_with: dict[str, Any]) -> dict[str, Any] | Non
         return None
     try:
         state = torch.load(checkpoint, weights_only=True)
-        changed = difference(json.loads(state["begun_with"]), begun_with)
+        changed = next(differences(json.loads(state["begun_with"]), begun_with), "")
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError, pickle.PickleError):
         changed = "contents: it cannot be read"
     if not changed:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -21,6 +22,25 @@ def same_json(one: Any, other: Any) -> bool:
 def canonical(value: Any) -> str:
     """Return `value` as JSON with sorted keys and no spaces: equal values give equal text."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
+    """Yield one line for each value that is not the same, with its key: `recipe.lora.r: 16 ->
+    8`.
+    """
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted({*old, *new}):
+            yield from differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)
+    elif not same_json(old, new):
+        yield f"{name or 'contents'}: {brief(old)} -> {brief(new)}"
+
+
+def brief(value: Any) -> str:
+    """Return a value for a message: the first 12 digits of a sha256, 60 characters of any other."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if re.fullmatch(r"[0-9a-f]{64}", text):
+        return f"{text[:12]}…"
+    return text if len(text) <= 60 else f"{text[:59]}…"
 
 
 def sha256_text(text: str) -> str:

@@ -56,7 +56,7 @@ from bezoar.workflow import extra_models, resources
 from bezoar.workflow.configuration import SCHEMA, check, files_of, merge, resolved
 from bezoar.workflow.layout import OVERRIDES, LanguageModelJob, Layout
 
-BYTES_A_TOKEN = 4
+BYTES_PER_TOKEN = 4
 OUT = {
     "list": 600,
     "response": 200,
@@ -72,7 +72,7 @@ def filler(seed: str, tokens: int) -> str:
     """Return a text of about so many tokens whose words occur in no other."""
     words = [
         hashlib.sha256(f"{seed} {i}".encode()).hexdigest()[:6]
-        for i in range(max(1, tokens * BYTES_A_TOKEN // 7))
+        for i in range(max(1, tokens * BYTES_PER_TOKEN // 7))
     ]
     return " ".join(words)
 
@@ -174,7 +174,7 @@ def counter(model: str, folder: Path) -> tuple[Callable[[str], int], bool]:
     """Return a function that counts a model's tokens, and whether it is exact."""
     path = folder / model / "tokenizer.json"
     if not path.is_file():
-        return lambda text: -(-len(text.encode("utf-8", "surrogatepass")) // BYTES_A_TOKEN), False
+        return lambda text: -(-len(text.encode("utf-8", "surrogatepass")) // BYTES_PER_TOKEN), False
     tokenizer = Tokenizer.from_file(str(path))
     return lambda text: len(tokenizer.encode(text).ids), True
 
@@ -475,10 +475,10 @@ def table(plan: Plan, via: str) -> list[str]:
         for case, amount in usd.items():
             total[case] += amount or 0.0
         entry = entries["models"].get(load.settings.model) or {}
-        speed = entry.get("tokens_a_second")
+        speed = entry.get("tokens_per_second")
         hours = f"{load.out['expected'] / speed / 3600 * entry['gpus']:.1f}" if speed else "-"
         # A store holds the request once, the answer's text twice.
-        megabytes = (load.tokens_in + 2 * load.out["expected"]) * BYTES_A_TOKEN / 1e6
+        megabytes = (load.tokens_in + 2 * load.out["expected"]) * BYTES_PER_TOKEN / 1e6
         money = "".join(
             f"{'no price' if amount is None else f'{amount:.2f}':>10}" for amount in usd.values()
         )
@@ -495,7 +495,7 @@ def table(plan: Plan, via: str) -> list[str]:
         exact = (
             "its own tokenizer"
             if counter(model, plan.tokenizers)[1]
-            else f"{BYTES_A_TOKEN} bytes a token (texts vary by a third)"
+            else f"{BYTES_PER_TOKEN} bytes a token (texts vary by a third)"
         )
         price = (
             f"{entry['input']:g}/{entry['output']:g} USD a million tokens in/out,"

@@ -232,7 +232,7 @@ def main(argv: list[str] | None = None) -> None:
                 "torch": torch.__version__,
                 "shape": shape,
                 "peak_tflops": peak,
-                "flop_a_token": {
+                "flop_per_token": {
                     str(length): arithmetic(shape, length) for length in args.sequences
                 },
                 "runs": found,

@@ -85,7 +85,7 @@ def paired_difference(
     candidate: Sequence[float], baseline: Sequence[float], seed: int
 ) -> dict[str, Any]:
     """Return {mean, low, high, n} of candidate - baseline over the same items, resampling items
-    (paired bootstrap), and its `noise`.
+    (paired bootstrap), and its `detectability`.
     """
     if len(candidate) != len(baseline):
         raise ValueError(
@@ -94,7 +94,7 @@ def paired_difference(
         )
     gaps = np.asarray(candidate, dtype=float) - np.asarray(baseline, dtype=float)
     found = bootstrap_mean(gaps, seed)
-    return {**found, **noise([gaps], found)}
+    return {**found, **detectability([gaps], found)}
 
 
 def mcnemar(candidate: Sequence[float], baseline: Sequence[float]) -> float:
@@ -188,7 +188,7 @@ def detectable_difference(spread: float, n: int) -> float:
     return (1.959964 + 0.841621) * spread / math.sqrt(n)
 
 
-def noise(groups: Sequence[Sequence[float]], interval: dict[str, float]) -> dict[str, Any]:
+def detectability(groups: Sequence[Sequence[float]], interval: dict[str, float]) -> dict[str, Any]:
     """Return {spread, detectable, excludes_zero}: what a difference of these paired gaps could have
     shown, and whether it did.
 

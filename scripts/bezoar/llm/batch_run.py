@@ -17,10 +17,10 @@ from bezoar.llm.answer_store import Entry
 from bezoar.llm.batches import (
     MOST_REQUESTS,
     BatchAPI,
-    Look,
+    BatchFailure,
+    BatchState,
     Result,
     Results,
-    Whole,
     batch_api,
     parts_of,
 )
@@ -157,9 +157,9 @@ class BatchRun:
             if name is None:  # it was never accepted
                 self._close(number, requests)
                 return
-            look = await self._ended(name)
-            if look.failed:
-                self._failed(number, name, requests, look.failed)
+            state = await self._ended(name)
+            if state.failed:
+                self._failed(number, name, requests, state.failed)
                 return
             results = await patiently(partial(self.api.collect, name), what=f"batch {name}")
             if not searched or not results.by_key or results.by_key.keys() & requests.keys():
@@ -172,13 +172,13 @@ class BatchRun:
         if fault:
             raise UserError(self.exchange.connection.hint(fault))
 
-    async def _ended(self, name: str) -> Look:
+    async def _ended(self, name: str) -> BatchState:
         """Wait until a batch has ended; return its last status."""
         while True:
-            look = await patiently(partial(self.api.look, name), OUTAGE_TURNS, f"batch {name}")
-            if look.ended:
-                return look
-            print(f"batch {name}: {look.progress}", flush=True)
+            state = await patiently(partial(self.api.state, name), OUTAGE_TURNS, f"batch {name}")
+            if state.ended:
+                return state
+            print(f"batch {name}: {state.progress}", flush=True)
             await asyncio.sleep(POLL_S)
 
     def _take(
@@ -237,26 +237,28 @@ class BatchRun:
             self.exchange.server.refusals.hold(entry, fault, time.monotonic())
         return None
 
-    def _failed(self, number: int, name: str, requests: dict[str, Request], whole: Whole) -> None:
+    def _failed(
+        self, number: int, name: str, requests: dict[str, Request], failure: BatchFailure
+    ) -> None:
         """Close a batch that failed as a whole; decide how its requests can be submitted again."""
         self._close(number, requests)
-        print(f"batch {name} failed as a whole: {whole.reason}", flush=True)
+        print(f"batch {name} failed as a whole: {failure.reason}", flush=True)
         keys = list(requests)
-        lines = [line for line in whole.lines if line <= len(keys)]
+        lines = [line for line in failure.lines if line <= len(keys)]
         if lines and len(lines) < len(keys):
             now = time.time()
             for line in lines:
-                key, fault = keys[line - 1], Fault(whole.reason, 400)
+                key, fault = keys[line - 1], Fault(failure.reason, 400)
                 entry = Entry(key, requests[key], refusal(fault), "", now, 0.0, 0.0, "batch")
                 self.exchange.server.refusals.hold(entry, fault, time.monotonic())
-        elif whole.room and len(keys) > 1:
+        elif failure.room and len(keys) > 1:
             self.most = min(self.most, (len(keys) + 1) // 2)
         else:
             raise UserError(
-                f"model {self.exchange.settings.model}: batch {name} was refused: {whole.reason};"
+                f"model {self.exchange.settings.model}: batch {name} was refused: {failure.reason};"
                 + (
                     " run again later, or with MODE=online"
-                    if whole.room
+                    if failure.room
                     else f" change the model's settings, look at the account of"
                     f" {self.exchange.settings.api_key_env}, or run with MODE=online"
                 )

@@ -64,7 +64,7 @@ class Results:
 
 
 @dataclass(frozen=True)
-class Whole:
+class BatchFailure:
     """Why a batch failed as a whole: `lines` are the numbers (from 1) of the requests that were at
     fault, if it names any, and `room` says whether a smaller or later batch may fit.
     """
@@ -75,12 +75,12 @@ class Whole:
 
 
 @dataclass(frozen=True)
-class Look:
+class BatchState:
     """The state of a batch."""
 
     ended: bool
     progress: str
-    failed: Whole | None = None
+    failed: BatchFailure | None = None
 
 
 class BatchAPI(Protocol):
@@ -98,7 +98,7 @@ class BatchAPI(Protocol):
         """
         ...
 
-    async def look(self, name: str) -> Look:
+    async def state(self, name: str) -> BatchState:
         """Return the state of a batch."""
         ...
 
@@ -169,16 +169,16 @@ class OpenAIBatches:
                 return None
             after = {"after": last}
 
-    async def look(self, name: str) -> Look:
+    async def state(self, name: str) -> BatchState:
         batch = (await self.transport.get(f"/v1/batches/{name}")).json()
         status, counts = _status(batch, "status"), batch.get("request_counts")
         if status == FAILED:
-            return Look(True, "failed", _why_failed(batch.get("errors")))
+            return BatchState(True, "failed", _why_failed(batch.get("errors")))
         done = "?"
         if isinstance(counts, dict):
             finished = _number(counts.get("completed")) + _number(counts.get("failed"))
             done = f"{finished:.0f}/{_number(counts.get('total')):.0f}"
-        return Look(status in ENDED, f"{status} {done}")
+        return BatchState(status in ENDED, f"{status} {done}")
 
     async def collect(self, name: str) -> Results:
         batch = (await self.transport.get(f"/v1/batches/{name}")).json()
@@ -224,13 +224,13 @@ class AnthropicBatches:
                 return None
             after = {"after_id": last}
 
-    async def look(self, name: str) -> Look:
+    async def state(self, name: str) -> BatchState:
         batch = (await self.transport.get(f"/v1/messages/batches/{name}")).json()
         status, counts = _status(batch, "processing_status"), batch.get("request_counts")
         done = "?"
         if isinstance(counts, dict):
             done = f"{counts.get('succeeded')} answered, {counts.get('processing')} open"
-        return Look(status in ENDED, f"{status} {done}")
+        return BatchState(status in ENDED, f"{status} {done}")
 
     async def collect(self, name: str) -> Results:
         results = Results()
@@ -315,7 +315,7 @@ STATUS_OF = {
 }
 
 
-def _why_failed(errors: object) -> Whole:
+def _why_failed(errors: object) -> BatchFailure:
     """Return why OpenAI refused a batch as a whole."""
     rows = errors.get("data") if isinstance(errors, Mapping) else errors
     found = [row for row in rows if isinstance(row, Mapping)] if isinstance(rows, list) else []
@@ -325,7 +325,7 @@ def _why_failed(errors: object) -> Whole:
     numbered = [line for line in lines if type(line) is int and line >= 1]
     whole = len(numbered) < len(found) or not found
     known = () if whole else tuple(dict.fromkeys(numbered))
-    return Whole(reason, known, bool(ROOM.search(reason)))
+    return BatchFailure(reason, known, bool(ROOM.search(reason)))
 
 
 def _id_of(record: dict[str, Any], key: str = "id") -> str:

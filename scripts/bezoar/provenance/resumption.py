@@ -1,14 +1,13 @@
 """What unfinished work was begun with; it is continued only if none of that has changed."""
 
 import os
-import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 from bezoar import precision
 from bezoar.errors import UserError
-from bezoar.files import canonical, same_json, write_json
+from bezoar.files import differences, write_json
 from bezoar.provenance.receipt import Receipt
 from bezoar.readers import read_json
 
@@ -40,26 +39,6 @@ def device() -> str:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
 
 
-def difference(old: Any, new: Any, name: str = "") -> str:
-    """Return the first value that is not the same as one line (`recipe.lora.r: 16 -> 8`), or an
-    empty text.
-    """
-    if isinstance(old, dict) and isinstance(new, dict):
-        lines = (
-            difference(old.get(key), new.get(key), f"{name}.{key}" if name else str(key))
-            for key in sorted({*old, *new})
-        )
-        return next(filter(None, lines), "")
-    return "" if same_json(old, new) else f"{name or 'contents'}: {_short(old)} -> {_short(new)}"
-
-
-def _short(value: Any) -> str:
-    text = value if isinstance(value, str) else canonical(value)
-    if re.fullmatch(r"[0-9a-f]{64}", text):
-        return f"{text[:12]}…"
-    return text if len(text) <= 40 else f"{text[:39]}…"
-
-
 def keep_if_same(folder: Path, new: dict[str, Any]) -> None:
     """Empty a directory of unfinished work unless it was begun with `new`, and say why in one line;
     leave it marked with `new`.
@@ -67,7 +46,7 @@ def keep_if_same(folder: Path, new: dict[str, Any]) -> None:
     mark = folder / MARK
     if folder.is_dir() and any(folder.iterdir()):
         try:
-            changed = difference(read_json(mark), new)
+            changed = next(differences(read_json(mark), new), "")
         except UserError:
             changed = "settings: it does not say which"
         if not changed:

@@ -18,6 +18,7 @@ from typing import Any
 
 from bezoar import surroundings
 from bezoar.errors import UserError
+from bezoar.files import differences
 from bezoar.provenance import code_digest, fingerprint, staleness
 from bezoar.readers import read_json_object
 
@@ -97,7 +98,7 @@ def source_reasons(
     files = {str(folder / name): digest for name, digest in held["files"].items()}
     revision = entry["revision"] or pinned.get(entry["id"])
     return [
-        *staleness.differences(held["revision"], revision, "revision"),
+        *differences(held["revision"], revision, "revision"),
         *staleness.changed_files("source", files, [], hashes),
     ]
 

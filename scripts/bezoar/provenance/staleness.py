@@ -10,10 +10,9 @@ import re
 import shlex
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from bezoar.errors import UserError
-from bezoar.files import same_json
+from bezoar.files import brief, differences
 from bezoar.provenance.fingerprint import (
     Hashes,
     arguments,
@@ -28,28 +27,6 @@ CACHE = Path(".snakemake/bezoar-hashes.json")
 NEVER = "no receipt: it has not ended yet"
 
 
-def differences(old: Any, new: Any, name: str) -> Iterator[str]:
-    """Yield one line for each value that is not the same, with its key: `recipe.lora.r: 16 ->
-    8`.
-    """
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted({*old, *new}):
-            yield from differences(old.get(key), new.get(key), f"{name}.{key}")
-    elif not same_json(old, new):
-        yield f"{name}: {_short(old)} -> {_short(new)}"
-
-
-def _short(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return (
-        f"{text[:12]}…"
-        if re.fullmatch(r"[0-9a-f]{64}", text)
-        else text
-        if len(text) <= 60
-        else f"{text[:59]}…"
-    )
-
-
 def changed_files(
     kind: str, recorded: dict[str, str], expected: Iterable[str], hashes: Hashes
 ) -> Iterator[str]:
@@ -60,7 +37,7 @@ def changed_files(
         elif (found := hashes.of(path)) is None:
             yield f"{kind} {path}: gone"
         elif found != recorded[path]:
-            yield f"{kind} {path}: {_short(recorded[path])} -> {_short(found)}"
+            yield f"{kind} {path}: {brief(recorded[path])} -> {brief(found)}"
 
 
 def first_row_changed(recorded: str, path: Path | str) -> str:

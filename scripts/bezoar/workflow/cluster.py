@@ -142,7 +142,7 @@ def accounts(settings: Mapping[str, str]) -> bool:
     return True
 
 
-def look() -> Cluster:
+def detected() -> Cluster:
     """Return what the cluster says of itself; raise `UserError` if there is none."""
     settings = settings_in(answer("scontrol", "show", "config"))
     return Cluster(
@@ -239,7 +239,7 @@ def plan(folder: str, cores: int, needs: Mapping[str, Need]) -> Plan:
             f"{folder}: snakemake-executor-plugin-slurm is not installed; make installs it with"
             " PROFILE=profiles/slurm, or: pip install --no-deps -r envs/slurm.lock"
         )
-    cluster, wanted = look(), default_resource(profile, "slurm_partition")
+    cluster, wanted = detected(), default_resource(profile, "slurm_partition")
     plain = usual(cluster, wanted)
     gpu = with_gpus(cluster, plain, wanted, max(need.gpus for need in needs.values()))
     limits = Limits(plain.place(), gpu.place())

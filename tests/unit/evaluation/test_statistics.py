@@ -165,16 +165,18 @@ def test_rank_correlation_is_kendalls_tau_b() -> None:
 
 def test_what_cannot_be_told_apart_is_called_so() -> None:
     assert (
-        statistics.noise([[1.0, -1.0, 1.0, -1.0]], {"low": -0.5, "high": 0.5})["excludes_zero"]
+        statistics.detectability([[1.0, -1.0, 1.0, -1.0]], {"low": -0.5, "high": 0.5})[
+            "excludes_zero"
+        ]
         is False
     )
-    found = statistics.noise([[1.0, 1.1, 0.9, 1.0]], {"low": 0.9, "high": 1.1})
+    found = statistics.detectability([[1.0, 1.1, 0.9, 1.0]], {"low": 0.9, "high": 1.1})
     assert found["excludes_zero"] is True and found["detectable"] == pytest.approx(
         2.801585 * found["spread"] / 2
     )
-    assert statistics.noise([[1.0]], {"low": 1.0, "high": 1.0})["detectable"] is None
+    assert statistics.detectability([[1.0]], {"low": 1.0, "high": 1.0})["detectable"] is None
     a, b = np.random.default_rng(0).normal(1, 1, 50), np.random.default_rng(1).normal(1, 2, 200)
-    both = statistics.noise([a, b], statistics.mean_of_means([a, b], 0))
+    both = statistics.detectability([a, b], statistics.mean_of_means([a, b], 0))
     assert both["detectable"] == pytest.approx(
         2.801585 * (a.var(ddof=1) / 50 + b.var(ddof=1) / 200) ** 0.5 / 2
     )

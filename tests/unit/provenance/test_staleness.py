@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from bezoar import program
-from bezoar.files import sha256_file, write_json
+from bezoar.files import differences, sha256_file, write_json
 from bezoar.provenance import fingerprint, staleness
 from bezoar.provenance.fingerprint import Hashes, nothing_to_do, row_digests
 from bezoar.provenance.receipt import Receipt
 from bezoar.provenance.snakemake_patch import source_reasons
-from bezoar.provenance.staleness import command_in, differences, first_row_changed, reasons
+from bezoar.provenance.staleness import command_in, first_row_changed, reasons
 from bezoar.workflow.deviations import ours, tagged
 
 COMMAND = [

@@ -18,7 +18,7 @@ PRICES = """date: 2026-01-01
 models:
   gpt-5.5-2026-04-23: {input: 10.0, output: 100.0, batch_share: 0.5, source: s, verified: v}
   h2oai/h2ogpt-gm-oasst1-en-2048-falcon-40b-v2:
-    {input: 0.0, output: 0.0, batch_share: 1.0, gpus: 2, tokens_a_second: 100,
+    {input: 0.0, output: 0.0, batch_share: 1.0, gpus: 2, tokens_per_second: 100,
      source: s, verified: v}
 """
 
