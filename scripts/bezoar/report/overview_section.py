@@ -34,6 +34,12 @@ def sentence(benchmark: str, differences: list[tuple[str, str, dict[str, Any] | 
     )
 
 
+def machine(hardware: dict[str, Any]) -> str:
+    """Return a receipt's processor, cores and GPU, if it used one, in words."""
+    words = f"{hardware['machine']}, {hardware['cores']} cores"
+    return f"{words}, {hardware['gpu']}" if "gpu" in hardware else words
+
+
 def section(
     environment: jinja2.Environment,
     claims: dict[str, Any],
@@ -52,10 +58,11 @@ def section(
     harness = [(d["candidate"], d["baseline"], d["mean_of_tasks"]) for d in lm_eval["differences"]]
     rated = [(d["candidate"], d["baseline"], d) for d in chat["differences"]]
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        figure=plots.intervals(models, panels),
+        figures=[plots.intervals(models, values, label) for label, values in panels.items()],
         sentences=[sentence("Harness", harness), sentence("Chat", rated)],
         verdicts=sorted(Counter(claim["verdict"] for claim in claims["claims"]).items()),
         stages=len(found),
+        machines=sorted({machine(receipt["hardware"]) for receipt in found}),
         hours=sum(receipt["wall_s"] for receipt in found) / 3600,
         usd=sum(receipt["facts"].get("usd", 0) for receipt in found),
         judge=claims["judge"],

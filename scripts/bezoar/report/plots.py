@@ -108,24 +108,20 @@ def bars(
     return _svg(figure)
 
 
-def intervals(names: Sequence[str], panels: dict[str, Sequence[dict[str, Any] | None]]) -> str:
-    """Return a point with its interval for each name, one panel beside the other; `panels` is
-    label -> a value with `mean`, `low` and `high` per name, or none.
+def intervals(names: Sequence[str], values: Sequence[dict[str, Any] | None], label: str) -> str:
+    """Return a point with its interval for each name; a value has `mean`, `low` and `high`, or is
+    none.
     """
-    figure, first = _figure(7.2, 0.6 + 0.35 * len(names))
-    figure.delaxes(first)
-    for index, (label, values) in enumerate(panels.items()):
-        axes = figure.add_subplot(1, len(panels), index + 1)
-        axes.patch.set_alpha(0)
-        for place, value in enumerate(values):
-            if value and value["mean"] is not None:
-                mean, low, high = value["mean"], value["low"], value["high"]
-                axes.plot([low, high], [place, place], color=OKABE_ITO_BLUE, linewidth=1.6)
-                axes.plot([mean], [place], "o", color=OKABE_ITO_BLUE, markersize=5)
-        axes.set_yticks(range(len(names)), names if index == 0 else [""] * len(names))
-        axes.set_ylim(len(names) - 0.5, -0.5)
-        axes.set_xlabel(label)
-        axes.grid(axis="x")
+    figure, axes = _figure(3.4, 0.7 + 0.3 * len(names))
+    for place, value in enumerate(values):
+        if value and value["mean"] is not None:
+            mean, low, high = value["mean"], value["low"], value["high"]
+            axes.plot([low, high], [place, place], color=OKABE_ITO_BLUE, linewidth=1.6)
+            axes.plot([mean], [place], "o", color=OKABE_ITO_BLUE, markersize=5)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_xlabel(label)
+    axes.grid(axis="x")
     return _svg(figure)
 
 

@@ -30,7 +30,11 @@ def test_verdicts_time_and_price_are_counted_and_the_bytes_are_the_same_twice(
     tmp_path: Path,
 ) -> None:
     for name, facts in (("orca", {"usd": 1.25}), ("sft", {})):
-        (tmp_path / f"{name}.json").write_text(json.dumps({"wall_s": 1800, "facts": facts}))
+        (tmp_path / f"{name}.json").write_text(
+            json.dumps(
+                {"wall_s": 1800, "facts": facts, "hardware": {"cores": 2, "machine": "arm64"}}
+            )
+        )
     verdicts = ("undecided", "reproduced", "undecided")
     claims = {
         "claims": [{"verdict": verdict} for verdict in verdicts],
@@ -54,6 +58,14 @@ def test_verdicts_time_and_price_are_counted_and_the_bytes_are_the_same_twice(
         for _ in range(2)
     ]
     assert pages[0] == pages[1]
-    for words in ("1 reproduced", "2 undecided", "7 values", "1.00 hours", "1.25 USD", "<svg"):
+    for words in (
+        "1 reproduced",
+        "2 undecided",
+        "7 values",
+        "1.00 hours in sum on arm64, 2 cores,",
+        "1.25 USD",
+        "<svg",
+    ):
         assert words in pages[0]
+    assert pages[0].count("<svg") == 2
     assert "<simulator>" not in pages[0] and "&lt;simulator&gt;" in pages[0]
