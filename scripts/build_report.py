@@ -23,7 +23,7 @@ from bezoar.evaluation.held_out import compared
 from bezoar.files import whole_file
 from bezoar.provenance.receipt import Receipt, stage_parser
 from bezoar.readers import read_json, read_jsonl
-from bezoar.report import data_section, plots, requests_section
+from bezoar.report import data_section, overview_section, plots, requests_section
 
 
 class Recipe(TypedDict):
@@ -193,6 +193,9 @@ def page(
             compared(held, recipe["seed"])
             if (held := artifacts.json("dpo/held_out.json"))
             else None
+        ),
+        overview_section=overview_section.section(
+            environment, claims, lm_eval, chat, receipts, len(recipe["deviations"])
         ),
         data_section=data_section.section(environment, artifacts, receipts),
         requests_section=requests_section.section(environment, receipts),

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 INK, MUTED = "#6b7280", "#c8cdd4"
+OKABE_ITO_BLUE = "#0072b2"
 COLOURS = ("#9aa3ad", "#4f7cac", "#3a9188", "#c05f3c", "#7a5ea8")
 
 
@@ -104,6 +105,23 @@ def bars(
     axes.grid(axis="y")
     axes.set_axisbelow(True)
     axes.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1.0))
+    return _svg(figure)
+
+
+def intervals(names: Sequence[str], values: Sequence[dict[str, Any] | None], label: str) -> str:
+    """Return a point with its interval for each name; a value has `mean`, `low` and `high`, or is
+    none.
+    """
+    figure, axes = _figure(3.4, 0.7 + 0.3 * len(names))
+    for place, value in enumerate(values):
+        if value and value["mean"] is not None:
+            mean, low, high = value["mean"], value["low"], value["high"]
+            axes.plot([low, high], [place, place], color=OKABE_ITO_BLUE, linewidth=1.6)
+            axes.plot([mean], [place], "o", color=OKABE_ITO_BLUE, markersize=5)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_xlabel(label)
+    axes.grid(axis="x")
     return _svg(figure)
 
 

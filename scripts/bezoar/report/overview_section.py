@@ -1,0 +1,70 @@
+"""The report's first screen: time and price, all models over both benchmarks, verdicts, what was
+substituted.
+"""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from bezoar.readers import read_json
+from bezoar.report import plots
+
+TEMPLATE = Path(__file__).parent / "report_overview.html.j2"
+
+
+def sentence(benchmark: str, differences: list[tuple[str, str, dict[str, Any] | None]]) -> str:
+    """Return one sentence on a benchmark; `differences` holds candidate, baseline and the paired
+    difference with `mean`, `low`, `high` and `excludes_zero`, or None where it was not run.
+    """
+    known = [(one, other, d) for one, other, d in differences if d and d["mean"] is not None]
+    clear = [
+        f"{one} {'above' if d['mean'] > 0 else 'below'} {other}"
+        for one, other, d in known
+        if d["excludes_zero"]
+    ]
+    if not known:
+        return f"{benchmark}: no paired difference was measured."
+    if not clear:
+        return f"{benchmark}: none of {len(known)} paired differences can be told from zero."
+    return (
+        f"{benchmark}: {len(clear)} of {len(known)} paired differences exclude zero"
+        f" ({', '.join(clear)})."
+    )
+
+
+def machine(hardware: dict[str, Any]) -> str:
+    """Return a receipt's processor, cores and GPU, if it used one, in words."""
+    words = f"{hardware['machine']}, {hardware['cores']} cores"
+    return f"{words}, {hardware['gpu']}" if "gpu" in hardware else words
+
+
+def section(
+    environment: jinja2.Environment,
+    claims: dict[str, Any],
+    lm_eval: dict[str, Any],
+    chat: dict[str, Any],
+    receipts: list[Path],
+    deviations: int,
+) -> str:
+    """Return the section as HTML."""
+    found = [read_json(path) for path in receipts]
+    models = list(chat["models"])
+    panels = {
+        "harness, mean of tasks": [lm_eval["mean_of_tasks"].get(model) for model in models],
+        "chat rating, 1 to 10": [chat["models"][model]["overall"] for model in models],
+    }
+    harness = [(d["candidate"], d["baseline"], d["mean_of_tasks"]) for d in lm_eval["differences"]]
+    rated = [(d["candidate"], d["baseline"], d) for d in chat["differences"]]
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        figures=[plots.intervals(models, values, label) for label, values in panels.items()],
+        sentences=[sentence("Harness", harness), sentence("Chat", rated)],
+        verdicts=sorted(Counter(claim["verdict"] for claim in claims["claims"]).items()),
+        stages=len(found),
+        machines=sorted({machine(receipt["hardware"]) for receipt in found}),
+        hours=sum(receipt["wall_s"] for receipt in found) / 3600,
+        usd=sum(receipt["facts"].get("usd", 0) for receipt in found),
+        judge=claims["judge"],
+        deviations=deviations,
+    )

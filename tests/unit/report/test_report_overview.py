@@ -1,0 +1,71 @@
+"""The first screen of the report is computed from the artifacts."""
+
+import json
+from pathlib import Path
+
+import jinja2
+import pytest
+
+from bezoar.report import overview_section
+
+UP = {"mean": 0.2, "low": 0.1, "high": 0.3, "excludes_zero": True}
+DOWN = {"mean": -0.2, "low": -0.3, "high": -0.1, "excludes_zero": True}
+FLAT = {"mean": 0.1, "low": -0.1, "high": 0.3, "excludes_zero": False}
+
+
+@pytest.mark.parametrize(
+    ("differences", "expected"),
+    [
+        ([("b", "a", UP), ("c", "a", FLAT)], "X: 1 of 2 paired differences exclude zero (b above"),
+        ([("b", "a", DOWN), ("c", "a", None)], "X: 1 of 1 paired differences exclude zero (b bel"),
+        ([("b", "a", FLAT)], "X: none of 1 paired differences can be told from zero."),
+        ([("b", "a", None)], "X: no paired difference was measured."),
+    ],
+)
+def test_the_sentence_follows_the_intervals(differences: list, expected: str) -> None:
+    assert overview_section.sentence("X", differences).startswith(expected)
+
+
+def test_verdicts_time_and_price_are_counted_and_the_bytes_are_the_same_twice(
+    tmp_path: Path,
+) -> None:
+    for name, facts in (("orca", {"usd": 1.25}), ("sft", {})):
+        (tmp_path / f"{name}.json").write_text(
+            json.dumps(
+                {"wall_s": 1800, "facts": facts, "hardware": {"cores": 2, "machine": "arm64"}}
+            )
+        )
+    verdicts = ("undecided", "reproduced", "undecided")
+    claims = {
+        "claims": [{"verdict": verdict} for verdict in verdicts],
+        "judge": {"used": "<simulator>", "paper": "GPT-4"},
+    }
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+    )
+    pages = [
+        overview_section.section(
+            environment,
+            claims,
+            {"mean_of_tasks": {"base": UP}, "differences": []},
+            {
+                "models": {"base": {"overall": UP}, "sft": {"overall": {"mean": None}}},
+                "differences": [],
+            },
+            sorted(tmp_path.glob("*.json")),
+            7,
+        )
+        for _ in range(2)
+    ]
+    assert pages[0] == pages[1]
+    for words in (
+        "1 reproduced",
+        "2 undecided",
+        "7 values",
+        "1.00 hours in sum on arm64, 2 cores,",
+        "1.25 USD",
+        "<svg",
+    ):
+        assert words in pages[0]
+    assert pages[0].count("<svg") == 2
+    assert "<simulator>" not in pages[0] and "&lt;simulator&gt;" in pages[0]
