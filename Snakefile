@@ -28,6 +28,7 @@ include: "rules/mtbench.smk"
 include: "rules/bridge.smk"
 include: "rules/evaluate.smk"
 include: "rules/claims.smk"
+include: "rules/explorer.smk"
 include: "rules/report.smk"
 
 

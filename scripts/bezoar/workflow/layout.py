@@ -238,7 +238,8 @@ class Layout:
         """Return every stage of a whole run but the report, which reads their receipts."""
         config, schemes = self.config, self.schemes
         return [
-            *"base preferences hh_sft dpo_reference dpo lm_eval_table mtbench claims".split(),
+            *"base preferences hh_sft dpo_reference dpo lm_eval_table mtbench".split(),
+            *"claims explorer".split(),
             *(["world"] if config["world"] else []),
             *each("generate_*", self.generated),
             *(each("flan_*", self.streamed) if "orca" in self.generated else []),

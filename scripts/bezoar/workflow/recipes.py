@@ -150,6 +150,12 @@ def evaluate(layout: Layout) -> Recipe:
     return seeded(layout, judge=judge, models=layout.extra, scale=layout.config["scale"])
 
 
+def explorer(layout: Layout) -> Recipe:
+    """Return what the page of rows names: the scale, and by which metric models differ."""
+    config = layout.config
+    return seeded(layout, scale=config["scale"], metric=config["lm_eval_table"]["metric"])
+
+
 def report(layout: Layout, files: list[str]) -> Recipe:
     """Return what the page says beside the artifacts: the scale, and the values that are ours."""
     ours = deviations.ours([Path(file) for file in files])

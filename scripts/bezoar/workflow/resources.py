@@ -50,7 +50,7 @@ LIGHT = frozenset(
     "fetch_file fetch_snapshot world flan generate_lamini generate_evol generate_orca filter"
     " preferences data_description data_clean data_card model_card learning_table lm_eval_table"
     " mtbench_judgments mtbench_rejudge mtbench bridge evaluate_lm_eval evaluate_mtbench evaluate"
-    " claims report".split()
+    " claims explorer report".split()
 )
 MARGIN = 1.3  # between two runs, and between machines
 SCHEDULED_MB = 400  # Snakemake itself, twice: it starts each job of a scheduler

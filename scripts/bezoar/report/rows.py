@@ -1,0 +1,152 @@
+"""The rows behind the numbers, as sections of the page that shows them (`build_explorer.py`).
+
+A section is {id, title, note, facets, rows}; a row {id, facets, texts}: `facets` are the values to
+filter by, as many as the section names; `texts` are pairs of a label and a text.
+"""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from bezoar.readers import column, numbered, read_jsonl
+from bezoar.training.template import training_text
+
+Section = dict[str, Any]
+Marks = dict[tuple[str, int], list[str]]
+Texts = dict[tuple[str, int], list[tuple[str, str]]]
+
+
+def marks(duplicates: Path, contamination: Path) -> Marks:
+    """Return (set, row from 1) -> what the searches of the data found there."""
+    found: Marks = {}
+    for line in read_jsonl(duplicates):
+        for name, other in (("", "of_"), ("of_", "")):
+            text = f"{line['kind']} duplicate of {line[f'{other}set']} {line[f'{other}row']}"
+            found.setdefault((line[f"{name}set"], line[f"{name}row"]), []).append(text)
+    for line in read_jsonl(contamination):
+        kind = "contaminated by" if line["contaminated"] else "overlaps with"
+        items = sorted({f"{task} {item}" for task, item, _ in line["items"]})
+        text = f"{kind} {', '.join(items)}: {line['match']}"
+        found.setdefault((line["set"], line["row"]), []).append(text)
+    return found
+
+
+def generated(path: Path, found: Marks) -> Section:
+    """Return a scheme's rated rows, each with its verdict and what was found in it."""
+    scheme, rows = path.stem, []
+    for number, (where, row) in enumerate(numbered(path, read_jsonl(path)), 1):
+        prompt, system, response = training_text(row, where)
+        noted = found.get((scheme, number), [])
+        texts = [("system", system), ("prompt", prompt), ("response", response)]
+        texts += [("reason", row.get("gpt4_reason") or ""), *(("found", text) for text in noted)]
+        mark = "+".join(sorted({text.split(" ")[0] for text in noted})) or "none"
+        verdict = column(row, "gpt4_status", str, where)
+        rows.append(
+            {
+                "id": str(number),
+                "facets": [verdict, shown(row.get("gpt4_rating")), mark],
+                "texts": [pair for pair in texts if pair[1]],
+            }
+        )
+    return {
+        "id": scheme,
+        "title": f"Generated: {scheme}",
+        "note": "Every row that was rated. Rows that a rule dropped before are counted in the"
+        " report's funnel; their texts are in the store of answers.",
+        "facets": ["verdict", "rating", "found"],
+        "rows": rows,
+    }
+
+
+def shown(value: Any) -> str:
+    """Return a rating or another value to filter by as text."""
+    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def item_texts(path: Path) -> Texts:
+    """Return (task, item) -> the parts of an evaluation item, each with its text."""
+    texts: Texts = {}
+    for part in read_jsonl(path):
+        texts.setdefault((part["task"], part["item"]), []).append((part["part"], part["text"]))
+    return texts
+
+
+def chat(folders: Iterable[Path], items: Texts) -> Section:
+    """Return the answers of all models by question and turn, largest spread of ratings first; a
+    folder is a model's, with `answers.jsonl` and `judgments.jsonl`.
+    """
+    turns: dict[tuple[int, int], dict[str, Any]] = {}
+    for folder in folders:
+        answers = {
+            row["question_id"]: row["choices"][0]["turns"]
+            for row in read_jsonl(folder / "answers.jsonl")
+        }
+        for row in read_jsonl(folder / "judgments.jsonl"):
+            key = row["question_id"], row["turn"]
+            turn = turns.setdefault(key, {"category": row["category"], "models": {}})
+            model = turn["models"].setdefault(
+                folder.name, {"answer": answers[key[0]][key[1] - 1], "scores": [], "texts": []}
+            )
+            model["scores"].append(row["score"])
+            model["texts"].append(row["judgment"])
+    rows = []
+    for (question, number), turn in turns.items():
+        rated = [s for model in turn["models"].values() for s in model["scores"] if s is not None]
+        spread = max(rated) - min(rated) if rated else 0
+        texts = list(items.get(("mt_bench", question), []))
+        for name, model in turn["models"].items():
+            scores = ", ".join(shown(score) for score in model["scores"])
+            texts.append((f"{name}: rated {scores}", model["answer"]))
+            texts += [(f"judge of {name}", text) for text in model["texts"]]
+        facets = [turn["category"], str(number), shown(spread)]
+        rows.append({"id": f"{question}-{number}", "facets": facets, "texts": texts})
+    rows.sort(key=lambda row: (-float(row["facets"][2]), row["id"]))
+    return {
+        "id": "chat",
+        "title": "MT-Bench answers",
+        "note": "All models side by side, those first whose ratings differ most.",
+        "facets": ["category", "turn", "spread"],
+        "rows": rows,
+    }
+
+
+def changed_items(samples: Iterable[Path], items: Texts, metrics: dict[str, str]) -> Section:
+    """Return the harness's items that some models have right and others wrong; `metrics` is task ->
+    the metric of its table.
+    """
+    found: dict[tuple[str, int], dict[str, float]] = {}
+    for path in samples:
+        for row in read_jsonl(path):
+            if metrics.get(row["task"]) in row:
+                model = path.name.removesuffix(".samples.jsonl")
+                key = row["task"], row["doc_id"]
+                found.setdefault(key, {})[model] = row[metrics[row["task"]]]
+    rows = []
+    for (task, item), scores in sorted(found.items()):
+        if len(set(scores.values())) > 1:
+            best = max(scores.values())
+            pattern = ", ".join(name for name, score in scores.items() if score == best)
+            told = [(name, shown(score)) for name, score in scores.items()]
+            rows.append(
+                {
+                    "id": f"{task}-{item}",
+                    "facets": [task, pattern],
+                    "texts": [*items.get((task, item), []), *told],
+                }
+            )
+    return {
+        "id": "items",
+        "title": "LM Eval Harness: items on which models differ",
+        "note": f"{len(rows)} of {len(found)} items.",
+        "facets": ["task", "best"],
+        "rows": rows,
+    }
+
+
+def embedded(value: Any) -> str:
+    """Return a value as JSON for a script element, which nothing in it can end."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    for character in "<\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text

@@ -1,0 +1,170 @@
+"""The page of rows: what is on it, and that nothing a model wrote becomes markup."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pytest
+
+from bezoar.report import rows
+
+TEMPLATE = Path(rows.__file__).parent / "explorer/page.html.j2"
+HOSTILE = (
+    "</script><script>document.title = 'run'</script>",
+    "<img src=x onerror=\"document.title = 'run'\">",
+    "<!-- <script> ]]> &lt; \u2028 \u2029 \u202eright to left",
+    "long " * 5000,
+)
+
+
+def write(path: Path, lines: list[dict[str, Any]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def rated(texts: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Rows of a scheme, each with a verdict of its own."""
+    return [
+        {
+            "instruction": text,
+            "response": text,
+            "gpt4_status": ["Accept", "Reject"][i % 2],
+            "gpt4_rating": i,
+            "gpt4_reason": text,
+        }
+        for i, text in enumerate(texts)
+    ]
+
+
+def html(sections: list[rows.Section]) -> str:
+    page = jinja2.Environment(autoescape=True).from_string(TEMPLATE.read_text("utf-8"))
+    given = [{"id": section["id"], "json": rows.embedded(section)} for section in sections]
+    return page.render(scale="rehearsal", sections=given)
+
+
+def test_a_row_has_its_verdict_and_what_was_found_in_it(tmp_path: Path) -> None:
+    duplicates = write(
+        tmp_path / "duplicates.jsonl",
+        [
+            {
+                "set": "lamini",
+                "row": 2,
+                "kind": "near",
+                "of_set": "evol",
+                "of_row": 1,
+                "jaccard": 0.9,
+            }
+        ],
+    )
+    contamination = write(
+        tmp_path / "contamination.jsonl",
+        [
+            {
+                "set": "evol",
+                "row": 1,
+                "match": "the same words",
+                "items": [["arc_easy", 7, "choice"], ["arc_easy", 7, "gold"]],
+                "contaminated": True,
+            }
+        ],
+    )
+    found = rows.marks(duplicates, contamination)
+    evol = rows.generated(write(tmp_path / "evol.jsonl", rated(("one", "two"))), found)
+    first, second = evol["rows"]
+    assert first["facets"] == ["Accept", "0", "contaminated+near"] and first["id"] == "1"
+    assert ("found", "near duplicate of lamini 2") in first["texts"]
+    assert ("found", "contaminated by arc_easy 7: the same words") in first["texts"]
+    assert second["facets"] == ["Reject", "1", "none"]
+    assert second["texts"] == [("prompt", "two"), ("response", "two"), ("reason", "two")]
+
+
+def test_answers_whose_ratings_differ_most_come_first(tmp_path: Path) -> None:
+    for model, scores in {"base": (3, 2.5), "sft": (4, None)}.items():
+        write(
+            tmp_path / model / "answers.jsonl",
+            [{"question_id": 81, "choices": [{"turns": [f"{model} one", f"{model} two"]}]}],
+        )
+        write(
+            tmp_path / model / "judgments.jsonl",
+            [
+                {
+                    "question_id": 81,
+                    "turn": turn,
+                    "category": "math",
+                    "score": score,
+                    "judgment": f"on {model}",
+                }
+                for turn, score in enumerate(scores, 1)
+            ],
+        )
+    section = rows.chat(
+        [tmp_path / "base", tmp_path / "sft"], {("mt_bench", 81): [("question", "Why?")]}
+    )
+    first, second = section["rows"]
+    assert first["id"] == "81-1" and first["facets"] == ["math", "1", "1"]
+    assert first["texts"] == [
+        ("question", "Why?"),
+        ("base: rated 3", "base one"),
+        ("judge of base", "on base"),
+        ("sft: rated 4", "sft one"),
+        ("judge of sft", "on sft"),
+    ]
+    assert second["facets"] == ["math", "2", "0"]
+    assert ("sft: rated none", "sft two") in second["texts"]
+
+
+def test_only_items_on_which_models_differ_are_listed(tmp_path: Path) -> None:
+    samples = [
+        write(
+            tmp_path / f"{model}.samples.jsonl",
+            [{"task": "t", "doc_id": i, "acc": float(i < right)} for i in range(3)],
+        )
+        for model, right in {"base": 1, "sft": 2}.items()
+    ]
+    section = rows.changed_items(samples, {("t", 1): [("question", "Why?")]}, {"t": "acc"})
+    (row,) = section["rows"]
+    assert (
+        row["id"] == "t-1" and row["facets"] == ["t", "sft"] and section["note"] == "1 of 3 items."
+    )
+    assert row["texts"] == [("question", "Why?"), ("base", "0"), ("sft", "1")]
+
+
+def test_what_a_model_wrote_cannot_end_the_data(tmp_path: Path) -> None:
+    section = rows.generated(write(tmp_path / "evol.jsonl", rated(HOSTILE)), {})
+    page = html([section])
+    (data,) = re.findall(r'<script type="application/json" id="data-evol">(.*?)</script>', page)
+    assert json.loads(data) == json.loads(json.dumps(section))
+    assert page.count("<script") == 2 and "<img" not in page and "\u2028" not in page
+
+
+def test_a_browser_shows_a_linked_row_among_ten_thousand_as_text(tmp_path: Path) -> None:
+    chromium = shutil.which("chromium")
+    if not chromium:
+        pytest.skip("needs chromium")
+    texts = (*HOSTILE, *(f"row {i}" for i in range(10_000 - len(HOSTILE))))
+    path = tmp_path / "rows.html"
+    evol = rows.generated(write(tmp_path / "evol.jsonl", rated(texts)), {})
+    path.write_text(html([evol]), encoding="utf-8")
+
+    def shown(place: str) -> str:
+        command = [chromium, "--headless", "--no-sandbox", "--virtual-time-budget=5000"]
+        done = subprocess.run(
+            [*command, "--dump-dom", f"{path.as_uri()}#{place}"],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        return done.stdout.rpartition("<main>")[2] + done.stdout.partition("</title>")[0]
+
+    first = shown("evol:1")
+    assert "&lt;/script&gt;&lt;script&gt;" in first and "<title>Rows: rehearsal" in first
+    assert "<img" not in first and "10,000 of 10,000 rows, page 1 of 200" in first
+    linked = shown("evol:9000")
+    assert "page 180 of 200" in linked and 'class="chosen"' in linked
+    assert re.search(r'<article id="evol:9000" class="chosen">', linked)
