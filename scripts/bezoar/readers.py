@@ -5,8 +5,10 @@ what was expected, what was found, and what to do. All readers share these rules
 
 - Text is UTF-8, with or without a byte order mark. Lines end at LF or CRLF and nowhere else:
   U+2028, U+0085 and form feeds are characters of a row.
-- A file that is compressed with gzip, xz, bzip2 or zstd is unpacked, whatever it is called.
-- A file that stands in for data (a Git LFS or git-annex pointer, a web page) is named as such.
+- A file that is compressed with gzip, xz, bzip2 or zstd is unpacked, whatever it is called, also
+  twice.
+- A file that stands in for data (a Git LFS, git-annex or DVC pointer, a web page, a refusal) is
+  named as such, also within compression.
 - JSON and YAML hold finite numbers that fit a double, each key once per mapping, and at most
   `MAX_DEPTH` levels.
 """
@@ -19,9 +21,11 @@ import io
 import json
 import lzma
 import math
+import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from http import HTTPStatus
 from pathlib import Path
 from typing import IO, Any, NoReturn, cast
 
@@ -29,6 +33,7 @@ from bezoar.errors import UserError
 
 BOM = b"\xef\xbb\xbf"
 HEAD = 512  # bytes that tell what a file is
+MAX_PACKED = 2  # times that a file may be compressed; some files unpack to themselves for ever
 MAX_DEPTH = 100  # levels of lists and mappings; writing recurses, so the limit is not Python's own
 MAX_DIGITS = 308  # of a whole number; one with more does not fit a double
 MAX_VALUES = 1_000_000  # of a YAML file, aliases followed
@@ -42,9 +47,19 @@ OTHER_FORMATS = {
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 PAGE = tuple(
     b"<" + tag
-    for tag in b"!doctype html,html,head,body,title,meta,script,noscript,h1,div,form,center".split(
+    for tag in b"!doctype,html,head,body,title,meta,script,noscript,h1,div,form,center,svg".split(
         b","
     )
+)
+MARKUP = (".html", ".htm", ".xml", ".svg", ".md")  # files that may themselves be pages
+DVC = re.compile(rb"(?:(?:md5|frozen|wdir|desc): .*\n)*(?:deps|outs):\n\s*- ")
+# One line that a server says in place of a file: HTTP's own phrases, and those of hubs.
+REFUSAL = re.compile(
+    r"(?:http[/ ]?[\d.]* )?(?:[45]\d\d:? ?)?"
+    rf"(?:{'|'.join(re.escape(s.phrase) for s in HTTPStatus if s >= 400)}"
+    r"|(?:\w+ )?not found|access denied|invalid (?:username|credentials|token)\b.*"
+    r"|access to .+ (?:restricted|denied|gated)\b.*)[.!]?",
+    re.IGNORECASE,
 )
 
 
@@ -55,7 +70,7 @@ def stand_in(head: bytes) -> str | None:
     """Return what the first bytes show to be in place of the data, with a remedy; None if they
     could be the data.
     """
-    start = head.removeprefix(BOM).lstrip()
+    start = _unpacked(head).removeprefix(BOM).lstrip()
     if start.startswith(UTF_16):
         start = start.decode("utf-16", "ignore").encode("utf-8", "ignore").lstrip()
     if start.startswith(b"version https://git-lfs.github.com/spec/"):
@@ -64,15 +79,32 @@ def stand_in(head: bytes) -> str | None:
         return "a Git Xet pointer; fetch the file itself"
     if start.split(b"\n", 1)[0].find(b"/annex/objects/") >= 0 and len(start) < HEAD:
         return "a git-annex pointer; run `git annex get` where it came from"
+    if DVC.match(start):
+        return "a DVC pointer; run `dvc pull` where it came from"
+    if len(start) < HEAD and REFUSAL.fullmatch(start.decode("utf-8", "replace").strip()):
+        return "a server's refusal; fetch the file again, with a token if it needs one"
     while start.startswith(b"<!--") and b"-->" in start:
         start = start.split(b"-->", 1)[1].lstrip()
     if start.startswith(b"<?xml"):
         start = start.partition(b"?>")[2].lstrip()
-        if start.startswith(b"<Error>"):
+        if start.startswith(b"<Error"):
             return "an error message of a file store; fetch the file again"
+        if not start.lower().startswith((b"<!doctype", b"<html")):
+            return "an XML document; fetch the file itself"
     if start[:16].lower().startswith(PAGE):
         return "a web page, perhaps one to sign in at; fetch the file itself"
     return None
+
+
+def _unpacked(head: bytes) -> bytes:
+    """Return what the first bytes of a compressed file begin with, as far as they tell."""
+    for magic, make in DECOMPRESSORS.items():
+        if head.startswith(magic):
+            try:
+                return make().decompress(head, HEAD)
+            except (OSError, EOFError, lzma.LZMAError, zlib.error):
+                return head
+    return head
 
 
 def refuse_stand_in(path: Path) -> None:
@@ -88,10 +120,10 @@ def refuse_stand_in(path: Path) -> None:
 
 def refuse_stand_ins(folder: Path) -> None:
     """Raise `UserError` naming the first file below `folder` that holds something else in place of
-    data, or a dangling link; a folder's own pages (.html) may be pages.
+    data, or a dangling link; a folder's own pages (`MARKUP`) may be pages.
     """
     for path in sorted(folder.rglob("*")):
-        if not path.is_dir() and path.suffix not in (".html", ".htm"):
+        if not path.is_dir() and path.suffix not in MARKUP:
             refuse_stand_in(path)
 
 
@@ -110,6 +142,11 @@ UNPACK: dict[bytes, Callable[[IO[bytes]], Any]] = {
     b"\xfd7zXZ\x00": lzma.LZMAFile,
     b"BZh": bz2.BZ2File,
     b"\x28\xb5\x2f\xfd": _zstd,
+}
+DECOMPRESSORS: dict[bytes, Callable[[], Any]] = {  # of bytes that need not be whole
+    b"\x1f\x8b": lambda: zlib.decompressobj(wbits=31),
+    b"\xfd7zXZ\x00": lzma.LZMADecompressor,
+    b"BZh": bz2.BZ2Decompressor,
 }
 
 
@@ -130,20 +167,33 @@ def _unreadable(path: Path, error: Exception) -> UserError:
     return UserError(f"{path}: damaged or cut short ({what}); fetch it or write it again")
 
 
+def _unpacker(head: bytes, path: Path) -> Callable[[IO[bytes]], Any] | None:
+    """Return what unpacks a stream with these first bytes, None if nothing has to; raise
+    `UserError` if they are neither data nor compressed data.
+    """
+    if what := stand_in(head):
+        raise UserError(f"{path}: expected data, found {what}")
+    for magic, what in OTHER_FORMATS.items():
+        if head.startswith(magic):
+            raise UserError(f"{path}: expected text, found {what}; unpack or convert it")
+    return next((make for magic, make in UNPACK.items() if head.startswith(magic)), None)
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[IO[bytes]]:
     """Open a file, unpacked; a fault on opening or reading it is a `UserError`."""
     try:
         with ExitStack() as stack:
-            raw = stack.enter_context(open(path, "rb"))
-            head = raw.peek(HEAD)[:HEAD]
-            if what := stand_in(head):
-                raise UserError(f"{path}: expected data, found {what}")
-            for magic, what in OTHER_FORMATS.items():
-                if head.startswith(magic):
-                    raise UserError(f"{path}: expected text, found {what}; unpack or convert it")
-            unpack = next((make for magic, make in UNPACK.items() if head.startswith(magic)), None)
-            yield stack.enter_context(unpack(raw)) if unpack else raw
+            stream = stack.enter_context(open(path, "rb"))
+            times = 0
+            while unpack := _unpacker(stream.peek(HEAD)[:HEAD], path):
+                times += 1
+                if times > MAX_PACKED:
+                    raise UserError(
+                        f"{path}: compressed more than {MAX_PACKED} times; unpack it first"
+                    )
+                stream = stack.enter_context(unpack(stream))
+            yield stream
     except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         raise _unreadable(path, error) from None
 

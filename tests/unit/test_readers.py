@@ -46,6 +46,70 @@ def test_rows_are_the_same_however_they_are_packed(
     assert readers.read_jsonl(tmp_path / "rows.jsonl") == ROWS
 
 
+def test_rows_that_are_packed_twice_are_read_and_no_more(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl.gz").write_bytes(gzip.compress(lzma.compress(LINES)))
+    assert readers.read_jsonl(tmp_path / "rows.jsonl.gz") == ROWS
+    packed = gzip.compress(gzip.compress(gzip.compress(LINES)))
+    line = refused(readers.read_jsonl, tmp_path / "rows.jsonl.gz", packed)
+    assert line == ": compressed more than 2 times; unpack it first"
+
+
+STAND_INS = {
+    b"Entry not found": "a server's refusal",
+    b"Repository Not Found\n": "a server's refusal",
+    b"404: Not Found": "a server's refusal",
+    b"HTTP 403 Forbidden": "a server's refusal",
+    b"Unauthorized": "a server's refusal",
+    b"Too Many Requests\r\n": "a server's refusal",
+    b"Invalid credentials in Authorization header": "a server's refusal",
+    b"Access to model a/b is restricted. You must be authenticated to access it.": "a server's ref",
+    b"outs:\n- md5: 0123\n  size: 9\n  path: rows.jsonl\n": "a DVC pointer; run `dvc pull`",
+    b"md5: 01\nfrozen: true\ndeps:\n- path: a\nouts:\n- md5: 2\n": "a DVC pointer",
+    b"<svg xmlns='http://www.w3.org/2000/svg'>": "a web page",
+    b"<!DOCTYPE svg PUBLIC>": "a web page",
+    b"<?xml version='1.0'?>\n<svg>": "an XML document",
+    b"\xef\xbb\xbf<?xml version='1.0'?><Error><Code>BlobNotFound</Code>": "an error message",
+    b"<?xml version='1.0'?><ListBucketResult xmlns='x'>": "an XML document",
+    b"<?xml version='1.0'?><!DOCTYPE html PUBLIC 'x'><html>": "a web page",
+}
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, lzma.compress, bz2.compress])
+@pytest.mark.parametrize("content", STAND_INS)
+def test_what_stands_in_for_data_is_named_also_within_compression(
+    tmp_path: Path, content: bytes, pack: Callable[[bytes], bytes]
+) -> None:
+    what = f": expected data, found {STAND_INS[content]}"
+    assert refused(readers.read_jsonl, tmp_path / "rows.jsonl", pack(content)).startswith(what)
+    with pytest.raises(UserError, match=r"rows\.jsonl: expected data, found"):
+        readers.refuse_stand_ins(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"text": "Access to model a/b is restricted."}\n',
+        b'{"error": "Not found"}\n',
+        b"Not found in any other book, this recipe asks for salt.\n",
+        b"Not found\nin the first line alone\n",
+        b"outs: none\n",
+        b"text: <svg>\n",
+        b"",
+    ],
+)
+def test_what_only_mentions_a_refusal_is_data(tmp_path: Path, content: bytes) -> None:
+    for name, pack in {"a.txt": bytes, "b.gz": gzip.compress}.items():
+        (tmp_path / name).write_bytes(pack(content))
+        assert readers.read_text(tmp_path / name) == content.decode()
+    readers.refuse_stand_ins(tmp_path)
+
+
+def test_a_description_may_begin_as_a_page_does(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text('<div align="center">\n')
+    (tmp_path / "logo.svg").write_text("<svg>")
+    readers.refuse_stand_ins(tmp_path)
+
+
 def test_zstd_is_unpacked_and_a_cut_one_refused(tmp_path: Path) -> None:
     packed = pyarrow.compress(LINES, codec="zstd", asbytes=True)
     (tmp_path / "rows.jsonl.zst").write_bytes(packed)

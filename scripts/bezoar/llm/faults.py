@@ -18,24 +18,39 @@ from typing import Any
 from bezoar.llm.answer_store import Entry
 
 LONGEST = 200  # characters of a message that are kept
+MOST_WRAPPED = 5  # levels of a description that are searched for its message
 MOST_UNPROVEN = 16  # refusals in a row before we test whether the server accepts anything at all
 PASSING = (408, 409, 425, 429)  # and every status from 500 on
 ADDRESS = (301, 302, 303, 307, 308, 404, 405, 410, 421)
 ACCOUNT = (401, 402, 403)
-# Codes and types of errors, in lower case.
+
+
+def plain(code: object) -> str:
+    """Return a code or type of an error without what providers spell differently: case, and what
+    joins its words.
+    """
+    return re.sub(r"[\W_]", "", str(code).lower())
+
+
+# Codes and types of errors, as `plain` returns them.
 ACCOUNT_CODES = frozenset(
-    "insufficient_quota billing_hard_limit_reached billing_not_active billing_error"
+    plain(code)
+    for code in "insufficient_quota billing_hard_limit_reached billing_not_active billing_error"
     " account_deactivated access_terminated exceeded_current_quota_error insufficient_balance"
-    " insufficient_user_quota arrearage invalid_api_key authentication_error".split()
+    " insufficient_user_quota insufficient_credits credit_limit arrearage invalid_api_key"
+    " authentication_error".split()
 )
-ADDRESS_CODES = frozenset("model_not_found deployment_not_found deploymentnotfound".split())
+ADDRESS_CODES = frozenset(map(plain, ("model_not_found", "deployment_not_found")))
 CONTENT_CODES = frozenset(
-    "content_filter content_policy_violation responsibleaipolicyviolation data_inspection_failed"
-    " invalid_prompt moderation_blocked".split()
+    plain(code)
+    for code in "content_filter content_policy_violation responsible_ai_policy_violation"
+    " data_inspection_failed invalid_prompt moderation_blocked".split()
 )
-# Only to call a row that was refused by itself `refused` and not `provider_error`.
+# Only to call a row that was refused by itself `refused` and not `provider_error`, and to wait for
+# that where the status would blame the account.
 CONTENT_WORDS = re.compile(
-    r"content (filter|management|policy|exists risk)|usage polic|moderation|flagged", re.IGNORECASE
+    r"content (filter|management|policy|exists risk)|usage (polic|guideline)|moderation|flagged",
+    re.IGNORECASE,
 )
 PARAMETERS = {
     "max_tokens": "`max_tokens` (null leaves it out) or `max_tokens_name`",
@@ -107,6 +122,8 @@ class Fault(Exception):
         status = self.status
         if self.codes & CONTENT_CODES or (status == 413 and not self.described):
             return Blame.ROW  # the latter is a proxy's limit on the size of what it passes on
+        if status == 403 and self.by_content and not self.codes & ACCOUNT_CODES:
+            return Blame.REQUEST  # xAI refuses keys and contents with the same status and code
         if self.codes & ACCOUNT_CODES or status in ACCOUNT:
             return Blame.ACCOUNT
         if self.codes & ADDRESS_CODES or status in ADDRESS:
@@ -118,36 +135,49 @@ class Fault(Exception):
 
 def error_of(body: object) -> object:
     """Return the part of an error response that describes the error, whatever its form: Gemini
-    sends a list of one, FastAPI a list of what is wrong with the request.
+    sends a list of one, FastAPI a list of what is wrong with the request, xAI a text beside a code.
     """
     if isinstance(body, list) and body:
         return error_of(body[0])
     if isinstance(body, Mapping):
         for name in ("error", "detail"):
             if inner := body.get(name):
+                if isinstance(inner, str) and ("code" in body or "type" in body):
+                    return body
                 return error_of(inner) if isinstance(inner, list) else inner
     return body
 
 
 def message_of(details: object, otherwise: str = "") -> str:
-    """Return the message in the description of an error."""
+    """Return the message in the description of an error, or `otherwise`."""
     if isinstance(details, Mapping):
-        found = details.get("message") or details.get("msg") or details.get("code")
-        return found if isinstance(found, str) else otherwise or json.dumps(details, default=str)
+        return _first_text(details) or otherwise or json.dumps(details, default=str)
     return details if isinstance(details, str) else otherwise
 
 
+def _first_text(details: object, depth: int = 0) -> str:
+    """Return the first message in a description, which gateways wrap into others; or ""."""
+    if isinstance(details, str) or depth > MOST_WRAPPED:
+        return details if isinstance(details, str) else ""
+    if isinstance(details, list):
+        return _first_text(details[0], depth + 1) if details else ""
+    if not isinstance(details, Mapping):
+        return ""
+    names = ("message", "msg", "detail", "error", "code")
+    return next(filter(None, (_first_text(details.get(name), depth + 1) for name in names)), "")
+
+
 def codes_of(details: object) -> frozenset[str]:
-    """Return the codes and types in the description of an error, in lower case."""
+    """Return the codes and types in the description of an error, as `plain` returns them."""
     found: set[str] = set()
     if isinstance(details, Mapping):
-        found |= {str(details.get(name)).lower() for name in ("code", "type")}
+        found |= {plain(details.get(name)) for name in ("code", "type")}
         inner = details.get("innererror") or details.get("inner_error")
         if isinstance(inner, Mapping):
-            found.add(str(inner.get("code")).lower())
+            found.add(plain(inner.get("code")))
         more = details.get("metadata")
         if isinstance(more, Mapping) and ("flagged_input" in more or "flagged" in more):
-            found.add("moderation_blocked")  # OpenRouter's form
+            found.add(plain("moderation_blocked"))  # OpenRouter's form
         if isinstance(details.get("error"), Mapping):
             found |= codes_of(details["error"])
     return frozenset(found)

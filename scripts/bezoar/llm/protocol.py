@@ -6,12 +6,13 @@ itself calls an error, and one that it does not name, are transient: the request
 other end, such as a tool call, is `unparsable`: not what was asked for.
 """
 
+import re
 import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
 from bezoar.llm.answer_store import key_of
-from bezoar.llm.faults import Fault, error_of, message_of, whole_characters
+from bezoar.llm.faults import Fault, codes_of, error_of, message_of, whole_characters
 from bezoar.llm.reasoning import split_reasoning
 from bezoar.llm.settings import Request
 from bezoar.readers import parse_response
@@ -230,8 +231,6 @@ def _usage(usage: object, name_in: str, name_out: str) -> dict[str, int]:
 def _fault_of(body: Mapping[str, Any]) -> Fault:
     """Return the error that some gateways send with status 200; its code may be a status."""
     details = error_of(body)
-    code = details.get("code") if isinstance(details, Mapping) else None
-    status = None
-    if str(code).isdecimal() and len(str(code)) == 3 and int(str(code)) >= 400:
-        status = int(str(code))
+    statuses = [int(code) for code in codes_of(details) if re.fullmatch("[45][0-9]{2}", code)]
+    status = max(statuses, default=None)
     return Fault(message_of(details, "an error in place of an answer"), status, details)

@@ -2,19 +2,37 @@
 
 import re
 
-TAGS = "think|thinking|thought|reasoning|seed:think"
-OPENED = re.compile(rf"[\s\ufeff]*(?P<tag><(?:{TAGS})\s*>|◁think▷|(?-i:\[THINK\]))", re.IGNORECASE)
-CLOSED = re.compile(rf"</(?:{TAGS})\s*>|◁/think▷|(?-i:\[/THINK\])", re.IGNORECASE)
+TAGS = r"(?:\w+[:_])?(?:think|thinking|thought|reasoning)"
+OPENED = re.compile(
+    rf"[\s\ufeff]*(?P<tag><{TAGS}\s*>|◁think▷|(?-i:\[THINK\]|<\|START_THINKING\|>))", re.IGNORECASE
+)
+CLOSED = re.compile(rf"</{TAGS}\s*>|◁/think▷|(?-i:\[/THINK\]|<\|END_THINKING\|>)", re.IGNORECASE)
+# What some models put around the answer: Cohere's marks, Hunyuan's tag.
+MARKED = re.compile(r"\s*<\|START_(?P<name>RESPONSE|TEXT)\|>")
+TAGGED = re.compile(r"\s*<answer>(?P<inside>(?:(?!</?answer>).)*)</answer>\s*", re.DOTALL)
+# Messages of Harmony, the format of gpt-oss; where special tokens are skipped, the names remain.
+HEADER = re.compile(
+    r"[\s\ufeff]*(?:<\|start\|>assistant\s*)?<\|channel\|>\s*(?P<channel>\w+)[^<]*"
+    r"(?:<\|constrain\|>[^<]*)?<\|message\|>"
+)
+END = re.compile(r"<\|(?:end|return|call)\|>")
+LAST_END = re.compile(r"<\|(?:end|return)\|>(?:\s*\Z|<\|start\|>)")
+SKIPPED = re.compile(r"\s*analysis(?P<reasoning>\S.*?)assistantfinal(?P<answer>.*)", re.DOTALL)
 
 
 def split_reasoning(text: str) -> tuple[str, str, bool]:
     """Return (reasoning, answer, whether the reasoning was closed).
 
-    Leading blocks such as <think>…</think>, Magistral's [THINK]…[/THINK] and Kimi's
-    ◁think▷…◁/think▷ are reasoning; nothing is left of a text whose block was not closed. So is what
-    precedes a closing tag without an opening one: some chat templates put the opening tag into the
-    prompt. A closing tag in backticks is spoken of, and ends nothing.
+    Leading blocks such as <think>…</think>, Magistral's [THINK]…[/THINK], Kimi's
+    ◁think▷…◁/think▷ and Cohere's <|START_THINKING|>…<|END_THINKING|> are reasoning, and so are
+    Harmony's channels other than `final`; nothing is left of a text whose block was not closed. So
+    is what precedes a closing tag without an opening one: some chat templates put the opening tag
+    into the prompt. A closing tag in backticks is spoken of, and ends nothing.
     """
+    if HEADER.match(text):
+        return _split_channels(text)
+    if skipped := SKIPPED.fullmatch(text):
+        return skipped["reasoning"].strip(), skipped["answer"], True
     reasons: list[str] = []
     place = 0
     while True:
@@ -23,17 +41,49 @@ def split_reasoning(text: str) -> tuple[str, str, bool]:
             closed = _closing(opened["tag"]).search(text, place)
             if closed is None:
                 reasons.append(text[place:].strip())
-                return "\n\n".join(filter(None, reasons)), "", False
+                return _joined(reasons), "", False
         else:
             closed = CLOSED.search(text, place)
             if closed is None or _is_spoken_of(text, place, closed):
-                return "\n\n".join(filter(None, reasons)), text[place:], True
+                return _joined(reasons), _unframed(text[place:], place > 0), True
         reasons.append(text[place : closed.start()].strip())
         place = closed.end()
 
 
+def _split_channels(text: str) -> tuple[str, str, bool]:
+    """Return the same of a text of Harmony's messages. What follows the last of them without a
+    header is the answer: llama.cpp leaves the header of `final` out.
+    """
+    reasons: list[str] = []
+    place = 0
+    while header := HEADER.match(text, place):
+        place = header.end()
+        if header["channel"] == "final":
+            last = LAST_END.search(text, place)
+            return _joined(reasons), text[place : last.start() if last else None], True
+        end = END.search(text, place)
+        reasons.append(text[place : end.start() if end else None].strip())
+        place = end.end() if end else len(text)
+    answer = text[place:]
+    return _joined(reasons), answer, bool(answer.strip())
+
+
+def _joined(reasons: list[str]) -> str:
+    return "\n\n".join(filter(None, reasons))
+
+
+def _unframed(answer: str, has_reasoned: bool) -> str:
+    """Return an answer without what stands around it; a tag counts only after reasoning."""
+    if marked := MARKED.match(answer):
+        return answer[marked.end() :].rstrip().removesuffix(f"<|END_{marked['name']}|>")
+    tagged = TAGGED.fullmatch(answer) if has_reasoned else None
+    return tagged["inside"] if tagged else answer
+
+
 def _closing(tag: str) -> re.Pattern[str]:
     """Return the pattern of the closing tag of an opening one."""
+    if tag.startswith("<|"):
+        return re.compile(re.escape(tag.replace("START", "END")))
     name = re.escape(tag[1:-1].strip())
     return re.compile(rf"{re.escape(tag[0])}/{name}\s*{re.escape(tag[-1])}", re.IGNORECASE)
 
@@ -42,6 +92,6 @@ def _is_spoken_of(text: str, start: int, closed: re.Match[str]) -> bool:
     """Whether a closing tag belongs to the answer: its opening one precedes it there, or it stands
     in backticks.
     """
-    opening = closed[0].replace("/", "", 1).lower()
+    opening = closed[0].replace("/", "", 1).replace("END_", "START_").lower()
     quoted = text.endswith("`", 0, closed.start()) and text.startswith("`", closed.end())
     return quoted or opening in text[start : closed.start()].lower()

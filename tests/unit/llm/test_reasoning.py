@@ -31,6 +31,11 @@ from bezoar.llm.reasoning import split_reasoning
         ("[think] is a tag", ("", "[think] is a tag", True)),
         ("\u25c1think\u25b7a\u25c1/think\u25b7Yes", ("a", "Yes", True)),
         ("<seed:think>a</seed:think>Yes", ("a", "Yes", True)),
+        ("<longcat_think>a</longcat_think>Yes", ("a", "Yes", True)),
+        ("<rethink>a</rethink>Yes", ("", "<rethink>a</rethink>Yes", True)),
+        ("<think>a</think>\n<answer>\nYes\n</answer>", ("a", "\nYes\n", True)),
+        ("<answer>Yes</answer>", ("", "<answer>Yes</answer>", True)),
+        ("<think>a</think><answer>1</answer> or 2", ("a", "<answer>1</answer> or 2", True)),
         ("Close it with `</think>`.", ("", "Close it with `</think>`.", True)),
         ("a</think>Write `</think>`.", ("a", "Write `</think>`.", True)),
         ("Yes", ("", "Yes", True)),
@@ -42,7 +47,77 @@ def test_leading_reasoning_is_separated(text: str, expected: tuple[str, str, boo
 
 
 @pytest.mark.parametrize(
-    "part", ["</think>", "<think></think>", "<think>", " <thought>a</thought>", "[THINK]"]
+    ("text", "expected"),
+    [
+        (
+            "<|START_THINKING|>a 3<|END_THINKING|><|START_RESPONSE|>Yes<|END_RESPONSE|>",
+            ("a 3", "Yes", True),
+        ),
+        (
+            "<|START_THINKING|>a<|END_THINKING|>\n<|START_TEXT|>Yes<|END_TEXT|>\n",
+            ("a", "Yes", True),
+        ),
+        ("<|START_RESPONSE|>Yes<|END_RESPONSE|>", ("", "Yes", True)),
+        ("a<|END_THINKING|><|START_RESPONSE|>Yes", ("a", "Yes", True)),
+        ("<|START_THINKING|>never ended", ("never ended", "", False)),
+        (
+            "It begins with <|START_THINKING|> and ends with <|END_THINKING|>.",
+            ("", "It begins with <|START_THINKING|> and ends with <|END_THINKING|>.", True),
+        ),
+    ],
+)
+def test_the_marks_of_cohere_are_no_part_of_an_answer(
+    text: str, expected: tuple[str, str, bool]
+) -> None:
+    assert split_reasoning(text) == expected
+
+
+ANALYSIS = "<|channel|>analysis<|message|>a [[3]]<|end|>"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (f"{ANALYSIS}<|start|>assistant<|channel|>final<|message|>Yes", ("a [[3]]", "Yes", True)),
+        (
+            f"{ANALYSIS}<|start|>assistant<|channel|>final<|message|>Yes<|return|>",
+            ("a [[3]]", "Yes", True),
+        ),
+        (
+            f"<|start|>assistant{ANALYSIS}{ANALYSIS}"
+            "<|channel|>final <|constrain|>json<|message|>{}",
+            ("a [[3]]\n\na [[3]]", "{}", True),
+        ),
+        (f"{ANALYSIS}Yes", ("a [[3]]", "Yes", True)),
+        ("<|channel|>final json<|message|>{}<|end|>\n", ("", "{}", True)),
+        (
+            "<|channel|>final<|message|>It ends with <|end|>, always.<|return|>",
+            ("", "It ends with <|end|>, always.", True),
+        ),
+        (
+            "<|channel|>commentary to=functions.f <|constrain|>json<|message|>{}<|call|>",
+            ("{}", "", False),
+        ),
+        ("<|channel|>analysis<|message|>never ended", ("never ended", "", False)),
+        (ANALYSIS, ("a [[3]]", "", False)),
+        ("analysisUser says hello.assistantfinalHello!", ("User says hello.", "Hello!", True)),
+        ("analysis of assistantfinal", ("", "analysis of assistantfinal", True)),
+        ("Write <|channel|> first.", ("", "Write <|channel|> first.", True)),
+    ],
+)
+def test_only_the_final_channel_of_harmony_is_an_answer(
+    text: str, expected: tuple[str, str, bool]
+) -> None:
+    assert split_reasoning(text) == expected
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        *("</think>", "<think></think>", "<think>", " <thought>a</thought>", "[THINK]"),
+        *("<|START_THINKING|>", "<|channel|>a<|message|>", "<|channel|>a<|message|><|end|>"),
+        *("analysisx", "a_"),
+    ],
 )
 def test_many_tags_take_no_longer_than_reading_them(part: str) -> None:
     started = time.perf_counter()

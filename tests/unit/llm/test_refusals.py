@@ -15,6 +15,7 @@ from bezoar.errors import UserError
 from bezoar.llm import limits
 from bezoar.llm.answer_store import Store
 from bezoar.llm.client import LLMClient
+from bezoar.llm.faults import error_of, message_of
 from bezoar.llm.language_model import Answer
 
 KEY = "canary-0123456789"
@@ -72,6 +73,12 @@ ACCOUNT = {
     "400 code": error(400, {"error": {"message": "limit", "code": "billing_hard_limit_reached"}}),
     "403 code": error(403, {"code": "Arrearage", "message": "not in good standing"}),
     "500 code": error(500, {"error": {"code": "insufficient_user_quota", "message": "x"}}),
+    "403 beside a text": error(403, {"code": "permission-denied", "error": "Access is denied"}),
+    "403 list": error(403, {"error": ["no access"]}),
+    "429 spelt otherwise": error(429, {"error": {"message": "x", "code": "InsufficientQuota"}}),
+    "400 beside a text": error(400, {"error": "no", "code": "billing-not-active"}),
+    "400 wrapped": error(400, {"error": {"error": {"type": "credit_limit"}, "code": 400}}),
+    "200 wrapped": {"body": json.dumps({"error": {"error": {"code": 402, "message": "x"}}})},
     "200 error": {"body": json.dumps({"choices": None, "error": {"code": 402, "message": "x"}})},
 }
 
@@ -187,6 +194,15 @@ FILTERED = {
     "OpenRouter": error(
         403, {"error": {"code": 403, "message": "no", "metadata": {"flagged_input": "x"}}}
     ),
+    "DashScope": error(400, {"code": "DataInspectionFailed", "message": "no"}),
+    "xAI": error(
+        403,
+        {
+            "code": "permission-denied",
+            "error": "Content violates usage guidelines. Failed check: x",
+        },
+    ),
+    "DeepSeek": error(400, {"error": {"message": "Content Exists Risk", "code": "invalid"}}),
     "Anthropic, in words": error(
         400,
         {
@@ -209,6 +225,36 @@ def test_a_providers_content_filter_refuses_a_row(
     states = [answer.state for answer in ask(tmp_path, numbers(10))]
     assert states == ["refused" if i == 4 else "answered" for i in range(10)]
     assert stored(tmp_path)["4"] == "refused"
+
+
+def test_an_account_that_contents_are_blamed_for_is_nobodys_answer(
+    tmp_path: Path, peer: Peer
+) -> None:
+    peer.script = lambda prompt, turn: FILTERED["xAI"]
+    with pytest.raises(UserError, match=r"no request with these settings was accepted.*PEER_KEY"):
+        ask(tmp_path, numbers(3))
+    assert stored(tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"object": "error", "message": {"detail": [{"msg": "Extra inputs"}]}}, "Extra inputs"),
+        (
+            {"error": {"error": {"message": "More credits", "code": 402}, "code": 402}},
+            "More credits",
+        ),
+        ({"error": "Rate limited", "reasons": ["not-enough-credits"]}, "Rate limited"),
+        ([{"error": {"code": 400, "message": "API key not valid"}}], "API key not valid"),
+        ({"detail": [{"loc": ["body"], "msg": "Field required"}]}, "Field required"),
+        ({"code": "x", "error": "in words"}, "in words"),
+        ({"error": {"message": {"a": 1}, "code": 7}}, ""),
+    ],
+)
+def test_the_message_of_an_error_is_found_in_any_form(body: object, message: str) -> None:
+    assert message_of(error_of(body), "the text of the response") == (
+        message or "the text of the response"
+    )
 
 
 @pytest.mark.parametrize(
