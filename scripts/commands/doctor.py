@@ -27,7 +27,7 @@ from bezoar.llm.model_ends import asked_end, listed_end, not_served, substitute
 from bezoar.llm.settings import ModelSpec
 from bezoar.progress import clock
 from bezoar.surroundings import own
-from bezoar.workflow import duration, machine_checks, sources
+from bezoar.workflow import duration, machine_checks, packages, sources
 from bezoar.workflow import machine as machine_of
 from bezoar.workflow.configuration import SCHEMA, check, files_of, resolved
 from bezoar.workflow.source_lock import recorded
@@ -207,6 +207,15 @@ def reachable(entry: dict[str, Any]) -> str | None:
     place = entry.get("path") or f"hub/{entry['id']}"
     if (Path("data") / place).exists() or (mirror and (mirror / place).exists()):
         return None
+    if "url" in entry and (member := packages.member_of(entry["url"])):
+        return (
+            None
+            if packages.offered(member, KNOCK_S)
+            else (
+                f"source: {entry['id']} is not in MIRROR and pip does not find"
+                f" {member.requirement}; put it into MIRROR/{place}"
+            )
+        )
     url = hub.address(entry["url"]) if "url" in entry else hub.page(entry["hub"], entry["type"])
     return (
         None

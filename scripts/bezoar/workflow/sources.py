@@ -8,15 +8,21 @@ from typing import Any
 
 from bezoar.errors import UserError
 from bezoar.readers import column, read_yaml_entries
+from bezoar.workflow import packages
 
 
 def load(path: Path) -> dict[str, dict[str, Any]]:
-    """Return id -> entry; raise `UserError` if an id appears twice or a file has no path."""
+    """Return id -> entry; raise `UserError` if an id appears twice, a file has no path, or a file
+    inside a package is not pinned by both hashes.
+    """
     entries: dict[str, dict[str, Any]] = {}
     for number, entry in enumerate(read_yaml_entries(path, "sources"), start=1):
         column(entry, "id", str, f"{path}: entry {number}")
         for name in ("hub",) if "hub" in entry else ("url", "path"):
             column(entry, name, str, f"{path}: {entry['id']}")
+        if "hub" not in entry and packages.member_of(entry["url"]):
+            for name in ("package_sha256", "sha256"):
+                column(entry, name, str, f"{path}: {entry['id']}")
         if entry["id"] in entries:
             raise UserError(f"{path}: id {entry['id']} appears twice; remove one")
         entries[entry["id"]] = entry
