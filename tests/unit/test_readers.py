@@ -200,7 +200,7 @@ def test_lines_of_a_text_end_at_line_feeds_only(tmp_path: Path) -> None:
     ("content", "line"),
     [
         (b"", ": expected JSON, Expecting value"),
-        (b'{\n"a": 1,\n}', ":3: expected JSON"),
+        (b'{\n"a": 1,\n"b"}', ":3: expected JSON"),
         (b'{"a": "\\udc00"}', ": expected Unicode text"),
         (b'{\n"a": "\xc3("}', ":2: expected UTF-8, found a bad byte at offset 6"),
     ],
