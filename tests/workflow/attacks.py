@@ -213,7 +213,7 @@ PROMPTS = {
 }
 LEAVES: list[tuple[str, Any, str]] = [
     ("seed", 7, "*"),
-    ("scale", "paper", "claims report data_card_* model_card_*"),
+    ("scale", "paper", "claims explorer report data_card_* model_card_*"),
     ("generate.lamini.rouge_l", 0.6, "generate_lamini"),
     ("generate.evol.breadth_share", 0.4, "generate_evol"),
     ("generate.orca.rows_per_task", 61, "generate_orca"),

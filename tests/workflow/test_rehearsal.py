@@ -159,12 +159,13 @@ AFTER_SFT = {
     "bridge": 1,
     "claims": 1,
     "learning_table": 1,
+    "explorer": 1,
     "report": 1,
 }
 
 AFTER_DPO = dict.fromkeys(
     "merge model_card learning lm_eval lm_eval_table mtbench_answers mtbench_judgments"
-    " mtbench_rejudge bridge mtbench claims learning_table report".split(),
+    " mtbench_rejudge bridge mtbench claims learning_table explorer report".split(),
     1,
 )
 DATA = {"data_duplicates": 1, "data_contamination": 1, "data_description": 1, "data_card": 3}
@@ -195,11 +196,24 @@ DATA = {"data_duplicates": 1, "data_contamination": 1, "data_description": 1, "d
         ),
         ("dpo/adapter_model.safetensors", {"dpo": 1, **AFTER_DPO}),
         ("merge/openbezoar-hh-rlhf-dpo/model.safetensors", AFTER_DPO),
-        ("lm_eval/base.json", {"lm_eval": 1, "lm_eval_table": 1, "claims": 1, "report": 1}),
-        ("data/contamination.json", {"data_contamination": 1, "data_card": 3, "report": 1}),
+        (
+            "lm_eval/base.json",
+            {"lm_eval": 1, "lm_eval_table": 1, "claims": 1, "explorer": 1, "report": 1},
+        ),
+        (
+            "data/contamination.json",
+            {"data_contamination": 1, "data_card": 3, "explorer": 1, "report": 1},
+        ),
         (
             "mtbench/base/judgments.jsonl",
-            {"mtbench_judgments": 1, "mtbench": 1, "bridge": 1, "claims": 1, "report": 1},
+            {
+                "mtbench_judgments": 1,
+                "mtbench": 1,
+                "bridge": 1,
+                "claims": 1,
+                "explorer": 1,
+                "report": 1,
+            },
         ),
         ("bridge/strict.json", {"bridge": 1, "report": 1}),
         ("claims.json", {"claims": 1, "report": 1}),
