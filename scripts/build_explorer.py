@@ -29,56 +29,56 @@ class Recipe(TypedDict):
     seed: int
 
 
+LISTS = {
+    "rows": "rated rows of each scheme, JSONL",
+    "answers": "MT-Bench answers of each model, JSONL",
+    "judgments": "their judgments, JSONL, in the same order",
+    "samples": "the harness's items of each model, JSONL",
+}
+FILES = {
+    "duplicates": "duplicates found in the rows, JSONL",
+    "contamination": "evaluation items found in the rows, JSONL",
+    "items": "texts of the evaluation's items, JSONL",
+    "template": "the page's template, Jinja",
+}
+
+
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and build."""
     parser = stage_parser(__doc__, Recipe)
-    for name, what in (
-        ("rows", "rated rows of each scheme, JSONL"),
-        ("answers", "MT-Bench answers of each model, JSONL"),
-        ("judgments", "their judgments, JSONL, beside the answers"),
-        ("samples", "the harness's items of each model, JSONL"),
-    ):
+    for name, what in LISTS.items():
         parser.add_argument(f"--{name}", type=Path, nargs="+", required=True, help=what)
-    for name, what in (
-        ("duplicates", "duplicates found in the rows, JSONL"),
-        ("contamination", "evaluation items found in the rows, JSONL"),
-        ("items", "texts of the evaluation's items, JSONL"),
-        ("template", "the page's template, Jinja"),
-        ("output", "page to write"),
-    ):
+    for name, what in FILES.items():
         parser.add_argument(f"--{name}", type=Path, required=True, help=what)
+    parser.add_argument("--output", type=Path, required=True, help="page to write")
     args = parser.parse_args(argv)
 
-    import jinja2
+    from bezoar.report.templates import environment
 
     with Receipt(
         args.receipt,
         stage="explorer",
         recipe=args.recipe,
         code=args.code,
-        inputs={
-            name: getattr(args, name)
-            for name in (
-                "rows duplicates contamination items answers judgments samples template".split()
-            )
-        },
+        inputs={name: getattr(args, name) for name in (*LISTS, *FILES)},
         outputs={"page": args.output},
     ):
         found = rows.marks(args.duplicates, args.contamination)
         items = rows.item_texts(args.items)
         sections = [
             *(rows.generated(path, found) for path in args.rows),
-            rows.chat((path.parent for path in args.answers), items),
+            rows.chat(zip(args.answers, args.judgments, strict=True), items),
             rows.changed_items(args.samples, items, args.recipe["metric"]),
         ]
-        template = jinja2.Environment(
-            autoescape=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True
-        ).from_string(args.template.read_text(encoding="utf-8"))
-        html = template.render(
-            scale=args.recipe["scale"],
-            sections=[
-                {"id": section["id"], "json": rows.embedded(section)} for section in sections
-            ],
+        html = (
+            environment(args.template.parent)
+            .get_template(args.template.name)
+            .render(
+                scale=args.recipe["scale"],
+                sections=[
+                    {"id": section["id"], "json": rows.embedded(section)} for section in sections
+                ],
+            )
         )
         with whole_file(args.output) as stream:
             stream.write(html)

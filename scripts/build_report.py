@@ -14,7 +14,6 @@ receipts are the only contents that vary from run to run.
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from typing_extensions import TypedDict
 
 from bezoar import program
@@ -23,7 +22,7 @@ from bezoar.evaluation.held_out import compared
 from bezoar.files import whole_file
 from bezoar.provenance.receipt import Receipt, stage_parser
 from bezoar.readers import read_json, read_jsonl
-from bezoar.report import data_section, overview_section, plots, requests_section
+from bezoar.report import data_section, overview_section, plots, requests_section, templates
 
 
 class Recipe(TypedDict):
@@ -153,10 +152,7 @@ def page(
     }
     scale = recipe["scale"]
     title, text = SCALES[scale]
-    loader = jinja2.FileSystemLoader(template.parent)
-    environment = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
-    )
+    environment = templates.environment(template.parent)
     return environment.get_template(template.name).render(
         scale=scale,
         title=title,

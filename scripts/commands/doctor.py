@@ -208,13 +208,11 @@ def reachable(entry: dict[str, Any]) -> str | None:
     if (Path("data") / place).exists() or (mirror and (mirror / place).exists()):
         return None
     if "url" in entry and (member := packages.member_of(entry["url"])):
+        if packages.offered(member, KNOCK_S):
+            return None
         return (
-            None
-            if packages.offered(member, KNOCK_S)
-            else (
-                f"source: {entry['id']} is not in MIRROR and pip does not find"
-                f" {member.requirement}; put it into MIRROR/{place}"
-            )
+            f"source: {entry['id']} is not in MIRROR and pip does not find {member.requirement};"
+            f" put it into MIRROR/{place}"
         )
     url = hub.address(entry["url"]) if "url" in entry else hub.page(entry["hub"], entry["type"])
     return (

@@ -15,7 +15,7 @@ from bezoar.llm.arguments import add_client_arguments
 from bezoar.llm.client import LLMClient
 from bezoar.llm.language_model import Answer
 from bezoar.llm.settings import ModelSettings
-from bezoar.llm.shards import Waiting, change, gather, shard_of_text, wait_for_others
+from bezoar.llm.shards import Waiting, change, gather, is_shard, shard_of_text, wait_for_others
 from bezoar.provenance.receipt import Receipt, stage_parser
 from bezoar.readers import read_text
 
@@ -146,7 +146,7 @@ def run(
             seconds = args.store.parent.glob(f"{args.store.stem}-*.sqlite")
             receipt.outputs["store"] = [
                 args.store,
-                *sorted(path for path in seconds if ".shard-" not in path.name),
+                *sorted(path for path in seconds if not is_shard(path)),
             ]  # with a second model's, into which its shards' answers were put
             receipt.facts |= client.facts_for_receipt()
         write_jsonl(args.rows, rows)

@@ -38,6 +38,11 @@ def shard_of_text(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
+def is_shard(store: Path) -> bool:
+    """Whether a store holds one shard's answers, as `ShardedModel` and `shard_stores` name it."""
+    return ".shard-" in store.name
+
+
 def shard_stores(store: Path) -> list[Path]:
     """Return the stores of all shards of a job that are there, whatever their number."""
     return sorted(store.parent.glob(f"{store.stem}.shard-*-of-*{store.suffix}"))

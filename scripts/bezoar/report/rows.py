@@ -45,7 +45,7 @@ def generated(path: Path, found: Marks) -> Section:
         rows.append(
             {
                 "id": str(number),
-                "facets": [verdict, shown(row.get("gpt4_rating")), mark],
+                "facets": [verdict, facet(row.get("gpt4_rating")), mark],
                 "texts": [pair for pair in texts if pair[1]],
             }
         )
@@ -59,7 +59,7 @@ def generated(path: Path, found: Marks) -> Section:
     }
 
 
-def shown(value: Any) -> str:
+def facet(value: Any) -> str:
     """Return a rating or another value to filter by as text."""
     return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
@@ -72,21 +72,19 @@ def item_texts(path: Path) -> Texts:
     return texts
 
 
-def chat(folders: Iterable[Path], items: Texts) -> Section:
+def chat(models: Iterable[tuple[Path, Path]], items: Texts) -> Section:
     """Return the answers of all models by question and turn, largest spread of ratings first; a
-    folder is a model's, with `answers.jsonl` and `judgments.jsonl`.
+    model is its answers and their judgments, in a folder of its name.
     """
     turns: dict[tuple[int, int], dict[str, Any]] = {}
-    for folder in folders:
-        answers = {
-            row["question_id"]: row["choices"][0]["turns"]
-            for row in read_jsonl(folder / "answers.jsonl")
-        }
-        for row in read_jsonl(folder / "judgments.jsonl"):
+    for answered, judged in models:
+        answers = {row["question_id"]: row["choices"][0]["turns"] for row in read_jsonl(answered)}
+        for row in read_jsonl(judged):
             key = row["question_id"], row["turn"]
             turn = turns.setdefault(key, {"category": row["category"], "models": {}})
             model = turn["models"].setdefault(
-                folder.name, {"answer": answers[key[0]][key[1] - 1], "scores": [], "texts": []}
+                answered.parent.name,
+                {"answer": answers[key[0]][key[1] - 1], "scores": [], "texts": []},
             )
             model["scores"].append(row["score"])
             model["texts"].append(row["judgment"])
@@ -96,10 +94,10 @@ def chat(folders: Iterable[Path], items: Texts) -> Section:
         spread = max(rated) - min(rated) if rated else 0
         texts = list(items.get(("mt_bench", question), []))
         for name, model in turn["models"].items():
-            scores = ", ".join(shown(score) for score in model["scores"])
+            scores = ", ".join(facet(score) for score in model["scores"])
             texts.append((f"{name}: rated {scores}", model["answer"]))
             texts += [(f"judge of {name}", text) for text in model["texts"]]
-        facets = [turn["category"], str(number), shown(spread)]
+        facets = [turn["category"], str(number), facet(spread)]
         rows.append({"id": f"{question}-{number}", "facets": facets, "texts": texts})
     rows.sort(key=lambda row: (-float(row["facets"][2]), row["id"]))
     return {
@@ -127,7 +125,7 @@ def changed_items(samples: Iterable[Path], items: Texts, metrics: dict[str, str]
         if len(set(scores.values())) > 1:
             best = max(scores.values())
             pattern = ", ".join(name for name, score in scores.items() if score == best)
-            told = [(name, shown(score)) for name, score in scores.items()]
+            told = [(name, facet(score)) for name, score in scores.items()]
             rows.append(
                 {
                     "id": f"{task}-{item}",

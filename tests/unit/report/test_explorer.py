@@ -7,10 +7,10 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pytest
 
 from bezoar.report import rows
+from bezoar.report.templates import environment
 
 TEMPLATE = Path(rows.__file__).parent / "explorer/page.html.j2"
 HOSTILE = (
@@ -42,7 +42,7 @@ def rated(texts: tuple[str, ...]) -> list[dict[str, Any]]:
 
 
 def html(sections: list[rows.Section]) -> str:
-    page = jinja2.Environment(autoescape=True).from_string(TEMPLATE.read_text("utf-8"))
+    page = environment(TEMPLATE.parent).get_template(TEMPLATE.name)
     given = [{"id": section["id"], "json": rows.embedded(section)} for section in sections]
     return page.render(scale="rehearsal", sections=given)
 
@@ -103,7 +103,11 @@ def test_answers_whose_ratings_differ_most_come_first(tmp_path: Path) -> None:
             ],
         )
     section = rows.chat(
-        [tmp_path / "base", tmp_path / "sft"], {("mt_bench", 81): [("question", "Why?")]}
+        [
+            (tmp_path / model / "answers.jsonl", tmp_path / model / "judgments.jsonl")
+            for model in ("base", "sft")
+        ],
+        {("mt_bench", 81): [("question", "Why?")]},
     )
     first, second = section["rows"]
     assert first["id"] == "81-1" and first["facets"] == ["math", "1", "1"]
