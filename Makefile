@@ -17,11 +17,13 @@ RUN := env -u PYTHONHOME -u PYTHONSTARTUP -u PYTHONOPTIMIZE -u PYTHONSAFEPATH -u
 CORES = $(or $(JOBS),$(shell nproc 2>/dev/null || sysctl -n hw.ncpu))
 WORKFLOW = $(RUN) python scripts/commands/run_workflow.py --profile $(or $(PROFILE),profiles/default) --cores $(CORES)$(if $(VERBOSE), --verbose)
 REHEARSAL = $(or $(CONFIG),config/rehearsal.yaml)
+TRIAL = $(or $(CONFIG),config/trial.yaml)
 PAPER = $(or $(CONFIG),config/paper.yaml)
 RESULTS = $(RUN) python -c "from bezoar.workflow.configuration import resolved; print(resolved('$(REHEARSAL)'.split())['pathvars']['results'])"
+WHERE = $(RUN) python -c "from bezoar.workflow.configuration import resolved; print('report:', resolved('$1'.split())['pathvars']['results'] + '/report/index.html')"
 PYTHON_FILES := scripts tests
 
-.PHONY: help rehearsal reproduce evaluate doctor report learning plan cancel-batches export-answers import-answers test fuzz bench check fix lock clean environment development stale audit archive crate release evidence
+.PHONY: help rehearsal trial reproduce evaluate doctor report learning plan cancel-batches export-answers import-answers test fuzz bench check fix lock clean environment development stale audit archive crate release evidence
 
 help: ## print this
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -36,7 +38,12 @@ development: ## the same, with what tests and checks need
 rehearsal: environment ## the whole recipe in miniature, on a CPU
 	@$(RUN) python scripts/commands/doctor.py --short --cores $(CORES) --config $(REHEARSAL)
 	@$(WORKFLOW) --config $(REHEARSAL)
-	@$(RUN) python -c "from pathlib import Path; from bezoar.workflow.configuration import resolved; print('report:', resolved('$(REHEARSAL)'.split())['pathvars']['results'] + '/report/index.html')"
+	@$(call WHERE,$(REHEARSAL))
+
+trial: environment .venv-llama-cpp ## the whole recipe on a small real model and real data, on a CPU
+	@$(RUN) python scripts/commands/doctor.py --short --cores $(CORES) --config $(TRIAL)
+	@$(WORKFLOW) --config $(TRIAL)
+	@$(call WHERE,$(TRIAL))
 
 reproduce: doctor ## the whole recipe at the paper's scale (GPU, keys)
 	@$(WORKFLOW) --config $(PAPER)
@@ -100,7 +107,7 @@ bench: environment .venv-bench .venv-curator .venv-bench-training ## speed and m
 	$(RUN) python scripts/dev/bench_training.py --output docs/benchmarks.md
 	$(RUN) python scripts/dev/bench_precision.py --output docs/benchmarks.md
 
-.venv-bench .venv-curator .venv-crate: .venv-%: envs/%.lock | environment
+.venv-bench .venv-curator .venv-crate .venv-llama-cpp: .venv-%: envs/%.lock | environment
 	"$(ENV)/bin/python" -m venv $@ && $@/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $< && touch $@
 
 .venv-bench-training: envs/bench-training.lock | environment # with the torch that .venv has
@@ -116,5 +123,5 @@ lock: development ## resolve envs/*.in into envs/*.lock
 	$(RUN) python scripts/dev/lock_environments.py $(if $(UPGRADE),--upgrade)
 
 clean: ## remove environments and caches; keeps data/, results/, logs/
-	rm -rf .venv .venv-bench .venv-bench-training .venv-curator .venv-crate .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-bench .venv-bench-training .venv-curator .venv-crate .venv-llama-cpp .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	@echo "kept: data/ (sources), results/ (artifacts and stores of paid answers), logs/, benchmarks/, .snakemake/ (what is up to date)"

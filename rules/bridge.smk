@@ -9,6 +9,13 @@ OUTPUTS:
     bridge    = <results>/bridge/{column}.json                       offsets and rank agreement
 """
 
+from bezoar.workflow import served
+
+
+def other_judge(wildcards):
+    """The judge of {column}."""
+    return LAYOUT.columns[wildcards.column]["judge"]
+
 
 rule mtbench_rejudge:
     """Judge the answers of {wildcards.model} once more, as {wildcards.column}."""
@@ -21,6 +28,7 @@ rule mtbench_rejudge:
         answers="<results>/mtbench/{model}/answers.jsonl",
         overrides=lambda wildcards: LAYOUT.overrides(wildcards.column),
         facts=FACTS,
+        weights=lambda wildcards: served.weights(LAYOUT, other_judge(wildcards)),
     output:
         judgments="<results>/mtbench/{model}/{column}.judgments.jsonl",
         counts="<results>/mtbench/{model}/{column}.counts.json",
@@ -29,16 +37,20 @@ rule mtbench_rejudge:
         "<logs>/mtbench/{model}.{column}.txt",
     benchmark:
         "<benchmarks>/mtbench/{model}.{column}.tsv"
+    threads: lambda wildcards: served.threads(LAYOUT, other_judge(wildcards))
     resources:
         concurrency=16,
     params:
         recipe=lambda wildcards: canonical(recipes.rejudge(LAYOUT, wildcards.column)),
         code=code("scripts/judge_mtbench.py"),
         store=store("rejudge-{column}.{model}"),
+        server=lambda wildcards: served.before(
+            LAYOUT, f"rejudge-{wildcards.column}.{wildcards.model}", other_judge(wildcards)
+        ),
     shell:
         r"""
         exec &> >(tee {log:q})
-        python {input.script:q} \
+        {params.server}python {input.script:q} \
             --questions {input.questions:q} --references {input.references:q} \
             --judge-prompts {input.prompts:q} \
             --overrides {input.overrides:q} \

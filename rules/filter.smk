@@ -10,6 +10,10 @@ OUTPUTS:
     counts = <results>/filter/{scheme}.counts.json
 """
 
+from bezoar.workflow import served
+
+RATERS = config["filter"]["rater"], config["filter"]["second_rater"]
+
 if config["entry"] == "generate":
 
     rule filter:
@@ -20,6 +24,7 @@ if config["entry"] == "generate":
             prompts="prompts/filter.txt",
             data="<results>/generate/{scheme}.jsonl",
             facts=FACTS,
+            weights=served.weights(LAYOUT, *RATERS),
         output:
             rows="<results>/filter/{scheme}.jsonl",
             counts="<results>/filter/{scheme}.counts.json",
@@ -29,16 +34,20 @@ if config["entry"] == "generate":
         benchmark:
             "<benchmarks>/filter/{scheme}.tsv"
         priority: FIRST
+        threads: served.threads(LAYOUT, *RATERS)
         resources:
             concurrency=16,
         params:
             recipe=canonical(recipes.rating(LAYOUT)),
             code=code("scripts/filter_rows.py"),
             store=store("filter-{scheme}"),
+            server=lambda wildcards: served.before(
+                LAYOUT, f"filter-{wildcards.scheme}", *RATERS
+            ),
         shell:
             r"""
             exec &> >(tee {log:q})
-            python {input.script:q} \
+            {params.server}python {input.script:q} \
                 --data {input.data:q} --prompts {input.prompts:q} \
                 --store {params.store:q} --facts {input.facts:q} \
                 --concurrency {resources.concurrency} \

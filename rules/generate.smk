@@ -13,6 +13,8 @@ OUTPUTS:
 
 from bezoar.workflow import shared_generation
 
+EVALUATOR = config["generate"]["evol"]["evaluator"]
+
 
 rule generate_lamini:
     """Write new instructions from examples and topics, then their responses (LaMini-LM)."""
@@ -23,7 +25,8 @@ rule generate_lamini:
         seeds=source("alpaca_seeds"),
         topics=source("topics"),
         facts=FACTS,
-        server=TEACHER_SERVER,
+        server=SHARED_SERVER,
+        weights=served.weights(LAYOUT, TEACHER),
         shards=shared_generation.before_whole(LAYOUT, "lamini"),
     output:
         rows="<results>/generate/lamini.jsonl",
@@ -34,6 +37,7 @@ rule generate_lamini:
     benchmark:
         "<benchmarks>/generate/lamini.tsv"
     priority: FIRST
+    threads: served.threads(LAYOUT, TEACHER)
     resources:
         **NEEDS.asked("generate_lamini"),
         concurrency=16,
@@ -41,13 +45,12 @@ rule generate_lamini:
         recipe=canonical(recipes.generation(LAYOUT, "lamini")),
         code=code("scripts/generate_lamini.py"),
         store=store("generate-lamini"),
-        address=TEACHER_ADDRESS,
+        server=served.before(LAYOUT, "generate-lamini", TEACHER),
         share="",
     shell:
         r"""
         exec &> >(tee {log:q})
-        {params.address}
-        python {input.script:q} {params.share} \
+        {params.server}python {input.script:q} {params.share} \
             --seeds {input.seeds:q} --topics {input.topics:q} \
             --prompts {input.prompts:q} \
             --store {params.store:q} --facts {input.facts:q} --concurrency {resources.concurrency} \
@@ -65,7 +68,8 @@ rule generate_evol:
         seeds=source("dolly"),
         tokenizer=source("teacher_tokenizer"),
         facts=FACTS,
-        server=TEACHER_SERVER,
+        server=SHARED_SERVER,
+        weights=served.weights(LAYOUT, TEACHER, EVALUATOR),
         shards=shared_generation.before_whole(LAYOUT, "evol"),
     output:
         rows="<results>/generate/evol.jsonl",
@@ -76,6 +80,7 @@ rule generate_evol:
     benchmark:
         "<benchmarks>/generate/evol.tsv"
     priority: FIRST
+    threads: served.threads(LAYOUT, TEACHER, EVALUATOR)
     resources:
         **NEEDS.asked("generate_evol"),
         concurrency=16,
@@ -83,14 +88,13 @@ rule generate_evol:
         recipe=canonical(recipes.generation(LAYOUT, "evol")),
         code=code("scripts/generate_evol.py"),
         store=store("generate-evol"),
-        address=TEACHER_ADDRESS,
+        server=served.before(LAYOUT, "generate-evol", TEACHER, EVALUATOR),
         share="",
         epochs=config["generate"]["evol"]["epochs"],
     shell:
         r"""
         exec &> >(tee {log:q})
-        {params.address}
-        python {input.script:q} {params.share} \
+        {params.server}python {input.script:q} {params.share} \
             --seeds {input.seeds:q} --tokenizer {input.tokenizer:q} --prompts {input.prompts:q} \
             --store {params.store:q} --facts {input.facts:q} --concurrency {resources.concurrency} \
             --rows {output.rows:q} --counts {output.counts:q} \
@@ -144,7 +148,8 @@ rule generate_orca:
         flan=LAYOUT.flan_files(),
         streamed=expand("<results>/flan/{source}.counts.json", source=LAYOUT.streamed),
         facts=FACTS,
-        server=TEACHER_SERVER,
+        server=SHARED_SERVER,
+        weights=served.weights(LAYOUT, TEACHER),
         shards=shared_generation.before_whole(LAYOUT, "orca"),
     output:
         rows="<results>/generate/orca.jsonl",
@@ -155,6 +160,7 @@ rule generate_orca:
     benchmark:
         "<benchmarks>/generate/orca.tsv"
     priority: FIRST
+    threads: served.threads(LAYOUT, TEACHER)
     resources:
         **NEEDS.asked("generate_orca"),
         concurrency=16,
@@ -162,13 +168,12 @@ rule generate_orca:
         recipe=canonical(recipes.generation(LAYOUT, "orca")),
         code=code("scripts/generate_orca.py"),
         store=store("generate-orca"),
-        address=TEACHER_ADDRESS,
+        server=served.before(LAYOUT, "generate-orca", TEACHER),
         share="",
     shell:
         r"""
         exec &> >(tee {log:q})
-        {params.address}
-        python {input.script:q} {params.share} --concurrency {resources.concurrency} \
+        {params.server}python {input.script:q} {params.share} --concurrency {resources.concurrency} \
             --flan {input.flan:q} --streamed {input.streamed:q} --tokenizer {input.tokenizer:q} \
             --prompts {input.prompts:q} --store {params.store:q} --facts {input.facts:q} \
             --rows {output.rows:q} --counts {output.counts:q} \
@@ -190,7 +195,7 @@ if LAYOUT.shards > 1:
         benchmark:
             "<benchmarks>/generate/lamini.{number}.tsv"
         params:
-            address=shared_generation.own_server(LAYOUT),
+            server=shared_generation.own_server(LAYOUT),
             share=shared_generation.share(LAYOUT),
 
     use rule generate_evol as generate_evol_shard with:
@@ -203,7 +208,7 @@ if LAYOUT.shards > 1:
         benchmark:
             "<benchmarks>/generate/evol.{number}.tsv"
         params:
-            address=shared_generation.own_server(LAYOUT),
+            server=shared_generation.own_server(LAYOUT),
             share=shared_generation.share(LAYOUT),
 
     use rule generate_orca as generate_orca_shard with:
@@ -216,5 +221,5 @@ if LAYOUT.shards > 1:
         benchmark:
             "<benchmarks>/generate/orca.{number}.tsv"
         params:
-            address=shared_generation.own_server(LAYOUT),
+            server=shared_generation.own_server(LAYOUT),
             share=shared_generation.share(LAYOUT),

@@ -5,9 +5,39 @@ REQUIRED INPUTS:
     model   = <results>/base, <results>/merge/{model} or <results>/models/{model}
     tasks   = config: lm_eval: task_files, and the local data sets of config: lm_eval: data
 OUTPUTS:
+    data    = <results>/task_data/{task}/manifest.json   of items in a file, as the hub has them
     results = <results>/lm_eval/{model}.json   raw, with <results>/lm_eval/{model}.samples.jsonl
     table   = <results>/lm_eval.json
 """
+
+
+rule task_data:
+    """Give the items of {wildcards.task} the form of the hub's data set."""
+    input:
+        script="scripts/convert_items.py",
+        lock="envs/main.lock",
+        file=lambda wildcards: LAYOUT.converted[wildcards.task],
+    output:
+        manifest="<results>/task_data/{task}/manifest.json",
+        receipt="<results>/receipts/task_data_{task}.json",
+    log:
+        "<logs>/lm_eval/data.{task}.txt",
+    benchmark:
+        "<benchmarks>/lm_eval/data.{task}.tsv"
+    wildcard_constraints:
+        task=alternatives(LAYOUT.converted),
+    params:
+        recipe=canonical(
+            recipes.seeded(LAYOUT, num_fewshot=config["lm_eval"]["num_fewshot"])
+        ),
+        code=code("scripts/convert_items.py"),
+    shell:
+        r"""
+        exec &> >(tee {log:q})
+        python {input.script:q} \
+            --task {wildcards.task} --file {input.file:q} --data {output.manifest:q} \
+            --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
+        """
 
 
 rule lm_eval:

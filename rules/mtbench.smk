@@ -10,6 +10,10 @@ OUTPUTS:
     scores    = <results>/mtbench.json
 """
 
+from bezoar.workflow import served
+
+JUDGE = config["mtbench"]["judgments"]["judge"]
+
 
 rule mtbench_answers:
     """Answer both turns with {wildcards.model}."""
@@ -53,6 +57,7 @@ rule mtbench_judgments:
         prompts=source("mt_bench_judge_prompts"),
         answers="<results>/mtbench/{model}/answers.jsonl",
         facts=FACTS,
+        weights=served.weights(LAYOUT, JUDGE),
     output:
         judgments="<results>/mtbench/{model}/judgments.jsonl",
         counts="<results>/mtbench/{model}/counts.json",
@@ -61,16 +66,18 @@ rule mtbench_judgments:
         "<logs>/mtbench/{model}.judgments.txt",
     benchmark:
         "<benchmarks>/mtbench/{model}.judgments.tsv"
+    threads: served.threads(LAYOUT, JUDGE)
     resources:
         concurrency=16,
     params:
-        recipe=recipe("mtbench.judgments"),
+        recipe=canonical(recipes.judging(LAYOUT)),
         code=code("scripts/judge_mtbench.py"),
         store=store("judge-{model}"),
+        server=lambda wildcards: served.before(LAYOUT, f"judge-{wildcards.model}", JUDGE),
     shell:
         r"""
         exec &> >(tee {log:q})
-        python {input.script:q} \
+        {params.server}python {input.script:q} \
             --questions {input.questions:q} --references {input.references:q} \
             --judge-prompts {input.prompts:q} \
             --answers {input.answers:q} --store {params.store:q} --facts {input.facts:q} \

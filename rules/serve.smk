@@ -1,7 +1,7 @@
 """
-The teacher's server, if `config: serve` describes one: started for the generation jobs, shared by
-them, and stopped after them. Without it, the environment variable of `teacher: base_url_env` names
-a server that is already running.
+The server of the model in `config: serve`. A shared one is started for the generation jobs and
+stopped after them; otherwise each job that asks the model starts its own (workflow/served.py).
+Without `serve`, the environment variable of `teacher: base_url_env` names a running server.
 
 REQUIRED INPUTS:
     the model's weights, which the server fetches itself, and its environment (envs/serve.lock)
@@ -10,23 +10,19 @@ OUTPUTS:
     record  = <results>/serve/teacher.json     precision, quantisation, command; kept
 """
 
-# For the stages that ask the teacher: its server's address, and the shell line that waits for the
-# server and exports it. A server on the loopback interface takes any key.
-TEACHER_SERVER = "<results>/serve/teacher.url" if config["serve"] else []
-TEACHER_ADDRESS = ""
+from bezoar.workflow import served
 
-if config["serve"]:
-    TEACHER_ADDRESS = (
-        "{base_url_env}=$(python scripts/serve_model.py"
-        " --await {folder}/teacher.url --record {folder}/teacher.json);"
-        " export {base_url_env} {api_key_env}=none"
-    ).format(folder=f"{LAYOUT.results}/serve", **config["teacher"])
+TEACHER = config["teacher"]
+SHARED_SERVER = "<results>/serve/teacher.url" if served.shared(LAYOUT) else []
+
+if served.shared(LAYOUT):
 
     rule serve:
         """Serve {params.model} until the last job that asks it has ended."""
         input:
             script="scripts/serve_model.py",
             lock="envs/serve.lock",
+            weights=served.weights(LAYOUT, TEACHER),
         output:
             address=service("<results>/serve/teacher.url"),
         log:
@@ -36,13 +32,9 @@ if config["serve"]:
         resources:
             **NEEDS.asked("serve"),
         params:
-            recipe=recipe(
-                "serve",
-                model=config["teacher"]["model"],
-                revision=config["teacher"]["revision"],
-            ),
+            recipe=canonical(served.command(LAYOUT)),
             code=code("scripts/serve_model.py"),
-            model=config["teacher"]["model"],
+            model=TEACHER["model"],
             record=f"{LAYOUT.results}/serve/teacher.json",
         shell:
             r"""

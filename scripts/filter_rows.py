@@ -19,7 +19,7 @@ arXiv 2404.13076).
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 from typing_extensions import TypedDict
 
@@ -38,7 +38,7 @@ from bezoar.data.verdicts import VERDICT, by_length, verdict
 from bezoar.errors import UserError
 from bezoar.evaluation.agreement import cohen_kappa
 from bezoar.llm.client import LLMClient
-from bezoar.llm.settings import ModelSettings
+from bezoar.llm.settings import ModelSettings, ServerSettings
 from bezoar.readers import read_jsonl
 from bezoar.training.template import training_text
 
@@ -52,6 +52,7 @@ class Recipe(TypedDict):
     attempts: int  # requests before a row is Unrated
     max_unrated_share: float
     max_failure_share: float
+    serve: NotRequired[ServerSettings]  # of the raters, where the workflow serves one
     seed: int
 
 

@@ -304,9 +304,9 @@ def ask_some(
 
 def read_seeds(path: Path) -> list[dict[str, Any]]:
     """Return the seeds, rows in Dolly's columns; raise `UserError` naming the first malformed
-    one.
+    one. Seed tasks in Self-Instruct's schema are taken, too.
     """
-    rows = read_jsonl(path)
+    rows = [as_dolly(row) if "instances" in row else row for row in read_jsonl(path)]
     for number, row in enumerate(rows, start=1):
         texts_there = all(
             isinstance(row.get(column), str) and row[column].strip()
@@ -322,11 +322,24 @@ def read_seeds(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def as_dolly(task: dict[str, Any]) -> dict[str, Any]:
+    """Return a seed task in Dolly's columns: its first input is the context, and the categories are
+    Self-Instruct's two kinds of tasks.
+    """
+    instances = task["instances"]
+    first = instances[0] if isinstance(instances, list) and instances else None
+    return {
+        "instruction": task.get("instruction"),
+        "context": first.get("input") if isinstance(first, dict) else None,
+        "category": "classification" if task.get("is_classification") is True else "generation",
+    }
+
+
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and generate."""
     parser = parser_for(__doc__, Recipe)
     parser.add_argument(
-        "--seeds", type=Path, required=True, help="databricks-dolly-15k's schema, JSONL"
+        "--seeds", type=Path, required=True, help="JSONL in databricks-dolly-15k's or Self-Instruct's schema"
     )
     parser.add_argument(
         "--tokenizer", type=Path, nargs="?", help="the teacher's tokenizer.json, to cut long seeds"

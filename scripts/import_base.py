@@ -1,5 +1,5 @@
-"""Import a base model from a local snapshot: one safetensors file in the given precision, with its
-own tokenizer.
+"""Import a base model from a local snapshot or a GGUF file: one safetensors file in the given
+precision, with its own tokenizer.
 
 Usage: import_base.py --snapshot data/models/open_llama_3b_v2 --recipe '{"dtype": "float16"}' \\
            --code … \\
@@ -9,7 +9,7 @@ A hub repository may hold its weights in several files or as pickles; every late
 `<results>/base/model.safetensors`. A snapshot whose weights are not exactly those that its
 config.json describes is refused. The tokenizer's files are copied byte for byte, never
 re-serialised: OpenLLaMA's authors warn that a converted (fast) tokenizer can split text
-differently.
+differently. A GGUF file holds a tokenizer in a form of its own, of which tokenizer.json is made.
 """
 
 import shutil
@@ -24,6 +24,7 @@ from bezoar.errors import UserError
 from bezoar.files import whole_directory
 from bezoar.model_files import TOKENIZER_FILES
 from bezoar.provenance.receipt import Receipt, stage_parser
+from bezoar.training.gguf import SUFFIX
 
 
 class Recipe(TypedDict):
@@ -43,6 +44,8 @@ def import_base(snapshot: Path, base: Path, dtype: str, tokenizer: str | None) -
     from bezoar.training.tokenizer import PROBES, load_tokenizer, tokenizer_file
     from bezoar.training.weights import load_causal_lm
 
+    if snapshot.suffix == SUFFIX:
+        return import_gguf(snapshot, base, getattr(torch, dtype), tokenizer)
     if tokenizer and not (snapshot / tokenizer).is_file():
         raise UserError(
             f"{snapshot}/{tokenizer}: no such file; base.tokenizer names the file that counts, and"
@@ -74,6 +77,24 @@ def import_base(snapshot: Path, base: Path, dtype: str, tokenizer: str | None) -
     return facts
 
 
+def import_gguf(file: Path, base: Path, dtype: Any, tokenizer: str | None) -> dict[str, Any]:
+    """Write `base` from a GGUF file in `dtype` (torch's); return facts for the receipt."""
+    from bezoar.training.gguf import dequantized
+    from bezoar.training.weights import load_causal_lm
+
+    if tokenizer not in (None, "tokenizer.json"):
+        raise UserError(
+            f"{file}: its tokenizer becomes tokenizer.json; set base.tokenizer: tokenizer.json"
+        )
+    with progress.task("dequantise the weights"):
+        model, own = dequantized(file)
+    with whole_directory(base) as fresh:
+        model.to(dtype).save_pretrained(fresh, max_shard_size="1TB")
+        own.save_pretrained(fresh)
+        load_causal_lm(fresh, dtype)  # complete, finite, and with an embedding for each token
+    return {"parameters": sum(parameter.numel() for parameter in model.parameters())}
+
+
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and import the base model."""
     parser = stage_parser(__doc__, Recipe)
@@ -81,7 +102,7 @@ def main(argv: list[str] | None = None) -> None:
         "--snapshot",
         type=model_directory,
         required=True,
-        help="directory with config, weights and tokenizer",
+        help="directory with config, weights and tokenizer, or a GGUF file",
     )
     parser.add_argument("--base", type=model_directory, required=True, help="directory to write")
     parser.add_argument(
@@ -94,7 +115,7 @@ def main(argv: list[str] | None = None) -> None:
     inputs = (
         sorted(path for path in args.snapshot.iterdir() if path.is_file())
         if args.snapshot.is_dir()
-        else []
+        else [args.snapshot] * args.snapshot.is_file()
     )
     with Receipt(
         args.receipt,

@@ -34,7 +34,7 @@ from bezoar.evaluation.mtbench import (
 from bezoar.files import write_json, write_jsonl
 from bezoar.llm.arguments import add_client_arguments
 from bezoar.llm.client import LLMClient
-from bezoar.llm.settings import ModelSettings
+from bezoar.llm.settings import ModelSettings, ServerSettings
 from bezoar.provenance.receipt import Receipt, stage_parser
 from bezoar.readers import column, numbered, read_jsonl
 
@@ -47,6 +47,7 @@ class Recipe(TypedDict):
     paper_judge: str  # for the report
     repeats: int
     max_failure_share: float  # of rows without a rating
+    serve: NotRequired[ServerSettings]  # of the judge, where the workflow serves it
     seed: int
 
 

@@ -6,11 +6,18 @@ results/serve/teacher.url --record …/teacher.json
        serve_model.py --await results/serve/teacher.url --record …/teacher.json        prints the
          address once the server answers
 
+       serve_model.py --recipe … --record … --export TEACHER_BASE_URL … -- python generate_orca.py …
+         serves the model to one command and ends with its exit status
+
 Starts the server, writes its address to --address, waits until it answers a first completion (not
 only /health: weights load late), writes what it is to --record, and ends it when told to (SIGTERM)
 or when its parent is gone. The server gets no key and listens on the loopback interface only.
 Snakemake starts a service's consumers with it and waits for its file no longer than --latency-wait;
 so they wait for the record instead.
+
+A command of its own gets the address in the variables that --export names, those that end in _KEY a
+word, because a server on the loopback interface takes any key. Where MODE=replay answers from the
+store, no server is started.
 """
 
 import argparse
@@ -25,13 +32,17 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
-from bezoar import program
+from bezoar import program, progress
 from bezoar.errors import UserError
 from bezoar.files import whole_file, write_json
 from bezoar.llm.settings import ServerSettings
 from bezoar.recipe import add_recipe_argument
+from bezoar.surroundings import own
 
 
 class Recipe(ServerSettings):
@@ -47,7 +58,7 @@ WAIT_S = 0.5
 
 # What the recipe says elsewhere, or what must not stand on a command line.
 OWN_OPTIONS = frozenset(
-    "model host port dtype max-model-len ctx-size tensor-parallel-size quantization revision alias"
+    "model weights host port dtype max-model-len ctx-size tensor-parallel-size quantization revision alias"
     " api-key hf-token".split()
 )
 
@@ -55,7 +66,12 @@ OWN_OPTIONS = frozenset(
 def command(recipe: Recipe, port: int) -> list[str]:
     """Return the server's command line; raise `UserError` for an option that it cannot have."""
     place = ["--host", "127.0.0.1", "--port", str(port)]
-    arguments = {"vllm": vllm, "transformers": transformers, "llama.cpp": llama_cpp}
+    arguments = {
+        "vllm": vllm,
+        "transformers": transformers,
+        "llama.cpp": llama_cpp,
+        "xllamacpp": xllamacpp,
+    }
     line = arguments[recipe["program"]](recipe, place)
     return [recipe["executable"], *line, *further(recipe.get("options", {}))]
 
@@ -88,7 +104,13 @@ def llama_cpp(recipe: Recipe, place: list[str]) -> list[str]:
     """
     options = dict(recipe.get("options", {}))
     context = recipe["max_model_len"] * int(options.get("parallel", 1))
-    return [*place, "--alias", recipe["model"], "--ctx-size", str(context)]
+    weights = ["--model", recipe["weights"]] if "weights" in recipe else []
+    return [*place, "--alias", recipe["model"], *weights, "--ctx-size", str(context)]
+
+
+def xllamacpp(recipe: Recipe, place: list[str]) -> list[str]:
+    """Return the arguments of a Python that runs llama.cpp's server from the package xllamacpp."""
+    return [str(Path(__file__).with_name("serve_llama_cpp.py")), *llama_cpp(recipe, place)]
 
 
 def further(options: dict[str, object]) -> list[str]:
@@ -171,6 +193,63 @@ def end_with_parent() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
+@contextmanager
+def running(recipe: Recipe, record: Path, address_file: Path | None) -> "Iterator[Server]":
+    """Start the server, wait until it answers, write its record, and end it with the block."""
+    record.unlink(missing_ok=True)
+    port = free_port()
+    started, line = time.monotonic(), command(recipe, port)
+    try:
+        child = subprocess.Popen(line, start_new_session=True, preexec_fn=end_with_parent)
+    except OSError as error:
+        raise UserError(
+            f"{line[0]}: cannot be started ({error.strerror}); make its environment"
+            " (docs/reproducing.md) or correct serve.executable"
+        ) from None
+    try:
+        address = f"http://127.0.0.1:{port}/v1"
+        if address_file:
+            with whole_file(address_file) as stream:
+                stream.write(f"{address}\n")
+        with progress.task(f"start the server of {recipe['model']}"):
+            wait(child, address, recipe["model"], recipe["start_timeout_s"])
+        seconds = round(time.monotonic() - started, 1)
+        write_json(record, {**recipe, "command": line, "seconds_to_first_answer": seconds})
+        print(f"{recipe['model']} answers at {address}", flush=True)
+        yield Server(child, address)
+    finally:
+        if address_file:
+            address_file.unlink(missing_ok=True)
+        if child.poll() is None:
+            os.killpg(child.pid, signal.SIGTERM)
+            try:
+                child.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                os.killpg(child.pid, signal.SIGKILL)
+
+
+class Server(NamedTuple):
+    """A server that answers: its process, and the address of its API."""
+
+    child: "subprocess.Popen[bytes]"
+    address: str
+
+
+def serve_to(line: list[str], names: list[str], recipe: Recipe, record: Path) -> int:
+    """Run a command with the server's address in its environment; return its exit status."""
+    if own("MODE") == "replay":
+        return subprocess.run(line, check=False).returncode
+    with running(recipe, record, None) as server:
+        named = {name: "none" if name.endswith("_KEY") else server.address for name in names}
+        done = subprocess.run(line, check=False, env=os.environ | named)
+        if done.returncode and server.child.poll() is not None:
+            raise UserError(
+                f"the server of {recipe['model']} ended with status {server.child.returncode} while"
+                " it was needed; run again; answers are kept"
+            )
+        return done.returncode
+
+
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and serve."""
     parser = argparse.ArgumentParser(
@@ -187,48 +266,23 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--record", type=Path, required=True, help="file to write what was served to, JSON"
     )
+    parser.add_argument(
+        "--export", nargs="+", default=[], help="variables that the command finds the server by"
+    )
+    parser.add_argument("command", nargs="*", help="a command to serve the model to, after --")
     args = parser.parse_args(argv)
     if args.awaited:
         print(awaited(args.awaited, args.record))
         return
     end_with_parent()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    args.record.unlink(missing_ok=True)
-    port, model = free_port(), args.recipe["model"]
-    started, line = time.monotonic(), command(args.recipe, port)
-    try:
-        child = subprocess.Popen(line, start_new_session=True, preexec_fn=end_with_parent)
-    except OSError as error:
+    if args.command:
+        sys.exit(serve_to(args.command, args.export, args.recipe, args.record))
+    with running(args.recipe, args.record, args.address) as server:
         raise UserError(
-            f"{line[0]}: cannot be started ({error.strerror}); make its environment"
-            " (docs/reproducing.md) or correct serve.executable"
-        ) from None
-    try:
-        address = f"http://127.0.0.1:{port}/v1"
-        with whole_file(args.address) as stream:
-            stream.write(f"{address}\n")
-        wait(child, address, model, args.recipe["start_timeout_s"])
-        write_json(
-            args.record,
-            {
-                **args.recipe,
-                "command": line,
-                "seconds_to_first_answer": round(time.monotonic() - started, 1),
-            },
+            f"the server of {args.recipe['model']} ended with status {server.child.wait()} while it"
+            " was needed; run again; answers are kept"
         )
-        print(f"{model} answers at {address}", flush=True)
-        raise UserError(
-            f"the server of {model} ended with status {child.wait()} while it was needed; run"
-            " again; answers are kept"
-        )
-    finally:
-        args.address.unlink(missing_ok=True)
-        if child.poll() is None:
-            os.killpg(child.pid, signal.SIGTERM)
-            try:
-                child.wait(timeout=30)
-            except subprocess.TimeoutExpired:
-                os.killpg(child.pid, signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -499,11 +499,15 @@ def read_yaml_entries(path: Path, key: str) -> list[dict[str, Any]]:
 
 
 def iter_csv(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield (number of the line that it begins on, cells) of each row of a CSV file; blank lines
-    are skipped.
+    """Yield (number of the line that it begins on, cells) of each row of a CSV file, or of a TSV
+    file, in which quotation marks are text; blank lines are skipped.
     """
     csv.field_size_limit(1 << 30)  # the module's default is 128 kB a cell
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+    text = io.StringIO(read_text(path), newline="")
+    if ".tsv" in path.suffixes[-2:]:
+        reader = csv.reader(text, delimiter="\t", quoting=csv.QUOTE_NONE, strict=True)
+    else:
+        reader = csv.reader(text, strict=True)
     number = 1
     try:
         for cells in reader:
@@ -524,7 +528,7 @@ def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
         elif len(cells) != len(header):
             raise UserError(
                 f"{path}:{number}: expected {len(header)} cells, found {len(cells)}; quote a cell"
-                " that holds a comma"
+                " that holds the separator"
             )
         else:
             yield {name: cell or None for name, cell in zip(header, cells, strict=True)}
@@ -544,12 +548,12 @@ def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def iter_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a table as mappings: Parquet, CSV (an empty cell is None), JSONL, or a JSON
-    list of objects.
+    """Yield the rows of a table as mappings: Parquet, CSV or TSV (an empty cell is None), JSONL, or
+    a JSON list of objects.
     """
     if path.suffix == ".parquet":
         return _parquet_rows(path)
-    if ".csv" in path.suffixes[-2:]:
+    if {".csv", ".tsv"}.intersection(path.suffixes[-2:]):
         return _csv_rows(path)
     first = next((line for _, raw in iter_lines(path) if (line := raw.strip())), b"")
     return _json_rows(path) if first.startswith(b"[") else iter_jsonl(path)

@@ -27,9 +27,10 @@ from bezoar.llm.model_ends import asked_end, listed_end, not_served, substitute
 from bezoar.llm.settings import ModelSpec
 from bezoar.progress import clock
 from bezoar.surroundings import own
-from bezoar.workflow import duration, machine_checks, packages, sources
+from bezoar.workflow import duration, machine_checks, packages, served, sources
 from bezoar.workflow import machine as machine_of
 from bezoar.workflow.configuration import SCHEMA, check, files_of, resolved
+from bezoar.workflow.layout import Layout
 from bezoar.workflow.source_lock import recorded
 
 LEAST_GIB = 3  # of disk, for a rehearsal
@@ -72,13 +73,14 @@ def machine(config: dict[str, Any], profile: str = "profiles/default") -> Iterat
 
 def language_models(config: dict[str, Any]) -> Iterator[str]:
     """Yield missing keys and servers that do not answer."""
+    layout = Layout(config)
     for role, settings in models(config):
         if settings["provider"] == "simulator":
             continue
-        if role == "teacher" and config["serve"]:
+        if served.asks(layout, settings):
             if shutil.which(config["serve"]["executable"]) is None:
                 yield (
-                    f"teacher: no program {config['serve']['executable']}; make its environment"
+                    f"{role}: no program {config['serve']['executable']}; make its environment"
                     " (docs/reproducing.md) or correct serve.executable"
                 )
             continue
@@ -104,9 +106,10 @@ def model_ends(config: dict[str, Any], today: date) -> list[str]:
     """Return a line for each model that is gone, unknown to its provider or not served, and a note
     for each that ends soon.
     """
+    layout = Layout(config)
     roles: dict[str, tuple[ModelSpec, list[str]]] = {}
     for role, settings in models(config):
-        if settings["provider"] == "simulator" or (role == "teacher" and config["serve"]):
+        if settings["provider"] == "simulator" or served.asks(layout, settings):
             continue
         spec = ModelSpec.of(settings)
         place = f"{spec.provider} {spec.model} {spec.base_url_env} {spec.api_key_env}"
@@ -169,7 +172,7 @@ def wanted(config: dict[str, Any]) -> list[dict[str, Any]]:
     registry = sources.load(Path("config/sources.yaml"))
     registry = sources.with_models(config["released"], registry, "released", "dataset")
     registry = sources.with_models(extra, registry)
-    used = dict(config["sources"])
+    used = dict(config["sources"]) | {"weights": (config["serve"] or {}).get("weights")}
     if config["entry"] == "released":
         used |= {
             "flan": [

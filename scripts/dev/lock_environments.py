@@ -34,7 +34,7 @@ MACOS = "14.0"  # the oldest that torch and bitsandbytes have wheels for
 BUILT = {"connection-pool", "rouge-score", "sqlitedict", "wavedrom", "word2number"}  # pure Python
 NO_WHEEL = {"3.14": {"immutables"}}  # needs a C compiler there
 BUILT_HEAD = "# No wheels exist of what follows: it is built, with the setuptools above."
-OTHERS = ("bench", "serve", "curator", "crate")
+OTHERS = ("bench", "serve", "curator", "crate", "llama-cpp")
 CUDA_ONLY = re.compile(r"(nvidia-|cuda-|triton|torch==)")
 # Built for CUDA alone on the index, and then broken beside the CPU's torch; texts need neither.
 MEDIA = re.compile(r"torch(audio|vision)==")

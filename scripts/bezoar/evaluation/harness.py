@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bezoar.errors import UserError
+from bezoar.readers import read_json_object
 
 LOST = {
     "record": (
@@ -145,11 +146,8 @@ def _load(manager: Any, name: str, folder: Path | None, own: bool) -> dict[str, 
         )
     try:  # a group of one, because the harness merges a group's settings over a task's definition
         kind = "group" if name in manager.all_groups else "task"
-        loaded = manager.load(
-            [{"group": "local", "task": [{kind: name, "dataset_path": str(folder)}]}]
-            if folder
-            else name
-        )
+        here = {kind: name, "dataset_path": str(folder), **(_settings(folder) if folder else {})}
+        loaded = manager.load([{"group": "local", "task": [here]}] if folder else name)
     except (
         OSError,
         RuntimeError,
@@ -163,6 +161,12 @@ def _load(manager: Any, name: str, folder: Path | None, own: bool) -> dict[str, 
             f"lm_eval: {name} cannot be read from {where}: {' '.join(str(error).split())[:200]}"
         ) from None
     return dict(loaded["tasks"])
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    """What the manifest of a data set changes in a task's definition: the splits it has."""
+    manifest = folder / "manifest.json"
+    return dict(read_json_object(manifest).get("task", {})) if manifest.is_file() else {}
 
 
 def versions(tasks: dict[str, Any]) -> dict[str, str]:

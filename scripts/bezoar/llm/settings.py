@@ -52,8 +52,9 @@ class ModelSettings(TypedDict):
 class ServerSettings(TypedDict):
     """A server of a language model that the workflow starts and ends."""
 
-    program: Literal["vllm", "transformers", "llama.cpp"]
-    executable: str  # path, or a name on PATH
+    program: Literal["vllm", "transformers", "llama.cpp", "xllamacpp"]
+    executable: str  # path, or a name on PATH; for xllamacpp a Python that has it
+    weights: NotRequired[str]  # their file, where the server does not fetch them by the model's name
     dtype: str
     quantization: str | None
     tensor_parallel_size: int  # GPUs; 0 for a CPU

@@ -207,9 +207,23 @@ class Layout:
         """
         named = self.config["lm_eval"]["data"]
         return {
-            task: self.place(named[task])
+            task: f"{self.results}/task_data/{task}/manifest.json"
+            if task in self.converted
+            else self.place(named[task])
             for task in self.config["lm_eval"]["tasks"]
             if task in named
+        }
+
+    @cached_property
+    def converted(self) -> dict[str, str]:
+        """Task -> file of its items, where that is no repository of the hub: it gets the form of
+        one here.
+        """
+        named = self.config["lm_eval"]["data"]
+        return {
+            task: self.place(named[task])
+            for task in self.config["lm_eval"]["tasks"]
+            if "url" in self.registry.get(named.get(task, ""), {})
         }
 
     def overrides(self, column: str) -> list[str]:
@@ -251,6 +265,7 @@ class Layout:
             *each("merge_*", self.merged),
             *each("model_card_*", self.merged),
             *each("import_model_*", self.extra),
+            *each("task_data_*", self.converted),
             *self._stages_of_models(self.evaluated),
             *(f"mtbench_rejudge_{column}_{m}" for column in self.columns for m in self.evaluated),
             *each("bridge_*", self.columns),
@@ -268,6 +283,7 @@ class Layout:
         """Return every stage of `make evaluate` but the last, which reads their receipts."""
         return [
             *each("import_model_*", self.extra),
+            *each("task_data_*", self.converted),
             *self._stages_of_models(self.extra),
             "evaluate_lm_eval",
             "evaluate_mtbench",

@@ -7,7 +7,7 @@ that is not in here can change without making the stage stale.
 from pathlib import Path
 from typing import Any
 
-from bezoar.workflow import deviations, lineage, sources
+from bezoar.workflow import deviations, lineage, served, sources
 from bezoar.workflow.layout import BASE, Layout
 
 Recipe = dict[str, Any]
@@ -31,10 +31,11 @@ def seeded(layout: Layout, **settings: Any) -> Recipe:
 
 def generation(layout: Layout, scheme: str) -> Recipe:
     """Return a scheme's settings with the teacher's and, where the workflow serves it, the
-    server's: precision decides answers.
+    server's.
     """
-    served = {"serve": layout.config["serve"]} if layout.config["serve"] else {}
-    return section(layout, f"generate.{scheme}", teacher=layout.config["teacher"], **served)
+    teacher = layout.config["teacher"]
+    server = served.recipe(layout, teacher)
+    return section(layout, f"generate.{scheme}", teacher=teacher, **server)
 
 
 def flan(layout: Layout) -> Recipe:
@@ -52,7 +53,9 @@ def rating(layout: Layout) -> Recipe:
     """Return the filter's settings with the teacher's name; which rater the paper had decides
     nothing.
     """
-    settings = section(layout, "filter", teacher=layout.config["teacher"]["model"])
+    filtering = layout.config["filter"]
+    server = served.recipe(layout, filtering["rater"], filtering["second_rater"])
+    settings = section(layout, "filter", teacher=layout.config["teacher"]["model"], **server)
     return {key: value for key, value in settings.items() if key != "paper_rater"}
 
 
@@ -127,9 +130,15 @@ def model_card(layout: Layout, model: str, files: list[str]) -> Recipe:
     )
 
 
+def judging(layout: Layout, **more: Any) -> Recipe:
+    """Return the settings of the main judgments, or with `more` of a column."""
+    settings = section(layout, "mtbench.judgments", **more)
+    return settings | served.recipe(layout, settings["judge"])
+
+
 def rejudge(layout: Layout, column: str) -> Recipe:
     """Return the settings of a column: those of the main judgments, with another judge."""
-    return section(layout, "mtbench.judgments", **layout.columns[column])
+    return judging(layout, **layout.columns[column])
 
 
 def claims(layout: Layout) -> Recipe:

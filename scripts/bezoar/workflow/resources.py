@@ -26,6 +26,7 @@ from typing import Any
 from bezoar.errors import UserError
 from bezoar.progress import clock
 from bezoar.surroundings import own
+from bezoar.workflow import served
 from bezoar.workflow.layout import Layout
 
 # Peak memory in MB of the largest job of each rule, from benchmarks/rehearsal/*.tsv (max_rss) of a
@@ -48,7 +49,7 @@ MEASURED_MB = {
 # often have no network, and a queue costs more than such a step.
 LIGHT = frozenset(
     "fetch_file fetch_snapshot world flan generate_lamini generate_evol generate_orca filter"
-    " preferences data_description data_clean data_card model_card learning_table lm_eval_table"
+    " preferences task_data data_description data_clean data_card model_card learning_table lm_eval_table"
     " mtbench_judgments mtbench_rejudge mtbench bridge evaluate_lm_eval evaluate_mtbench evaluate"
     " claims explorer report".split()
 )
@@ -143,7 +144,7 @@ class Needs:
     def __init__(self, layout: Layout) -> None:
         self.layout, self.config = layout, layout.config
         self.size = parameters(layout)
-        self.gpus = 0 if self.config["pretrain"] or own("CPU") else 1
+        self.gpus = 0 if self.config["scale"] != "paper" or own("CPU") else 1
         self.processes = int(self.config["launch"]["processes"])
         self.by_rule = self.of_all()
         self.limits = limits_of_environment()
@@ -166,7 +167,7 @@ class Needs:
         found = {"base": self.base()}
         if layout.extra:
             found["import_model"] = self.host("import_model", self.moved(), gpus=0, like="base")
-        if config["serve"] and layout.generated:
+        if served.shared(layout) and layout.generated:
             found |= self.served()
         for rule, more in EVALUATION_MB.items():
             found[rule] = self.host(rule, 0.0, gpus=0, more_mb=0 if world else more)

@@ -1,0 +1,56 @@
+"""Weights in llama.cpp's GGUF format as a plain checkpoint: every block of 4 or 8 bits becomes the
+numbers that it stands for, so that nothing is lost but what the quantisation had lost before.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from bezoar.errors import UserError, shortage
+
+SUFFIX = ".gguf"
+
+
+def dequantized(path: Path) -> tuple[Any, Any]:
+    """Return (model in float32, tokenizer) of a GGUF file.
+
+    The model is built from the file's description and gets the file's weights, because transformers
+    refuses to save one that it read from GGUF. Raise `UserError` if transformers cannot read the
+    file, or if a weight of the architecture is not in it.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import is_gguf_available
+
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; expected weights in GGUF format")
+    with open(path, "rb") as stream:
+        if stream.read(4) != b"GGUF":
+            raise UserError(f"{path}: expected a GGUF file; fetch it again")
+    if not is_gguf_available():
+        raise UserError(f"{path}: reading it needs the package gguf; make environment installs it")
+    options = {"gguf_file": path.name, "local_files_only": True, "trust_remote_code": False}
+    try:
+        read, info = AutoModelForCausalLM.from_pretrained(
+            path.parent, dtype=torch.float32, output_loading_info=True, **options
+        )
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, **options)
+    except Exception as error:  # each architecture's code, and the gguf package, raise their own
+        if shortage(error):
+            raise
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        raise UserError(
+            f"{path}: no model that transformers can read ({reason}); its documentation lists the"
+            " architectures and quantisations it reads from GGUF"
+        ) from None
+    if missing := info.get("missing_keys"):
+        raise UserError(
+            f"{path}: {len(missing)} weights are missing, the first {min(missing)}; fetch it again"
+        )
+    config = read.config
+    config.architectures = [type(read).__name__]
+    del config.quantization_config
+    model = type(read)(config)
+    model.load_state_dict(read.state_dict())
+    if read.generation_config is not None:
+        model.generation_config = read.generation_config
+    return model, tokenizer

@@ -1,0 +1,115 @@
+"""Items of a file are read by the harness's own tasks as if they came from the hub."""
+
+import bz2
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import convert_items
+from bezoar.errors import UserError
+from bezoar.evaluation.harness import assignments, load_tasks
+
+HELLASWAG = """\
+Clean and jerk: A lady walks to a barbell. She bends down. the lady
+3
+swings and lands.
+pulls the barbell.
+pulls a rope.
+stands up.
+Home and Garden: How to sweep. Take a broom. Use it
+0
+with both hands.
+as a hat.
+never.
+[substeps] at night.
+"""
+OPENBOOKQA = """\
+ID\tQuestion Stem\tChoices\tComplete Question\tAnswer Key
+8-343\tTo "save" money, eat\t(A) out (B) at home (C) gold (D) (never) twice\tunused\tB
+"""
+TRUTHFULQA = """\
+Type,Category,Question,Best Answer,Correct Answers,Incorrect Answers,Source
+A,B,What happens?,Nothing,Nothing; It passes,You grow; You die,https://example.org
+"""
+
+
+def converted(task: str, name: str, text: str, tmp_path: Path, examples: int = 0) -> Path:
+    file = tmp_path / name
+    file.write_bytes(bz2.compress(text.encode()) if name.endswith("bz2") else text.encode())
+    manifest = tmp_path / "data" / task / "manifest.json"
+    convert_items.main(
+        ["--task", task, "--file", str(file), "--data", str(manifest), "--code", "c"]
+        + ["--recipe", json.dumps({"num_fewshot": examples, "seed": 0})]
+        + ["--receipt", str(tmp_path / "receipt.json")]
+    )
+    return manifest
+
+
+def loaded(task: str, manifest: Path) -> Any:
+    return load_tasks([task], [], assignments([f"{task}={manifest}"])[0])[task]
+
+
+def test_hellaswag_has_the_harness_s_prompt_with_a_capital_after_the_context(
+    tmp_path: Path,
+) -> None:
+    task = loaded("hellaswag", converted("hellaswag", "val.txt.bz2", HELLASWAG, tmp_path))
+    first, second = task.eval_docs
+    assert task.doc_to_text(first) == (
+        "Clean and jerk: A lady walks to a barbell. She bends down. The lady"
+    )
+    assert task.doc_to_choice(first)[3] == "stands up." and int(task.doc_to_target(first)) == 3
+    assert task.doc_to_text(second) == "Home and Garden: How to sweep. Take a broom. Use it"
+    assert task.doc_to_choice(second)[3] == " at night.", "the harness removes WikiHow's marks"
+
+
+def test_openbookqa_has_the_choices_of_its_letters(tmp_path: Path) -> None:
+    task = loaded("openbookqa", converted("openbookqa", "test.tsv", OPENBOOKQA, tmp_path))
+    (doc,) = task.eval_docs
+    assert task.doc_to_text(doc) == 'To "save" money, eat'
+    assert task.doc_to_choice(doc) == ["out", "at home", "gold", "(never) twice"]
+    assert int(task.doc_to_target(doc)) == 1
+
+
+@pytest.mark.parametrize(("task", "right"), [("truthfulqa_mc1", 1), ("truthfulqa_mc2", 2)])
+def test_truthfulqa_has_right_answers_before_wrong_ones(
+    task: str, right: int, tmp_path: Path
+) -> None:
+    read = loaded(task, converted(task, "TruthfulQA.csv", TRUTHFULQA, tmp_path))
+    (doc,) = read.eval_docs
+    assert read.doc_to_text(doc).endswith("Q: What happens?\nA:")
+    assert read.doc_to_choice(doc)[:right] == ["Nothing", "It passes"][:right]
+    assert read.doc_to_choice(doc)[right:] == ["You grow", "You die"]
+
+
+def test_the_manifest_holds_what_the_data_are(tmp_path: Path) -> None:
+    manifest = converted("openbookqa", "test.tsv", OPENBOOKQA, tmp_path)
+    assert sorted(json.loads(manifest.read_text())["files"]) == ["README.md", "test.jsonl"]
+    assert json.loads((tmp_path / "receipt.json").read_text())["facts"] == {"items": 1}
+
+
+@pytest.mark.parametrize(
+    ("task", "name", "text", "line"),
+    [
+        ("hellaswag", "x.txt", HELLASWAG + "one more\n", r"x\.txt: expected 6 lines an item"),
+        ("hellaswag", "x.txt", HELLASWAG.replace("\n3\n", "\n4\n"), r"x\.txt:1: expected `activity"),
+        ("hellaswag", "x.txt", "", r"x\.txt: no items; fetch the file again"),
+        ("openbookqa", "x.tsv", OPENBOOKQA.replace("\tB\n", "\tE\n"), r"x\.tsv: row 1: expected"),
+        ("openbookqa", "x.tsv", OPENBOOKQA.replace("\tB\n", "\n"), r"x\.tsv:2: expected 5 cells"),
+        ("openbookqa", "x.tsv", OPENBOOKQA.replace("ID\t", "id\t"), r"x\.tsv: row 1: expected"),
+        ("truthfulqa_mc2", "x.csv", TRUTHFULQA.replace("Best", "Worst"), r"x\.csv: row 1: expected"),
+        ("piqa", "x.jsonl", "{}", r"lm_eval\.data: piqa: expected a repository of the hub"),
+    ],
+)
+def test_another_file_is_one_line_and_leaves_nothing(
+    task: str, name: str, text: str, line: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=line):
+        converted(task, name, text, tmp_path)
+    assert not (tmp_path / "data").exists() or not any((tmp_path / "data").rglob("*.json*"))
+
+
+def test_examples_cannot_come_from_the_items_themselves(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^lm_eval\.num_fewshot: hellaswag: expected 0"):
+        converted("hellaswag", "val.txt", HELLASWAG, tmp_path, examples=5)
