@@ -32,7 +32,7 @@ rule claims:
     benchmark:
         "<benchmarks>/claims.tsv"
     params:
-        recipe=canonical(recipes.claims(LAYOUT)),
+        recipe=as_json(recipes.claims(LAYOUT)),
         code=code("scripts/check_claims.py"),
         scale=config["scale"],
         results=lambda wildcards, output: dirname(output.verdicts),

@@ -53,9 +53,14 @@ wildcard_constraints:
     number="[0-9]+",
 
 
+def as_json(value):
+    """Canonical JSON, by a function: Snakemake takes {1,3} in a plain text for a wildcard."""
+    return lambda wildcards: canonical(value)
+
+
 def recipe(section, **more):
     """The settings of one stage and the seed as one string of canonical JSON: none can hide."""
-    return canonical(recipes.section(LAYOUT, section, **more))
+    return as_json(recipes.section(LAYOUT, section, **more))
 
 
 def code(program):
@@ -81,17 +86,6 @@ def model_file(wildcards):
 def chat_template(wildcards):
     """The chat template file of {model}; nothing where the model brings its own."""
     return LAYOUT.chat_template(wildcards.model)
-
-
-def launch():
-    """How a training is started: by itself, or by accelerate in several processes."""
-    processes, file = config["launch"]["processes"], config["launch"]["accelerate"]
-    if processes == 1:
-        return "python"
-    return (
-        f"export BEZOAR_PROCESSES={processes} PYTHONPATH=scripts\n"
-        f"python -m bezoar.training.launch --config_file {file} --num_processes {processes}"
-    )
 
 
 def entry_of_snapshot(wildcards):

@@ -36,7 +36,7 @@ rule data_items:
     resources:
         **NEEDS.asked("data_items"),
     params:
-        recipe=canonical(recipes.seeded(LAYOUT, tasks=config["lm_eval"]["tasks"])),
+        recipe=as_json(recipes.seeded(LAYOUT, tasks=config["lm_eval"]["tasks"])),
         code=code("scripts/list_evaluation_items.py"),
         data=[f"{task}={path}" for task, path in LAYOUT.task_data().items()],
     shell:
@@ -128,7 +128,7 @@ rule data_description:
     benchmark:
         "<benchmarks>/data/description.tsv"
     params:
-        recipe=canonical(recipes.seeded(LAYOUT, tasks=config["lm_eval"]["tasks"])),
+        recipe=as_json(recipes.seeded(LAYOUT, tasks=config["lm_eval"]["tasks"])),
         code=code("scripts/describe_data.py"),
     shell:
         r"""
@@ -158,7 +158,7 @@ rule data_clean:
     benchmark:
         "<benchmarks>/data/clean_{scheme}.tsv"
     params:
-        recipe=canonical(recipes.removal(LAYOUT)),
+        recipe=as_json(recipes.removal(LAYOUT)),
         code=code("scripts/remove_rows.py"),
     shell:
         r"""

@@ -30,7 +30,7 @@ rule dpo_reference:
     resources:
         **NEEDS.asked("dpo_reference"),
     params:
-        recipe=canonical(recipes.reference(LAYOUT)),
+        recipe=as_json(recipes.reference(LAYOUT)),
         code=code("scripts/score_reference.py"),
     shell:
         r"""
@@ -69,7 +69,7 @@ rule dpo:
     params:
         recipe=recipe("dpo"),
         code=code("scripts/train_dpo.py"),
-        launch=launch(),
+        launch=LAYOUT.launch(),
         beta=config["dpo"]["beta"],
     shell:
         r"""

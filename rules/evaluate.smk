@@ -82,7 +82,7 @@ rule evaluate_mtbench:
     benchmark:
         "<benchmarks>/evaluate/mtbench.tsv"
     params:
-        recipe=canonical(recipes.seeded(LAYOUT, pairs=LAYOUT.comparisons_of_extra())),
+        recipe=as_json(recipes.seeded(LAYOUT, pairs=LAYOUT.comparisons_of_extra())),
         code=code("scripts/score_mtbench.py"),
     shell:
         r"""
@@ -109,7 +109,7 @@ rule evaluate:
     benchmark:
         "<benchmarks>/evaluate/table.tsv"
     params:
-        recipe=canonical(recipes.evaluate(LAYOUT)),
+        recipe=as_json(recipes.evaluate(LAYOUT)),
         code=code("scripts/tabulate_evaluations.py"),
     shell:
         r"""

@@ -31,7 +31,7 @@ rule explorer:
     benchmark:
         "<benchmarks>/explorer.tsv"
     params:
-        recipe=canonical(recipes.explorer(LAYOUT)),
+        recipe=as_json(recipes.explorer(LAYOUT)),
         code=code("scripts/build_explorer.py"),
         scale=config["scale"],
     shell:

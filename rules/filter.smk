@@ -38,12 +38,10 @@ if config["entry"] == "generate":
         resources:
             concurrency=16,
         params:
-            recipe=canonical(recipes.rating(LAYOUT)),
+            recipe=as_json(recipes.rating(LAYOUT)),
             code=code("scripts/filter_rows.py"),
             store=store("filter-{scheme}"),
-            server=lambda wildcards: served.before(
-                LAYOUT, f"filter-{wildcards.scheme}", *RATERS
-            ),
+            server=lambda wildcards: served.before(LAYOUT, f"filter-{wildcards.scheme}", *RATERS),
         shell:
             r"""
             exec &> >(tee {log:q})

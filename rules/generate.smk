@@ -42,10 +42,10 @@ rule generate_lamini:
         **NEEDS.asked("generate_lamini"),
         concurrency=16,
     params:
-        recipe=canonical(recipes.generation(LAYOUT, "lamini")),
+        recipe=as_json(recipes.generation(LAYOUT, "lamini")),
         code=code("scripts/generate_lamini.py"),
         store=store("generate-lamini"),
-        server=served.before(LAYOUT, "generate-lamini", TEACHER),
+        server=lambda wildcards: served.before(LAYOUT, "generate-lamini", TEACHER),
         share="",
     shell:
         r"""
@@ -85,10 +85,10 @@ rule generate_evol:
         **NEEDS.asked("generate_evol"),
         concurrency=16,
     params:
-        recipe=canonical(recipes.generation(LAYOUT, "evol")),
+        recipe=as_json(recipes.generation(LAYOUT, "evol")),
         code=code("scripts/generate_evol.py"),
         store=store("generate-evol"),
-        server=served.before(LAYOUT, "generate-evol", TEACHER, EVALUATOR),
+        server=lambda wildcards: served.before(LAYOUT, "generate-evol", TEACHER, EVALUATOR),
         share="",
         epochs=config["generate"]["evol"]["epochs"],
     shell:
@@ -124,7 +124,7 @@ rule flan:
     resources:
         downloads=1,
     params:
-        recipe=canonical(recipes.flan(LAYOUT)),
+        recipe=as_json(recipes.flan(LAYOUT)),
         entry=entry_of_snapshot,
         code=code("scripts/stream_flan.py"),
     shell:
@@ -165,10 +165,10 @@ rule generate_orca:
         **NEEDS.asked("generate_orca"),
         concurrency=16,
     params:
-        recipe=canonical(recipes.generation(LAYOUT, "orca")),
+        recipe=as_json(recipes.generation(LAYOUT, "orca")),
         code=code("scripts/generate_orca.py"),
         store=store("generate-orca"),
-        server=served.before(LAYOUT, "generate-orca", TEACHER),
+        server=lambda wildcards: served.before(LAYOUT, "generate-orca", TEACHER),
         share="",
     shell:
         r"""

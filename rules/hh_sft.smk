@@ -34,7 +34,7 @@ rule hh_sft:
     params:
         recipe=recipe("hh_sft"),
         code=code("scripts/train_sft.py"),
-        launch=launch(),
+        launch=LAYOUT.launch(),
         epochs=config["hh_sft"]["epochs"],
     shell:
         r"""

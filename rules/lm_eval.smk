@@ -27,9 +27,7 @@ rule task_data:
     wildcard_constraints:
         task=alternatives(LAYOUT.converted),
     params:
-        recipe=canonical(
-            recipes.seeded(LAYOUT, num_fewshot=config["lm_eval"]["num_fewshot"])
-        ),
+        recipe=as_json(recipes.seeded(LAYOUT, num_fewshot=config["lm_eval"]["num_fewshot"])),
         code=code("scripts/convert_items.py"),
     shell:
         r"""

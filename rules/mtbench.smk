@@ -70,7 +70,7 @@ rule mtbench_judgments:
     resources:
         concurrency=16,
     params:
-        recipe=canonical(recipes.judging(LAYOUT)),
+        recipe=as_json(recipes.judging(LAYOUT)),
         code=code("scripts/judge_mtbench.py"),
         store=store("judge-{model}"),
         server=lambda wildcards: served.before(LAYOUT, f"judge-{wildcards.model}", JUDGE),
@@ -106,7 +106,7 @@ rule mtbench:
     benchmark:
         "<benchmarks>/mtbench/scores.tsv"
     params:
-        recipe=canonical(recipes.seeded(LAYOUT, pairs=LAYOUT.comparisons())),
+        recipe=as_json(recipes.seeded(LAYOUT, pairs=LAYOUT.comparisons())),
         code=code("scripts/score_mtbench.py"),
     shell:
         r"""

@@ -26,7 +26,7 @@ rule report:
     benchmark:
         "<benchmarks>/report.tsv"
     params:
-        recipe=canonical(recipes.report(LAYOUT, CONFIG_FILES)),
+        recipe=as_json(recipes.report(LAYOUT, CONFIG_FILES)),
         code=code("scripts/build_report.py"),
         scale=config["scale"],
         results=lambda wildcards, output: dirname(dirname(output.page)),

@@ -32,7 +32,7 @@ if served.shared(LAYOUT):
         resources:
             **NEEDS.asked("serve"),
         params:
-            recipe=canonical(served.command(LAYOUT)),
+            recipe=as_json(served.command(LAYOUT)),
             code=code("scripts/serve_model.py"),
             model=TEACHER["model"],
             record=f"{LAYOUT.results}/serve/teacher.json",

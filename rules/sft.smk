@@ -38,7 +38,7 @@ rule sft:
     params:
         recipe=recipe("sft"),
         code=code("scripts/train_sft.py"),
-        launch=launch(),
+        launch=LAYOUT.launch(),
         learning_rate=config["sft"]["learning_rate"],
     shell:
         r"""

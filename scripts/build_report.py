@@ -51,6 +51,13 @@ SCALES = {
             " one of the paper."
         ),
     ),
+    "trial": (
+        "A trial",
+        (
+            "The whole recipe on a small real language model and real data, hundreds of rows in"
+            " place of thousands. No number on this page is one of the paper."
+        ),
+    ),
 }
 CURVES = {
     "base.metrics.jsonl": "base: pretraining",
@@ -94,24 +101,23 @@ def curve(rows: list[dict[str, Any]]) -> str:
     return plots.curves(series, "nats per token" if "loss" in names else "")
 
 
-def stages(paths: list[Path], results: Path) -> list[dict[str, Any]]:
+def stages(receipts: dict[str, dict[str, Any]], results: Path) -> list[dict[str, Any]]:
     """Return name, times and written files of each receipt, in the order the stages began."""
     rows = []
-    for path in paths:
-        receipt = read_json(path)
+    for name, receipt in receipts.items():
         written = [
-            (name, digest)
+            (file, digest)
             for files in receipt["outputs"].values()
-            for name, digest in files.items()
+            for file, digest in files.items()
         ]
         files = [
-            {"path": str(Path(name).relative_to(results)), "sha256": digest}
-            for name, digest in written
-            if Path(name).is_relative_to(results)
+            {"path": str(Path(file).relative_to(results)), "sha256": digest}
+            for file, digest in written
+            if Path(file).is_relative_to(results)
         ]
         rows.append(
             {
-                "name": path.stem,
+                "name": name,
                 **{key: receipt[key] for key in ("wall_s", "peak_memory_bytes", "started_unix_s")},
                 "files": files,
             }
@@ -120,9 +126,13 @@ def stages(paths: list[Path], results: Path) -> list[dict[str, Any]]:
 
 
 def page(
-    artifacts: Artifacts, receipts: list[Path], template: Path, results: Path, recipe: Recipe
+    artifacts: Artifacts,
+    receipts: dict[str, dict[str, Any]],
+    template: Path,
+    results: Path,
+    recipe: Recipe,
 ) -> str:
-    """Return the page."""
+    """Return the page; `receipts` are those of all other stages by name."""
     claims, lm_eval, mtbench = (
         artifacts.json(name) for name in ("claims.json", "lm_eval.json", "mtbench.json")
     )
@@ -162,7 +172,7 @@ def page(
         chat=chat,
         judge_name=judge_name,
         simulated=judge_name == "simulator",
-        simulated_teacher=scale != "paper",
+        simulated_teacher=scale.startswith("rehearsal"),
         models=models,
         tasks=list(lm_eval["models"]["base"]),
         lm_differences={(d["candidate"], d["baseline"]): d for d in lm_eval["differences"]},
@@ -233,7 +243,7 @@ def main(argv: list[str] | None = None) -> None:
     ):
         html = page(
             Artifacts(args.results, args.artifacts),
-            args.receipts,
+            {path.stem: read_json(path) for path in sorted(args.receipts)},
             args.template[0],
             args.results,
             args.recipe,

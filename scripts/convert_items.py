@@ -1,6 +1,6 @@
-"""Write the evaluation items of a file in the form of the data set that the harness's task reads.
+"""Write the evaluation items of a file in the form of the data set that a harness task reads.
 
-Usage: convert_items.py --task hellaswag --file hellaswag_val_full.txt.bz2 --recipe '{…}' --code … \\
+Usage: convert_items.py --task hellaswag --file hellaswag_val_full.txt.bz2 --recipe … --code … \\
            --data results/task_data/hellaswag/manifest.json --receipt …
 
 The task's own definition then reads them as it reads the hub's data set: prompts, choices and
@@ -83,8 +83,8 @@ def openbookqa(path: Path) -> Iterator[Row]:
         named = row.get("ID") and row.get("Question Stem")
         if not named or len(letters) < 2 or row.get("Answer Key") not in letters:
             raise UserError(
-                f"{path}: row {number}: expected `ID`, `Question Stem`, `Choices` as (A) … (B) … and the"
-                " letter of one of them under `Answer Key`; fetch the file again"
+                f"{path}: row {number}: expected `ID`, `Question Stem`, `Choices` as (A) … (B) …,"
+                " and the letter of one under `Answer Key`; fetch the file again"
             )
         yield {
             "id": row["ID"],

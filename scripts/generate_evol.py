@@ -339,7 +339,7 @@ def main(argv: list[str] | None = None) -> None:
     """Parse the command line and generate."""
     parser = parser_for(__doc__, Recipe)
     parser.add_argument(
-        "--seeds", type=Path, required=True, help="JSONL in databricks-dolly-15k's or Self-Instruct's schema"
+        "--seeds", type=Path, required=True, help="JSONL in Dolly's or Self-Instruct's schema"
     )
     parser.add_argument(
         "--tokenizer", type=Path, nargs="?", help="the teacher's tokenizer.json, to cut long seeds"

@@ -7,7 +7,7 @@ Usage: generate_lamini.py --seeds seed_tasks.jsonl --topics topics.txt \\
              --counts … --receipt …
 
 Columns: instruction, source (kind of prompt and seed set), response. Each drop has a rule id:
-malformed (no closing tag or empty), too_short (3 words or fewer), too_long (more than 150),
+malformed (no closing tag, cut off, empty), too_short (3 words or fewer), too_long (more than 150),
 not_for_text_model (images, audio, files), near_duplicate (ROUGE-L above `rouge_l` with any kept
 instruction or seed, as in Self-Instruct), surplus (beyond `rows`), no_response. The counts also say
 how many calls were sent and how many of them brought no item at all.
@@ -64,11 +64,23 @@ NOT_TEXT = re.compile(
 )
 
 
-def parse_list(text: str) -> list[str | None]:
+NUMBERED = re.compile(r"^[ \t]*(?:\*\*)?\d{1,3}[.):](?:\*\*)?[ \t]+", re.MULTILINE)
+
+
+def parse_list(text: str, cut_off: bool = False) -> list[str | None]:
     """Return the items of an answer; an item without its closing tag, or with nothing in it, is
     None.
+
+    Many models number their items and leave the tags out. Without a tag, an item is what follows a
+    number at the beginning of a line, up to the next one or a blank line; the last item of an
+    answer that is `cut_off` is None.
     """
     items: list[str | None] = []
+    if "<example>" not in text:
+        for part in NUMBERED.split(text)[1:]:
+            body = " ".join(re.split(r"\n[ \t]*\n", part)[0].split()).strip(' "*')
+            items.append(body or None)
+        return [*items[:-1], None] if items and cut_off else items
     for part in text.split("<example>")[1:]:
         body, closed, _ = part.partition("</example>")
         items.append(body.strip() if closed and body.strip() else None)
@@ -126,7 +138,7 @@ def make(
         )
         asked += len(made)
         for (source, _), answer in zip(made, answers, strict=True):
-            items = parse_list(answer.text)
+            items = parse_list(answer.text, cut_off=answer.state == "truncated")
             without_items += not items
             for item in items:
                 rule = rule_for(item, kept)

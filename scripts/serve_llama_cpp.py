@@ -11,6 +11,8 @@ import argparse
 import signal
 import sys
 
+WARNINGS = 2  # of llama.cpp's levels; each request is a line from 3 on
+
 
 def main() -> None:
     """Parse the command line and serve."""
@@ -34,6 +36,7 @@ def main() -> None:
     params.port = args.port
     params.n_ctx = args.ctx_size
     params.n_parallel = args.parallel
+    params.verbosity = WARNINGS
     if args.threads:
         params.cpuparams.n_threads = args.threads
         params.cpuparams_batch.n_threads = args.threads

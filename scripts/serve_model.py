@@ -58,8 +58,8 @@ WAIT_S = 0.5
 
 # What the recipe says elsewhere, or what must not stand on a command line.
 OWN_OPTIONS = frozenset(
-    "model weights host port dtype max-model-len ctx-size tensor-parallel-size quantization revision alias"
-    " api-key hf-token".split()
+    "model weights host port dtype max-model-len ctx-size tensor-parallel-size quantization"
+    " revision alias api-key hf-token".split()
 )
 
 

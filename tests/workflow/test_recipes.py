@@ -19,6 +19,8 @@ CONFIGURATIONS = {
     "served": ["config/serve-vllm.yaml"],
     "quantised": ["config/teacher-48gb.yaml", "config/teacher-24gb.yaml"],
     "open models": ["config/open-models.yaml"],
+    "trial": ["config/trial.yaml"],
+    "trial without Dolly": ["config/trial.yaml", "config/trial-without-dolly.yaml"],
     "Flan's files": ["config/flan-cot.yaml"],
     "models of others": ["config/released-models.yaml"],
 }

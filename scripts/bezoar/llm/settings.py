@@ -54,7 +54,7 @@ class ServerSettings(TypedDict):
 
     program: Literal["vllm", "transformers", "llama.cpp", "xllamacpp"]
     executable: str  # path, or a name on PATH; for xllamacpp a Python that has it
-    weights: NotRequired[str]  # their file, where the server does not fetch them by the model's name
+    weights: NotRequired[str]  # their file, unless the server finds them by the model's name
     dtype: str
     quantization: str | None
     tensor_parallel_size: int  # GPUs; 0 for a CPU

@@ -7,24 +7,24 @@ from typing import Any
 
 import jinja2
 
-from bezoar.readers import read_json
-
 TEMPLATE = Path(__file__).parent / "report_data.html.j2"
 
 
-def used(receipts: list[Path], schemes: list[str]) -> dict[str, dict[str, int]]:
+Receipts = dict[str, dict[str, Any]]
+
+
+def used(receipts: Receipts, schemes: list[str]) -> dict[str, dict[str, int]]:
     """Return scheme -> what its training counted: rows, training, validation, truncated and without
     a supervised token.
     """
-    facts = {
-        path.stem: read_json(path)["facts"]
-        for path in receipts
-        if path.stem in {f"sft_{scheme}" for scheme in schemes}
+    return {
+        scheme: receipts[f"sft_{scheme}"]["facts"]
+        for scheme in schemes
+        if f"sft_{scheme}" in receipts
     }
-    return {scheme: facts[f"sft_{scheme}"] for scheme in schemes if f"sft_{scheme}" in facts}
 
 
-def section(environment: jinja2.Environment, artifacts: Any, receipts: list[Path]) -> str:
+def section(environment: jinja2.Environment, artifacts: Any, receipts: Receipts) -> str:
     """Return the section as HTML."""
     description = artifacts.json("data/description.json")
     schemes = list(description["schemes"]) if description else []

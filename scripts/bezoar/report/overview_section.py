@@ -8,7 +8,6 @@ from typing import Any
 
 import jinja2
 
-from bezoar.readers import read_json
 from bezoar.report import plots
 
 TEMPLATE = Path(__file__).parent / "report_overview.html.j2"
@@ -45,11 +44,11 @@ def section(
     claims: dict[str, Any],
     lm_eval: dict[str, Any],
     chat: dict[str, Any],
-    receipts: list[Path],
+    receipts: dict[str, dict[str, Any]],
     deviations: int,
 ) -> str:
     """Return the section as HTML."""
-    found = [read_json(path) for path in receipts]
+    found = list(receipts.values())
     models = list(chat["models"])
     panels = {
         "harness, mean of tasks": [lm_eval["mean_of_tasks"].get(model) for model in models],

@@ -3,19 +3,19 @@ tokens and money, stage by stage.
 """
 
 from pathlib import Path
+from typing import Any
 
 import jinja2
-
-from bezoar.readers import read_json
 
 TEMPLATE = Path(__file__).parent / "report_requests.html.j2"
 STATES = ("answered", "truncated", "refused", "unparsable", "provider_error", "over_budget")
 
 
-def section(environment: jinja2.Environment, receipts: list[Path]) -> str:
+def section(environment: jinja2.Environment, receipts: dict[str, dict[str, Any]]) -> str:
     """Return the section as HTML; stages are those whose receipt counts states."""
-    facts = {path.stem: read_json(path)["facts"] for path in sorted(receipts)}
-    stages = {stage: found for stage, found in facts.items() if "sent" in found}
+    stages = {
+        stage: receipt["facts"] for stage, receipt in receipts.items() if "sent" in receipt["facts"]
+    }
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         stages=stages, states=STATES
     )

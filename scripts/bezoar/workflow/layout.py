@@ -230,6 +230,16 @@ class Layout:
         """Return the file of right reference answers, where a column is judged with them."""
         return [OVERRIDES] if self.columns[column]["references"] == "corrected" else []
 
+    def launch(self) -> str:
+        """Return how a training is started: by itself, or by accelerate in several processes."""
+        processes, file = (self.config["launch"][name] for name in ("processes", "accelerate"))
+        if processes == 1:
+            return "python"
+        return (
+            f"export BEZOAR_PROCESSES={processes} PYTHONPATH=scripts\n"
+            f"python -m bezoar.training.launch --config_file {file} --num_processes {processes}"
+        )
+
     # Comparisons
 
     def comparisons(self) -> list[list[str]]:

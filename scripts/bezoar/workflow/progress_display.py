@@ -40,6 +40,7 @@ SAID_ELSEWHERE = (  # by the block about the step that failed
     "No account was given, not able to get a SLURM account",
     "Unable to guess SLURM account",
 )
+TARGET = "all"  # the rule that asks for everything and does nothing
 AGAIN = re.compile(r"Trying to restart job (\d+)\.")
 
 _plan = Plan()
@@ -103,7 +104,8 @@ class Display:
 
     def begin(self, plan: Plan, seconds: dict[str, float], own: bool) -> None:
         """Start with the steps of a plan and the seconds expected of them."""
-        self.plan, self.seconds, self.total = plan, seconds, len(plan.steps)
+        self.plan, self.seconds = plan, seconds
+        self.total = sum(name != TARGET for name in plan.steps)
         cores = f"{plan.cores} core{'s' if plan.cores > 1 else ''}"
         left = self.left()
         why = "from earlier runs" if own else "estimated; corrected as it goes"
@@ -117,7 +119,7 @@ class Display:
     def left(self) -> float | None:
         """Return the seconds that the rest will take; None if some step cannot be estimated."""
         rest = {name: step for name, step in self.plan.steps.items() if name not in self.ended}
-        if any(name not in self.seconds for name in rest if name not in ("all", "report")):
+        if any(name not in self.seconds for name in rest if name not in (TARGET, "report")):
             return None
         slower = self.took / self.expected if self.expected > TRUSTED_S else 1.0
         seconds = {name: slower * self.seconds.get(name, 0) for name in rest}
@@ -156,12 +158,12 @@ class Display:
 
     def finished(self, name: str) -> None:
         """A step has ended well."""
-        self.done += 1
         self.ended.add(name)
         began, log = self.running.pop(name, (self.now(), None))
         took = self.now() - began
-        if name == "all":
+        if name == TARGET:
             return
+        self.done += 1
         unchanged = log is not None and "unchanged:" in " ".join(last_lines(log, 3))
         if not unchanged and self.plan.jobs is None:  # a cluster's steps wait in its queue, too
             duration.record(self.plan.results, name, took, self.record)

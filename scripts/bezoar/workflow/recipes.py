@@ -111,7 +111,7 @@ def model_card(layout: Layout, model: str, files: list[str]) -> Recipe:
     of the settings in the configuration's `files`.
     """
     merge, base = lineage.merge(layout, model), layout.config["sources"]["base_model"]
-    hub = (base and layout.registry[base].get("hub")) or f"{layout.results}/base"
+    hub = (base and layout.registry.get(base, {}).get("hub")) or f"{layout.results}/base"
     sections = {training.section for training in merge.trainings}
     tags: dict[str, dict[str, str]] = {}
     for row in deviations.tagged([Path(file) for file in files]):

@@ -49,7 +49,8 @@ MEASURED_MB = {
 # often have no network, and a queue costs more than such a step.
 LIGHT = frozenset(
     "fetch_file fetch_snapshot world flan generate_lamini generate_evol generate_orca filter"
-    " preferences task_data data_description data_clean data_card model_card learning_table lm_eval_table"
+    " preferences task_data data_description data_clean data_card model_card learning_table"
+    " lm_eval_table"
     " mtbench_judgments mtbench_rejudge mtbench bridge evaluate_lm_eval evaluate_mtbench evaluate"
     " claims explorer report".split()
 )

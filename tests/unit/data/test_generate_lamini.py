@@ -40,13 +40,24 @@ SEEDS = [
         ("1. <example>a</example>\n2. <example>b", ["a", None]),
         ("<example>a <example>b</example>", [None, "b"]),
         ("<example> </example>", [None]),
-        ("1. a\n2. b", []),
+        ("1. a\n2. b", ["a", "b"]),
+        ("Here they are:\n\n 1) **a**\n    b\n\n 2) \n\nThese are two.", ["a** b", None]),
+        ("In 1945. it was\nover, 3.5 times", []),
+        ("1. a <example>b</example>", ["b"]),
         ("", []),
         ("<example>שלום\u2028\U0001f600\t</example>", ["שלום\u2028\U0001f600"]),
     ],
 )
 def test_the_list_is_read_strictly(text: str, items: list[str | None]) -> None:
     assert lamini.parse_list(text) == items
+
+
+def test_the_last_number_of_an_answer_that_is_cut_off_is_malformed() -> None:
+    assert lamini.parse_list("1. Name a bird.\n2. Name a tr", cut_off=True) == [
+        "Name a bird.",
+        None,
+    ]
+    assert lamini.parse_list("Well", cut_off=True) == []
 
 
 @pytest.mark.parametrize(
@@ -137,7 +148,7 @@ def test_each_prompt_holds_three_tagged_examples_and_only_topic_prompts_hold_top
 
 def test_calls_that_list_nothing_are_counted_and_end_after_the_last_round() -> None:
     rows, funnel = lamini.make(
-        Scripted(lambda *_: "1. no tags"), TEXTS, SEEDS, ["Tea", "Tides"], RECIPE
+        Scripted(lambda *_: "no tags, no numbers"), TEXTS, SEEDS, ["Tea", "Tides"], RECIPE
     )
     assert rows == []
     assert isinstance(funnel, Funnel)

@@ -40,9 +40,11 @@ def converted(task: str, name: str, text: str, tmp_path: Path, examples: int = 0
     file.write_bytes(bz2.compress(text.encode()) if name.endswith("bz2") else text.encode())
     manifest = tmp_path / "data" / task / "manifest.json"
     convert_items.main(
-        ["--task", task, "--file", str(file), "--data", str(manifest), "--code", "c"]
-        + ["--recipe", json.dumps({"num_fewshot": examples, "seed": 0})]
-        + ["--receipt", str(tmp_path / "receipt.json")]
+        [
+            *("--task", task, "--file", str(file), "--data", str(manifest), "--code", "c"),
+            *("--recipe", json.dumps({"num_fewshot": examples, "seed": 0})),
+            *("--receipt", str(tmp_path / "receipt.json")),
+        ]
     )
     return manifest
 
@@ -93,12 +95,22 @@ def test_the_manifest_holds_what_the_data_are(tmp_path: Path) -> None:
     ("task", "name", "text", "line"),
     [
         ("hellaswag", "x.txt", HELLASWAG + "one more\n", r"x\.txt: expected 6 lines an item"),
-        ("hellaswag", "x.txt", HELLASWAG.replace("\n3\n", "\n4\n"), r"x\.txt:1: expected `activity"),
+        (
+            "hellaswag",
+            "x.txt",
+            HELLASWAG.replace("\n3\n", "\n4\n"),
+            r"x\.txt:1: expected `activity",
+        ),
         ("hellaswag", "x.txt", "", r"x\.txt: no items; fetch the file again"),
         ("openbookqa", "x.tsv", OPENBOOKQA.replace("\tB\n", "\tE\n"), r"x\.tsv: row 1: expected"),
         ("openbookqa", "x.tsv", OPENBOOKQA.replace("\tB\n", "\n"), r"x\.tsv:2: expected 5 cells"),
         ("openbookqa", "x.tsv", OPENBOOKQA.replace("ID\t", "id\t"), r"x\.tsv: row 1: expected"),
-        ("truthfulqa_mc2", "x.csv", TRUTHFULQA.replace("Best", "Worst"), r"x\.csv: row 1: expected"),
+        (
+            "truthfulqa_mc2",
+            "x.csv",
+            TRUTHFULQA.replace("Best", "Worst"),
+            r"x\.csv: row 1: expected",
+        ),
         ("piqa", "x.jsonl", "{}", r"lm_eval\.data: piqa: expected a repository of the hub"),
     ],
 )

@@ -1,8 +1,5 @@
 """The first screen of the report is computed from the artifacts."""
 
-import json
-from pathlib import Path
-
 import jinja2
 import pytest
 
@@ -26,15 +23,11 @@ def test_the_sentence_follows_the_intervals(differences: list, expected: str) ->
     assert overview_section.sentence("X", differences).startswith(expected)
 
 
-def test_verdicts_time_and_price_are_counted_and_the_bytes_are_the_same_twice(
-    tmp_path: Path,
-) -> None:
-    for name, facts in (("orca", {"usd": 1.25}), ("sft", {})):
-        (tmp_path / f"{name}.json").write_text(
-            json.dumps(
-                {"wall_s": 1800, "facts": facts, "hardware": {"cores": 2, "machine": "arm64"}}
-            )
-        )
+def test_verdicts_time_and_price_are_counted_and_the_bytes_are_the_same_twice() -> None:
+    receipts = {
+        name: {"wall_s": 1800, "facts": facts, "hardware": {"cores": 2, "machine": "arm64"}}
+        for name, facts in (("orca", {"usd": 1.25}), ("sft", {}))
+    }
     verdicts = ("undecided", "reproduced", "undecided")
     claims = {
         "claims": [{"verdict": verdict} for verdict in verdicts],
@@ -52,7 +45,7 @@ def test_verdicts_time_and_price_are_counted_and_the_bytes_are_the_same_twice(
                 "models": {"base": {"overall": UP}, "sft": {"overall": {"mean": None}}},
                 "differences": [],
             },
-            sorted(tmp_path.glob("*.json")),
+            receipts,
             7,
         )
         for _ in range(2)

@@ -32,6 +32,9 @@ def at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
         ["config/teacher-48gb.yaml"],
         ["config/teacher-48gb.yaml", "config/teacher-24gb.yaml"],
         ["config/open-models.yaml"],
+        ["config/trial.yaml"],
+        ["config/trial.yaml", "config/trial-without-dolly.yaml"],
+        ["config/trial.yaml", "config/open-models.yaml"],
     ],
 )
 def test_the_shipped_configurations_are_valid(names: list[str]) -> None:

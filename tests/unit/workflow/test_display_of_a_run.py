@@ -67,8 +67,8 @@ def failed(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedProc
 
 def test_a_run_is_lines_with_step_time_and_stage(failed: subprocess.CompletedProcess[str]) -> None:
     lines = failed.stdout.splitlines()
-    assert lines[0].startswith("4 steps on 2 cores: ")
-    assert all(re.match(r"\[\d/4\] +\d:\d\d ", line) for line in lines[2:])
+    assert lines[0].startswith("3 steps on 2 cores: ")
+    assert all(re.match(r"\[\d/3\] +\d:\d\d ", line) for line in lines[2:])
     for name in "ab":
         assert any(
             line.endswith(f"make {name}: count {name}: 1 of 9 rows, 0:07 left") for line in lines
@@ -98,5 +98,5 @@ def test_an_interrupt_ends_everything_and_the_same_command_goes_on(tmp_path: Pat
         time.sleep(0.2)
     again = run(tmp_path, 0, "--logger", "bezoar")
     assert again.returncode == 0, again.stderr
-    assert "[3/4]" in again.stdout
+    assert "[3/3]" in again.stdout
     assert run(tmp_path, 0, "--logger", "bezoar").stdout.startswith("nothing to do: ")

@@ -58,7 +58,7 @@ def test_what_is_at_work_counts_with_what_is_left_of_it() -> None:
 
 
 def test_a_run_begins_with_its_steps_and_its_time(display: Display) -> None:
-    assert display.lines[0].startswith("5 steps on 2 cores: about 2:22")  # type: ignore[attr-defined]
+    assert display.lines[0].startswith("4 steps on 2 cores: about 2:22")  # type: ignore[attr-defined]
 
 
 def test_a_step_at_work_is_shown_within_five_seconds_and_every_ten(
@@ -95,7 +95,7 @@ def test_what_the_first_steps_took_corrects_the_rest(display: Display) -> None:
     lines = at(display, 202.0)
     display.finished("base")
     assert display.left() == pytest.approx(40 * 202 / 102)
-    assert lines == ["[2/5]  3:22 of about 4:41  base: done in 3:20"]
+    assert lines == ["[2/4]  3:22 of about 4:41  base: done in 3:20"]
     assert json.loads(display.record.read_text())["results/x"]["base"] == 200.0
 
 
@@ -114,7 +114,7 @@ def test_without_a_record_there_is_no_invented_time() -> None:
     display.started("base", None)
     display.line("base: started")
     assert "known after a first run" in lines[0]
-    assert lines[-1] == "[0/5]  0:00  base: started"
+    assert lines[-1] == "[0/4]  0:00  base: started"
 
 
 def test_a_failed_step_is_one_block_with_the_end_of_its_log(
