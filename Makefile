@@ -108,10 +108,10 @@ bench: environment .venv-bench .venv-curator .venv-bench-training ## speed and m
 	$(RUN) python scripts/dev/bench_precision.py --output docs/benchmarks.md
 
 .venv-bench .venv-curator .venv-crate .venv-llama-cpp: .venv-%: envs/%.lock | environment
-	"$(ENV)/bin/python" -m venv $@ && $@/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $< && touch $@
+	"$(ENV)/bin/python" -m venv $@ && $@/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $< && touch $@ || { rm -rf $@; exit 1; }
 
 .venv-bench-training: envs/bench-training.lock | environment # with the torch that .venv has
-	"$(ENV)/bin/python" -m venv $@ && $@/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $< -r envs/torch-$(if $(wildcard $(ENV)/.made-cuda-*),cuda,cpu).lock && touch $@
+	"$(ENV)/bin/python" -m venv $@ && $@/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $< -r envs/torch-$(if $(wildcard $(ENV)/.made-cuda-*),cuda,cpu).lock && touch $@ || { rm -rf $@; exit 1; }
 
 check: development ## formatting, types, lint, schema; writes nothing
 	$(RUN) scripts/dev/check.sh

@@ -53,7 +53,7 @@ else:
         input:
             script="scripts/import_base.py",
             lock="envs/main.lock",
-            snapshot=source("base_model"),
+            snapshot=LAYOUT.base_files(),
         output:
             model="<results>/base/model.safetensors",
             config="<results>/base/config.json",
@@ -69,10 +69,11 @@ else:
             recipe=recipe("base"),
             code=code("scripts/import_base.py"),
             dtype=config["base"]["dtype"],
+            snapshot=source("base_model"),
         shell:
             r"""
             exec &> >(tee {log:q})
             python {input.script:q} \
-                --snapshot {input.snapshot:q} --base {output.model:q} \
+                --snapshot {params.snapshot:q} --base {output.model:q} \
                 --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
             """

@@ -28,7 +28,7 @@ rule mtbench_rejudge:
         answers="<results>/mtbench/{model}/answers.jsonl",
         overrides=lambda wildcards: LAYOUT.overrides(wildcards.column),
         facts=FACTS,
-        weights=lambda wildcards: served.weights(LAYOUT, other_judge(wildcards)),
+        server=lambda wildcards: served.files(LAYOUT, "rejudge", other_judge(wildcards)),
     output:
         judgments="<results>/mtbench/{model}/{column}.judgments.jsonl",
         counts="<results>/mtbench/{model}/{column}.counts.json",
@@ -37,8 +37,9 @@ rule mtbench_rejudge:
         "<logs>/mtbench/{model}.{column}.txt",
     benchmark:
         "<benchmarks>/mtbench/{model}.{column}.tsv"
-    threads: lambda wildcards: served.threads(LAYOUT, other_judge(wildcards))
+    threads: lambda wildcards: served.threads(LAYOUT, "rejudge", other_judge(wildcards))
     resources:
+        **NEEDS.asked("mtbench_rejudge"),
         concurrency=16,
     params:
         recipe=lambda wildcards: canonical(recipes.rejudge(LAYOUT, wildcards.column)),
@@ -50,14 +51,14 @@ rule mtbench_rejudge:
     shell:
         r"""
         exec &> >(tee {log:q})
-        {params.server}python {input.script:q} \
+        {params.server}
+        python {input.script:q} \
             --questions {input.questions:q} --references {input.references:q} \
-            --judge-prompts {input.prompts:q} \
-            --overrides {input.overrides:q} \
+            --judge-prompts {input.prompts:q} --overrides {input.overrides:q} \
             --answers {input.answers:q} --store {params.store:q} --facts {input.facts:q} \
-            --concurrency {resources.concurrency} \
-            --judgments {output.judgments:q} --counts {output.counts:q} \
-            --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
+            --concurrency {resources.concurrency} --judgments {output.judgments:q} \
+            --counts {output.counts:q} --recipe {params.recipe:q} --code {params.code} \
+            --receipt {output.receipt:q}
         """
 
 

@@ -12,7 +12,7 @@ OUTPUTS:
 
 from bezoar.workflow import served
 
-RATERS = config["filter"]["rater"], config["filter"]["second_rater"]
+RATERS = LAYOUT.config["filter"]["rater"], LAYOUT.config["filter"]["second_rater"]
 
 if config["entry"] == "generate":
 
@@ -24,7 +24,7 @@ if config["entry"] == "generate":
             prompts="prompts/filter.txt",
             data="<results>/generate/{scheme}.jsonl",
             facts=FACTS,
-            weights=served.weights(LAYOUT, *RATERS),
+            server=served.files(LAYOUT, "filter", *RATERS),
         output:
             rows="<results>/filter/{scheme}.jsonl",
             counts="<results>/filter/{scheme}.counts.json",
@@ -34,8 +34,9 @@ if config["entry"] == "generate":
         benchmark:
             "<benchmarks>/filter/{scheme}.tsv"
         priority: FIRST
-        threads: served.threads(LAYOUT, *RATERS)
+        threads: served.threads(LAYOUT, "filter", *RATERS)
         resources:
+            **NEEDS.asked("filter"),
             concurrency=16,
         params:
             recipe=as_json(recipes.rating(LAYOUT)),
@@ -45,7 +46,8 @@ if config["entry"] == "generate":
         shell:
             r"""
             exec &> >(tee {log:q})
-            {params.server}python {input.script:q} \
+            {params.server}
+            python {input.script:q} \
                 --data {input.data:q} --prompts {input.prompts:q} \
                 --store {params.store:q} --facts {input.facts:q} \
                 --concurrency {resources.concurrency} \

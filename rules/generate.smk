@@ -13,7 +13,7 @@ OUTPUTS:
 
 from bezoar.workflow import shared_generation
 
-EVALUATOR = config["generate"]["evol"]["evaluator"]
+EVALUATOR = LAYOUT.config["generate"]["evol"]["evaluator"]
 
 
 rule generate_lamini:
@@ -25,8 +25,7 @@ rule generate_lamini:
         seeds=source("alpaca_seeds"),
         topics=source("topics"),
         facts=FACTS,
-        server=SHARED_SERVER,
-        weights=served.weights(LAYOUT, TEACHER),
+        server=served.files(LAYOUT, "generate-lamini", TEACHER),
         shards=shared_generation.before_whole(LAYOUT, "lamini"),
     output:
         rows="<results>/generate/lamini.jsonl",
@@ -37,7 +36,7 @@ rule generate_lamini:
     benchmark:
         "<benchmarks>/generate/lamini.tsv"
     priority: FIRST
-    threads: served.threads(LAYOUT, TEACHER)
+    threads: served.threads(LAYOUT, "generate-lamini", TEACHER)
     resources:
         **NEEDS.asked("generate_lamini"),
         concurrency=16,
@@ -50,7 +49,8 @@ rule generate_lamini:
     shell:
         r"""
         exec &> >(tee {log:q})
-        {params.server}python {input.script:q} {params.share} \
+        {params.server}
+        python {input.script:q} {params.share} \
             --seeds {input.seeds:q} --topics {input.topics:q} \
             --prompts {input.prompts:q} \
             --store {params.store:q} --facts {input.facts:q} --concurrency {resources.concurrency} \
@@ -68,8 +68,7 @@ rule generate_evol:
         seeds=source("dolly"),
         tokenizer=source("teacher_tokenizer"),
         facts=FACTS,
-        server=SHARED_SERVER,
-        weights=served.weights(LAYOUT, TEACHER, EVALUATOR),
+        server=served.files(LAYOUT, "generate-evol", TEACHER, EVALUATOR),
         shards=shared_generation.before_whole(LAYOUT, "evol"),
     output:
         rows="<results>/generate/evol.jsonl",
@@ -80,7 +79,7 @@ rule generate_evol:
     benchmark:
         "<benchmarks>/generate/evol.tsv"
     priority: FIRST
-    threads: served.threads(LAYOUT, TEACHER, EVALUATOR)
+    threads: served.threads(LAYOUT, "generate-evol", TEACHER, EVALUATOR)
     resources:
         **NEEDS.asked("generate_evol"),
         concurrency=16,
@@ -94,7 +93,8 @@ rule generate_evol:
     shell:
         r"""
         exec &> >(tee {log:q})
-        {params.server}python {input.script:q} {params.share} \
+        {params.server}
+        python {input.script:q} {params.share} \
             --seeds {input.seeds:q} --tokenizer {input.tokenizer:q} --prompts {input.prompts:q} \
             --store {params.store:q} --facts {input.facts:q} --concurrency {resources.concurrency} \
             --rows {output.rows:q} --counts {output.counts:q} \
@@ -148,8 +148,7 @@ rule generate_orca:
         flan=LAYOUT.flan_files(),
         streamed=expand("<results>/flan/{source}.counts.json", source=LAYOUT.streamed),
         facts=FACTS,
-        server=SHARED_SERVER,
-        weights=served.weights(LAYOUT, TEACHER),
+        server=served.files(LAYOUT, "generate-orca", TEACHER),
         shards=shared_generation.before_whole(LAYOUT, "orca"),
     output:
         rows="<results>/generate/orca.jsonl",
@@ -160,7 +159,7 @@ rule generate_orca:
     benchmark:
         "<benchmarks>/generate/orca.tsv"
     priority: FIRST
-    threads: served.threads(LAYOUT, TEACHER)
+    threads: served.threads(LAYOUT, "generate-orca", TEACHER)
     resources:
         **NEEDS.asked("generate_orca"),
         concurrency=16,
@@ -173,7 +172,8 @@ rule generate_orca:
     shell:
         r"""
         exec &> >(tee {log:q})
-        {params.server}python {input.script:q} {params.share} --concurrency {resources.concurrency} \
+        {params.server}
+        python {input.script:q} {params.share} --concurrency {resources.concurrency} \
             --flan {input.flan:q} --streamed {input.streamed:q} --tokenizer {input.tokenizer:q} \
             --prompts {input.prompts:q} --store {params.store:q} --facts {input.facts:q} \
             --rows {output.rows:q} --counts {output.counts:q} \

@@ -12,7 +12,7 @@ OUTPUTS:
 
 from bezoar.workflow import served
 
-JUDGE = config["mtbench"]["judgments"]["judge"]
+JUDGE = LAYOUT.config["mtbench"]["judgments"]["judge"]
 
 
 rule mtbench_answers:
@@ -57,7 +57,7 @@ rule mtbench_judgments:
         prompts=source("mt_bench_judge_prompts"),
         answers="<results>/mtbench/{model}/answers.jsonl",
         facts=FACTS,
-        weights=served.weights(LAYOUT, JUDGE),
+        server=served.files(LAYOUT, "judge", JUDGE),
     output:
         judgments="<results>/mtbench/{model}/judgments.jsonl",
         counts="<results>/mtbench/{model}/counts.json",
@@ -66,8 +66,9 @@ rule mtbench_judgments:
         "<logs>/mtbench/{model}.judgments.txt",
     benchmark:
         "<benchmarks>/mtbench/{model}.judgments.tsv"
-    threads: served.threads(LAYOUT, JUDGE)
+    threads: served.threads(LAYOUT, "judge", JUDGE)
     resources:
+        **NEEDS.asked("mtbench_judgments"),
         concurrency=16,
     params:
         recipe=as_json(recipes.judging(LAYOUT)),
@@ -77,7 +78,8 @@ rule mtbench_judgments:
     shell:
         r"""
         exec &> >(tee {log:q})
-        {params.server}python {input.script:q} \
+        {params.server}
+        python {input.script:q} \
             --questions {input.questions:q} --references {input.references:q} \
             --judge-prompts {input.prompts:q} \
             --answers {input.answers:q} --store {params.store:q} --facts {input.facts:q} \

@@ -4,7 +4,7 @@ stopped after them; otherwise each job that asks the model starts its own (workf
 Without `serve`, the environment variable of `teacher: base_url_env` names a running server.
 
 REQUIRED INPUTS:
-    the model's weights, which the server fetches itself, and its environment (envs/serve.lock)
+    the model's weights (config: serve: weights), unless the server fetches them itself
 OUTPUTS:
     address = <results>/serve/teacher.url      as long as it runs
     record  = <results>/serve/teacher.json     precision, quantisation, command; kept
@@ -12,17 +12,16 @@ OUTPUTS:
 
 from bezoar.workflow import served
 
-TEACHER = config["teacher"]
-SHARED_SERVER = "<results>/serve/teacher.url" if served.shared(LAYOUT) else []
+TEACHER = LAYOUT.config["teacher"]
 
-if served.shared(LAYOUT):
+if served.shared(LAYOUT) and not served.replayed():
 
     rule serve:
         """Serve {params.model} until the last job that asks it has ended."""
         input:
             script="scripts/serve_model.py",
             lock="envs/serve.lock",
-            weights=served.weights(LAYOUT, TEACHER),
+            weights=served.weights_files(LAYOUT),
         output:
             address=service("<results>/serve/teacher.url"),
         log:
@@ -32,7 +31,7 @@ if served.shared(LAYOUT):
         resources:
             **NEEDS.asked("serve"),
         params:
-            recipe=as_json(served.command(LAYOUT)),
+            recipe=as_json(served.server_recipe(LAYOUT)),
             code=code("scripts/serve_model.py"),
             model=TEACHER["model"],
             record=f"{LAYOUT.results}/serve/teacher.json",

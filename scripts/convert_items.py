@@ -104,14 +104,16 @@ def truthfulqa(path: Path) -> Iterator[Row]:
                 [text.strip() for text in row[name].split(";") if text.strip()]
                 for name in ("Correct Answers", "Incorrect Answers")
             )
-            best = row["Best Answer"].strip()
+            question, best = row["Question"].strip(), row["Best Answer"].strip()
+            if not (question and best and right and wrong):
+                raise KeyError
         except (KeyError, AttributeError):
             raise UserError(
-                f"{path}: row {number}: expected the columns Question, Best Answer, Correct Answers"
+                f"{path}: row {number}: expected texts under Question, Best Answer, Correct Answers"
                 " and Incorrect Answers; fetch the file again"
             ) from None
         sets = {"mc1": ([best], wrong), "mc2": (list(dict.fromkeys([best, *right])), wrong)}
-        yield {"question": row["Question"].strip()} | {
+        yield {"question": question} | {
             f"{name}_targets": {
                 "choices": [*true, *false],
                 "labels": [1] * len(true) + [0] * len(false),
@@ -167,7 +169,12 @@ def main(argv: list[str] | None = None) -> None:
         recipe=args.recipe,
         code=args.code,
         inputs={"file": args.file},
-        outputs={"data": [args.data, args.data.with_name(f"{form.split}.jsonl")]},
+        outputs={
+            "data": [
+                args.data.with_name(name)
+                for name in (args.data.name, f"{form.split}.jsonl", "README.md")
+            ]
+        },
     ) as receipt:
         rows = list(form.read(args.file))
         if not rows:

@@ -8,8 +8,9 @@ and therefore imports nothing of this project.
 """
 
 import argparse
-import signal
+import os
 import sys
+import time
 
 WARNINGS = 2  # of llama.cpp's levels; each request is a line from 3 on
 
@@ -23,7 +24,9 @@ def main() -> None:
     parser.add_argument("--alias", required=True, help="the model's name in answers")
     parser.add_argument("--ctx-size", type=int, required=True, help="tokens, over all requests")
     parser.add_argument("--parallel", type=int, default=1, help="requests at a time")
-    parser.add_argument("--threads", type=int, help="default: the cores there are")
+    parser.add_argument("--threads", type=int, default=1)
+    for name in ("--cache-type-k", "--cache-type-v"):
+        parser.add_argument(name, default="f16", help="type of keys or values, such as f16")
     args = parser.parse_args()
     try:
         import xllamacpp
@@ -37,12 +40,23 @@ def main() -> None:
     params.n_ctx = args.ctx_size
     params.n_parallel = args.parallel
     params.verbosity = WARNINGS
-    if args.threads:
-        params.cpuparams.n_threads = args.threads
-        params.cpuparams_batch.n_threads = args.threads
-    server = xllamacpp.Server(params)
+    params.cpuparams.n_threads = args.threads
+    params.cpuparams_batch.n_threads = args.threads
+    try:
+        params.cache_type_k, params.cache_type_v = (
+            xllamacpp.ggml_type[f"GGML_TYPE_{kind.upper()}"]
+            for kind in (args.cache_type_k, args.cache_type_v)
+        )
+    except KeyError as error:
+        sys.exit(f"serve.dtype: llama.cpp knows no type {error.args[0]}; float16 is usual")
+    parent = os.getppid()
+    try:
+        server = xllamacpp.Server(params)
+    except Exception as error:  # a bare RuntimeError for whatever is wrong with the file
+        sys.exit(f"{args.model}: llama.cpp cannot serve it ({error})")
     print(f"{args.alias} at {server.listening_address}", flush=True)
-    signal.sigwait({signal.SIGTERM, signal.SIGINT})
+    while os.getppid() == parent:  # it ends with whoever started it
+        time.sleep(1)
 
 
 if __name__ == "__main__":

@@ -11,13 +11,13 @@ results/serve/teacher.url --record …/teacher.json
 
 Starts the server, writes its address to --address, waits until it answers a first completion (not
 only /health: weights load late), writes what it is to --record, and ends it when told to (SIGTERM)
-or when its parent is gone. The server gets no key and listens on the loopback interface only.
-Snakemake starts a service's consumers with it and waits for its file no longer than --latency-wait;
-so they wait for the record instead.
+or, on Linux, when its parent is gone. The server gets no key and listens on the loopback interface
+only. Snakemake starts a service's consumers with it and waits for its file no longer than
+--latency-wait; so they wait for the record instead.
 
 A command of its own gets the address in the variables that --export names, those that end in _KEY a
-word, because a server on the loopback interface takes any key. Where MODE=replay answers from the
-store, no server is started.
+word, because a server on the loopback interface takes any key. Where its receipt says that nothing
+changed, no server is started.
 """
 
 import argparse
@@ -32,17 +32,17 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from bezoar import program, progress
 from bezoar.errors import UserError
 from bezoar.files import whole_file, write_json
 from bezoar.llm.settings import ServerSettings
+from bezoar.provenance.fingerprint import nothing_to_do
 from bezoar.recipe import add_recipe_argument
-from bezoar.surroundings import own
 
 
 class Recipe(ServerSettings):
@@ -54,18 +54,25 @@ class Recipe(ServerSettings):
 
 
 WAIT_S = 0.5
+TERMINATED = 143  # 128 and the number of the signal, as shells count
+CACHE_TYPES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}  # llama.cpp's names
+OTHER_WEIGHTS = frozenset("model-url hf-repo hf-file".split())
 
 
 # What the recipe says elsewhere, or what must not stand on a command line.
 OWN_OPTIONS = frozenset(
     "model weights host port dtype max-model-len ctx-size tensor-parallel-size quantization"
-    " revision alias api-key hf-token".split()
+    " revision alias api-key api-key-file hf-token cache-type-k cache-type-v".split()
 )
 
 
 def command(recipe: Recipe, port: int) -> list[str]:
     """Return the server's command line; raise `UserError` for an option that it cannot have."""
     place = ["--host", "127.0.0.1", "--port", str(port)]
+    if "weights" in recipe and recipe["program"] in ("vllm", "transformers"):
+        raise UserError(
+            f"serve.weights: {recipe['program']} finds them by the model's name; remove it"
+        )
     arguments = {
         "vllm": vllm,
         "transformers": transformers,
@@ -100,17 +107,39 @@ def transformers(recipe: Recipe, place: list[str]) -> list[str]:
 
 def llama_cpp(recipe: Recipe, place: list[str]) -> list[str]:
     """Return the arguments of llama.cpp's llama-server, which divides its context among `parallel`
-    requests; where the weights are is an option (`hf-repo` and `hf-file`).
+    requests. `dtype` is that of keys and values; weights that are not a file here are an option
+    (`hf-repo` and `hf-file`), and bring their own quantisation.
     """
-    options = dict(recipe.get("options", {}))
-    context = recipe["max_model_len"] * int(options.get("parallel", 1))
+    options = recipe.get("options", {})
+    for name in OTHER_WEIGHTS & options.keys() if "weights" in recipe else ():
+        raise UserError(f"serve: options: `{name}` names other weights than serve.weights; remove")
+    context = recipe["max_model_len"] * count(options, "parallel")
     weights = ["--model", recipe["weights"]] if "weights" in recipe else []
-    return [*place, "--alias", recipe["model"], *weights, "--ctx-size", str(context)]
+    kept = CACHE_TYPES.get(recipe["dtype"], recipe["dtype"])
+    cache = ["--cache-type-k", kept, "--cache-type-v", kept]
+    return [*place, "--alias", recipe["model"], *weights, "--ctx-size", str(context), *cache]
 
 
 def xllamacpp(recipe: Recipe, place: list[str]) -> list[str]:
     """Return the arguments of a Python that runs llama.cpp's server from the package xllamacpp."""
-    return [str(Path(__file__).with_name("serve_llama_cpp.py")), *llama_cpp(recipe, place)]
+    if "weights" not in recipe:
+        raise UserError("serve.weights: expected a GGUF file, which xllamacpp does not fetch")
+    if other := recipe.get("options", {}).keys() - {"parallel", "threads"}:
+        raise UserError(
+            f"serve: options: `{min(other)}`: xllamacpp takes parallel and threads; remove it, or"
+            " take program: llama.cpp"
+        )
+    threads = [] if "threads" in recipe.get("options", {}) else ["--threads", "1"]
+    script = os.path.relpath(Path(__file__).with_name("serve_llama_cpp.py"))
+    return [script, *llama_cpp(recipe, place), *threads]
+
+
+def count(options: Mapping[str, Any], name: str) -> int:
+    """Return an option that is a count, 1 if it is not given."""
+    found = options.get(name, 1)
+    if not isinstance(found, int) or isinstance(found, bool) or found < 1:
+        raise UserError(f"serve.options.{name}: expected 1 or more, found {found!r}")
+    return found
 
 
 def further(options: dict[str, object]) -> list[str]:
@@ -167,7 +196,7 @@ def wait(child: "subprocess.Popen[bytes]", address: str, model: str, timeout_s: 
                 " its last lines above say why"
             )
         why = answers(address, model)
-        if not why:
+        if not why and child.poll() is None:  # else another server took its port
             return
         time.sleep(WAIT_S)
     raise UserError(
@@ -193,8 +222,15 @@ def end_with_parent() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
+class Server(NamedTuple):
+    """A server that answers: its process, and the address of its API."""
+
+    child: "subprocess.Popen[bytes]"
+    address: str
+
+
 @contextmanager
-def running(recipe: Recipe, record: Path, address_file: Path | None) -> "Iterator[Server]":
+def running(recipe: Recipe, record: Path, address_file: Path | None) -> Iterator[Server]:
     """Start the server, wait until it answers, write its record, and end it with the block."""
     record.unlink(missing_ok=True)
     port = free_port()
@@ -228,26 +264,29 @@ def running(recipe: Recipe, record: Path, address_file: Path | None) -> "Iterato
                 os.killpg(child.pid, signal.SIGKILL)
 
 
-class Server(NamedTuple):
-    """A server that answers: its process, and the address of its API."""
-
-    child: "subprocess.Popen[bytes]"
-    address: str
-
-
 def serve_to(line: list[str], names: list[str], recipe: Recipe, record: Path) -> int:
-    """Run a command with the server's address in its environment; return its exit status."""
-    if own("MODE") == "replay":
-        return subprocess.run(line, check=False).returncode
+    """Run a command with the server's address in its environment; return its exit status.
+
+    SIGTERM is passed on to it; an interrupt from the terminal reaches it by itself. Raise
+    `UserError` if the server ends before the command, whatever that made of it.
+    """
+    if nothing_to_do([Path(line[1]).name, *line[2:]]):
+        os.execvp(line[0], line)
     with running(recipe, record, None) as server:
         named = {name: "none" if name.endswith("_KEY") else server.address for name in names}
-        done = subprocess.run(line, check=False, env=os.environ | named)
-        if done.returncode and server.child.poll() is not None:
+        child = subprocess.Popen(line, env=os.environ | named, preexec_fn=end_with_parent)
+        signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+        while child.poll() is None:
+            with suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
+                child.wait(WAIT_S)
+            if server.child.poll() is not None:
+                child.terminate()
+        if server.child.poll() is not None:
             raise UserError(
                 f"the server of {recipe['model']} ended with status {server.child.returncode} while"
                 " it was needed; run again; answers are kept"
             )
-        return done.returncode
+        return child.returncode if child.returncode >= 0 else 128 - child.returncode
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -275,9 +314,10 @@ def main(argv: list[str] | None = None) -> None:
         print(awaited(args.awaited, args.record))
         return
     end_with_parent()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     if args.command:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
         sys.exit(serve_to(args.command, args.export, args.recipe, args.record))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with running(args.recipe, args.record, args.address) as server:
         raise UserError(
             f"the server of {args.recipe['model']} ended with status {server.child.wait()} while it"

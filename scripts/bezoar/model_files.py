@@ -10,6 +10,7 @@ TOKENIZER_FILES = (
     "added_tokens.json",
     "chat_template.jinja",
 )
+WEIGHTS = (".safetensors", ".bin", ".gguf")  # suffixes of files of weights
 # Loading a directory of weights reads these files as well.
 COMPANIONS = {
     "model.safetensors": ("config.json", "generation_config.json", *TOKENIZER_FILES),

@@ -527,8 +527,8 @@ def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
                 raise UserError(f"{path}:{number}: expected each column once; rename one")
         elif len(cells) != len(header):
             raise UserError(
-                f"{path}:{number}: expected {len(header)} cells, found {len(cells)}; quote a cell"
-                " that holds the separator"
+                f"{path}:{number}: expected {len(header)} cells, found {len(cells)}; a cell"
+                " may hold the separator"
             )
         else:
             yield {name: cell or None for name, cell in zip(header, cells, strict=True)}

@@ -23,6 +23,7 @@ from typing import Any
 from bezoar import program, surroundings
 from bezoar.errors import UserError
 from bezoar.llm.answer_store import edited
+from bezoar.model_files import WEIGHTS
 from bezoar.provenance import audit
 from bezoar.provenance.code_digest import libraries
 
@@ -104,7 +105,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--absent-ok",
         action="store_true",
-        help="weights (*.safetensors) may be absent, as in an archive without them",
+        help="weights may be absent, as in an archive without them",
     )
     parser.add_argument("--only", nargs="*", help="make only these stages again")
     args = parser.parse_args(argv)
@@ -117,7 +118,9 @@ def main(argv: list[str] | None = None) -> None:
     absent = [
         line
         for line in hashed
-        if args.absent_ok and audit.ABSENT in line and ".safetensors: " in line
+        if args.absent_ok
+        and audit.ABSENT in line
+        and any(f"{suffix}: " in line for suffix in WEIGHTS)
     ]
     wrong += [line for line in hashed if line not in absent] + audit.chain(receipts, args.results)
     light = [

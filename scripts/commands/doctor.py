@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import os
 import shutil
+import subprocess
 import tempfile
 import urllib.error
 import urllib.request
@@ -71,17 +72,31 @@ def machine(config: dict[str, Any], profile: str = "profiles/default") -> Iterat
     yield from machine_checks.problems(config, profile)
 
 
+def job_of(role: str) -> str:
+    """Return what the jobs that ask a model are called."""
+    return "generate-" if role in ("teacher", "evaluator") else role
+
+
+def server_there(serve: dict[str, Any]) -> bool:
+    """Say whether the program of a server can be started, and a Python has xllamacpp."""
+    program = shutil.which(serve["executable"])
+    if program is None or serve["program"] != "xllamacpp":
+        return program is not None
+    tried = subprocess.run([program, "-c", "import xllamacpp"], capture_output=True, check=False)
+    return tried.returncode == 0
+
+
 def language_models(config: dict[str, Any]) -> Iterator[str]:
     """Yield missing keys and servers that do not answer."""
     layout = Layout(config)
     for role, settings in models(config):
         if settings["provider"] == "simulator":
             continue
-        if served.asks(layout, settings):
-            if shutil.which(config["serve"]["executable"]) is None:
+        if served.asked(layout, job_of(role), settings):
+            if not server_there(config["serve"]):
                 yield (
-                    f"{role}: no program {config['serve']['executable']}; make its environment"
-                    " (docs/reproducing.md) or correct serve.executable"
+                    f"{role}: no program {config['serve']['executable']} that serves it; make its"
+                    " environment (docs/reproducing.md) or correct serve.executable"
                 )
             continue
         if not os.environ.get(settings["api_key_env"] or ""):
@@ -109,7 +124,7 @@ def model_ends(config: dict[str, Any], today: date) -> list[str]:
     layout = Layout(config)
     roles: dict[str, tuple[ModelSpec, list[str]]] = {}
     for role, settings in models(config):
-        if settings["provider"] == "simulator" or served.asks(layout, settings):
+        if settings["provider"] == "simulator" or served.asked(layout, job_of(role), settings):
             continue
         spec = ModelSpec.of(settings)
         place = f"{spec.provider} {spec.model} {spec.base_url_env} {spec.api_key_env}"

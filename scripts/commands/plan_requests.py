@@ -189,8 +189,8 @@ class Plan:
     def __init__(
         self, config: dict[str, Any], tokenizers: Path, scratch: Path, evaluation: bool = False
     ) -> None:
-        self.config, self.tokenizers = config, tokenizers
         self.layout, self.evaluation = Layout(config), evaluation
+        self.config, self.tokenizers = self.layout.config, tokenizers
         self.results = Path(self.layout.results)
         self.loads: dict[str, Load] = {}
         self.rows: dict[str, list[dict[str, Any]]] = {}
@@ -307,7 +307,7 @@ class Plan:
         """Plan the evolutions, their comparisons and their responses."""
         recipe, files = self.recipe("evol"), self.paths("dolly")
         rows = (
-            read_jsonl(files[0])
+            generate_evol.read_seeds(files[0])
             if files
             else [
                 {"instruction": filler(f"dolly {i}", 60), "category": f"category {i % 8}"}

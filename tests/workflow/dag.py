@@ -19,6 +19,10 @@ from snakemake.settings.types import (
     StorageSettings,
 )
 
+sys.path.insert(0, "scripts")
+from bezoar.provenance import staleness
+from bezoar.provenance.snakemake_patch import shell_of
+
 Job = dict[str, Any]
 
 
@@ -31,7 +35,7 @@ def named(files: Any) -> dict[str, list[str]]:
 
 
 def jobs(configs: list[str], targets: list[str]) -> list[Job]:
-    """Return rule, inputs, outputs, parameters of all jobs, whether they would run or not."""
+    """Return what all jobs are and have, whether they would run or not."""
     with SnakemakeApi(OutputSettings(quiet={Quietness.ALL})) as api:
         workflow = api.workflow(
             resource_settings=ResourceSettings(cores=2),
@@ -50,6 +54,7 @@ def jobs(configs: list[str], targets: list[str]) -> list[Job]:
                 "inputs": named(job.input),
                 "outputs": named(job.output),
                 "params": {name: str(value) for name, value in job.params.items()},
+                "command": staleness.command_in(shell_of(job)) if job.output else [],
             }
             for job in inner.dag.jobs
         ]

@@ -9,9 +9,10 @@ from dag import Job, jobs_of
 from smallest import ROOT
 
 import doctor
-from bezoar.workflow import lineage
+from bezoar.workflow import duration, lineage
 from bezoar.workflow.configuration import resolved
 from bezoar.workflow.layout import LAST, Layout
+from bezoar.workflow.progress_display import TARGET, name_of
 
 TWO_MODELS = {
     "extra_models": {
@@ -208,3 +209,18 @@ def test_make_doctor_looks_at_every_model_that_a_run_asks(name: str, overlays: P
     looked_at = [settings for _, settings in doctor.models(facts.config)]
     missed = [settings for settings in asked if settings not in looked_at]
     assert missed == [] and all(settings in asked for settings in looked_at)
+
+
+def test_the_time_of_every_step_of_a_first_rehearsal_is_known(overlays: Path) -> None:
+    names = {name_of(job["rule"], job["wildcards"]) for job in dag("rehearsal", overlays)}
+    assert names - {TARGET} == set(duration.read(duration.REFERENCE)["seconds"])
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_the_command_of_a_receipt_is_found_behind_what_serves_its_model(
+    name: str, overlays: Path
+) -> None:
+    for job in dag(name, overlays):
+        if "receipt" in job["outputs"]:
+            assert job["command"][0] == job["inputs"]["script"][0]
+            assert job["command"][-1] == job["outputs"]["receipt"][0]

@@ -54,6 +54,7 @@ class ServerSettings(TypedDict):
 
     program: Literal["vllm", "transformers", "llama.cpp", "xllamacpp"]
     executable: str  # path, or a name on PATH; for xllamacpp a Python that has it
+    lock: NotRequired[str | None]  # sha256 of the lock of the server's environment
     weights: NotRequired[str]  # their file, unless the server finds them by the model's name
     dtype: str
     quantization: str | None

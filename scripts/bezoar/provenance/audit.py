@@ -240,7 +240,8 @@ def reservations(receipts: Receipts, results: Path) -> list[str]:
         for path in results.rglob("*")
         if path.is_file() and str(path) not in declared and "/." not in str(path)
     )
-    others = [path for path in others if not path.startswith(f"{results}/store/")]
+    kept = (f"{results}/store/", f"{results}/serve/")  # answers, and what served them
+    others = [path for path in others if not path.startswith(kept)]
     return [*found, *(f"undeclared: {path}: no receipt wrote it" for path in others)]
 
 

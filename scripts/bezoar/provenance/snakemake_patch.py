@@ -39,10 +39,12 @@ def job_reasons(job: Any, hashes: fingerprint.Hashes) -> list[str]:
         return []  # a server: it exists while it runs
     if receipt is None:
         return source_reasons(str(job.output[0]), json.loads(job.params.entry), hashes)
-    # Compared as code, as environment, and, for a server's address, not at all: the recipe says
-    # what is served.
-    known = {str(path) for name in ("script", "lock", "server") if (path := job.input.get(name))}
-    known.update(map(str, job.input.get("shards") or []))
+    # Compared as code, as environment, and, for a server's address or weights, by the recipe, which
+    # says what is served.
+    known = {str(path) for name in ("script", "lock") if (path := job.input.get(name))}
+    for name in ("shards", "server"):
+        found = job.input.get(name) or []
+        known.update([found] if isinstance(found, str) else map(str, found))
     return staleness.reasons(
         Path(receipt),
         inputs=[str(path) for path in job.input if str(path) not in known],

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bezoar.model_files import WEIGHTS
 from bezoar.provenance.audit import Receipts, named_files
 from bezoar.provenance.fingerprint import files_in
 from bezoar.readers import read_json, read_text
@@ -90,7 +91,12 @@ def parts_of_data(layout: Layout, scheme: str) -> list[dict[str, Any]]:
         layout.registry[name] for name in recipes.origins(layout, scheme) if "/" not in name
     ]
     teacher = layout.config["teacher"]["model"]
-    served = [entry for entry in layout.registry.values() if entry.get("hub") == teacher]
+    weights = (layout.config["serve"] or {}).get("weights")
+    served = [
+        entry
+        for entry in layout.registry.values()
+        if entry.get("hub") == teacher or entry["id"] == weights
+    ]
     return [*made_from, *(served if layout.generated else [])]
 
 
@@ -173,7 +179,7 @@ def model_card(layout: Layout, model: str, namespace: str) -> str:
     card: Any = ModelCard(read_text(Path(f"{layout.results}/merge/{model}/README.md")))
     below = lineage.merge(layout, model).below
     base = layout.config["sources"]["base_model"]
-    of_base = layout.registry[base]["hub"] if base in layout.registry else None
+    of_base = layout.registry.get(base, {}).get("hub")
     card.data.base_model = of_base if below == BASE else f"{namespace}/{below}{suffix(layout)}"
     published = {scheme: f"{namespace}/{dataset_name(layout, scheme)}" for scheme in layout.schemes}
     preferences = {recipes.PREFERENCES: "Anthropic/hh-rlhf"}
@@ -232,7 +238,7 @@ def left_behind(layout: Layout, receipts: Receipts) -> dict[str, str]:
         for stage in TEXTS_OF_OTHERS:
             copied = files_in(receipts[stage]["outputs"]) if stage in receipts else {}
             behind |= dict.fromkeys(copied, "copies evaluation items that state no licence")
-    weights = {path for path in named if path.endswith((".safetensors", ".bin"))}
+    weights = {path for path in named if path.endswith(WEIGHTS)}
     return behind | dict.fromkeys(weights - set(behind), "weights, in repositories of their own")
 
 

@@ -2,6 +2,7 @@
 numbers that it stands for, so that nothing is lost but what the quantisation had lost before.
 """
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,14 @@ def dequantized(path: Path) -> tuple[Any, Any]:
         raise UserError(f"{path}: reading it needs the package gguf; make environment installs it")
     options = {"gguf_file": path.name, "local_files_only": True, "trust_remote_code": False}
     try:
-        read, info = AutoModelForCausalLM.from_pretrained(
-            path.parent, dtype=torch.float32, output_loading_info=True, **options
-        )
-        tokenizer = AutoTokenizer.from_pretrained(path.parent, **options)
+        with tempfile.TemporaryDirectory() as alone:  # else what lies beside it would be read, too
+            (Path(alone) / path.name).symlink_to(path.resolve())
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                alone, dtype=torch.float32, output_loading_info=True, **options
+            )
+            tokenizer = AutoTokenizer.from_pretrained(alone, **options)
+        read, info = loaded
+        model = plain(read)
     except Exception as error:  # each architecture's code, and the gguf package, raise their own
         if shortage(error):
             raise
@@ -46,11 +51,17 @@ def dequantized(path: Path) -> tuple[Any, Any]:
         raise UserError(
             f"{path}: {len(missing)} weights are missing, the first {min(missing)}; fetch it again"
         )
+    return model, tokenizer
+
+
+def plain(read: Any) -> Any:
+    """Return a model like one that was read from GGUF, of the same weights, that can be saved."""
     config = read.config
     config.architectures = [type(read).__name__]
-    del config.quantization_config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
     model = type(read)(config)
     model.load_state_dict(read.state_dict())
     if read.generation_config is not None:
         model.generation_config = read.generation_config
-    return model, tokenizer
+    return model

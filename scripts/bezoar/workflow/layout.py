@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from bezoar.errors import UserError
+from bezoar.provenance.fingerprint import Hashes
+from bezoar.provenance.staleness import CACHE
 from bezoar.workflow import sources
 
 REGISTRY = Path("config/sources.yaml")
@@ -34,6 +36,68 @@ WORLD_FILES = (
     " lm_eval/world_skills.jsonl lm_eval/world_skills.yaml"
     " heldout/lamini.jsonl heldout/orca.jsonl heldout/evol.jsonl heldout/preferences.jsonl"
 ).split()
+
+
+def files_of_model(folder: Path) -> list[str]:
+    """Return the files of a model's directory; of an empty one, the file that is missed first."""
+    found = sorted(str(file) for file in folder.glob("*") if file.is_file())
+    return found or [f"{folder}/config.json"]
+
+
+def per_job(config: dict[str, Any]) -> bool:
+    """Whether each job that asks the served model starts a server of its own."""
+    return bool(config["serve"]) and not config["serve"].get("shared", True)
+
+
+def sha256_of(item: str, entries: dict[str, dict[str, Any]]) -> str:
+    """Return the sha256 of a file that is named by its id in the registry or by its path.
+
+    Raise `UserError` if there is no such file, or the registry pins none.
+    """
+    if "/" not in item:
+        found = sources.find(item, entries).get("sha256")
+    else:
+        hashes = Hashes(CACHE)
+        found = hashes.of(item)
+        hashes.save()
+    if not found:
+        raise UserError(
+            f"{item}: expected a file, or an entry of config/sources.yaml with a sha256; bring it,"
+            " or correct its name"
+        )
+    return str(found)
+
+
+def with_served_weights(
+    config: dict[str, Any], registry: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
+    """Return the configuration in which the sha256 of `serve: weights` is the revision of every
+    model that they are served as, so that no stored answer of other weights is taken for theirs.
+
+    Raise `UserError` if the teacher's variables have no names, or the weights no known sha256.
+    """
+    serve, teacher = config["serve"], config["teacher"]
+    if not serve:
+        return config
+    for name in ("base_url_env", "api_key_env"):
+        if not teacher[name]:
+            raise UserError(
+                f"teacher.{name}: expected the name of a variable, because `serve` puts the"
+                " server's into it; name one, such as TEACHER_BASE_URL and TEACHER_API_KEY"
+            )
+    if not serve.get("weights"):
+        return config
+    digest = sha256_of(serve["weights"], registry)
+
+    def filled(value: Any, key: str = "") -> Any:
+        if isinstance(value, dict):
+            same = value.get("base_url_env") == teacher["base_url_env"]
+            if same and (key == "teacher" or per_job(config)) and value["revision"] is None:
+                return {**value, "revision": f"sha256:{digest[:16]}"}
+            return {name: filled(inner, name) for name, inner in value.items()}
+        return value
+
+    return {name: filled(value, name) for name, value in config.items()}
 
 
 def each(pattern: str, names: Iterable[str]) -> list[str]:
@@ -70,10 +134,10 @@ class Layout:
     def __init__(
         self, config: dict[str, Any], registry: dict[str, dict[str, Any]] | None = None
     ) -> None:
-        self.config = config
         known = sources.load(REGISTRY) if registry is None else registry
         known = sources.with_models(config["released"], known, "released", "dataset")
         self.registry = sources.with_models(config["extra_models"], known)
+        self.config = config = with_served_weights(config, self.registry)
         self.results: str = config["pathvars"]["results"]
         self.schemes: list[str] = config["sft"]["order"]
         self.generated = self.schemes if config["entry"] == "generate" else []
@@ -190,8 +254,16 @@ class Layout:
         folder = Path(self.import_directory(name))
         if not self.extra[name].get("path"):
             return [f"{folder}/manifest.json"]
-        found = sorted(str(file) for file in folder.glob("*") if file.is_file())
-        return found or [f"{folder}/config.json"]
+        return files_of_model(folder)
+
+    def base_files(self) -> list[str]:
+        """Return what the base is imported from: a file, the manifest of its snapshot, or every
+        file of its directory.
+        """
+        place = self.source("base_model")
+        if place is None:
+            return []
+        return files_of_model(Path(place)) if Path(place).is_dir() else [place]
 
     def task_files(self) -> list[str]:
         """Return the task files of lm-eval and, where they exist or are made here, the data beside

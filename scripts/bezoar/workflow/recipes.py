@@ -34,7 +34,8 @@ def generation(layout: Layout, scheme: str) -> Recipe:
     server's.
     """
     teacher = layout.config["teacher"]
-    server = served.recipe(layout, teacher)
+    evaluator = layout.config["generate"]["evol"]["evaluator"] if scheme == "evol" else None
+    server = served.recipe(layout, f"generate-{scheme}", teacher, evaluator)
     return section(layout, f"generate.{scheme}", teacher=teacher, **server)
 
 
@@ -54,7 +55,7 @@ def rating(layout: Layout) -> Recipe:
     nothing.
     """
     filtering = layout.config["filter"]
-    server = served.recipe(layout, filtering["rater"], filtering["second_rater"])
+    server = served.recipe(layout, "filter", filtering["rater"], filtering["second_rater"])
     settings = section(layout, "filter", teacher=layout.config["teacher"]["model"], **server)
     return {key: value for key, value in settings.items() if key != "paper_rater"}
 
@@ -89,6 +90,12 @@ def data_card(layout: Layout, scheme: str) -> Recipe:
     names = origins(layout, scheme)
     teacher = config["teacher"]["model"]
     rater = config["filter"]["rater"]["model"] if made else "GPT-4, as released"
+
+    def origin_of(what: str, model: dict[str, Any]) -> dict[str, str]:
+        return sources.model_origin(
+            what, model["model"], layout.registry, served.registered(layout, model)
+        )
+
     return seeded(
         layout,
         scheme=scheme,
@@ -97,8 +104,10 @@ def data_card(layout: Layout, scheme: str) -> Recipe:
         licence=config["data"]["cards"][scheme]["licence"],
         sources=[
             *sources.origins(names, layout.registry),
-            *([sources.model_origin("responses", teacher, layout.registry)] if made else []),
-            sources.model_origin("verdicts", rater, layout.registry),
+            *([origin_of("responses", config["teacher"])] if made else []),
+            origin_of("verdicts", config["filter"]["rater"])
+            if made
+            else sources.model_origin("verdicts", rater, layout.registry),
         ],
         teacher=teacher,
         rater=rater,
@@ -133,7 +142,7 @@ def model_card(layout: Layout, model: str, files: list[str]) -> Recipe:
 def judging(layout: Layout, **more: Any) -> Recipe:
     """Return the settings of the main judgments, or with `more` of a column."""
     settings = section(layout, "mtbench.judgments", **more)
-    return settings | served.recipe(layout, settings["judge"])
+    return settings | served.recipe(layout, "judge", settings["judge"])
 
 
 def rejudge(layout: Layout, column: str) -> Recipe:

@@ -54,6 +54,11 @@ LIGHT = frozenset(
     " mtbench_judgments mtbench_rejudge mtbench bridge evaluate_lm_eval evaluate_mtbench evaluate"
     " claims explorer report".split()
 )
+# Rules whose jobs ask a language model.
+ASKING = (
+    "generate_lamini generate_evol generate_orca filter mtbench_judgments mtbench_rejudge".split()
+)
+SERVER_MB = 1200  # llama.cpp beside a client: its buffers, keys and values of a small model
 MARGIN = 1.3  # between two runs, and between machines
 SCHEDULED_MB = 400  # Snakemake itself, twice: it starts each job of a scheduler
 CUDA_MB = 3000  # [ours] of host memory: CUDA's libraries and pinned buffers
@@ -135,7 +140,8 @@ def parameters(layout: Layout) -> int:
                 f" {count!r}"
             )
         return count
-    weights = [*Path(f"data/hub/{name}").glob("*.safetensors")] if name else []
+    place = Path(name) if name and "/" in name else Path(f"data/hub/{name}")
+    weights = [place] if place.is_file() else [*place.glob("*.safetensors")]
     return sum(path.stat().st_size for path in weights) // 2 or PAPER_PARAMETERS
 
 
@@ -170,6 +176,8 @@ class Needs:
             found["import_model"] = self.host("import_model", self.moved(), gpus=0, like="base")
         if served.shared(layout) and layout.generated:
             found |= self.served()
+        elif config["serve"]:
+            found |= self.serving()
         for rule, more in EVALUATION_MB.items():
             found[rule] = self.host(rule, 0.0, gpus=0, more_mb=0 if world else more)
         pairs = min(config["preferences"]["first"], world.get("preference_pairs", 10**9))
@@ -227,6 +235,15 @@ class Needs:
         # [ours] weights pass through the host's page cache, which a limit counts only in part
         server = Need(1000 if self.config["world"] else 32_000, days, gpus)
         return {"serve": server, **{f"generate_{s}": asking for s in self.layout.generated}}
+
+    def serving(self) -> dict[str, Need]:
+        """Return what the jobs need that start a server of the model themselves."""
+        gpus = int(self.config["serve"]["tensor_parallel_size"])
+        stages = [job.stage for job in self.layout.language_model_jobs()]
+        rules = [rule for rule in ASKING if any(stage.startswith(rule) for stage in stages)]
+        weights = 0 if gpus else 2 * self.size  # [ours] at most, if it is as large as the base
+        mem_mb = 100 * math.ceil((SERVER_MB + weights / 1e6) / 100)
+        return {rule: Need(mem_mb, 86_400.0, gpus) for rule in rules}
 
     def most_rows(self) -> int:
         """Return the rows of the largest scheme, before the filter."""

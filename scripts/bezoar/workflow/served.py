@@ -8,86 +8,119 @@ machine with few cores.
 import shlex
 from typing import Any
 
+from bezoar.errors import UserError
 from bezoar.files import canonical
-from bezoar.workflow.layout import Layout
+from bezoar.provenance.fingerprint import LOCKS, Hashes
+from bezoar.surroundings import own
+from bezoar.workflow.layout import Layout, per_job
 
 Settings = dict[str, Any]
+LOCK = LOCKS / "llama-cpp.lock"
 
 
 def shared(layout: Layout) -> bool:
     """Whether one server is for all generation jobs."""
-    return bool(layout.config["serve"]) and layout.config["serve"].get("shared", True)
+    return bool(layout.config["serve"]) and not per_job(layout.config)
 
 
-def own(layout: Layout) -> bool:
-    """Whether each job that asks the model starts its own server."""
-    return bool(layout.config["serve"]) and not shared(layout)
+def replayed() -> bool:
+    """Whether all answers come from the store, so that no server is needed."""
+    return own("MODE") == "replay"
 
 
-def asks(layout: Layout, settings: Settings | None) -> bool:
-    """Whether a model of the configuration is the one that the workflow serves, to the job that
-    asks it. A shared server is the teacher's only.
+def asked(layout: Layout, job: str, *models: Settings | None) -> list[Settings]:
+    """Return those of a job's models that the workflow serves to it: none but the teacher by a
+    shared server, and that to generation jobs.
     """
     teacher = layout.config["teacher"]
-    if settings is None or not layout.config["serve"]:
-        return False
-    return settings is teacher or (
-        own(layout) and settings["base_url_env"] == teacher["base_url_env"]
-    )
+    if shared(layout):
+        return [teacher] if job.startswith("generate-") else []
+    if not per_job(layout.config):
+        return []
+    return [model for model in models if model and model["base_url_env"] == teacher["base_url_env"]]
 
 
-def threads(layout: Layout, *models: Settings | None) -> int:
-    """Return the cores of a job that asks these models: those of the server it starts."""
-    if not own(layout) or not any(asks(layout, model) for model in models):
+def threads(layout: Layout, job: str, *models: Settings | None) -> int:
+    """Return the cores of a job: those of the server that it starts."""
+    if shared(layout) or not asked(layout, job, *models):
         return 1
-    return int(layout.config["serve"].get("options", {}).get("threads", 1))
+    count: int = layout.config["serve"].get("options", {}).get("threads", 1)
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        raise UserError(
+            f"serve.options.threads: expected 1 or more, because a job claims as many cores; found"
+            f" {count!r}"
+        )
+    return count
 
 
-def weights(layout: Layout, *models: Settings | None) -> list[str]:
-    """Return the weights that the server of a job reads, where the configuration names them."""
-    named = (layout.config["serve"] or {}).get("weights")
-    used = any(asks(layout, model) for model in models)
-    return [layout.place(named)] if named and used else []
+def weights_files(layout: Layout) -> list[str]:
+    """Return the weights that the server reads, where the configuration names them."""
+    named = layout.config["serve"].get("weights")
+    return [layout.place(named)] if named else []
 
 
-def recipe(layout: Layout, *models: Settings | None) -> dict[str, Any]:
-    """Return what the recipe of a job holds of the server: precision decides answers, how often it
-    is started does not.
+def files(layout: Layout, job: str, *models: Settings | None) -> list[str]:
+    """Return the files that a job's server is there with: the shared one's address, or the weights
+    of its own; none where MODE=replay answers from the store.
     """
-    if not any(asks(layout, model) for model in models):
-        return {}
-    named = layout.config["serve"]
-    return {"serve": {key: value for key, value in named.items() if key != "shared"}}
+    if replayed() or not asked(layout, job, *models):
+        return []
+    return [f"{layout.results}/serve/teacher.url"] if shared(layout) else weights_files(layout)
 
 
-def command(layout: Layout) -> dict[str, Any]:
+def registered(layout: Layout, model: Settings) -> str | None:
+    """Return the id in config/sources.yaml of the weights that a model is served from, if it is
+    served here and they have one.
+    """
+    serve, teacher = layout.config["serve"] or {}, layout.config["teacher"]
+    named = serve.get("weights")
+    same = model["base_url_env"] == teacher["base_url_env"]
+    return named if named in layout.registry and same else None
+
+
+def settings(layout: Layout) -> dict[str, Any]:
+    """Return what decides the server's answers beside the model's own settings: how often it is
+    started does not.
+    """
+    named = {key: value for key, value in layout.config["serve"].items() if key != "shared"}
+    if named["program"] == "xllamacpp":
+        named["lock"] = Hashes().of(LOCK)
+    return named
+
+
+def recipe(layout: Layout, job: str, *models: Settings | None) -> dict[str, Any]:
+    """Return what the recipe of a job holds of the server."""
+    return {"serve": settings(layout)} if asked(layout, job, *models) else {}
+
+
+def server_recipe(layout: Layout) -> dict[str, Any]:
     """Return the recipe of the server itself."""
-    config = layout.config
-    named = {key: value for key, value in config["serve"].items() if key != "shared"}
-    if "weights" in named:
-        named["weights"] = layout.place(named["weights"])
+    config, found = layout.config, settings(layout)
+    if "weights" in found:
+        found["weights"] = layout.place(found["weights"])
     teacher = {key: config["teacher"][key] for key in ("model", "revision")}
-    return {**named, **teacher, "seed": config["seed"]}
+    return {**found, **teacher, "seed": config["seed"]}
 
 
 def before(layout: Layout, job: str, *models: Settings | None) -> str:
-    """Return what stands before the program of a job that asks these models, on its command line:
-    it waits for the shared server, or starts one for the program.
+    """Return the shell line before the program of a job that asks these models: it waits for the
+    shared server, or begins the command that starts one for the program, which ends it. Snakemake
+    is that command's parent, so that it ends with Snakemake.
     """
-    used = [model for model in models if model and asks(layout, model)]
-    if not used:
+    used = asked(layout, job, *models)
+    if not used or replayed():
         return ""
-    folder, teacher = f"{layout.results}/serve", layout.config["teacher"]
-    if own(layout):
-        names = [model[key] for model in used for key in ("base_url_env", "api_key_env")]
-        export = " ".join(dict.fromkeys(name for name in names if name))
+    folder = f"{layout.results}/serve"
+    if shared(layout):
+        address, key = used[0]["base_url_env"], used[0]["api_key_env"]
         return (
-            f"python scripts/serve_model.py --recipe {shlex.quote(canonical(command(layout)))}"
-            f" --record {folder}/{job}.json --export {export} -- "
+            f"{address}=$(python scripts/serve_model.py"
+            f" --await {folder}/teacher.url --record {folder}/teacher.json);"
+            f" export {address} {key}=none"
         )
-    address, key = teacher["base_url_env"], teacher["api_key_env"]
+    names = [model[key] for model in used for key in ("base_url_env", "api_key_env")]
+    text = shlex.quote(canonical(server_recipe(layout)))
     return (
-        f"{address}=$(python scripts/serve_model.py"
-        f" --await {folder}/teacher.url --record {folder}/teacher.json);"
-        f" export {address} {key}=none; "
+        f"exec python scripts/serve_model.py --recipe {text}"
+        f" --record {folder}/{job}.json --export {' '.join(dict.fromkeys(names))} -- \\"
     )

@@ -20,8 +20,8 @@ def share(layout: Layout) -> Callable[[Any], str]:
 
 
 def own_server(layout: Layout) -> Callable[[Any], str]:
-    """Return the shell command that gives a shard the server of its number, where one is named."""
+    """Return the shell line that gives a shard the server of its number, where one is named."""
     name = layout.config["teacher"]["base_url_env"]
     if not name:
         return lambda _: ""
-    return lambda wildcards: f'export {name}="${{{name}_{wildcards.number}:-${name}}}"; '
+    return lambda wildcards: f'export {name}="${{{name}_{wildcards.number}:-${name}}}"'

@@ -63,13 +63,18 @@ def origins(names: list[str], entries: dict[str, dict[str, Any]]) -> list[dict[s
     return rows
 
 
-def model_origin(what: str, model: str, entries: dict[str, dict[str, Any]]) -> dict[str, str]:
+def model_origin(
+    what: str, model: str, entries: dict[str, dict[str, Any]], identifier: str | None = None
+) -> dict[str, str]:
     """Return {what, origin, licence} of texts that a language model wrote: its own licence if it is
-    in the registry, else its provider's terms.
+    in the registry, by its name or as `identifier`, else its provider's terms.
     """
-    licence = next(
-        (entry["licence"] for entry in entries.values() if entry.get("hub") == model), None
+    known = (
+        entry["licence"]
+        for entry in entries.values()
+        if entry.get("hub") == model or entry["id"] == identifier
     )
+    licence = next(known, None)
     simulated = {"simulator": "Apache-2.0, a program of this workflow"}
     return {
         "what": what,

@@ -3,13 +3,18 @@
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bezoar.errors import UserError
 from bezoar.workflow import recipes, served
 from bezoar.workflow.configuration import resolved
 from bezoar.workflow.layout import Layout
@@ -44,15 +49,17 @@ def test_without_serve_nothing_is_started() -> None:
     paper = layout("paper.yaml")
     teacher = paper.config["teacher"]
     assert served.before(paper, "generate-orca", teacher) == ""
-    assert served.recipe(paper, teacher) == {} and served.weights(paper, teacher) == []
+    assert served.recipe(paper, "generate-orca", teacher) == {}
+    assert served.files(paper, "generate-orca", teacher) == []
 
 
 def test_a_shared_server_is_the_teacher_s_alone() -> None:
     paper = layout("paper.yaml", "serve-vllm.yaml")
-    teacher, rater = paper.config["teacher"], paper.config["filter"]["rater"]
-    assert "--await results/serve/teacher.url" in served.before(paper, "generate-orca", teacher)
-    assert served.before(paper, "filter-orca", rater | {"base_url_env": "TEACHER_BASE_URL"}) == ""
-    assert served.threads(paper, teacher) == 1
+    teacher = paper.config["teacher"]
+    line = served.before(paper, "generate-orca", teacher)
+    assert "--await results/serve/teacher.url" in line and line.endswith("TEACHER_API_KEY=none")
+    assert served.before(paper, "filter-orca", teacher) == "", "even with the same settings"
+    assert served.threads(paper, "generate-orca", teacher) == 1
 
 
 def test_a_job_of_the_trial_starts_its_own_server_for_every_model_behind_it() -> None:
@@ -60,12 +67,23 @@ def test_a_job_of_the_trial_starts_its_own_server_for_every_model_behind_it() ->
     config = trial.config
     judge = config["mtbench"]["judgments"]["judge"]
     for job, model in (("generate-orca", config["teacher"]), ("judge-base", judge)):
-        line = shlex.split(served.before(trial, job, model))
+        line = shlex.split(served.before(trial, job, model).removesuffix("\\"))
+        assert line[:3] == ["exec", "python", "scripts/serve_model.py"]
         assert line[-4:] == ["--export", "TEACHER_BASE_URL", "TEACHER_API_KEY", "--"]
         recipe = json.loads(line[line.index("--recipe") + 1])
         assert recipe["weights"] == "data/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-        assert "shared" not in recipe and served.threads(trial, model) == 2
-        assert served.weights(trial, model) == [recipe["weights"]]
+        assert "shared" not in recipe and served.threads(trial, job, model) == 2
+        assert served.files(trial, job, model) == [recipe["weights"]]
+
+
+def test_a_replay_needs_neither_server_nor_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BEZOAR_MODE", "replay")
+    for name in ("serve-vllm.yaml", "trial.yaml"):
+        here = layout("paper.yaml", name)
+        teacher = here.config["teacher"]
+        assert served.before(here, "generate-orca", teacher) == ""
+        assert served.files(here, "generate-orca", teacher) == []
+        assert served.recipe(here, "generate-orca", teacher), "what made the answers stays said"
 
 
 def test_how_often_a_server_is_started_makes_nothing_stale_and_its_precision_does() -> None:
@@ -73,18 +91,55 @@ def test_how_often_a_server_is_started_makes_nothing_stale_and_its_precision_doe
     made = [recipes.generation(trial, "orca"), recipes.rating(trial), recipes.judging(trial)]
     assert all("shared" not in recipe["serve"] for recipe in made)
     assert all(recipe["serve"]["quantization"] == "Q4_1" for recipe in made)
+    assert all(len(recipe["serve"]["lock"]) == 64 for recipe in made)
+
+
+def test_other_weights_make_other_requests_and_other_recipes(tmp_path: Path) -> None:
+    models = []
+    for content in (b"one", b"two"):
+        (tmp_path / "w.gguf").write_bytes(content)
+        (tmp_path / "mine.yaml").write_text(f"serve: {{weights: {tmp_path}/w.gguf}}")
+        trial = Layout(resolved(["config/trial.yaml", str(tmp_path / "mine.yaml")]))
+        judge = trial.config["mtbench"]["judgments"]["judge"]
+        models.append((trial.config["teacher"]["revision"], judge["revision"]))
+        assert recipes.generation(trial, "orca")["teacher"]["revision"] == models[-1][0]
+        assert trial.config["lm_eval"] == resolved(["config/trial.yaml"])["lm_eval"]
+    assert models[0] != models[1] and all(one == two for one, two in models)
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ("serve: {weights: ./none.gguf}", r"^\./none\.gguf: expected a file, or an entry of"),
+        ("serve: {weights: mt_bench}", r"no source `mt_bench`; the nearest id is"),
+        ("teacher: {base_url_env: null}", r"^teacher\.base_url_env: expected the name of a var"),
+        ("serve: {options: {threads: -1}}", r"^serve\.options\.threads: expected 1 or more"),
+    ],
+)
+def test_what_cannot_be_served_is_one_line(tmp_path: Path, change: str, line: str) -> None:
+    (tmp_path / "mine.yaml").write_text(change)
+    with pytest.raises(UserError, match=line):
+        trial = Layout(resolved(["config/trial.yaml", str(tmp_path / "mine.yaml")]))
+        served.threads(trial, "generate-orca", trial.config["teacher"])
 
 
 def test_another_judge_s_server_is_not_ours() -> None:
     trial = layout("trial.yaml", "open-models.yaml")
     judge = trial.config["mtbench"]["judgments"]["judge"]
-    assert served.before(trial, "judge-base", judge) == ""
+    assert served.before(trial, "judge-base", judge) == "" and judge["revision"] is None
     assert "serve" not in recipes.judging(trial)
 
 
-def run(tmp_path: Path, status: int, **environment: str) -> "subprocess.CompletedProcess[str]":
+def test_the_card_of_rows_names_the_weights_licence() -> None:
+    card = recipes.data_card(layout("trial.yaml"), "orca")
+    assert {row["licence"] for row in card["sources"] if "SmolLM2" in row["origin"]} == {
+        "Apache-2.0"
+    }
+
+
+def command(tmp_path: Path, server: str, line: list[str]) -> list[str]:
     program = tmp_path / "server"
-    program.write_text(f"#!{sys.executable}\n{SERVER}")
+    program.write_text(f"#!{sys.executable}\n{server}")
     program.chmod(0o755)
     recipe: dict[str, Any] = {
         "program": "llama.cpp",
@@ -98,25 +153,87 @@ def run(tmp_path: Path, status: int, **environment: str) -> "subprocess.Complete
         "revision": None,
         "seed": 0,
     }
-    command = [sys.executable, "scripts/serve_model.py", "--recipe", json.dumps(recipe)]
-    command += ["--record", str(tmp_path / "record.json"), "--export", "HERE_URL", "HERE_KEY"]
-    command += ["--", sys.executable, "-c", SHOW.format(status)]
-    here = {**os.environ, "PYTHONPATH": "scripts", **environment}
+    return [
+        *(sys.executable, "scripts/serve_model.py", "--recipe", json.dumps(recipe)),
+        *("--record", str(tmp_path / "record.json"), "--export", "HERE_URL", "HERE_KEY"),
+        *("--", *line),
+    ]
+
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": "scripts"}
+
+
+def run(tmp_path: Path, *line: str, server: str = SERVER) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        command, capture_output=True, text=True, timeout=60, check=False, env=here
+        command(tmp_path, server, list(line)),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env=ENVIRONMENT,
     )
 
 
 @pytest.mark.parametrize("status", [0, 3])
 def test_a_command_gets_the_server_and_its_own_exit_status(tmp_path: Path, status: int) -> None:
-    done = run(tmp_path, status)
+    done = run(tmp_path, sys.executable, "-c", SHOW.format(status))
     record = json.loads((tmp_path / "record.json").read_text())
     port = record["command"][record["command"].index("--port") + 1]
-    assert done.returncode == status
+    assert done.returncode == status, done.stderr
     assert f"http://127.0.0.1:{port}/v1 none" in done.stdout
 
 
-def test_a_replay_starts_no_server(tmp_path: Path) -> None:
-    done = run(tmp_path, 0, BEZOAR_MODE="replay")
-    assert done.returncode == 0 and "None None" in done.stdout
-    assert not (tmp_path / "record.json").exists()
+def test_a_server_that_ends_early_ends_the_command_and_is_one_line(tmp_path: Path) -> None:
+    once = SERVER.replace("serve_forever()", "handle_request()")
+    done = run(tmp_path, sys.executable, "-c", "import time; time.sleep(60)", server=once)
+    assert done.returncode == 2
+    assert "error: the server of m ended with status 0 while it was needed" in done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's end")
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGKILL])
+def test_a_killed_job_leaves_neither_server_nor_command(
+    tmp_path: Path, sent: signal.Signals
+) -> None:
+    mark = tmp_path / "began"
+    sleeper = f"import time, pathlib; pathlib.Path({str(mark)!r}).touch(); time.sleep(60)"
+    line = command(tmp_path, SERVER, [sys.executable, "-c", sleeper])
+    with subprocess.Popen(line, env=ENVIRONMENT, stderr=subprocess.DEVNULL) as job:
+        wait_until(mark.exists)
+        mine = f"{tmp_path}".encode()
+        assert len(processes(mine)) == 3
+        job.send_signal(sent)
+    assert job.returncode == (143 if sent == signal.SIGTERM else -9)
+    wait_until(lambda: not processes(mine))
+
+
+def processes(mark: bytes) -> list[Path]:
+    """The processes whose command line holds `mark`."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            found += [path] if mark in path.read_bytes() else []
+    return found
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    until = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < until
+        time.sleep(0.1)
+
+
+def test_a_base_in_a_directory_and_a_teacher_of_one_s_own_are_five_lines(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(
+        "sources: {base_model: models/mine}\n"
+        "base: {tokenizer: tokenizer.model}\n"
+        "serve: null\n"
+        "teacher: {model: 'qwen3:4b'}\n"
+        "filter: {rater: {model: 'qwen3:4b'}}\n"
+    )
+    own = Layout(resolved(["config/trial.yaml", str(mine)]))
+    assert own.source("base_model") == "models/mine" and own.tokenizer == "tokenizer.model"
+    assert served.before(own, "generate-orca", own.config["teacher"]) == ""
+    card = recipes.model_card(own, "openbezoar-sft", ["config/trial.yaml"])
+    assert card["base_model"] == "results/trial/base"
