@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 # Settings are given on make's command line (`make rehearsal JOBS=4`), or in the environment under a
 # name of our own (`BEZOAR_JOBS=4 make rehearsal`): NAME, MODE or MIRROR of another program are ignored here.
-OPTIONS := CONFIG JOBS TORCH PROFILE MIRROR MODEL REVISION TEMPLATE NAME NAMESPACE DRY FILE KIND MODE BUDGET_USD PRICES ACKNOWLEDGE_LICENCES CPU VERBOSE GIVE_UP
+OPTIONS := CONFIG JOBS TORCH PROFILE MIRROR MODEL REVISION TEMPLATE NAME NAMESPACE DRY FILE KIND MODE BUDGET_USD PRICES ACKNOWLEDGE_LICENCES CPU VERBOSE GIVE_UP UPGRADE N
 unread = $(if $(BEZOAR_$1),,$(if $(filter environment,$(origin $1)),$(error $1=$($1) in the environment is not read; write BEZOAR_$1=$($1) make …, or make … $1=$($1))))
 $(call unread,BUDGET_USD)
 $(if $(filter batch replay,$(MODE)),$(call unread,MODE))

@@ -17,6 +17,12 @@ def other_judge(wildcards):
     return LAYOUT.columns[wildcards.column]["judge"]
 
 
+def server_of_column(wildcards):
+    """What stands before the program that asks the judge of {column}."""
+    job = f"rejudge-{wildcards.column}.{wildcards.model}"
+    return served.before(LAYOUT, job, other_judge(wildcards))
+
+
 rule mtbench_rejudge:
     """Judge the answers of {wildcards.model} once more, as {wildcards.column}."""
     input:
@@ -45,9 +51,7 @@ rule mtbench_rejudge:
         recipe=lambda wildcards: canonical(recipes.rejudge(LAYOUT, wildcards.column)),
         code=code("scripts/judge_mtbench.py"),
         store=store("rejudge-{column}.{model}"),
-        server=lambda wildcards: served.before(
-            LAYOUT, f"rejudge-{wildcards.column}.{wildcards.model}", other_judge(wildcards)
-        ),
+        server=server_of_column,
     shell:
         r"""
         exec &> >(tee {log:q})

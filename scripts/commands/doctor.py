@@ -59,6 +59,7 @@ def machine(config: dict[str, Any], profile: str = "profiles/default") -> Iterat
             f"disk: {free:.0f} GiB free here, {LEAST_GIB} needed; free space or work on a larger"
             " volume"
         )
+    yield from machine_checks.place()
     try:
         tempfile.gettempdir()
     except OSError:

@@ -10,7 +10,8 @@ import os
 import sys
 
 from bezoar import program, surroundings
-from bezoar.workflow import cluster
+from bezoar.errors import UserError
+from bezoar.workflow import cluster, machine_checks
 from bezoar.workflow.configuration import SCHEMA, check, files_of, resolved
 from bezoar.workflow.layout import Layout
 from bezoar.workflow.resources import Needs
@@ -29,6 +30,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--verbose", action="store_true", help="show Snakemake's own output")
     parser.add_argument("--target", nargs="*", default=[], help="files or rules to make; else all")
     args = parser.parse_args(argv)
+    for problem in machine_checks.place():
+        raise UserError(problem)
     config = resolved(args.config)
     check(config, SCHEMA, files_of(args.config))
     started = cluster.plan(args.profile, args.cores, Needs(Layout(config)).by_rule)

@@ -243,6 +243,12 @@ def install() -> None:
             with locked(self):
                 yield
 
+    require_writable = Job.check_protected_output
+
+    async def check_protected_output(self: Any) -> None:
+        if not self.dag.workflow.dryrun:  # a plan writes nothing
+            await require_writable(self)
+
     retries = Job.restart_times.fget
 
     def restart_times(self: Any) -> int:
@@ -252,6 +258,7 @@ def install() -> None:
         return 0 if not own and any(map(ended_by_itself, logs)) else int(retries(self))
 
     update_needrun.by_receipts = True  # type: ignore[attr-defined]
+    Job.check_protected_output = check_protected_output
     Job.restart_times = property(restart_times)
     DAG.update_needrun = update_needrun
     _IOFile.is_newer = is_newer

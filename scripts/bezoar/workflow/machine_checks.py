@@ -5,6 +5,7 @@ are those of `bezoar.workflow.resources`: GPU and host memory of the largest job
 """
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -139,6 +140,17 @@ def gpu(need_mb: int) -> Iterator[str]:
             f"note: GPU: {largest['name']} does not compute in bfloat16; trainings compute in"
             " float32, which takes longer and more memory"
         )
+
+
+def place() -> Iterator[str]:
+    """Yield why a run cannot write where it is started."""
+    for path in (Path.cwd(), Path.cwd() / ".snakemake"):
+        if path.exists() and not os.access(path, os.W_OK | os.X_OK):
+            yield (
+                f"{path}: this user (uid {os.getuid()}) may not write there, and a run keeps its"
+                " results below it; take a copy of the project that the user owns"
+            )
+            return
 
 
 GPU_REMEDY = "take a larger one, or lower micro_batch_size and batch_size"

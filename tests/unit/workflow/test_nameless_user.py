@@ -70,3 +70,29 @@ def test_a_plan_needs_nothing_to_write_to(tmp_path: Path, nobody: list[str]) -> 
     assert "total" in done.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["Snakefile"]
     shutil.rmtree(f"/tmp/bezoar-{NOBODY}", ignore_errors=True)
+
+
+def test_a_plan_of_stale_outputs_needs_nothing_to_write_to(
+    tmp_path: Path, nobody: list[str]
+) -> None:
+    (tmp_path / "out").write_text("stale")
+    done = run(tmp_path, nobody, "-n", "--forcerun", "all")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "total" in done.stdout and (tmp_path / "out").read_text() == "stale"
+    shutil.rmtree(f"/tmp/bezoar-{NOBODY}", ignore_errors=True)
+
+
+def test_a_run_where_the_user_may_not_write_is_one_line(tmp_path: Path, nobody: list[str]) -> None:
+    for name in ("config", "profiles"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    program = str(ROOT / "scripts/commands/run_workflow.py")
+    done = subprocess.run(
+        [*nobody, sys.executable, program, "--cores", "1", "--config", "config/rehearsal.yaml"],
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT / "scripts"), "TMPDIR": "/tmp"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2 and not done.stdout
+    assert done.stderr.startswith(f"error: {tmp_path}: this user (uid {NOBODY}) may not write")
+    assert len(done.stderr.splitlines()) == 1
