@@ -360,8 +360,9 @@ def test_a_second_run_in_the_same_directory_is_refused_in_one_line_and_harms_not
         if "another run is at work in this directory" in line
     ]
     assert (
-        second.returncode == 1 and len(messages) == 1 and f"process {first.pid} on " in messages[0]
+        second.returncode == 2 and len(messages) == 1 and f"process {first.pid} on " in messages[0]
     ), second.stderr[-3000:]
+    assert "File " not in second.stderr
     os.kill(program, signal.SIGCONT)
     output, _ = first.communicate()
     assert first.returncode == 0, output[-3000:]

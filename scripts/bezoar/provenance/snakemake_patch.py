@@ -134,22 +134,23 @@ def one_run(file: Path = Path(".snakemake/bezoar-run")) -> Iterator[bool]:
     """Hold this directory's lock; yield whether locks of Snakemake that still exist can only be
     left over from a run that was killed.
 
-    The system releases the lock when its holder dies, however it dies. Raise `WorkflowError` in one
-    line if another run holds it. The file names host and process, because not every network file
-    system shares such locks between machines: another host's are not touched.
+    The system releases the lock when its holder dies, however it dies. If another run holds it,
+    this one ends with one line: of an exception Snakemake prints the stack, too. The file names
+    host and process, because not every network file system shares such locks between machines:
+    another host's are not touched.
     """
-    from snakemake.exceptions import WorkflowError
-
     with open(os.open(file, os.O_RDWR | os.O_CREAT, 0o666), "r+", encoding="utf-8") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             host, _, process = stream.read().partition(" ")
             holder = f"process {process} on {host}" if process else "it has just begun"
-            raise WorkflowError(
-                f"another run is at work in this directory ({holder}); wait until it has ended, or"
-                " end it"
-            ) from None
+            print(
+                f"error: another run is at work in this directory ({holder}); wait until it has"
+                " ended, or end it",
+                file=sys.stderr,
+            )
+            raise SystemExit(2) from None
         host = stream.read().partition(" ")[0]
         stream.seek(0)
         stream.truncate()
