@@ -46,6 +46,7 @@ def test_every_rule_with_a_receipt_is_a_stage_of_the_table() -> None:
     }
     assert set(programs(RULES)) == set(PROGRAMS) - {
         "fetch_source",
+        "serve_llama_cpp",
         "serve_model",
         "serve_simulator",
     }
