@@ -1,6 +1,7 @@
 """What of this machine matters to a run: cores, memory, bfloat16 units, GPUs, disk."""
 
 import contextlib
+import itertools
 import os
 import platform
 import shutil
@@ -60,7 +61,7 @@ def sysctl(name: str) -> str:
 
 def gpus() -> list[float]:
     """Return the memory of each visible NVIDIA GPU in GiB; CUDA_VISIBLE_DEVICES chooses among
-    them.
+    them, up to the first name that is none, as CUDA itself reads it.
     """
     tool = shutil.which("nvidia-smi")
     if tool is None:
@@ -70,10 +71,11 @@ def gpus() -> list[float]:
     rows = [line.split(", ") for line in done.stdout.splitlines() if line.count(", ") == 2]
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
-        wanted = [name.strip() for name in chosen.split(",") if name.strip()]
-        rows = [
-            row for row in rows if any(row[0] == name or row[1].startswith(name) for name in wanted)
+        named = [
+            next((row for row in rows if row[0] == name or row[1].startswith(name or " ")), None)
+            for name in map(str.strip, chosen.split(","))
         ]
+        rows = [row for row in itertools.takewhile(bool, named) if row]
     return [int(size) / 1024 for _, _, size in rows if size.strip().isdigit()]
 
 

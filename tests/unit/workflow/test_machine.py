@@ -36,7 +36,16 @@ TWO = "0, GPU-aa, 24576\\n1, GPU-bb, 81920\\n"
 
 @pytest.mark.parametrize(
     ("visible", "sizes"),
-    [(None, [24.0, 80.0]), ("1", [80.0]), ("GPU-aa", [24.0]), ("", []), ("0,1", [24.0, 80.0])],
+    [
+        (None, [24.0, 80.0]),
+        ("1", [80.0]),
+        ("GPU-aa", [24.0]),
+        ("", []),
+        ("0,1", [24.0, 80.0]),
+        ("1,0", [80.0, 24.0]),
+        ("0,-1,1", [24.0]),
+        ("-1", []),
+    ],
 )
 def test_gpus_are_those_that_are_visible(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, visible: str | None, sizes: list[float]
