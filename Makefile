@@ -74,7 +74,7 @@ report: environment ## rebuild the report of CONFIG
 	@$(WORKFLOW) --config $(REHEARSAL) --target report
 
 learning: environment ## three fresh seeds of the rehearsal, for docs/learning.md
-	$(RUN) python scripts/dev/repeat_rehearsal.py --seeds 36 37 38 --cores $(CORES)
+	$(RUN) python scripts/dev/repeat_rehearsal.py --seeds 39 40 41 --cores $(CORES)
 
 plan: environment ## what CONFIG's pending requests will cost, or with MODEL= those of its evaluation
 	@$(RUN) python scripts/commands/plan_requests.py --config $(PAPER) --model "$(MODEL)" --revision "$(REVISION)" --template "$(TEMPLATE)" --name "$(NAME)"

@@ -171,6 +171,18 @@ def test_the_shipped_file_is_empty_and_every_table_is_unknown(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
+    ("n", "most", "margin", "expected"),
+    [(1000, 1.0, 0.01, "reproduced"), (200, 1.0, 0.01, "undecided"), (200, 9.0, 0.3, "reproduced")],
+)
+def test_an_interval_without_width_is_no_certainty(
+    n: int, most: float, margin: float, expected: str
+) -> None:
+    same = {**interval(0.0, 0.0, 0.0), "n": n}
+    assert check_claims.verdict(same, margin, most)[0] == expected
+    assert check_claims.verdict(same, 0.0, most)[0] == "undecided"
+
+
+@pytest.mark.parametrize(
     ("row", "verdict"),
     [
         ("Table 1,lm_eval,base,piqa,acc,0.775,0.01", "reproduced"),
