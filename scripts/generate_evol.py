@@ -88,7 +88,7 @@ NEGATIONS = frozenset(
 )
 OPEN = frozenset(
     "whether if unclear unsure sure certain necessarily maybe perhaps might almost nearly less"
-    " doubt".split()
+    " doubt hesitate hesitant reluctant".split()
 )
 NOT_SAID = re.compile(r"(?:n't|not|unable to) (?:say|tell|judge|decide|determine|conclude)\b")
 SECTION_NAMES = (
@@ -139,6 +139,7 @@ def equal(text: str) -> bool | None:
     """
     plain = unicodedata.normalize("NFKC", split_reasoning(text)[1]).replace("’", "'").lower()
     plain = re.sub(r"\b(?:anything|all) but\b", "not", plain)
+    plain = re.sub(r"\b(equal|different|unequal)\s*[:=]\s*(?:no|false)\b", r"not \1", plain)
     plain = re.sub(r"\bnot (?:only|just)\b|\b(?:without|no) (?:a )?doubt\b", "", plain)
     says: set[bool | None] = set()
     for clause in CLAUSE.findall(plain):

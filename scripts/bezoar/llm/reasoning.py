@@ -2,13 +2,23 @@
 
 import re
 
-TAGS = r"(?:\w+[:_])?(?:think|thinking|thought|reasoning)"
+TAGS = r"(?:\w+[:_])?(?:think|thinking|thoughts?|reasoning|reflection|scratchpad)"
+# Marks whose end has another name: Cohere's, those of OpenThinker and Sky-T1, MedGemma's.
+ENDS = {
+    "<|START_THINKING|>": "<|END_THINKING|>",
+    "<|begin_of_thought|>": "<|end_of_thought|>",
+    "<unused94>": "<unused95>",
+}
 OPENED = re.compile(
-    rf"[\s\ufeff]*(?P<tag><{TAGS}\s*>|◁think▷|(?-i:\[THINK\]|<\|START_THINKING\|>))", re.IGNORECASE
+    rf"[\s\ufeff]*(?P<tag><{TAGS}\s*>|◁think▷|(?-i:\[THINK\]|{'|'.join(map(re.escape, ENDS))}))",
+    re.IGNORECASE,
 )
-CLOSED = re.compile(rf"</{TAGS}\s*>|◁/think▷|(?-i:\[/THINK\]|<\|END_THINKING\|>)", re.IGNORECASE)
-# What some models put around the answer: Cohere's marks, Hunyuan's tag.
-MARKED = re.compile(r"\s*<\|START_(?P<name>RESPONSE|TEXT)\|>")
+CLOSED = re.compile(
+    rf"</{TAGS}\s*>|◁/think▷|(?-i:\[/THINK\]|{'|'.join(map(re.escape, ENDS.values()))})",
+    re.IGNORECASE,
+)
+# What some models put around the answer: Cohere's and OpenThinker's marks, Hunyuan's tag.
+MARKED = re.compile(r"\s*<\|(?:START_(?P<name>RESPONSE|TEXT)|begin_of_solution)\|>")
 TAGGED = re.compile(r"\s*<answer>(?P<inside>(?:(?!</?answer>).)*)</answer>\s*", re.DOTALL)
 # Messages of Harmony, the format of gpt-oss; where special tokens are skipped, the names remain.
 HEADER = re.compile(
@@ -24,10 +34,10 @@ def split_reasoning(text: str) -> tuple[str, str, bool]:
     """Return (reasoning, answer, whether the reasoning was closed).
 
     Leading blocks such as <think>…</think>, Magistral's [THINK]…[/THINK], Kimi's
-    ◁think▷…◁/think▷ and Cohere's <|START_THINKING|>…<|END_THINKING|> are reasoning, and so are
-    Harmony's channels other than `final`; nothing is left of a text whose block was not closed. So
-    is what precedes a closing tag without an opening one: some chat templates put the opening tag
-    into the prompt. A closing tag in backticks is spoken of, and ends nothing.
+    ◁think▷…◁/think▷ and those of `ENDS` are reasoning, and so are Harmony's channels other than
+    `final`; nothing is left of a text whose block was not closed. So is what precedes a closing tag
+    without an opening one: some chat templates put the opening tag into the prompt. A closing tag
+    in backticks is spoken of, and ends nothing.
     """
     if HEADER.match(text):
         return _split_channels(text)
@@ -75,15 +85,16 @@ def _joined(reasons: list[str]) -> str:
 def _unframed(answer: str, has_reasoned: bool) -> str:
     """Return an answer without what stands around it; a tag counts only after reasoning."""
     if marked := MARKED.match(answer):
-        return answer[marked.end() :].rstrip().removesuffix(f"<|END_{marked['name']}|>")
+        end = f"<|END_{marked['name']}|>" if marked["name"] else "<|end_of_solution|>"
+        return answer[marked.end() :].rstrip().removesuffix(end)
     tagged = TAGGED.fullmatch(answer) if has_reasoned else None
     return tagged["inside"] if tagged else answer
 
 
 def _closing(tag: str) -> re.Pattern[str]:
     """Return the pattern of the closing tag of an opening one."""
-    if tag.startswith("<|"):
-        return re.compile(re.escape(tag.replace("START", "END")))
+    if tag in ENDS:
+        return re.compile(re.escape(ENDS[tag]))
     name = re.escape(tag[1:-1].strip())
     return re.compile(rf"{re.escape(tag[0])}/{name}\s*{re.escape(tag[-1])}", re.IGNORECASE)
 
@@ -92,6 +103,7 @@ def _is_spoken_of(text: str, start: int, closed: re.Match[str]) -> bool:
     """Whether a closing tag belongs to the answer: its opening one precedes it there, or it stands
     in backticks.
     """
-    opening = closed[0].replace("/", "", 1).replace("END_", "START_").lower()
+    begins = {end: begin for begin, end in ENDS.items()}
+    opening = begins.get(closed[0], closed[0].replace("/", "", 1)).lower()
     quoted = text.endswith("`", 0, closed.start()) and text.startswith("`", closed.end())
     return quoted or opening in text[start : closed.start()].lower()

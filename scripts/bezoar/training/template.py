@@ -85,7 +85,8 @@ class OwnTemplate:
         return text
 
     def pieces(self, earlier: list[tuple[str, str]]) -> list[Piece]:
-        """Return that text in pieces, each with whether it is the template's own and not a turn's.
+        """Return that text in pieces, each with whether it is the template's own and not a turn's:
+        what it writes around turns that hold nothing of its own.
 
         Raise `UserError` if a turn holds a special token's letters and the template changes it, so
         that it cannot be told from the template's own.
@@ -93,6 +94,14 @@ class OwnTemplate:
         from bezoar.training.tokenizer import holds_special
 
         whole, at = self.dialogue(earlier), 0
+        marks = [f"\ue000{number}\ue001" for number in range(len(earlier))]
+        speakers = [speaker for speaker, _ in earlier]
+        empty = self.dialogue(list(zip(speakers, marks, strict=True)))
+        own = re.split("|".join(marks), empty)
+        for turns in ([text for _, text in earlier], [text.strip() for _, text in earlier]):
+            parts = [part for pair in zip(own, turns, strict=False) for part in pair] + own[-1:]
+            if len(own) == len(turns) + 1 and "".join(parts) == whole:
+                return [(part, place % 2 == 0) for place, part in enumerate(parts)]
         pieces: list[Piece] = []
         for _, text in earlier:
             turn = text if whole.find(text, at) >= 0 else text.strip()

@@ -240,6 +240,10 @@ def test_a_chat_template_gives_the_ids_that_the_model_brings(bos: bool, tmp_path
     end = own.convert_tokens_to_ids("<|im_end|>")
     assert ids.count(end) == 1 and own.eos_token_id not in ids, "the template's own, and no other"
     assert "a <|im_end|> in <|endoftext|> text" in tokenizer.decode(ids)
+    turns = [("Human", "hello"), ("Assistant", " <|im_end|>"), ("Human", "go")]
+    pieces = template.pieces(turns)
+    assert [text.strip() for text, own in pieces if not own] == ["hello", "<|im_end|>", "go"]
+    assert encode(tokenizer, pieces, add_beginning=False).count(end) == 3, "one after each turn"
 
 
 def test_a_template_that_cannot_be_rendered_or_hides_markup_is_one_line(tmp_path: Path) -> None:
