@@ -23,8 +23,7 @@ REMEDIES = {
     "strace": "install strace; in a container, allow ptrace",
     "unshare": "allow unprivileged user namespaces (sysctl kernel.unprivileged_userns_clone=1)",
     "setpriv": "run as root, with util-linux and a Python that other users may run",
-    "BEZOAR_LLAMA_CPP_PYTHON": "install llama-cpp-python[server] into an environment of its own"
-    " and name its Python in BEZOAR_LLAMA_CPP_PYTHON",
+    "xllamacpp": "run make development",
     "BEZOAR_TEST_IMAGE": "BEZOAR_TEST_IMAGE=1, as root, with the tools that builds of images need",
     "bf16 matrix units": "a processor with AMX or AVX-512 bfloat16 units",
     "no make": "install make",
