@@ -526,9 +526,9 @@ def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
             if len(set(header)) < len(header):
                 raise UserError(f"{path}:{number}: expected each column once; rename one")
         elif len(cells) != len(header):
+            advice = "quote a cell that holds a comma" if ".csv" in path.suffixes else "remove tabs"
             raise UserError(
-                f"{path}:{number}: expected {len(header)} cells, found {len(cells)}; a cell"
-                " may hold the separator"
+                f"{path}:{number}: expected {len(header)} cells, found {len(cells)}; {advice}"
             )
         else:
             yield {name: cell or None for name, cell in zip(header, cells, strict=True)}

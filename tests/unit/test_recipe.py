@@ -16,7 +16,7 @@ from bezoar import recipe
 from bezoar.errors import UserError
 
 SCRIPTS = Path(recipe.__file__).parents[1]
-WITHOUT = {"fetch_source", "serve_simulator"}  # programs that take no recipe
+WITHOUT = {"fetch_source", "serve_llama_cpp", "serve_simulator"}  # programs that take no recipe
 PROGRAMS = sorted({path.stem for path in SCRIPTS.glob("*.py")} - WITHOUT)
 
 

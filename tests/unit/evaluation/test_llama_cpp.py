@@ -1,5 +1,5 @@
-"""A server that nobody here wrote: llama.cpp's, out of the package xllamacpp, serves the tests' tiny
-base as GGUF to the generation code, as in the trial.
+"""A server that nobody here wrote: llama.cpp's, out of the package xllamacpp, serves the tiny
+base of the tests as GGUF to the generation code, as in the trial.
 """
 
 import json
