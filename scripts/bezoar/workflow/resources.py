@@ -406,6 +406,8 @@ def jobs(layout: Layout) -> dict[str, int]:
     counts |= dict.fromkeys(EVALUATION_MB, 1)
     counts |= {f"generate_{scheme}": 1 for scheme in layout.generated}
     counts |= {"sft": len(layout.schemes), "merge": len(layout.merged)}
+    counts |= {"filter": len(layout.generated), "mtbench_judgments": len(layout.evaluated)}
+    counts["mtbench_rejudge"] = len(layout.columns) * len(layout.evaluated)
     counts |= {"import_model": len(layout.extra), "learning": len(layout.states)}
     return counts | dict.fromkeys(("lm_eval", "mtbench_answers"), len(layout.evaluated))
 

@@ -150,3 +150,25 @@ def test_the_table_has_a_line_for_each_rule_with_its_jobs() -> None:
 def test_the_page_is_what_the_code_says() -> None:
     written = (ROOT / "docs/resources.md").read_text(encoding="utf-8")
     assert written == write_resources.page(), "run scripts/dev/write_resources.py"
+
+
+def test_jobs_that_start_a_server_of_their_own_ask_for_it_and_have_a_line() -> None:
+    files = ["config/trial.yaml"]
+    asking = {f"generate_{scheme}" for scheme in ("lamini", "orca", "evol")}
+    asking |= {"filter", "mtbench_judgments"}
+    here = Needs(layout(files))
+    assert asking <= here.by_rule.keys() and asking.isdisjoint(here.light())
+    assert {here.by_rule[rule].gpus for rule in asking} == {0}
+    on_a_gpu = needs(files, {"serve": {"tensor_parallel_size": 1}})
+    assert {on_a_gpu[rule].gpus for rule in asking} == {1}
+    named = {line.split()[0] for line in resources.table(layout(files))}
+    assert asking <= named and "serve" not in named
+
+
+@pytest.mark.parametrize("kind", ["directory", "file"])
+def test_a_base_on_this_disk_is_as_large_as_its_weights(tmp_path: Path, kind: str) -> None:
+    weights = tmp_path / ("model.safetensors" if kind == "directory" else "model.gguf")
+    weights.write_bytes(b"0" * 4000)
+    place = tmp_path if kind == "directory" else weights
+    found = layout(PAPER, {"sources": {"base_model": str(place)}})
+    assert resources.parameters(found) == 2000
