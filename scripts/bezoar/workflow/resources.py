@@ -268,7 +268,9 @@ class Needs:
         micro = recipe["micro_batch_size"] * sequences * recipe["max_length"]
         whole = not recipe["gradient_checkpointing"]
         gpu_bytes = self.quantised(recipe) + micro * self.token_bytes(whole)
-        need = self.host(section, seconds, gpus, gpu_bytes, rows)
+        held = 0.0 if gpus or self.config["pretrain"] else self.token_bytes(whole) + LOGIT_BYTES
+        here_mb = MARGIN * micro * held / 1e6  # the rehearsal's own is in what was measured
+        need = self.host(section, seconds, gpus, gpu_bytes, rows, here_mb)
         return Need(need.mem_mb * self.processes, need.seconds, need.gpus, need.gpu_mb)
 
     def quantised(self, recipe: dict[str, Any]) -> float:
