@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 # Settings are given on make's command line (`make rehearsal JOBS=4`), or in the environment under a
 # name of our own (`BEZOAR_JOBS=4 make rehearsal`): NAME, MODE or MIRROR of another program are ignored here.
-OPTIONS := CONFIG JOBS TORCH PROFILE MIRROR MODEL REVISION TEMPLATE NAME NAMESPACE DRY FILE KIND MODE BUDGET_USD PRICES ACKNOWLEDGE_LICENCES CPU VERBOSE GIVE_UP UPGRADE N
+OPTIONS := CONFIG JOBS TORCH PROFILE MIRROR MODEL REVISION TEMPLATE NAME NAMESPACE DRY FILE KIND MODE BUDGET_USD PRICES ACKNOWLEDGE_LICENCES CPU VERBOSE GIVE_UP UPGRADE N A B
 unread = $(if $(BEZOAR_$1),,$(if $(filter environment,$(origin $1)),$(error $1=$($1) in the environment is not read; write BEZOAR_$1=$($1) make …, or make … $1=$($1))))
 $(call unread,BUDGET_USD)
 $(if $(filter batch replay,$(MODE)),$(call unread,MODE))
@@ -23,7 +23,7 @@ RESULTS = $(RUN) python -c "from bezoar.workflow.configuration import resolved; 
 WHERE = $(RUN) python -c "from bezoar.workflow.configuration import resolved; print('report:', resolved('$1'.split())['pathvars']['results'] + '/report/index.html')"
 PYTHON_FILES := scripts tests
 
-.PHONY: help rehearsal trial reproduce evaluate doctor report learning plan cancel-batches export-answers import-answers test fuzz bench check fix lock clean environment development stale audit archive crate release evidence
+.PHONY: help rehearsal trial reproduce evaluate doctor report learning plan cancel-batches export-answers import-answers test fuzz bench check fix lock clean environment development stale audit compare archive crate release evidence
 
 help: ## print this
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -53,6 +53,9 @@ stale: environment ## which stages of CONFIG are stale, and why
 
 audit: environment ## hash CONFIG's results again and recompute what needs no model; no GPU, key or network
 	@$(RUN) python scripts/commands/audit_results.py --results "$$($(RESULTS))"
+
+compare: environment ## two runs, A= and B= (results or archives): settings, inputs, code, numbers
+	@$(RUN) python scripts/commands/compare_runs.py "$$BEZOAR_A" "$$BEZOAR_B"
 
 archive: environment ## CONFIG's results, receipts and stores as one file to audit elsewhere
 	@$(RUN) python scripts/commands/archive_results.py --results "$$($(RESULTS))" --output openbezoar.tar

@@ -1,0 +1,148 @@
+"""Two runs side by side: what they were made with, which bytes differ, which numbers moved."""
+
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import compare_runs
+from bezoar.errors import UserError
+from bezoar.files import write_json, write_jsonl
+
+
+def make(root: Path, name: str, seed: int = 0, right: int = 3, items: str = "one") -> Path:
+    """A run below `root` that was recorded as `results/<name>`: 10 items, `right` of them right."""
+    folder = root / "results" / name
+    samples = [
+        {"task": "t", "doc_id": i, "target": "0", "acc": float(i < right)} for i in range(10)
+    ]
+    judged = [
+        {"question_id": i, "turn": 1, "repeat": 0, "state": "rated", "score": 5} for i in range(4)
+    ]
+    judged.append({**judged[0], "question_id": 9, "state": "no_rating", "score": -1})
+    write_jsonl(folder / "lm_eval/base.samples.jsonl", samples)
+    write_jsonl(folder / "mtbench/base/judgments.jsonl", judged)
+    write_json(folder / "lm_eval.json", {"models": {"base": {}}})
+    verdict = "reproduced" if right > 5 else "undecided"
+    write_json(folder / "claims.json", {"claims": [{"statement": "It is.", "verdict": verdict}]})
+    stages: dict[str, dict[str, Any]] = {
+        "data_items": {"inputs": {"tasks": {"t.yaml": items}, "data": {}}},
+        "lm_eval_base": {"outputs": {"samples": {"lm_eval/base.samples.jsonl": f"s{right}"}}},
+        "lm_eval_table": {"recipe": {"metric": {"t": "acc"}, "seed": seed}},
+        "mtbench_judgments_base": {"inputs": {"questions": {"q.jsonl": "q"}}},
+    }
+    for number, (stage, more) in enumerate(stages.items()):
+        receipt = {
+            "stage": stage,
+            "recipe": {"seed": seed, "target": f"results/{name}/x"},
+            "code": "c",
+            "inputs": {},
+            "outputs": {},
+            "rows": {},
+            "facts": {},
+            "command": ["p.py", "--receipt", f"results/{name}/receipts/{stage}.json"],
+            "environment": {"locks": {"main.lock": "l"}},
+            "git_commit": None,
+            "git_dirty": False,
+            "started_unix_s": number,
+            "wall_s": 1.0,
+            "peak_memory_bytes": 1,
+            "hardware": {},
+            "versions": {},
+            **more,
+        }
+        for kind in ("inputs", "outputs"):
+            receipt[kind] = {
+                key: {
+                    path if "/" not in path else f"results/{name}/{path}": digest
+                    for path, digest in files.items()
+                }
+                for key, files in receipt[kind].items()
+            }
+        write_json(folder / f"receipts/{stage}.json", receipt)
+    return folder
+
+
+def compare(a: Path, b: Path, capsys: pytest.CaptureFixture[str], status: int = 1) -> list[str]:
+    if status:
+        with pytest.raises(SystemExit) as ended:
+            compare_runs.main([str(a), str(b)])
+        assert ended.value.code == status
+    else:
+        compare_runs.main([str(a), str(b)])
+    return capsys.readouterr().out.splitlines()
+
+
+def test_a_run_is_the_same_as_itself_below_another_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = compare(make(tmp_path, "a"), make(tmp_path, "b"), capsys, status=0)
+    assert "  nothing" in lines and "Outputs: 4 of 4 stages wrote the same bytes." in lines
+    assert any(line.endswith("+0.000 (+0.000 to +0.000), 0 of 10 items moved") for line in lines)
+
+
+def test_settings_bytes_numbers_and_verdicts_are_named_in_pairs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = compare(make(tmp_path, "a"), make(tmp_path, "b", seed=1, right=8), capsys)
+    assert "  recipe.seed: 0 -> 1   (data_items, lm_eval_base, lm_eval_table," in lines[4]
+    assert not any("target" in line for line in lines), "the root's name is no difference"
+    assert "  others, in order: lm_eval_base" in lines
+    assert any(
+        line.startswith("  base, t: 0.300 -> 0.800, in pairs +0.500 (")
+        and line.endswith("5 of 10 items moved")
+        for line in lines
+    )
+    assert any(line.startswith("  base, chat: 5.000 -> 5.000, in pairs") for line in lines)
+    assert "  claim: It is. undecided -> reproduced" in lines
+
+
+def test_other_items_are_not_paired(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = compare(make(tmp_path, "a"), make(tmp_path, "b", right=8, items="two"), capsys)
+    assert "  base, t: 0.300 -> 0.800, other items" in lines
+    assert any("source.t.yaml: one -> two" in line for line in lines)
+
+
+def test_a_stage_of_one_run_alone_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a, b = make(tmp_path, "a"), make(tmp_path, "b")
+    (b / "receipts/mtbench_judgments_base.json").unlink()
+    assert "only in A: mtbench_judgments_base" in compare(a, b, capsys)
+
+
+def test_an_archive_is_compared_like_a_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a = make(tmp_path, "a")
+    make(tmp_path / "elsewhere", "b")
+    with tarfile.open(tmp_path / "b.tar", "w") as archive:
+        archive.add(tmp_path / "elsewhere", "run")
+    lines = compare(a, tmp_path / "b.tar", capsys, status=0)
+    assert "Outputs: 4 of 4 stages wrote the same bytes." in lines
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "line"),
+    [
+        ("none", None, r"none/receipts: no such directory; name the results"),
+        ("broken.tar", b"no archive", r"broken\.tar: expected an archive of a run"),
+        ("empty.tar", b"\0" * 10240, r"empty\.tar: expected the receipts of one run, found"),
+    ],
+)
+def test_what_is_no_run_is_one_line(
+    tmp_path: Path, name: str, content: bytes | None, line: str
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=line):
+        compare_runs.main([str(make(tmp_path, "a")), str(tmp_path / name)])
+
+
+def test_a_broken_receipt_is_one_line(tmp_path: Path) -> None:
+    a = make(tmp_path, "a")
+    (a / "receipts/data_items.json").write_text(json.dumps({"stage": "data_items"}))
+    with pytest.raises(UserError, match=r"data_items.*no recipe.*not a receipt"):
+        compare_runs.main([str(a), str(a)])
