@@ -69,7 +69,7 @@ else:
             recipe=recipe("base"),
             code=code("scripts/import_base.py"),
             dtype=config["base"]["dtype"],
-            snapshot=source("base_model"),
+            snapshot=lambda wildcards: source("base_model"),
         shell:
             r"""
             exec &> >(tee {log:q})

@@ -12,17 +12,6 @@ OUTPUTS:
 from bezoar.workflow import served
 
 
-def other_judge(wildcards):
-    """The judge of {column}."""
-    return LAYOUT.columns[wildcards.column]["judge"]
-
-
-def server_of_column(wildcards):
-    """What stands before the program that asks the judge of {column}."""
-    job = f"rejudge-{wildcards.column}.{wildcards.model}"
-    return served.before(LAYOUT, job, other_judge(wildcards))
-
-
 rule mtbench_rejudge:
     """Judge the answers of {wildcards.model} once more, as {wildcards.column}."""
     input:
@@ -34,7 +23,7 @@ rule mtbench_rejudge:
         answers="<results>/mtbench/{model}/answers.jsonl",
         overrides=lambda wildcards: LAYOUT.overrides(wildcards.column),
         facts=FACTS,
-        server=lambda wildcards: served.files(LAYOUT, "rejudge", other_judge(wildcards)),
+        server=lambda wildcards: served.files(LAYOUT, "rejudge", LAYOUT.judge(wildcards.column)),
     output:
         judgments="<results>/mtbench/{model}/{column}.judgments.jsonl",
         counts="<results>/mtbench/{model}/{column}.counts.json",
@@ -43,7 +32,7 @@ rule mtbench_rejudge:
         "<logs>/mtbench/{model}.{column}.txt",
     benchmark:
         "<benchmarks>/mtbench/{model}.{column}.tsv"
-    threads: lambda wildcards: served.threads(LAYOUT, "rejudge", other_judge(wildcards))
+    threads: lambda wildcards: served.threads(LAYOUT, "rejudge", LAYOUT.judge(wildcards.column))
     resources:
         **NEEDS.asked("mtbench_rejudge"),
         concurrency=16,
@@ -51,7 +40,7 @@ rule mtbench_rejudge:
         recipe=lambda wildcards: canonical(recipes.rejudge(LAYOUT, wildcards.column)),
         code=code("scripts/judge_mtbench.py"),
         store=store("rejudge-{column}.{model}"),
-        server=server_of_column,
+        server=served.before_column(LAYOUT),
     shell:
         r"""
         exec &> >(tee {log:q})

@@ -312,6 +312,10 @@ class Layout:
             f"python -m bezoar.training.launch --config_file {file} --num_processes {processes}"
         )
 
+    def judge(self, column: str) -> dict[str, Any]:
+        """Return the settings of the judge of a column."""
+        return dict(self.columns[column]["judge"])
+
     # Comparisons
 
     def comparisons(self) -> list[list[str]]:

@@ -6,6 +6,7 @@ machine with few cores.
 """
 
 import shlex
+from collections.abc import Callable
 from typing import Any
 
 from bezoar.errors import UserError
@@ -124,3 +125,13 @@ def before(layout: Layout, job: str, *models: Settings | None) -> str:
         f"exec python scripts/serve_model.py --recipe {text}"
         f" --record {folder}/{job}.json --export {' '.join(dict.fromkeys(names))} -- \\"
     )
+
+
+def before_column(layout: Layout) -> Callable[[Any], str]:
+    """Return the function that gives a job which judges a column its line, by its wildcards."""
+
+    def line(wildcards: Any) -> str:
+        job = f"rejudge-{wildcards.column}.{wildcards.model}"
+        return before(layout, job, layout.judge(wildcards.column))
+
+    return line
