@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import datasets  # noqa: F401 - it reads HF_HUB_OFFLINE once, and the harness's tasks set it
 import pytest
 
 import convert_items
