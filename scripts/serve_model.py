@@ -32,15 +32,15 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from bezoar import program, progress
 from bezoar.errors import UserError
 from bezoar.files import whole_file, write_json
-from bezoar.llm.settings import ServerSettings
+from bezoar.llm.settings import ServerSettings, server_count
 from bezoar.provenance.fingerprint import nothing_to_do
 from bezoar.recipe import add_recipe_argument
 
@@ -113,7 +113,7 @@ def llama_cpp(recipe: Recipe, place: list[str]) -> list[str]:
     options = recipe.get("options", {})
     for name in OTHER_WEIGHTS & options.keys() if "weights" in recipe else ():
         raise UserError(f"serve: options: `{name}` names other weights than serve.weights; remove")
-    context = recipe["max_model_len"] * count(options, "parallel")
+    context = recipe["max_model_len"] * server_count(options, "parallel")
     weights = ["--model", recipe["weights"]] if "weights" in recipe else []
     kept = CACHE_TYPES.get(recipe["dtype"], recipe["dtype"])
     cache = ["--cache-type-k", kept, "--cache-type-v", kept]
@@ -132,14 +132,6 @@ def xllamacpp(recipe: Recipe, place: list[str]) -> list[str]:
     threads = [] if "threads" in recipe.get("options", {}) else ["--threads", "1"]
     script = os.path.relpath(Path(__file__).with_name("serve_llama_cpp.py"))
     return [script, *llama_cpp(recipe, place), *threads]
-
-
-def count(options: Mapping[str, Any], name: str) -> int:
-    """Return an option that is a count, 1 if it is not given."""
-    found = options.get(name, 1)
-    if not isinstance(found, int) or isinstance(found, bool) or found < 1:
-        raise UserError(f"serve.options.{name}: expected 1 or more, found {found!r}")
-    return found
 
 
 def further(options: dict[str, object]) -> list[str]:

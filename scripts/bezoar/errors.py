@@ -25,6 +25,11 @@ class UserError(Exception):
         super().__init__(" ".join(message.splitlines()))
 
 
+def reason(error: BaseException) -> str:
+    """Return the first 160 characters of another library's error on one line, or else its kind."""
+    return " ".join(str(error).split())[:160] or type(error).__name__
+
+
 def shortage(error: BaseException) -> str:
     """Return `disk` or `memory` if that is what an error is about, else an empty text."""
     text = str(error)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bezoar import program
-from bezoar.errors import UserError
+from bezoar.errors import UserError, reason
 from bezoar.evaluation.statistics import paired_difference
 from bezoar.files import differences
 from bezoar.provenance.audit import Receipts, finished
@@ -81,9 +81,8 @@ def opened(path: Path, stack: ExitStack) -> Run:
         with tarfile.open(path) as archive:
             archive.extractall(folder, filter="data")
     except (tarfile.TarError, OSError, EOFError) as error:
-        reason = " ".join(str(error).split())
         raise UserError(
-            f"{path}: expected an archive of a run ({reason}); fetch it again"
+            f"{path}: expected an archive of a run ({reason(error)}); fetch it again"
         ) from None
     roots = [found.parent for found in folder.rglob("receipts") if found.is_dir()]
     if len(roots) != 1:
@@ -126,11 +125,11 @@ def other_bytes(a: Run, b: Run) -> list[str]:
     return [stage for stage in both(a, b) if a.files(stage, "outputs") != b.files(stage, "outputs")]
 
 
-def harness_items(run: Run, model: str, task: str, metric: str) -> Values:
-    """Return (item, right answer) -> score of a model on a task."""
+def harness_items(samples: list[dict[str, Any]], task: str, metric: str) -> Values:
+    """Return (item, right answer) -> score of a model's samples on a task."""
     return {
         (row["doc_id"], row["target"]): row[metric]
-        for row in run.rows(f"lm_eval/{model}.samples.jsonl")
+        for row in samples
         if row["task"] == task and metric in row
     }
 
@@ -171,10 +170,11 @@ def numbers(a: Run, b: Run) -> Iterator[str]:
     same = same_source(a, b, "data_items", "tasks") and same_source(a, b, "data_items", "data")
     metrics = [dict(run.receipts["lm_eval_table"]["recipe"]["metric"]) for run in (a, b)]
     for model in [name for name in tables[0]["models"] if name in tables[1]["models"]]:
+        samples = [run.rows(f"lm_eval/{model}.samples.jsonl") for run in (a, b)]
         for task in [name for name in metrics[0] if name in metrics[1]]:
             found = [
-                harness_items(run, model, task, metric[task])
-                for run, metric in zip((a, b), metrics, strict=True)
+                harness_items(rows, task, metric[task])
+                for rows, metric in zip(samples, metrics, strict=True)
             ]
             if all(found):
                 yield compared(f"{model}, {task}", found[0], found[1], same)
@@ -194,13 +194,13 @@ def numbers(a: Run, b: Run) -> Iterator[str]:
             yield f"claim: {statement} {verdicts[0][statement]} -> {verdicts[1][statement]}"
 
 
-def page(a: Run, b: Run) -> list[str]:
-    """Return the comparison, a line each."""
+def page(a: Run, b: Run, moved: list[str]) -> list[str]:
+    """Return the comparison, a line each; `moved` are the stages that wrote other bytes."""
     lines = [f"A: {a.root}, {len(a.receipts)} stages", f"B: {b.root}, {len(b.receipts)} stages"]
     for title, run, than in (("only in A", a, b), ("only in B", b, a)):
         if names := [stage for stage in run.receipts if stage not in than.receipts]:
             lines.append(f"{title}: {', '.join(names)}")
-    stages, moved = both(a, b), other_bytes(a, b)
+    stages = both(a, b)
     lines += ["", "What differs before any stage ran (A -> B):"]
     lines += [f"  {line}" for line in causes(a, b)] or ["  nothing"]
     lines += [
@@ -222,8 +222,9 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     with ExitStack() as stack:
         a, b = (opened(path, stack) for path in args.runs)
-        print(*page(a, b), sep="\n")
-        if a.receipts.keys() != b.receipts.keys() or other_bytes(a, b):
+        moved = other_bytes(a, b)
+        print(*page(a, b, moved), sep="\n")
+        if moved or a.receipts.keys() != b.receipts.keys():
             raise SystemExit(1)
 
 

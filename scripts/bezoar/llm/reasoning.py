@@ -9,6 +9,7 @@ ENDS = {
     "<|begin_of_thought|>": "<|end_of_thought|>",
     "<unused94>": "<unused95>",
 }
+BEGINNINGS = {end: begin for begin, end in ENDS.items()}
 OPENED = re.compile(
     rf"[\s\ufeff]*(?P<tag><{TAGS}\s*>|◁think▷|(?-i:\[THINK\]|{'|'.join(map(re.escape, ENDS))}))",
     re.IGNORECASE,
@@ -103,7 +104,6 @@ def _is_spoken_of(text: str, start: int, closed: re.Match[str]) -> bool:
     """Whether a closing tag belongs to the answer: its opening one precedes it there, or it stands
     in backticks.
     """
-    begins = {end: begin for begin, end in ENDS.items()}
-    opening = begins.get(closed[0], closed[0].replace("/", "", 1)).lower()
+    opening = BEGINNINGS.get(closed[0], closed[0].replace("/", "", 1)).lower()
     quoted = text.endswith("`", 0, closed.start()) and text.startswith("`", closed.end())
     return quoted or opening in text[start : closed.start()].lower()

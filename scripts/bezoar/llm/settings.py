@@ -64,6 +64,16 @@ class ServerSettings(TypedDict):
     options: NotRequired[dict[str, Any]]  # further ones of its command line, by name
 
 
+def server_count(options: Mapping[str, Any], name: str) -> int:
+    """Return a server's option that is a count, 1 if it is not given; raise `UserError` if it is
+    none.
+    """
+    found = options.get(name, 1)
+    if not isinstance(found, int) or isinstance(found, bool) or found < 1:
+        raise UserError(f"serve.options.{name}: expected 1 or more, found {found!r}")
+    return found
+
+
 @dataclass(frozen=True)
 class ModelSpec:
     """The settings of one language model. The seed is `request` (drawn from the whole request, so

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from bezoar.errors import UserError, shortage
+from bezoar.errors import UserError, reason, shortage
 
 SUFFIX = ".gguf"
 
@@ -42,10 +42,9 @@ def dequantized(path: Path) -> tuple[Any, Any]:
     except Exception as error:  # each architecture's code, and the gguf package, raise their own
         if shortage(error):
             raise
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise UserError(
-            f"{path}: no model that transformers can read ({reason}); its documentation lists the"
-            " architectures and quantisations it reads from GGUF"
+            f"{path}: no model that transformers can read ({reason(error)}); its documentation"
+            " lists the architectures and quantisations it reads from GGUF"
         ) from None
     if missing := info.get("missing_keys"):
         raise UserError(

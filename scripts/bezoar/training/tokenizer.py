@@ -17,7 +17,7 @@ from typing import Any
 
 from transformers.tokenization_utils_sentencepiece import SentencePieceBackend
 
-from bezoar.errors import UserError
+from bezoar.errors import UserError, reason
 from bezoar.readers import read_json_object, read_text
 from bezoar.training.template import Piece
 
@@ -110,14 +110,9 @@ def _own(model: Path) -> Any:
         return AutoTokenizer.from_pretrained(model, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # tokenizers raises the bare class for a file it cannot parse
         raise UserError(
-            f"{model}: no tokenizer that can be read ({_line(error)}); expected tokenizer.json or"
+            f"{model}: no tokenizer that can be read ({reason(error)}); expected tokenizer.json or"
             " tokenizer.model, with tokenizer_config.json, beside the weights"
         ) from None
-
-
-def _line(error: BaseException) -> str:
-    """The first 160 characters of an error's text on one line."""
-    return " ".join(str(error).split())[:160] or type(error).__name__
 
 
 def _sentencepiece(model: Path) -> Any:
@@ -131,13 +126,13 @@ def _sentencepiece(model: Path) -> Any:
     try:
         pieces = sentencepiece.SentencePieceProcessor(model_file=str(path))
     except (OSError, RuntimeError) as error:
-        raise UserError(f"{path}: expected a SentencePiece model ({_line(error)})") from None
+        raise UserError(f"{path}: expected a SentencePiece model ({reason(error)})") from None
     try:
         config, added = _described(model)
     except (ValueError, TypeError, AttributeError) as error:
         raise UserError(
             f"{model}: its tokenizer_config.json, special_tokens_map.json or added_tokens.json is"
-            f" not of the form that transformers writes ({_line(error)})"
+            f" not of the form that transformers writes ({reason(error)})"
         ) from None
     named = {
         kind: token

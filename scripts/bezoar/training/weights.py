@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from bezoar.errors import UserError, shortage
+from bezoar.errors import UserError, reason, shortage
 from bezoar.readers import read_json_object, shown
 from bezoar.training.tokenizer import load_tokenizer, tokenizer_file
 
@@ -42,7 +42,7 @@ def load_causal_lm(directory: Path, dtype: Any, **options: Any) -> Any:
         if shortage(error):
             raise
         raise UserError(
-            f"{directory}: no model that transformers can load ({_line(error)}); expected a causal"
+            f"{directory}: no model that transformers can load ({reason(error)}); expected a causal"
             " language model's config.json and the weights that fit it"
         ) from None
     model, info = loaded
@@ -86,7 +86,7 @@ def load_adapter(model: Any, directory: Path, trainable: bool = False) -> Any:
         if shortage(error):
             raise
         raise UserError(
-            f"{directory}: no adapter of this model ({_line(error)}); train it on this base"
+            f"{directory}: no adapter of this model ({reason(error)}); train it on this base"
         ) from None
     wanted = {
         name: tuple(tensor.shape)
@@ -152,13 +152,8 @@ def tensors(path: Path) -> Iterator[tuple[str, Any]]:
                 yield name, stored.get_tensor(name)
     except (OSError, SafetensorError) as error:
         raise UserError(
-            f"{path}: not a whole safetensors file ({_line(error)}); fetch or make it again"
+            f"{path}: not a whole safetensors file ({reason(error)}); fetch or make it again"
         ) from None
-
-
-def _line(error: BaseException) -> str:
-    """The first 160 characters of an error's text on one line."""
-    return " ".join(str(error).split())[:160] or type(error).__name__
 
 
 def _require_plain(directory: Path) -> None:
@@ -205,7 +200,7 @@ def _header(path: Path) -> list[tuple[str, str]]:
             return [(name, stored.get_slice(name).get_dtype()) for name in stored.keys()]  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise UserError(
-            f"{path}: not a whole safetensors file ({_line(error)}); fetch or make it again"
+            f"{path}: not a whole safetensors file ({reason(error)}); fetch or make it again"
         ) from None
 
 

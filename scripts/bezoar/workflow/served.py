@@ -9,8 +9,8 @@ import shlex
 from collections.abc import Callable
 from typing import Any
 
-from bezoar.errors import UserError
 from bezoar.files import canonical
+from bezoar.llm.settings import server_count
 from bezoar.provenance.fingerprint import LOCKS, Hashes
 from bezoar.surroundings import own
 from bezoar.workflow.layout import Layout, per_job
@@ -45,13 +45,7 @@ def threads(layout: Layout, job: str, *models: Settings | None) -> int:
     """Return the cores of a job: those of the server that it starts."""
     if shared(layout) or not asked(layout, job, *models):
         return 1
-    count: int = layout.config["serve"].get("options", {}).get("threads", 1)
-    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-        raise UserError(
-            f"serve.options.threads: expected 1 or more, because a job claims as many cores; found"
-            f" {count!r}"
-        )
-    return count
+    return server_count(layout.config["serve"].get("options", {}), "threads")
 
 
 def weights_files(layout: Layout) -> list[str]:
