@@ -4,6 +4,7 @@ Every row behind the numbers on one page, to search, filter and link to.
 REQUIRED INPUTS:
     rows    = <results>/filter/{scheme}.jsonl, data/{duplicates,contamination}.jsonl
     chat    = <results>/mtbench/{model}/{answers,judgments}.jsonl
+    pairs   = <results>/preferences/pairs.jsonl, dpo/held_out.json
     samples = <results>/lm_eval/{model}.samples.jsonl, data/evaluation_items.jsonl
 OUTPUTS:
     page    = <results>/report/rows.html
@@ -22,6 +23,8 @@ rule explorer:
         evaluation="<results>/data/evaluation_items.jsonl",
         answers=expand("<results>/mtbench/{model}/answers.jsonl", model=EVALUATED),
         judgments=expand("<results>/mtbench/{model}/judgments.jsonl", model=EVALUATED),
+        pairs="<results>/preferences/pairs.jsonl",
+        held_out="<results>/dpo/held_out.json",
         samples=expand("<results>/lm_eval/{model}.samples.jsonl", model=EVALUATED),
     output:
         page="<results>/report/rows.html",
@@ -41,6 +44,7 @@ rule explorer:
             --duplicates {input.duplicates:q} --contamination {input.contamination:q} \
             --items {input.evaluation:q} --answers {input.answers:q} \
             --judgments {input.judgments:q} --samples {input.samples:q} \
+            --pairs {input.pairs:q} --held-out {input.held_out:q} \
             --template {input.template:q} --output {output.page:q} \
             --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
         """

@@ -1,5 +1,6 @@
 """Build the page on which every row behind the numbers can be read: generated rows with their
-verdicts, all models' answers side by side, items of the harness on which models differ.
+verdicts, all models' answers side by side, held-out preference pairs with their margins, items of
+the harness on which models differ.
 
 It is one file that loads nothing, so that it can be passed on with the report; a link such as
 `rows.html#evol:12` leads to a row. What models wrote is data in it, never markup.
@@ -7,7 +8,8 @@ It is one file that loads nothing, so that it can be passed on with the report; 
 Usage: build_explorer.py --rows …/filter/lamini.jsonl … --duplicates …/duplicates.jsonl \\
            --contamination …/contamination.jsonl --items …/evaluation_items.jsonl \\
            --answers …/mtbench/base/answers.jsonl … --judgments …/mtbench/base/judgments.jsonl … \\
-           --samples …/lm_eval/base.samples.jsonl … --template … --output …/rows.html \\
+           --samples …/lm_eval/base.samples.jsonl … --pairs …/preferences/pairs.jsonl \\
+           --held-out …/dpo/held_out.json --template … --output …/rows.html \\
            --recipe '{"scale": "rehearsal", …}' --code … --receipt …
 """
 
@@ -39,6 +41,8 @@ FILES = {
     "duplicates": "duplicates found in the rows, JSONL",
     "contamination": "evaluation items found in the rows, JSONL",
     "items": "texts of the evaluation's items, JSONL",
+    "pairs": "preference pairs, JSONL",
+    "held_out": "margins of those that DPO did not train on, JSON",
     "template": "the page's template, Jinja",
 }
 
@@ -49,7 +53,7 @@ def main(argv: list[str] | None = None) -> None:
     for name, what in LISTS.items():
         parser.add_argument(f"--{name}", type=Path, nargs="+", required=True, help=what)
     for name, what in FILES.items():
-        parser.add_argument(f"--{name}", type=Path, required=True, help=what)
+        parser.add_argument(f"--{name.replace('_', '-')}", type=Path, required=True, help=what)
     parser.add_argument("--output", type=Path, required=True, help="page to write")
     args = parser.parse_args(argv)
 
@@ -68,6 +72,7 @@ def main(argv: list[str] | None = None) -> None:
         sections = [
             *(rows.generated(path, found) for path in args.rows),
             rows.chat(zip(args.answers, args.judgments, strict=True), items),
+            rows.preferred(args.pairs, args.held_out),
             rows.changed_items(args.samples, items, args.recipe["metric"]),
         ]
         html = (

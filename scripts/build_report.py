@@ -22,7 +22,14 @@ from bezoar.evaluation.held_out import compared
 from bezoar.files import whole_file
 from bezoar.provenance.receipt import Receipt, stage_parser
 from bezoar.readers import read_json, read_jsonl
-from bezoar.report import data_section, overview_section, plots, requests_section, templates
+from bezoar.report import (
+    data_section,
+    figures,
+    overview_section,
+    requests_section,
+    templates,
+    way_section,
+)
 
 
 class Recipe(TypedDict):
@@ -84,23 +91,6 @@ class Artifacts:
         return read_jsonl(self.paths[name]) if name in self.paths else []
 
 
-def curve(rows: list[dict[str, Any]]) -> str:
-    """Return the figure of one stage: losses, or margins and accuracies for preference training."""
-    names = {"loss": "training loss", "eval_loss": "validation loss"}
-    if any("rewards/margins" in row for row in rows):
-        names = {
-            "rewards/margins": "reward margin",
-            "eval_rewards/accuracies": "held-out accuracy",
-            "loss": "training loss",
-        }
-    series = {}
-    for key, label in names.items():
-        points = [(row["step"], row[key]) for row in rows if key in row]
-        if points:
-            series[label] = ([step for step, _ in points], [value for _, value in points])
-    return plots.curves(series, "nats per token" if "loss" in names else "")
-
-
 def stages(receipts: dict[str, dict[str, Any]], results: Path) -> list[dict[str, Any]]:
     """Return name, times and written files of each receipt, in the order the stages began."""
     rows = []
@@ -144,22 +134,15 @@ def page(
     judge_name = claims["judge"]["used"]
     chat = mtbench["judges"][judge_name]
     models = list(chat["models"])
-    categories = list(chat["models"][models[0]]["categories"])
-
-    def rating(model: str, category: str) -> dict[str, Any]:
-        return chat["models"][model]["categories"][category]
-
-    bars = {
-        m: [
-            (r["mean"], r["low"], r["high"]) if (r := rating(m, c))["mean"] is not None else None
-            for c in categories
-        ]
-        for m in models
-    }
-    radar = {m: [rating(m, c)["mean"] or 0.0 for c in categories] for m in models}
     drawn = {
         label: (name, rows) for name, label in CURVES.items() if (rows := artifacts.rows(name))
     }
+    bridges = {
+        Path(name).stem: artifacts.json(name)
+        for name in artifacts.paths
+        if name.startswith("bridge/")
+    }
+    learning = artifacts.json("learning.json")
     scale = recipe["scale"]
     title, text = SCALES[scale]
     environment = templates.environment(template.parent)
@@ -179,17 +162,18 @@ def page(
         other_judges={
             name: table for name, table in mtbench["judges"].items() if name != judge_name
         },
-        bridges={
-            Path(name).stem: artifacts.json(name)
-            for name in artifacts.paths
-            if name.startswith("bridge/")
-        },
-        learning=artifacts.json("learning.json"),
+        bridges=bridges,
+        learning=learning,
         preferences=artifacts.json("preferences/counts.json"),
-        curves={label: curve(rows) for label, (_, rows) in drawn.items()},
+        curves={label: figures.curve(rows) for label, (_, rows) in drawn.items()},
         curve_files={label: name for label, (name, _) in drawn.items()},
-        radar=plots.radar(categories, radar, 10),
-        bars=plots.bars(categories, bars, "rating, 1 to 10"),
+        figures={
+            **figures.compared(lm_eval, chat),
+            **figures.by_category(chat),
+            **(figures.learned(learning) if learning else {}),
+            **figures.validation({label: rows for label, (_, rows) in drawn.items()}),
+            **figures.judged_again(bridges),
+        },
         merges={
             model: report
             for model in models
@@ -203,6 +187,7 @@ def page(
         overview_section=overview_section.section(
             environment, claims, lm_eval, chat, receipts, len(recipe["deviations"])
         ),
+        way_section=way_section.section(environment, artifacts, lm_eval, chat, receipts),
         data_section=data_section.section(environment, artifacts, receipts),
         requests_section=requests_section.section(environment, receipts),
         deviations=recipe["deviations"],

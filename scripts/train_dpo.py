@@ -89,11 +89,11 @@ def check_collapse(rows: list[dict[str, Any]], recipe: Recipe) -> None:
 def held_out(
     model: Any, validation: list[dict[str, Any]], tokenizer: Any, recipe: Recipe
 ) -> dict[str, Any]:
-    """Return {margins, kl_nats_per_token, kl_tokens} of held-out pairs; the reference is the
+    """Return {rows, margins, kl_nats_per_token, kl_tokens} of held-out pairs; the reference is the
     model with its adapter switched off.
 
-    `margins` holds [reference, policy] of each pair: log-probability of the chosen answer less that
-    of the rejected one, in nats.
+    `rows` holds the row of each pair in the file of pairs, from 1; `margins` [reference, policy]:
+    log-probability of the chosen answer less that of the rejected one, in nats.
     """
     import torch
 
@@ -126,6 +126,7 @@ def held_out(
         tokens += len(ours)
     margins = [[round(a, 6), round(b, 6)] for a, b in zip(reference, policy, strict=True)]
     return {
+        "rows": [pair["row"] for pair in validation],
         "margins": margins,
         "kl_nats_per_token": round(divergence / tokens, 6),
         "kl_tokens": tokens,

@@ -2,6 +2,7 @@
 artifacts, in a real browser where there is one.
 """
 
+import html
 import html.parser
 import json
 import re
@@ -10,6 +11,7 @@ import struct
 import subprocess
 from pathlib import Path
 
+import axe_core_python
 import pytest
 from smallest import MODELS, RESULTS
 
@@ -179,3 +181,44 @@ def test_a_browser_shows_the_page_without_sideways_scrolling(
     )
     assert struct.unpack(">II", shot.read_bytes()[16:24]) == (max(width, 500), 3000)
     assert shot.stat().st_size > 50_000, "an empty page would be smaller"
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no chromium")
+@pytest.mark.parametrize("name", ["index.html", "rows.html"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_an_accessibility_checker_finds_nothing_serious(
+    page: Path, tmp_path: Path, name: str, scheme: str
+) -> None:
+    axe = Path(axe_core_python.__file__).parent / "axe.min.js"
+    shutil.copy(axe, tmp_path / "axe.js")
+    checked = tmp_path / name
+    run = (
+        "addEventListener('load', () => setTimeout(async () => { const found = await axe.run();"
+        " document.title = 'axe:' + JSON.stringify(found.violations.filter((v) =>"
+        " ['serious', 'critical'].includes(v.impact)).map((v) => [v.id, v.nodes.length,"
+        " v.nodes[0].html.slice(0, 200)])); }, 200))"
+    )
+    text = (page.parent / name).read_text(encoding="utf-8")
+    checked.write_text(
+        text.replace("</body>", f'<script src="axe.js"></script><script>{run}</script></body>'),
+        encoding="utf-8",
+    )
+    preference = ["--force-dark-mode"] if scheme == "dark" else []
+    seen = subprocess.run(
+        [
+            CHROMIUM,
+            *FLAGS,
+            *preference,
+            f"--user-data-dir={tmp_path / 'profile'}",
+            "--virtual-time-budget=60000",
+            "--timeout=60000",
+            "--dump-dom",
+            checked.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=True,
+    ).stdout
+    (title,) = re.findall(r"<title>(.*?)</title>", seen, re.S)[:1]
+    assert title == "axe:[]", html.unescape(title)

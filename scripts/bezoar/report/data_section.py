@@ -7,6 +7,8 @@ from typing import Any
 
 import jinja2
 
+from bezoar.report import plots
+
 TEMPLATE = Path(__file__).parent / "report_data.html.j2"
 
 
@@ -24,14 +26,74 @@ def used(receipts: Receipts, schemes: list[str]) -> dict[str, dict[str, int]]:
     }
 
 
+def figures(
+    schemes: dict[str, dict[str, Any]], duplicates: dict[str, Any] | None
+) -> dict[str, str]:
+    """Return name -> figure: what became of the rows, accept rates, lengths, overlaps."""
+    tenths = list(range(1, 11))
+    by = {
+        key: {
+            name: (tenths[: len(rates)], rates)
+            for name, scheme in schemes.items()
+            if (rates := scheme["filter"].get(f"accept_rate_by_{key}_decile"))
+        }
+        for key in ("length", "position")
+    }
+    words = {
+        part: {
+            name: (list(range(0, 101, 10)), scheme["words"][part])
+            for name, scheme in schemes.items()
+            if scheme["words"][part]
+        }
+        for part in ("instruction", "response")
+    }
+    ends = [ended(scheme["funnel"]) for scheme in schemes.values()]
+    drawn = {
+        "funnel": plots.shares(
+            list(schemes),
+            {part: [end[part] for end in ends] for part in ends[0]},
+            "percent of the items that came back",
+        ),
+        **{
+            f"accepted by {key}": plots.curves(rates, "accept rate", f"tenth by {what}", 0.0)
+            for (key, rates), what in zip(
+                by.items(), ("length of the response", "position in the file"), strict=True
+            )
+        },
+        **{
+            f"words of the {part}": plots.curves(lengths, "words", "percent of the rows", 0.0)
+            for part, lengths in words.items()
+        },
+    }
+    if duplicates:
+        sizes, kinds = duplicates["rows"], (duplicates["exact"], duplicates["near"])
+        drawn["overlaps"] = plots.matrix(
+            list(sizes),
+            list(sizes),
+            [[sum(k[a][b] for k in kinds) / (sizes[a] or 1) for b in sizes] for a in sizes],
+            [[" + ".join(f"{k[a][b]:,}" for k in kinds) for b in sizes] for a in sizes],
+        )
+    return drawn
+
+
+def ended(funnel: dict[str, Any]) -> dict[str, int]:
+    """Return how many items of a scheme ended in each state."""
+    return {
+        **{key: funnel[key] for key in ("accepted", "rejected", "unrated")},
+        **{key: sum(funnel.get(key, {}).values()) for key in ("dropped", "eliminated")},
+    }
+
+
 def section(environment: jinja2.Environment, artifacts: Any, receipts: Receipts) -> str:
     """Return the section as HTML."""
     description = artifacts.json("data/description.json")
     schemes = list(description["schemes"]) if description else []
+    duplicates = artifacts.json("data/duplicates.json")
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         schemes=description["schemes"] if description else {},
+        figures=figures(description["schemes"], duplicates) if schemes else {},
         families=description["task_families"] if description else None,
-        duplicates=artifacts.json("data/duplicates.json"),
+        duplicates=duplicates,
         contamination=artifacts.json("data/contamination.json"),
         used=used(receipts, schemes),
     )

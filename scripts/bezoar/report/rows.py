@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from bezoar.readers import column, numbered, read_jsonl
+from bezoar.readers import column, numbered, read_json, read_jsonl
 from bezoar.training.template import training_text
 
 Section = dict[str, Any]
@@ -138,6 +138,40 @@ def changed_items(samples: Iterable[Path], items: Texts, metrics: dict[str, str]
         "title": "LM Eval Harness: items on which models differ",
         "note": f"{len(rows)} of {len(found)} items.",
         "facets": ["task", "best"],
+        "rows": rows,
+    }
+
+
+def preferred(pairs: Path, held_out: Path) -> Section:
+    """Return the held-out preference pairs with the margins of reference and policy, largest change
+    first; a pair is right where its margin is above zero.
+    """
+    found, numbered_pairs = read_json(held_out), dict(enumerate(read_jsonl(pairs), 1))
+    rows = []
+    for number, (reference, policy) in zip(found["rows"], found["margins"], strict=True):
+        pair = numbered_pairs[number]
+        sides = [("wrong", "right")[margin > 0] for margin in (reference, policy)]
+        margins = (
+            f"reference {reference:+.2f}, policy {policy:+.2f}, change {policy - reference:+.2f}"
+        )
+        rows.append(
+            {
+                "id": str(number),
+                "facets": sides,
+                "texts": [
+                    ("margins", margins),
+                    *((name, pair[name]) for name in ("prompt", "chosen", "rejected")),
+                ],
+                "change": abs(policy - reference),
+            }
+        )
+    rows.sort(key=lambda row: -row.pop("change"))
+    return {
+        "id": "pairs",
+        "title": "Held-out preference pairs",
+        "note": "Margin: log-probability of the chosen answer less that of the rejected one, in"
+        " nats, before DPO (reference) and after it (policy). Pairs that moved most come first.",
+        "facets": ["reference", "policy"],
         "rows": rows,
     }
 

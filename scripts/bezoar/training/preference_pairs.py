@@ -18,8 +18,8 @@ from bezoar.training.tokenizer import common, encode
 def tokenize(
     rows: list[dict[str, Any]], template: Template, tokenizer: Any, recipe: Mapping[str, Any]
 ) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    """Return the pairs that fit, each {prompt, chosen, rejected (texts), ids: {prompt, chosen,
-    rejected}}, both answers with EOS; and counts.
+    """Return the pairs that fit, each {prompt, chosen, rejected (texts), row (from 1), ids:
+    {prompt, chosen, rejected}}, both answers with EOS; and counts.
 
     A prompt longer than `max_prompt_length` or a pair longer than `max_length` (tokens) is left
     out.
@@ -47,7 +47,7 @@ def tokenize(
             texts = {"prompt": template.prompt(row["prompt"])} | {
                 side: row[side] for side in ("chosen", "rejected")
             }
-            kept.append({**texts, "ids": ids})
+            kept.append({**texts, "row": number, "ids": ids})
     return kept, counts
 
 

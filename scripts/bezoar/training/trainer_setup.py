@@ -24,6 +24,8 @@ def progress_callback() -> Any:
     class ProgressCallback(TrainerCallback):
         def __init__(self) -> None:
             self.shown = ExitStack()
+            self.evaluating = ExitStack()
+            self.evaluated = 0
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             steps = progress.task("train", state.max_steps, "steps", first=state.global_step)
@@ -38,6 +40,19 @@ def progress_callback() -> Any:
                 state.global_step == state.max_steps
             ):  # the last step competes for the best checkpoint too
                 control.should_evaluate = control.should_save = True
+
+        def on_prediction_step(
+            self, args: Any, state: Any, control: Any, eval_dataloader: Any = None, **_: Any
+        ) -> None:
+            if not self.evaluated:
+                batches = progress.task("evaluate", len(eval_dataloader), "batches")
+                self.evaluating.enter_context(batches)
+            self.evaluated += 1
+            progress.reached(self.evaluated)
+
+        def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            self.evaluating.close()
+            self.evaluated = 0
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             wait_for_everyone()  # each process writes the state of its own generators

@@ -138,6 +138,24 @@ def test_only_items_on_which_models_differ_are_listed(tmp_path: Path) -> None:
     assert row["texts"] == [("question", "Why?"), ("base", "0"), ("sft", "1")]
 
 
+def test_pairs_that_dpo_moved_most_come_first(tmp_path: Path) -> None:
+    pairs = write(
+        tmp_path / "pairs.jsonl",
+        [{"prompt": f"p{i}", "chosen": f"c{i}", "rejected": f"r{i}"} for i in (1, 2, 3)],
+    )
+    held_out = tmp_path / "held_out.json"
+    held_out.write_text(json.dumps({"rows": [3, 1], "margins": [[-1.0, -0.5], [-0.25, 2.0]]}))
+    first, second = rows.preferred(pairs, held_out)["rows"]
+    assert first["id"] == "1" and first["facets"] == ["wrong", "right"]
+    assert first["texts"] == [
+        ("margins", "reference -0.25, policy +2.00, change +2.25"),
+        ("prompt", "p1"),
+        ("chosen", "c1"),
+        ("rejected", "r1"),
+    ]
+    assert second["id"] == "3" and second["facets"] == ["wrong", "wrong"]
+
+
 def test_what_a_model_wrote_cannot_end_the_data(tmp_path: Path) -> None:
     section = rows.generated(write(tmp_path / "evol.jsonl", rated(HOSTILE)), {})
     page = html([section])

@@ -1,9 +1,8 @@
 """The first screen of the report is computed from the artifacts."""
 
-import jinja2
 import pytest
 
-from bezoar.report import overview_section
+from bezoar.report import overview_section, templates
 
 UP = {"mean": 0.2, "low": 0.1, "high": 0.3, "excludes_zero": True}
 DOWN = {"mean": -0.2, "low": -0.3, "high": -0.1, "excludes_zero": True}
@@ -33,9 +32,7 @@ def test_verdicts_time_and_price_are_counted_and_the_bytes_are_the_same_twice() 
         "claims": [{"verdict": verdict} for verdict in verdicts],
         "judge": {"used": "<simulator>", "paper": "GPT-4"},
     }
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
-    )
+    environment = templates.environment(overview_section.TEMPLATE.parent)
     pages = [
         overview_section.section(
             environment,

@@ -26,6 +26,7 @@ def test_dpo_prefers_the_chosen_answer_and_is_compared_with_its_reference(dpo: P
     assert found["difference"]["mean"] == pytest.approx(
         found["policy"]["mean"] - found["reference"]["mean"]
     )
+    assert len(set(raw["rows"])) == 8 and all(row >= 1 for row in raw["rows"])
     assert (
         sum(policy > reference for reference, policy in raw["margins"]) / 8
         == held[-1]["eval_rewards/accuracies"]

@@ -17,6 +17,7 @@ from trained import SFT, TEMPLATE, sft_command
 import merge_adapter
 import pretrain_base
 import train_sft
+from bezoar import progress
 from bezoar.errors import UserError
 from bezoar.files import sha256_file
 from bezoar.readers import read_json, read_jsonl
@@ -177,6 +178,17 @@ def test_a_zero_gradient_and_a_nan_stop_the_training(
     state = SimpleNamespace(global_step=7, max_steps=9, is_world_process_zero=True)
     with pytest.raises(UserError, match=f"step 7: {message}"):
         trainer_setup.progress_callback().on_log(None, state, None, logged)
+
+
+def test_an_evaluation_during_training_counts_its_batches() -> None:
+    callback, batches = trainer_setup.progress_callback(), [None] * 5
+    with progress.task("train", 9, "steps"):
+        for _ in range(2):  # the second evaluation counts from the beginning again
+            for done in range(1, 4):
+                callback.on_prediction_step(None, None, None, eval_dataloader=batches)
+                assert progress._open[-1].line().startswith(f"evaluate: {done} of 5 batches")
+            callback.on_evaluate(None, None, None)
+            assert progress._open[-1].line().startswith("train")
 
 
 def test_keeping_the_dequantised_weights_changes_no_bit_of_outputs_and_gradients(

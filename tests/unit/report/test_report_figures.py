@@ -1,0 +1,103 @@
+"""Figures and the picture of the way of the data: what they say, and that their bytes repeat."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bezoar.report import data_section, figures, plots, templates, way_section
+
+UP = {"mean": 0.2, "low": 0.1, "high": 0.3, "detectable": 0.05}
+FLAT = {"mean": 0.1, "low": -0.1, "high": 0.3, "detectable": None}
+NONE = {"mean": None, "low": None, "high": None}
+DRAWN = {
+    "curves": lambda: plots.curves({"a": ([1, 2], [3.0, 4.0])}, "nats"),
+    "bars": lambda: plots.bars(["x", "y"], {"a": [UP, NONE], "b": [None, FLAT]}, "rating"),
+    "shares": lambda: plots.shares(["a", "b"], {"kept": [5, 0], "lost": [1234, 0]}, "percent"),
+    "intervals": lambda: plots.intervals(["a", "b"], [UP, None], "mean"),
+    "differences": lambda: plots.differences(["a", "b", "c"], [UP, FLAT, NONE], "difference"),
+    "matrix": lambda: plots.matrix(["a"], ["x", "y"], [[0.5, None]], [["0.50", "–"]]),
+    "radar": lambda: plots.radar(["x", "y", "z"], {"a": [1, 2, 3]}, 10),
+}
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_a_figure_has_the_same_bytes_twice_and_the_pages_own_ink(name: str) -> None:
+    first, second = DRAWN[name](), DRAWN[name]()
+    assert first == second and first.startswith("<svg") and first.rstrip().endswith("</svg>")
+    assert "var(--muted)" in first and plots.INK not in first and plots.LINE not in first
+
+
+def test_the_parts_of_a_bar_carry_their_counts() -> None:
+    drawn = DRAWN["shares"]()
+    assert ">1,234<" in drawn and ">5<" not in drawn  # the part of 5 is too narrow
+
+
+def test_an_interval_that_contains_zero_is_hollow() -> None:
+    drawn = [plots.differences(["a"], [value], "d") for value in (FLAT, UP)]
+    assert ["fill-opacity: 0" in figure for figure in drawn] == [True, False]
+
+
+def test_states_of_a_funnel_add_up_to_what_came_back() -> None:
+    funnel = {
+        "parsed": 10,
+        "generated": 6,
+        "accepted": 4,
+        "rejected": 1,
+        "unrated": 1,
+        "dropped": {"too_short": 2, "surplus": 1},
+        "eliminated": {"sorry": 1},
+    }
+    ended = data_section.ended(funnel)
+    assert ended == {"accepted": 4, "rejected": 1, "unrated": 1, "dropped": 3, "eliminated": 1}
+    assert sum(ended.values()) == funnel["parsed"]
+
+
+def test_only_losses_of_one_kind_share_their_axes() -> None:
+    sft = [{"step": 0, "eval_loss": 3.0}, {"step": 20, "eval_loss": 2.0}, {"step": 1, "loss": 3.0}]
+    dpo = [{"step": 1, "eval_loss": 0.69, "rewards/margins": 0.0}]
+    drawn = figures.validation({"sft": sft, "dpo": dpo})["validation"]
+    assert ">sft<" in drawn and ">dpo<" not in drawn
+    assert figures.validation({"dpo": dpo}) == {}
+
+
+class Artifacts:
+    """A scheme's counts and the pairs'."""
+
+    def __init__(self) -> None:
+        self.paths = {"merge/sft/merge.json": Path("merge.json")}
+
+    def json(self, name: str) -> Any:
+        funnel = {"parsed": 10, "generated": 6, "accepted": 4}
+        return {
+            "data/description.json": {"schemes": {"evol": {"funnel": funnel}}},
+            "preferences/counts.json": {"used": 7, "read": 8},
+        }[name]
+
+
+def test_each_step_of_the_way_has_its_count_its_link_and_its_receipt() -> None:
+    receipts = {
+        "generate_evol": {"inputs": {"seeds": ["data/dolly.jsonl"], "prompts": ["p.txt"]}},
+        "sft_evol": {"inputs": {}, "facts": {"training": 3, "validation": 1}},
+        "merge_sft": {"inputs": {}, "facts": {}},
+    }
+    html = way_section.section(
+        templates.environment(way_section.TEMPLATE.parent),
+        Artifacts(),
+        {"mean_of_tasks": {"sft": {"mean": 0.5}, "base": None}},
+        {"models": {"base": {"overall": NONE}, "sft": {"overall": {"mean": 4.25}}}},
+        receipts,
+    )
+    for words in (
+        "<b>dolly.jsonl</b>",
+        "<b>6 of 10</b>",
+        '<a href="rows.html#evol">accepted by the filter</a><b>4 of 6</b>',
+        "<b>3 + 1 held out</b>",
+        '<a href="rows.html#pairs">preference pairs</a><b>7 of 8</b>',
+        "<b>not run here</b>",
+        "<b>not measured</b>",
+        '<a href="../merge/sft/README.md">sft</a><b>harness 0.500, chat 4.25</b>',
+        "../receipts/merge_sft.json",
+    ):
+        assert words in html, words
+    assert "../receipts/filter_evol.json" not in html, "a receipt that is not there has no link"
