@@ -187,6 +187,14 @@ def page(
         overview_section=overview_section.section(
             environment, claims, lm_eval, chat, receipts, len(recipe["deviations"])
         ),
+        held_out_losses={
+            stage: receipt["facts"]
+            for stage, receipt in sorted(
+                receipts.items(), key=lambda item: item[1]["started_unix_s"]
+            )
+            if receipt["facts"].get("best_eval_loss") is not None
+            and "first_eval_loss" in receipt["facts"]
+        },
         way_section=way_section.section(environment, artifacts, lm_eval, chat, receipts),
         data_section=data_section.section(environment, artifacts, receipts),
         requests_section=requests_section.section(environment, receipts),

@@ -175,6 +175,7 @@ def dpo_trainer(
 
 def train(
     rows: list[dict],
+    total: int,
     base: Path,
     tokenizer: Any,
     recipe: Recipe,
@@ -182,14 +183,14 @@ def train(
     out: Path,
     begun_with: dict[str, Any],
 ) -> dict[str, Any]:
-    """Train one adapter into `out`; `work` holds the checkpoints of a run that was `begun_with` the
-    same. Return facts for the receipt.
+    """Train one adapter into `out` on `rows` of a file that has `total`; `work` holds the
+    checkpoints of a run that was `begun_with` the same. Return facts for the receipt.
     """
     from bezoar.training import qlora
     from bezoar.training.weights import require_positions
 
     qlora.deterministic(recipe["seed"], recipe["threads"])
-    training, validation = split(rows, recipe["validation_share"], recipe["validation_seed"])
+    training, validation = split(rows, total, recipe["validation_share"], recipe["validation_seed"])
     if not training or not validation:
         raise UserError(
             f"dpo: {len(rows)} usable pairs, expected enough for training and validation; look at"
@@ -278,7 +279,9 @@ def main(argv: list[str] | None = None) -> None:
         )
         for pair, (chosen, rejected) in zip(rows, stored, strict=True):
             pair |= {"ref_chosen_logps": chosen, "ref_rejected_logps": rejected}
-        return counts | train(rows, args.base, tokenizer, args.recipe, work, out, begun)
+        return counts | train(
+            rows, counts["rows"], args.base, tokenizer, args.recipe, work, out, begun
+        )
 
     if not first_process():
         trained(work, {})

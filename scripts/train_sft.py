@@ -40,6 +40,7 @@ class Recipe(TrainingSettings):
 
 def train(
     rows: list[dict],
+    total: int,
     base: Path,
     parent: Path | None,
     tokenizer: Any,
@@ -48,8 +49,8 @@ def train(
     out: Path,
     begun_with: dict[str, Any],
 ) -> dict[str, Any]:
-    """Train one adapter into `out`; `work` holds the checkpoints of a run that was `begun_with` the
-    same. Return facts for the receipt.
+    """Train one adapter into `out` on `rows` of a file that has `total`; `work` holds the
+    checkpoints of a run that was `begun_with` the same. Return facts for the receipt.
     """
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
@@ -58,7 +59,7 @@ def train(
     from bezoar.training.weights import require_positions
 
     qlora.deterministic(recipe["seed"], recipe["threads"])
-    training, validation = split(rows, recipe["validation_share"], recipe["validation_seed"])
+    training, validation = split(rows, total, recipe["validation_share"], recipe["validation_seed"])
     if len(training) < 1 or len(validation) < 1:
         raise UserError(
             f"sft: {len(rows)} usable rows, expected enough for training and validation; look at"
@@ -75,15 +76,17 @@ def train(
         recipe["seed"],
     )
     before = qlora.weights_of(model)
+    validation.sort(key=lambda row: -len(row["input_ids"]))
     trainer = SFTTrainer(
         model=model,
         args=SFTConfig(
             **trainer_setup.trainer_arguments(recipe, work),
+            eval_on_start=True,  # held-out loss before anything is learned
             max_length=recipe["max_length"],
             completion_only_loss=recipe["completion_only"],
         ),
-        train_dataset=Dataset.from_list(training).select(order),
-        eval_dataset=Dataset.from_list(sorted(validation, key=lambda row: -len(row["input_ids"]))),
+        train_dataset=Dataset.from_list(training).remove_columns("row").select(order),
+        eval_dataset=Dataset.from_list(validation).remove_columns("row"),
         processing_class=tokenizer,
         callbacks=[trainer_setup.progress_callback()],
     )
@@ -97,6 +100,9 @@ def train(
         "validation": len(validation),
         "largest_change": moved,
         "steps": trainer.state.global_step,
+        "first_eval_loss": next(
+            r["eval_loss"] for r in trainer.state.log_history if "eval_loss" in r
+        ),
         "best_eval_loss": trainer.state.best_metric,
     }
 
@@ -135,7 +141,7 @@ def main(argv: list[str] | None = None) -> None:
         )
         print(f"{args.data}: {counts}", flush=True)
         return counts | train(
-            rows, args.base, args.parent, tokenizer, args.recipe, work, out, begun
+            rows, counts["rows"], args.base, args.parent, tokenizer, args.recipe, work, out, begun
         )
 
     if not first_process():

@@ -114,13 +114,14 @@ def settings(
 
 def curve(rows: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
     """Return (step, training loss, validation loss) at the evaluations, at most eight, evenly
-    taken; the training loss is that of the step.
+    taken; the training loss is that of the step, and there is none before the first.
     """
     training = {row["step"]: row["loss"] for row in rows if "loss" in row}
     held = [
-        (row["step"], f"{training[row['step']]:.4f}", f"{row['eval_loss']:.4f}")
+        (row["step"], f"{loss:.4f}" if loss is not None else "–", f"{row['eval_loss']:.4f}")
         for row in rows
-        if "eval_loss" in row and row["step"] in training
+        if "eval_loss" in row
+        and ((loss := training.get(row["step"])) is not None or not row["step"])
     ]
     chosen = sorted({round(place * (len(held) - 1) / 7) for place in range(8)}) if held else []
     return [held[place] for place in chosen]

@@ -252,6 +252,7 @@ def prepare(folder: Path, small: bool) -> dict[str, int]:
             ]
             training, validation = split(
                 preference_pairs.tokenize(rows, template, tokenizer, limits)[0],
+                len(rows),
                 RECIPE["validation_share"],
                 RECIPE["validation_seed"],
             )
@@ -260,6 +261,7 @@ def prepare(folder: Path, small: bool) -> dict[str, int]:
         write_jsonl(folder / f"{name}.jsonl", rows)
         training, validation = split(
             tokenize(rows, template, tokenizer, limits["max_length"])[0],
+            len(rows),
             RECIPE["validation_share"],
             RECIPE["validation_seed"],
         )

@@ -219,7 +219,9 @@ def main(argv: list[str] | None = None) -> None:
                 write_jsonl(folder / f"{method}-{length}.jsonl", data)
                 write_jsonl(
                     folder / f"{method}-{length}-training.jsonl",
-                    split(kept, RECIPE["validation_share"], RECIPE["validation_seed"])[0],
+                    split(kept, len(data), RECIPE["validation_share"], RECIPE["validation_seed"])[
+                        0
+                    ],
                 )
                 for contender, way in ways.items():
                     found.append(one(folder, method, contender, way, length, args))

@@ -239,8 +239,11 @@ def run(trainer: Any, checkpoints: Path, begun_with: dict[str, Any], start: dict
     if first_process():
         keep_if_same(checkpoints, begun_with)
     trainer.accelerator.wait_for_everyone()
+    resumed = last_checkpoint(checkpoints)
+    if resumed:
+        trainer.args.eval_on_start = False  # the checkpoint's log has it
     try:
-        trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
+        trainer.train(resume_from_checkpoint=resumed)
     except (OSError, RuntimeError, SafetensorError) as error:
         if (lacking := shortage(error)) == "disk":
             raise UserError(

@@ -11,8 +11,8 @@ COUNTED = ("rows", "not_accepted", "no_supervised_token", "truncated", "training
 def tokenize(
     rows: list[dict[str, Any]], template: Template, tokenizer: Any, max_length: int
 ) -> tuple[list[dict], dict[str, int]]:
-    """Return rows of input_ids and completion_mask, ending in EOS, cut to `max_length` tokens; and
-    counts by reason.
+    """Return rows of input_ids and completion_mask, ending in EOS, cut to `max_length` tokens, each
+    with its `row` from 1; and counts by reason.
     """
     counts = dict.fromkeys(COUNTED, 0)
     kept = []
@@ -30,5 +30,6 @@ def tokenize(
             continue
         counts["truncated"] += len(ids) > max_length
         ids = ids[:max_length]
-        kept.append({"input_ids": ids, "completion_mask": [0] * start + [1] * (len(ids) - start)})
+        mask = [0] * start + [1] * (len(ids) - start)
+        kept.append({"row": number, "input_ids": ids, "completion_mask": mask})
     return kept, counts

@@ -132,7 +132,11 @@ def test_sft_moves_the_adapter_and_writes_curves_and_lineage(place: Path, adapte
     assert receipt["facts"]["largest_change"] > 0
     assert receipt["facts"]["training"] == 32 and receipt["facts"]["validation"] == 8
     rows = read_jsonl(adapter / "metrics.jsonl")
-    assert any("eval_loss" in row for row in rows) and any("loss" in row for row in rows)
+    assert any("loss" in row for row in rows)
+    held = {row["step"]: row["eval_loss"] for row in rows if "eval_loss" in row}
+    assert receipt["facts"]["first_eval_loss"] == pytest.approx(held[0], abs=1e-6)
+    assert receipt["facts"]["best_eval_loss"] == pytest.approx(min(held.values()), abs=1e-6)
+    assert held[0] > min(held.values())
     assert read_json(adapter / "lineage.json")["base"] == sha256_file(
         place / "base" / "model.safetensors"
     )
