@@ -61,6 +61,7 @@ def main(argv: list[str] | None = None) -> None:
     from trl.trainer import add_fused_lm_head
 
     from bezoar.training.qlora import deterministic, load_4bit
+    from bezoar.training.shared_prompts import share
     from bezoar.training.tokenizer import load_tokenizer
     from bezoar.training.weights import require_positions
 
@@ -70,6 +71,7 @@ def main(argv: list[str] | None = None) -> None:
         loaded = load_4bit(args.base, recipe["cache_dequantized"]).eval()
         require_positions("dpo reference: pairs", loaded, map(preference_pairs.length, rows))
         add_fused_lm_head(loaded)
+        share(loaded)
         return loaded
 
     with Receipt(

@@ -146,6 +146,7 @@ def dpo_trainer(
     from trl import DPOConfig, DPOTrainer
 
     from bezoar.training import trainer_setup
+    from bezoar.training.shared_prompts import share
 
     class Trainer(DPOTrainer):
         """Takes pairs of token ids: as text, a row's own `</s>` would be read as EOS, too."""
@@ -170,6 +171,8 @@ def dpo_trainer(
         trainer.model.delete_adapter("ref")
     # They are in the rows; the trainer's own option would compute them again.
     trainer.precompute_ref_logps = True
+    if share(trainer.model.get_base_model()):
+        print("the prompt of each pair is computed once", flush=True)
     return trainer
 
 

@@ -1,0 +1,165 @@
+"""Preference pairs with their prompt computed once.
+
+TRL makes two rows of a pair, prompt + chosen and prompt + rejected, and computes the prompt twice.
+Here both answers follow one prompt in a single row: its last token is repeated before the rejected
+answer, and positions and attention mask keep the answers apart, so that every answer token sees
+what it saw in a row of its own. The model is asked for the same rows and returns the same numbers
+up to rounding, log-probabilities and gradients; only dropout draws one noise for the prompt in
+place of two. It holds for full attention whose positions come as `position_ids`. Whether that is so
+is not believed but tried: a model that answers otherwise is left as it was.
+"""
+
+import types
+from typing import Any
+
+TRIED = 24  # tokens of each row of the pair that is tried
+TOLERANCE = 1e-3  # nats a token, for float32; bfloat16 rounds at 2^-8
+PER_TOKEN = ("log_probs", "entropy", "log_sum_sq_probs", "mean_logits", "is_top1", "label_mask")
+
+
+def share(model: Any) -> bool:
+    """Have `model`, which carries TRL's fused head, compute the prompt of a pair once; return
+    whether it does.
+    """
+    if model.config._attn_implementation not in ("sdpa", "eager") or _windowed(model.config):
+        return False
+    twice = model.forward
+
+    def forward(
+        self: Any,
+        input_ids: Any = None,
+        attention_mask: Any = None,
+        labels: Any = None,
+        fused_lm_head: bool = False,
+        **more: Any,
+    ) -> Any:
+        given = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels, **more}
+        if not fused_lm_head:
+            return twice(**{name: value for name, value in given.items() if value is not None})
+        rows = _Rows(input_ids, attention_mask, labels)
+        found = twice(
+            **more,
+            input_ids=rows.ids,
+            position_ids=rows.positions,
+            attention_mask=rows.mask(self),
+            shift_labels=rows.labels,
+            fused_lm_head=True,
+        )
+        for name in PER_TOKEN:
+            if name in found:
+                found[name] = rows.apart(found[name])
+        return found
+
+    model.forward = types.MethodType(forward, model)
+    if _agrees(model, twice):
+        return True
+    model.forward = twice
+    return False
+
+
+class _Rows:
+    """The rows of a batch of pairs with one prompt each; chosen answers are its first half."""
+
+    def __init__(self, input_ids: Any, attention_mask: Any, labels: Any) -> None:
+        import torch
+
+        pairs, self.width = len(input_ids) // 2, input_ids.shape[1]
+        device = input_ids.device
+        starts = (labels != -100).int().argmax(dim=1).tolist()
+        ends = attention_mask.sum(dim=1).tolist()
+        chosen = [ends[pair] - starts[pair] for pair in range(pairs)]
+        rejected = [ends[pairs + pair] - starts[pair] for pair in range(pairs)]
+        longest = max(
+            start + c + 1 + r for start, c, r in zip(starts, chosen, rejected, strict=False)
+        )
+        self.ids = input_ids.new_zeros((pairs, longest))
+        self.positions = input_ids.new_zeros((pairs, longest))
+        self.labels = input_ids.new_full((pairs, longest), -100)
+        # 0 is the prompt but for its last token, 1 and 2 the answers after it, -1 what is padded
+        self.part = input_ids.new_full((pairs, longest), -1)
+        to, source = [], []  # (row, place) of the given rows, and of these
+        for pair in range(pairs):
+            last = (
+                starts[pair] - 1
+            )  # the prompt's last token, which predicts the first of an answer
+            fork = last + 1 + chosen[pair]
+            for answer, row, begin, count in (
+                (1, pair, last, chosen[pair]),
+                (2, pairs + pair, fork, rejected[pair]),
+            ):
+                here = slice(begin, begin + 1 + count)
+                self.ids[pair, here] = input_ids[row, last : last + 1 + count]
+                self.positions[pair, here] = torch.arange(last, last + 1 + count, device=device)
+                self.part[pair, here] = answer
+                self.labels[pair, begin : begin + count] = labels[row, last + 1 : last + 1 + count]
+                to += [(row, last + place) for place in range(count)]
+                source += [(pair, begin + place) for place in range(count)]
+            self.ids[pair, :last] = input_ids[pair, :last]
+            self.positions[pair, :last] = torch.arange(last, device=device)
+            self.part[pair, :last] = 0
+        self.to, self.source = (
+            tuple(torch.tensor(places, device=device).T) for places in (to, source)
+        )
+
+    def mask(self, model: Any) -> Any:
+        """Return what each token may see, (pairs, 1, tokens, tokens), in the form that the model's
+        attention takes.
+        """
+        import torch
+
+        part = self.part
+        same = part.unsqueeze(2) == part.unsqueeze(1)
+        seen = (same | (part == 0).unsqueeze(1)).tril()
+        seen |= torch.eye(
+            part.shape[1], dtype=torch.bool, device=part.device
+        )  # padding sees itself
+        seen = seen.unsqueeze(1)
+        if model.config._attn_implementation == "sdpa":
+            return seen
+        return torch.zeros(seen.shape, dtype=model.dtype, device=seen.device).masked_fill(
+            ~seen, torch.finfo(model.dtype).min
+        )
+
+    def apart(self, values: Any) -> Any:
+        """Return values by token as those of the given rows, (2 x pairs, width - 1)."""
+        apart = values.new_zeros((2 * len(self.ids), self.width - 1))
+        return apart.index_put(self.to, values[self.source])
+
+
+def _windowed(config: Any) -> bool:
+    """Tell whether some layer sees only what is near, so that an attention mask would be ignored or
+    replace its window.
+    """
+    text = config.get_text_config()
+    kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
+    window = getattr(text, "sliding_window", None) and getattr(text, "use_sliding_window", True)
+    return bool(window) or kinds != {"full_attention"}
+
+
+def _agrees(model: Any, twice: Any) -> bool:
+    """Tell whether a pair has the same log-probabilities with its prompt shared."""
+    import torch
+
+    from bezoar import precision
+
+    device, words = model.device, model.config.get_text_config().vocab_size
+    ids = (torch.arange(2 * TRIED, device=device).reshape(2, TRIED) * 7919 + 11) % words
+    start = TRIED // 2
+    ids[1, :start] = ids[0, :start]
+    mask = torch.ones_like(ids)
+    ids[1, -3:], mask[1, -3:] = 0, 0  # the rejected answer is shorter
+    labels = ids.masked_fill(mask == 0, -100)
+    labels[:, :start] = -100
+    given = {"input_ids": ids, "attention_mask": mask, "labels": labels, "use_cache": False}
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), precision.autocast(device):
+            expected = twice(**given, fused_lm_head=True).log_probs.float()
+            found = model(**given, fused_lm_head=True).log_probs.float()
+    except (TypeError, ValueError, RuntimeError):
+        return False  # a model that takes no such mask or positions
+    finally:
+        model.train(training)
+    exact = precision.compute_dtype() == torch.float32
+    return bool((expected - found).abs().max() <= (TOLERANCE if exact else 0.25))
