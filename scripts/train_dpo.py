@@ -154,7 +154,7 @@ def dpo_trainer(
         def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
             return dataset
 
-    trainer = Trainer(
+    trainer: Any = Trainer(
         model=model,
         args=DPOConfig(
             **trainer_setup.trainer_arguments(recipe, work),
