@@ -17,6 +17,9 @@ from servable import servable
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
+TARGETS = [f"results/served/generate/{scheme}.jsonl" for scheme in ("orca", "lamini")]
+
+
 @pytest.fixture(scope="module")
 def served(finished: Path) -> Path:
     """The results of two generation jobs whose teacher was the base model behind a server that the
@@ -56,8 +59,7 @@ def served(finished: Path) -> Path:
         },
     }
     (finished / "served.yaml").write_text(json.dumps(config))
-    targets = [f"results/served/generate/{scheme}.jsonl" for scheme in ("orca", "lamini")]
-    done = snakemake(finished, "--cores", "3", *targets, more=["served.yaml"])
+    done = snakemake(finished, "--cores", "3", *TARGETS, more=["served.yaml"])
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
     return finished / "results" / "served"
 
@@ -89,3 +91,9 @@ def test_the_server_was_ended_and_its_precision_is_recorded(served: Path) -> Non
     port = int(record["command"][record["command"].index("--port") + 1])
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+def test_a_second_plan_of_a_served_run_is_empty(served: Path, finished: Path) -> None:
+    done = snakemake(finished, "--cores", "3", "--dry-run", *TARGETS, more=["served.yaml"])
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "Nothing to be done" in done.stdout + done.stderr

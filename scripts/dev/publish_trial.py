@@ -1,0 +1,49 @@
+"""Put what a finished trial publishes into docs/trial/: every stored answer, the rows of LaMini
+(model text alone) and the digests of its data and tables.
+
+Usage: publish_trial.py --config config/trial.yaml config/trial-without-dolly.yaml
+
+The answers hold the requests too, and with them texts of the sources under their own licences;
+docs/trial.md names them. tests/workflow/test_trial_replay.py makes data again from these files.
+"""
+
+import argparse
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from bezoar import program
+from bezoar.errors import UserError
+from bezoar.files import sha256_file, write_json
+from bezoar.workflow.configuration import resolved
+
+PLACE = Path("docs/trial")
+DIGESTS = ("generate/*.jsonl", "filter/*.jsonl", "mtbench/*/judgments.jsonl", "*.json")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse the command line and copy."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", nargs="+", required=True, help="the trial's configuration")
+    args = parser.parse_args(argv)
+    results = Path(resolved(args.config)["pathvars"]["results"])
+    found = sorted({path for pattern in DIGESTS for path in results.glob(pattern)})
+    if not (results / "report/index.html").is_file():
+        raise UserError(f"{results}: no finished trial; run `make trial` to its end")
+    PLACE.mkdir(exist_ok=True)
+    write_json(
+        PLACE / "digests.json", {str(p.relative_to(results)): sha256_file(p) for p in found}
+    )
+    shutil.copyfile(results / "generate/lamini.jsonl", PLACE / "lamini.jsonl")
+    exchange = [sys.executable, "scripts/commands/exchange_answers.py", "export"]
+    file = PLACE / "answers.jsonl.xz"
+    subprocess.run([*exchange, "--config", *args.config, "--file", str(file)], check=True)
+    size = sum(path.stat().st_size for path in PLACE.iterdir())
+    print(f"{PLACE}: {len(found)} digests, {size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    program.run(main)
