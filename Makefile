@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 # Settings are given on make's command line (`make rehearsal JOBS=4`), or in the environment under a
 # name of our own (`BEZOAR_JOBS=4 make rehearsal`): NAME, MODE or MIRROR of another program are ignored here.
-OPTIONS := CONFIG JOBS TORCH PROFILE MIRROR MODEL REVISION TEMPLATE NAME NAMESPACE DRY FILE KIND MODE BUDGET_USD PRICES ACKNOWLEDGE_LICENCES CPU VERBOSE GIVE_UP UPGRADE OPEN N A B
+OPTIONS := CONFIG JOBS TORCH PROFILE MIRROR MODEL REVISION TEMPLATE NAME NAMESPACE DRY FILE KIND MODE BUDGET_USD PRICES ACKNOWLEDGE_LICENCES CPU VERBOSE GIVE_UP UPGRADE OPEN PART N A B
 unread = $(if $(BEZOAR_$1),,$(if $(filter environment,$(origin $1)),$(error $1=$($1) in the environment is not read; write BEZOAR_$1=$($1) make …, or make … $1=$($1))))
 $(call unread,BUDGET_USD)
 $(if $(filter batch replay,$(MODE)),$(call unread,MODE))
@@ -104,12 +104,8 @@ fuzz: development ## N (2,000) damaged inputs for each reader, program and provi
 evidence: development .venv-crate ## try to break every promise, beside Snakemake's own triggers; half an hour; for docs/evidence.md
 	$(RUN) python scripts/dev/measure_evidence.py --output docs/evidence.md
 
-bench: environment .venv-bench .venv-curator .venv-bench-training ## speed and memory beside named peers, for docs/benchmarks.md
-	$(RUN) python scripts/dev/bench_data.py --output docs/benchmarks.md
-	$(RUN) python scripts/dev/bench_client.py --output docs/benchmarks.md
-	$(RUN) python scripts/dev/bench_evaluation.py --output docs/benchmarks.md
-	$(RUN) python scripts/dev/bench_training.py --output docs/benchmarks.md
-	$(RUN) python scripts/dev/bench_precision.py --output docs/benchmarks.md
+bench: environment .venv-bench .venv-curator .venv-bench-training ## speed and memory beside named peers, for docs/benchmarks.md; PART=data|client|evaluation|training|precision
+	$(foreach part,$(or $(PART),data client evaluation training precision),$(RUN) python scripts/dev/bench_$(part).py --output docs/benchmarks.md && )true
 
 .venv-bench .venv-curator .venv-crate .venv-llama-cpp: .venv-%: envs/%.lock | environment
 	"$(ENV)/bin/python" -m venv $@ && $@/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $< && touch $@ || { rm -rf $@; exit 1; }

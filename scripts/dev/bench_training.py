@@ -129,6 +129,7 @@ WAYS: dict[str, dict[str, dict[str, Any]]] = {
     "dpo": {
         "ours, first run": {"way": "ours", "scored": True},
         "ours, second run": {"way": "ours"},
+        "ours, first run, prompts twice": {"way": "ours", "scored": True, "without": ["shared"]},
         "TRL, defaults": {"way": "trl"},
         "TRL, reference first": {"way": "trl", "settings": {"precompute_ref_log_probs": True}},
         "TRL, reference first, 4-bit repacking off": {

@@ -118,7 +118,7 @@ def leave_out(what: list[str]) -> None:
     """Switch off parts of ours that are not settings of the recipe."""
     import transformers
 
-    from bezoar.training import qlora, trainer_setup
+    from bezoar.training import qlora, shared_prompts, trainer_setup
 
     arguments, order, load = (
         trainer_setup.trainer_arguments,
@@ -131,6 +131,8 @@ def leave_out(what: list[str]) -> None:
         trainer_setup.trainer_arguments = lambda recipe, work: (
             arguments(recipe, work) | {"per_device_eval_batch_size": recipe["micro_batch_size"]}
         )
+    if "shared" in what:
+        shared_prompts.share = lambda model: False
     if "eager" in what:
         transformers.AutoModelForCausalLM.from_pretrained = lambda *a, **named: load(
             *a, **named | {"attn_implementation": "sdpa"}
@@ -157,7 +159,7 @@ def ours(spec: Spec) -> None:
     )
     if spec["method"] == "sft":
         rows, _ = train_sft.tokenize(data, template, tokenizer, recipe["max_length"])
-        train_sft.train(rows, base, None, tokenizer, recipe, out / "work", out, {})
+        train_sft.train(rows, len(data), base, None, tokenizer, recipe, out / "work", out, {})
         return
     rows, _ = preference_pairs.tokenize(data, template, tokenizer, recipe)
     stored = preference_pairs.read_reference(
@@ -165,7 +167,7 @@ def ours(spec: Spec) -> None:
     )
     for pair, (chosen, rejected) in zip(rows, stored, strict=True):
         pair |= {"ref_chosen_logps": chosen, "ref_rejected_logps": rejected}
-    train_dpo.train(rows, base, tokenizer, recipe, out / "work", out, {})
+    train_dpo.train(rows, len(data), base, tokenizer, recipe, out / "work", out, {})
 
 
 def reference(spec: Spec) -> None:
@@ -173,6 +175,7 @@ def reference(spec: Spec) -> None:
     import score_reference
     from bezoar.training import preference_pairs
 
+    leave_out(spec.get("without", []))
     timed(preference_pairs, "score")
     recipe = {
         key: spec["recipe"][key]
