@@ -34,9 +34,7 @@ def main(argv: list[str] | None = None) -> None:
     if not (results / "report/index.html").is_file():
         raise UserError(f"{results}: no finished trial; run `make trial` to its end")
     PLACE.mkdir(exist_ok=True)
-    write_json(
-        PLACE / "digests.json", {str(p.relative_to(results)): sha256_file(p) for p in found}
-    )
+    write_json(PLACE / "digests.json", {str(p.relative_to(results)): sha256_file(p) for p in found})
     shutil.copyfile(results / "generate/lamini.jsonl", PLACE / "lamini.jsonl")
     exchange = [sys.executable, "scripts/commands/exchange_answers.py", "export"]
     file = PLACE / "answers.jsonl.xz"

@@ -69,10 +69,12 @@ def test_every_link_leads_to_a_file_or_a_heading(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     links = set(Page(text).links)
     assert len(links) > 60
+    rows = (page.parent / "rows.html").read_text(encoding="utf-8")
     for link in links:
-        assert (
-            f'id="{link[1:]}"' in text if link.startswith("#") else (page.parent / link).is_file()
-        ), link
+        path, _, place = link.partition("#")
+        assert (page.parent / path).is_file() if path else f'id="{place}"' in text, link
+        if path == "rows.html" and place:
+            assert f'id="data-{place}"' in rows, link
 
 
 def test_the_scale_comes_first_and_every_section_is_there(page: Path) -> None:

@@ -10,6 +10,7 @@ from rouge_score import rouge_scorer
 from scripted import Scripted
 
 import generate_lamini as lamini
+from bezoar.data import rouge
 from bezoar.data.funnel import Funnel
 
 RECIPE = {
@@ -156,10 +157,13 @@ def test_calls_that_list_nothing_are_counted_and_end_after_the_last_round() -> N
 
 
 @pytest.mark.parametrize("limit", [0.0, 0.3, 0.5, 0.7, 0.9])
-def test_the_filed_search_finds_what_comparing_with_every_kept_text_finds(limit: float) -> None:
+def test_the_filed_search_finds_what_comparing_with_every_kept_text_finds(
+    limit: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Texts of few words, so that repeated words, every length and scores at the limit itself
     occur.
     """
+    monkeypatch.setattr(rouge, "ROOM", 8)  # it grows several times
     rng, kept, texts = random.Random(limit), lamini.Kept(limit), [[]]
     answers = []
     for _ in range(400):
