@@ -1,5 +1,5 @@
-"""Put what a finished trial publishes into docs/trial/: every stored answer, the rows of LaMini
-(model text alone) and the digests of its data and tables.
+"""Put what a trial publishes into docs/trial/: every stored answer, the rows of LaMini (model text
+alone) and the digests of its data and tables, as far as they are made.
 
 Usage: publish_trial.py --config config/trial.yaml config/trial-without-dolly.yaml
 
@@ -31,8 +31,8 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     results = Path(resolved(args.config)["pathvars"]["results"])
     found = sorted({path for pattern in DIGESTS for path in results.glob(pattern)})
-    if not (results / "report/index.html").is_file():
-        raise UserError(f"{results}: no finished trial; run `make trial` to its end")
+    if not (results / "filter/lamini.jsonl").is_file():
+        raise UserError(f"{results}: no rated rows of LaMini; run `make trial`")
     PLACE.mkdir(exist_ok=True)
     write_json(PLACE / "digests.json", {str(p.relative_to(results)): sha256_file(p) for p in found})
     shutil.copyfile(results / "generate/lamini.jsonl", PLACE / "lamini.jsonl")
