@@ -50,7 +50,10 @@ ELIMINATIONS = (
     "sorry",
     "only_stop_words",
 )  # rules that remove complete rows; all others drop items
-NOT_RULES = ("entered", "kept", "asked", "states", "calls_without_items", "evaluator_states")
+NOT_RULES = (
+    *("entered", "kept", "asked", "states", "calls_without_items", "evaluator_states"),
+    "examples",
+)
 
 
 def funnel(made: dict[str, Any] | None, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -146,6 +149,7 @@ def describe(
     ratings = Counter(row["gpt4_rating"] for row in rows if row["gpt4_rating"] is not None)
     return {
         "funnel": funnel(made, rows),
+        "examples": (made or {}).get("examples", {}),
         "words": {
             "instruction": deciles([len(words_of(instruction)) for instruction, _, _ in texts]),
             "response": deciles([len(words_of(response)) for _, _, response in texts]),

@@ -80,6 +80,7 @@ RULES = (
     "sorry",
     "only_stop_words",
 )
+OF_THE_RESPONSE = RULES[-2:]
 CLAUSE = re.compile(r"(?:(?!\bbut\b|\band\b)[^.,;:!?\n])+[?]?|\bbut\b|\band\b")
 VERDICTS = {"equal": True, "unequal": False, "different": False}
 NEGATIONS = frozenset(
@@ -266,7 +267,8 @@ def evolve(
                 fate[i] = (
                     (eliminate_response(responses[i].text) or "kept") if usable else "no_answer"
                 )
-            funnel.leave(fate[i])
+            shown = responses if fate[i] in OF_THE_RESPONSE else evolved
+            funnel.leave(fate[i], text=shown[i].text if i in shown else None)
             if fate[i] == "kept":
                 written.append(
                     {

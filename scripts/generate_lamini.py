@@ -148,7 +148,7 @@ def make(
                     kept.add(words_of(item))
                     rows.append({"instruction": item, "source": source})
                 else:
-                    funnel.leave(rule)
+                    funnel.leave(rule, text=item)
         print(f"round {turn + 1}: {len(rows)}/{recipe['rows']} instructions", flush=True)
         if len(rows) == recipe["rows"]:
             break

@@ -73,6 +73,7 @@ def watch_trainers() -> None:
 
     class Clock(transformers.TrainerCallback):
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            args.eval_on_start = False  # the time is that of the steps
             STEP["begun"], STEP["cpu_s"] = time.time(), -time.process_time()
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:

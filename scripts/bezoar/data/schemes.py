@@ -151,6 +151,7 @@ def run(
             receipt.facts |= client.facts_for_receipt()
         write_jsonl(args.rows, rows)
         counts = funnel.as_json(client.counts())
-        write_json(args.counts, counts)
+        examples = {"examples": funnel.examples} if funnel.examples else {}
+        write_json(args.counts, counts | examples)
         receipt.facts["counts"] = counts
         print(counts, flush=True)

@@ -10,6 +10,7 @@ import jinja2
 from bezoar.report import plots
 
 TEMPLATE = Path(__file__).parent / "report_data.html.j2"
+NOT_ASKED = ("over_quota", "few_shot", "unknown_submix", "bigbench", "empty", "too_long")
 
 
 Receipts = dict[str, dict[str, Any]]
@@ -76,11 +77,19 @@ def figures(
     return drawn
 
 
+def came_back(funnel: dict[str, Any]) -> int:
+    """Return how many items of a scheme were asked for and came back."""
+    return sum(ended(funnel).values())
+
+
 def ended(funnel: dict[str, Any]) -> dict[str, int]:
-    """Return how many items of a scheme ended in each state."""
+    """Return how many items that came back ended in each state."""
     return {
         **{key: funnel[key] for key in ("accepted", "rejected", "unrated")},
-        **{key: sum(funnel.get(key, {}).values()) for key in ("dropped", "eliminated")},
+        **{
+            key: sum(count for rule, count in funnel.get(key, {}).items() if rule not in NOT_ASKED)
+            for key in ("dropped", "eliminated")
+        },
     }
 
 

@@ -8,8 +8,15 @@ from typing import Any
 
 import jinja2
 
+from bezoar.report.data_section import came_back
+
 TEMPLATE = Path(__file__).parent / "report_way.html.j2"
-NOT_SOURCES = ("prompts", "facts")  # inputs of a generation that are no data
+NOT_SOURCES = (
+    "prompts",
+    "facts",
+    "tokenizer",
+    "streamed",
+)  # inputs of a generation that are no data
 
 Step = dict[str, Any]  # title, text, link, receipt (a stage, or none)
 Receipts = dict[str, dict[str, Any]]
@@ -48,7 +55,8 @@ def trained(stage: str, receipts: Receipts) -> Step:
 
 def lane(scheme: str, funnel: dict[str, Any], receipts: Receipts) -> list[Step]:
     """Return the steps of a scheme's rows; `funnel` is its part of data/description.json."""
-    generate, of = f"generate_{scheme}", f" of {funnel['parsed']:,}" if "parsed" in funnel else ""
+    generate = f"generate_{scheme}"
+    of = f" of {came_back(funnel):,}" if "parsed" in funnel else ""
     return [
         step("source", sources(receipts.get(generate)), "#deviations", generate, receipts),
         step(f"{scheme}: generated", f"{funnel['generated']:,}{of}", "#data", generate, receipts),
@@ -105,7 +113,10 @@ def section(
             f"../merge/{model}/README.md"
             if f"merge/{model}/merge.json" in artifacts.paths
             else "#models",
-            f"merge_{model}" if f"merge_{model}" in receipts else "base",
+            next(
+                (s for s in (f"merge_{model}", f"import_model_{model}", model) if s in receipts),
+                None,
+            ),
             receipts,
         )
         for model in chat["models"]

@@ -9,6 +9,7 @@ place of two. It holds for full attention whose positions come as `position_ids`
 is not believed but tried: a model that answers otherwise is left as it was.
 """
 
+import functools
 import types
 from typing import Any
 
@@ -21,12 +22,19 @@ def share(model: Any) -> bool:
     """Have `model`, which carries TRL's fused head, compute the prompt of a pair once; return
     whether it does.
     """
-    if model.config._attn_implementation not in ("sdpa", "eager") or _windowed(model.config):
+    text = model.config.get_text_config()
+    if (
+        model.config._attn_implementation not in ("sdpa", "eager")
+        or _windowed(text)
+        or hasattr(text, "output_router_logits")  # its loss counts tokens by the rows' own mask
+    ):
         return False
     twice = model.forward
 
+    @functools.wraps(type(model).forward)  # `generate` looks at the signature
     def forward(
         self: Any,
+        *args: Any,
         input_ids: Any = None,
         attention_mask: Any = None,
         labels: Any = None,
@@ -35,7 +43,8 @@ def share(model: Any) -> bool:
     ) -> Any:
         given = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels, **more}
         if not fused_lm_head:
-            return twice(**{name: value for name, value in given.items() if value is not None})
+            known = {name: value for name, value in given.items() if value is not None}
+            return twice(*args, **known)
         rows = _Rows(input_ids, attention_mask, labels)
         found = twice(
             **more,
@@ -126,11 +135,10 @@ class _Rows:
         return apart.index_put(self.to, values[self.source])
 
 
-def _windowed(config: Any) -> bool:
+def _windowed(text: Any) -> bool:
     """Tell whether some layer sees only what is near, so that an attention mask would be ignored or
-    replace its window.
+    replace its window; `text` is the configuration of a text model.
     """
-    text = config.get_text_config()
     kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
     window = getattr(text, "sliding_window", None) and getattr(text, "use_sliding_window", True)
     return bool(window) or kinds != {"full_attention"}
@@ -157,7 +165,7 @@ def _agrees(model: Any, twice: Any) -> bool:
         with torch.no_grad(), precision.autocast(device):
             expected = twice(**given, fused_lm_head=True).log_probs.float()
             found = model(**given, fused_lm_head=True).log_probs.float()
-    except (TypeError, ValueError, RuntimeError):
+    except (IndexError, TypeError, ValueError, RuntimeError):
         return False  # a model that takes no such mask or positions
     finally:
         model.train(training)

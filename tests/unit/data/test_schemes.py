@@ -34,6 +34,17 @@ def test_a_funnel_takes_only_rules_it_knows_and_adds_up() -> None:
         funnel.leave("misspelt")
 
 
+def test_a_funnel_keeps_the_first_texts_that_a_rule_dropped() -> None:
+    funnel = Funnel("short", "long")
+    for text in ("one", "two", None, "three", "four", "x" * 1000):
+        funnel.leave("short", text=text)
+    funnel.leave("long", text="y" * 1000)
+    funnel.leave("kept", text="good")
+    assert funnel.examples["short"] == ["one", "two", "three"]
+    assert funnel.examples["long"] == ["y" * 240 + "…"] and "kept" not in funnel.examples
+    assert "examples" not in funnel.as_json({})
+
+
 def test_a_stage_fails_when_more_than_its_share_of_rows_failed() -> None:
     answers = [
         (

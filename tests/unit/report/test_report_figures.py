@@ -40,17 +40,18 @@ def test_an_interval_that_contains_zero_is_hollow() -> None:
 
 def test_states_of_a_funnel_add_up_to_what_came_back() -> None:
     funnel = {
-        "parsed": 10,
+        "entered": 1010,
+        "parsed": 9,
         "generated": 6,
         "accepted": 4,
         "rejected": 1,
         "unrated": 1,
-        "dropped": {"too_short": 2, "surplus": 1},
+        "dropped": {"too_short": 1, "malformed": 1, "surplus": 1, "over_quota": 1000},
         "eliminated": {"sorry": 1},
     }
     ended = data_section.ended(funnel)
     assert ended == {"accepted": 4, "rejected": 1, "unrated": 1, "dropped": 3, "eliminated": 1}
-    assert sum(ended.values()) == funnel["parsed"]
+    assert data_section.came_back(funnel) == funnel["entered"] - 1000
 
 
 def test_only_losses_of_one_kind_share_their_axes() -> None:
@@ -68,7 +69,14 @@ class Artifacts:
         self.paths = {"merge/sft/merge.json": Path("merge.json")}
 
     def json(self, name: str) -> Any:
-        funnel = {"parsed": 10, "generated": 6, "accepted": 4}
+        funnel = {
+            "parsed": 10,
+            "generated": 6,
+            "accepted": 4,
+            "rejected": 2,
+            "unrated": 0,
+            "dropped": {"too_short": 4},
+        }
         return {
             "data/description.json": {"schemes": {"evol": {"funnel": funnel}}},
             "preferences/counts.json": {"used": 7, "read": 8},

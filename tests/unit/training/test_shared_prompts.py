@@ -2,7 +2,6 @@
 is computed twice.
 """
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -127,5 +126,12 @@ def test_a_model_that_answers_otherwise_computes_both_rows() -> None:
 
 
 def test_an_attention_of_another_kind_computes_both_rows() -> None:
-    flash = SimpleNamespace(config=SimpleNamespace(_attn_implementation="flash_attention_2"))
-    assert not shared_prompts.share(flash)
+    model = made("llama")
+    model.config._attn_implementation = "flash_attention_2"
+    assert not shared_prompts.share(model)
+
+
+def test_a_mixture_of_experts_computes_both_rows() -> None:
+    model = made("llama")
+    model.config.output_router_logits = False
+    assert not shared_prompts.share(model)

@@ -1,5 +1,7 @@
 """Which rows are held out."""
 
+import pytest
+
 from bezoar.training.split import split
 
 
@@ -15,9 +17,21 @@ def test_a_share_of_the_rows_is_held_out_in_their_order() -> None:
     assert validation != split(numbered(range(1, 41)), 40, 0.2, seed=43)[1]
 
 
-def test_what_one_stage_holds_out_another_of_a_larger_share_does_not_train_on() -> None:
+@pytest.mark.parametrize("shares", [(0.6, 0.5), (0.5, 0.5), (0.02, 0.02)])
+def test_what_one_stage_holds_out_another_of_no_smaller_share_does_not_train_on(
+    shares: tuple[float, float],
+) -> None:
     hh_sft = [row for row in numbered(range(1, 2001)) if row["row"] % 2]
     dpo = [row for row in numbered(range(1, 2001)) if row["row"] % 10 in (1, 2, 3)]
-    trained = {row["row"] for row in split(hh_sft, 2000, 0.6, seed=0)[0]}
-    held = {row["row"] for row in split(dpo, 2000, 0.5, seed=0)[1]}
-    assert len(held) == 300 and not trained & held
+    for seed in range(20):
+        trained = {row["row"] for row in split(hh_sft, 2000, shares[0], seed)[0]}
+        held = {row["row"] for row in split(dpo, 2000, shares[1], seed)[1]}
+        # Rows that HH-RLHF SFT leaves out are in neither of its sides.
+        assert held and not trained & held
+        assert abs(len(held) - 600 * shares[1]) < 60
+
+
+def test_a_few_rows_have_both_sides_wherever_they_stand_in_the_file() -> None:
+    for seed in range(20):
+        training, validation = split(numbered(range(1, 11)), 1000, 0.2, seed)
+        assert training and validation
