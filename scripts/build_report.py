@@ -36,6 +36,7 @@ class Recipe(TypedDict):
     """The settings of the stage, with their units."""
 
     scale: str
+    config: list[str]  # configuration files of the run
     deviations: list[dict[str, str]]  # file, key, value, reason
     seed: int
 
@@ -199,6 +200,7 @@ def page(
         data_section=data_section.section(environment, artifacts, receipts),
         requests_section=requests_section.section(environment, receipts),
         deviations=recipe["deviations"],
+        command=f"snakemake --configfile {' '.join(recipe['config'])} -- {results}/",
         receipts=stages(receipts, results),
     )
 

@@ -171,7 +171,9 @@ def dpo_trainer(
         trainer.model.delete_adapter("ref")
     # They are in the rows; the trainer's own option would compute them again.
     trainer.precompute_ref_logps = True
-    if share(trainer.model.get_base_model()):
+    with trainer.model.disable_adapter():  # which is bfloat16 until training begins
+        shared = share(trainer.model.get_base_model())
+    if shared:
         print("the prompt of each pair is computed once", flush=True)
     return trainer
 

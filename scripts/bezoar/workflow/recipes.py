@@ -175,6 +175,8 @@ def explorer(layout: Layout) -> Recipe:
 
 
 def report(layout: Layout, files: list[str]) -> Recipe:
-    """Return what the page says beside the artifacts: the scale, and the values that are ours."""
+    """Return what the page says beside the artifacts: the scale, the configuration files, and the
+    values that are ours.
+    """
     ours = deviations.ours([Path(file) for file in files])
-    return seeded(layout, scale=layout.config["scale"], deviations=ours)
+    return seeded(layout, scale=layout.config["scale"], config=files, deviations=ours)
