@@ -64,6 +64,11 @@ def facet(value: Any) -> str:
     return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def is_rating(score: float | None) -> bool:
+    """Tell whether a judge gave a rating; FastChat writes -1 where none could be read."""
+    return score is not None and score > 0
+
+
 def item_texts(path: Path) -> Texts:
     """Return (task, item) -> the parts of an evaluation item, each with its text."""
     texts: Texts = {}
@@ -90,11 +95,11 @@ def chat(models: Iterable[tuple[Path, Path]], items: Texts) -> Section:
             model["texts"].append(row["judgment"])
     rows = []
     for (question, number), turn in turns.items():
-        rated = [s for model in turn["models"].values() for s in model["scores"] if s is not None]
+        rated = [s for model in turn["models"].values() for s in model["scores"] if is_rating(s)]
         spread = max(rated) - min(rated) if rated else 0
         texts = list(items.get(("mt_bench", question), []))
         for name, model in turn["models"].items():
-            scores = ", ".join(facet(score) for score in model["scores"])
+            scores = ", ".join(facet(s if is_rating(s) else None) for s in model["scores"])
             texts.append((f"{name}: rated {scores}", model["answer"]))
             texts += [(f"judge of {name}", text) for text in model["texts"]]
         facets = [turn["category"], str(number), facet(spread)]

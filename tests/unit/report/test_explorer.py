@@ -84,7 +84,7 @@ def test_a_row_has_its_verdict_and_what_was_found_in_it(tmp_path: Path) -> None:
 
 
 def test_answers_whose_ratings_differ_most_come_first(tmp_path: Path) -> None:
-    for model, scores in {"base": (3, 2.5), "sft": (4, None)}.items():
+    for model, scores in {"base": (3, 2.5), "sft": (4, -1)}.items():
         write(
             tmp_path / model / "answers.jsonl",
             [{"question_id": 81, "choices": [{"turns": [f"{model} one", f"{model} two"]}]}],
