@@ -8,24 +8,13 @@ import json
 import re
 import shutil
 import struct
-import subprocess
 from pathlib import Path
 
 import axe_core_python
 import pytest
+from browser import CHROMIUM, chromium
 from smallest import MODELS, RESULTS
 
-CHROMIUM = shutil.which("chromium")
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--hide-scrollbars",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-dev-shm-usage",
-    "--no-first-run",
-)
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 
@@ -141,7 +130,6 @@ def test_a_browser_shows_the_page_without_sideways_scrolling(
         page.read_text(encoding="utf-8").replace("</body>", f"<script>{measure}</script></body>"),
         encoding="utf-8",
     )
-    profile = f"--user-data-dir={tmp_path / 'profile'}"
     # Headless windows are never narrower than 500 pixels, so a phone is a frame of its width.
     frame = tmp_path / "frame.html"
     frame.write_text(
@@ -149,38 +137,13 @@ def test_a_browser_shows_the_page_without_sideways_scrolling(
         f' style="border:0;width:{width}px;height:3000px"></iframe><script>onmessage = (event) =>'
         " document.body.dataset.seen = event.data</script>"
     )
-    seen = subprocess.run(
-        [
-            CHROMIUM,
-            *FLAGS,
-            profile,
-            "--virtual-time-budget=5000",
-            f"--window-size={max(width, 500)},3000",
-            "--dump-dom",
-            frame.as_uri(),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    ).stdout
+    window = f"--window-size={max(width, 500)},3000"
+    seen = chromium(tmp_path, frame.as_uri(), "--virtual-time-budget=5000", window, "--dump-dom")
     inner, scroll, figures = map(int, re.search(r'data-seen="(\d+),(\d+),(\d+)"', seen).groups())
     assert (inner, scroll) == (width, width)
     assert figures >= 8
     shot = tmp_path / "shot.png"
-    subprocess.run(
-        [
-            CHROMIUM,
-            *FLAGS,
-            profile,
-            f"--window-size={max(width, 500)},3000",
-            f"--screenshot={shot}",
-            page.as_uri(),
-        ],
-        capture_output=True,
-        timeout=120,
-        check=True,
-    )
+    chromium(tmp_path, page.as_uri(), window, f"--screenshot={shot}")
     assert struct.unpack(">II", shot.read_bytes()[16:24]) == (max(width, 500), 3000)
     assert shot.stat().st_size > 50_000, "an empty page would be smaller"
 
@@ -207,22 +170,8 @@ def test_an_accessibility_checker_finds_nothing_serious(
         encoding="utf-8",
     )
     preference = ["--force-dark-mode"] if scheme == "dark" else []
-    seen = subprocess.run(
-        [
-            CHROMIUM,
-            *FLAGS,
-            *preference,
-            f"--user-data-dir={tmp_path / 'profile'}",
-            "--virtual-time-budget=60000",
-            "--timeout=60000",
-            "--dump-dom",
-            checked.as_uri(),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=True,
-    ).stdout
+    waiting = ("--virtual-time-budget=60000", "--timeout=60000", "--dump-dom")
+    seen = chromium(tmp_path, checked.as_uri(), *preference, *waiting, timeout=180)
     (title,) = re.findall(r"<title>(.*?)</title>", seen, re.S)[:1]
     expected = ["dark"] if scheme == "dark" else []
     assert json.loads(html.unescape(title).removeprefix("axe:")) == expected

@@ -8,18 +8,12 @@ from typing import Any
 
 import jinja2
 
-from bezoar.report.data_section import came_back
+from bezoar.report.data_section import Receipts, came_back
 
 TEMPLATE = Path(__file__).parent / "report_way.html.j2"
-NOT_SOURCES = (
-    "prompts",
-    "facts",
-    "tokenizer",
-    "streamed",
-)  # inputs of a generation that are no data
+NOT_SOURCES = {"prompts", "facts", "tokenizer", "streamed"}  # inputs that are no data
 
 Step = dict[str, Any]  # title, text, link, receipt (a stage, or none)
-Receipts = dict[str, dict[str, Any]]
 
 
 def step(title: str, text: str, link: str, receipt: str | None, receipts: Receipts) -> Step:

@@ -74,41 +74,35 @@ class _Rows:
 
         pairs, self.width = len(input_ids) // 2, input_ids.shape[1]
         device = input_ids.device
-        starts = (labels != -100).int().argmax(dim=1).tolist()
-        ends = attention_mask.sum(dim=1).tolist()
-        chosen = [ends[pair] - starts[pair] for pair in range(pairs)]
-        rejected = [ends[pairs + pair] - starts[pair] for pair in range(pairs)]
-        longest = max(
-            start + c + 1 + r for start, c, r in zip(starts, chosen, rejected, strict=False)
-        )
+        ends = attention_mask.sum(dim=1)
+        starts = (labels != -100).int().argmax(dim=1)[:pairs]  # of a pair's both rows
+        chosen, rejected = (side - starts for side in ends.chunk(2))
+        longest = int((starts + chosen + 1 + rejected).max())
         self.ids = input_ids.new_zeros((pairs, longest))
         self.positions = input_ids.new_zeros((pairs, longest))
         self.labels = input_ids.new_full((pairs, longest), -100)
         # 0 is the prompt but for its last token, 1 and 2 the answers after it, -1 what is padded
         self.part = input_ids.new_full((pairs, longest), -1)
-        to, source = [], []  # (row, place) of the given rows, and of these
-        for pair in range(pairs):
-            last = (
-                starts[pair] - 1
-            )  # the prompt's last token, which predicts the first of an answer
-            fork = last + 1 + chosen[pair]
-            for answer, row, begin, count in (
-                (1, pair, last, chosen[pair]),
-                (2, pairs + pair, fork, rejected[pair]),
-            ):
-                here = slice(begin, begin + 1 + count)
-                self.ids[pair, here] = input_ids[row, last : last + 1 + count]
-                self.positions[pair, here] = torch.arange(last, last + 1 + count, device=device)
-                self.part[pair, here] = answer
-                self.labels[pair, begin : begin + count] = labels[row, last + 1 : last + 1 + count]
-                to += [(row, last + place) for place in range(count)]
-                source += [(pair, begin + place) for place in range(count)]
+        sizes = zip(starts.tolist(), chosen.tolist(), rejected.tolist(), strict=True)
+        for pair, (start, first, second) in enumerate(sizes):
+            last = start - 1  # of the prompt; it predicts the first token of an answer
             self.ids[pair, :last] = input_ids[pair, :last]
             self.positions[pair, :last] = torch.arange(last, device=device)
             self.part[pair, :last] = 0
-        self.to, self.source = (
-            tuple(torch.tensor(places, device=device).T) for places in (to, source)
-        )
+            for answer, row, begin, count in (
+                (1, pair, last, first),
+                (2, pairs + pair, start + first, second),
+            ):
+                here, there = slice(begin, begin + 1 + count), slice(last, start + count)
+                self.ids[pair, here] = input_ids[row, there]
+                self.positions[pair, here] = torch.arange(last, start + count, device=device)
+                self.part[pair, here] = answer
+                self.labels[pair, begin : begin + count] = labels[row, start : start + count]
+        # Rows and places that predict the chosen answers' tokens, then the rejected ones'.
+        self.to = (labels[:, 1:] != -100).nonzero(as_tuple=True)
+        answers = [(self.labels != -100) & (self.part == answer) for answer in (1, 2)]
+        found = [answer.nonzero(as_tuple=True) for answer in answers]
+        self.source = tuple(torch.cat(places) for places in zip(*found, strict=True))
 
     def mask(self, model: Any) -> Any:
         """Return what each token may see, (pairs, 1, tokens, tokens), in the form that the model's
@@ -119,10 +113,8 @@ class _Rows:
         part = self.part
         same = part.unsqueeze(2) == part.unsqueeze(1)
         seen = (same | (part == 0).unsqueeze(1)).tril()
-        seen |= torch.eye(
-            part.shape[1], dtype=torch.bool, device=part.device
-        )  # padding sees itself
-        seen = seen.unsqueeze(1)
+        itself = torch.eye(part.shape[1], dtype=torch.bool, device=part.device)
+        seen = (seen | itself).unsqueeze(1)  # so that padding sees something
         if model.config._attn_implementation == "sdpa":
             return seen
         return torch.zeros(seen.shape, dtype=model.dtype, device=seen.device).masked_fill(

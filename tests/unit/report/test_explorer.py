@@ -2,12 +2,11 @@
 
 import json
 import re
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
+from browser import CHROMIUM, chromium
 
 from bezoar.report import rows
 from bezoar.report.templates import environment
@@ -165,8 +164,7 @@ def test_what_a_model_wrote_cannot_end_the_data(tmp_path: Path) -> None:
 
 
 def test_a_browser_shows_a_linked_row_among_ten_thousand_as_text(tmp_path: Path) -> None:
-    chromium = shutil.which("chromium")
-    if not chromium:
+    if not CHROMIUM:
         pytest.skip("needs chromium")
     texts = (*HOSTILE, *(f"row {i}" for i in range(10_000 - len(HOSTILE))))
     path = tmp_path / "rows.html"
@@ -174,18 +172,12 @@ def test_a_browser_shows_a_linked_row_among_ten_thousand_as_text(tmp_path: Path)
     path.write_text(html([evol]), encoding="utf-8")
 
     def shown(place: str) -> str:
-        command = [chromium, "--headless", "--no-sandbox", "--virtual-time-budget=5000"]
         for _ in range(3):  # on a busy machine it may print the page before its script has run
-            done = subprocess.run(
-                [*command, "--dump-dom", f"{path.as_uri()}#{place}"],
-                capture_output=True,
-                text=True,
-                timeout=120,
-                check=False,
-            )
-            if "<article" in done.stdout.partition("<script")[0]:
+            address = f"{path.as_uri()}#{place}"
+            seen = chromium(tmp_path, address, "--virtual-time-budget=5000", "--dump-dom")
+            if "<article" in seen.partition("<script")[0]:
                 break
-        return done.stdout.rpartition("<main>")[2] + done.stdout.partition("</title>")[0]
+        return seen.rpartition("<main>")[2] + seen.partition("</title>")[0]
 
     first = shown("evol:1")
     assert "&lt;/script&gt;&lt;script&gt;" in first and "<title>Rows: rehearsal" in first
