@@ -2,14 +2,21 @@
 that.
 """
 
+import os
 import signal
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
 # A shell's background job ignores Ctrl-C, and so would every program that a test interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# A user's own settings of the hub are none of the tests'.
+for variable in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_ENDPOINT", "HF_TOKEN"):
+    os.environ.pop(variable, None)
 
 # Words of a reason to skip -> what to install or set. Any other reason is printed as it is.
 REMEDIES = {
@@ -28,6 +35,28 @@ REMEDIES = {
     "bf16 matrix units": "a processor with AMX or AVX-512 bfloat16 units",
     "no make": "install make",
 }
+
+
+@contextmanager
+def _environment_restored() -> Iterator[None]:
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def the_environment_outlives_a_file() -> Iterator[None]:
+    """Undo what a file's own fixtures set: the harness's tasks forbid the hub."""
+    with _environment_restored():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def the_environment_outlives_a_test() -> Iterator[None]:
+    """Undo what a program sets for its own process."""
+    with _environment_restored():
+        yield
 
 
 def not_tested(reasons: list[str]) -> list[str]:
