@@ -175,6 +175,7 @@ def _require_plain(directory: Path) -> None:
             f"{directory}: {adapters[0]} lies beside the weights, so it is unclear whether the"
             " adapter is merged; merge it, or move it away"
         )
+    _require_one_place(directory)
     count = 0
     for path in sorted(directory.glob("*.safetensors")):
         for name, kind in _header(path):
@@ -189,6 +190,34 @@ def _require_plain(directory: Path) -> None:
             f"{directory}: config.json describes {layers} layers, and the weights are {count};"
             " they are not of one model"
         )
+
+
+def _require_one_place(directory: Path) -> None:
+    """Raise `UserError` if it is unclear which file a weight comes from: transformers passes over
+    an index beside a single file, and of a weight in two files takes either.
+    """
+    index = directory / "model.safetensors.index.json"
+    if not index.is_file():
+        return
+    if (directory / "model.safetensors").is_file():
+        raise UserError(
+            f"{directory}: model.safetensors lies beside {index.name}, so it is unclear which"
+            " weights count; move one of them away"
+        )
+    listed = read_json_object(index, "weight_map")["weight_map"]
+    if not isinstance(listed, dict) or not all(isinstance(name, str) for name in listed.values()):
+        raise UserError(f"{index}: expected the file of each weight; fetch it again")
+    holder: dict[str, str] = {}
+    for file in sorted(set(listed.values())):
+        if not (directory / file).is_file():
+            raise UserError(f"{directory / file}: no such file; {index.name} names it, fetch it")
+        for name, _ in _header(directory / file):
+            if name in holder:
+                raise UserError(
+                    f"{directory}: {name} is in {holder[name]} and in {file}, so it is unclear"
+                    " which counts; fetch both again"
+                )
+            holder[name] = file
 
 
 def _header(path: Path) -> list[tuple[str, str]]:

@@ -54,6 +54,25 @@ def quantised(held: Weights) -> Weights:
     return held | {NORM: held[NORM].to(torch.int8)}
 
 
+def sharded(model: Path, extra: Weights | None = None) -> None:
+    """Split the weights into two files, the second with `extra` besides."""
+    held = load_file(model / FILE)
+    (model / FILE).unlink()
+    names = sorted(held)
+    shards = {"model-1.safetensors": names[::2], "model-2.safetensors": names[1::2]}
+    for file, chosen in shards.items():
+        more = (extra or {}) if file == "model-2.safetensors" else {}
+        save_file({n: held[n] for n in chosen} | more, model / file, {"format": "pt"})
+    where = {name: file for file, chosen in shards.items() for name in chosen}
+    write_json(model / f"{FILE}.index.json", {"metadata": {}, "weight_map": where})
+
+
+def of_two_files(model: Path) -> None:
+    held = load_file(model / FILE)
+    name = min(held)
+    sharded(model, {name: held[name] + 1})
+
+
 BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda m: edited(m, without(NORM)), "1 missing weights, the first model.norm"),
     "unexpected": (
@@ -89,6 +108,22 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
         "not a whole safetensors file",
     ),
     "no weights": (lambda m: (m / FILE).unlink(), "no model that transformers can load"),
+    "a shard missing": (
+        lambda m: (sharded(m), (m / "model-2.safetensors").unlink()),
+        r"model-2\.safetensors: no such file; model\.safetensors\.index\.json names it",
+    ),
+    "a weight in two shards": (
+        of_two_files,
+        r"is in model-1\.safetensors and in model-2\.safetensors",
+    ),
+    "a file beside shards": (
+        lambda m: write_json(m / f"{FILE}.index.json", {"weight_map": {NORM: "model-1.x"}}),
+        r"model\.safetensors lies beside model\.safetensors\.index\.json",
+    ),
+    "an index without files": (
+        lambda m: (sharded(m), write_json(m / f"{FILE}.index.json", {"weight_map": [1]})),
+        "expected the file of each weight",
+    ),
     "no config": (lambda m: (m / "config.json").unlink(), "config.json: no such file"),
     "config a list": (lambda m: (m / "config.json").write_text("[]"), "expected a JSON object"),
     "remote code": (
@@ -152,6 +187,13 @@ def test_a_whole_model_loads_with_buffers_of_old_files_and_with_an_equal_head(mo
         ),
     )
     assert load_causal_lm(model, torch.float16).dtype == torch.float16
+
+
+def test_a_model_in_two_files_is_the_model(model: Path) -> None:
+    whole = load_causal_lm(model, torch.float32).state_dict()
+    sharded(model)
+    found = load_causal_lm(model, torch.float32).state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in whole.items())
 
 
 def test_pickled_weights_are_checked_as_well(model: Path) -> None:
