@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from bezoar import surroundings
@@ -188,6 +189,7 @@ def install() -> None:
     from snakemake.io import _IOFile, flag, is_flagged
     from snakemake.jobs import Job
     from snakemake.persistence import PersistenceBase
+    from snakemake.scheduling.job_scheduler import JobScheduler
 
     from bezoar.workflow import progress_display
 
@@ -258,9 +260,17 @@ def install() -> None:
         logs = [progress_display.last_lines(Path(path), 200) for path in self.log]
         return 0 if not own and any(map(ended_by_itself, logs)) else int(retries(self))
 
+    ended = JobScheduler.exit_gracefully
+
+    def exit_gracefully(self: Any, *args: Any) -> None:
+        # A handler of signals interrupts the main thread, which may hold the lock that this takes:
+        # at the second of two SIGTERMs (the group's and make's) Snakemake would wait for itself.
+        Thread(target=ended, args=(self,), daemon=True).start()
+
     update_needrun.by_receipts = True  # type: ignore[attr-defined]
     Job.check_protected_output = check_protected_output
     Job.restart_times = property(restart_times)
+    JobScheduler.exit_gracefully = exit_gracefully
     DAG.update_needrun = update_needrun
     _IOFile.is_newer = is_newer
     PersistenceBase.lock = lock

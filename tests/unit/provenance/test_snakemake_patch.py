@@ -1,6 +1,9 @@
 """The patch of Snakemake meets only versions that it was tested in."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -43,3 +46,30 @@ def test_the_locked_version_is_a_tested_one() -> None:
 )
 def test_only_a_job_that_was_killed_is_worth_another_attempt(log: list[str], ended: bool) -> None:
     assert snakemake_patch.ended_by_itself(log) == ended
+
+
+def test_two_sigterms_while_the_scheduler_holds_its_lock_end_the_run() -> None:
+    program = """
+import os, signal, threading
+import snakemake.cli
+from bezoar.provenance import snakemake_patch
+from snakemake.scheduling.job_scheduler import JobScheduler
+snakemake_patch.install()
+scheduler = object.__new__(JobScheduler)
+scheduler._lock, scheduler._open_jobs = threading.Lock(), threading.Semaphore(0)
+signal.signal(signal.SIGTERM, scheduler.exit_gracefully)
+with scheduler._lock:
+    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGTERM)
+assert scheduler._open_jobs.acquire(timeout=60) and scheduler._open_jobs.acquire(timeout=60)
+print(scheduler._user_kill)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "scripts")},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert done.stdout == "graceful\n"
