@@ -123,7 +123,7 @@ def features(words: Sequence[str]) -> list[str]:
     """Return the words and the pairs of neighbouring words: the set whose Jaccard similarity
     decides whether texts are near-duplicates.
     """
-    return [*words, *(f"{first} {second}" for first, second in pairwise(words))]
+    return [*words, *map(" ".join, pairwise(words))]
 
 
 def jaccard(first: frozenset[str], second: frozenset[str]) -> float:
