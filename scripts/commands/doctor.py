@@ -262,9 +262,9 @@ def expected(config: dict[str, Any], cores: int) -> str:
     """Return how long a run will take, as far as that can be known."""
     known = sum(duration.recorded(config["pathvars"]["results"]).values())
     earlier = f"; the stages of earlier runs here took {clock(known)} in all" if known else ""
-    if config["scale"] == "rehearsal":
-        about = clock(duration.rehearsal_s(cores))
-        return f"expected time: about {about} on {cores} cores for a first run{earlier}"
+    first = duration.first_run_s(config["scale"], cores)
+    if first is not None:
+        return f"expected time: about {clock(first)} on {cores} cores for a first run{earlier}"
     return f"expected time: unknown before a first run{earlier}"
 
 

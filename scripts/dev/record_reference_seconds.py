@@ -1,11 +1,11 @@
-"""Record the seconds of this directory's last whole rehearsal as the reference that is scaled for
-other machines.
+"""Record the seconds of this directory's last whole run at a scale as the reference that is scaled
+for other machines.
 
-Usage: record_reference_seconds.py [--results results/rehearsal]
+Usage: record_reference_seconds.py [--scale rehearsal]
 
-Run it after `make rehearsal` on a machine that did nothing else, with two cores; commit
-scripts/bezoar/workflow/reference_seconds.json. `chain` (the longest chain of steps) and `threads`
-(of steps that take more than one) in it are kept.
+Run it after `make rehearsal` or `make trial` on a machine that did nothing else, with two cores;
+commit scripts/bezoar/workflow/reference_seconds.json. `chain` (the longest chain of steps) and
+`threads` (of steps that take more than one) in it are kept.
 """
 
 import argparse
@@ -22,17 +22,17 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--results", default="results/rehearsal", help="directory of the run")
+    parser.add_argument("--scale", default="rehearsal", help="its results lie in results/<scale>")
     args = parser.parse_args(argv)
-    kept = read_json(duration.REFERENCE)
-    seconds = duration.read(duration.RECORD).get(args.results, {})
+    every = read_json(duration.REFERENCE)
+    kept = every[args.scale]
+    seconds = duration.read(duration.RECORD).get(f"results/{args.scale}", {})
     if lost := sorted(kept["seconds"].keys() - seconds.keys()):
         raise UserError(
-            f"{duration.RECORD}: no seconds of {', '.join(lost)}; run the whole rehearsal first"
+            f"{duration.RECORD}: no seconds of {', '.join(lost)}; make the whole run first"
         )
-    write_json(
-        duration.REFERENCE, {**kept, "probe_s": round(duration.probe(), 4), "seconds": seconds}
-    )
+    every[args.scale] = {**kept, "probe_s": round(duration.probe(), 4), "seconds": seconds}
+    write_json(duration.REFERENCE, every)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """How long a run will take: recorded or scaled seconds of each stage, scheduled as Snakemake does.
 
-Seconds come from this directory's earlier runs (`RECORD`). A first rehearsal uses those of a
-reference machine (`REFERENCE`), scaled by how fast this one does small matrix products and plain
-Python; the real seconds of the first stages correct the rest.
+Seconds come from this directory's earlier runs (`RECORD`). A first run at a scale that has them
+uses those of a reference machine (`REFERENCE`), scaled by how fast this one does small matrix
+products and plain Python; the real seconds of the first stages correct the rest.
 """
 
 import heapq
@@ -36,14 +36,14 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """The steps of a run by name, the cores it has, and whose records count for it; `jobs` is how
-    many a cluster gets at once, None for a run on this machine.
+    """The steps of a run by name, the cores it has, the results that it fills, and its scale;
+    `jobs` is how many a cluster gets at once, None for a run on this machine.
     """
 
     steps: Mapping[str, Step] = field(default_factory=dict)
     cores: int = 1
     results: str = ""
-    rehearsal: bool = False
+    scale: str = ""
     jobs: int | None = None
 
 
@@ -74,6 +74,13 @@ def read(path: Path) -> dict[str, Any]:
         return {}
 
 
+def reference(scale: str) -> dict[str, Any]:
+    """Return {probe_s, seconds, threads, chain} of the reference machine's run at a scale; {} if
+    there is none. `threads` are those of steps with more than one, `chain` is the longest chain.
+    """
+    return dict(read(REFERENCE).get(scale, {}))
+
+
 def recorded(results: str, path: Path = RECORD) -> dict[str, float]:
     """Return the seconds that steps of runs that fill `results` took, as far as they are known."""
     steps = read(path).get(results)
@@ -95,10 +102,9 @@ def seconds_of(plan: Plan, path: Path = RECORD) -> tuple[dict[str, float], bool]
     """
     known = recorded(plan.results, path)
     own = sum(name in known for name in plan.steps) * 2 > len(plan.steps)
-    if plan.rehearsal and not own:
-        reference = read(REFERENCE)
-        slower = probe() / reference["probe_s"]
-        known = {name: slower * taken for name, taken in reference["seconds"].items()} | known
+    if not own and (run := reference(plan.scale)):
+        slower = probe() / run["probe_s"]
+        known = {name: slower * taken for name, taken in run["seconds"].items()} | known
     found = {}
     for name, step in plan.steps.items():
         same = [taken for other, taken in known.items() if other.split(" ")[0] == step.rule]
@@ -143,12 +149,14 @@ def makespan(
     return now
 
 
-def rehearsal_s(cores: int) -> float:
-    """Return the seconds that a whole first rehearsal takes here: the longest chain of steps, or
-    all work shared by the cores.
+def first_run_s(scale: str, cores: int) -> float | None:
+    """Return the seconds that a whole first run at a scale takes here: the longest chain of steps,
+    or all work shared by the cores. None for a scale without a reference.
     """
-    reference = read(REFERENCE)
-    seconds, threads = reference["seconds"], reference["threads"]
-    chain = sum(seconds[name] for name in reference["chain"])
+    run = reference(scale)
+    if not run:
+        return None
+    seconds, threads = run["seconds"], run["threads"]
+    chain = sum(seconds[name] for name in run["chain"])
     work = sum(taken * threads.get(name, 1) for name, taken in seconds.items())
-    return float(max(chain, work / cores) * probe() / reference["probe_s"])
+    return float(max(chain, work / cores) * probe() / run["probe_s"])

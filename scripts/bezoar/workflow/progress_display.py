@@ -70,7 +70,7 @@ def plan(dag: Any) -> None:
         },
         settings.cores or (settings.nodes or 1) * max(threads, default=1),
         config["pathvars"]["results"],
-        config["scale"] == "rehearsal",
+        config["scale"],
         None if settings.cores else settings.nodes,
     )
 

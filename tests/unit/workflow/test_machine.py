@@ -74,7 +74,7 @@ def test_two_gpus_and_one_process_are_named_before_training_refuses_them(
 def test_the_doctor_says_what_there_is_and_how_long_it_takes(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reference = duration.read(duration.REFERENCE)
+    reference = duration.reference("rehearsal")
     monkeypatch.setattr(duration, "probe", lambda: reference["probe_s"])
     doctor.main(["--config", REHEARSAL, "--cores", "2"])
     output = capsys.readouterr().out
@@ -84,12 +84,12 @@ def test_the_doctor_says_what_there_is_and_how_long_it_takes(
 
 
 def test_more_cores_help_until_the_longest_chain(monkeypatch: pytest.MonkeyPatch) -> None:
-    reference = duration.read(duration.REFERENCE)
+    reference = duration.reference("rehearsal")
     monkeypatch.setattr(duration, "probe", lambda: reference["probe_s"])
-    one, two, many = (duration.rehearsal_s(cores) for cores in (1, 2, 64))
-    assert one > two >= many == duration.rehearsal_s(128)
+    one, two, many = (duration.first_run_s("rehearsal", cores) for cores in (1, 2, 64))
+    assert one > two >= many == duration.first_run_s("rehearsal", 128)
     monkeypatch.setattr(duration, "probe", lambda: 3 * reference["probe_s"])
-    assert duration.rehearsal_s(2) == pytest.approx(3 * two)
+    assert duration.first_run_s("rehearsal", 2) == pytest.approx(3 * two)
 
 
 @pytest.mark.parametrize(

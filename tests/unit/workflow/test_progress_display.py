@@ -36,7 +36,7 @@ def display(tmp_path: Path) -> Display:
     lines: list[str] = []
     made = Display(lines.append, Clock())
     made.record = tmp_path / "seconds.json"
-    made.begin(Plan(CHAIN, 2, "results/x", True), SECONDS, own=False)
+    made.begin(Plan(CHAIN, 2, "results/x", "rehearsal"), SECONDS, own=False)
     made.lines = lines  # type: ignore[attr-defined]
     return made
 
@@ -110,7 +110,7 @@ def test_an_unchanged_step_is_no_record(display: Display, tmp_path: Path) -> Non
 def test_without_a_record_there_is_no_invented_time() -> None:
     lines: list[str] = []
     display = Display(lines.append, Clock())
-    display.begin(Plan(CHAIN, 2, "results", False), {}, own=False)
+    display.begin(Plan(CHAIN, 2, "results", "paper"), {}, own=False)
     display.started("base", None)
     display.line("base: started")
     assert "known after a first run" in lines[0]
@@ -153,21 +153,21 @@ def test_names_do_not_depend_on_the_order_of_wildcards() -> None:
 def test_a_first_rehearsal_is_scaled_by_the_probe_and_a_later_one_is_remembered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reference = duration.read(duration.REFERENCE)
+    reference = duration.reference("rehearsal")
     monkeypatch.setattr(duration, "probe", lambda: 2 * reference["probe_s"])
-    plan, record = Plan(CHAIN, 2, "results/x", True), tmp_path / "seconds.json"
+    plan, record = Plan(CHAIN, 2, "results/x", "rehearsal"), tmp_path / "seconds.json"
     seconds, own = duration.seconds_of(plan, record)
     assert not own and seconds["base"] == 2 * reference["seconds"]["base"]
     for name in SECONDS:
         duration.record("results/x", name, SECONDS[name], record)
     assert duration.seconds_of(plan, record) == (SECONDS, True)
-    assert duration.seconds_of(Plan(CHAIN, 2, "elsewhere", False), record) == ({}, False)
+    assert duration.seconds_of(Plan(CHAIN, 2, "elsewhere", "paper"), record) == ({}, False)
 
 
 def test_a_step_never_run_takes_as_long_as_others_of_its_rule(tmp_path: Path) -> None:
     duration.record("r", "sft lamini", 30, tmp_path / "s.json")
     duration.record("r", "sft orca", 50, tmp_path / "s.json")
-    plan = Plan({"sft evol": Step("sft evol", "sft")}, 1, "r", False)
+    plan = Plan({"sft evol": Step("sft evol", "sft")}, 1, "r", "paper")
     assert duration.seconds_of(plan, tmp_path / "s.json") == ({"sft evol": 40.0}, False)
 
 
