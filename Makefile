@@ -104,8 +104,8 @@ fuzz: development ## N (2,000) damaged inputs for each reader, program and provi
 evidence: development .venv-crate ## try to break every promise, beside Snakemake's own triggers; half an hour; for docs/evidence.md
 	$(RUN) python scripts/dev/measure_evidence.py --output docs/evidence.md
 
-bench: environment .venv-bench .venv-curator .venv-bench-training ## speed and memory beside named peers, for docs/benchmarks.md; PART=data|client|evaluation|training|precision
-	$(foreach part,$(or $(PART),data client evaluation training precision),$(RUN) python scripts/dev/bench_$(part).py --output docs/benchmarks.md && )true
+bench: environment .venv-bench .venv-curator .venv-bench-training ## speed and memory beside named peers, for docs/benchmarks.md, on an idle machine; PART=data|client|evaluation|training|precision, BUSY=1 beside other work
+	@$(RUN) python scripts/dev/bench.py $(if $(BUSY),--busy) $(PART)
 
 .venv-bench .venv-curator .venv-crate .venv-llama-cpp: .venv-%: envs/%.lock | environment
 	"$(ENV)/bin/python" -m venv $@ && $@/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $< && touch $@ || { rm -rf $@; exit 1; }

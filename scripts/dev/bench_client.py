@@ -28,6 +28,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from bench_page import peak_mib, processor, replace_section
+
 LATENCY_S = 0.02
 SETTINGS: dict[str, Any] = {
     "provider": "openai",
@@ -219,14 +221,6 @@ def once(what: str, count: int, concurrency: int, folder: Path) -> None:
     )
 
 
-def peak_mib() -> float:
-    """Return this process's own largest resident set; getrusage's counts that of the process which
-    started it, too.
-    """
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
-
-
 def measured(
     python: str, what: str, count: int, concurrency: int, folder: Path, address: str
 ) -> dict[str, float]:
@@ -351,7 +345,7 @@ def main(argv: list[str] | None = None) -> None:
                             )
         finally:
             server.kill()
-        machine = f"{os.cpu_count()} cores of {_processor()}, Python {platform.python_version()}"
+        machine = f"{os.cpu_count()} cores of {processor()}, Python {platform.python_version()}"
         text = (
             f"`bench_client.py`, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {machine}; {args.repeats}"
             f" repeats, concurrency {args.concurrency}, "
@@ -361,32 +355,6 @@ def main(argv: list[str] | None = None) -> None:
         print(text)
         if args.output:
             replace_section(args.output, "LLMClient", text)
-
-
-def replace_section(page: Path, title: str, text: str) -> None:
-    """Replace the text under `## title` by `text`; sections written by other programs stay."""
-    from bezoar.files import whole_file
-
-    old = page.read_text(encoding="utf-8") if page.is_file() else "# Benchmarks\n"
-    before, _, after = old.partition(f"\n## {title}\n")
-    rest = after.partition("\n## ")
-    with whole_file(page) as stream:
-        stream.write(
-            f"{before.rstrip()}\n\n## {title}\n{text}" + (f"\n## {rest[2]}" if rest[1] else "")
-        )
-
-
-def _processor() -> str:
-    """Return the processor's name."""
-    lines = (
-        Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        if Path("/proc/cpuinfo").is_file()
-        else []
-    )
-    return next(
-        (line.split(":")[1].strip() for line in lines if line.startswith("model name")),
-        platform.machine(),
-    )
 
 
 if __name__ == "__main__":

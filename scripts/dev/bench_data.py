@@ -30,7 +30,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench_client import peak_mib, replace_section
+from bench_page import peak_mib, replace_section
 from bezoar import program
 from bezoar.data import contamination, duplicates
 from bezoar.data.rouge import Kept

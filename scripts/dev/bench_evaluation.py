@@ -24,7 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench_client import replace_section
+from bench_page import replace_section
 from bezoar import program
 from bezoar.errors import UserError
 from bezoar.evaluation.mtbench import (

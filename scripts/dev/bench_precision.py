@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench_client import _processor, replace_section
+from bench_page import flags, processor, replace_section
 from bezoar import precision, program
 from bezoar.errors import UserError
 from bezoar.workflow.configuration import resolved
@@ -32,7 +32,6 @@ AVX2_ONLY = {
     "MKL_ENABLE_INSTRUCTIONS": "AVX2",
 }
 PROCESSORS = {"as it is": {}, "held to AVX2": AVX2_ONLY}
-FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "bf16")
 
 
 def measure(dtype: str, steps: int) -> dict[str, float]:
@@ -88,18 +87,11 @@ def spread(values: list[float], digits: int = 3) -> str:
     )
 
 
-def flags() -> str:
-    """Return which of the units that matter here the processor has."""
-    info = Path("/proc/cpuinfo")
-    found = set(info.read_text(encoding="utf-8").split()) if info.is_file() else set()
-    return ", ".join(flag for flag in FLAGS if flag in found) or "unknown"
-
-
 def section(found: list[dict[str, Any]], steps: int, repeats: int) -> str:
     """Return the Markdown of the section."""
     lines = [
         f"`bench_precision.py --steps {steps} --repeats {repeats}`,"
-        f" {datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {os.cpu_count()} cores of {_processor()}"
+        f" {datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {os.cpu_count()} cores of {processor()}"
         f" ({flags()}), load average {os.getloadavg()[0]:.1f} at the end. Seconds: the median of"
         " the repeats and their range. Held to AVX2 by"
         f" {' '.join(f'`{key}={value}`' for key, value in AVX2_ONLY.items())}.",
@@ -131,9 +123,9 @@ def main(argv: list[str] | None = None) -> None:
         return
     what = {"train": "training step, 2,048 tokens", "forward": "forward pass, 4,096 tokens"}
     found: list[dict[str, Any]] = []
-    for processor, environment in PROCESSORS.items():
+    for held, environment in PROCESSORS.items():
         rows = {
-            key: {"processor": processor, "what": text, "float32": [], "bfloat16": []}
+            key: {"processor": held, "what": text, "float32": [], "bfloat16": []}
             for key, text in what.items()
         }
         for _ in range(args.repeats):

@@ -28,8 +28,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench_client import _processor, replace_section
 from bench_evaluation import run
+from bench_page import processor, replace_section
 from bezoar import program
 from bezoar.errors import UserError
 from bezoar.files import canonical, write_jsonl
@@ -476,7 +476,7 @@ def main(argv: list[str] | None = None) -> None:
             lines += compare(folder, kind, shape, steps[shape], args.repeats, args.factory)
             head = (
                 f"`bench_training.py --repeats {args.repeats}`, {datetime.now(UTC):%Y-%m-%d %H:%M}"
-                f" UTC, {os.cpu_count()} cores of {_processor()}, "
+                f" UTC, {os.cpu_count()} cores of {processor()}, "
             )
             page = "\n".join([f"{head}load average at the end {os.getloadavg()[0]:.1f}.\n", *lines])
             if args.output:  # after each table: an interrupted run keeps the ones before

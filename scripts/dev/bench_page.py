@@ -1,0 +1,53 @@
+"""What the benchmarks share: a section of docs/benchmarks.md, the processor, a process's memory."""
+
+import platform
+from pathlib import Path
+
+FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "bf16")
+
+
+def read_section(page: Path, title: str) -> str:
+    """Return the text under `## title` of a page; "" without one."""
+    text = page.read_text(encoding="utf-8") if page.is_file() else ""
+    return text.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+
+
+def replace_section(page: Path, title: str, text: str) -> None:
+    """Replace the text under `## title` by `text`; sections written by other programs stay."""
+    from bezoar.files import whole_file  # not at the top: bench_client's peer has no such package
+
+    old = page.read_text(encoding="utf-8") if page.is_file() else "# Benchmarks\n"
+    before, _, after = old.partition(f"\n## {title}\n")
+    rest = after.partition("\n## ")
+    with whole_file(page) as stream:
+        stream.write(
+            f"{before.rstrip()}\n\n## {title}\n{text}" + (f"\n## {rest[2]}" if rest[1] else "")
+        )
+
+
+def processor() -> str:
+    """Return the processor's name."""
+    lines = _cpuinfo().splitlines()
+    return next(
+        (line.split(":")[1].strip() for line in lines if line.startswith("model name")),
+        platform.machine(),
+    )
+
+
+def flags() -> str:
+    """Return which of the units that matter here the processor has."""
+    found = set(_cpuinfo().split())
+    return ", ".join(flag for flag in FLAGS if flag in found) or "unknown"
+
+
+def peak_mib() -> float:
+    """Return this process's own largest resident set; getrusage's counts that of the process which
+    started it, too.
+    """
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+
+
+def _cpuinfo() -> str:
+    info = Path("/proc/cpuinfo")
+    return info.read_text(encoding="utf-8") if info.is_file() else ""
