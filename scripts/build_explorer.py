@@ -3,7 +3,9 @@ verdicts, all models' answers side by side, held-out preference pairs with their
 the harness on which models differ.
 
 It is one file that loads nothing, so that it can be passed on with the report; a link such as
-`rows.html#evol:12` leads to a row. What models wrote is data in it, never markup.
+`rows.html#evol:12` leads to a row, `rows.html#evol?verdict=Reject` to some, and
+`rows.html#chat?order=sft over dpo` to the answers that lost most. What models wrote is data in it,
+never markup.
 
 Usage: build_explorer.py --rows …/filter/lamini.jsonl … --duplicates …/duplicates.jsonl \\
            --contamination …/contamination.jsonl --items …/evaluation_items.jsonl \\

@@ -9,6 +9,7 @@ import re
 import shutil
 import struct
 from pathlib import Path
+from urllib.parse import parse_qs
 
 import axe_core_python
 import pytest
@@ -63,7 +64,14 @@ def test_every_link_leads_to_a_file_or_a_heading(page: Path) -> None:
         path, _, place = link.partition("#")
         assert (page.parent / path).is_file() if path else f'id="{place}"' in text, link
         if path == "rows.html" and place:
-            assert f'id="data-{place}"' in rows, link
+            section, _, asked = place.partition("?")
+            (data,) = re.findall(rf'id="data-{section}">(.*?)</script>', rows)
+            known = json.loads(data)
+            for name, (value,) in parse_qs(asked).items():
+                if name == "order":
+                    assert set(value.split(" over ")) <= set(known["scores"]), link
+                else:
+                    assert name in known["facets"], link
 
 
 def test_the_scale_comes_first_and_every_section_is_there(page: Path) -> None:

@@ -194,7 +194,8 @@ def detectability(groups: Sequence[Sequence[float]], interval: dict[str, float])
 
     `groups` is one list of gaps, or one a task where the difference is the mean over tasks.
     `spread` is the standard deviation of a gap, in the unit of the score (over groups: what makes
-    the interval, times the root of n); `excludes_zero` is whether the interval excludes 0.
+    the interval, times the root of n); `detectable` is None where all gaps are equal, for then
+    their spread is not known; `excludes_zero` is whether the interval excludes 0.
     """
     n = sum(len(gaps) for gaps in groups)
     spread = detectable = None
@@ -202,7 +203,7 @@ def detectability(groups: Sequence[Sequence[float]], interval: dict[str, float])
         spread = math.sqrt(
             n * math.fsum(float(np.var(gaps, ddof=1)) / len(gaps) for gaps in groups)
         ) / len(groups)
-        detectable = detectable_difference(spread, n)
+        detectable = detectable_difference(spread, n) if spread else None
     return {
         "spread": spread,
         "detectable": detectable,

@@ -1,34 +1,38 @@
 """The rows behind the numbers, as sections of the page that shows them (`build_explorer.py`).
 
-A section is {id, title, note, facets, rows}; a row {id, facets, texts}: `facets` are the values to
-filter by, as many as the section names; `texts` are pairs of a label and a text.
+A section is {id, title, note, facets, scores, rows}; a row {id, facets, texts, scores}. `facets`
+are the values to filter by, as many as the section names, each a text or a list of them; `texts`
+are pairs of a label and a text; `scores` are the numbers, or None, of the models that the section
+names, by whose differences the rows can be ordered.
 """
 
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from bezoar.readers import column, numbered, read_json, read_jsonl
 from bezoar.training.template import training_text
 
 Section = dict[str, Any]
-Marks = dict[tuple[str, int], list[str]]
+Marks = dict[tuple[str, int], list[tuple[str, str]]]
 Texts = dict[tuple[str, int], list[tuple[str, str]]]
 
 
 def marks(duplicates: Path, contamination: Path) -> Marks:
-    """Return (set, row from 1) -> what the searches of the data found there."""
+    """Return (set, row from 1) -> what the searches of the data found there, each with its kind."""
     found: Marks = {}
     for line in read_jsonl(duplicates):
         for name, other in (("", "of_"), ("of_", "")):
-            text = f"{line['kind']} duplicate of {line[f'{other}set']} {line[f'{other}row']}"
-            found.setdefault((line[f"{name}set"], line[f"{name}row"]), []).append(text)
+            kind = f"{line['kind']} duplicate"
+            text = f"{kind} of {line[f'{other}set']} {line[f'{other}row']}"
+            found.setdefault((line[f"{name}set"], line[f"{name}row"]), []).append((kind, text))
     for line in read_jsonl(contamination):
-        kind = "contaminated by" if line["contaminated"] else "overlaps with"
+        kind, by = ("contaminated", "by") if line["contaminated"] else ("overlap", "with")
         items = sorted({f"{task} {item}" for task, item, _ in line["items"]})
-        text = f"{kind} {', '.join(items)}: {line['match']}"
-        found.setdefault((line["set"], line["row"]), []).append(text)
+        text = f"{kind} {by} {', '.join(items)}: {line['match']}"
+        found.setdefault((line["set"], line["row"]), []).append((kind, text))
     return found
 
 
@@ -39,13 +43,17 @@ def generated(path: Path, found: Marks) -> Section:
         prompt, system, response = training_text(row, where)
         noted = found.get((scheme, number), [])
         texts = [("system", system), ("prompt", prompt), ("response", response)]
-        texts += [("reason", row.get("gpt4_reason") or ""), *(("found", text) for text in noted)]
-        mark = "+".join(sorted({text.split(" ")[0] for text in noted})) or "none"
+        texts.append(("reason", row.get("gpt4_reason") or ""))
+        texts.append(("found", "\n".join(dict.fromkeys(text for _, text in noted))))
         verdict = column(row, "gpt4_status", str, where)
         rows.append(
             {
                 "id": str(number),
-                "facets": [verdict, facet(row.get("gpt4_rating")), mark],
+                "facets": [
+                    verdict,
+                    facet(row.get("gpt4_rating")),
+                    sorted({kind for kind, _ in noted}) or "none",
+                ],
                 "texts": [pair for pair in texts if pair[1]],
             }
         )
@@ -55,6 +63,7 @@ def generated(path: Path, found: Marks) -> Section:
         "note": "Every row that was rated. Rows that a rule dropped before are counted in the"
         " report's funnel; their texts are in the store of answers.",
         "facets": ["verdict", "rating", "found"],
+        "scores": [],
         "rows": rows,
     }
 
@@ -79,37 +88,47 @@ def item_texts(path: Path) -> Texts:
 
 def chat(models: Iterable[tuple[Path, Path]], items: Texts) -> Section:
     """Return the answers of all models by question and turn, largest spread of ratings first; a
-    model is its answers and their judgments, in a folder of its name.
+    model is its answers and their judgments, in a folder of its name, and its score the mean of its
+    ratings.
     """
     turns: dict[tuple[int, int], dict[str, Any]] = {}
+    names = []
     for answered, judged in models:
+        names.append(answered.parent.name)
         answers = {row["question_id"]: row["choices"][0]["turns"] for row in read_jsonl(answered)}
         for row in read_jsonl(judged):
             key = row["question_id"], row["turn"]
             turn = turns.setdefault(key, {"category": row["category"], "models": {}})
             model = turn["models"].setdefault(
-                answered.parent.name,
-                {"answer": answers[key[0]][key[1] - 1], "scores": [], "texts": []},
+                names[-1], {"answer": answers[key[0]][key[1] - 1], "scores": [], "texts": []}
             )
-            model["scores"].append(row["score"])
+            model["scores"].append(row["score"] if is_rating(row["score"]) else None)
             model["texts"].append(row["judgment"])
     rows = []
     for (question, number), turn in turns.items():
-        rated = [s for model in turn["models"].values() for s in model["scores"] if is_rating(s)]
-        spread = max(rated) - min(rated) if rated else 0
+        rated = {
+            name: [s for s in model["scores"] if s is not None]
+            for name, model in turn["models"].items()
+        }
+        every = [score for scores in rated.values() for score in scores]
+        spread = max(every) - min(every) if every else 0
         texts = list(items.get(("mt_bench", question), []))
         for name, model in turn["models"].items():
-            scores = ", ".join(facet(s if is_rating(s) else None) for s in model["scores"])
+            scores = ", ".join(facet(score) for score in model["scores"])
             texts.append((f"{name}: rated {scores}", model["answer"]))
             texts += [(f"judge of {name}", text) for text in model["texts"]]
         facets = [turn["category"], str(number), facet(spread)]
-        rows.append({"id": f"{question}-{number}", "facets": facets, "texts": texts})
+        means = [fmean(rated[name]) if rated.get(name) else None for name in names]
+        rows.append(
+            {"id": f"{question}-{number}", "facets": facets, "texts": texts, "scores": means}
+        )
     rows.sort(key=lambda row: (-float(row["facets"][2]), row["id"]))
     return {
         "id": "chat",
         "title": "MT-Bench answers",
         "note": "All models side by side, those first whose ratings differ most.",
         "facets": ["category", "turn", "spread"],
+        "scores": names,
         "rows": rows,
     }
 
@@ -119,12 +138,13 @@ def changed_items(samples: Iterable[Path], items: Texts, metrics: dict[str, str]
     the metric of its table.
     """
     found: dict[tuple[str, int], dict[str, float]] = {}
+    names = []
     for path in samples:
+        names.append(path.name.removesuffix(".samples.jsonl"))
         for row in read_jsonl(path):
             if metrics.get(row["task"]) in row:
-                model = path.name.removesuffix(".samples.jsonl")
                 key = row["task"], row["doc_id"]
-                found.setdefault(key, {})[model] = row[metrics[row["task"]]]
+                found.setdefault(key, {})[names[-1]] = row[metrics[row["task"]]]
     rows = []
     for (task, item), scores in sorted(found.items()):
         if len(set(scores.values())) > 1:
@@ -136,6 +156,7 @@ def changed_items(samples: Iterable[Path], items: Texts, metrics: dict[str, str]
                     "id": f"{task}-{item}",
                     "facets": [task, pattern],
                     "texts": [*items.get((task, item), []), *told],
+                    "scores": [scores.get(name) for name in names],
                 }
             )
     return {
@@ -143,6 +164,7 @@ def changed_items(samples: Iterable[Path], items: Texts, metrics: dict[str, str]
         "title": "LM Eval Harness: items on which models differ",
         "note": f"{len(rows)} of {len(found)} items.",
         "facets": ["task", "best"],
+        "scores": names,
         "rows": rows,
     }
 
@@ -167,16 +189,17 @@ def preferred(pairs: Path, held_out: Path) -> Section:
                     ("margins", margins),
                     *((name, pair[name]) for name in ("prompt", "chosen", "rejected")),
                 ],
-                "change": abs(policy - reference),
+                "scores": [reference, policy],
             }
         )
-    rows.sort(key=lambda row: -row.pop("change"))
+    rows.sort(key=lambda row: -abs(row["scores"][1] - row["scores"][0]))
     return {
         "id": "pairs",
         "title": "Held-out preference pairs",
         "note": "Margin: log-probability of the chosen answer less that of the rejected one, in"
         " nats, before DPO (reference) and after it (policy). Pairs that moved most come first.",
         "facets": ["reference", "policy"],
+        "scores": ["reference", "policy"],
         "rows": rows,
     }
 

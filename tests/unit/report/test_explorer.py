@@ -75,9 +75,12 @@ def test_a_row_has_its_verdict_and_what_was_found_in_it(tmp_path: Path) -> None:
     found = rows.marks(duplicates, contamination)
     evol = rows.generated(write(tmp_path / "evol.jsonl", rated(("one", "two"))), found)
     first, second = evol["rows"]
-    assert first["facets"] == ["Accept", "0", "contaminated+near"] and first["id"] == "1"
-    assert ("found", "near duplicate of lamini 2") in first["texts"]
-    assert ("found", "contaminated by arc_easy 7: the same words") in first["texts"]
+    assert (
+        first["facets"] == ["Accept", "0", ["contaminated", "near duplicate"]]
+        and first["id"] == "1"
+    )
+    found_there = "near duplicate of lamini 2\ncontaminated by arc_easy 7: the same words"
+    assert first["texts"][-1] == ("found", found_there)
     assert second["facets"] == ["Reject", "1", "none"]
     assert second["texts"] == [("prompt", "two"), ("response", "two"), ("reason", "two")]
 
@@ -117,7 +120,8 @@ def test_answers_whose_ratings_differ_most_come_first(tmp_path: Path) -> None:
         ("sft: rated 4", "sft one"),
         ("judge of sft", "on sft"),
     ]
-    assert second["facets"] == ["math", "2", "0"]
+    assert section["scores"] == ["base", "sft"] and first["scores"] == [3, 4]
+    assert second["facets"] == ["math", "2", "0"] and second["scores"] == [2.5, None]
     assert ("sft: rated none", "sft two") in second["texts"]
 
 
@@ -135,6 +139,7 @@ def test_only_items_on_which_models_differ_are_listed(tmp_path: Path) -> None:
         row["id"] == "t-1" and row["facets"] == ["t", "sft"] and section["note"] == "1 of 3 items."
     )
     assert row["texts"] == [("question", "Why?"), ("base", "0"), ("sft", "1")]
+    assert section["scores"] == ["base", "sft"] and row["scores"] == [0, 1]
 
 
 def test_pairs_that_dpo_moved_most_come_first(tmp_path: Path) -> None:
@@ -163,25 +168,52 @@ def test_what_a_model_wrote_cannot_end_the_data(tmp_path: Path) -> None:
     assert page.count("<script") == 2 and "<img" not in page and "\u2028" not in page
 
 
+def shown(folder: Path, sections: list[rows.Section], place: str) -> str:
+    """Return what Chromium makes of the page at an address of it: its title and its main part."""
+    path = folder / "rows.html"
+    path.write_text(html(sections), encoding="utf-8")
+    for _ in range(3):  # on a busy machine it may print the page before its script has run
+        address = f"{path.as_uri()}#{place}"
+        seen = chromium(folder, address, "--virtual-time-budget=5000", "--dump-dom")
+        if "<article" in seen.partition("<script")[0]:
+            break
+    return seen.rpartition("<main>")[2] + seen.partition("</title>")[0]
+
+
 def test_a_browser_shows_a_linked_row_among_ten_thousand_as_text(tmp_path: Path) -> None:
     if not CHROMIUM:
         pytest.skip("needs chromium")
     texts = (*HOSTILE, *(f"row {i}" for i in range(10_000 - len(HOSTILE))))
-    path = tmp_path / "rows.html"
     evol = rows.generated(write(tmp_path / "evol.jsonl", rated(texts)), {})
-    path.write_text(html([evol]), encoding="utf-8")
-
-    def shown(place: str) -> str:
-        for _ in range(3):  # on a busy machine it may print the page before its script has run
-            address = f"{path.as_uri()}#{place}"
-            seen = chromium(tmp_path, address, "--virtual-time-budget=5000", "--dump-dom")
-            if "<article" in seen.partition("<script")[0]:
-                break
-        return seen.rpartition("<main>")[2] + seen.partition("</title>")[0]
-
-    first = shown("evol:1")
+    first = shown(tmp_path, [evol], "evol:1")
     assert "&lt;/script&gt;&lt;script&gt;" in first and "<title>Rows: rehearsal" in first
     assert "<img" not in first and "10,000 of 10,000 rows, page 1 of 200" in first
-    linked = shown("evol:9000")
+    linked = shown(tmp_path, [evol], "evol:9000")
     assert "page 180 of 200" in linked and 'class="chosen"' in linked
     assert re.search(r'<article id="evol:9000" class="chosen">', linked)
+
+
+@pytest.mark.parametrize(
+    ("asked", "ids"),
+    [
+        ("verdict=Reject", [2, 4]),
+        ("verdict=Reject&rating=3", [4]),
+        ("found=near+duplicate", [1]),
+        ("query=THREE", [3]),
+        ("order=b+over+a", [3, 1, 2, 4]),
+        ("order=a%20over%20b&verdict=Accept", [1, 3]),
+        ("order=nobody+over+a", [1, 2, 3, 4]),
+    ],
+)
+def test_an_address_filters_and_orders(tmp_path: Path, asked: str, ids: list[int]) -> None:
+    if not CHROMIUM:
+        pytest.skip("needs chromium")
+    found = {("evol", 1): [("near duplicate", "of 2"), ("contaminated", "by t 1")]}
+    path = write(tmp_path / "evol.jsonl", rated(("one", "two", "three", "four")))
+    evol = rows.generated(path, found)
+    evol["scores"] = ["a", "b"]
+    for row, scores in zip(evol["rows"], ([1, 2], [2, 1], [0, 3], [None, 9]), strict=True):
+        row["scores"] = scores
+    page = shown(tmp_path, [evol], f"evol?{asked}")
+    assert re.findall(r'<article id="evol:(\d+)"', page) == [str(number) for number in ids]
+    assert f"{len(ids)} of 4 rows" in page
