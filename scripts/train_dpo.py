@@ -16,14 +16,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from bezoar import precision, program, progress
+from bezoar import precision, program
 from bezoar.arguments import model_directory
 from bezoar.errors import UserError
 from bezoar.files import sha256_file, whole_directory, write_json, write_jsonl
 from bezoar.provenance.receipt import Receipt, stage_parser
 from bezoar.provenance.resumption import begun_with
 from bezoar.readers import read_jsonl
-from bezoar.training import preference_pairs
+from bezoar.training import held_out_pairs, preference_pairs
 from bezoar.training.settings import TrainingSettings
 from bezoar.training.sharing import first_process
 from bezoar.training.split import split
@@ -38,9 +38,6 @@ class Recipe(TrainingSettings):
     reference_batch_size: int  # of score_reference.py
     min_accuracy: float  # held-out
     max_chosen_drop: float  # nats
-
-
-KL_PAIRS = 64  # of the held-out ones
 
 
 def curves(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -84,53 +81,6 @@ def check_collapse(rows: list[dict[str, Any]], recipe: Recipe) -> None:
             f"dpo: collapsed, chosen answers lost {drop:.1f} nats, more than max_chosen_drop"
             f" {recipe['max_chosen_drop']}"
         )
-
-
-def held_out(
-    model: Any, validation: list[dict[str, Any]], tokenizer: Any, recipe: Recipe
-) -> dict[str, Any]:
-    """Return {rows, margins, kl_nats_per_token, kl_tokens} of held-out pairs; the reference is the
-    model with its adapter switched off.
-
-    `rows` holds the row of each pair in the file of pairs, from 1; `margins` [reference, policy]:
-    log-probability of the chosen answer less that of the rejected one, in nats.
-    """
-    import torch
-
-    model.eval()
-    policy = [
-        chosen - rejected
-        for chosen, rejected in preference_pairs.score(
-            model, validation, tokenizer.pad_token_id, recipe["micro_batch_size"]
-        )
-    ]
-    reference = [pair["ref_chosen_logps"] - pair["ref_rejected_logps"] for pair in validation]
-    divergence, tokens = 0.0, 0
-    for pair in progress.track(validation[:KL_PAIRS], "measure the divergence", unit="pairs"):
-        ids = torch.tensor([pair["ids"]["prompt"] + pair["ids"]["chosen"]], device=model.device)
-        with torch.no_grad(), precision.autocast(model.device):
-            ours = (
-                model(input_ids=ids, use_cache=False)
-                .logits[0, len(pair["ids"]["prompt"]) - 1 : -1]
-                .float()
-                .log_softmax(-1)
-            )
-            with model.disable_adapter():
-                theirs = (
-                    model(input_ids=ids, use_cache=False)
-                    .logits[0, len(pair["ids"]["prompt"]) - 1 : -1]
-                    .float()
-                    .log_softmax(-1)
-                )
-        divergence += float((ours.exp() * (ours - theirs)).sum())
-        tokens += len(ours)
-    margins = [[round(a, 6), round(b, 6)] for a, b in zip(reference, policy, strict=True)]
-    return {
-        "rows": [pair["row"] for pair in validation],
-        "margins": margins,
-        "kl_nats_per_token": round(divergence / tokens, 6),
-        "kl_tokens": tokens,
-    }
 
 
 def dpo_trainer(
@@ -228,22 +178,11 @@ def train(
         qlora.save_adapter(trainer.model, out)
         write_jsonl(out / "metrics.jsonl", curve)
         policy = trainer.accelerator.unwrap_model(trainer.model)
-        write_held_out(out / "held_out.json", policy, validation, tokenizer, recipe)
+        compared = held_out_pairs.compare(
+            policy, validation, tokenizer.pad_token_id, recipe["micro_batch_size"]
+        )
+        write_json(out / "held_out.json", compared)
     return facts
-
-
-def write_held_out(
-    path: Path, policy: Any, validation: list[dict], tokenizer: Any, recipe: Recipe
-) -> None:
-    """Compare policy and reference on the validation pairs, write what comes out and print it."""
-    with progress.task("score the held-out pairs", len(validation), "pairs"):
-        compared = held_out(policy, validation, tokenizer, recipe)
-    before, after = (
-        sum(margins[side] > 0 for margins in compared["margins"]) / len(validation)
-        for side in (0, 1)
-    )
-    print(f"held-out accuracy {before:.3f} -> {after:.3f}", flush=True)
-    write_json(path, compared)
 
 
 def main(argv: list[str] | None = None) -> None:
