@@ -4,7 +4,6 @@ not stored yet, and what is known of the server.
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +18,6 @@ from bezoar.llm.settings import ModelSpec, Request
 from bezoar.llm.transport import Transport
 
 TICK_S = 0.5  # between two writes of answers: what a kill can lose
-REPORT_S = 5  # between two lines of progress
 
 
 @dataclass
@@ -66,17 +64,13 @@ class Incoming:
         self.account.settle()
 
     async def flush_until_done(self) -> None:
-        """Flush every `TICK_S` until `done` is set, and print the progress."""
-        printed = time.monotonic()
-        while not self.done.is_set():
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.done.wait(), TICK_S)
-            self.flush()
-            if time.monotonic() - printed > REPORT_S:
-                printed = time.monotonic()
-                print(
-                    f"{progress.MARK}{len(self.answers)} of {len(self.missing)} answers", flush=True
-                )
+        """Flush every `TICK_S` until `done` is set, and count the answers."""
+        with progress.task("ask the model", len(self.missing), "answers") as asked:
+            while not self.done.is_set():
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self.done.wait(), TICK_S)
+                self.flush()
+                asked.done = len(self.answers)
 
 
 @dataclass
