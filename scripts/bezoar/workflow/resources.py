@@ -97,6 +97,10 @@ TOKEN_BYTES = 750_000  # [ours] of a GPU, a token of a micro-batch: logits, chec
 TOKEN_BYTES_WHOLE = 8_000_000  # [ours] the same without gradient checkpointing
 CACHE_BYTES = 2 * 2 * 26 * 3200  # of keys and values, a token: 16 bits, 26 layers of 3,200
 LOGIT_BYTES = 32_000 * (2 + 4 + 4)  # of logits, a token: in 16 bits, in float32, and their softmax
+# The same on a CPU: logits, a copy, their softmax and gradient in float32. [ours] the trial's
+# vocabulary; a base with three times as many tokens takes three times as much.
+CPU_LOGIT_BYTES = 49_152 * 4 * 4
+PROMPT_TOKENS = 512  # [ours] a batch of MT-Bench's prompts is padded to its longest
 CONTEXT_MB = 600  # [ours] of a GPU: CUDA's context
 
 
@@ -268,7 +272,7 @@ class Needs:
         micro = recipe["micro_batch_size"] * sequences * recipe["max_length"]
         whole = not recipe["gradient_checkpointing"]
         gpu_bytes = self.quantised(recipe) + micro * self.token_bytes(whole)
-        held = 0.0 if gpus or self.config["pretrain"] else self.token_bytes(whole) + LOGIT_BYTES
+        held = 0.0 if gpus or self.config["pretrain"] else self.token_bytes(whole) + CPU_LOGIT_BYTES
         here_mb = MARGIN * micro * held / 1e6  # the rehearsal's own is in what was measured
         need = self.host(section, seconds, gpus, gpu_bytes, rows, here_mb)
         return Need(need.mem_mb * self.processes, need.seconds, need.gpus, need.gpu_mb)
@@ -331,8 +335,13 @@ class Needs:
         step = GPU_TOKEN_S if self.gpus else CPU_TOKEN_S * max(1.0, self.size / 2e7)
         tokens = recipe["batch_size"] * 2 * recipe["max_new_tokens"]  # the second turn has both
         gpu_bytes = 2 * self.size + tokens * CACHE_BYTES * self.activations()
-        seconds = batches * recipe["max_new_tokens"] * step + self.moved()
-        return self.host("mtbench_answers", seconds, self.gpus, gpu_bytes)
+        read = 0 if world else recipe["batch_size"] * PROMPT_TOKENS
+        work = 2 * self.size * read * batches
+        seconds = work / self.speed(self.gpus, recipe["threads"]) + self.moved()
+        seconds += batches * recipe["max_new_tokens"] * step
+        cached = 0 if self.gpus else 2 * CACHE_BYTES * self.activations()  # in float32
+        here_mb = MARGIN * read * cached / 1e6
+        return self.host("mtbench_answers", seconds, self.gpus, gpu_bytes, more_mb=here_mb)
 
 
 @dataclass(frozen=True)

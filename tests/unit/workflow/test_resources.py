@@ -27,6 +27,24 @@ def needs(files: list[str], settings: dict[str, Any] | None = None) -> dict[str,
     return Needs(layout(files, settings)).by_rule
 
 
+# (seconds, MB) of the largest job of a rule, in the run that docs/trial.md describes.
+TRIAL = {
+    "sft": (151, 5236),
+    "hh_sft": (484, 3159),
+    "dpo_reference": (116, 2291),
+    "dpo": (365, 3960),
+    "merge": (36, 1828),
+    "lm_eval": (74, 1745),
+    "mtbench_answers": (163, 3266),
+}
+
+
+def test_what_a_real_model_took_is_asked_for() -> None:
+    asked_for = needs(["config/trial.yaml"])
+    for rule, (seconds, mem_mb) in TRIAL.items():
+        assert asked_for[rule].mem_mb > mem_mb and asked_for[rule].seconds > seconds, rule
+
+
 def test_two_million_parameters_ask_for_megabytes_and_three_billion_for_gigabytes() -> None:
     small, large = needs(REHEARSAL), needs(PAPER)
     for rule, need in small.items():
