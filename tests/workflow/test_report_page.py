@@ -70,7 +70,10 @@ def test_every_link_leads_to_a_file_or_a_heading(page: Path) -> None:
             for name, (value,) in parse_qs(asked).items():
                 if name == "order":
                     assert set(value.split(" over ")) <= set(known["scores"]), link
+                elif name == "found":
+                    assert value in ("exact duplicate", "near duplicate", "contaminated"), link
                 else:
+                    assert name == "verdict" and value in ("Accept", "Reject", "Unrated"), link
                     assert name in known["facets"], link
 
 

@@ -203,7 +203,8 @@ def detectability(groups: Sequence[Sequence[float]], interval: dict[str, float])
         spread = math.sqrt(
             n * math.fsum(float(np.var(gaps, ddof=1)) / len(gaps) for gaps in groups)
         ) / len(groups)
-        detectable = detectable_difference(spread, n) if spread else None
+        varies = any(np.ptp(gaps) > 1e-9 for gaps in groups)  # means of equal ratings differ less
+        detectable = detectable_difference(spread, n) if varies else None
     return {
         "spread": spread,
         "detectable": detectable,

@@ -177,6 +177,8 @@ def test_what_cannot_be_told_apart_is_called_so() -> None:
     assert statistics.detectability([[1.0]], {"low": 1.0, "high": 1.0})["detectable"] is None
     equal = statistics.detectability([[0.0, 0.0], [0.0, 0.0]], {"low": 0.0, "high": 0.0})
     assert equal == {"spread": 0.0, "detectable": None, "excludes_zero": False}
+    thirds = statistics.detectability([[0.1 + 0.2, 0.3, 0.3]], {"low": 0.3, "high": 0.3})
+    assert thirds["detectable"] is None and thirds["excludes_zero"]
     a, b = np.random.default_rng(0).normal(1, 1, 50), np.random.default_rng(1).normal(1, 2, 200)
     both = statistics.detectability([a, b], statistics.mean_of_means([a, b], 0))
     assert both["detectable"] == pytest.approx(

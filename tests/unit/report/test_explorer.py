@@ -168,10 +168,13 @@ def test_what_a_model_wrote_cannot_end_the_data(tmp_path: Path) -> None:
     assert page.count("<script") == 2 and "<img" not in page and "\u2028" not in page
 
 
-def shown(folder: Path, sections: list[rows.Section], place: str) -> str:
-    """Return what Chromium makes of the page at an address of it: its title and its main part."""
+def shown(folder: Path, sections: list[rows.Section], place: str, script: str = "") -> str:
+    """Return what Chromium makes of the page at an address of it, after a script of the test's: its
+    title and its main part.
+    """
     path = folder / "rows.html"
-    path.write_text(html(sections), encoding="utf-8")
+    after = f"<script>setTimeout(() => {{ {script} }}, 1000)</script></body>"
+    path.write_text(html(sections).replace("</body>", after), encoding="utf-8")
     for _ in range(3):  # on a busy machine it may print the page before its script has run
         address = f"{path.as_uri()}#{place}"
         seen = chromium(folder, address, "--virtual-time-budget=5000", "--dump-dom")
@@ -201,7 +204,9 @@ def test_a_browser_shows_a_linked_row_among_ten_thousand_as_text(tmp_path: Path)
         ("found=near+duplicate", [1]),
         ("query=THREE", [3]),
         ("order=b+over+a", [3, 1, 2, 4]),
-        ("order=a%20over%20b&verdict=Accept", [1, 3]),
+        ("order=b%20over%20a&verdict=Accept", [3, 1]),
+        ("query=t?&verdict=Accept", []),
+        ("page=7", [1, 2, 3, 4]),
         ("order=nobody+over+a", [1, 2, 3, 4]),
     ],
 )
@@ -217,3 +222,23 @@ def test_an_address_filters_and_orders(tmp_path: Path, asked: str, ids: list[int
     page = shown(tmp_path, [evol], f"evol?{asked}")
     assert re.findall(r'<article id="evol:(\d+)"', page) == [str(number) for number in ids]
     assert f"{len(ids)} of 4 rows" in page
+
+
+def test_a_choice_stands_in_the_address(tmp_path: Path) -> None:
+    if not CHROMIUM:
+        pytest.skip("needs chromium")
+    texts = tuple(f"row {i}" for i in range(120))
+    evol = rows.generated(write(tmp_path / "evol.jsonl", rated(texts)), {})
+    choose = """
+      const [verdict] = document.querySelectorAll("select");
+      verdict.value = "Reject";
+      verdict.dispatchEvent(new Event("change"));
+      document.querySelectorAll(".pages button")[1].click();
+      document.title = location.hash + " " + document.activeElement.textContent;
+    """
+    page = shown(tmp_path, [evol], "evol:1", choose)
+    assert "<title>#evol?verdict=Reject&amp;page=2 Previous" in page
+    assert "60 of 120 rows, page 2 of 2" in page
+    again = shown(tmp_path, [evol], "evol?verdict=Reject&page=2")
+    assert "60 of 120 rows, page 2 of 2" in again
+    assert "of 120 rows" in shown(tmp_path, [evol], "evol:50%")
