@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 # Settings are given on make's command line (`make rehearsal JOBS=4`), or in the environment under a
 # name of our own (`BEZOAR_JOBS=4 make rehearsal`): NAME, MODE or MIRROR of another program are ignored here.
-OPTIONS := CONFIG JOBS TORCH PROFILE MIRROR MODEL REVISION TEMPLATE NAME NAMESPACE DRY FILE KIND MODE BUDGET_USD PRICES ACKNOWLEDGE_LICENCES CPU VERBOSE GIVE_UP UPGRADE OPEN PART N A B
+OPTIONS := CONFIG JOBS TORCH PROFILE MIRROR MODEL REVISION TEMPLATE NAME NAMESPACE DRY FILE KIND MODE BUDGET_USD PRICES ACKNOWLEDGE_LICENCES CPU VERBOSE GIVE_UP UPGRADE OPEN PART BUSY N A B
 unread = $(if $(BEZOAR_$1),,$(if $(filter environment,$(origin $1)),$(error $1=$($1) in the environment is not read; write BEZOAR_$1=$($1) make …, or make … $1=$($1))))
 $(call unread,BUDGET_USD)
 $(if $(filter batch replay,$(MODE)),$(call unread,MODE))
@@ -104,7 +104,7 @@ fuzz: development ## N (2,000) damaged inputs for each reader, program and provi
 evidence: development .venv-crate ## try to break every promise, beside Snakemake's own triggers; half an hour; for docs/evidence.md
 	$(RUN) python scripts/dev/measure_evidence.py --output docs/evidence.md
 
-bench: environment .venv-bench .venv-curator .venv-bench-training ## speed and memory beside named peers, for docs/benchmarks.md, on an idle machine; PART=data|client|evaluation|training|precision, BUSY=1 beside other work
+bench: environment .venv-bench .venv-curator .venv-bench-training ## speed and memory beside named peers, for docs/benchmarks.md, on an idle machine; PART=data|client|evaluation|training|precision|report, BUSY=1 beside other work
 	@$(RUN) python scripts/dev/bench.py $(if $(BUSY),--busy) $(PART)
 
 .venv-bench .venv-curator .venv-crate .venv-llama-cpp: .venv-%: envs/%.lock | environment

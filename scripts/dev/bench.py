@@ -3,11 +3,11 @@
 Usage: bench.py [PART ...] [--busy] [--arguments "--repeats 5"] [--page docs/benchmarks.md] \\
            [--history docs/benchmarks.jsonl]
 
-Each part (data, client, evaluation, training, precision) is a program of its own and replaces its
-section of the page. Before it starts, this says how long its last runs took; while the machine is
-busy it is refused, unless `--busy` is given, and then the result says so. A line of the
-history holds the date, the commit, the processor with its flags, the load, and the section as it
-was written; the page's last section has the numbers to watch, a column for each run.
+Each part (data, client, evaluation, training, precision, report) is a program of its own and
+replaces its section of the page. Before it starts, this says how long its last runs took; while the
+machine is busy it is refused, unless `--busy` is given, and then the result says so. A line of the
+history holds the date, the commit, the processor with its flags, and the section as it was written;
+the section "Over time" has the numbers to watch, a row for each run.
 """
 
 import argparse
@@ -34,6 +34,7 @@ PARTS = {
     "evaluation": "Evaluation",
     "training": "Training",
     "precision": "Precision",
+    "report": "Page of rows",
 }
 # The numbers to watch: part, what a row of its tables begins with, the column (from 0), and what
 # the number is.
@@ -48,9 +49,10 @@ WATCHED = (
     ("training", "| ours, first run |", 4, "DPO with its reference, likewise"),
     ("training", "| ours, second run |", 4, "DPO, reference stored, likewise"),
     ("precision", "| as it is | training step", 4, "training step, bfloat16 / float32"),
+    ("report", "| 10,000 rows |", 2, "page of 10,000 rows, first paint, ms"),
 )
 BUSY = 0.3  # load average of the last minute, a core, that other work may make
-CALM = 120  # seconds in which the load of the part before must have gone
+CALM = 300  # seconds in which the load of the part before must have gone
 
 
 def busy(wait: float = CALM) -> str | None:
@@ -77,12 +79,13 @@ def value(section: str, row: str, column: int) -> str | None:
     line = next((line for line in section.splitlines() if line.startswith(row)), None)
     if line is None:
         return None
-    words = line.strip("| ").split(" | ")[column].replace("(", " ").split()
+    cells = line.strip("| ").split(" | ")
+    words = cells[column].replace("(", " ").split() if column < len(cells) else []
     return words[0] if words else None
 
 
 def over_time(runs: list[dict[str, Any]]) -> str:
-    """Return the table of the numbers to watch, a row for each run that has any."""
+    """Return the table of the numbers to watch, a row for each run."""
     lines = [
         "Every run of `make bench`, oldest first; whole sections are in"
         " [benchmarks.jsonl](benchmarks.jsonl).\n",
@@ -112,8 +115,11 @@ def commit() -> str:
         done = subprocess.run(["git", *words], capture_output=True, text=True, check=False)
         return done.stdout.strip()
 
-    changed = git("diff", "--name-only", "HEAD", "--", "scripts", "config", "envs")
-    return (git("rev-parse", "--short", "HEAD") or "unknown") + ("+" if changed else "")
+    try:
+        changed = git("status", "--porcelain", "--", "scripts", "config", "envs")
+        return (git("rev-parse", "--short", "HEAD") or "unknown") + ("+" if changed else "")
+    except OSError:
+        return "unknown"
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -143,7 +149,9 @@ def main(argv: list[str] | None = None) -> None:
         words = [sys.executable, str(program_of), "--output", str(args.page)]
         done = subprocess.run([*words, *shlex.split(args.arguments)], check=False)
         if done.returncode:
-            raise UserError(f"bench_{part}.py ended with {done.returncode}; nothing is kept of it")
+            raise UserError(
+                f"bench_{part}.py ended with {done.returncode}; there is no record of it"
+            )
         runs.append(
             {
                 "part": part,

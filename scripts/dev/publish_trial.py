@@ -1,13 +1,16 @@
-"""Put what a trial publishes into docs/trial/: every stored answer, the rows of LaMini (model text
-alone) and the digests of its data and tables, as far as they are made.
+"""Put what a trial publishes into docs/trial/: the stored answers that its data are made of, the
+rows of LaMini (model text alone) and the digests of its data and tables, as far as they are made.
 
 Usage: publish_trial.py --config config/trial.yaml config/trial-without-dolly.yaml
 
 The answers hold the requests too, and with them texts of the sources under their own licences;
-docs/trial.md names them. tests/workflow/test_trial_replay.py makes data again from these files.
+docs/trial.md names them. What the judge was asked stays out: it holds MT-Bench's prompts, questions
+and reference answers. tests/workflow/test_trial_replay.py makes data again from these files.
 """
 
 import argparse
+import json
+import lzma
 import shutil
 import subprocess
 import sys
@@ -19,6 +22,7 @@ from bezoar.files import sha256_file, write_json
 from bezoar.workflow.configuration import resolved
 
 PLACE = Path("docs/trial")
+JUDGED = "Rating: [["  # in every request to MT-Bench's judge
 DIGESTS = ("generate/*.jsonl", "filter/*.jsonl", "mtbench/*/judgments.jsonl", "*.json")
 
 
@@ -39,8 +43,12 @@ def main(argv: list[str] | None = None) -> None:
     exchange = [sys.executable, "scripts/commands/exchange_answers.py", "export"]
     file = PLACE / "answers.jsonl.xz"
     subprocess.run([*exchange, "--config", *args.config, "--file", str(file)], check=True)
+    with lzma.open(file, "rt", encoding="utf-8") as stream:
+        kept = [line for line in stream if JUDGED not in json.loads(line)["request"]]
+    with lzma.open(file, "wt", encoding="utf-8", preset=9) as stream:
+        stream.writelines(kept)
     size = sum(path.stat().st_size for path in PLACE.iterdir())
-    print(f"{PLACE}: {len(found)} digests, {size / 1e6:.1f} MB")
+    print(f"{PLACE}: {len(kept)} answers, {len(found)} digests, {size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--scale", default="rehearsal", help="its results lie in results/<scale>")
     args = parser.parse_args(argv)
     every = read_json(duration.REFERENCE)
-    kept = every[args.scale]
+    kept = every.get(args.scale)
+    if not kept:
+        raise UserError(
+            f"{duration.REFERENCE}: nothing for {args.scale}; write its `chain`, `threads` and"
+            " `seconds` with the names of its steps first"
+        )
     seconds = duration.read(duration.RECORD).get(f"results/{args.scale}", {})
     if lost := sorted(kept["seconds"].keys() - seconds.keys()):
         raise UserError(

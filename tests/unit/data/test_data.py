@@ -160,10 +160,18 @@ def test_no_pair_is_called_near_that_is_not_and_few_that_are_escape() -> None:
         for j in range(i)
         if (s := jaccard(parts[i], parts[j])) >= 0.7
     }
-    found = {(i, j): s for i, j, s in duplicates.near_pairs(ordered, NEAR)}
+    listed = list(duplicates.near_pairs(ordered, NEAR))
+    found = {(i, j): s for i, j, s in listed}
+    assert len(listed) == len(found)
     assert found.items() <= near.items()
     assert len(near) > 200
     assert len(found) >= 0.99 * len(near)
+
+
+def test_few_texts_have_no_pair_and_bands_must_divide_the_permutations() -> None:
+    assert not any(list(duplicates.near_pairs(texts, NEAR)) for texts in ([], ["a b"], ["a", "b"]))
+    with pytest.raises(UserError, match="30 bands do not divide 128 permutations"):
+        list(duplicates.near_pairs(["a", "b"], NEAR | {"bands": 30}))
 
 
 def test_nasty_texts_are_compared_as_they_are() -> None:
