@@ -213,7 +213,7 @@ def test_make_doctor_looks_at_every_model_that_a_run_asks(name: str, overlays: P
 
 def test_the_time_of_every_step_of_a_first_rehearsal_is_known(overlays: Path) -> None:
     names = {name_of(job["rule"], job["wildcards"]) for job in dag("rehearsal", overlays)}
-    assert names - {TARGET} == set(duration.read(duration.REFERENCE)["seconds"])
+    assert names - {TARGET} == set(duration.reference("rehearsal")["seconds"])
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
