@@ -143,6 +143,7 @@ def page(
         for name in artifacts.paths
         if name.startswith("bridge/")
     }
+    answered = {model: artifacts.json(f"mtbench/{model}/counts.json") or {} for model in models}
     learning = artifacts.json("learning.json")
     scale = recipe["scale"]
     title, text = SCALES[scale]
@@ -186,8 +187,20 @@ def page(
             else None
         ),
         overview_section=overview_section.section(
-            environment, claims, lm_eval, chat, receipts, len(recipe["deviations"])
+            environment,
+            claims,
+            lm_eval,
+            chat,
+            receipts,
+            len(recipe["deviations"]),
+            overview_section.warnings(
+                chat, answered, artifacts.json("data/description.json") or {"schemes": {}}
+            ),
         ),
+        answered=answered,
+        pairs_used={
+            stage: receipts[stage]["facts"] for stage in ("hh_sft", "dpo") if stage in receipts
+        },
         held_out_losses={
             stage: receipt["facts"]
             for stage, receipt in sorted(

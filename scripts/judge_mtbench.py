@@ -191,7 +191,11 @@ def main(argv: list[str] | None = None) -> None:
         require_rated(rows, args.recipe["max_failure_share"])
         states = Counter(row["state"] for row in rows)
         write_jsonl(args.judgments, rows)
-        write_json(args.counts, {"judgments": len(rows), **dict(sorted(states.items()))})
+        empty = sum(not turn.strip() for row in questions for turn in answers[row["question_id"]])
+        write_json(
+            args.counts,
+            {"judgments": len(rows), "empty_answers": empty, **dict(sorted(states.items()))},
+        )
         print(dict(states), flush=True)
 
 

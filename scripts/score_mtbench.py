@@ -12,6 +12,7 @@ again from the judgment's text, so that running this program alone recomputes th
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,12 @@ def score(rows: Rows, pairs: list[list[str]], seed: int) -> dict[str, Any]:
         "models": {
             model: {
                 "overall": summary(mine, seed),
+                "ratings": {
+                    f"{rating:g}": count
+                    for rating, count in sorted(
+                        Counter(row["score"] for row in mine if row["state"] == "rated").items()
+                    )
+                },
                 "turns": {
                     str(turn): summary([row for row in mine if row["turn"] == turn], seed)
                     for turn in (1, 2)

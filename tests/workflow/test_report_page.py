@@ -72,6 +72,10 @@ def test_every_link_leads_to_a_file_or_a_heading(page: Path) -> None:
                     assert set(value.split(" over ")) <= set(known["scores"]), link
                 elif name == "found":
                     assert value in ("exact duplicate", "near duplicate", "contaminated"), link
+                elif name in ("reference", "policy"):
+                    assert value in ("right", "wrong"), link
+                elif name == "empty answer":
+                    assert value in known["scores"], link
                 else:
                     assert name == "verdict" and value in ("Accept", "Reject", "Unrated"), link
                     assert name in known["facets"], link

@@ -10,6 +10,7 @@ import jinja2
 
 from bezoar.report import plots
 
+FEW, NEARLY_ALL = 0.05, 0.75  # shares
 TEMPLATE = Path(__file__).parent / "report_overview.html.j2"
 
 
@@ -33,6 +34,37 @@ def sentence(benchmark: str, differences: list[tuple[str, str, dict[str, Any] | 
     )
 
 
+def warnings(
+    chat: dict[str, Any], answered: dict[str, dict[str, Any]], description: dict[str, Any]
+) -> list[str]:
+    """Return a sentence for each sign that a rating says little: answers without text, and ratings
+    that are nearly all the same.
+
+    `answered` is model -> its mtbench/…/counts.json, `description` data/description.json.
+    """
+    found = []
+    for model, counts in answered.items():
+        if (empty := counts.get("empty_answers", 0)) > FEW * counts.get("judgments", 0):
+            found.append(
+                f"{empty} of {model}'s {counts['judgments']} answers have no text, and the judge"
+                " rates them, too."
+            )
+    ratings: Counter[str] = Counter()
+    for model in chat["models"].values():
+        ratings.update(model.get("ratings", {}))
+    accepted: Counter[str] = Counter()
+    for scheme in description["schemes"].values():
+        accepted.update({str(rating): rows for rating, rows in scheme["filter"]["ratings"].items()})
+    for who, counted in (("judge", ratings), ("filter", accepted)):
+        total = counted.total()
+        if total and (most := counted.most_common(1)[0])[1] > NEARLY_ALL * total:
+            found.append(
+                f"{most[1]} of the {who}'s {total} ratings are {most[0]}: it hardly tells good from"
+                " bad."
+            )
+    return found
+
+
 def machine(hardware: dict[str, Any]) -> str:
     """Return a receipt's processor, cores and GPU, if it used one, in words."""
     words = f"{hardware['machine']}, {hardware['cores']} cores"
@@ -46,6 +78,7 @@ def section(
     chat: dict[str, Any],
     receipts: dict[str, dict[str, Any]],
     deviations: int,
+    cautions: list[str],
 ) -> str:
     """Return the section as HTML."""
     found = list(receipts.values())
@@ -66,4 +99,5 @@ def section(
         usd=sum(receipt["facts"].get("usd", 0) for receipt in found),
         judge=claims["judge"],
         deviations=deviations,
+        cautions=cautions,
     )

@@ -20,6 +20,9 @@ Marks = dict[tuple[str, int], list[tuple[str, str]]]
 Texts = dict[tuple[str, int], list[tuple[str, str]]]
 
 
+NO_TEXT = "(an answer without text)"
+
+
 def marks(duplicates: Path, contamination: Path) -> Marks:
     """Return (set, row from 1) -> what the searches of the data found there, each with its kind."""
     found: Marks = {}
@@ -115,9 +118,10 @@ def chat(models: Iterable[tuple[Path, Path]], items: Texts) -> Section:
         texts = list(items.get(("mt_bench", question), []))
         for name, model in turn["models"].items():
             scores = ", ".join(facet(score) for score in model["scores"])
-            texts.append((f"{name}: rated {scores}", model["answer"]))
+            texts.append((f"{name}: rated {scores}", model["answer"].strip() or NO_TEXT))
             texts += [(f"judge of {name}", text) for text in model["texts"]]
-        facets = [turn["category"], str(number), facet(spread)]
+        empty = [name for name, model in turn["models"].items() if not model["answer"].strip()]
+        facets = [turn["category"], str(number), facet(spread), empty or "none"]
         means = [fmean(rated[name]) if rated.get(name) else None for name in names]
         rows.append(
             {"id": f"{question}-{number}", "facets": facets, "texts": texts, "scores": means}
@@ -127,7 +131,7 @@ def chat(models: Iterable[tuple[Path, Path]], items: Texts) -> Section:
         "id": "chat",
         "title": "MT-Bench answers",
         "note": "All models side by side, those first whose ratings differ most.",
-        "facets": ["category", "turn", "spread"],
+        "facets": ["category", "turn", "spread", "empty answer"],
         "scores": names,
         "rows": rows,
     }

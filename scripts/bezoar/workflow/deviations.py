@@ -108,5 +108,14 @@ def with_reasons(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def ours(paths: list[Path]) -> list[dict[str, Any]]:
-    """Return the values that are only ours."""
-    return [row for row in with_reasons(tagged(paths)) if row["tag"] == "ours"]
+    """Return the values that are only ours and in force: a later file overrides an earlier one."""
+    later: dict[str, set[str]] = {}
+    overridden: set[str] = set()
+    for path in reversed(paths):
+        later[path.name] = set(overridden)
+        root = yaml.compose(read_text(path), Loader=yaml.SafeLoader)
+        overridden |= {
+            name for name, _, value in _entries(root) if not isinstance(value, yaml.MappingNode)
+        }
+    rows = [row for row in with_reasons(tagged(paths)) if row["tag"] == "ours"]
+    return [row for row in rows if row["key"] not in later[row["file"]]]

@@ -284,6 +284,11 @@ def test_a_tagged_value_is_found_with_its_key_and_reason_wherever_its_line_stand
     ]
     assert tagged([first]) == tagged([second])
     assert json.dumps(ours([first])) == json.dumps(ours([second]))
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text("b:   # [ours] smaller\n  c: 3\n")
+    assert [(row["key"], row["reason"]) for row in ours([first, overlay])] == [("b", "smaller")]
+    overlay.write_text("a: 4\n")
+    assert [row["key"] for row in ours([first, overlay])] == ["b.c"]
 
 
 def test_a_receipt_of_weights_holds_what_is_loaded_with_them(

@@ -89,7 +89,14 @@ def test_answers_whose_ratings_differ_most_come_first(tmp_path: Path) -> None:
     for model, scores in {"base": (3, 2.5), "sft": (4, -1)}.items():
         write(
             tmp_path / model / "answers.jsonl",
-            [{"question_id": 81, "choices": [{"turns": [f"{model} one", f"{model} two"]}]}],
+            [
+                {
+                    "question_id": 81,
+                    "choices": [
+                        {"turns": [f"{model} one", " " if model == "sft" else f"{model} two"]}
+                    ],
+                }
+            ],
         )
         write(
             tmp_path / model / "judgments.jsonl",
@@ -112,7 +119,7 @@ def test_answers_whose_ratings_differ_most_come_first(tmp_path: Path) -> None:
         {("mt_bench", 81): [("question", "Why?")]},
     )
     first, second = section["rows"]
-    assert first["id"] == "81-1" and first["facets"] == ["math", "1", "1"]
+    assert first["id"] == "81-1" and first["facets"] == ["math", "1", "1", "none"]
     assert first["texts"] == [
         ("question", "Why?"),
         ("base: rated 3", "base one"),
@@ -121,8 +128,8 @@ def test_answers_whose_ratings_differ_most_come_first(tmp_path: Path) -> None:
         ("judge of sft", "on sft"),
     ]
     assert section["scores"] == ["base", "sft"] and first["scores"] == [3, 4]
-    assert second["facets"] == ["math", "2", "0"] and second["scores"] == [2.5, None]
-    assert ("sft: rated none", "sft two") in second["texts"]
+    assert second["facets"] == ["math", "2", "0", ["sft"]] and second["scores"] == [2.5, None]
+    assert ("sft: rated none", rows.NO_TEXT) in second["texts"]
 
 
 def test_only_items_on_which_models_differ_are_listed(tmp_path: Path) -> None:
@@ -203,7 +210,7 @@ def test_a_browser_shows_a_linked_row_among_ten_thousand_as_text(tmp_path: Path)
         ("verdict=Reject&rating=3", [4]),
         ("found=near+duplicate", [1]),
         ("query=THREE", [3]),
-        ("order=b+over+a", [3, 1, 2, 4]),
+        ("order=b+over+a", [3, 1]),
         ("order=b%20over%20a&verdict=Accept", [3, 1]),
         ("query=t?&verdict=Accept", []),
         ("page=7", [1, 2, 3, 4]),

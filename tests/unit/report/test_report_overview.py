@@ -44,6 +44,7 @@ def test_verdicts_time_and_price_are_counted_and_the_bytes_are_the_same_twice() 
             },
             receipts,
             7,
+            ["<b> is no judge"],
         )
         for _ in range(2)
     ]
@@ -57,5 +58,24 @@ def test_verdicts_time_and_price_are_counted_and_the_bytes_are_the_same_twice() 
         "<svg",
     ):
         assert words in pages[0]
-    assert pages[0].count("<svg") == 2
+    assert pages[0].count("<svg") == 2 and "&lt;b&gt; is no judge" in pages[0]
     assert "<simulator>" not in pages[0] and "&lt;simulator&gt;" in pages[0]
+
+
+def test_answers_without_text_and_ratings_that_are_all_alike_are_said() -> None:
+    chat = {"models": {"base": {"ratings": {"5": 60, "1": 20}}, "dpo": {"ratings": {"5": 76}}}}
+    answered = {
+        "base": {"judgments": 80, "empty_answers": 4},
+        "dpo": {"judgments": 80, "empty_answers": 5},
+    }
+    description = {"schemes": {"evol": {"filter": {"ratings": {"1": 9, "8": 3}}}}}
+    assert overview_section.warnings(chat, answered, description) == [
+        "5 of dpo's 80 answers have no text, and the judge rates them, too.",
+        "136 of the judge's 156 ratings are 5: it hardly tells good from bad.",
+    ]
+    description["schemes"]["orca"] = {"filter": {"ratings": {"1": 1}}}
+    assert (
+        "10 of the filter's 13 ratings are 1"
+        in overview_section.warnings({"models": {}}, {}, description)[0]
+    )
+    assert overview_section.warnings({"models": {"base": {}}}, {"base": {}}, {"schemes": {}}) == []
