@@ -13,6 +13,7 @@ difference of a log-likelihood, and how long each took.
 
 import argparse
 import json
+import os
 import tempfile
 import time
 from pathlib import Path
@@ -66,6 +67,7 @@ def plain(model: Path, task: str, data: Path, recipe: dict[str, Any], folder: Pa
     """Return the items of the plain command, by number."""
     (folder / "tasks").mkdir()
     (folder / "tasks" / f"{task}_plain.yaml").write_text(definition(task, data), encoding="utf-8")
+    os.environ["HF_DATASETS_CACHE"] = str(folder / "cache")  # an earlier copy would be read else
     settings = f"pretrained={model},dtype={recipe['dtype']},max_length={recipe['max_length']}"
     run(
         *("-m", "lm_eval", "run", "--model", "hf", "--model_args", settings, "--device", "cpu"),
