@@ -59,8 +59,6 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True, help="page to write")
     args = parser.parse_args(argv)
 
-    from bezoar.report.templates import environment
-
     with Receipt(
         args.receipt,
         stage="explorer",
@@ -77,16 +75,7 @@ def main(argv: list[str] | None = None) -> None:
             rows.preferred(args.pairs, args.held_out),
             rows.changed_items(args.samples, items, args.recipe["metric"]),
         ]
-        html = (
-            environment(args.template.parent)
-            .get_template(args.template.name)
-            .render(
-                scale=args.recipe["scale"],
-                sections=[
-                    {"id": section["id"], "json": rows.embedded(section)} for section in sections
-                ],
-            )
-        )
+        html = rows.page(args.template, args.recipe["scale"], sections)
         with whole_file(args.output) as stream:
             stream.write(html)
         count = sum(len(section["rows"]) for section in sections)

@@ -18,7 +18,6 @@ import itertools
 import os
 import random
 import re
-import shutil
 import statistics
 import subprocess
 import tempfile
@@ -33,7 +32,7 @@ from bezoar import program
 from bezoar.errors import UserError
 from bezoar.files import write_jsonl
 from bezoar.report import rows
-from bezoar.report.templates import environment
+from browser import CHROMIUM, chromium
 from measure_search import sampler
 
 TEMPLATE = Path(rows.__file__).parent / "explorer/page.html.j2"
@@ -87,32 +86,18 @@ def synthetic(count: int, folder: Path) -> str:
             for _ in range(count)
         ),
     )
-    section = rows.generated(path, {})
-    return (
-        environment(TEMPLATE.parent)
-        .get_template(TEMPLATE.name)
-        .render(scale="benchmark", sections=[{"id": "evol", "json": rows.embedded(section)}])
-    )
+    return rows.page(TEMPLATE, "benchmark", [rows.generated(path, {})])
 
 
 def opened(page: Path, folder: Path) -> dict[str, float]:
     """Return {paint, rows} of one opening by a browser without a cache, in milliseconds."""
-    program_of = shutil.which("chromium") or shutil.which("google-chrome")
-    if not program_of:
+    if not CHROMIUM:
         raise UserError("chromium: no such program; install it (Debian: apt install chromium)")
-    with tempfile.TemporaryDirectory(dir=folder) as profile:
-        shown = subprocess.run(
-            [
-                program_of,
-                *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"),
-                *("--disable-background-networking", "--disable-dev-shm-usage"),
-                *(f"--user-data-dir={profile}", "--dump-dom", page.as_uri()),
-            ],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        ).stdout
+    with tempfile.TemporaryDirectory(dir=folder) as fresh:
+        try:
+            shown = chromium(Path(fresh), page.as_uri(), "--dump-dom")
+        except subprocess.SubprocessError as error:
+            raise UserError(f"{page.name}: Chromium could not open it ({error})") from None
     body = re.search(r"<body[^>]*>", shown)
     found = dict(re.findall(r'data-(paint|rows)="([\d.]+)"', body.group() if body else ""))
     if len(found) != 2:

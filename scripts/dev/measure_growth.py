@@ -20,7 +20,7 @@ from bezoar import program
 from bezoar.errors import UserError
 from bezoar.files import whole_file
 from bezoar.progress import clock
-from bezoar.readers import read_json_object
+from bezoar.provenance.audit import finished
 from bezoar.workflow import resources
 from bezoar.workflow.configuration import resolved
 from bezoar.workflow.layout import Layout
@@ -36,21 +36,6 @@ The largest job of each rule. Time: measured / at most, in seconds; what is meas
 imports of a process and the start of a server. Memory: measured / asked for, in MB.
 
 """
-
-
-def measured(results: Path, rule: str) -> tuple[float, float] | None:
-    """Return (seconds, peak MB) of a rule's largest job; None if it has no receipt."""
-    found = [
-        read_json_object(path, "stage", "wall_s", "peak_memory_bytes")
-        for path in sorted((results / "receipts").glob("*.json"))
-    ]
-    found = [receipt for receipt in found if receipt["stage"] == rule]
-    if not found:
-        return None
-    return (
-        max(float(receipt["wall_s"]) for receipt in found),
-        max(receipt["peak_memory_bytes"] for receipt in found) / 1e6,
-    )
 
 
 def tenfold(config: dict[str, Any], apart: int = 1) -> dict[str, Any]:
@@ -74,10 +59,8 @@ def table_of(results: Path, config: list[str]) -> Iterator[str]:
         raise UserError(f"--run {results}: expected its configuration files behind the directory")
     layout = Layout(resolved(config))
     needs = resources.Needs(layout)
-    receipts = sorted((results / "receipts").glob("*.json"))
-    if not receipts:
-        raise UserError(f"{results}: no receipts; name the results of a finished run")
-    commits = {read_json_object(path, "git_commit")["git_commit"] or "?" for path in receipts}
+    receipts = list(finished(results).values())
+    commits = {receipt["git_commit"] or "?" for receipt in receipts}
     yield (
         f"### {layout.config['scale']}: {needs.size / 1e6:.0f} million parameters (commit"
         f" {', '.join(sorted(commit[:7] for commit in commits))})\n"
@@ -85,8 +68,9 @@ def table_of(results: Path, config: list[str]) -> Iterator[str]:
     yield "| rule | jobs | seconds / at most | MB / asked for |\n|---|---|---|---|"
     counts = resources.jobs(layout)
     for rule, need in needs.by_rule.items():
-        if found := measured(results, rule):
-            seconds, peak = found
+        if found := [receipt for receipt in receipts if receipt["stage"] == rule]:
+            seconds = max(receipt["wall_s"] for receipt in found)
+            peak = max(receipt["peak_memory_bytes"] for receipt in found) / 1e6
             yield (
                 f"| {rule} | {counts[rule]} | {seconds:.0f} / {need.seconds:.0f} | {peak:,.0f} /"
                 f" {need.mem_mb:,} |"

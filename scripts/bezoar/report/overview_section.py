@@ -52,10 +52,10 @@ def warnings(
     ratings: Counter[str] = Counter()
     for model in chat["models"].values():
         ratings.update(model.get("ratings", {}))
-    accepted: Counter[str] = Counter()
+    filtered: Counter[str] = Counter()
     for scheme in description["schemes"].values():
-        accepted.update({str(rating): rows for rating, rows in scheme["filter"]["ratings"].items()})
-    for who, counted in (("judge", ratings), ("filter", accepted)):
+        filtered.update(scheme["filter"]["ratings"])
+    for who, counted in (("judge", ratings), ("filter", filtered)):
         total = counted.total()
         if total and (most := counted.most_common(1)[0])[1] > NEARLY_ALL * total:
             found.append(

@@ -13,13 +13,12 @@ from statistics import fmean
 from typing import Any
 
 from bezoar.readers import column, numbered, read_json, read_jsonl
+from bezoar.report import templates
 from bezoar.training.template import training_text
 
 Section = dict[str, Any]
 Marks = dict[tuple[str, int], list[tuple[str, str]]]
 Texts = dict[tuple[str, int], list[tuple[str, str]]]
-
-
 NO_TEXT = "(an answer without text)"
 
 
@@ -97,13 +96,14 @@ def chat(models: Iterable[tuple[Path, Path]], items: Texts) -> Section:
     turns: dict[tuple[int, int], dict[str, Any]] = {}
     names = []
     for answered, judged in models:
-        names.append(answered.parent.name)
+        name = answered.parent.name
+        names.append(name)
         answers = {row["question_id"]: row["choices"][0]["turns"] for row in read_jsonl(answered)}
         for row in read_jsonl(judged):
             key = row["question_id"], row["turn"]
             turn = turns.setdefault(key, {"category": row["category"], "models": {}})
             model = turn["models"].setdefault(
-                names[-1], {"answer": answers[key[0]][key[1] - 1], "scores": [], "texts": []}
+                name, {"answer": answers[key[0]][key[1] - 1], "scores": [], "texts": []}
             )
             model["scores"].append(row["score"] if is_rating(row["score"]) else None)
             model["texts"].append(row["judgment"])
@@ -144,11 +144,12 @@ def changed_items(samples: Iterable[Path], items: Texts, metrics: dict[str, str]
     found: dict[tuple[str, int], dict[str, float]] = {}
     names = []
     for path in samples:
-        names.append(path.name.removesuffix(".samples.jsonl"))
+        name = path.name.removesuffix(".samples.jsonl")
+        names.append(name)
         for row in read_jsonl(path):
             if metrics.get(row["task"]) in row:
                 key = row["task"], row["doc_id"]
-                found.setdefault(key, {})[names[-1]] = row[metrics[row["task"]]]
+                found.setdefault(key, {})[name] = row[metrics[row["task"]]]
     rows = []
     for (task, item), scores in sorted(found.items()):
         if len(set(scores.values())) > 1:
@@ -214,3 +215,10 @@ def embedded(value: Any) -> str:
     for character in "<\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text
+
+
+def page(template: Path, scale: str, sections: list[Section]) -> str:
+    """Return the page of these sections as HTML."""
+    found = templates.environment(template.parent).get_template(template.name)
+    parts = [{"id": section["id"], "json": embedded(section)} for section in sections]
+    return found.render(scale=scale, sections=parts)

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import CHROMIUM, chromium
 
 from bezoar.report import rows
-from bezoar.report.templates import environment
+from browser import CHROMIUM, chromium
 
 TEMPLATE = Path(rows.__file__).parent / "explorer/page.html.j2"
 HOSTILE = (
@@ -41,9 +40,7 @@ def rated(texts: tuple[str, ...]) -> list[dict[str, Any]]:
 
 
 def html(sections: list[rows.Section]) -> str:
-    page = environment(TEMPLATE.parent).get_template(TEMPLATE.name)
-    given = [{"id": section["id"], "json": rows.embedded(section)} for section in sections]
-    return page.render(scale="rehearsal", sections=given)
+    return rows.page(TEMPLATE, "rehearsal", sections)
 
 
 def test_a_row_has_its_verdict_and_what_was_found_in_it(tmp_path: Path) -> None:
