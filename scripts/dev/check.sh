@@ -2,7 +2,8 @@
 # Check and never write: formatting, lint, types, the workflow's own lint, the configurations. `python -m`: the programs that pip writes
 # do not start in a directory whose name holds a space and a quote or a dollar.
 set -eu
-ruff check scripts tests
+# `--no-cache`: a module added since changes how the imports of other files sort, which the cache does not see.
+ruff check --no-cache scripts tests
 ruff format --check scripts tests
 python -m snakefmt --line-length 100 --check Snakefile rules
 python -m mypy

@@ -13,8 +13,9 @@ from urllib.parse import parse_qs
 
 import axe_core_python
 import pytest
-from browser import CHROMIUM, chromium
 from smallest import MODELS, RESULTS
+
+from browser import CHROMIUM, chromium
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
