@@ -3,6 +3,7 @@ Every row behind the numbers on one page, to search, filter and link to.
 
 REQUIRED INPUTS:
     rows    = <results>/filter/{scheme}.jsonl, data/{duplicates,contamination}.jsonl
+    dropped = <results>/generate/{scheme}.dropped.jsonl
     chat    = <results>/mtbench/{model}/{answers,judgments}.jsonl
     pairs   = <results>/preferences/pairs.jsonl, dpo/held_out.json
     samples = <results>/lm_eval/{model}.samples.jsonl, data/evaluation_items.jsonl
@@ -18,6 +19,7 @@ rule explorer:
         lock="envs/main.lock",
         template="scripts/bezoar/report/explorer/page.html.j2",
         rows=expand("<results>/filter/{scheme}.jsonl", scheme=SCHEMES),
+        dropped=expand("<results>/generate/{scheme}.dropped.jsonl", scheme=GENERATED),
         duplicates="<results>/data/duplicates.jsonl",
         contamination="<results>/data/contamination.jsonl",
         evaluation="<results>/data/evaluation_items.jsonl",
@@ -40,7 +42,7 @@ rule explorer:
     shell:
         r"""
         exec &> >(tee {log:q})
-        python {input.script:q} --rows {input.rows:q} \
+        python {input.script:q} --rows {input.rows:q} --dropped {input.dropped:q} \
             --duplicates {input.duplicates:q} --contamination {input.contamination:q} \
             --items {input.evaluation:q} --answers {input.answers:q} \
             --judgments {input.judgments:q} --samples {input.samples:q} \

@@ -8,6 +8,7 @@ OUTPUTS:
     flan    = <results>/flan/{source}.jsonl                       rows of a streamed submix
     rows    = <results>/generate/{lamini,evol,orca}.jsonl
     counts  = <results>/generate/{lamini,evol,orca}.counts.json   the funnel
+    dropped = <results>/generate/{lamini,evol,orca}.dropped.jsonl what each rule dropped
     store   = <results>/store/generate-*.sqlite                   every answer, never deleted
 """
 
@@ -30,6 +31,7 @@ rule generate_lamini:
     output:
         rows="<results>/generate/lamini.jsonl",
         counts="<results>/generate/lamini.counts.json",
+        dropped="<results>/generate/lamini.dropped.jsonl",
         receipt="<results>/receipts/generate_lamini.json",
     log:
         "<logs>/generate/lamini.txt",
@@ -55,6 +57,7 @@ rule generate_lamini:
             --prompts {input.prompts:q} \
             --store {params.store:q} --facts {input.facts:q} --concurrency {resources.concurrency} \
             --rows {output.rows:q} --counts {output.counts:q} \
+            --dropped {output.dropped:q} \
             --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
         """
 
@@ -73,6 +76,7 @@ rule generate_evol:
     output:
         rows="<results>/generate/evol.jsonl",
         counts="<results>/generate/evol.counts.json",
+        dropped="<results>/generate/evol.dropped.jsonl",
         receipt="<results>/receipts/generate_evol.json",
     log:
         "<logs>/generate/evol.txt",
@@ -98,6 +102,7 @@ rule generate_evol:
             --seeds {input.seeds:q} --tokenizer {input.tokenizer:q} --prompts {input.prompts:q} \
             --store {params.store:q} --facts {input.facts:q} --concurrency {resources.concurrency} \
             --rows {output.rows:q} --counts {output.counts:q} \
+            --dropped {output.dropped:q} \
             --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
         """
 
@@ -153,6 +158,7 @@ rule generate_orca:
     output:
         rows="<results>/generate/orca.jsonl",
         counts="<results>/generate/orca.counts.json",
+        dropped="<results>/generate/orca.dropped.jsonl",
         receipt="<results>/receipts/generate_orca.json",
     log:
         "<logs>/generate/orca.txt",
@@ -177,6 +183,7 @@ rule generate_orca:
             --flan {input.flan:q} --streamed {input.streamed:q} --tokenizer {input.tokenizer:q} \
             --prompts {input.prompts:q} --store {params.store:q} --facts {input.facts:q} \
             --rows {output.rows:q} --counts {output.counts:q} \
+            --dropped {output.dropped:q} \
             --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
         """
 
@@ -189,6 +196,7 @@ if LAYOUT.shards > 1:
         output:
             rows=temp(touch("<results>/generate/.lamini.{number}.rows")),
             counts=temp(touch("<results>/generate/.lamini.{number}.counts")),
+            dropped=temp(touch("<results>/generate/.lamini.{number}.dropped")),
             receipt=temp(touch("<results>/generate/.lamini.{number}.receipt")),
         log:
             "<logs>/generate/lamini.{number}.txt",
@@ -202,6 +210,7 @@ if LAYOUT.shards > 1:
         output:
             rows=temp(touch("<results>/generate/.evol.{number}.rows")),
             counts=temp(touch("<results>/generate/.evol.{number}.counts")),
+            dropped=temp(touch("<results>/generate/.evol.{number}.dropped")),
             receipt=temp(touch("<results>/generate/.evol.{number}.receipt")),
         log:
             "<logs>/generate/evol.{number}.txt",
@@ -215,6 +224,7 @@ if LAYOUT.shards > 1:
         output:
             rows=temp(touch("<results>/generate/.orca.{number}.rows")),
             counts=temp(touch("<results>/generate/.orca.{number}.counts")),
+            dropped=temp(touch("<results>/generate/.orca.{number}.dropped")),
             receipt=temp(touch("<results>/generate/.orca.{number}.receipt")),
         log:
             "<logs>/generate/orca.{number}.txt",

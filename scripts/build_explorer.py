@@ -1,13 +1,14 @@
 """Build the page on which every row behind the numbers can be read: generated rows with their
-verdicts, all models' answers side by side, held-out preference pairs with their margins, items of
-the harness on which models differ.
+verdicts, what rules dropped, all models' answers side by side, held-out preference pairs with their
+margins, items of the harness on which models differ.
 
 It is one file that loads nothing, so that it can be passed on with the report; a link such as
 `rows.html#evol:12` leads to a row, `rows.html#evol?verdict=Reject` to some, and
 `rows.html#chat?order=sft over dpo` to the answers that lost most. What models wrote is data in it,
 never markup.
 
-Usage: build_explorer.py --rows …/filter/lamini.jsonl … --duplicates …/duplicates.jsonl \\
+Usage: build_explorer.py --rows …/filter/lamini.jsonl … \\
+           --dropped …/generate/lamini.dropped.jsonl … --duplicates …/duplicates.jsonl \\
            --contamination …/contamination.jsonl --items …/evaluation_items.jsonl \\
            --answers …/mtbench/base/answers.jsonl … --judgments …/mtbench/base/judgments.jsonl … \\
            --samples …/lm_eval/base.samples.jsonl … --pairs …/preferences/pairs.jsonl \\
@@ -39,6 +40,7 @@ LISTS = {
     "judgments": "their judgments, JSONL, in the same order",
     "samples": "the harness's items of each model, JSONL",
 }
+MAYBE = {"dropped": "items that a rule dropped, of each scheme that was generated, JSONL"}
 FILES = {
     "duplicates": "duplicates found in the rows, JSONL",
     "contamination": "evaluation items found in the rows, JSONL",
@@ -54,6 +56,8 @@ def main(argv: list[str] | None = None) -> None:
     parser = stage_parser(__doc__, Recipe)
     for name, what in LISTS.items():
         parser.add_argument(f"--{name}", type=Path, nargs="+", required=True, help=what)
+    for name, what in MAYBE.items():
+        parser.add_argument(f"--{name}", type=Path, nargs="*", default=[], help=what)
     for name, what in FILES.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=Path, required=True, help=what)
     parser.add_argument("--output", type=Path, required=True, help="page to write")
@@ -64,13 +68,14 @@ def main(argv: list[str] | None = None) -> None:
         stage="explorer",
         recipe=args.recipe,
         code=args.code,
-        inputs={name: getattr(args, name) for name in (*LISTS, *FILES)},
+        inputs={name: getattr(args, name) for name in (*LISTS, *MAYBE, *FILES)},
         outputs={"page": args.output},
     ):
         found = rows.marks(args.duplicates, args.contamination)
-        items = rows.item_texts(args.items)
+        items = rows.item_parts(args.items)
         sections = [
             *(rows.generated(path, found) for path in args.rows),
+            *(rows.dropped(path) for path in args.dropped),
             rows.chat(zip(args.answers, args.judgments, strict=True), items),
             rows.preferred(args.pairs, args.held_out),
             rows.changed_items(args.samples, items, args.recipe["metric"]),

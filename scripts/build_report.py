@@ -93,24 +93,32 @@ class Artifacts:
 
 
 def stages(receipts: dict[str, dict[str, Any]], results: Path) -> list[dict[str, Any]]:
-    """Return name, times and written files of each receipt, in the order the stages began."""
+    """Return name, times, written and read files of each receipt, in the order the stages began."""
     rows = []
-    for name, receipt in receipts.items():
-        written = [
-            (file, digest)
-            for files in receipt["outputs"].values()
+
+    def listed(kinds: dict[str, dict[str, str]]) -> list[dict[str, Any]]:
+        return [
+            {
+                "path": file,
+                "link": str(Path(file).relative_to(results))
+                if Path(file).is_relative_to(results)
+                else None,
+                "sha256": digest,
+            }
+            for files in kinds.values()
             for file, digest in files.items()
         ]
+
+    for name, receipt in receipts.items():
         files = [
-            {"path": str(Path(file).relative_to(results)), "sha256": digest}
-            for file, digest in written
-            if Path(file).is_relative_to(results)
+            {**file, "path": file["link"]} for file in listed(receipt["outputs"]) if file["link"]
         ]
         rows.append(
             {
                 "name": name,
                 **{key: receipt[key] for key in ("wall_s", "peak_memory_bytes", "started_unix_s")},
                 "files": files,
+                "read": listed(receipt["inputs"]),
             }
         )
     return sorted(rows, key=lambda row: row["started_unix_s"])
@@ -213,7 +221,7 @@ def page(
         data_section=data_section.section(environment, artifacts, receipts),
         requests_section=requests_section.section(environment, receipts),
         deviations=recipe["deviations"],
-        command=f"snakemake --configfile {' '.join(recipe['config'])} -- {results}/",
+        command=f"snakemake --cores all --configfile {' '.join(recipe['config'])} -- {results}/",
         receipts=stages(receipts, results),
     )
 

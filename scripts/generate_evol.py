@@ -268,7 +268,11 @@ def evolve(
                     (eliminate_response(responses[i].text) or "kept") if usable else "no_answer"
                 )
             shown = responses if fate[i] in OF_THE_RESPONSE else evolved
-            funnel.leave(fate[i], text=shown[i].text if i in shown else None)
+            funnel.leave(
+                fate[i],
+                text=shown[i].text if i in shown else None,
+                like=parents[i] if fate[i] == "no_information_gain" else None,
+            )
             if fate[i] == "kept":
                 written.append(
                     {

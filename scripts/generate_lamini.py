@@ -87,18 +87,19 @@ def parse_list(text: str, cut_off: bool = False) -> list[str | None]:
     return items
 
 
-def rule_for(item: str | None, kept: Kept) -> str:
-    """Return the rule that drops an item, or `kept`."""
+def rule_for(item: str | None, kept: Kept) -> tuple[str, int | None]:
+    """Return the rule that drops an item, or `kept`, and the place of the text that it is near."""
     if item is None:
-        return "malformed"
+        return "malformed", None
     count = len(item.split())
     if count <= 3:
-        return "too_short"
+        return "too_short", None
     if count > 150:
-        return "too_long"
+        return "too_long", None
     if NOT_TEXT.search(item):
-        return "not_for_text_model"
-    return "near_duplicate" if kept.near(words_of(item)) else "kept"
+        return "not_for_text_model", None
+    place = kept.near(words_of(item))
+    return "kept" if place is None else "near_duplicate", place
 
 
 def calls(
@@ -127,6 +128,7 @@ def make(
     funnel, kept = Funnel(*RULES), Kept(recipe["rouge_l"])
     for text in seeds:
         kept.add(words_of(text))
+    texts_kept = list(seeds)  # in the order of `kept`
     rows: list[dict[str, Any]] = []
     asked = without_items = 0
     for turn in range(recipe["rounds"]):
@@ -141,14 +143,16 @@ def make(
             items = parse_list(answer.text, cut_off=answer.state == "truncated")
             without_items += not items
             for item in items:
-                rule = rule_for(item, kept)
+                rule, near = rule_for(item, kept)
                 if rule == "kept" and len(rows) == recipe["rows"]:
                     rule = "surplus"
                 if rule == "kept" and item is not None:
                     kept.add(words_of(item))
+                    texts_kept.append(item)
                     rows.append({"instruction": item, "source": source})
                 else:
-                    funnel.leave(rule, text=item)
+                    like = None if near is None else texts_kept[near]
+                    funnel.leave(rule, text=item, like=like)
         print(f"round {turn + 1}: {len(rows)}/{recipe['rows']} instructions", flush=True)
         if len(rows) == recipe["rows"]:
             break
@@ -157,7 +161,7 @@ def make(
     check_failures(zip(names, answers, strict=True), recipe["max_failure_share"], "generate lamini")
     whole = []
     for row, answer in zip(rows, answers, strict=True):
-        funnel.leave("kept" if answer.usable else "no_response")
+        funnel.leave("kept" if answer.usable else "no_response", text=row["instruction"])
         if answer.usable:
             whole.append({**row, "response": answer.text})
     funnel.more = {"asked": asked, "calls_without_items": without_items}

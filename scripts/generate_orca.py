@@ -88,7 +88,7 @@ def make(
     funnel.more = {"asked": len(chosen)}
     written = []
     for row, answer in zip(chosen, answers, strict=True):
-        funnel.leave("kept" if answer.usable else "no_response")
+        funnel.leave("kept" if answer.usable else "no_response", text=row["inputs"])
         if answer.usable:
             source = row.pop("dataset_source")
             written.append({**row, "explained_targets": answer.text, "dataset_source": source})

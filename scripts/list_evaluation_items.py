@@ -80,21 +80,19 @@ def of_task(name: str, task: Any) -> Iterator[dict[str, Any]]:
 def of_chat(
     questions: list[dict[str, Any]], references: dict[int, list[str]]
 ) -> Iterator[dict[str, Any]]:
-    """Yield the texts of MT-Bench: turns, and answers that are references."""
-    for row in questions:
-        for part, texts in (("question", row["turns"]), ("gold", row.get("reference") or [])):
-            for text in texts:
-                if text.strip():
-                    yield {
-                        "task": "mt_bench",
-                        "item": row["question_id"],
-                        "part": part,
-                        "text": text,
-                    }
-    for number, turns in references.items():
-        for text in turns:
+    """Yield the texts of MT-Bench, each with its turn, from 1: questions, and answers that are
+    references.
+    """
+    known = [
+        (row["question_id"], part, texts)
+        for row in questions
+        for part, texts in (("question", row["turns"]), ("gold", row.get("reference") or []))
+    ]
+    for number, part, texts in [*known, *((n, "gold", texts) for n, texts in references.items())]:
+        for turn, text in enumerate(texts, 1):
             if text.strip():
-                yield {"task": "mt_bench", "item": number, "part": "gold", "text": text}
+                item = {"task": "mt_bench", "item": number, "part": part, "turn": turn}
+                yield {**item, "text": text}
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -109,7 +109,7 @@ def own(kind: str, path: Path) -> dict[str, Any]:
         kept, found = Kept(resolved([])["generate"]["lamini"]["rouge_l"]), 0
         for row in rows:
             words = words_of(row["instruction"])
-            found += kept.near(words)
+            found += kept.near(words) is not None
             kept.add(words)
     elif kind == "duplicates":
         classes = duplicates.Classes()

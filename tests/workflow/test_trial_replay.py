@@ -100,6 +100,7 @@ def test_all_rows_are_made_again_from_the_sources(
             *("--store", str(stores / f"generate-{scheme}.sqlite")),
             *("--recipe", json.dumps(recipes.generation(trial, scheme))),
             *COMMON,
+            *("--dropped", str(made / f"{scheme}.dropped.jsonl")),
             *outputs(made, scheme),
         ]
     )

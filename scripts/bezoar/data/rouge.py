@@ -57,8 +57,8 @@ class Kept:
         least = int(self.limit * len(text) / (2 - self.limit) - 1e-9) + 1
         return set(sorted(text, reverse=True)[: max(0, len(text) - least + 1)])
 
-    def _alike(self, text: str, prefix: set[str], bits: Any) -> Iterator[tuple[str, int]]:
-        """Yield the texts that may be near, each with the LCS at which it is."""
+    def _alike(self, text: str, prefix: set[str], bits: Any) -> Iterator[tuple[int, int]]:
+        """Yield the places of the texts that may be near, each with the LCS at which it is."""
         lists = [self.filed[letter] for letter in prefix if letter in self.filed]
         if not lists:
             return
@@ -66,17 +66,18 @@ class Kept:
         counts = np.bitwise_count(self.bits[places] ^ bits).view(np.uint32)[:, 0]
         unlike = counts * BYTES_ADDED >> 24  # 256, of which 0 is left, lets the LCS decide
         both = self.sizes[places] + len(text)
-        for place in set(places[unlike <= both * (1 - self.limit) + 1e-6].tolist()):
-            yield self.texts[place], int(self.limit * (self.sizes[place] + len(text)) / 2) + 1
+        for place in np.unique(places[unlike <= both * (1 - self.limit) + 1e-6]).tolist():
+            yield place, int(self.limit * (self.sizes[place] + len(text)) / 2) + 1
 
-    def near(self, words: list[str]) -> bool:
-        """Say whether any kept text has ROUGE-L above the limit."""
+    def near(self, words: list[str]) -> int | None:
+        """Return the place, from 0, of the first kept text with ROUGE-L above the limit."""
         text, prefix, bits = self._read(words)
-        return any(
-            2 * LCSseq.similarity(text, other, score_cutoff=least)
-            > self.limit * (len(text) + len(other))
-            for other, least in self._alike(text, prefix, bits)
-        )
+        for place, least in self._alike(text, prefix, bits):
+            other = self.texts[place]
+            similarity = LCSseq.similarity(text, other, score_cutoff=least)
+            if 2 * similarity > self.limit * (len(text) + len(other)):
+                return place
+        return None
 
     def add(self, words: list[str]) -> None:
         """Keep a text."""

@@ -46,6 +46,9 @@ def parser_for(description: str | None, recipe: type) -> argparse.ArgumentParser
     )
     parser.add_argument("--rows", type=Path, required=True, help="rows to write, JSONL")
     parser.add_argument("--counts", type=Path, required=True, help="the funnel to write, JSON")
+    parser.add_argument(
+        "--dropped", type=Path, help="what each rule dropped, to write, JSONL; without it, nowhere"
+    )
     return parser
 
 
@@ -127,7 +130,8 @@ def run(
     inputs: dict[str, Any],
     make: Callable[[LLMClient], tuple[list[dict], Funnel]],
 ) -> None:
-    """Open the client, call `make`, and write rows, counts and receipt; a shard only fills its
+    """Open the client, call `make`, and write rows, counts, what was dropped and
+    the receipt; a shard only fills its
     store.
     """
     if args.shard:
@@ -139,7 +143,12 @@ def run(
         recipe=args.recipe,
         code=args.code,
         inputs={**inputs, "prompts": args.prompts, **({"facts": args.facts} if args.facts else {})},
-        outputs={"rows": args.rows, "counts": args.counts, "store": args.store},
+        outputs={
+            "rows": args.rows,
+            "counts": args.counts,
+            **({"dropped": args.dropped} if args.dropped else {}),
+            "store": args.store,
+        },
     ) as receipt:
         with open_client(args, args.recipe[settings], args.store) as client:
             rows, funnel = make(client)
@@ -151,7 +160,9 @@ def run(
             receipt.facts |= client.facts_for_receipt()
         write_jsonl(args.rows, rows)
         counts = funnel.as_json(client.counts())
-        examples = {"examples": funnel.examples} if funnel.examples else {}
+        examples = {"examples": examples} if (examples := funnel.examples()) else {}
         write_json(args.counts, counts | examples)
+        if args.dropped:
+            write_jsonl(args.dropped, funnel.dropped)
         receipt.facts["counts"] = counts
         print(counts, flush=True)

@@ -93,6 +93,19 @@ def ended(funnel: dict[str, Any]) -> dict[str, int]:
     }
 
 
+def marked(lines: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
+    """Return set -> kind -> how many of its rows have a duplicate, in whichever set; `lines` are
+    those of data/duplicates.jsonl.
+    """
+    found: dict[str, dict[str, set[int]]] = {}
+    for line in lines:
+        for name, row in ((line["set"], line["row"]), (line["of_set"], line["of_row"])):
+            found.setdefault(name, {}).setdefault(line["kind"], set()).add(row)
+    return {
+        name: {kind: len(rows) for kind, rows in kinds.items()} for name, kinds in found.items()
+    }
+
+
 def section(environment: jinja2.Environment, artifacts: Any, receipts: Receipts) -> str:
     """Return the section as HTML."""
     description = artifacts.json("data/description.json")
@@ -103,6 +116,7 @@ def section(environment: jinja2.Environment, artifacts: Any, receipts: Receipts)
         figures=figures(description["schemes"], duplicates) if schemes else {},
         families=description["task_families"] if description else None,
         duplicates=duplicates,
+        marked=marked(artifacts.rows("data/duplicates.jsonl")),
         contamination=artifacts.json("data/contamination.json"),
         used=used(receipts, schemes),
     )

@@ -11,6 +11,7 @@ import jinja2
 from bezoar.report import plots
 
 FEW, NEARLY_ALL = 0.05, 0.75  # shares
+HARNESS, CHAT = "harness, mean of tasks", "chat rating, 1 to 10"
 TEMPLATE = Path(__file__).parent / "report_overview.html.j2"
 
 
@@ -32,6 +33,37 @@ def sentence(benchmark: str, differences: list[tuple[str, str, dict[str, Any] | 
         f"{benchmark}: {len(clear)} of {len(known)} paired differences exclude zero"
         f" ({', '.join(clear)})."
     )
+
+
+def best(benchmark: str, means: dict[str, dict[str, Any] | None], digits: int) -> str:
+    """Return one sentence on which model has the highest mean of a benchmark, and what it is."""
+    known = {model: v["mean"] for model, v in means.items() if v and v["mean"] is not None}
+    if not known:
+        return f"{benchmark}: no model was measured."
+    most = max(known.values())
+    names = " and ".join(model for model, mean in known.items() if mean == most)
+    return f"{benchmark}: the highest mean is {most:.{digits}f}, of {names}."
+
+
+def longest(receipts: dict[str, dict[str, Any]], count: int = 3) -> list[tuple[str, float]]:
+    """Return the stages that took longest, each with its minutes."""
+    ordered = sorted(receipts, key=lambda name: (-receipts[name]["wall_s"], name))
+    return [(name, receipts[name]["wall_s"] / 60) for name in ordered[:count]]
+
+
+def elapsed(receipts: dict[str, dict[str, Any]]) -> float:
+    """Return the seconds from the beginning of the first stage to the end of the last."""
+    begun = [receipt["started_unix_s"] for receipt in receipts.values()]
+    ended = [r["started_unix_s"] + r["wall_s"] for r in receipts.values()]
+    return max(ended) - min(begun)
+
+
+def numbered(claims: list[dict[str, Any]]) -> list[tuple[str, list[int]]]:
+    """Return (verdict, numbers of the claims that have it, from 1), by verdict."""
+    found: dict[str, list[int]] = {}
+    for number, claim in enumerate(claims, 1):
+        found.setdefault(claim["verdict"], []).append(number)
+    return sorted(found.items())
 
 
 def warnings(
@@ -84,15 +116,23 @@ def section(
     found = list(receipts.values())
     models = list(chat["models"])
     panels = {
-        "harness, mean of tasks": [lm_eval["mean_of_tasks"].get(model) for model in models],
-        "chat rating, 1 to 10": [chat["models"][model]["overall"] for model in models],
+        HARNESS: [lm_eval["mean_of_tasks"].get(model) for model in models],
+        CHAT: [chat["models"][model]["overall"] for model in models],
     }
     harness = [(d["candidate"], d["baseline"], d["mean_of_tasks"]) for d in lm_eval["differences"]]
     rated = [(d["candidate"], d["baseline"], d) for d in chat["differences"]]
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         figures=[plots.intervals(models, values, label) for label, values in panels.items()],
         sentences=[sentence("Harness", harness), sentence("Chat", rated)],
-        verdicts=sorted(Counter(claim["verdict"] for claim in claims["claims"]).items()),
+        best=[
+            best(label, dict(zip(models, values, strict=True)), digits)
+            for (label, values), digits in zip(
+                {"Harness": panels[HARNESS], "Chat": panels[CHAT]}.items(), (3, 2), strict=True
+            )
+        ],
+        verdicts=numbered(claims["claims"]),
+        longest=longest(receipts),
+        elapsed_hours=elapsed(receipts) / 3600,
         stages=len(found),
         machines=sorted({machine(receipt["hardware"]) for receipt in found}),
         hours=sum(receipt["wall_s"] for receipt in found) / 3600,

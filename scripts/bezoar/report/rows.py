@@ -18,7 +18,7 @@ from bezoar.training.template import training_text
 
 Section = dict[str, Any]
 Marks = dict[tuple[str, int], list[tuple[str, str]]]
-Texts = dict[tuple[str, int], list[tuple[str, str]]]
+Parts = dict[tuple[str, int], list[dict[str, Any]]]
 NO_TEXT = "(an answer without text)"
 
 
@@ -62,9 +62,36 @@ def generated(path: Path, found: Marks) -> Section:
     return {
         "id": scheme,
         "title": f"Generated: {scheme}",
-        "note": "Every row that was rated. Rows that a rule dropped before are counted in the"
-        " report's funnel; their texts are in the store of answers.",
+        "note": "Every row that was rated.",
         "facets": ["verdict", "rating", "found"],
+        "scores": [],
+        "rows": rows,
+    }
+
+
+def dropped(path: Path) -> Section:
+    """Return the items of a scheme that a rule dropped before the rating, each with the text that
+    it is too much like, where the rule compares two.
+    """
+    scheme = path.name.partition(".")[0]
+    rows = [
+        {
+            "id": str(number),
+            "facets": [column(row, "rule", str, where).replace("_", " ")],
+            "texts": [
+                (label, row[name])
+                for name, label in (("text", "item"), ("like", "too much like"))
+                if name in row
+            ],
+        }
+        for number, (where, row) in enumerate(numbered(path, read_jsonl(path)), 1)
+    ]
+    return {
+        "id": f"{scheme}-dropped",
+        "title": f"Dropped by a rule: {scheme}",
+        "note": "Items that were never rated. What has no text (an item left unfinished, a request"
+        " without an answer) is counted in the report's funnel alone.",
+        "facets": ["rule"],
         "scores": [],
         "rows": rows,
     }
@@ -80,15 +107,56 @@ def is_rating(score: float | None) -> bool:
     return score is not None and score > 0
 
 
-def item_texts(path: Path) -> Texts:
-    """Return (task, item) -> the parts of an evaluation item, each with its text."""
-    texts: Texts = {}
+def item_parts(path: Path) -> Parts:
+    """Return (task, item) -> the parts of an evaluation item: part, text, and of MT-Bench turn."""
+    parts: Parts = {}
     for part in read_jsonl(path):
-        texts.setdefault((part["task"], part["item"]), []).append((part["part"], part["text"]))
-    return texts
+        parts.setdefault((part["task"], part["item"]), []).append(part)
+    return parts
 
 
-def chat(models: Iterable[tuple[Path, Path]], items: Texts) -> Section:
+def asked(parts: list[dict[str, Any]], turn: int) -> list[tuple[str, str]]:
+    """Return what an answer to a turn of MT-Bench was given, and the references of that turn."""
+    texts = [
+        (f"question, turn {part['turn']}", part["text"])
+        for part in parts
+        if part["part"] == "question" and part["turn"] <= turn
+    ]
+    given = [p["text"] for p in parts if p["part"] == "gold" and p["turn"] == turn]
+    return texts + [("reference", text) for text in dict.fromkeys(given)]
+
+
+def question(parts: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Return the parts of a harness item to read: of the question, without what another part
+    repeats (many tasks hold it whole and in pieces, beside the answer's number), then the answers.
+    """
+    whole: list[str] = []
+    for text in sorted(
+        (p["text"] for p in parts if p["part"] == "question"), key=len, reverse=True
+    ):
+        if not any(text.lower() in longer.lower() for longer in whole):
+            whole.append(text)
+    bare = [text for text in whole if text.strip().isdigit()]
+    shown = [text for text in whole if text not in bare] or whole
+    names = {"gold": "right answer", "choice": "wrong answer"}
+    answers = [(names[p["part"]], p["text"]) for p in parts if p["part"] in names]
+    return [("question", text) for text in shown] + answers
+
+
+def chosen(parts: list[dict[str, Any]], row: dict[str, Any], metric: str) -> str:
+    """Return the answer that a model gave most probability to, by the rule of `metric` (acc_norm:
+    per character), or nothing where that does not agree with its score.
+    """
+    options = [part for part in parts if part["part"] in ("gold", "choice")]
+    likelihoods, score = row.get("loglikelihoods", []), row[metric]
+    if len(options) != len(likelihoods) or not options or metric not in ("acc", "acc_norm"):
+        return ""
+    lengths = [len(part["text"]) if metric == "acc_norm" else 1 for part in options]
+    best = max(range(len(options)), key=lambda i: likelihoods[i] / lengths[i])
+    return options[best]["text"] if (options[best]["part"] == "gold") == (score == 1) else ""
+
+
+def chat(models: Iterable[tuple[Path, Path]], items: Parts) -> Section:
     """Return the answers of all models by question and turn, largest spread of ratings first; a
     model is its answers and their judgments, in a folder of its name, and its score the mean of its
     ratings.
@@ -108,14 +176,14 @@ def chat(models: Iterable[tuple[Path, Path]], items: Texts) -> Section:
             model["scores"].append(row["score"] if is_rating(row["score"]) else None)
             model["texts"].append(row["judgment"])
     rows = []
-    for (question, number), turn in turns.items():
+    for (question_id, number), turn in turns.items():
         rated = {
             name: [s for s in model["scores"] if s is not None]
             for name, model in turn["models"].items()
         }
         every = [score for scores in rated.values() for score in scores]
         spread = max(every) - min(every) if every else 0
-        texts = list(items.get(("mt_bench", question), []))
+        texts = asked(items.get(("mt_bench", question_id), []), number)
         for name, model in turn["models"].items():
             scores = ", ".join(facet(score) for score in model["scores"])
             texts.append((f"{name}: rated {scores}", model["answer"].strip() or NO_TEXT))
@@ -124,7 +192,7 @@ def chat(models: Iterable[tuple[Path, Path]], items: Texts) -> Section:
         facets = [turn["category"], str(number), facet(spread), empty or "none"]
         means = [fmean(rated[name]) if rated.get(name) else None for name in names]
         rows.append(
-            {"id": f"{question}-{number}", "facets": facets, "texts": texts, "scores": means}
+            {"id": f"{question_id}-{number}", "facets": facets, "texts": texts, "scores": means}
         )
     rows.sort(key=lambda row: (-float(row["facets"][2]), row["id"]))
     return {
@@ -137,30 +205,37 @@ def chat(models: Iterable[tuple[Path, Path]], items: Texts) -> Section:
     }
 
 
-def changed_items(samples: Iterable[Path], items: Texts, metrics: dict[str, str]) -> Section:
+def changed_items(samples: Iterable[Path], items: Parts, metrics: dict[str, str]) -> Section:
     """Return the harness's items that some models have right and others wrong; `metrics` is task ->
     the metric of its table.
     """
     found: dict[tuple[str, int], dict[str, float]] = {}
+    choices: dict[tuple[str, int], dict[str, str]] = {}
     names = []
     for path in samples:
         name = path.name.removesuffix(".samples.jsonl")
         names.append(name)
         for row in read_jsonl(path):
             if metrics.get(row["task"]) in row:
-                key = row["task"], row["doc_id"]
-                found.setdefault(key, {})[name] = row[metrics[row["task"]]]
+                key, metric = (row["task"], row["doc_id"]), metrics[row["task"]]
+                found.setdefault(key, {})[name] = row[metric]
+                choices.setdefault(key, {})[name] = chosen(items.get(key, []), row, metric)
     rows = []
-    for (task, item), scores in sorted(found.items()):
+    for key, scores in sorted(found.items()):
+        task, item = key
         if len(set(scores.values())) > 1:
             best = max(scores.values())
             pattern = ", ".join(name for name, score in scores.items() if score == best)
-            told = [(name, facet(score)) for name, score in scores.items()]
+            said = {0.0: "wrong", 1.0: "right"}
+            told = [
+                (name, ": ".join(filter(None, [said.get(score, facet(score)), choices[key][name]])))
+                for name, score in scores.items()
+            ]
             rows.append(
                 {
                     "id": f"{task}-{item}",
                     "facets": [task, pattern],
-                    "texts": [*items.get((task, item), []), *told],
+                    "texts": [*question(items.get(key, [])), *told],
                     "scores": [scores.get(name) for name in names],
                 }
             )

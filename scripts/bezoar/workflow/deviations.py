@@ -107,15 +107,68 @@ def with_reasons(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{**row, "reason": row["reason"] or reason(row)} for row in rows]
 
 
+def leaves(value: Any, key: str = "") -> dict[str, Any]:
+    """Return dotted key -> value of everything in a document that is no mapping."""
+    if not isinstance(value, dict):
+        return {key: value}
+    prefix = f"{key}." if key else ""
+    return {
+        name: leaf
+        for inner, part in value.items()
+        for name, leaf in leaves(part, f"{prefix}{inner}").items()
+    }
+
+
+def in_a_line(found: dict[str, Any], key: str) -> str:
+    """Return leaves at and below a key as YAML, relative to it."""
+    value = found.get(key, {k.removeprefix(f"{key}."): v for k, v in found.items()})
+    text = yaml.safe_dump(value, default_flow_style=True, width=float("inf"), sort_keys=False)
+    return text.removesuffix("...\n").strip()
+
+
 def ours(paths: list[Path]) -> list[dict[str, Any]]:
-    """Return the values that are only ours and in force: a later file overrides an earlier one."""
-    later: dict[str, set[str]] = {}
-    overridden: set[str] = set()
-    for path in reversed(paths):
-        later[path.name] = set(overridden)
-        root = yaml.compose(read_text(path), Loader=yaml.SafeLoader)
-        overridden |= {
-            name for name, _, value in _entries(root) if not isinstance(value, yaml.MappingNode)
+    """Return the values that are only ours and in force, as a later file overrides an earlier one:
+    file, key, value (a block's in one line, without parts that have rows of their own), reason,
+    and `instead`, what it replaces of an earlier file, each with its tag.
+    """
+    rows = with_reasons(tagged(paths))
+    tags = {(row["file"], row["key"]): row["tag"] for row in rows}
+    said: dict[str, Any] = {}  # so far
+    by: dict[str, Path] = {}  # which file says it
+    before: dict[tuple[str, str], str] = {}  # (file, key) -> what it replaces
+    for path in paths:
+        for key, value in leaves(yaml.safe_load(read_text(path)) or {}).items():
+            if key in said and said[key] == value:
+                continue
+            if key in said:
+                names = ((by[key].name, outer) for outer in outers(key))
+                tag = next((f" [{tags[name]}]" for name in names if name in tags), "")
+                before[path.name, key] = in_a_line({key: said[key]}, key) + tag
+            said[key], by[key] = value, path
+    found = []
+    for row in rows:
+        key = row["key"]
+        held = {k: said[k] for k in said if by[k].name == row["file"] and key in outers(k)}
+        if row["tag"] != "ours" or not held:
+            continue
+        own = {
+            k: value
+            for k, value in held.items()
+            if not any((row["file"], part) in tags for part in outers(k) if len(part) > len(key))
         }
-    rows = [row for row in with_reasons(tagged(paths)) if row["tag"] == "ours"]
-    return [row for row in rows if row["key"] not in later[row["file"]]]
+        value = row["value"]
+        if value.endswith(":"):
+            value = in_a_line(own, key) if own else "in parts, each with a line here"
+        instead = "; ".join(
+            f"{k[len(key) + 1 :]}: {text}".removeprefix(": ")
+            for k in own
+            if (text := before.get((row["file"], k)))
+        )
+        found.append({**row, "value": value, "instead": instead})
+    return found
+
+
+def outers(key: str) -> list[str]:
+    """Return a dotted key and all outer ones, the key first."""
+    parts = key.split(".")
+    return [".".join(parts[:count]) for count in range(len(parts), 0, -1)]

@@ -430,6 +430,7 @@ class Layout:
         """Return the tables, counts and curves that the report may show."""
         names = [
             *each("data/*.json", ["description", "duplicates", "contamination"]),
+            "data/duplicates.jsonl",
             *each("*.json", ["claims", "lm_eval", "mtbench", "preferences/counts"]),
             *each("generate/*.counts.json", self.generated),
             *each("filter/*.counts.json", self.schemes),

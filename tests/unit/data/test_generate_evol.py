@@ -246,6 +246,8 @@ def test_each_elimination_has_its_rule_and_the_counts_add_up(
     written, funnel, _ = run(say, judge, max_failure_share=1.0)
     assert written == []
     assert funnel.left[rule] == funnel.entered == sum(funnel.left.values()) == 24
+    held_against_parent = rule == "no_information_gain"
+    assert all(("like" in row) == held_against_parent for row in funnel.dropped)
 
 
 def test_the_evaluator_is_asked_again_at_most_six_times() -> None:

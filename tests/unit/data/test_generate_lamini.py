@@ -77,14 +77,14 @@ def test_the_last_number_of_an_answer_that_is_cut_off_is_malformed() -> None:
 def test_each_item_leaves_by_its_rule(item: str | None, rule: str) -> None:
     kept = lamini.Kept(0.7)
     kept.add(lamini.words_of(SEEDS[1]))
-    assert lamini.rule_for(item, kept) == rule
+    assert lamini.rule_for(item, kept) == (rule, 0 if rule == "near_duplicate" else None)
 
 
 def test_the_same_text_in_another_script_is_a_duplicate() -> None:
     kept = lamini.Kept(0.7)
     kept.add(lamini.words_of("Напиши стихи о мхе и камне."))
-    assert kept.near(lamini.words_of("Напиши стихи о мхе и камне"))
-    assert not kept.near(lamini.words_of("Сколько лап у большого паука?"))
+    assert kept.near(lamini.words_of("Напиши стихи о мхе и камне")) == 0
+    assert kept.near(lamini.words_of("Сколько лап у большого паука?")) is None
 
 
 def test_near_duplicates_are_those_of_the_rouge_library() -> None:
@@ -100,7 +100,7 @@ def test_near_duplicates_are_those_of_the_rouge_library() -> None:
         kept.add(first)
         score = scorer.score(" ".join(first), " ".join(second))["rougeL"].fmeasure
         if abs(score - 0.7) > 1e-9:
-            assert kept.near(second) == (score > 0.7)
+            assert (kept.near(second) == 0) == (score > 0.7)
             found[score > 0.7] += 1
     assert min(found.values()) > 300
 
@@ -129,6 +129,8 @@ def test_every_item_is_counted_once_and_the_wanted_number_is_kept() -> None:
     assert funnel.entered == sum(funnel.left.values()) == 6 * funnel.more["asked"]
     assert funnel.left["malformed"] == funnel.left["too_short"] == funnel.more["asked"] == 2
     assert funnel.left["near_duplicate"] == 2
+    near = [row for row in funnel.dropped if row["rule"] == "near_duplicate"]
+    assert len(near) == 2 and all(row["like"] == row["text"] for row in near)
     assert {row["source"] for row in rows} == {"example-own", "topic-own"}
     assert all(list(row) == ["instruction", "source", "response"] for row in rows)
     assert all(row["response"] == f"response to {row['instruction']}" for row in rows)
@@ -171,12 +173,13 @@ def test_the_filed_search_finds_what_comparing_with_every_kept_text_finds(
             "abcdefghij", k=rng.randint(0, 3)
         )
         words = words[:14]
-        near = any(
-            2 * LCSseq.similarity(words, other) > limit * (len(words) + len(other))
-            for other in texts
-        )
-        assert kept.near(words) == near, (words, texts)
-        answers.append(near)
+        near = [
+            place
+            for place, other in enumerate(texts[1:])
+            if 2 * LCSseq.similarity(words, other) > limit * (len(words) + len(other))
+        ]
+        assert kept.near(words) == (near[0] if near else None), (words, texts)
+        answers.append(bool(near))
         if not near or rng.random() < 0.1:
             kept.add(words)
             texts.append(words)

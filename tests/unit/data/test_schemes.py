@@ -40,8 +40,8 @@ def test_a_funnel_keeps_the_first_texts_that_a_rule_dropped() -> None:
         funnel.leave("short", text=text)
     funnel.leave("long", text="y" * 1000)
     funnel.leave("kept", text="good")
-    assert funnel.examples["short"] == ["one", "two", "three"]
-    assert funnel.examples["long"] == ["y" * 240 + "…"] and "kept" not in funnel.examples
+    assert funnel.examples()["short"] == ["one", "two", "three"]
+    assert funnel.examples()["long"] == ["y" * 240 + "…"] and "kept" not in funnel.examples()
     assert "examples" not in funnel.as_json({})
 
 
@@ -146,13 +146,15 @@ def command(inputs: Path, out: Path, concurrency: int, mode: str = "online") -> 
         str(out / "rows.jsonl"),
         "--counts",
         str(out / "counts.json"),
+        "--dropped",
+        str(out / "dropped.jsonl"),
         "--receipt",
         str(out / "receipt.json"),
     ]
 
 
-def outputs(out: Path) -> tuple[bytes, bytes]:
-    return (out / "rows.jsonl").read_bytes(), (out / "counts.json").read_bytes()
+def outputs(out: Path) -> list[bytes]:
+    return [(out / name).read_bytes() for name in ("rows.jsonl", "counts.json", "dropped.jsonl")]
 
 
 def test_concurrency_a_kill_and_a_replay_change_no_byte(inputs: Path, tmp_path: Path) -> None:

@@ -280,13 +280,18 @@ def test_a_tagged_value_is_found_with_its_key_and_reason_wherever_its_line_stand
             "value": "c: 2",
             "tag": "ours",
             "reason": "temperature why not",
+            "instead": "",
         }
     ]
     assert tagged([first]) == tagged([second])
     assert json.dumps(ours([first])) == json.dumps(ours([second]))
     overlay = tmp_path / "overlay.yaml"
     overlay.write_text("b:   # [ours] smaller\n  c: 3\n")
-    assert [(row["key"], row["reason"]) for row in ours([first, overlay])] == [("b", "smaller")]
+    (row,) = ours([first, overlay])
+    assert (row["key"], row["value"], row["reason"]) == ("b", "{c: 3}", "smaller")
+    assert row["instead"] == "c: 2 [ours]"
+    overlay.write_text("b:\n  c: 2   # [ours] as before\n")
+    assert [row["file"] for row in ours([first, overlay])] == ["x.yaml"]
     overlay.write_text("a: 4\n")
     assert [row["key"] for row in ours([first, overlay])] == ["b.c"]
 

@@ -108,17 +108,24 @@ def test_answers_whose_ratings_differ_most_come_first(tmp_path: Path) -> None:
                 for turn, score in enumerate(scores, 1)
             ],
         )
+    parts = [
+        {"part": "question", "turn": 1, "text": "Why?"},
+        {"part": "question", "turn": 2, "text": "And then?"},
+        {"part": "gold", "turn": 1, "text": "Because."},
+        {"part": "gold", "turn": 2, "text": "Then this."},
+    ]
     section = rows.chat(
         [
             (tmp_path / model / "answers.jsonl", tmp_path / model / "judgments.jsonl")
             for model in ("base", "sft")
         ],
-        {("mt_bench", 81): [("question", "Why?")]},
+        {("mt_bench", 81): parts},
     )
     first, second = section["rows"]
     assert first["id"] == "81-1" and first["facets"] == ["math", "1", "1", "none"]
     assert first["texts"] == [
-        ("question", "Why?"),
+        ("question, turn 1", "Why?"),
+        ("reference", "Because."),
         ("base: rated 3", "base one"),
         ("judge of base", "on base"),
         ("sft: rated 4", "sft one"),
@@ -127,23 +134,66 @@ def test_answers_whose_ratings_differ_most_come_first(tmp_path: Path) -> None:
     assert section["scores"] == ["base", "sft"] and first["scores"] == [3, 4]
     assert second["facets"] == ["math", "2", "0", ["sft"]] and second["scores"] == [2.5, None]
     assert ("sft: rated none", rows.NO_TEXT) in second["texts"]
+    assert second["texts"][:3] == [
+        ("question, turn 1", "Why?"),
+        ("question, turn 2", "And then?"),
+        ("reference", "Then this."),
+    ]
 
 
 def test_only_items_on_which_models_differ_are_listed(tmp_path: Path) -> None:
+    likelihoods = {"base": [-3.0, -9.1], "sft": [-8.0, -9.0]}  # a character: -1 > -1.01, -2.7 < -1
     samples = [
         write(
             tmp_path / f"{model}.samples.jsonl",
-            [{"task": "t", "doc_id": i, "acc": float(i < right)} for i in range(3)],
+            [
+                {"task": "t", "doc_id": i, "acc_norm": float(i < right), "loglikelihoods": found}
+                for i in range(3)
+            ],
         )
-        for model, right in {"base": 1, "sft": 2}.items()
+        for (model, found), right in zip(likelihoods.items(), (1, 2), strict=True)
     ]
-    section = rows.changed_items(samples, {("t", 1): [("question", "Why?")]}, {"t": "acc"})
+    parts = [
+        {"part": "question", "text": "Why"},
+        {"part": "question", "text": "1"},
+        {"part": "choice", "text": "So."},
+        {"part": "gold", "text": "It is so."},
+        {"part": "question", "text": "Then why?"},
+    ]
+    section = rows.changed_items(samples, {("t", 1): parts}, {"t": "acc_norm"})
     (row,) = section["rows"]
     assert (
         row["id"] == "t-1" and row["facets"] == ["t", "sft"] and section["note"] == "1 of 3 items."
     )
-    assert row["texts"] == [("question", "Why?"), ("base", "0"), ("sft", "1")]
+    assert row["texts"] == [
+        ("question", "Then why?"),
+        ("wrong answer", "So."),
+        ("right answer", "It is so."),
+        ("base", "wrong: So."),
+        ("sft", "right: It is so."),
+    ]
     assert section["scores"] == ["base", "sft"] and row["scores"] == [0, 1]
+
+
+def test_no_choice_is_named_that_does_not_agree_with_the_score() -> None:
+    parts = [{"part": "choice", "text": "no"}, {"part": "gold", "text": "yes"}]
+    row = {"acc": 1.0, "f1": 1.0, "loglikelihoods": [-2.0, -1.0]}
+    assert rows.chosen(parts, row, "acc") == "yes"
+    assert rows.chosen(parts, row | {"acc": 0.0}, "acc") == ""
+    assert rows.chosen(parts, row, "f1") == rows.chosen(parts[:1], row, "acc") == ""
+
+
+def test_a_dropped_item_has_its_rule_and_what_it_is_too_much_like(tmp_path: Path) -> None:
+    found = [
+        {"rule": "near_duplicate", "text": "Count legs.", "like": "Count the legs."},
+        {"rule": "too_short", "text": "Go."},
+    ]
+    section = rows.dropped(write(tmp_path / "lamini.dropped.jsonl", found))
+    assert section["id"] == "lamini-dropped" and section["facets"] == ["rule"]
+    first, second = section["rows"]
+    assert first["facets"] == ["near duplicate"]
+    assert first["texts"] == [("item", "Count legs."), ("too much like", "Count the legs.")]
+    assert second["texts"] == [("item", "Go.")]
 
 
 def test_pairs_that_dpo_moved_most_come_first(tmp_path: Path) -> None:

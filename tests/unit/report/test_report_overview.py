@@ -24,8 +24,13 @@ def test_the_sentence_follows_the_intervals(differences: list, expected: str) ->
 
 def test_verdicts_time_and_price_are_counted_and_the_bytes_are_the_same_twice() -> None:
     receipts = {
-        name: {"wall_s": 1800, "facts": facts, "hardware": {"cores": 2, "machine": "arm64"}}
-        for name, facts in (("orca", {"usd": 1.25}), ("sft", {}))
+        name: {
+            "wall_s": 1800,
+            "started_unix_s": begun,
+            "facts": facts,
+            "hardware": {"cores": 2, "machine": "arm64"},
+        }
+        for name, begun, facts in (("orca", 0, {"usd": 1.25}), ("sft", 5400, {}))
     }
     verdicts = ("undecided", "reproduced", "undecided")
     claims = {
@@ -50,10 +55,13 @@ def test_verdicts_time_and_price_are_counted_and_the_bytes_are_the_same_twice() 
     ]
     assert pages[0] == pages[1]
     for words in (
-        "1 reproduced",
-        "2 undecided",
+        '1 reproduced (<a href="#claim-2">2</a>)',
+        '2 undecided (<a href="#claim-1">1</a>, <a href="#claim-3">3</a>)',
+        "the highest mean is 0.200, of base.",
+        "2.00 from the first to the last",
+        '<a href="#stage-orca">orca</a> (30.0 minutes)',
         "7 values",
-        "1.00 hours in sum on arm64, 2 cores,",
+        "1.00 hours in sum",
         "1.25 USD",
         "<svg",
     ):
