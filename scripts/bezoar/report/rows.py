@@ -3,7 +3,8 @@
 A section is {id, title, note, facets, scores, rows}; a row {id, facets, texts, scores}. `facets`
 are the values to filter by, as many as the section names, each a text or a list of them; `texts`
 are pairs of a label and a text; `scores` are the numbers, or None, of the models that the section
-names, by whose differences the rows can be ordered.
+names, by whose differences the rows can be ordered; `links`, if a row has any, are the addresses of
+other rows.
 """
 
 import json
@@ -17,24 +18,28 @@ from bezoar.report import templates
 from bezoar.training.template import training_text
 
 Section = dict[str, Any]
-Marks = dict[tuple[str, int], list[tuple[str, str]]]
+Marks = dict[tuple[str, int], list[tuple[str, str, str]]]
 Parts = dict[tuple[str, int], list[dict[str, Any]]]
 NO_TEXT = "(an answer without text)"
 
 
 def marks(duplicates: Path, contamination: Path) -> Marks:
-    """Return (set, row from 1) -> what the searches of the data found there, each with its kind."""
+    """Return (set, row from 1) -> what the searches of the data found there: its kind, what it is,
+    and the address of the other row, or nothing.
+    """
     found: Marks = {}
     for line in read_jsonl(duplicates):
         for name, other in (("", "of_"), ("of_", "")):
             kind = f"{line['kind']} duplicate"
             text = f"{kind} of {line[f'{other}set']} {line[f'{other}row']}"
-            found.setdefault((line[f"{name}set"], line[f"{name}row"]), []).append((kind, text))
+            there = f"{line[f'{other}set']}:{line[f'{other}row']}"
+            key = line[f"{name}set"], line[f"{name}row"]
+            found.setdefault(key, []).append((kind, text, there))
     for line in read_jsonl(contamination):
         kind, by = ("contaminated", "by") if line["contaminated"] else ("overlap", "with")
         items = sorted({f"{task} {item}" for task, item, _ in line["items"]})
         text = f"{kind} {by} {', '.join(items)}: {line['match']}"
-        found.setdefault((line["set"], line["row"]), []).append((kind, text))
+        found.setdefault((line["set"], line["row"]), []).append((kind, text, ""))
     return found
 
 
@@ -46,7 +51,7 @@ def generated(path: Path, found: Marks) -> Section:
         noted = found.get((scheme, number), [])
         texts = [("system", system), ("prompt", prompt), ("response", response)]
         texts.append(("reason", row.get("gpt4_reason") or ""))
-        texts.append(("found", "\n".join(dict.fromkeys(text for _, text in noted))))
+        texts.append(("found", "\n".join(dict.fromkeys(text for _, text, _ in noted))))
         verdict = column(row, "gpt4_status", str, where)
         rows.append(
             {
@@ -54,9 +59,10 @@ def generated(path: Path, found: Marks) -> Section:
                 "facets": [
                     verdict,
                     facet(row.get("gpt4_rating")),
-                    sorted({kind for kind, _ in noted}) or "none",
+                    sorted({kind for kind, _, _ in noted}) or "none",
                 ],
                 "texts": [pair for pair in texts if pair[1]],
+                "links": list(dict.fromkeys(there for *_, there in noted if there)),
             }
         )
     return {
@@ -145,11 +151,13 @@ def question(parts: list[dict[str, Any]]) -> list[tuple[str, str]]:
 
 def chosen(parts: list[dict[str, Any]], row: dict[str, Any], metric: str) -> str:
     """Return the answer that a model gave most probability to, by the rule of `metric` (acc_norm:
-    per character), or nothing where that does not agree with its score.
+    per character), or nothing where that does not agree with its target and its score.
     """
     options = [part for part in parts if part["part"] in ("gold", "choice")]
     likelihoods, score = row.get("loglikelihoods", []), row[metric]
-    if len(options) != len(likelihoods) or not options or metric not in ("acc", "acc_norm"):
+    right = [str(i) for i, part in enumerate(options) if part["part"] == "gold"]
+    known = len(options) == len(likelihoods) and right == [str(row.get("target"))]
+    if not known or score not in (0, 1) or metric not in ("acc", "acc_norm"):
         return ""
     lengths = [len(part["text"]) if metric == "acc_norm" else 1 for part in options]
     best = max(range(len(options)), key=lambda i: likelihoods[i] / lengths[i])

@@ -78,6 +78,7 @@ def test_a_row_has_its_verdict_and_what_was_found_in_it(tmp_path: Path) -> None:
     )
     found_there = "near duplicate of lamini 2\ncontaminated by arc_easy 7: the same words"
     assert first["texts"][-1] == ("found", found_there)
+    assert first["links"] == ["lamini:2"] and second["links"] == []
     assert second["facets"] == ["Reject", "1", "none"]
     assert second["texts"] == [("prompt", "two"), ("response", "two"), ("reason", "two")]
 
@@ -147,7 +148,8 @@ def test_only_items_on_which_models_differ_are_listed(tmp_path: Path) -> None:
         write(
             tmp_path / f"{model}.samples.jsonl",
             [
-                {"task": "t", "doc_id": i, "acc_norm": float(i < right), "loglikelihoods": found}
+                {"task": "t", "doc_id": i, "acc_norm": float(i < right)}
+                | {"loglikelihoods": found, "target": "1"}
                 for i in range(3)
             ],
         )
@@ -177,9 +179,10 @@ def test_only_items_on_which_models_differ_are_listed(tmp_path: Path) -> None:
 
 def test_no_choice_is_named_that_does_not_agree_with_the_score() -> None:
     parts = [{"part": "choice", "text": "no"}, {"part": "gold", "text": "yes"}]
-    row = {"acc": 1.0, "f1": 1.0, "loglikelihoods": [-2.0, -1.0]}
+    row = {"acc": 1.0, "f1": 1.0, "loglikelihoods": [-2.0, -1.0], "target": "1"}
     assert rows.chosen(parts, row, "acc") == "yes"
-    assert rows.chosen(parts, row | {"acc": 0.0}, "acc") == ""
+    for other in ({"acc": 0.0}, {"acc": 0.5}, {"target": "0"}, {"target": "yes"}):
+        assert rows.chosen(parts, row | other, "acc") == ""
     assert rows.chosen(parts, row, "f1") == rows.chosen(parts[:1], row, "acc") == ""
 
 
@@ -267,7 +270,7 @@ def test_a_browser_shows_a_linked_row_among_ten_thousand_as_text(tmp_path: Path)
 def test_an_address_filters_and_orders(tmp_path: Path, asked: str, ids: list[int]) -> None:
     if not CHROMIUM:
         pytest.skip("needs chromium")
-    found = {("evol", 1): [("near duplicate", "of 2"), ("contaminated", "by t 1")]}
+    found = {("evol", 1): [("near duplicate", "of 2", "evol:2"), ("contaminated", "by t 1", "")]}
     path = write(tmp_path / "evol.jsonl", rated(("one", "two", "three", "four")))
     evol = rows.generated(path, found)
     evol["scores"] = ["a", "b"]
@@ -276,6 +279,21 @@ def test_an_address_filters_and_orders(tmp_path: Path, asked: str, ids: list[int
     page = shown(tmp_path, [evol], f"evol?{asked}")
     assert re.findall(r'<article id="evol:(\d+)"', page) == [str(number) for number in ids]
     assert f"{len(ids)} of 4 rows" in page
+
+
+def test_a_row_links_its_duplicates_and_the_two_compared_come_first(tmp_path: Path) -> None:
+    if not CHROMIUM:
+        pytest.skip("needs chromium")
+    found = {("evol", 1): [("near duplicate", "of 2", place) for place in ("evol:2", "seeds:1")]}
+    evol = rows.generated(write(tmp_path / "evol.jsonl", rated(("one", "two"))), found)
+    evol["scores"] = ["a", "b", "c"]
+    evol["rows"][0] |= {
+        "scores": [1, 3, 2],
+        "texts": [("question", "?"), ("a: rated 1", "x"), ("b", "y"), ("judge of c", "z")],
+    }
+    page = shown(tmp_path, [evol], "evol?order=c+over+a")
+    assert re.findall(r"<dt>(.*?)</dt>", page) == ["question", "judge of c", "a: rated 1", "b"]
+    assert re.findall(r'href="(#(?:evol|seeds):[^"]*)"', page) == ["#evol:1", "#evol:2"]
 
 
 def test_a_choice_stands_in_the_address(tmp_path: Path) -> None:
