@@ -43,6 +43,13 @@ is_made() {
     [ -e "$(stamp "$1")" ] && made=$(version_of "$dir/bin/python") || return 1
     [ -z "${PYTHON:-}" ] || [ "$made" = "$(version_of "$PYTHON")" ]
 }
+# Whether DIR was made by this script, as a whole or in part.
+is_ours() {
+    for mark in "$dir"/.made-* "$dir/.making"; do
+        if [ -e "$mark" ]; then return; fi
+    done
+    return 1
+}
 pip() { "$dir/bin/python" -m pip install -qq --disable-pip-version-check --no-input --no-compile --require-hashes --no-deps "$@"; }
 wheels() { pip --only-binary=:all: "$@"; }
 # pip compiles on one core, this on all; some packages ship files that are not valid Python.
@@ -90,12 +97,15 @@ if ! is_made "$choice"; then
     choose_python
     if [ -e "$dir" ]; then
         [ -e "$dir/pyvenv.cfg" ] || fail "$dir exists and is not a Python environment: move it away"
+        is_ours || fail "$dir is a Python environment that was not made here, and would be removed: name another place in ENV, or remove it yourself"
         [ -w "$dir" ] || fail "$dir was made from other locks or for another Python and cannot be written: make it again where it came from"
     fi
     if [ "$choice" = cpu ]; then size=$cpu_size; else size=$cuda_size; fi
     echo "making $dir with $python ($("$python" -c 'import platform; print(platform.python_version())')) and the $choice build of torch, about $size (TORCH=cpu or cuda, PYTHON=… choose)"
     unfinished=yes
     rm -rf "$dir"
+    mkdir -p "$dir"
+    touch "$dir/.making" # what a power cut leaves of it is known as ours
     "$python" -m venv "$dir"
     show_progress & progress=$!
     if [ "$choice" = cpu ]; then install_cpu_torch; else wheels -r envs/torch-cuda.lock; fi
@@ -105,6 +115,7 @@ if ! is_made "$choice"; then
     compile_all
     rm -f "$dir/wheels.lock" "$dir/pip.log"
     touch "$(stamp "$choice")"
+    rm -f "$dir/.making"
     unfinished=
 fi
 # Add a lock, once: add_lock NAME "what it is for".

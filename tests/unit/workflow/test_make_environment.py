@@ -204,12 +204,32 @@ def test_an_environment_is_made_once_and_again_for_other_locks_pythons_and_place
 
 
 def test_what_was_left_by_a_killed_install_is_made_from_scratch(machine: Machine) -> None:
+    process = subprocess.Popen(
+        ["sh", "scripts/commands/make_environment.sh", ".venv", "cpu"],
+        cwd=machine.project,
+        env=machine.variables(SLOW="yes"),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    while not (machine.asked.exists() and "main.lock" in machine.asked.read_text()):
+        assert process.poll() is None
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait(5)
     half = machine.project / ".venv"
-    half.mkdir()
-    (half / "pyvenv.cfg").touch()
     (half / "half").touch()
     assert machine.make().returncode == 0
-    assert not (half / "half").exists()
+    assert not (half / "half").exists() and not (half / ".making").exists()
+
+
+def test_an_environment_of_somebody_elses_is_kept(machine: Machine) -> None:
+    theirs = machine.project / ".venv"
+    theirs.mkdir()
+    (theirs / "pyvenv.cfg").touch()
+    done = machine.make()
+    assert done.returncode == 2 and "was not made here" in done.stderr
+    assert (theirs / "pyvenv.cfg").exists()
 
 
 def test_an_interrupted_install_leaves_nothing(machine: Machine) -> None:
