@@ -244,6 +244,32 @@ def test_a_missing_variable_is_named_before_anything_is_sent(
     assert peer.seen == []
 
 
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("ALL_PROXY", "socks5://127.0.0.1:1080"),
+        ("HTTPS_PROXY", "ftp://user:secret@127.0.0.1:3128"),
+        ("HTTP_PROXY", "http://user:secret@127.0.0.1:port"),
+        ("SSL_CERT_FILE", "/nonexistent/ca.pem"),
+    ],
+)
+def test_a_proxy_or_certificates_that_cannot_be_used_are_one_line_that_names_the_variable(
+    tmp_path: Path,
+    peer: Peer,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    variable: str,
+    value: str,
+) -> None:
+    for name in [name for name in os.environ if name.upper().endswith("_PROXY")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(UserError, match=f"correct or unset .*{variable}") as raised:
+        ask(tmp_path, ["a"])
+    assert "secret" not in str(raised.value)
+    assert (peer.seen, capfd.readouterr().err) == ([], "")
+
+
 def test_an_address_where_nobody_listens_is_one_line_not_a_row_of_errors(
     tmp_path: Path, peer: Peer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
