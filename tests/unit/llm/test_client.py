@@ -1,5 +1,6 @@
 """Promises of the client to language models, against a peer that fails on command."""
 
+import json
 import os
 import signal
 import subprocess
@@ -163,12 +164,21 @@ def test_a_passing_fault_is_waited_out(tmp_path: Path, peer: Peer, fault: dict[s
     assert peer.turns == {"a": 1, "b": 2, "c": 1}
 
 
-def test_retry_after_is_honoured(tmp_path: Path, peer: Peer) -> None:
+RETRY_INFO = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "0.400000001s"}
+QUOTA = {"code": 429, "status": "RESOURCE_EXHAUSTED", "details": [{"@type": "x"}, RETRY_INFO]}
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [{"headers": {"Retry-After": "0.4"}}, {"body": json.dumps([{"error": QUOTA}])}],
+    ids=["in a header", "in the body alone, as Gemini says it"],
+)
+def test_retry_after_is_honoured(tmp_path: Path, peer: Peer, wait: dict[str, Any]) -> None:
     times: list[float] = []
 
     def script(prompt: str, turn: int) -> dict[str, Any]:
         times.append(time.monotonic())
-        return {"status": 429, "headers": {"retry-after": "0.4"}} if turn == 0 else {"text": "fine"}
+        return {"status": 429, **wait} if turn == 0 else {"text": "fine"}
 
     peer.script = script
     ask(tmp_path, ["a"])
