@@ -139,7 +139,7 @@ def test_a_file_of_answers_that_comes_later_than_the_state_is_waited_for(
     late = {"status": status, "output_file_id": None}
     peer.record = lambda keys, _: late if peer.turns["look"] < looks else {}
     looks = 99
-    with pytest.raises(UserError, match="6 answers, and no file of them yet.*run again later"):
+    with pytest.raises(UserError, match=r"6 answers, and no file of them yet.*run again later"):
         ask(tmp_path)
     looks = peer.turns["look"] + 4
     assert states(ask(tmp_path)) == ["answered"] * 6 and len(peer.batches) == 1
