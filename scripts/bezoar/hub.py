@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from bezoar.errors import UserError
+from bezoar.errors import UserError, reason
 
 HUB = "https://huggingface.co"
 TRUE = ("1", "ON", "YES", "TRUE")  # as huggingface_hub reads its switches
@@ -92,8 +92,8 @@ def explained(entry: dict[str, Any], error: Exception, revision: str | None = No
             f" {mirror}"
         )
     else:
-        reason = f"status {status}" if status else type(error).__name__
-        what = f"{reason} from {endpoint()}; try again later, or put it into {mirror}"
+        why = f"status {status}" if status else f"{type(error).__name__} ({reason(error)})"
+        what = f"{why} from {endpoint()}; try again later, or put it into {mirror}"
     return UserError(f"{name}: {what}")
 
 

@@ -185,11 +185,12 @@ class BatchPeer:
             record["created_at"] = now.isoformat()
         else:
             output, errors = self.results(batch["keys"], number)
+            done = count if output is not None else 0
             record = {
                 "status": "completed",
                 "created_at": int(now.timestamp()),
                 "metadata": batch["metadata"],
-                "request_counts": {"total": count, "completed": count, "failed": 0},
+                "request_counts": {"total": count, "completed": done, "failed": count - done},
                 "output_file_id": f"b{number}.output" if output is not None else None,
                 "error_file_id": f"b{number}.errors" if errors is not None else None,
             }

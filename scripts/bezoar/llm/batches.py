@@ -182,7 +182,10 @@ class OpenAIBatches:
 
     async def collect(self, name: str) -> Results:
         batch = (await self.transport.get(f"/v1/batches/{name}")).json()
-        results = Results()
+        counts, results = batch.get("request_counts"), Results()
+        answered = _number(counts.get("completed")) if isinstance(counts, dict) else 0.0
+        if answered and not batch.get("output_file_id"):  # it can come later than the state
+            raise Fault(f"{answered:.0f} answers, and no file of them yet")
         for kind in ("output_file_id", "error_file_id"):
             if batch.get(kind):
                 path = f"/v1/files/{_id_of(batch, kind)}/content"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from bezoar.errors import UserError
+from bezoar.errors import UserError, reason
 from bezoar.llm.faults import Blame, Fault
 from bezoar.llm.settings import ModelSpec
 from bezoar.llm.transport import Transport
@@ -20,6 +20,25 @@ SIMULATOR = Path(__file__).parents[2] / "serve_simulator.py"
 # Where a model without an address of its own is asked, whatever the variables of the client say.
 ADDRESSES = {"openai": "https://api.openai.com/v1", "anthropic": "https://api.anthropic.com"}
 NO_KEY = "simulator-needs-no-key"
+# Variables that the clients read before anything is sent: proxies and certificates.
+PROXIES = "HTTPS_PROXY HTTP_PROXY ALL_PROXY NO_PROXY".split()
+NETWORK = (*PROXIES, *map(str.lower, PROXIES), "SSL_CERT_FILE", "SSL_CERT_DIR")
+
+
+def require_network() -> None:
+    """Raise `UserError` if no client can be made with the proxies and certificates that the
+    environment names.
+    """
+    import httpx2
+
+    try:
+        httpx2.Client().close()
+    except Exception as error:  # of many kinds: no SOCKS, an unknown scheme or port, no such file
+        named = ", ".join(name for name in NETWORK if os.environ.get(name))
+        raise UserError(
+            f"no connection can be prepared: {reason(error)}; correct or unset what is wrong of"
+            f" {named}"
+        ) from None
 
 
 class SimulatorProcess:
@@ -84,6 +103,8 @@ class Connection:
             address = ADDRESSES.get(settings.provider)
         password = urlsplit(address).password if address else None
         self._secrets = tuple(filter(None, (None if simulated else key, password)))
+        if not simulated:
+            require_network()
         if settings.provider == "anthropic" or settings.api == "messages":
             return self._anthropic(key, address, simulated)
         return self._openai(key, f"{address}/v1" if simulated else address, simulated)

@@ -28,6 +28,7 @@ class ServerState:
     refusals: Refusals = field(default_factory=Refusals)
     example: Request | None = None  # a request that the server has taken
     heard: bool = False  # whether anything ever came from the address
+    failing: int = 0  # requests that it gave no answer, since it last took one
     sent: int = 0  # calls
     usd: float = 0.0  # charged for them
 
@@ -101,5 +102,6 @@ class Exchange:
         are thereby the rows' own are stored.
         """
         self.server.example = self.server.example or request
+        self.server.failing = 0
         for refused in self.server.refusals.taken(sent_at):
             self.incoming.keep(refused.entry)

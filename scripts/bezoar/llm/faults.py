@@ -110,7 +110,8 @@ class Fault(Exception):
         timeout: bool = False,
     ) -> None:
         super().__init__(one_line(f"{status or ''} {message}".strip()))
-        self.status, self.headers, self.sent, self.timeout = status, headers or {}, sent, timeout
+        self.status, self.sent, self.timeout = status, sent, timeout
+        self.headers = {**wait_of(details), **(headers or {})}
         self.codes = codes_of(details)
         self.parameter = _parameter(details, message)
         self.described = isinstance(details, Mapping)  # by the server's own kind of error
@@ -181,6 +182,18 @@ def codes_of(details: object) -> frozenset[str]:
         if isinstance(details.get("error"), Mapping):
             found |= codes_of(details["error"])
     return frozenset(found)
+
+
+def wait_of(details: object) -> dict[str, str]:
+    """Return as a header how long to wait, where the description of an error alone says it: in
+    Google's form, a list of details of which one has a `retryDelay` such as 34.07s.
+    """
+    more = details.get("details") if isinstance(details, Mapping) else None
+    for detail in more if isinstance(more, list) else ():
+        delay = detail.get("retryDelay") if isinstance(detail, Mapping) else None
+        if isinstance(delay, str):
+            return {"retry-after": delay}
+    return {}
 
 
 def _parameter(details: object, message: str) -> str:

@@ -62,21 +62,45 @@ class OnlineSender:
             example = self.exchange.server.example or self._stored_example()
             if example is None:
                 raise self._refused_as_a_whole()
-            key, bound = key_of(example), Bound.of(example, self.exchange.price)
-            if not await self.exchange.account.reserve(key, bound.usd):
-                self._leave_open(OVER_BUDGET)
-                return
-            sent_at = time.monotonic()
             try:
-                _, answer = await patiently(partial(self._call, example, bound))
+                if not await self._repeat(example):
+                    self._leave_open(OVER_BUDGET)
             except Fault as fault:
-                self.exchange.account.release(key)
                 if fault.blame is not Blame.PASSING:
                     raise self._refused_as_a_whole() from None
                 self._leave_open(failure(str(held[0].fault)))
-            else:
-                self._charge(key, cost(self.exchange.price, bound, answer["usage"]))
-                self.exchange.taken(example, sent_at)
+
+    async def _require_alive(self, fault: Fault) -> None:
+        """Raise `UserError` if the server does not even answer a request that it has accepted
+        before, so that an outage does not go through all rows.
+        """
+        async with self._proving:
+            if self.exchange.server.failing < max(MOST_UNPROVEN, self.concurrency):
+                return  # another request was taken meanwhile
+            example = self.exchange.server.example or self._stored_example()
+            try:
+                if example is None:
+                    raise fault
+                await self._repeat(example)
+            except Fault as found:
+                raise UserError(self.exchange.connection.hint(found)) from None
+
+    async def _repeat(self, example: Request) -> bool:
+        """Send a request again that the server has accepted before; return whether the budget
+        allows it, and raise `Fault` if it is not accepted again.
+        """
+        key, bound = key_of(example), Bound.of(example, self.exchange.price)
+        if not await self.exchange.account.reserve(key, bound.usd):
+            return False
+        sent_at = time.monotonic()
+        try:
+            _, answer = await patiently(partial(self._call, example, bound))
+        except Fault:
+            self.exchange.account.release(key)
+            raise
+        self._charge(key, cost(self.exchange.price, bound, answer["usage"]))
+        self.exchange.taken(example, sent_at)
+        return True
 
     async def _send(self, key: str, request: Request) -> None:
         """Bring one request to its final state."""
@@ -116,6 +140,9 @@ class OnlineSender:
         if reserved:
             exchange.account.release(key)
         exchange.incoming.end(key, failure(str(fault)))
+        exchange.server.failing += 1
+        if exchange.server.failing >= max(MOST_UNPROVEN, self.concurrency):
+            await self._require_alive(fault)
 
     async def _call(self, request: Request, bound: Bound) -> tuple[str, dict[str, Any]]:
         """Send a request once, within the server's limits; return the response's text and the

@@ -3,11 +3,14 @@
 import re
 
 TAGS = r"(?:\w+[:_])?(?:think|thinking|thoughts?|reasoning|reflection|scratchpad)"
-# Marks whose end has another name: Cohere's, those of OpenThinker and Sky-T1, MedGemma's.
+# Marks whose end has another name: Cohere's, those of OpenThinker and Sky-T1, MedGemma's,
+# Gemma 4's, Apertus's.
 ENDS = {
     "<|START_THINKING|>": "<|END_THINKING|>",
     "<|begin_of_thought|>": "<|end_of_thought|>",
     "<unused94>": "<unused95>",
+    "<|channel>thought": "<channel|>",
+    "<|inner_prefix|>": "<|inner_suffix|>",
 }
 BEGINNINGS = {end: begin for begin, end in ENDS.items()}
 OPENED = re.compile(
@@ -18,9 +21,12 @@ CLOSED = re.compile(
     rf"</{TAGS}\s*>|◁/think▷|(?-i:\[/THINK\]|{'|'.join(map(re.escape, ENDS.values()))})",
     re.IGNORECASE,
 )
-# What some models put around the answer: Cohere's and OpenThinker's marks, Hunyuan's tag.
+# What some models put around the answer: Cohere's and OpenThinker's marks, Hunyuan's tag and that
+# of ERNIE and Granite.
 MARKED = re.compile(r"\s*<\|(?:START_(?P<name>RESPONSE|TEXT)|begin_of_solution)\|>")
-TAGGED = re.compile(r"\s*<answer>(?P<inside>(?:(?!</?answer>).)*)</answer>\s*", re.DOTALL)
+TAGGED = re.compile(
+    r"\s*<(?P<tag>answer|response)>(?P<inside>(?:(?!</?(?P=tag)>).)*)</(?P=tag)>\s*", re.DOTALL
+)
 # Messages of Harmony, the format of gpt-oss; where special tokens are skipped, the names remain.
 HEADER = re.compile(
     r"[\s\ufeff]*(?:<\|start\|>assistant\s*)?<\|channel\|>\s*(?P<channel>\w+)[^<]*"

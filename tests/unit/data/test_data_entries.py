@@ -164,8 +164,8 @@ def test_a_submix_that_cannot_be_had_says_what_to_do(
     with pytest.raises(
         UserError,
         match=(
-            r"nobody/niv2: ConnectionError from https://huggingface\.co; try again later, or put"
-            r" it into MIRROR/hub/flan_niv2_submix"
+            r"nobody/niv2: ConnectionError \(no network\) from https://huggingface\.co; try again"
+            r" later, or put it into MIRROR/hub/flan_niv2_submix"
         ),
     ):
         list(stream_flan.stream(ENTRY, None, tmp_path / "lock"))

@@ -133,6 +133,20 @@ def test_what_is_missing_from_the_results_is_handed_in_again(
 
 
 @pytest.mark.parametrize("status", ["completed", "expired", "cancelled"])
+def test_a_file_of_answers_that_comes_later_than_the_state_is_waited_for(
+    tmp_path: Path, peer: BatchPeer, status: str
+) -> None:
+    late = {"status": status, "output_file_id": None}
+    peer.record = lambda keys, _: late if peer.turns["look"] < looks else {}
+    looks = 99
+    with pytest.raises(UserError, match=r"6 answers, and no file of them yet.*run again later"):
+        ask(tmp_path)
+    looks = peer.turns["look"] + 4
+    assert states(ask(tmp_path)) == ["answered"] * 6 and len(peer.batches) == 1
+    assert at_rest(tmp_path) == (0, pytest.approx(6 * PRICE))
+
+
+@pytest.mark.parametrize("status", ["completed", "expired", "cancelled"])
 def test_errors_alone_are_handed_in_again_and_given_up_in_the_end(
     tmp_path: Path, peer: BatchPeer, status: str
 ) -> None:

@@ -1,5 +1,6 @@
 """Promises of the client to language models, against a peer that fails on command."""
 
+import json
 import os
 import signal
 import subprocess
@@ -163,12 +164,21 @@ def test_a_passing_fault_is_waited_out(tmp_path: Path, peer: Peer, fault: dict[s
     assert peer.turns == {"a": 1, "b": 2, "c": 1}
 
 
-def test_retry_after_is_honoured(tmp_path: Path, peer: Peer) -> None:
+RETRY_INFO = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "0.400000001s"}
+QUOTA = {"code": 429, "status": "RESOURCE_EXHAUSTED", "details": [{"@type": "x"}, RETRY_INFO]}
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [{"headers": {"Retry-After": "0.4"}}, {"body": json.dumps([{"error": QUOTA}])}],
+    ids=["in a header", "in the body alone, as Gemini says it"],
+)
+def test_retry_after_is_honoured(tmp_path: Path, peer: Peer, wait: dict[str, Any]) -> None:
     times: list[float] = []
 
     def script(prompt: str, turn: int) -> dict[str, Any]:
         times.append(time.monotonic())
-        return {"status": 429, "headers": {"retry-after": "0.4"}} if turn == 0 else {"text": "fine"}
+        return {"status": 429, **wait} if turn == 0 else {"text": "fine"}
 
     peer.script = script
     ask(tmp_path, ["a"])
@@ -242,6 +252,32 @@ def test_a_missing_variable_is_named_before_anything_is_sent(
     with pytest.raises(UserError, match=f"{variable}: not set"):
         ask(tmp_path, ["a"])
     assert peer.seen == []
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("ALL_PROXY", "socks5://127.0.0.1:1080"),
+        ("HTTPS_PROXY", "ftp://user:secret@127.0.0.1:3128"),
+        ("HTTP_PROXY", "http://user:secret@127.0.0.1:port"),
+        ("SSL_CERT_FILE", "/nonexistent/ca.pem"),
+    ],
+)
+def test_a_proxy_or_certificates_that_cannot_be_used_are_one_line_that_names_the_variable(
+    tmp_path: Path,
+    peer: Peer,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    variable: str,
+    value: str,
+) -> None:
+    for name in [name for name in os.environ if name.upper().endswith("_PROXY")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(UserError, match=f"correct or unset .*{variable}") as raised:
+        ask(tmp_path, ["a"])
+    assert "secret" not in str(raised.value)
+    assert (peer.seen, capfd.readouterr().err) == ([], "")
 
 
 def test_an_address_where_nobody_listens_is_one_line_not_a_row_of_errors(

@@ -46,9 +46,15 @@ def peer(monkeypatch: pytest.MonkeyPatch) -> Iterator[Peer]:
     running.stop()
 
 
-def ask(folder: Path, mode: str = "online", store: str = "s.sqlite", **more: Any) -> list[Answer]:
+def ask(
+    folder: Path,
+    mode: str = "online",
+    store: str = "s.sqlite",
+    texts: list[str] = TEXTS,
+    **more: Any,
+) -> list[Answer]:
     with LLMClient.of({**SETTINGS, **more}, folder / "store" / store, 2, None, mode) as client:
-        return client.ask([[{"role": "user", "content": text}] for text in TEXTS], TEXTS)
+        return client.ask([[{"role": "user", "content": text}] for text in texts], texts)
 
 
 def states(answers: list[Answer]) -> list[str]:
@@ -116,6 +122,30 @@ def test_an_answer_takes_the_place_of_a_failure_in_a_job_and_its_shards(tmp_path
         store.put([failed])
         assert store.get("k") == answer.answer, "and not the other way round"
         store.close()
+
+
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize("answered", [0, 5])
+def test_an_outage_does_not_go_through_all_rows(
+    tmp_path: Path, peer: Peer, answered: int, status: int
+) -> None:
+    texts = [str(i) for i in range(100)]
+    peer.script = lambda *_: FINE if len(peer.seen) <= answered else {"status": status}
+    with pytest.raises(UserError, match=f"m: {status}.*run again later; answers are kept"):
+        ask(tmp_path, texts=texts)
+    assert len(peer.seen) < 20 * limits.RETRIES
+    before = len(peer.seen)
+    peer.script = lambda *_: FINE
+    assert states(ask(tmp_path, texts=texts)) == ["answered"] * 100
+    assert len(peer.seen) - before == 100 - answered
+
+
+def test_rows_that_make_a_server_fail_are_no_outage(tmp_path: Path, peer: Peer) -> None:
+    texts = [str(i) for i in range(40)]
+    peer.script = lambda prompt, turn: FINE if int(prompt) < 5 else {"status": 500}
+    answers = ask(tmp_path, texts=texts)
+    assert states(answers) == ["answered"] * 5 + ["provider_error"] * 35
+    assert sum(peer.turns[text] for text in texts[:5]) == 7, "an accepted one is sent twice more"
 
 
 def test_a_store_of_an_earlier_version_is_no_dead_end(tmp_path: Path, peer: Peer) -> None:

@@ -44,6 +44,16 @@ from bezoar.llm.reasoning import split_reasoning
         ("<rethink>a</rethink>Yes", ("", "<rethink>a</rethink>Yes", True)),
         ("<think>a</think>\n<answer>\nYes\n</answer>", ("a", "\nYes\n", True)),
         ("<answer>Yes</answer>", ("", "<answer>Yes</answer>", True)),
+        ("<think>a</think>\n\n<response>\nYes\n</response>\n", ("a", "\nYes\n", True)),
+        ("a</think><response>Yes</response>", ("a", "Yes", True)),
+        ("<response>Yes</response>", ("", "<response>Yes</response>", True)),
+        ("<think>a</think><response>Yes</answer>", ("a", "<response>Yes</answer>", True)),
+        ("<|channel>thought\na [[4]]\n<channel|>Yes", ("a [[4]]", "Yes", True)),
+        ("<|channel>thought\n<channel|>Yes", ("", "Yes", True)),
+        ("<|channel>thought\nnever ended", ("never ended", "", False)),
+        ("<|inner_prefix|>a<|inner_suffix|>Yes", ("a", "Yes", True)),
+        ("<|inner_prefix|>never ended", ("never ended", "", False)),
+        ("Write <|inner_prefix|> first.", ("", "Write <|inner_prefix|> first.", True)),
         ("<think>a</think><answer>1</answer> or 2", ("a", "<answer>1</answer> or 2", True)),
         ("Close it with `</think>`.", ("", "Close it with `</think>`.", True)),
         ("a</think>Write `</think>`.", ("a", "Write `</think>`.", True)),
@@ -125,7 +135,7 @@ def test_only_the_final_channel_of_harmony_is_an_answer(
     [
         *("</think>", "<think></think>", "<think>", " <thought>a</thought>", "[THINK]"),
         *("<|START_THINKING|>", "<|channel|>a<|message|>", "<|channel|>a<|message|><|end|>"),
-        *("analysisx", "a_"),
+        *("analysisx", "a_", "<|channel>thought", "<|inner_prefix|>a<|inner_suffix|>"),
     ],
 )
 def test_many_tags_take_no_longer_than_reading_them(part: str) -> None:
