@@ -23,6 +23,7 @@ from typing_extensions import TypedDict
 
 from bezoar import program
 from bezoar.data.contamination import Items, matches, summary
+from bezoar.errors import UserError
 from bezoar.files import write_json, write_jsonl
 from bezoar.provenance.receipt import Receipt, stage_parser
 from bezoar.readers import column, numbered, read_jsonl
@@ -63,6 +64,10 @@ def main(argv: list[str] | None = None) -> None:
             for name in ("task", "part", "text"):
                 column(text, name, str, where)
             column(text, "item", int, where)
+        if not texts:
+            raise UserError(
+                f"{args.items}: no items, in which nothing could be found; list them again"
+            )
         items = Items(texts, args.recipe)
         found, sizes = [], {}
         for path in args.rows:

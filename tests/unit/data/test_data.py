@@ -528,6 +528,22 @@ def test_only_named_rules_remove_rows_and_each_is_counted(
     assert funnel.left["contaminated"] == ("contaminated" in remove)
 
 
+def test_a_search_in_no_items_at_all_is_refused(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "lamini.jsonl", ROWS)
+    (tmp_path / "items.jsonl").touch()
+    given = {name: tmp_path / f"{name}.json" for name in ("matches", "summary", "receipt")}
+    with pytest.raises(UserError, match="items.jsonl: no items, in which nothing could be found"):
+        find_contamination.main(
+            [
+                *("--rows", str(tmp_path / "lamini.jsonl")),
+                *("--items", str(tmp_path / "items.jsonl"), "--code", "c0de"),
+                *(part for name, path in given.items() for part in (f"--{name}", str(path))),
+                *("--recipe", json.dumps({**SHARED, "seed": 0})),
+            ]
+        )
+    assert not given["summary"].exists()
+
+
 def test_the_stages_write_their_files_and_the_card_repeats_their_numbers(tmp_path: Path) -> None:
     """From rows to card on the command line: front matter that the hub reads, every count from the
     tables.
