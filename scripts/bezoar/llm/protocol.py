@@ -13,7 +13,7 @@ from typing import Any
 
 from bezoar.llm.answer_store import key_of
 from bezoar.llm.faults import Fault, codes_of, error_of, message_of, whole_characters
-from bezoar.llm.reasoning import split_reasoning
+from bezoar.llm.reasoning import split_reasoning, without_turn_end
 from bezoar.llm.settings import Request
 from bezoar.readers import parse_response
 
@@ -118,7 +118,7 @@ def read(body: object, api: str) -> dict[str, Any]:
         raise Unreadable(f"not an answer of this protocol: {str(body)[:100]}") from None
     reasoning, text, closed = split_reasoning(answer["text"])
     reasons = [part.strip() for part in (answer.pop("reasoning"), reasoning) if part.strip()]
-    answer["text"] = whole_characters(text).strip()
+    answer["text"] = whole_characters(without_turn_end(text)).strip()
     answer["model"] = whole_characters(answer["model"])
     answer["finish"] = whole_characters(answer["finish"])
     if reasons:

@@ -1,4 +1,4 @@
-"""Reasoning that a model writes before its answer."""
+"""What stands around an answer: a model's reasoning before it, the end of its turn after it."""
 
 import re
 
@@ -34,6 +34,11 @@ HEADER = re.compile(
 )
 END = re.compile(r"<\|(?:end|return|call)\|>")
 LAST_END = re.compile(r"<\|(?:end|return)\|>(?:\s*\Z|<\|start\|>)")
+# Tokens that end a turn; a server that does not skip special tokens leaves them behind.
+TURN_ENDS = (
+    "<|im_end|> <|eot_id|> <|eom_id|> <|endoftext|> <|end_of_text|> <end_of_turn> <turn|> <|end|>"
+    " <|return|> <|assistant_end|> <|END_OF_TURN_TOKEN|> <｜end▁of▁sentence｜> <eos> </s>"
+).split()
 SKIPPED = re.compile(r"\s*analysis(?P<reasoning>\S.*?)assistantfinal(?P<answer>.*)", re.DOTALL)
 
 
@@ -65,6 +70,19 @@ def split_reasoning(text: str) -> tuple[str, str, bool]:
                 return _joined(reasons), _unframed(text[place:], place > 0), True
         reasons.append(text[place : closed.start()].strip())
         place = closed.end()
+
+
+def without_turn_end(answer: str) -> str:
+    """Return an answer without the tokens that end its turn, where they stand at its end. One after
+    a space is spoken of, and so is `</s>` where the answer opens an `<s>` of HTML.
+    """
+    while True:
+        text = answer.rstrip()
+        end = next((end for end in TURN_ENDS if text.endswith(end)), "")
+        rest = text.removesuffix(end)
+        if not end or rest.endswith(" ") or (end == "</s>" and "<s>" in rest):
+            return answer
+        answer = rest
 
 
 def _split_channels(text: str) -> tuple[str, str, bool]:

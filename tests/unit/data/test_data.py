@@ -532,7 +532,7 @@ def test_a_search_in_no_items_at_all_is_refused(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "lamini.jsonl", ROWS)
     (tmp_path / "items.jsonl").touch()
     given = {name: tmp_path / f"{name}.json" for name in ("matches", "summary", "receipt")}
-    with pytest.raises(UserError, match="items.jsonl: no items, in which nothing could be found"):
+    with pytest.raises(UserError, match=r"items.jsonl: no items, in which nothing could be found"):
         find_contamination.main(
             [
                 *("--rows", str(tmp_path / "lamini.jsonl")),

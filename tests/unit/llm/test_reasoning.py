@@ -4,7 +4,8 @@ import time
 
 import pytest
 
-from bezoar.llm.reasoning import split_reasoning
+from bezoar.llm.protocol import read
+from bezoar.llm.reasoning import split_reasoning, without_turn_end
 
 
 @pytest.mark.parametrize(
@@ -142,3 +143,24 @@ def test_many_tags_take_no_longer_than_reading_them(part: str) -> None:
     started = time.perf_counter()
     assert "<" not in split_reasoning(part * 20_000)[1]
     assert time.perf_counter() - started < 2
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("Yes.<|im_end|>", "Yes."),
+        ("Yes.\n<|im_end|>\n<|endoftext|>\n", "Yes."),
+        ("Yes.</s></s>", "Yes."),
+        ("Yes.<end_of_turn>\n", "Yes."),
+        ("<|eot_id|>", ""),
+        ("Strike it: <s>no</s>", "Strike it: <s>no</s>"),
+        ("Its turn ends with <|im_end|>", "Its turn ends with <|im_end|>"),
+        ("`<|im_end|>`", "`<|im_end|>`"),
+        ("<|im_end|> ends it.", "<|im_end|> ends it."),
+        ("Yes. ", "Yes. "),
+    ],
+)
+def test_a_token_that_ends_the_turn_is_no_part_of_an_answer(text: str, left: str) -> None:
+    assert without_turn_end(text).rstrip("\n") == left
+    body = {"model": "m", "choices": [{"message": {"content": text}, "finish_reason": "stop"}]}
+    assert read(body, "chat")["text"] == left.strip()
