@@ -37,7 +37,7 @@ class Recipe(TypedDict):
 
     scale: str
     config: list[str]  # configuration files of the run
-    deviations: list[dict[str, str]]  # file, key, value, reason
+    deviations: list[dict[str, Any]]  # file, key, value, reason, instead, count
     seed: int
 
 
@@ -55,15 +55,15 @@ SCALES = {
         "A rehearsal on real files",
         (
             "The tiny model of the rehearsal on real upstream data, with a simulator in place of"
-            " teacher, filter and judge. It does badly, as expected. No number on this page is"
-            " one of the paper."
+            " teacher, filter and judge. It does badly, as expected. No measured number on this"
+            " page is one of the paper."
         ),
     ),
     "trial": (
         "A trial",
         (
             "The whole recipe on a small real language model and real data, hundreds of rows in"
-            " place of thousands. No number on this page is one of the paper."
+            " place of thousands. No measured number on this page is one of the paper."
         ),
     ),
 }
@@ -200,7 +200,7 @@ def page(
             lm_eval,
             chat,
             receipts,
-            len(recipe["deviations"]),
+            recipe["deviations"],
             overview_section.warnings(
                 chat, answered, artifacts.json("data/description.json") or {"schemes": {}}
             ),
@@ -221,6 +221,7 @@ def page(
         data_section=data_section.section(environment, artifacts, receipts),
         requests_section=requests_section.section(environment, receipts),
         deviations=recipe["deviations"],
+        deviating=sum(row["count"] for row in recipe["deviations"]),
         command=f"snakemake --cores all --configfile {' '.join(recipe['config'])} -- {results}/",
         receipts=stages(receipts, results),
     )

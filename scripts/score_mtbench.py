@@ -92,6 +92,19 @@ def difference(candidate: Rows, baseline: Rows, seed: int) -> dict[str, Any] | N
     return {**found, "repeats": repeats}
 
 
+def same_prompts(rows: Rows) -> dict[str, int]:
+    """Return how many prompts several models' answers have in common, as empty answers do, and how
+    many of them the judge rated differently: by so much it disagrees with itself.
+    """
+    found: dict[str, list[float]] = {}
+    for row in rows:
+        first = row.get("repeat", 0) == 0
+        if first and row["state"] == "rated" and row.get("user_prompt"):
+            found.setdefault(row["user_prompt"], []).append(row["score"])
+    shared = [scores for scores in found.values() if len(scores) > 1]
+    return {"shared": len(shared), "rated_differently": sum(len(set(s)) > 1 for s in shared)}
+
+
 def score(rows: Rows, pairs: list[list[str]], seed: int) -> dict[str, Any]:
     """Return the tables of one judge; `pairs` are [model, against which]."""
     models = list(dict.fromkeys(row["model"] for row in rows))
@@ -118,6 +131,7 @@ def score(rows: Rows, pairs: list[list[str]], seed: int) -> dict[str, Any]:
             }
             for model, mine in of.items()
         },
+        "same_prompts": same_prompts(rows),
         "differences": [
             {"candidate": candidate, "baseline": baseline, **found}
             for candidate, baseline in pairs

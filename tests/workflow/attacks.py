@@ -211,25 +211,25 @@ PROMPTS = {
     "prompts/evol_in_depth.txt": "generate_evol",
     "prompts/filter.txt": "filter_*",
 }
-# The report lists leaves for which config/paper.yaml gives a reason, unless an overlay has them.
+# The report lists every leaf that is not the paper's.
 LEAVES: list[tuple[str, Any, str]] = [
     ("seed", 7, "*"),
     ("scale", "paper", "claims explorer report data_card_* model_card_*"),
-    ("generate.lamini.rouge_l", 0.6, "generate_lamini"),
-    ("generate.evol.breadth_share", 0.4, "generate_evol"),
-    ("generate.orca.rows_per_task", 61, "generate_orca"),
+    ("generate.lamini.rouge_l", 0.6, "generate_lamini report"),
+    ("generate.evol.breadth_share", 0.4, "generate_evol report"),
+    ("generate.orca.rows_per_task", 61, "generate_orca report"),
     ("filter.attempts", 9, "filter_* report"),
-    ("sft.lora.r", 9, "sft_*"),
-    ("hh_sft.learning_rate", 0.9, "hh_sft"),
+    ("sft.lora.r", 9, "sft_* report"),
+    ("hh_sft.learning_rate", 0.9, "hh_sft report"),
     ("dpo.beta", 0.2, "dpo report"),
-    ("merge.probe_rows", 5, "merge_*"),
+    ("merge.probe_rows", 5, "merge_* report"),
     ("lm_eval.num_fewshot", 1, "lm_eval_base lm_eval_openbezoar* report"),
-    ("mtbench.answers.max_new_tokens", 9, "mtbench_answers_*"),
+    ("mtbench.answers.max_new_tokens", 9, "mtbench_answers_* report"),
     ("mtbench.judgments.repeats", 2, "mtbench_judgments_* mtbench_rejudge_* report"),
-    ("learning.max_new_tokens", 9, "learning_*"),
-    ("pretrain.steps", 61, "base"),
-    ("world.people", 31, "world"),
-    ("preferences.first", 99, "preferences"),
+    ("learning.max_new_tokens", 9, "learning_* report"),
+    ("pretrain.steps", 61, "base report"),
+    ("world.people", 31, "world report"),
+    ("preferences.first", 99, "preferences report"),
 ]
 ARTIFACTS = [
     "world/corpus.jsonl",

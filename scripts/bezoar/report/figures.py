@@ -107,7 +107,7 @@ def curve(rows: Rows) -> str:
     if any("rewards/margins" in row for row in rows):
         names = {
             "rewards/margins": "reward margin",
-            "eval_rewards/accuracies": "held-out accuracy",
+            "eval_rewards/accuracies": "share of held-out pairs whose margin grew",
             "loss": "training loss",
         }
     series = {}

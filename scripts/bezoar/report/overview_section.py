@@ -3,6 +3,7 @@ substituted.
 """
 
 from collections import Counter
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,44 @@ def longest(receipts: dict[str, dict[str, Any]], count: int = 3) -> list[tuple[s
     return [(name, receipts[name]["wall_s"] / 60) for name in ordered[:count]]
 
 
+def ran(receipts: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return the days on which the stages ran (UTC), the commits of the code that they ran with,
+    and how many answers of language models they found stored, of how many.
+    """
+    found = receipts.values()
+    times = [t for r in found for t in (r["started_unix_s"], r["started_unix_s"] + r["wall_s"])]
+    days = sorted({f"{datetime.fromtimestamp(t, UTC):%Y-%m-%d}" for t in (min(times), max(times))})
+    asked = [r["facts"] for r in found if "sent" in r["facts"] and "states" in r["facts"]]
+    rows = [sum(facts["states"].values()) for facts in asked]
+    return {
+        "days": days,
+        "commits": sorted({r["git_commit"][:8] for r in found if r.get("git_commit")}),
+        "answers": sum(rows),
+        "stored": sum(max(0, n - facts["sent"]) for n, facts in zip(rows, asked, strict=True)),
+    }
+
+
+def cast(receipts: dict[str, dict[str, Any]], judge: str) -> dict[str, Any]:
+    """Return who took which part: the base's files and parameters, and the models that taught,
+    rated rows and judged chat, each a list of names.
+    """
+    base = receipts.get("base", {"inputs": {}, "facts": {}})
+    recipes = {name: receipt["recipe"] for name, receipt in receipts.items()}
+
+    def models(stages: str, key: str) -> list[str]:
+        return sorted(
+            {r[key]["model"] for name, r in recipes.items() if name.startswith(stages) and key in r}
+        )
+
+    return {
+        "base": [name.removeprefix("data/") for name in base["inputs"].get("snapshot", {})],
+        "parameters": base["facts"].get("parameters"),
+        "teacher": models("generate_", "teacher"),
+        "rater": models("filter_", "rater"),
+        "judge": [judge],
+    }
+
+
 def elapsed(receipts: dict[str, dict[str, Any]]) -> float:
     """Return the seconds from the beginning of the first stage to the end of the last."""
     begun = [receipt["started_unix_s"] for receipt in receipts.values()]
@@ -87,6 +126,12 @@ def warnings(
     filtered: Counter[str] = Counter()
     for scheme in description["schemes"].values():
         filtered.update(scheme["filter"]["ratings"])
+    same = chat.get("same_prompts", {})
+    if different := same.get("rated_differently"):
+        found.append(
+            f"The judge rated {different} of {same['shared']} prompts differently that were the"
+            " same for several models: a difference may be its own."
+        )
     for who, counted in (("judge", ratings), ("filter", filtered)):
         total = counted.total()
         if total and (most := counted.most_common(1)[0])[1] > NEARLY_ALL * total:
@@ -95,6 +140,25 @@ def warnings(
                 " bad."
             )
     return found
+
+
+def cut_off(receipts: dict[str, dict[str, Any]]) -> list[str]:
+    """Return a sentence if more than a few chat answers end where their limit of tokens does."""
+    answered = {
+        name.removeprefix("mtbench_answers_"): receipt
+        for name, receipt in receipts.items()
+        if name.startswith("mtbench_answers_") and "endings" in receipt["facts"]
+    }
+    cut = {model: r["facts"]["endings"].get("length", 0) for model, r in answered.items()}
+    total = sum(sum(receipt["facts"]["endings"].values()) for receipt in answered.values())
+    if sum(cut.values()) <= FEW * total:
+        return []
+    limits = sorted({receipt["recipe"]["max_new_tokens"] for receipt in answered.values()})
+    by = ", ".join(f"{model} {count}" for model, count in cut.items())
+    return [
+        f"{sum(cut.values())} of {total} chat answers end at the limit of"
+        f" {' or '.join(map(str, limits))} tokens ({by})."
+    ]
 
 
 def machine(hardware: dict[str, Any]) -> str:
@@ -109,7 +173,7 @@ def section(
     lm_eval: dict[str, Any],
     chat: dict[str, Any],
     receipts: dict[str, dict[str, Any]],
-    deviations: int,
+    deviations: list[dict[str, Any]],
     cautions: list[str],
 ) -> str:
     """Return the section as HTML."""
@@ -138,6 +202,8 @@ def section(
         hours=sum(receipt["wall_s"] for receipt in found) / 3600,
         usd=sum(receipt["facts"].get("usd", 0) for receipt in found),
         judge=claims["judge"],
-        deviations=deviations,
-        cautions=cautions,
+        deviations=sum(row["count"] for row in deviations),
+        ran=ran(receipts),
+        cast=cast(receipts, claims["judge"]["used"]),
+        cautions=[*cautions, *cut_off(receipts)],
     )

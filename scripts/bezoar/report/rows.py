@@ -202,11 +202,13 @@ def chat(models: Iterable[tuple[Path, Path]], items: Parts) -> Section:
         rows.append(
             {"id": f"{question_id}-{number}", "facets": facets, "texts": texts, "scores": means}
         )
-    rows.sort(key=lambda row: (-float(row["facets"][2]), row["id"]))
+    rows.sort(key=lambda row: (-float(row["facets"][2]), row["facets"][3] != "none", row["id"]))
     return {
         "id": "chat",
         "title": "MT-Bench answers",
-        "note": "All models side by side, those first whose ratings differ most.",
+        "note": "Every answer to a question and turn, those first whose ratings differ most; spread"
+        " is the largest rating less the smallest. “Largest lead” shows only the answers of which"
+        " the one model's is rated above the other's, those with text first.",
         "facets": ["category", "turn", "spread", "empty answer"],
         "scores": names,
         "rows": rows,

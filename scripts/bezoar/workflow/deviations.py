@@ -14,6 +14,7 @@ from bezoar.readers import read_text
 TAGS = ("paper", "code", "inferred", "ours")
 TAGGED = re.compile(rf"(?P<before>.*?)\[(?P<tag>{'|'.join(TAGS)})\]\s*(?P<reason>.*)$")
 NO_REASON = "no reason given"
+NO_VALUES = ("pathvars", "scale")  # keys that say where results go, and what they are called
 
 
 def comments(text: str) -> dict[int, tuple[int, str]]:
@@ -127,45 +128,58 @@ def in_a_line(found: dict[str, Any], key: str) -> str:
 
 
 def ours(paths: list[Path]) -> list[dict[str, Any]]:
-    """Return the values that are only ours and in force, as a later file overrides an earlier one:
-    file, key, value (a block's in one line, without parts that have rows of their own), reason,
-    and `instead`, what it replaces of an earlier file, each with its tag.
+    """Return the values that are only ours and in force, in the order of the files; a later one
+    overrides an earlier one. Of each: file, key, value (all of a block's that are in force, in one
+    line, without parts that have rows of their own), reason, `instead`, what it replaces of an
+    earlier file, each with its tag, and `count`, how many values these are.
+
+    What a later file says without a tag is ours, too, but for `NO_VALUES`.
     """
     rows = with_reasons(tagged(paths))
     tags = {(row["file"], row["key"]): row["tag"] for row in rows}
     said: dict[str, Any] = {}  # so far
-    by: dict[str, Path] = {}  # which file says it
-    before: dict[tuple[str, str], str] = {}  # (file, key) -> what it replaces
+    by: dict[str, str] = {}  # which file says it
+    before: dict[str, str] = {}  # what it replaces
     for path in paths:
-        for key, value in leaves(yaml.safe_load(read_text(path)) or {}).items():
+        for key, value in sorted(leaves(yaml.safe_load(read_text(path)) or {}).items()):
             if key in said and said[key] == value:
                 continue
             if key in said:
-                names = ((by[key].name, outer) for outer in outers(key))
+                names = ((by[key], outer) for outer in outers(key))
                 tag = next((f" [{tags[name]}]" for name in names if name in tags), "")
-                before[path.name, key] = in_a_line({key: said[key]}, key) + tag
-            said[key], by[key] = value, path
-    found = []
-    for row in rows:
-        key = row["key"]
-        held = {k: said[k] for k in said if by[k].name == row["file"] and key in outers(k)}
-        if row["tag"] != "ours" or not held:
-            continue
-        own = {
-            k: value
-            for k, value in held.items()
-            if not any((row["file"], part) in tags for part in outers(k) if len(part) > len(key))
+                before[key] = in_a_line({key: said[key]}, key) + tag
+            said[key], by[key] = value, path.name
+
+    def row_of(key: str) -> tuple[str, str] | None:
+        """Return the row that a value belongs to: the innermost tagged key around it."""
+        return next((name for k in outers(key) if (name := (by[key], k)) in tags), None)
+
+    parts: dict[tuple[str, str], list[str]] = {}
+    for key in said:
+        place = row_of(key)
+        untagged = by[key] != paths[0].name and key.partition(".")[0] not in NO_VALUES
+        if place is None and untagged:
+            place = by[key], key
+        if place:
+            parts.setdefault(place, []).append(key)
+    reasons = {(row["file"], row["key"]): row["reason"] for row in rows}
+    order = {path.name: number for number, path in enumerate(paths)}
+    return [
+        {
+            "file": file,
+            "key": key,
+            "value": in_a_line({k: said[k] for k in held}, key),
+            "reason": reasons.get((file, key), NO_REASON),
+            "instead": "; ".join(
+                f"{k[len(key) + 1 :]}: {before[k]}".removeprefix(": ") for k in held if k in before
+            ),
+            "count": len(held),
         }
-        value = row["value"]
-        if value.endswith(":"):
-            value = in_a_line(own, key) if own else "in parts, each with a line here"
-        instead = "; ".join(
-            f"{k[len(key) + 1 :]}: {text}".removeprefix(": ")
-            for k in own
-            if (text := before.get((row["file"], k)))
+        for (file, key), held in sorted(
+            parts.items(), key=lambda item: (order[item[0][0]], item[0][1])
         )
-        found.append({**row, "value": value, "instead": instead})
-    return found
+        if tags.get((file, key), "ours") == "ours"
+    ]
 
 
 def outers(key: str) -> list[str]:

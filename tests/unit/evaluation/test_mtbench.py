@@ -247,6 +247,19 @@ def test_right_answers_score_above_wrong_ones_with_an_interval_that_says_so(judg
     assert difference["low"] > 0
 
 
+def test_prompts_that_models_share_show_whether_the_judge_agrees_with_itself() -> None:
+    rows = [
+        {"user_prompt": prompt, "score": score, "state": state}
+        for prompt, score, state in (
+            *(("same", 3, "rated"), ("same", 3, "rated")),
+            *(("other", 3, "rated"), ("other", 9, "rated")),
+            *(("failed", 3, "rated"), ("failed", -1, "unparsable")),
+            ("alone", 5, "rated"),
+        )
+    ]
+    assert score_mtbench.same_prompts(rows) == {"shared": 2, "rated_differently": 1}
+
+
 def test_failures_bound_the_mean() -> None:
     rows = [{"question_id": i, "state": "rated", "score": 8} for i in range(3)] + [
         {"question_id": 9, "state": "no_rating", "score": -1}

@@ -277,10 +277,10 @@ def test_a_tagged_value_is_found_with_its_key_and_reason_wherever_its_line_stand
         {
             "file": "x.yaml",
             "key": "b.c",
-            "value": "c: 2",
-            "tag": "ours",
+            "value": "2",
             "reason": "temperature why not",
             "instead": "",
+            "count": 1,
         }
     ]
     assert tagged([first]) == tagged([second])
@@ -292,8 +292,12 @@ def test_a_tagged_value_is_found_with_its_key_and_reason_wherever_its_line_stand
     assert row["instead"] == "c: 2 [ours]"
     overlay.write_text("b:\n  c: 2   # [ours] as before\n")
     assert [row["file"] for row in ours([first, overlay])] == ["x.yaml"]
-    overlay.write_text("a: 4\n")
-    assert [row["key"] for row in ours([first, overlay])] == ["b.c"]
+    overlay.write_text("a: 4\nscale: small\nb: {d: [5]}\n")
+    assert [(row["key"], row["value"], row["instead"]) for row in ours([first, overlay])] == [
+        ("b.c", "2", ""),
+        ("a", "4", "1 [paper]"),
+        ("b.d", "[5]", ""),
+    ]
 
 
 def test_a_receipt_of_weights_holds_what_is_loaded_with_them(

@@ -28,6 +28,7 @@ def test_verdicts_time_and_price_are_counted_and_the_bytes_are_the_same_twice() 
             "wall_s": 1800,
             "started_unix_s": begun,
             "facts": facts,
+            "recipe": {},
             "hardware": {"cores": 2, "machine": "arm64"},
         }
         for name, begun, facts in (("orca", 0, {"usd": 1.25}), ("sft", 5400, {}))
@@ -48,7 +49,7 @@ def test_verdicts_time_and_price_are_counted_and_the_bytes_are_the_same_twice() 
                 "differences": [],
             },
             receipts,
-            7,
+            [{"count": 4}, {"count": 3}],
             ["<b> is no judge"],
         )
         for _ in range(2)
@@ -62,6 +63,7 @@ def test_verdicts_time_and_price_are_counted_and_the_bytes_are_the_same_twice() 
         '<a href="#stage-orca">orca</a> (30.0 minutes)',
         "7 values",
         "1.00 hours in sum",
+        "1970-01-01 (UTC) on arm64, 2 cores",
         "1.25 USD",
         "<svg",
     ):
@@ -87,3 +89,60 @@ def test_answers_without_text_and_ratings_that_are_all_alike_are_said() -> None:
         in overview_section.warnings({"models": {}}, {}, description)[0]
     )
     assert overview_section.warnings({"models": {"base": {}}}, {"base": {}}, {"schemes": {}}) == []
+
+
+def test_who_took_which_part_and_when_is_read_from_the_receipts() -> None:
+    receipts = {
+        "base": {
+            "started_unix_s": 0,
+            "wall_s": 60,
+            "git_commit": "abcdef0123",
+            "inputs": {"snapshot": {"data/small/model.gguf": "x"}},
+            "facts": {"parameters": 5},
+            "recipe": {},
+        },
+        "generate_orca": {
+            "started_unix_s": 90_000,
+            "wall_s": 1,
+            "git_commit": "0123456789",
+            "facts": {"states": {"answered": 7, "refused": 1}, "sent": 2},
+            "recipe": {"teacher": {"model": "t"}},
+        },
+        "filter_orca": {
+            "started_unix_s": 90_001,
+            "wall_s": 1,
+            "facts": {"states": {"answered": 3}, "sent": 5},
+            "recipe": {"rater": {"model": "r"}},
+        },
+    }
+    assert overview_section.ran(receipts) == {
+        "days": ["1970-01-01", "1970-01-02"],
+        "commits": ["01234567", "abcdef01"],
+        "answers": 11,
+        "stored": 6,
+    }
+    assert overview_section.cast(receipts, "j") == {
+        "base": ["small/model.gguf"],
+        "parameters": 5,
+        "teacher": ["t"],
+        "rater": ["r"],
+        "judge": ["j"],
+    }
+
+
+def test_answers_that_end_at_their_limit_and_a_judge_that_disagrees_with_itself_are_said() -> None:
+    receipts = {
+        f"mtbench_answers_{model}": {
+            "facts": {"endings": {"eos": 80 - cut, "length": cut}},
+            "recipe": {"max_new_tokens": 48},
+        }
+        for model, cut in {"base": 7, "dpo": 2}.items()
+    }
+    assert overview_section.cut_off(receipts) == [
+        "9 of 160 chat answers end at the limit of 48 tokens (base 7, dpo 2)."
+    ]
+    receipts["mtbench_answers_base"]["facts"]["endings"] = {"eos": 80}
+    assert overview_section.cut_off(receipts) == []
+    chat = {"models": {}, "same_prompts": {"shared": 41, "rated_differently": 6}}
+    (said,) = overview_section.warnings(chat, {}, {"schemes": {}})
+    assert said.startswith("The judge rated 6 of 41 prompts differently")
