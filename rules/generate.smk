@@ -56,8 +56,7 @@ rule generate_lamini:
             --seeds {input.seeds:q} --topics {input.topics:q} \
             --prompts {input.prompts:q} \
             --store {params.store:q} --facts {input.facts:q} --concurrency {resources.concurrency} \
-            --rows {output.rows:q} --counts {output.counts:q} \
-            --dropped {output.dropped:q} \
+            --rows {output.rows:q} --counts {output.counts:q} --dropped {output.dropped:q} \
             --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
         """
 
@@ -101,8 +100,7 @@ rule generate_evol:
         python {input.script:q} {params.share} \
             --seeds {input.seeds:q} --tokenizer {input.tokenizer:q} --prompts {input.prompts:q} \
             --store {params.store:q} --facts {input.facts:q} --concurrency {resources.concurrency} \
-            --rows {output.rows:q} --counts {output.counts:q} \
-            --dropped {output.dropped:q} \
+            --rows {output.rows:q} --counts {output.counts:q} --dropped {output.dropped:q} \
             --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
         """
 
@@ -182,8 +180,7 @@ rule generate_orca:
         python {input.script:q} {params.share} --concurrency {resources.concurrency} \
             --flan {input.flan:q} --streamed {input.streamed:q} --tokenizer {input.tokenizer:q} \
             --prompts {input.prompts:q} --store {params.store:q} --facts {input.facts:q} \
-            --rows {output.rows:q} --counts {output.counts:q} \
-            --dropped {output.dropped:q} \
+            --rows {output.rows:q} --counts {output.counts:q} --dropped {output.dropped:q} \
             --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
         """
 

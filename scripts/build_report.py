@@ -47,8 +47,8 @@ SCALES = {
         "A rehearsal",
         (
             "A miniature of the whole recipe on an invented world, with a tiny model and a"
-            " simulator in place of the teacher, the filter and the judge. No number on this page"
-            " is one of the paper."
+            " simulator in place of the teacher, the filter and the judge. No measured number on"
+            " this page is one of the paper."
         ),
     ),
     "rehearsal-upstream": (

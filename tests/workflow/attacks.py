@@ -113,11 +113,13 @@ def append(name: str, text: str = "\n# one more line\n") -> Callable[[Path], Non
 
 
 def flip(name: str, keep_mtime: bool = True) -> Callable[[Path], None]:
-    """Change one bit in the middle of a file, in place, and set its date back."""
+    """Change one bit in the middle of a file, in place, and set its date back; an empty file gets
+    an empty line.
+    """
 
     def change(folder: Path) -> None:
         facts = (folder / name).stat()
-        content = bytearray((folder / name).read_bytes())
+        content = bytearray((folder / name).read_bytes() or b"\v")
         content[len(content) // 2] ^= 1
         with open(folder / name, "r+b") as stream:
             stream.write(content)
@@ -292,7 +294,7 @@ ATTACKS = [
     *(Attack(f"config {key}", stages, leaf(key, value), CONFIG) for key, value, stages in LEAVES),
     Attack(
         "two values of sft swapped",
-        "sft_*",
+        "sft_* report",
         edit(CONFIG, "sft: {epochs: 1, eval_steps: 2}", "sft: {epochs: 2, eval_steps: 1}"),
         CONFIG,
     ),
