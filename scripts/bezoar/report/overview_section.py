@@ -57,8 +57,7 @@ def ran(receipts: dict[str, dict[str, Any]]) -> dict[str, Any]:
     and how many answers of language models they found stored, of how many.
     """
     found = receipts.values()
-    times = [t for r in found for t in (r["started_unix_s"], r["started_unix_s"] + r["wall_s"])]
-    days = sorted({f"{datetime.fromtimestamp(t, UTC):%Y-%m-%d}" for t in (min(times), max(times))})
+    days = sorted({f"{datetime.fromtimestamp(t, UTC):%Y-%m-%d}" for t in span(receipts)})
     asked = [r["facts"] for r in found if "sent" in r["facts"] and "states" in r["facts"]]
     rows = [sum(facts["states"].values()) for facts in asked]
     return {
@@ -90,11 +89,11 @@ def cast(receipts: dict[str, dict[str, Any]], judge: str) -> dict[str, Any]:
     }
 
 
-def elapsed(receipts: dict[str, dict[str, Any]]) -> float:
-    """Return the seconds from the beginning of the first stage to the end of the last."""
+def span(receipts: dict[str, dict[str, Any]]) -> tuple[float, float]:
+    """Return when the first stage began and the last ended, in seconds of Unix time."""
     begun = [receipt["started_unix_s"] for receipt in receipts.values()]
     ended = [r["started_unix_s"] + r["wall_s"] for r in receipts.values()]
-    return max(ended) - min(begun)
+    return min(begun), max(ended)
 
 
 def numbered(claims: list[dict[str, Any]]) -> list[tuple[str, list[int]]]:
@@ -178,6 +177,7 @@ def section(
 ) -> str:
     """Return the section as HTML."""
     found = list(receipts.values())
+    begun, ended = span(receipts)
     models = list(chat["models"])
     panels = {
         HARNESS: [lm_eval["mean_of_tasks"].get(model) for model in models],
@@ -189,14 +189,12 @@ def section(
         figures=[plots.intervals(models, values, label) for label, values in panels.items()],
         sentences=[sentence("Harness", harness), sentence("Chat", rated)],
         best=[
-            best(label, dict(zip(models, values, strict=True)), digits)
-            for (label, values), digits in zip(
-                {"Harness": panels[HARNESS], "Chat": panels[CHAT]}.items(), (3, 2), strict=True
-            )
+            best("Harness", dict(zip(models, panels[HARNESS], strict=True)), 3),
+            best("Chat", dict(zip(models, panels[CHAT], strict=True)), 2),
         ],
         verdicts=numbered(claims["claims"]),
         longest=longest(receipts),
-        elapsed_hours=elapsed(receipts) / 3600,
+        elapsed_hours=(ended - begun) / 3600,
         stages=len(found),
         machines=sorted({machine(receipt["hardware"]) for receipt in found}),
         hours=sum(receipt["wall_s"] for receipt in found) / 3600,

@@ -219,33 +219,33 @@ def changed_items(samples: Iterable[Path], items: Parts, metrics: dict[str, str]
     """Return the harness's items that some models have right and others wrong; `metrics` is task ->
     the metric of its table.
     """
-    found: dict[tuple[str, int], dict[str, float]] = {}
-    choices: dict[tuple[str, int], dict[str, str]] = {}
+    found: dict[tuple[str, int], dict[str, dict[str, Any]]] = {}
     names = []
     for path in samples:
         name = path.name.removesuffix(".samples.jsonl")
         names.append(name)
         for row in read_jsonl(path):
             if metrics.get(row["task"]) in row:
-                key, metric = (row["task"], row["doc_id"]), metrics[row["task"]]
-                found.setdefault(key, {})[name] = row[metric]
-                choices.setdefault(key, {})[name] = chosen(items.get(key, []), row, metric)
+                found.setdefault((row["task"], row["doc_id"]), {})[name] = row
     rows = []
-    for key, scores in sorted(found.items()):
-        task, item = key
+    for (task, item), by_model in sorted(found.items()):
+        parts = items.get((task, item), [])
+        scores = {name: row[metrics[task]] for name, row in by_model.items()}
         if len(set(scores.values())) > 1:
             best = max(scores.values())
             pattern = ", ".join(name for name, score in scores.items() if score == best)
             said = {0.0: "wrong", 1.0: "right"}
-            told = [
-                (name, ": ".join(filter(None, [said.get(score, facet(score)), choices[key][name]])))
-                for name, score in scores.items()
-            ]
+            told = []
+            for name, score in scores.items():
+                choice = chosen(parts, by_model[name], metrics[task])
+                told.append(
+                    (name, ": ".join(filter(None, [said.get(score, facet(score)), choice])))
+                )
             rows.append(
                 {
                     "id": f"{task}-{item}",
                     "facets": [task, pattern],
-                    "texts": [*question(items.get(key, [])), *told],
+                    "texts": [*question(parts), *told],
                     "scores": [scores.get(name) for name in names],
                 }
             )

@@ -99,8 +99,7 @@ def with_reasons(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     reasons = {(row["file"], row["key"]): row["reason"] for row in rows}
 
     def reason(row: dict[str, Any]) -> str:
-        key = row["key"]
-        while key := key.rpartition(".")[0]:
+        for key in outers(row["key"])[1:]:
             if reasons.get((row["file"], key)):
                 return f"{NO_REASON}; see `{key}`"
         return NO_REASON
@@ -140,20 +139,20 @@ def ours(paths: list[Path]) -> list[dict[str, Any]]:
     said: dict[str, Any] = {}  # so far
     by: dict[str, str] = {}  # which file says it
     before: dict[str, str] = {}  # what it replaces
-    for path in paths:
-        for key, value in sorted(leaves(yaml.safe_load(read_text(path)) or {}).items()):
-            if key in said and said[key] == value:
-                continue
-            if key in said:
-                names = ((by[key], outer) for outer in outers(key))
-                tag = next((f" [{tags[name]}]" for name in names if name in tags), "")
-                before[key] = in_a_line({key: said[key]}, key) + tag
-            said[key], by[key] = value, path.name
 
     def row_of(key: str) -> tuple[str, str] | None:
         """Return the row that a value belongs to: the innermost tagged key around it."""
         return next((name for k in outers(key) if (name := (by[key], k)) in tags), None)
 
+    for path in paths:
+        for key, value in sorted(leaves(yaml.safe_load(read_text(path)) or {}).items()):
+            if key in said and said[key] == value:
+                continue
+            if key in said:
+                place = row_of(key)
+                tag = f" [{tags[place]}]" if place else ""
+                before[key] = in_a_line({key: said[key]}, key) + tag
+            said[key], by[key] = value, path.name
     parts: dict[tuple[str, str], list[str]] = {}
     for key in said:
         place = row_of(key)

@@ -203,7 +203,8 @@ def test_an_environment_is_made_once_and_again_for_other_locks_pythons_and_place
     assert not made()
 
 
-def test_what_was_left_by_a_killed_install_is_made_from_scratch(machine: Machine) -> None:
+def half_way(machine: Machine) -> subprocess.Popen[bytes]:
+    """A slow install that has come to the main lock."""
     process = subprocess.Popen(
         ["sh", "scripts/commands/make_environment.sh", ".venv", "cpu"],
         cwd=machine.project,
@@ -215,6 +216,11 @@ def test_what_was_left_by_a_killed_install_is_made_from_scratch(machine: Machine
     while not (machine.asked.exists() and "main.lock" in machine.asked.read_text()):
         assert process.poll() is None
         time.sleep(0.02)
+    return process
+
+
+def test_what_was_left_by_a_killed_install_is_made_from_scratch(machine: Machine) -> None:
+    process = half_way(machine)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait(5)
     half = machine.project / ".venv"
@@ -233,17 +239,7 @@ def test_an_environment_of_somebody_elses_is_kept(machine: Machine) -> None:
 
 
 def test_an_interrupted_install_leaves_nothing(machine: Machine) -> None:
-    process = subprocess.Popen(
-        ["sh", "scripts/commands/make_environment.sh", ".venv", "cpu"],
-        cwd=machine.project,
-        env=machine.variables(SLOW="yes"),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    while not (machine.asked.exists() and "main.lock" in machine.asked.read_text()):
-        assert process.poll() is None
-        time.sleep(0.02)
+    process = half_way(machine)
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(5) == 130
     assert not (machine.project / ".venv").exists()
