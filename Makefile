@@ -17,13 +17,14 @@ RUN := env -u PYTHONHOME -u PYTHONSTARTUP -u PYTHONOPTIMIZE -u PYTHONSAFEPATH -u
 CORES = $(or $(JOBS),$(shell nproc 2>/dev/null || sysctl -n hw.ncpu))
 WORKFLOW = $(RUN) python scripts/commands/run_workflow.py --profile $(or $(PROFILE),profiles/default) --cores $(CORES)$(if $(VERBOSE), --verbose)
 REHEARSAL = $(or $(CONFIG),config/rehearsal.yaml)
+DRESS = $(or $(CONFIG),config/rehearsal.yaml config/dress-rehearsal.yaml)
 TRIAL = $(or $(CONFIG),config/trial.yaml)
 PAPER = $(or $(CONFIG),config/paper.yaml)
 RESULTS = $(RUN) python -c "from bezoar.workflow.configuration import resolved; print(resolved('$(REHEARSAL)'.split())['pathvars']['results'])"
 WHERE = $(RUN) python -c "from bezoar.workflow.configuration import resolved; print('report:', resolved('$1'.split())['pathvars']['results'] + '/report/index.html')"
 PYTHON_FILES := scripts tests
 
-.PHONY: help rehearsal trial reproduce evaluate doctor report learning plan cancel-batches export-answers import-answers test fuzz bench check fix lock clean environment development stale audit compare archive crate release evidence
+.PHONY: help rehearsal dress-rehearsal trial reproduce evaluate doctor report learning plan cancel-batches export-answers import-answers test fuzz bench check fix lock clean environment development stale audit compare archive crate release evidence
 
 help: ## print this
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -39,6 +40,11 @@ rehearsal: environment ## the whole recipe in miniature, on a CPU
 	@$(RUN) python scripts/commands/doctor.py --short --cores $(CORES) --config $(REHEARSAL)
 	@$(WORKFLOW) --config $(REHEARSAL)
 	@$(call WHERE,$(REHEARSAL))
+
+dress-rehearsal: environment ## every stage once at the paper's shape, on random weights: what fits, and how long it takes
+	@$(RUN) python scripts/commands/doctor.py --short --cores $(CORES) --config $(DRESS)
+	@$(WORKFLOW) --config $(DRESS)
+	@$(RUN) python scripts/commands/plan_requests.py --config $(DRESS)
 
 trial: environment .venv-llama-cpp ## the whole recipe on a small real model and real data, on a CPU
 	@$(RUN) python scripts/commands/doctor.py --short --cores $(CORES) --config $(TRIAL)

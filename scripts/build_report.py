@@ -59,6 +59,14 @@ SCALES = {
             " page is one of the paper."
         ),
     ),
+    "dress-rehearsal": (
+        "A dress rehearsal",
+        (
+            "Random weights in the shape of the paper's base, a handful of rows and steps, and a"
+            " simulator in place of teacher, filter and judge: it shows what fits and how long it"
+            " takes. No number on this page says anything about quality."
+        ),
+    ),
     "trial": (
         "A trial",
         (

@@ -1,5 +1,5 @@
 """Pretrain the rehearsal's base: a SentencePiece tokenizer and a small Llama, from the world's
-text.
+text; or, in no steps, make a base of any size with random weights.
 
 Usage: pretrain_base.py --corpus results/rehearsal/world/corpus.jsonl \\
            --recipe '{"hidden_size": 192, …}' --code … \\
@@ -33,6 +33,8 @@ class Recipe(TypedDict):
     """The settings of the stage, with their units."""
 
     vocabulary_size: int
+    embedding_rows: int | None  # None: as many as pieces
+    tie_word_embeddings: bool
     hidden_size: int  # a multiple of 64, for 4-bit kernels
     layers: int
     heads: int
@@ -40,7 +42,7 @@ class Recipe(TypedDict):
     context: int  # tokens
     window: int  # tokens
     batch_size: int  # windows
-    steps: int
+    steps: int  # 0 leaves the weights as they were drawn
     learning_rate: float  # peak
     warmup_steps: int
     weight_decay: float
@@ -214,30 +216,39 @@ def usable(checkpoint: Path, begun_with: dict[str, Any]) -> dict[str, Any] | Non
 
 
 def build(recipe: Recipe, pad_token_id: int) -> Any:
-    """Return a Llama of the recipe's shape with tied embeddings, initialised from the seed."""
+    """Return a Llama of the recipe's shape, initialised from the seed; in 16 bits if it is not to be
+    trained, so that a model of billions of parameters takes no more memory than its file.
+    """
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import AutoModelForCausalLM, LlamaConfig
 
     for key in ("hidden_size", "mlp_size"):
         if recipe[key] % 64:
             raise UserError(
                 f"pretrain: {key} is {recipe[key]}, expected a multiple of 64 (4-bit blocks)"
             )
+    rows = recipe["embedding_rows"] or recipe["vocabulary_size"]
+    if rows < recipe["vocabulary_size"]:
+        raise UserError(
+            f"pretrain: embedding_rows is {rows}, expected at least vocabulary_size"
+            f" ({recipe['vocabulary_size']}), or null"
+        )
     torch.manual_seed(recipe["seed"])
-    return LlamaForCausalLM(
+    return AutoModelForCausalLM.from_config(
         LlamaConfig(
-            vocab_size=recipe["vocabulary_size"],
+            vocab_size=rows,
             hidden_size=recipe["hidden_size"],
             intermediate_size=recipe["mlp_size"],
             num_hidden_layers=recipe["layers"],
             num_attention_heads=recipe["heads"],
             max_position_embeddings=recipe["context"],
-            tie_word_embeddings=True,
+            tie_word_embeddings=recipe["tie_word_embeddings"],
             bos_token_id=1,
             eos_token_id=2,
             pad_token_id=pad_token_id,
-            attn_implementation="sdpa",
-        )
+        ),
+        attn_implementation="sdpa",
+        dtype=torch.float32 if recipe["steps"] else torch.bfloat16,
     )
 
 
@@ -282,15 +293,16 @@ def main(argv: list[str] | None = None) -> None:
                 data = windows(texts, tokenizer, args.recipe["window"])
             model = build(args.recipe, tokenizer.pad_token_id)
             rows = pretrain(data, model, args.recipe, args.checkpoint, begun_with(receipt))
-            model.to(torch.bfloat16).save_pretrained(fresh)
+            model.to(torch.bfloat16).save_pretrained(fresh, max_shard_size="1TB")
         write_jsonl(args.metrics, rows)
         args.checkpoint.unlink(missing_ok=True)
         receipt.facts |= {
             "compute_dtype": precision.name(precision.compute_dtype()),
             "parameters": model.num_parameters(),
             "tokens": data.numel(),
-            "final_loss": rows[-1]["loss"],
         }
+        if rows:
+            receipt.facts["final_loss"] = rows[-1]["loss"]
 
 
 if __name__ == "__main__":

@@ -47,6 +47,7 @@ from bezoar.llm.language_model import Answer
 from bezoar.llm.protocol import seed_of
 from bezoar.llm.settings import Messages, ModelSpec, Request, request_of
 from bezoar.llm.stored_model import checked, final, keys_of
+from bezoar.provenance.audit import read_receipts
 from bezoar.readers import read_json, read_jsonl, read_lines, read_yaml, read_yaml_entries
 from bezoar.rehearsal.simulator import Simulator
 from bezoar.rehearsal.world import World
@@ -551,7 +552,8 @@ def main(argv: list[str] | None = None) -> None:
         plan.whole()
     print("\n".join(table(plan, "batch" if args.batch or own("MODE") == "batch" else "online")))
     if not args.model:
-        print("", *resources.table(plan.layout), sep="\n")
+        receipts = read_receipts(Path(plan.layout.results))[0].values()
+        print("", *resources.table(plan.layout, resources.used(receipts)), sep="\n")
 
 
 if __name__ == "__main__":

@@ -46,6 +46,8 @@ THREADS = {
 }  # threads that spin while they wait would count as work, and slow down everything else
 PRETRAIN = {
     "vocabulary_size": 1536,
+    "embedding_rows": None,
+    "tie_word_embeddings": True,
     "hidden_size": 256,
     "layers": 4,
     "heads": 4,

@@ -91,10 +91,9 @@ def build(shape: dict[str, int], directory: Path, texts: list[str]) -> None:
 
     directory.mkdir()
     (directory / "tokenizer.model").write_bytes(pretrain_base.train_tokenizer(texts, 1536))
+    drawn = {"embedding_rows": None, "tie_word_embeddings": True, "steps": 0, "seed": 0}
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-        torch.set_default_dtype(torch.bfloat16)
-        model = pretrain_base.build(shape | {"context": 2048, "seed": 0}, pad_token_id=3)
-    torch.set_default_dtype(torch.float32)
+        model = pretrain_base.build({**shape, **drawn, "context": 2048}, pad_token_id=3)
     model.save_pretrained(directory)
 
 

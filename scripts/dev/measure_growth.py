@@ -59,7 +59,8 @@ def table_of(results: Path, config: list[str]) -> Iterator[str]:
         raise UserError(f"--run {results}: expected its configuration files behind the directory")
     layout = Layout(resolved(config))
     needs = resources.Needs(layout)
-    receipts = list(finished(results).values())
+    receipts = finished(results).values()
+    took = resources.used(receipts)
     commits = {receipt["git_commit"] or "?" for receipt in receipts}
     yield (
         f"### {layout.config['scale']}: {needs.size / 1e6:.0f} million parameters (commit"
@@ -68,12 +69,10 @@ def table_of(results: Path, config: list[str]) -> Iterator[str]:
     yield "| rule | jobs | seconds / at most | MB / asked for |\n|---|---|---|---|"
     counts = resources.jobs(layout)
     for rule, need in needs.by_rule.items():
-        if found := [receipt for receipt in receipts if receipt["stage"] == rule]:
-            seconds = max(receipt["wall_s"] for receipt in found)
-            peak = max(receipt["peak_memory_bytes"] for receipt in found) / 1e6
+        if found := took.get(rule):
             yield (
-                f"| {rule} | {counts[rule]} | {seconds:.0f} / {need.seconds:.0f} | {peak:,.0f} /"
-                f" {need.mem_mb:,} |"
+                f"| {rule} | {counts[rule]} | {found.seconds:.0f} / {need.seconds:.0f} |"
+                f" {found.mem_mb:,.0f} / {need.mem_mb:,} |"
             )
     yield ""
 

@@ -2,6 +2,8 @@
 
 PRETRAIN = {
     "vocabulary_size": 400,
+    "embedding_rows": None,
+    "tie_word_embeddings": True,
     "hidden_size": 64,
     "layers": 2,
     "heads": 2,

@@ -45,6 +45,7 @@ SECOND_RATER = {
 CONFIGURATIONS: dict[str, tuple[list[str], dict[str, object]]] = {
     "rehearsal": (["config/rehearsal.yaml"], {}),
     "rehearsal, upstream files": (["config/rehearsal.yaml", "config/rehearsal-upstream.yaml"], {}),
+    "dress rehearsal": (["config/rehearsal.yaml", "config/dress-rehearsal.yaml"], {}),
     "paper": (["config/paper.yaml"], {}),
     "paper, merged schemes": (["config/paper.yaml"], {"sft": {"chaining": "merge"}}),
     "paper, one scheme": (["config/paper.yaml"], {"sft": {"order": ["orca"]}}),

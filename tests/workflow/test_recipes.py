@@ -13,6 +13,7 @@ from bezoar import recipe
 CONFIGURATIONS = {
     "paper": ["config/paper.yaml"],
     "rehearsal": CONFIG,
+    "dress rehearsal": [*CONFIG[:1], "config/dress-rehearsal.yaml"],
     "released": ["config/released.yaml"],
     "decontaminated": ["config/decontaminated.yaml"],
     "second judge": ["config/second-judge.yaml"],

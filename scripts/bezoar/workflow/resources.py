@@ -18,9 +18,10 @@ Where the numbers come from:
 
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from bezoar.errors import UserError
@@ -133,7 +134,8 @@ def parameters(layout: Layout) -> int:
     if made:
         hidden, mlp = made["hidden_size"], made["mlp_size"]
         layer = 4 * hidden**2 + 3 * hidden * mlp
-        return int(2 * made["vocabulary_size"] * hidden + made["layers"] * layer)
+        rows = made["embedding_rows"] or made["vocabulary_size"]
+        return int(2 * rows * hidden + made["layers"] * layer)
     name = layout.config["sources"]["base_model"]
     entry = layout.registry.get(name, {})
     if "parameters" in entry:
@@ -423,18 +425,44 @@ def jobs(layout: Layout) -> dict[str, int]:
     return counts | dict.fromkeys(("lm_eval", "mtbench_answers"), len(layout.evaluated))
 
 
-def table(layout: Layout) -> list[str]:
-    """Return the lines of `make plan` about computing: each rule's jobs, memory, time."""
+@dataclass(frozen=True)
+class Used:
+    """What the largest job of a rule took: seconds, and host memory in MB at its peak."""
+
+    seconds: float
+    mem_mb: float
+
+
+def used(receipts: Iterable[dict[str, Any]]) -> dict[str, Used]:
+    """Return rule -> what its largest job took, from the receipts of a run."""
+    found: dict[str, Used] = {}
+    for receipt in receipts:
+        before = found.get(receipt["stage"], Used(0.0, 0.0))
+        found[receipt["stage"]] = Used(
+            max(before.seconds, receipt["wall_s"]),
+            max(before.mem_mb, receipt["peak_memory_bytes"] / 1e6),
+        )
+    return found
+
+
+def table(layout: Layout, measured: Mapping[str, Used] = MappingProxyType({})) -> list[str]:
+    """Return the lines of `make plan` about computing: each rule's jobs, memory, time; and what
+    they took where that was `measured`.
+    """
     heads = f"{'computing':<20}{'jobs':>5}{'memory':>10}{'GPUs':>6}{'of each':>10}"
-    lines = [f"{heads}{'at most':>10}{'limit':>9}"]
+    heads += f"{'at most':>10}{'limit':>9}"
+    lines = [heads + f"{'took':>12}{'peak':>10}" if measured else heads]
     counts, hours = jobs(layout), 0.0
     for rule, need in Needs(layout).by_rule.items():
         hours += counts[rule] * need.gpus * need.seconds / 3600
         gpu = f"{need.gpu_mb / 1024:.1f} GiB" if need.gpu_mb else "-"
-        lines.append(
+        line = (
             f"{rule:<20}{counts[rule]:>5}{need.mem_mb:>7,} MB{need.gpus or '-':>6}{gpu:>10}"
             f"{clock(need.seconds):>10}{need.minutes:>5} min"
         )
+        if took := measured.get(rule):
+            line += f"{clock(took.seconds):>12}{took.mem_mb:>7,.0f} MB"
+        lines.append(line)
     if hours:
         lines.append(
             f"{hours:.0f} GPU-hours at most, of a GPU with {GPU_FLOPS / 1e12:.0f} TFLOP/s sustained"

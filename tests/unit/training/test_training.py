@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tiny import PRETRAIN
 from trained import SFT, TEMPLATE, sft_command
 
@@ -77,6 +77,28 @@ def test_pretraining_is_bit_identical_and_resumes_to_the_same_bytes(place: Path)
         place / "base" / "model.safetensors"
     )
     assert not (place / "ckpt2").exists()
+
+
+def test_in_no_steps_a_base_of_any_shape_keeps_random_weights(place: Path, tmp_path: Path) -> None:
+    def made(name: str, **settings: object) -> Path:
+        recipe = json.dumps({**PRETRAIN, "steps": 0, **settings})
+        paths = {"base": name, "checkpoint": "c", "metrics": "m.jsonl", "receipt": f"{name}.json"}
+        options = [part for key in paths for part in (f"--{key}", str(tmp_path / paths[key]))]
+        corpus = ["--corpus", str(place / "corpus.jsonl")]
+        pretrain_base.main([*corpus, *options, "--recipe", recipe, "--code", "x"])
+        return tmp_path / name
+
+    rows = PRETRAIN["vocabulary_size"] + 100
+    weights = load_file(made("wide", embedding_rows=rows, tie_word_embeddings=False) / "model.safetensors")
+    assert {tensor.dtype for tensor in weights.values()} == {torch.bfloat16}
+    shape = (rows, PRETRAIN["hidden_size"])
+    assert weights["model.embed_tokens.weight"].shape == weights["lm_head.weight"].shape == shape
+    assert weights["lm_head.weight"].float().std() == pytest.approx(0.02, rel=0.1)
+    assert "lm_head.weight" not in load_file(made("tied") / "model.safetensors")
+    assert (tmp_path / "m.jsonl").read_text() == ""
+    with pytest.raises(UserError, match="embedding_rows is 10, expected at least vocabulary_size"):
+        made("narrow", embedding_rows=10)
+    assert not (tmp_path / "narrow").exists()
 
 
 def test_the_slow_tokenizer_adds_bos_only_keeps_newlines_and_pads_with_its_own_piece(

@@ -56,6 +56,23 @@ def test_two_million_parameters_ask_for_megabytes_and_three_billion_for_gigabyte
     assert resources.most_gpu_mb(large.values()) < 16 * 1024
 
 
+def test_a_plan_says_what_the_largest_job_of_a_rule_took() -> None:
+    receipts = [
+        {"stage": "sft", "wall_s": 61.0, "peak_memory_bytes": 5e8},
+        {"stage": "sft", "wall_s": 7.0, "peak_memory_bytes": 8e8},
+        {"stage": "report", "wall_s": 1.0, "peak_memory_bytes": 1e8},
+    ]
+    lines = resources.table(layout(REHEARSAL), resources.used(receipts))
+    assert lines[0].split()[-2:] == ["took", "peak"]
+    assert [line.split()[-3:] for line in lines if line.startswith("sft")] == [["1:01", "800", "MB"]]
+    assert "took" not in resources.table(layout(REHEARSAL))[0]
+
+
+def test_a_dress_rehearsal_has_the_shape_of_the_papers_base() -> None:
+    dressed = layout([*REHEARSAL, "config/dress-rehearsal.yaml"])
+    assert resources.parameters(dressed) == pytest.approx(resources.PAPER_PARAMETERS, rel=1e-3)
+
+
 def test_a_model_twice_as_large_asks_for_more(monkeypatch: pytest.MonkeyPatch) -> None:
     once = needs(PAPER)
     monkeypatch.setattr(resources, "parameters", lambda layout: 2 * resources.PAPER_PARAMETERS)
@@ -137,7 +154,7 @@ def test_limits_that_are_none_are_refused(monkeypatch: pytest.MonkeyPatch, text:
 
 
 def test_parameters_come_from_the_shape_or_the_registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = {"vocabulary_size": 32_000, "hidden_size": 3_200, "layers": 26, "mlp_size": 8_640}
+    made = {"embedding_rows": 32_000, "hidden_size": 3_200, "layers": 26, "mlp_size": 8_640}
     shaped = layout(REHEARSAL, {"pretrain": made})
     assert resources.parameters(shaped) == pytest.approx(resources.PAPER_PARAMETERS, rel=1e-3)
     paper = layout(PAPER)
