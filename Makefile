@@ -102,7 +102,7 @@ forget: environment ## stored failures of KIND=refused, unparsable, truncated, p
 	@$(RUN) python scripts/commands/forget_failures.py --config $(REHEARSAL) --kind $(or $(KIND),none)
 
 test: development ## all tests
-	$(RUN) python -m pytest --numprocesses $(CORES) --maxprocesses 8 --dist loadfile
+	$(RUN) python -m pytest --numprocesses $(CORES) --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 fuzz: development ## N (2,000) damaged inputs for each reader, program and provider; reports how each ended
 	FUZZ_EXAMPLES=$(or $(N),2000) $(RUN) python -m pytest tests/unit/test_fuzz*.py -p no:cacheprovider

@@ -59,6 +59,11 @@ def the_environment_outlives_a_test() -> Iterator[None]:
         yield
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files with slow tests first, so that no worker is left alone with one at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 def not_tested(reasons: list[str]) -> list[str]:
     """Return a line for each reason to skip: how many tests, why, and what would change it."""
     lines = []

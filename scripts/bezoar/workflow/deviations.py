@@ -14,6 +14,7 @@ from bezoar.readers import read_text
 TAGS = ("paper", "code", "inferred", "ours")
 TAGGED = re.compile(rf"(?P<before>.*?)\[(?P<tag>{'|'.join(TAGS)})\]\s*(?P<reason>.*)$")
 NO_REASON = "no reason given"
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is ten times as fast
 NO_VALUES = ("pathvars", "scale")  # keys that say where results go, and what they are called
 
 
@@ -26,7 +27,7 @@ def comments(text: str) -> dict[int, tuple[int, str]]:
     """
     lines = text.splitlines()
     ends = [0] * (len(lines) + 1)
-    for token in yaml.scan(text, Loader=yaml.SafeLoader):
+    for token in yaml.scan(text, Loader=LOADER):
         start, end = token.start_mark, token.end_mark
         for line in range(start.line, min(end.line, len(lines))):
             ends[line] = len(lines[line])  # it continues on the next line
@@ -57,7 +58,7 @@ def written(text: str) -> dict[int, tuple[str, str]]:
     """
     lines = text.splitlines()
     found: dict[int, tuple[str, int, int]] = {}
-    for name, key, value in _entries(yaml.compose(text, Loader=yaml.SafeLoader)):
+    for name, key, value in _entries(yaml.compose(text, Loader=LOADER)):
         line = key.start_mark.line
         end = value.end_mark if value.end_mark.line == line else key.end_mark
         first, start, last = found.get(line, (name, key.start_mark.column, 0))
@@ -145,7 +146,7 @@ def ours(paths: list[Path]) -> list[dict[str, Any]]:
         return next((name for k in outers(key) if (name := (by[key], k)) in tags), None)
 
     for path in paths:
-        for key, value in sorted(leaves(yaml.safe_load(read_text(path)) or {}).items()):
+        for key, value in sorted(leaves(yaml.load(read_text(path), Loader=LOADER) or {}).items()):
             if key in said and said[key] == value:
                 continue
             if key in said:

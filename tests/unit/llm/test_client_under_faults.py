@@ -29,6 +29,7 @@ from bezoar.llm.settings import request_of
 from bezoar.rehearsal.fake_provider import PASSING, Faults
 
 ROWS = 5_000
+KILLS = int(os.environ.get("BEZOAR_KILLS", "8"))  # the more, the longer the test takes
 STATE_OF = {
     "empty": "unparsable",
     "refusal": "refused",
@@ -120,7 +121,7 @@ def content(path: Path) -> list[tuple[Any, ...]]:
 
 
 @pytest.mark.timeout(240)
-def test_twenty_kills_at_random_moments_leave_the_same_store_and_outputs(tmp_path: Path) -> None:
+def test_kills_at_random_moments_leave_the_same_store_and_outputs(tmp_path: Path) -> None:
     """Each run is killed after a random number of stored answers or a random time, so some die
     starting and some writing.
     """
@@ -128,16 +129,16 @@ def test_twenty_kills_at_random_moments_leave_the_same_store_and_outputs(tmp_pat
     with simulated(tmp_path, faults={"share": 0.1, "stall_s": 1.5, "turns": 1}) as server:
         environment = server.environment(tmp_path)
         kills = 0
-        for kill in range(20):
+        for kill in range(KILLS):
             child = start(tmp_path, environment, count)
-            stored, wanted = 0, kill * count // 24 + rng.randrange(1, 40)
+            stored, wanted = 0, kill * count // (KILLS + 4) + rng.randrange(1, 40)
             deadline = time.monotonic() + 20
             while stored < wanted and child.poll() is None and time.monotonic() < deadline:
                 time.sleep(rng.random() * 0.1)
                 stored = _stored(tmp_path / "s.sqlite")
             child.send_signal(signal.SIGKILL)
             kills += child.wait() == -signal.SIGKILL
-        assert kills == 20
+        assert kills == KILLS
         assert not (tmp_path / "rows.jsonl").exists()
         child = start(tmp_path, environment, count)
         assert child.wait() == 0, child.communicate()[0]

@@ -89,7 +89,9 @@ def test_in_no_steps_a_base_of_any_shape_keeps_random_weights(place: Path, tmp_p
         return tmp_path / name
 
     rows = PRETRAIN["vocabulary_size"] + 100
-    weights = load_file(made("wide", embedding_rows=rows, tie_word_embeddings=False) / "model.safetensors")
+    weights = load_file(
+        made("wide", embedding_rows=rows, tie_word_embeddings=False) / "model.safetensors"
+    )
     assert {tensor.dtype for tensor in weights.values()} == {torch.bfloat16}
     shape = (rows, PRETRAIN["hidden_size"])
     assert weights["model.embed_tokens.weight"].shape == weights["lm_head.weight"].shape == shape

@@ -64,7 +64,9 @@ def test_a_plan_says_what_the_largest_job_of_a_rule_took() -> None:
     ]
     lines = resources.table(layout(REHEARSAL), resources.used(receipts))
     assert lines[0].split()[-2:] == ["took", "peak"]
-    assert [line.split()[-3:] for line in lines if line.startswith("sft")] == [["1:01", "800", "MB"]]
+    assert [line.split()[-3:] for line in lines if line.startswith("sft")] == [
+        ["1:01", "800", "MB"]
+    ]
     assert "took" not in resources.table(layout(REHEARSAL))[0]
 
 
