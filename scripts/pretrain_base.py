@@ -216,8 +216,9 @@ def usable(checkpoint: Path, begun_with: dict[str, Any]) -> dict[str, Any] | Non
 
 
 def build(recipe: Recipe, pad_token_id: int) -> Any:
-    """Return a Llama of the recipe's shape, initialised from the seed; in 16 bits if it is not to be
-    trained, so that a model of billions of parameters takes no more memory than its file.
+    """Return a Llama of the recipe's shape, initialised from the seed.
+
+    One that is not to be trained is in 16 bits, and takes no more memory than its file.
     """
     import torch
     from transformers import AutoModelForCausalLM, LlamaConfig
