@@ -26,13 +26,15 @@ def generate(
     An answer ends at any token that the tokenizer or generation_config.json calls an end, and where
     the model's context does. Temperature 0 is greedy. Batches are left-padded and hold prompts of
     like length; sampling is seeded once per batch. `bos` is False for prompts whose template writes
-    BOS itself, if there is any. Raise `UserError` if a prompt fills the model's context.
+    BOS itself, if there is any. An embedding may have rows that the tokenizer has no piece for; such
+    a token is no text. Raise `UserError` if a prompt fills the model's context.
     """
     import torch
 
     encoded = [encode(tokenizer, prompt, bos) for prompt in prompts]
     limits = room(model, encoded, max_new_tokens)
     stops = sorted({tokenizer.eos_token_id} | ends(model))
+    last = max(tokenizer.get_vocab().values())
     results: list[tuple[str, str]] = [("", "length")] * len(prompts)
     sampling = (
         {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
@@ -61,8 +63,9 @@ def generate(
         for row, index in enumerate(chosen):
             new = out[row, width:].tolist()
             end = next((place for place, token in enumerate(new) if token in stops), None)
+            pieces = [token for token in new[:end] if token <= last]
             results[index] = (
-                tokenizer.decode(new[:end], skip_special_tokens=True),
+                tokenizer.decode(pieces, skip_special_tokens=True),
                 "length" if end is None else "eos",
             )
     return results

@@ -19,6 +19,7 @@ import pretrain_base
 import train_sft
 from bezoar import progress
 from bezoar.errors import UserError
+from bezoar.evaluation.generation import generate
 from bezoar.files import sha256_file
 from bezoar.readers import read_json, read_jsonl
 from bezoar.training import qlora, supervised_rows, trainer_setup
@@ -98,6 +99,10 @@ def test_in_no_steps_a_base_of_any_shape_keeps_random_weights(place: Path, tmp_p
     assert weights["lm_head.weight"].float().std() == pytest.approx(0.02, rel=0.1)
     assert "lm_head.weight" not in load_file(made("tied") / "model.safetensors")
     assert (tmp_path / "m.jsonl").read_text() == ""
+    wide = made("wide", embedding_rows=50 * rows)  # nearly every token drawn is none of the pieces
+    model, tokenizer = load_causal_lm(wide, torch.float32), load_tokenizer(wide)
+    found = generate(model, tokenizer, ["red"], 20, 1, temperature=1.0)
+    assert found == [(found[0][0], "length")] and len(found[0][0]) < 40
     with pytest.raises(UserError, match="embedding_rows is 10, expected at least vocabulary_size"):
         made("narrow", embedding_rows=10)
     assert not (tmp_path / "narrow").exists()
