@@ -207,7 +207,7 @@ class BatchRun:
         charged all the same.
         """
         try:
-            answer = read_text(result.text, request["api"])
+            answer = read_text(result.text, request["api"], request["stop"])
         except (Fault, Unreadable) as error:
             self.lost[key] = str(error)[:200]
             self.exchange.account.abandon(key)

@@ -158,7 +158,7 @@ class OnlineSender:
             )
             headers, server.heard = response.headers, True
             text = response.text
-            answer = read_text(text, request["api"])
+            answer = read_text(text, request["api"], request["stop"])
             used = sum(answer["usage"].values()) or tokens
             return text, answer
         except Unreadable as error:

@@ -8,12 +8,12 @@ other end, such as a tool call, is `unparsable`: not what was asked for.
 
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bezoar.llm.answer_store import key_of
 from bezoar.llm.faults import Fault, codes_of, error_of, message_of, whole_characters
-from bezoar.llm.reasoning import split_reasoning, without_turn_end
+from bezoar.llm.reasoning import cut_at, split_reasoning, without_turn_beginning, without_turn_end
 from bezoar.llm.settings import Request
 from bezoar.readers import parse_response
 
@@ -93,18 +93,19 @@ def seed_of(request: Request) -> int | None:
     return attempt if kind == "attempt" else None
 
 
-def read_text(text: str, api: str) -> dict[str, Any]:
+def read_text(text: str, api: str, stop: Sequence[str] = ()) -> dict[str, Any]:
     """Return the answer in a response's text; see `read`."""
     try:
         body = parse_response(text)
     except ValueError as error:
         raise Unreadable(f"not JSON: {error}; {text[:60]!r}") from None
-    return read(body, api)
+    return read(body, api, stop)
 
 
-def read(body: object, api: str) -> dict[str, Any]:
+def read(body: object, api: str, stop: Sequence[str] = ()) -> dict[str, Any]:
     """Return the answer in a response's JSON: state, text, usage, model and finish reason, and the
-    reasoning before it, if there was any.
+    reasoning before it, if there was any. What follows one of the request's `stop` texts is no part
+    of it, and an answer that is cut there has not run into a limit.
 
     Raises `Fault` for an error in place of an answer and for an answer that broke off, and
     `Unreadable` if the response is not of the protocol. Half a surrogate pair becomes U+FFFD. Usage
@@ -116,13 +117,18 @@ def read(body: object, api: str) -> dict[str, Any]:
         answer = read_message(body) if api == "messages" else read_choice(body)
     except (AttributeError, IndexError, KeyError, TypeError):
         raise Unreadable(f"not an answer of this protocol: {str(body)[:100]}") from None
-    reasoning, text, closed = split_reasoning(answer["text"])
+    turn = without_turn_beginning(answer["text"])
+    reasoning, whole, closed = split_reasoning(turn)
     reasons = [part.strip() for part in (answer.pop("reasoning"), reasoning) if part.strip()]
+    # the space between reasoning and an answer is no stop text
+    text, stopped = cut_at(whole if whole == turn else whole.lstrip(), stop)
     answer["text"] = whole_characters(without_turn_end(text)).strip()
     answer["model"] = whole_characters(answer["model"])
     answer["finish"] = whole_characters(answer["finish"])
     if reasons:
         answer["reasoning"] = whole_characters("\n\n".join(reasons))
+    if stopped and answer["state"] == "truncated":
+        answer["state"] = "answered"
     if not closed and answer["state"] == "answered":
         answer["state"] = "truncated"
     if answer["state"] == "answered" and not is_visible(answer["text"]):

@@ -326,6 +326,14 @@ def test_after_a_kill_only_the_missing_answers_are_asked_for(tmp_path: Path, pee
     assert len(peer.seen) - before <= 40  # at most about a second's answers were not yet stored
 
 
+def test_a_server_that_ignores_stop_texts_brings_the_same_answer(
+    tmp_path: Path, peer: Peer
+) -> None:
+    peer.script = lambda prompt, turn: {"text": "Yes.END and on", "finish": "length"}
+    answer = ask(tmp_path, ["a"], stop=["END"])[0]
+    assert (answer.state, answer.text) == ("answered", "Yes.")
+
+
 def test_half_a_character_does_not_end_the_stage(tmp_path: Path, peer: Peer) -> None:
     peer.script = lambda prompt, turn: {"text": "smile \ud83d\ude00 cut \ud83d"}
     first = ask(tmp_path, ["a"])

@@ -66,6 +66,34 @@ def test_only_known_good_ends_of_anthropics_are_answers(reason: str, state: str)
     assert read(claude(text_parts("Fine."), reason), "messages")["state"] == state
 
 
+@pytest.mark.parametrize(
+    ("text", "stop", "left"),
+    [
+        ("Yes.### User: and", ["### System", "### User"], "Yes."),
+        ("Yes.<|prompt|>", ["<|endoftext|>", "<|prompt|>"], "Yes."),
+        ("Yes.<|im_end|>\n<|im_start|>user", ["<|im_start|>"], "Yes."),
+        ("a END b STOP c", ["STOP", "END"], "a"),
+        ("<think>END?</think>\n\nYes.\n\nAnd", ["END", "\n\n"], "Yes."),
+        ("<|im_start|>assistant\nYes.<|im_start|>", ["<|im_start|>"], "Yes."),
+        ("Yes.", ["", "no"], "Yes."),
+    ],
+)
+def test_a_stop_text_ends_an_answer_whatever_the_server_does_with_it(
+    text: str, stop: list[str], left: str
+) -> None:
+    for body, api in ((chat(text), "chat"), (claude(text_parts(text)), "messages")):
+        answer = read_text(json.dumps(body), api, stop)
+        assert (answer["state"], answer["text"]) == ("answered", left)
+
+
+def test_an_answer_that_a_stop_text_ends_has_not_run_into_a_limit() -> None:
+    assert read(chat("Yes.END and on", "length"), "chat", ["END"])["state"] == "answered"
+    assert read(chat("Yes, and", "length"), "chat", ["END"])["state"] == "truncated"
+    assert read(chat("END", "length"), "chat", ["END"])["state"] == "unparsable"
+    assert read(chat("<think>END", "length"), "chat", ["END"])["state"] == "truncated"
+    assert read(chat("No.END", "content_filter"), "chat", ["END"])["state"] == "refused"
+
+
 @pytest.mark.parametrize("finish", ["error", "abort", "network_error", None, ""])
 def test_an_answer_that_was_broken_off_is_asked_again(finish: str | None) -> None:
     for body, api in ((chat(finish=finish), "chat"), (claude(text_parts("x"), finish), "messages")):
