@@ -159,7 +159,7 @@ class OnlineSender:
             headers, server.heard = response.headers, True
             text = response.text
             answer = read_text(text, request["api"], request["stop"])
-            used = sum(answer["usage"].values()) or tokens
+            used = sum(answer["usage"].values()) if len(answer["usage"]) == 2 else tokens
             return text, answer
         except Unreadable as error:
             raise Fault(str(error), headers=headers) from None

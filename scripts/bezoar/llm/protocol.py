@@ -109,7 +109,7 @@ def read(body: object, api: str, stop: Sequence[str] = ()) -> dict[str, Any]:
 
     Raises `Fault` for an error in place of an answer and for an answer that broke off, and
     `Unreadable` if the response is not of the protocol. Half a surrogate pair becomes U+FFFD. Usage
-    that is missing or no whole number is left out: unknown.
+    that is missing, no whole number or wrongly 0 is left out: unknown.
     """
     try:
         if isinstance(body, dict) and body.get("error") and not body.get("choices"):
@@ -149,7 +149,7 @@ def read_message(body: Any) -> dict[str, Any]:
         "state": "refused" if refused else _state(body["stop_reason"]),
         "text": text,
         "reasoning": reasoning,
-        "usage": _usage(body.get("usage"), "input_tokens", "output_tokens"),
+        "usage": _known(_usage_of_message(body.get("usage")), text or reasoning),
         "model": _text(body["model"]),
         "finish": _text(body["stop_reason"]),
     }
@@ -173,7 +173,7 @@ def read_choice(body: Any) -> dict[str, Any]:
         "state": "refused" if refused else state,
         "text": text,
         "reasoning": reasoning,
-        "usage": _usage(body.get("usage"), "prompt_tokens", "completion_tokens"),
+        "usage": _known(_usage_of_choice(body.get("usage")), text or reasoning),
         "model": _text(body["model"]),
         "finish": _text(reason),
     }
@@ -222,16 +222,44 @@ def _text(value: object) -> str:
     return value
 
 
-def _usage(usage: object, name_in: str, name_out: str) -> dict[str, int]:
-    """Return the tokens in and out that a response states, as far as it states whole numbers."""
-    found: dict[str, int] = {}
-    for ours, theirs in (("input", name_in), ("output", name_out)):
-        count = usage.get(theirs) if isinstance(usage, Mapping) else None
-        if isinstance(count, float) and count.is_integer():
-            count = int(count)
-        if isinstance(count, int) and not isinstance(count, bool) and 0 <= count < 10**9:
-            found[ours] = count
-    return found
+def _usage_of_message(usage: object) -> dict[str, int | None]:
+    """Return the tokens in and out that Anthropic's protocol states; what a cache took or gave is
+    not among its `input_tokens`.
+    """
+    tokens_in = _count(usage, "input_tokens")
+    if tokens_in is not None:
+        cached = ("cache_creation_input_tokens", "cache_read_input_tokens")
+        tokens_in += sum(_count(usage, name) or 0 for name in cached)
+    return {"input": tokens_in, "output": _count(usage, "output_tokens")}
+
+
+def _usage_of_choice(usage: object) -> dict[str, int | None]:
+    """Return the tokens in and out that OpenAI's protocol states; some servers leave reasoning out
+    of `completion_tokens`, and the total has it.
+    """
+    tokens_in, tokens_out = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
+    total = _count(usage, "total_tokens") or 0
+    if tokens_in and tokens_out is not None:
+        tokens_out = max(tokens_out, total - tokens_in)
+    return {"input": tokens_in, "output": tokens_out}
+
+
+def _known(usage: Mapping[str, int | None], text: str) -> dict[str, int]:
+    """Return what is known of a usage. No prompt takes 0 tokens, and no text does: a server that
+    says so does not count.
+    """
+    stated = {name: count for name, count in usage.items() if count is not None}
+    wrong = {"input"} | ({"output"} if text else set())
+    return {name: count for name, count in stated.items() if count or name not in wrong}
+
+
+def _count(usage: object, name: str) -> int | None:
+    """Return a whole number of tokens that a response states, or None."""
+    count = usage.get(name) if isinstance(usage, Mapping) else None
+    if isinstance(count, float) and count.is_integer():
+        count = int(count)
+    whole = isinstance(count, int) and not isinstance(count, bool) and 0 <= count < 10**9
+    return count if whole else None
 
 
 def _fault_of(body: Mapping[str, Any]) -> Fault:

@@ -166,6 +166,40 @@ def test_usage_that_is_no_number_is_unknown(usage: object, known: dict[str, int]
     assert (answer["state"], answer["usage"]) == ("answered", known)
 
 
+@pytest.mark.parametrize(
+    ("stated", "known"),
+    [
+        ((20, 10, 530), {"input": 20, "output": 510}),
+        ((20, 0, 530), {"input": 20, "output": 510}),
+        ((20, 10, 25), {"input": 20, "output": 10}),
+        ((20, 10, None), {"input": 20, "output": 10}),
+        ((0, 10, 10), {"output": 10}),
+        ((0, 0, 0), {}),
+        ((20, 0, 20), {"input": 20}),
+        ((None, 10, 530), {"output": 10}),
+    ],
+)
+def test_usage_that_is_stated_too_low_is_mended_from_the_total_or_unknown(
+    stated: tuple[int | None, ...], known: dict[str, int]
+) -> None:
+    usage = dict(zip(USAGE, stated, strict=True))
+    assert read({**chat(), "usage": usage}, "chat")["usage"] == known
+
+
+def test_no_tokens_for_no_text_are_known() -> None:
+    usage = {"prompt_tokens": 20, "completion_tokens": 0}
+    assert read({**chat(""), "usage": usage}, "chat")["usage"] == {"input": 20, "output": 0}
+    assert read({**chat("", reasoning="Hm."), "usage": usage}, "chat")["usage"] == {"input": 20}
+
+
+def test_tokens_of_a_cache_are_tokens_of_the_prompt() -> None:
+    cached = {"cache_creation_input_tokens": 300, "cache_read_input_tokens": 4000}
+    body = {**claude(text_parts("x")), "usage": {"input_tokens": 20, "output_tokens": 7, **cached}}
+    assert read(body, "messages")["usage"] == {"input": 4320, "output": 7}
+    body["usage"] = {"input_tokens": 0, "output_tokens": 0, "cache_read_input_tokens": None}
+    assert read(body, "messages")["usage"] == {}
+
+
 WRONG: list[object] = [
     {**chat(), "choices": []},
     {**chat(), "choices": None},

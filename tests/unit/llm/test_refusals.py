@@ -381,10 +381,12 @@ def test_usage_that_is_unknown_is_charged_at_its_bound(
         (None, 33, 9),
         ({"prompt_tokens": 5, "completion_tokens": None}, 5, 9),
         ({"prompt_tokens": 5, "completion_tokens": 2}, 5, 2),
+        ({"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}, 33, 9),
+        ({"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 13}, 5, 8),
     ):
         body = {"model": "m", "choices": [choice], "usage": usage}
         peer.script = lambda prompt, turn, body=body: error(200, body)  # type: ignore[misc]
-        folder = tmp_path / str(tokens_in + tokens_out)
+        folder = tmp_path / str(usage)
         with LLMClient.of(SETTINGS, folder / "s.sqlite", 1, None, "online") as client:
             client.ask([[{"role": "user", "content": "a"}]], ["a"])
         assert client.usd == pytest.approx((tokens_in * 1000 + tokens_out * 2000) / 1e6)
