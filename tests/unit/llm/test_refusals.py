@@ -146,6 +146,31 @@ def test_a_row_that_a_proxy_finds_too_large_is_a_row(tmp_path: Path, peer: Peer)
     assert stored(tmp_path) == {"a": "provider_error"}
 
 
+FIREWALL = error(
+    403, "<!DOCTYPE html>\n<html><title>Attention Required! | Cloudflare</title></html>"
+)
+
+
+@pytest.mark.parametrize("place", [0, 4, 9])
+def test_a_row_that_a_firewall_dislikes_is_a_row(tmp_path: Path, peer: Peer, place: int) -> None:
+    peer.script = lambda prompt, turn: FIREWALL if prompt == str(place) else FINE
+    answers = ask(tmp_path, numbers(10))
+    assert [answer.state == "answered" for answer in answers] == [i != place for i in range(10)]
+    assert answers[place].error == "403 Attention Required! | Cloudflare"
+    assert (peer.turns[str(place)], stored(tmp_path)[str(place)]) == (1, "provider_error")
+
+
+@pytest.mark.parametrize("answered", [0, 5])
+def test_a_firewall_that_refuses_everything_is_one_line(
+    tmp_path: Path, peer: Peer, answered: int
+) -> None:
+    peer.script = lambda prompt, turn: FINE if len(peer.seen) <= answered else FIREWALL
+    with pytest.raises(UserError, match=r"403 Attention Required.*no request.*PEER_KEY") as raised:
+        ask(tmp_path, numbers(200), concurrency=1)
+    assert "\n" not in str(raised.value) and len(peer.seen) <= answered + 16 + 1
+    assert stored(tmp_path) == dict.fromkeys(numbers(answered), "answered")
+
+
 def test_many_long_rows_in_a_row_are_still_rows(tmp_path: Path, peer: Peer) -> None:
     peer.script = lambda prompt, turn: LONG if 0 < int(prompt) < 50 else FINE
     states = [answer.state for answer in ask(tmp_path, numbers(60))]
