@@ -139,6 +139,11 @@ class Fault(Exception):
             return Blame.PASSING
         return Blame.REQUEST
 
+    @property
+    def may_be_charged(self) -> bool:
+        """Whether the call may have cost what an answer does, though none came."""
+        return self.status is None and self.sent and self.blame is Blame.PASSING
+
 
 def error_of(body: object) -> object:
     """Return the part of an error response that describes the error, whatever its form: Gemini

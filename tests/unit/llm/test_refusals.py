@@ -4,6 +4,7 @@ stored and what ends a stage.
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from peer import SETTINGS, Peer
 from bezoar.errors import UserError
 from bezoar.llm import limits
 from bezoar.llm.answer_store import Store
+from bezoar.llm.budget import Ledger
 from bezoar.llm.client import LLMClient
 from bezoar.llm.faults import error_of, message_of
 from bezoar.llm.language_model import Answer
@@ -198,6 +200,36 @@ def test_credit_that_ends_in_the_middle_is_nobodys_answer(
     assert len(stored(tmp_path)) == answered
     peer.script = lambda prompt, turn: FINE
     assert {answer.state for answer in ask(tmp_path, numbers(8))} == {"answered"}
+
+
+@pytest.mark.parametrize("status", [401, 402, 404])
+def test_answers_under_way_are_kept_when_something_ends_the_stage(
+    tmp_path: Path, peer: Peer, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    """Six requests: one answered, two slow, one refused, one that waits to be sent again for half
+    a minute, one that is never sent.
+    """
+
+    def script(prompt: str, turn: int) -> dict[str, Any]:
+        if prompt == "4":
+            return {"status": 503, "headers": {"retry-after": "30"}}
+        time.sleep({"0": 0.0, "3": 0.3}.get(prompt, 0.8))
+        return error(status, {"error": {"message": "no"}}) if prompt == "3" else FINE
+
+    prices = tmp_path / "p.yaml"
+    prices.write_text("models: {m: {input: 1000.0, output: 2000.0, batch_share: 0.5}}\n")
+    monkeypatch.setenv("BEZOAR_PRICES", str(prices))
+    peer.script = script
+    began = time.monotonic()
+    with pytest.raises(UserError, match=f"{status} no"):
+        ask(tmp_path, numbers(6), concurrency=4)
+    assert time.monotonic() - began < 10, "nothing is waited for that was not sent"
+    assert peer.turns == dict.fromkeys(numbers(5), 1)
+    assert stored(tmp_path) == dict.fromkeys("012", "answered")
+    ledger = Ledger(tmp_path / "budget.db", None)
+    assert ledger.total() == pytest.approx(3 * (3 * 1000 + 2 * 2000) / 1e6)
+    assert ledger.unsettled("s.sqlite") == {}
+    ledger.close()
 
 
 FILTERED = {
