@@ -112,7 +112,8 @@ class Connection:
     def transport(self, sdk_client: "AsyncOpenAI | AsyncAnthropic") -> Transport:
         """Return the transport of a client that was made here."""
         messages = self.settings.provider == "anthropic" or self.settings.api == "messages"
-        return Transport(sdk_client, "/v1" if messages else "", self._secrets)
+        root = "/v1" if messages else ""
+        return Transport(sdk_client, root, self._secrets, self.settings.timeout_s)
 
     def hint(self, fault: Fault, unheard: bool = False) -> str:
         """Return the line for a fault that every request will meet; `unheard`: nothing ever came

@@ -14,7 +14,7 @@ import pytest
 from peer import SETTINGS, Peer
 
 from bezoar.errors import UserError
-from bezoar.llm import limits
+from bezoar.llm import limits, transport
 from bezoar.llm.client import LLMClient
 from bezoar.llm.language_model import Answer
 
@@ -192,6 +192,24 @@ def test_a_stall_past_the_timeout_is_asked_again(tmp_path: Path, peer: Peer) -> 
 
     peer.script = script
     assert ask(tmp_path, ["a"], timeout_s=0.3)[0].text == "fine"
+
+
+def test_a_server_that_trickles_blank_lines_is_asked_again(
+    tmp_path: Path, peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport, "SLACK_S", 0.1)
+    peer.script = lambda prompt, turn: {
+        "text": "late" if turn == 0 else "fine",
+        "trickle": 2 - turn,
+    }
+    assert ask(tmp_path, ["a"], timeout_s=1.3)[0].text == "fine"
+    monkeypatch.setattr(limits, "RETRIES", 1)
+    peer.script = lambda prompt, turn: {"text": "late", "trickle": 2}
+    answer = ask(tmp_path, ["b"], timeout_s=0.3)[0]
+    assert (answer.state, answer.error) == (
+        "provider_error",
+        "no whole response within 0.3 s (`timeout_s`)",
+    )
 
 
 STATES: dict[str, dict[str, Any]] = {
