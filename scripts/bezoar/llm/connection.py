@@ -25,6 +25,19 @@ PROXIES = "HTTPS_PROXY HTTP_PROXY ALL_PROXY NO_PROXY".split()
 NETWORK = (*PROXIES, *map(str.lower, PROXIES), "SSL_CERT_FILE", "SSL_CERT_DIR")
 
 
+def speaks_messages(provider: str, api: str) -> bool:
+    """Whether a model is asked in Anthropic's protocol."""
+    return provider == "anthropic" or api == "messages"
+
+
+def root_of(address: str, messages: bool) -> str:
+    """Return an address as its client takes it: Anthropic's adds /v1 itself, OpenAI's has it in the
+    address; either may be given with or without a slash at its end.
+    """
+    root = address.rstrip("/")
+    return root.removesuffix("/v1").rstrip("/") if messages else root
+
+
 def require_network() -> None:
     """Raise `UserError` if no client can be made with the proxies and certificates that the
     environment names.
@@ -105,13 +118,13 @@ class Connection:
         self._secrets = tuple(filter(None, (None if simulated else key, password)))
         if not simulated:
             require_network()
-        if settings.provider == "anthropic" or settings.api == "messages":
+        if speaks_messages(settings.provider, settings.api):
             return self._anthropic(key, address, simulated)
         return self._openai(key, f"{address}/v1" if simulated else address, simulated)
 
     def transport(self, sdk_client: "AsyncOpenAI | AsyncAnthropic") -> Transport:
         """Return the transport of a client that was made here."""
-        messages = self.settings.provider == "anthropic" or self.settings.api == "messages"
+        messages = speaks_messages(self.settings.provider, self.settings.api)
         root = "/v1" if messages else ""
         return Transport(sdk_client, root, self._secrets, self.settings.timeout_s)
 
@@ -191,7 +204,7 @@ class Connection:
                 f"{name}: expected an address such as https://example.org/v1 for"
                 f" {self.settings.model}, found something else"
             )
-        return address
+        return root_of(address, speaks_messages(self.settings.provider, self.settings.api))
 
     def _variable(self, name: str | None, what: str) -> str:
         value = os.environ.get(name or "", "")

@@ -97,8 +97,10 @@ def test_replay_names_the_missing_row_and_sends_nothing(
     ("api", "path", "base"),
     [
         ("chat", "/v1/chat/completions", "/v1"),
+        ("chat", "/v1/chat/completions", "/v1//"),
         ("completions", "/v1/completions", "/v1"),
-        ("messages", "/v1/messages", ""),
+        *(("messages", "/v1/messages", base) for base in ("", "/", "/v1", "/v1/")),
+        ("messages", "/anthropic/v1/messages", "/anthropic"),
     ],
 )
 def test_each_protocol_is_spoken_with_its_own_fields(
