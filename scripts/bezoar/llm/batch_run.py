@@ -259,8 +259,9 @@ class BatchRun:
                 + (
                     " run again later, or with MODE=online"
                     if failure.room
-                    else f" change the model's settings, look at the account of"
-                    f" {self.exchange.settings.api_key_env}, or run with MODE=online"
+                    else " change the model's settings, look at the account of"
+                    f" {self.exchange.settings.api_key_env or '`api_key_env`'}, or run with"
+                    " MODE=online"
                 )
                 + "; the batch is closed and nothing was charged"
             )

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 SIMULATOR = Path(__file__).parents[2] / "serve_simulator.py"
 # Where a model without an address of its own is asked, whatever the variables of the client say.
 ADDRESSES = {"openai": "https://api.openai.com/v1", "anthropic": "https://api.anthropic.com"}
-NO_KEY = "simulator-needs-no-key"
+NO_KEY = "none"  # to a server that needs none; the clients want one
 # Variables that the clients read before anything is sent: proxies and certificates.
 PROXIES = "HTTPS_PROXY HTTP_PROXY ALL_PROXY NO_PROXY".split()
 NETWORK = (*PROXIES, *map(str.lower, PROXIES), "SSL_CERT_FILE", "SSL_CERT_DIR")
@@ -111,11 +111,11 @@ class Connection:
         if simulated:
             address = self.simulator.address()
         if settings.base_url_env:  # without it the key would go to the client's default address
-            address = self._address()
+            address = self._address(settings.base_url_env)
         elif not simulated:  # the clients would read OPENAI_BASE_URL or ANTHROPIC_BASE_URL
             address = ADDRESSES.get(settings.provider)
         password = urlsplit(address).password if address else None
-        self._secrets = tuple(filter(None, (None if simulated else key, password)))
+        self._secrets = tuple(filter(None, (None if key == NO_KEY else key, password)))
         if not simulated:
             require_network()
         if speaks_messages(settings.provider, settings.api):
@@ -133,7 +133,8 @@ class Connection:
         from the address.
         """
         settings = self.settings
-        key, place = settings.api_key_env, settings.base_url_env or "the provider's own address"
+        key = settings.api_key_env or "`api_key_env`"
+        place = settings.base_url_env or "the provider's own address"
         if unheard:
             advice = f"nothing answers there, check the address in {place}"
         elif fault.blame is Blame.ADDRESS:
@@ -184,6 +185,13 @@ class Connection:
         )
 
     def _key(self) -> str:
+        if self.settings.api_key_env is None:
+            if self.settings.base_url_env:
+                return NO_KEY
+            raise UserError(
+                f"`api_key_env` of {self.settings.model}: expected the name of a variable, found"
+                " null; only a server of one's own needs no key"
+            )
         key = self._variable(self.settings.api_key_env, "the key for").strip()
         if not key.isascii() or not key.isprintable() or " " in key:
             raise UserError(
@@ -191,8 +199,7 @@ class Connection:
             )
         return key
 
-    def _address(self) -> str:
-        name = self.settings.base_url_env
+    def _address(self, name: str) -> str:
         address = self._variable(name, "the address of the server of").strip()
         try:
             parts = urlsplit(address)
@@ -206,8 +213,8 @@ class Connection:
             )
         return root_of(address, speaks_messages(self.settings.provider, self.settings.api))
 
-    def _variable(self, name: str | None, what: str) -> str:
-        value = os.environ.get(name or "", "")
+    def _variable(self, name: str, what: str) -> str:
+        value = os.environ.get(name, "")
         if not value.strip():
             raise UserError(
                 f"{name}: not set; put {what} {self.settings.model} into this environment variable"

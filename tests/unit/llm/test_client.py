@@ -274,6 +274,19 @@ def test_a_missing_variable_is_named_before_anything_is_sent(
     assert peer.seen == []
 
 
+@pytest.mark.parametrize("api", ["chat", "messages"])
+def test_a_server_that_needs_no_key_is_asked_without_one(
+    tmp_path: Path, peer: Peer, monkeypatch: pytest.MonkeyPatch, api: str
+) -> None:
+    monkeypatch.delenv("PEER_KEY")
+    assert ask(tmp_path, ["a"], api=api, api_key_env=None)[0].text == "echo a"
+    peer.script = lambda prompt, turn: {"status": 401, "body": '{"error": {"message": "none"}}'}
+    with pytest.raises(UserError, match=r"401 none; check the key in `api_key_env`"):
+        ask(tmp_path, ["b"], api=api, api_key_env=None)
+    with pytest.raises(UserError, match="`api_key_env` of m: expected the name of a variable"):
+        ask(tmp_path, ["c"], api=api, api_key_env=None, base_url_env=None)
+
+
 @pytest.mark.parametrize(
     ("variable", "value"),
     [
