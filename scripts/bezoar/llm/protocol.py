@@ -108,8 +108,9 @@ def read(body: object, api: str, stop: Sequence[str] = ()) -> dict[str, Any]:
     of it, and an answer that is cut there has not run into a limit.
 
     Raises `Fault` for an error in place of an answer and for an answer that broke off, and
-    `Unreadable` if the response is not of the protocol. Half a surrogate pair becomes U+FFFD. Usage
-    that is missing, no whole number or wrongly 0 is left out: unknown.
+    `Unreadable` if the response is not of the protocol. The model is empty if the server names
+    none, which is no sign of another one. Half a surrogate pair becomes U+FFFD. Usage that is
+    missing, no whole number or wrongly 0 is left out: unknown.
     """
     try:
         if isinstance(body, dict) and body.get("error") and not body.get("choices"):
@@ -150,7 +151,7 @@ def read_message(body: Any) -> dict[str, Any]:
         "text": text,
         "reasoning": reasoning,
         "usage": _known(_usage_of_message(body.get("usage")), text or reasoning),
-        "model": _text(body["model"]),
+        "model": _text(body.get("model")),
         "finish": _text(body["stop_reason"]),
     }
 
@@ -174,7 +175,7 @@ def read_choice(body: Any) -> dict[str, Any]:
         "text": text,
         "reasoning": reasoning,
         "usage": _known(_usage_of_choice(body.get("usage")), text or reasoning),
-        "model": _text(body["model"]),
+        "model": _text(body.get("model")),
         "finish": _text(reason),
     }
 

@@ -142,7 +142,6 @@ PASSING = {
     "invalid UTF-8 HTML": {"body": "<html>\xff</html>"},
     "broken off": {"text": "The lar", "finish": "error"},
     "a number for a text": {"text": 7},
-    "no model": {"body": '{"choices": [{"message": {"content": "x"}, "finish_reason": "stop"}]}'},
     "a rate limit with status 200": {"body": '{"choices": null, "error": {"code": 429}}'},
     "Retry-After that is rubbish": {"status": 503, "headers": {"retry-after": "-1"}},
     "429 with Retry-After": {"status": 429, "headers": {"retry-after": "0.05"}},
@@ -164,6 +163,21 @@ def test_a_passing_fault_is_waited_out(tmp_path: Path, peer: Peer, fault: dict[s
         ("answered", "fine")
     ] * 3
     assert peer.turns == {"a": 1, "b": 2, "c": 1}
+
+
+@pytest.mark.parametrize(("model", "unnamed"), [({}, 1), ({"model": None}, 1), ({"model": "m"}, 0)])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_a_byte_order_mark_or_no_name_of_a_model_costs_no_answer(
+    tmp_path: Path, peer: Peer, model: dict[str, str], unnamed: int, mark: str
+) -> None:
+    body = {"choices": [{"message": {"content": "x"}, "finish_reason": "stop"}], **model}
+    peer.script = lambda prompt, turn: {"body": f"{mark}{json.dumps(body)}"}
+    with connect(tmp_path) as opened:
+        answer = opened.ask(chat(["a"]), ["a"])[0]
+        facts = opened.facts_for_receipt()
+    assert (answer.state, answer.text, answer.model) == ("answered", "x", model.get("model") or "")
+    assert (len(peer.seen), facts.get("unnamed", 0)) == (1, unnamed)
+    assert ask(tmp_path, ["a"]) == [answer] and len(peer.seen) == 1
 
 
 RETRY_INFO = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "0.400000001s"}
