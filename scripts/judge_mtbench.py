@@ -103,12 +103,21 @@ def judge(
 
 
 def read_answers(path: Path, questions: list[dict]) -> tuple[str, dict[int, list[str]]]:
-    """Return (model name, question_id -> both answers); every question must be answered."""
+    """Return (model name, question_id -> both answers); the rows are one model's, and every
+    question is answered once.
+    """
     rows = read_jsonl(path)
-    answers = {}
+    answers: dict[int, list[str]] = {}
     for where, row in numbered(path, rows):
-        column(row, "model_id", str, where)
-        answers[column(row, "question_id", int, where)] = turns_of(row, where)
+        number, model = column(row, "question_id", int, where), column(row, "model_id", str, where)
+        if model != rows[0]["model_id"]:
+            raise UserError(
+                f"{where}: model_id {model!r}, but the rows before it are of"
+                f" {rows[0]['model_id']!r}; give each model's answers a file of their own"
+            )
+        if number in answers:
+            raise UserError(f"{where}: question_id {number} appears twice; remove one")
+        answers[number] = turns_of(row, where)
     missing = [
         question["question_id"] for question in questions if question["question_id"] not in answers
     ]

@@ -324,11 +324,11 @@ def parse_response(text: str) -> Any:
     """Return the value of JSON that a server sent; raise `ValueError` if it cannot be read.
 
     An answer that was paid for is not lost for what nobody reads: of a key that appears twice the
-    last counts, and NaN and Infinity, which some servers write for a log-probability, are None.
-    Numbers are finite and nesting has a limit here as well.
+    last counts, and NaN and Infinity, which some servers write for a log-probability, are None; a
+    byte order mark is passed over. Numbers are finite and nesting has a limit here as well.
     """
     try:
-        value = _RESPONSES.decode(text)
+        value = _RESPONSES.decode(text.removeprefix("\ufeff"))
         if text.count("[") + text.count("{") > MAX_DEPTH:
             _require_shallow(value)
         return value

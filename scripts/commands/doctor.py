@@ -23,6 +23,7 @@ from typing import Any
 
 from bezoar import hub, program
 from bezoar.errors import UserError
+from bezoar.llm.connection import root_of, speaks_messages
 from bezoar.llm.faults import Fault
 from bezoar.llm.model_ends import asked_end, listed_end, not_served, substitute
 from bezoar.llm.settings import ModelSpec
@@ -100,7 +101,10 @@ def language_models(config: dict[str, Any]) -> Iterator[str]:
                     " environment (docs/reproducing.md) or correct serve.executable"
                 )
             continue
-        if not os.environ.get(settings["api_key_env"] or ""):
+        if settings["api_key_env"] is None:
+            if not settings["base_url_env"]:
+                yield f"{role}: api_key_env is null; name the variable with the provider's key"
+        elif not os.environ.get(settings["api_key_env"]):
             yield (
                 f"{role}: {settings['api_key_env']} is not set; put the key for {settings['model']}"
                 " into it (any text for a local server)"
@@ -111,7 +115,7 @@ def language_models(config: dict[str, Any]) -> Iterator[str]:
                 f"{role}: {settings['base_url_env']} is not set; start a server of"
                 f" {settings['model']} (docs/reproducing.md) and put its address (…/v1) into it"
             )
-        elif address and not answers(f"{address}/models"):
+        elif address and not answers(models_url(settings, address)):
             yield (
                 f"{role}: no answer from {address}; start the server or correct"
                 f" {settings['base_url_env']}"
@@ -169,6 +173,12 @@ async def model_end(settings: ModelSpec, today: date) -> str:
     days = (end.day - today).days
     when = f"ends on {end.day}, in {days} days" if days > 0 else f"was to end on {end.day}"
     return f"note: {settings.model} {when} ({end.source}); be done before, or {use}"
+
+
+def models_url(settings: dict[str, Any], address: str) -> str:
+    """Return where a server lists its models."""
+    messages = speaks_messages(settings["provider"], settings["api"])
+    return f"{root_of(address, messages)}{'/v1' if messages else ''}/models"
 
 
 def answers(url: str) -> bool:

@@ -4,6 +4,7 @@ import json
 import socket
 import struct
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -30,8 +31,8 @@ Script = Callable[
 
 
 class Peer:
-    """`script` decides each answer: text, finish, status, headers, body (raw text) or reset; `seen`
-    is what was asked.
+    """`script` decides each answer: text, finish, status, headers, body (raw text), trickle (blank
+    lines before it, for so many seconds) or reset; `seen` is what was asked.
     """
 
     def __init__(self) -> None:
@@ -81,14 +82,18 @@ class Peer:
             if "body" in act
             else json.dumps(self.response(handler.path, body["model"], act))
         )
+        blank = "\n" * int(20 * act.get("trickle", 0))
         handler.send_response(act.get("status", 200))
         for name, value in {
             "content-type": "application/json",
-            "content-length": str(len(data.encode())),
+            "content-length": str(len((blank + data).encode())),
             **act.get("headers", {}),
         }.items():
             handler.send_header(name, value)
         handler.end_headers()
+        for line in blank:
+            handler.wfile.write(line.encode())
+            time.sleep(0.05)
         handler.wfile.write(data.encode())
 
     def stop(self) -> None:

@@ -207,7 +207,7 @@ class BatchRun:
         charged all the same.
         """
         try:
-            answer = read_text(result.text, request["api"])
+            answer = read_text(result.text, request["api"], request["stop"])
         except (Fault, Unreadable) as error:
             self.lost[key] = str(error)[:200]
             self.exchange.account.abandon(key)
@@ -259,8 +259,9 @@ class BatchRun:
                 + (
                     " run again later, or with MODE=online"
                     if failure.room
-                    else f" change the model's settings, look at the account of"
-                    f" {self.exchange.settings.api_key_env}, or run with MODE=online"
+                    else " change the model's settings, look at the account of"
+                    f" {self.exchange.settings.api_key_env or '`api_key_env`'}, or run with"
+                    " MODE=online"
                 )
                 + "; the batch is closed and nothing was charged"
             )

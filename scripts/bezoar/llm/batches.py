@@ -206,9 +206,9 @@ class AnthropicBatches:
         rows = [
             {"custom_id": key, "params": arguments(request)} for key, request in requests.items()
         ]
-        return _id_of(
-            (await self.transport.post("/v1/messages/batches", {"requests": rows})).json()
-        )
+        body = {"requests": rows}
+        made = await self.transport.post("/v1/messages/batches", body, limited=False)
+        return _id_of(made.json())
 
     async def find(self, mark: str, since: float, count: int, known: set[str]) -> str | None:
         """Return the youngest batch of that many requests; the results tell whether it is ours."""

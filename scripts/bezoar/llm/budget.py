@@ -240,7 +240,6 @@ class Account:
             granted: asyncio.Future[bool] = loop.create_future()
             self._wanted[key] = (usd, granted)
             if await granted:
-                self._held.add(key)
                 return True
             if not self._held and not self._costs:
                 return False
@@ -262,6 +261,11 @@ class Account:
         """Leave a reservation as it is: whether the call was charged is unknown."""
         self._held.discard(key)
 
+    def release_rest(self) -> None:
+        """Give back what is reserved for calls that are no longer made."""
+        for key in self._held - self._costs.keys():
+            self.release(key)
+
     def settle(self) -> None:
         """Record what was charged and released since the last call of this method."""
         if self.ledger and self._costs:
@@ -272,16 +276,17 @@ class Account:
         self._settled = asyncio.Event()
 
     def _grant(self, ledger: Ledger) -> None:
-        wanted, self._wanted = self._wanted, {}
+        wanted = {key: want for key, want in self._wanted.items() if not want[1].done()}
+        self._wanted = {}
         try:
             taken = ledger.reserve(self.store, {key: usd for key, (usd, _) in wanted.items()})
         except UserError as error:
             for _, future in wanted.values():
                 future.set_exception(error)
             return
+        self._held |= taken
         for key, (_, future) in wanted.items():
-            if not future.done():
-                future.set_result(key in taken)
+            future.set_result(key in taken)
 
 
 class _Immediate:

@@ -36,13 +36,15 @@ ASKED_AGAIN = ("answered", "refused", "truncated", "unparsable")
 
 class LLMClient:
     """Context manager around a `LanguageModel`; `ask` takes lists of chat messages and returns
-    their answers in the same order. `states` and `usage` count rows.
+    their answers in the same order. `states` and `usage` count rows, `unnamed` those whose server
+    did not say which model answered.
     """
 
     def __init__(self, model: LanguageModel) -> None:
         self.model = model
         self.states: Counter[str] = Counter()
         self.usage: Counter[str] = Counter()
+        self.unnamed = 0
 
     @classmethod
     def of(
@@ -135,9 +137,10 @@ class LLMClient:
 
     def facts_for_receipt(self) -> dict[str, Any]:
         """Return states and tokens of rows, calls sent and USD charged for them, for the stage's
-        receipt.
+        receipt, and how many answers no model was named with, if any.
         """
-        return {
+        unnamed = {"unnamed": self.unnamed} if self.unnamed else {}
+        return unnamed | {
             "states": self.counts(),
             "tokens": dict(sorted(self.usage.items())),
             "sent": self.sent,
@@ -151,5 +154,6 @@ class LLMClient:
 
     def _count(self, answers: list[Answer]) -> None:
         self.states.update(answer.state for answer in answers)
+        self.unnamed += sum(answer.usable and not answer.model for answer in answers)
         for answer in answers:
             self.usage.update(answer.usage)

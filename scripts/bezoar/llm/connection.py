@@ -19,10 +19,23 @@ if TYPE_CHECKING:
 SIMULATOR = Path(__file__).parents[2] / "serve_simulator.py"
 # Where a model without an address of its own is asked, whatever the variables of the client say.
 ADDRESSES = {"openai": "https://api.openai.com/v1", "anthropic": "https://api.anthropic.com"}
-NO_KEY = "simulator-needs-no-key"
+NO_KEY = "none"  # to a server that needs none; the clients want one
 # Variables that the clients read before anything is sent: proxies and certificates.
 PROXIES = "HTTPS_PROXY HTTP_PROXY ALL_PROXY NO_PROXY".split()
 NETWORK = (*PROXIES, *map(str.lower, PROXIES), "SSL_CERT_FILE", "SSL_CERT_DIR")
+
+
+def speaks_messages(provider: str, api: str) -> bool:
+    """Whether a model is asked in Anthropic's protocol."""
+    return provider == "anthropic" or api == "messages"
+
+
+def root_of(address: str, messages: bool) -> str:
+    """Return an address as its client takes it: Anthropic's adds /v1 itself, OpenAI's has it in the
+    address; either may be given with or without a slash at its end.
+    """
+    root = address.rstrip("/")
+    return root.removesuffix("/v1").rstrip("/") if messages else root
 
 
 def require_network() -> None:
@@ -98,28 +111,30 @@ class Connection:
         if simulated:
             address = self.simulator.address()
         if settings.base_url_env:  # without it the key would go to the client's default address
-            address = self._address()
+            address = self._address(settings.base_url_env)
         elif not simulated:  # the clients would read OPENAI_BASE_URL or ANTHROPIC_BASE_URL
             address = ADDRESSES.get(settings.provider)
         password = urlsplit(address).password if address else None
-        self._secrets = tuple(filter(None, (None if simulated else key, password)))
+        self._secrets = tuple(filter(None, (None if key == NO_KEY else key, password)))
         if not simulated:
             require_network()
-        if settings.provider == "anthropic" or settings.api == "messages":
+        if speaks_messages(settings.provider, settings.api):
             return self._anthropic(key, address, simulated)
         return self._openai(key, f"{address}/v1" if simulated else address, simulated)
 
     def transport(self, sdk_client: "AsyncOpenAI | AsyncAnthropic") -> Transport:
         """Return the transport of a client that was made here."""
-        messages = self.settings.provider == "anthropic" or self.settings.api == "messages"
-        return Transport(sdk_client, "/v1" if messages else "", self._secrets)
+        messages = speaks_messages(self.settings.provider, self.settings.api)
+        root = "/v1" if messages else ""
+        return Transport(sdk_client, root, self._secrets, self.settings.timeout_s)
 
     def hint(self, fault: Fault, unheard: bool = False) -> str:
         """Return the line for a fault that every request will meet; `unheard`: nothing ever came
         from the address.
         """
         settings = self.settings
-        key, place = settings.api_key_env, settings.base_url_env or "the provider's own address"
+        key = settings.api_key_env or "`api_key_env`"
+        place = settings.base_url_env or "the provider's own address"
         if unheard:
             advice = f"nothing answers there, check the address in {place}"
         elif fault.blame is Blame.ADDRESS:
@@ -170,6 +185,13 @@ class Connection:
         )
 
     def _key(self) -> str:
+        if self.settings.api_key_env is None:
+            if self.settings.base_url_env:
+                return NO_KEY
+            raise UserError(
+                f"`api_key_env` of {self.settings.model}: expected the name of a variable, found"
+                " null; only a server of one's own needs no key"
+            )
         key = self._variable(self.settings.api_key_env, "the key for").strip()
         if not key.isascii() or not key.isprintable() or " " in key:
             raise UserError(
@@ -177,8 +199,7 @@ class Connection:
             )
         return key
 
-    def _address(self) -> str:
-        name = self.settings.base_url_env
+    def _address(self, name: str) -> str:
         address = self._variable(name, "the address of the server of").strip()
         try:
             parts = urlsplit(address)
@@ -190,10 +211,10 @@ class Connection:
                 f"{name}: expected an address such as https://example.org/v1 for"
                 f" {self.settings.model}, found something else"
             )
-        return address
+        return root_of(address, speaks_messages(self.settings.provider, self.settings.api))
 
-    def _variable(self, name: str | None, what: str) -> str:
-        value = os.environ.get(name or "", "")
+    def _variable(self, name: str, what: str) -> str:
+        value = os.environ.get(name, "")
         if not value.strip():
             raise UserError(
                 f"{name}: not set; put {what} {self.settings.model} into this environment variable"

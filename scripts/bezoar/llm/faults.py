@@ -52,6 +52,7 @@ CONTENT_WORDS = re.compile(
     r"content (filter|management|policy|exists risk)|usage (polic|guideline)|moderation|flagged",
     re.IGNORECASE,
 )
+PAGE = re.compile(r"[\s\ufeff]*<(!doctype|html|head|title|body)\b", re.IGNORECASE)
 PARAMETERS = {
     "max_tokens": "`max_tokens` (null leaves it out) or `max_tokens_name`",
     "max_completion_tokens": "`max_tokens` (null leaves it out) or `max_tokens_name`",
@@ -109,12 +110,15 @@ class Fault(Exception):
         sent: bool = True,
         timeout: bool = False,
     ) -> None:
-        super().__init__(one_line(f"{status or ''} {message}".strip()))
+        line = one_line(message)
+        said = not status or line.startswith(str(status))  # by the title of a page
+        super().__init__(line if said else f"{status} {line}".strip())
         self.status, self.sent, self.timeout = status, sent, timeout
         self.headers = {**wait_of(details), **(headers or {})}
         self.codes = codes_of(details)
         self.parameter = _parameter(details, message)
         self.described = isinstance(details, Mapping)  # by the server's own kind of error
+        self.is_page = isinstance(details, str) and bool(PAGE.match(details))
         self.by_content = bool(self.codes & CONTENT_CODES or CONTENT_WORDS.search(message))
 
     @property
@@ -125,6 +129,8 @@ class Fault(Exception):
             return Blame.ROW  # the latter is a proxy's limit on the size of what it passes on
         if status == 403 and self.by_content and not self.codes & ACCOUNT_CODES:
             return Blame.REQUEST  # xAI refuses keys and contents with the same status and code
+        if status == 403 and self.is_page:
+            return Blame.REQUEST  # a firewall's, which can dislike one text or all of us
         if self.codes & ACCOUNT_CODES or status in ACCOUNT:
             return Blame.ACCOUNT
         if self.codes & ADDRESS_CODES or status in ADDRESS:
@@ -132,6 +138,11 @@ class Fault(Exception):
         if status is None or status in PASSING or status >= 500:
             return Blame.PASSING
         return Blame.REQUEST
+
+    @property
+    def may_be_charged(self) -> bool:
+        """Whether the call may have cost what an answer does, though none came."""
+        return self.status is None and self.sent and self.blame is Blame.PASSING
 
 
 def error_of(body: object) -> object:

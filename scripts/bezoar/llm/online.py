@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import time
+from collections.abc import Coroutine
 from functools import partial
 from typing import Any
 
@@ -26,12 +27,14 @@ class OnlineSender:
     def __init__(self, exchange: Exchange, concurrency: int) -> None:
         self.exchange, self.concurrency = exchange, concurrency
         self._proving = asyncio.Lock()
+        self._under_way: set[asyncio.Task[Fault | None]] = set()  # calls
         self._first_ended = asyncio.Event()  # a call, in a way that does not end the stage
 
     async def send_all(self) -> None:
         """Bring every remaining request to its final state. The first one that a server gets is
         sent alone, so that a wrong key costs one request; the others wait at most
-        `FIRST_ALONE_S`.
+        `FIRST_ALONE_S`. Where something ends the stage, nothing more is sent, but what was sent is
+        waited for and stored.
         """
         if self.exchange.server.example:
             self._first_ended.set()
@@ -45,10 +48,23 @@ class OnlineSender:
             for key, request in waiting:
                 await self._send(key, request)
 
-        async with asyncio.TaskGroup() as group:
-            for number in range(min(self.concurrency, len(left))):
-                group.create_task(worker(number))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for number in range(min(self.concurrency, len(left))):
+                    group.create_task(worker(number))
+        except* UserError:
+            await self._end()
+            raise
         await self.prove()
+
+    async def _end(self) -> None:
+        """Wait for the calls under way, which are paid for, and give back what is reserved for
+        others.
+        """
+        if self._under_way:
+            print(f"waiting for {len(self._under_way)} answers under way", flush=True)
+            await asyncio.gather(*self._under_way)
+        self.exchange.account.release_rest()
 
     async def prove(self) -> None:
         """Find out whom the held-back refusals concern: send a request again that the server has
@@ -94,9 +110,12 @@ class OnlineSender:
             return False
         sent_at = time.monotonic()
         try:
-            _, answer = await patiently(partial(self._call, example, bound))
+            answer = await patiently(partial(self._repeated, example, bound))
         except Fault:
             self.exchange.account.release(key)
+            raise
+        except asyncio.CancelledError:
+            self.exchange.account.abandon(key)
             raise
         self._charge(key, cost(self.exchange.price, bound, answer["usage"]))
         self.exchange.taken(example, sent_at)
@@ -111,28 +130,20 @@ class OnlineSender:
                 exchange.incoming.end(key, OVER_BUDGET)
                 self._first_ended.set()
                 return
+            await exchange.server.limiter.reserve(bound.likely_tokens)
             began, sent_at = time.time(), time.monotonic()
-            try:
-                text, answer = await self._call(request, bound)
-            except Fault as found:
-                fault = found
-            else:
-                usd = cost(exchange.price, bound, answer["usage"])
-                self._charge(key, usd)
-                seconds = time.monotonic() - sent_at
-                exchange.incoming.keep(Entry(key, request, answer, text, began, seconds, usd))
-                exchange.taken(request, sent_at)
+            found = await self._to_its_end(self._try(key, request, bound, began, sent_at))
+            if found is None:
                 self._first_ended.set()
                 return
+            fault = found
             if fault.blame is not Blame.PASSING:
                 exchange.account.release(key)
                 await self._refused(fault, key, request, began, sent_at)
                 self._first_ended.set()
                 return
             self._first_ended.set()
-            if fault.status is None and fault.sent:  # it may have been charged
-                exchange.account.abandon(key)
-                reserved = False
+            reserved = not fault.may_be_charged
             if turn < limits.RETRIES - 1:
                 await asyncio.sleep(limits.pause_after(fault.headers, turn))
         if not exchange.server.heard and not fault.timeout:
@@ -144,12 +155,41 @@ class OnlineSender:
         if exchange.server.failing >= max(MOST_UNPROVEN, self.concurrency):
             await self._require_alive(fault)
 
+    async def _to_its_end(self, call: Coroutine[None, None, Fault | None]) -> Fault | None:
+        """Return what a call returns; it goes on where this worker is cancelled."""
+        task = asyncio.create_task(call)
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+        return await asyncio.shield(task)
+
+    async def _try(
+        self, key: str, request: Request, bound: Bound, began: float, sent_at: float
+    ) -> Fault | None:
+        """Send a request once and keep its answer; return what went wrong."""
+        exchange = self.exchange
+        try:
+            text, answer = await self._call(request, bound)
+        except Fault as fault:
+            if fault.may_be_charged:
+                exchange.account.abandon(key)
+            return fault
+        usd = cost(exchange.price, bound, answer["usage"])
+        self._charge(key, usd)
+        seconds = time.monotonic() - sent_at
+        exchange.incoming.keep(Entry(key, request, answer, text, began, seconds, usd))
+        exchange.taken(request, sent_at)
+        return None
+
+    async def _repeated(self, request: Request, bound: Bound) -> dict[str, Any]:
+        """Send a request once, and return its answer without keeping it."""
+        await self.exchange.server.limiter.reserve(bound.likely_tokens)
+        return (await self._call(request, bound))[1]
+
     async def _call(self, request: Request, bound: Bound) -> tuple[str, dict[str, Any]]:
-        """Send a request once, within the server's limits; return the response's text and the
-        answer in it.
+        """Send a request for which the limiter has reserved room; return the response's text and
+        the answer in it.
         """
         server, tokens = self.exchange.server, bound.likely_tokens
-        await server.limiter.reserve(tokens)
         used, headers = tokens, None
         server.sent += 1
         try:
@@ -158,8 +198,8 @@ class OnlineSender:
             )
             headers, server.heard = response.headers, True
             text = response.text
-            answer = read_text(text, request["api"])
-            used = sum(answer["usage"].values()) or tokens
+            answer = read_text(text, request["api"], request["stop"])
+            used = sum(answer["usage"].values()) if len(answer["usage"]) == 2 else tokens
             return text, answer
         except Unreadable as error:
             raise Fault(str(error), headers=headers) from None

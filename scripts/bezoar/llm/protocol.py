@@ -8,12 +8,12 @@ other end, such as a tool call, is `unparsable`: not what was asked for.
 
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bezoar.llm.answer_store import key_of
 from bezoar.llm.faults import Fault, codes_of, error_of, message_of, whole_characters
-from bezoar.llm.reasoning import split_reasoning, without_turn_end
+from bezoar.llm.reasoning import cut_at, split_reasoning, without_turn_beginning, without_turn_end
 from bezoar.llm.settings import Request
 from bezoar.readers import parse_response
 
@@ -93,22 +93,24 @@ def seed_of(request: Request) -> int | None:
     return attempt if kind == "attempt" else None
 
 
-def read_text(text: str, api: str) -> dict[str, Any]:
+def read_text(text: str, api: str, stop: Sequence[str] = ()) -> dict[str, Any]:
     """Return the answer in a response's text; see `read`."""
     try:
         body = parse_response(text)
     except ValueError as error:
         raise Unreadable(f"not JSON: {error}; {text[:60]!r}") from None
-    return read(body, api)
+    return read(body, api, stop)
 
 
-def read(body: object, api: str) -> dict[str, Any]:
+def read(body: object, api: str, stop: Sequence[str] = ()) -> dict[str, Any]:
     """Return the answer in a response's JSON: state, text, usage, model and finish reason, and the
-    reasoning before it, if there was any.
+    reasoning before it, if there was any. What follows one of the request's `stop` texts is no part
+    of it, and an answer that is cut there has not run into a limit.
 
     Raises `Fault` for an error in place of an answer and for an answer that broke off, and
-    `Unreadable` if the response is not of the protocol. Half a surrogate pair becomes U+FFFD. Usage
-    that is missing or no whole number is left out: unknown.
+    `Unreadable` if the response is not of the protocol. The model is empty if the server names
+    none, which is no sign of another one. Half a surrogate pair becomes U+FFFD. Usage that is
+    missing, no whole number or wrongly 0 is left out: unknown.
     """
     try:
         if isinstance(body, dict) and body.get("error") and not body.get("choices"):
@@ -116,13 +118,18 @@ def read(body: object, api: str) -> dict[str, Any]:
         answer = read_message(body) if api == "messages" else read_choice(body)
     except (AttributeError, IndexError, KeyError, TypeError):
         raise Unreadable(f"not an answer of this protocol: {str(body)[:100]}") from None
-    reasoning, text, closed = split_reasoning(answer["text"])
+    turn = without_turn_beginning(answer["text"])
+    reasoning, whole, closed = split_reasoning(turn)
     reasons = [part.strip() for part in (answer.pop("reasoning"), reasoning) if part.strip()]
+    # the space between reasoning and an answer is no stop text
+    text, stopped = cut_at(whole if whole == turn else whole.lstrip(), stop)
     answer["text"] = whole_characters(without_turn_end(text)).strip()
     answer["model"] = whole_characters(answer["model"])
     answer["finish"] = whole_characters(answer["finish"])
     if reasons:
         answer["reasoning"] = whole_characters("\n\n".join(reasons))
+    if stopped and answer["state"] == "truncated":
+        answer["state"] = "answered"
     if not closed and answer["state"] == "answered":
         answer["state"] = "truncated"
     if answer["state"] == "answered" and not is_visible(answer["text"]):
@@ -143,8 +150,8 @@ def read_message(body: Any) -> dict[str, Any]:
         "state": "refused" if refused else _state(body["stop_reason"]),
         "text": text,
         "reasoning": reasoning,
-        "usage": _usage(body.get("usage"), "input_tokens", "output_tokens"),
-        "model": _text(body["model"]),
+        "usage": _known(_usage_of_message(body.get("usage")), text or reasoning),
+        "model": _text(body.get("model")),
         "finish": _text(body["stop_reason"]),
     }
 
@@ -167,8 +174,8 @@ def read_choice(body: Any) -> dict[str, Any]:
         "state": "refused" if refused else state,
         "text": text,
         "reasoning": reasoning,
-        "usage": _usage(body.get("usage"), "prompt_tokens", "completion_tokens"),
-        "model": _text(body["model"]),
+        "usage": _known(_usage_of_choice(body.get("usage")), text or reasoning),
+        "model": _text(body.get("model")),
         "finish": _text(reason),
     }
 
@@ -216,16 +223,44 @@ def _text(value: object) -> str:
     return value
 
 
-def _usage(usage: object, name_in: str, name_out: str) -> dict[str, int]:
-    """Return the tokens in and out that a response states, as far as it states whole numbers."""
-    found: dict[str, int] = {}
-    for ours, theirs in (("input", name_in), ("output", name_out)):
-        count = usage.get(theirs) if isinstance(usage, Mapping) else None
-        if isinstance(count, float) and count.is_integer():
-            count = int(count)
-        if isinstance(count, int) and not isinstance(count, bool) and 0 <= count < 10**9:
-            found[ours] = count
-    return found
+def _usage_of_message(usage: object) -> dict[str, int | None]:
+    """Return the tokens in and out that Anthropic's protocol states; what a cache took or gave is
+    not among its `input_tokens`.
+    """
+    tokens_in = _count(usage, "input_tokens")
+    if tokens_in is not None:
+        cached = ("cache_creation_input_tokens", "cache_read_input_tokens")
+        tokens_in += sum(_count(usage, name) or 0 for name in cached)
+    return {"input": tokens_in, "output": _count(usage, "output_tokens")}
+
+
+def _usage_of_choice(usage: object) -> dict[str, int | None]:
+    """Return the tokens in and out that OpenAI's protocol states; some servers leave reasoning out
+    of `completion_tokens`, and the total has it.
+    """
+    tokens_in, tokens_out = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
+    total = _count(usage, "total_tokens") or 0
+    if tokens_in and tokens_out is not None:
+        tokens_out = max(tokens_out, total - tokens_in)
+    return {"input": tokens_in, "output": tokens_out}
+
+
+def _known(usage: Mapping[str, int | None], text: str) -> dict[str, int]:
+    """Return what is known of a usage. No prompt takes 0 tokens, and no text does: a server that
+    says so does not count.
+    """
+    stated = {name: count for name, count in usage.items() if count is not None}
+    wrong = {"input"} | ({"output"} if text else set())
+    return {name: count for name, count in stated.items() if count or name not in wrong}
+
+
+def _count(usage: object, name: str) -> int | None:
+    """Return a whole number of tokens that a response states, or None."""
+    count = usage.get(name) if isinstance(usage, Mapping) else None
+    if isinstance(count, float) and count.is_integer():
+        count = int(count)
+    whole = isinstance(count, int) and not isinstance(count, bool) and 0 <= count < 10**9
+    return count if whole else None
 
 
 def _fault_of(body: Mapping[str, Any]) -> Fault:

@@ -1,6 +1,9 @@
-"""What stands around an answer: a model's reasoning before it, the end of its turn after it."""
+"""What stands around an answer: the beginning of the model's turn and its reasoning before it, the
+end of its turn and a stop text after it.
+"""
 
 import re
+from collections.abc import Sequence
 
 TAGS = r"(?:\w+[:_])?(?:think|thinking|thoughts?|reasoning|reflection|scratchpad)"
 # Marks whose end has another name: Cohere's, those of OpenThinker and Sky-T1, MedGemma's,
@@ -34,11 +37,30 @@ HEADER = re.compile(
 )
 END = re.compile(r"<\|(?:end|return|call)\|>")
 LAST_END = re.compile(r"<\|(?:end|return)\|>(?:\s*\Z|<\|start\|>)")
-# Tokens that end a turn; a server that does not skip special tokens leaves them behind.
+# Tokens that end a turn; a server that does not skip special tokens leaves them behind. GLM's turn
+# ends where another one begins.
 TURN_ENDS = (
-    "<|im_end|> <|eot_id|> <|eom_id|> <|endoftext|> <|end_of_text|> <end_of_turn> <turn|> <|end|>"
-    " <|return|> <|assistant_end|> <|END_OF_TURN_TOKEN|> <｜end▁of▁sentence｜> <eos> </s>"
+    "<|im_end|> <|eot_id|> <|eom_id|> <|eot|> <|eom|> <|EOT|> <|endoftext|> <|end_of_text|>"
+    " <end_of_turn> <turn|> <|end|> <|return|> <|assistant_end|> <|END_OF_TURN_TOKEN|>"
+    " <|end_of_turn|> <|endofturn|> [|endofturn|] <|role_end|> <|user|> <|observation|>"
+    " <｜end▁of▁sentence｜> <seed:eos> <eos> </s>"
 ).split()
+# The beginning of a text and of a model's turn; `<s>` alone may be HTML.
+TEXT_BEGIN = r"<bos>|<\|begin_of_text\|>|<\|startoftext\|>|<｜begin▁of▁sentence｜>"
+TURN_BEGIN = "|".join(
+    re.escape(mark)
+    for mark in (
+        "<|im_start|>assistant<|im_sep|> <|im_start|>assistant <|assistant|> [|assistant|]"
+        " <|start_header_id|>assistant<|end_header_id|> <|header_start|>assistant<|header_end|>"
+        " <start_of_turn>model <|turn>model <|start_of_role|>assistant<|end_of_role|>"
+        " <|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|> <|im_assistant|>assistant<|im_middle|>"
+        " <|assistant_start|> <|start|>assistant<|message|> <seed:bos>assistant <｜Assistant｜>"
+    ).split()
+)
+BEGUN = re.compile(
+    rf"[\s\ufeff]*(?:(?:(?:{TEXT_BEGIN}|<s>)\s*)?(?:{TURN_BEGIN})|{TEXT_BEGIN})"
+    r"(?:\b|(?<=\W))(?! )\s*"
+)
 SKIPPED = re.compile(r"\s*analysis(?P<reasoning>\S.*?)assistantfinal(?P<answer>.*)", re.DOTALL)
 
 
@@ -70,6 +92,22 @@ def split_reasoning(text: str) -> tuple[str, str, bool]:
                 return _joined(reasons), _unframed(text[place:], place > 0), True
         reasons.append(text[place : closed.start()].strip())
         place = closed.end()
+
+
+def without_turn_beginning(answer: str) -> str:
+    """Return an answer without the marks that begin the model's turn, where they stand at its
+    beginning. One before a space is spoken of.
+    """
+    begun = BEGUN.match(answer)
+    return answer[begun.end() :] if begun else answer
+
+
+def cut_at(answer: str, stop: Sequence[str]) -> tuple[str, bool]:
+    """Return an answer up to the first of the texts that end it, and whether there was one: not
+    every server ends there, and some leave the text in.
+    """
+    places = [place for text in stop if text and (place := answer.find(text)) >= 0]
+    return answer[: min(places, default=None)], bool(places)
 
 
 def without_turn_end(answer: str) -> str:
@@ -109,10 +147,11 @@ def _joined(reasons: list[str]) -> str:
 
 def _unframed(answer: str, has_reasoned: bool) -> str:
     """Return an answer without what stands around it; a tag counts only after reasoning."""
-    if marked := MARKED.match(answer):
+    whole = without_turn_end(answer)
+    if marked := MARKED.match(whole):
         end = f"<|END_{marked['name']}|>" if marked["name"] else "<|end_of_solution|>"
-        return answer[marked.end() :].rstrip().removesuffix(end)
-    tagged = TAGGED.fullmatch(answer) if has_reasoned else None
+        return whole[marked.end() :].rstrip().removesuffix(end)
+    tagged = TAGGED.fullmatch(whole) if has_reasoned else None
     return tagged["inside"] if tagged else answer
 
 

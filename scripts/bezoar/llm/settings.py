@@ -17,6 +17,9 @@ Messages = list[dict[str, str]]
 Request = dict[str, Any]
 PROVIDERS = ("openai", "anthropic", "simulator")
 APIS = ("chat", "completions", "messages")
+# What follows the name in a snapshot of a model: -001, -0613, -240715, -20250929, -2024-08-06,
+# -08-2024, @commit. One digit or two are a version, and so another model.
+SNAPSHOT = re.compile(r"-(\d{3,4}|\d{6}|\d{8}|\d{4}-\d{2}-\d{2}|\d{2}-\d{2,4})|@\S+", re.ASCII)
 SEEDS = ("attempt", "request", None)
 OWN_PARAMETERS = frozenset(
     "model messages prompt system stop stop_sequences stream n max_tokens temperature seed"
@@ -212,10 +215,8 @@ def request_of(
 
 
 def same_model(asked: str, reported: str) -> bool:
-    """Say whether a server's model id means the model asked for: itself, or a dated snapshot or a
-    commit of it.
+    """Say whether a server's model id means the model asked for: itself, a snapshot of it with a
+    date or the number of a build, or a commit of it.
     """
-    return (
-        reported == asked
-        or re.fullmatch(re.escape(asked) + r"(-[\d-]+|@\S+)", reported) is not None
-    )
+    ending = reported.removeprefix(asked)
+    return reported.startswith(asked) and (not ending or SNAPSHOT.fullmatch(ending) is not None)

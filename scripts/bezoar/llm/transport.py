@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
 T = TypeVar("T")
+SLACK_S = (
+    1.0  # by which a call may exceed its limit, so that the SDK's own limits say what was slow
+)
 SHORTEST_SECRET = 12  # characters; a shorter one may be a word that an answer happens to hold
 
 
@@ -66,21 +69,34 @@ def decoded(content: bytes, content_type: str = "") -> str:
 
 
 class Transport:
-    """One provider's HTTP interface. `root` goes before every path that begins with /v1."""
+    """One provider's HTTP interface. `root` goes before every path that begins with /v1;
+    `timeout_s` is the limit of a whole call that is no transfer of a file.
+    """
 
     def __init__(
-        self, sdk_client: "AsyncOpenAI | AsyncAnthropic", root: str, secrets: tuple[str, ...]
+        self,
+        sdk_client: "AsyncOpenAI | AsyncAnthropic",
+        root: str,
+        secrets: tuple[str, ...],
+        timeout_s: float,
     ) -> None:
         import httpx2
 
         self._client, self._root, self._secrets = sdk_client, root, secrets
+        self._timeout_s = timeout_s
         self._raw = httpx2.Response
 
-    async def post(self, path: str, body: object) -> Response:
-        """Send a JSON body; `path` begins with /v1."""
+    async def post(self, path: str, body: object, limited: bool = True) -> Response:
+        """Send a JSON body; `path` begins with /v1. The SDK's own timeout is one of silence, which
+        a server can break for ever; a body that is a whole file is not `limited`.
+        """
         place = self._place(path)
         try:
-            found = await self._client.post(place, cast_to=self._raw, body=body)
+            async with asyncio.timeout(self._timeout_s + SLACK_S if limited else None):
+                found = await self._client.post(place, cast_to=self._raw, body=body)
+        except TimeoutError:
+            line = f"no whole response within {self._timeout_s:g} s (`timeout_s`)"
+            raise Fault(line, timeout=True) from None
         except Exception as error:
             raise self._fault(error) from None
         return Response(found.content, found.headers, self._secrets)

@@ -113,7 +113,8 @@ def before(layout: Layout, job: str, *models: Settings | None) -> str:
             f" --await {folder}/teacher.url --record {folder}/teacher.json);"
             f" export {address} {key}=none"
         )
-    names = [model[key] for model in used for key in ("base_url_env", "api_key_env")]
+    named = (model[key] for model in used for key in ("base_url_env", "api_key_env"))
+    names = filter(None, named)  # a model of a server may do without a key
     text = shlex.quote(canonical(server_recipe(layout)))
     return (
         f"exec python scripts/serve_model.py --recipe {text}"

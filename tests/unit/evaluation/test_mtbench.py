@@ -18,6 +18,7 @@ from bezoar.readers import read_json, read_jsonl
 from bezoar.rehearsal.world import World
 
 ROOT = Path(__file__).parents[3]
+CHOICES = [{"turns": ["x", "y"]}]
 SIMULATOR = {
     "provider": "simulator",
     "api": "chat",
@@ -287,3 +288,25 @@ def test_an_unanswered_question_is_named(judged: Path) -> None:
     write_jsonl(judged / "good.answers.jsonl", read_jsonl(judged / "good.answers.jsonl")[1:])
     with pytest.raises(UserError, match="no answer to question 81"):
         judge(judged, "good")
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({}, r"answers\.jsonl:3: question_id 81 appears twice; remove one"),
+        ({"model_id": "b"}, r"answers\.jsonl:3: model_id 'b', but the rows before it are of 'a'"),
+        ({"model_id": "b", "question_id": 83}, r"answers\.jsonl:3: model_id 'b'"),
+    ],
+)
+def test_answers_of_one_question_twice_or_of_several_models_are_refused(
+    tmp_path: Path, changes: dict[str, object], line: str
+) -> None:
+    questions = [{"question_id": number} for number in (81, 82)]
+    rows = [{"question_id": number, "model_id": "a", "choices": CHOICES} for number in (81, 82)]
+    write_jsonl(tmp_path / "answers.jsonl", rows)
+    found = judge_mtbench.read_answers(tmp_path / "answers.jsonl", questions)
+    assert found == ("a", {81: ["x", "y"], 82: ["x", "y"]})
+    write_jsonl(tmp_path / "answers.jsonl", [*rows, {**rows[0], **changes}])
+    with pytest.raises(UserError, match=line) as raised:
+        judge_mtbench.read_answers(tmp_path / "answers.jsonl", questions)
+    assert "\n" not in str(raised.value)

@@ -14,7 +14,7 @@ import pytest
 from peer import SETTINGS, Peer
 
 from bezoar.errors import UserError
-from bezoar.llm import limits
+from bezoar.llm import limits, transport
 from bezoar.llm.client import LLMClient
 from bezoar.llm.language_model import Answer
 
@@ -97,8 +97,10 @@ def test_replay_names_the_missing_row_and_sends_nothing(
     ("api", "path", "base"),
     [
         ("chat", "/v1/chat/completions", "/v1"),
+        ("chat", "/v1/chat/completions", "/v1//"),
         ("completions", "/v1/completions", "/v1"),
-        ("messages", "/v1/messages", ""),
+        *(("messages", "/v1/messages", base) for base in ("", "/", "/v1", "/v1/")),
+        ("messages", "/anthropic/v1/messages", "/anthropic"),
     ],
 )
 def test_each_protocol_is_spoken_with_its_own_fields(
@@ -140,7 +142,6 @@ PASSING = {
     "invalid UTF-8 HTML": {"body": "<html>\xff</html>"},
     "broken off": {"text": "The lar", "finish": "error"},
     "a number for a text": {"text": 7},
-    "no model": {"body": '{"choices": [{"message": {"content": "x"}, "finish_reason": "stop"}]}'},
     "a rate limit with status 200": {"body": '{"choices": null, "error": {"code": 429}}'},
     "Retry-After that is rubbish": {"status": 503, "headers": {"retry-after": "-1"}},
     "429 with Retry-After": {"status": 429, "headers": {"retry-after": "0.05"}},
@@ -162,6 +163,21 @@ def test_a_passing_fault_is_waited_out(tmp_path: Path, peer: Peer, fault: dict[s
         ("answered", "fine")
     ] * 3
     assert peer.turns == {"a": 1, "b": 2, "c": 1}
+
+
+@pytest.mark.parametrize(("model", "unnamed"), [({}, 1), ({"model": None}, 1), ({"model": "m"}, 0)])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_a_byte_order_mark_or_no_name_of_a_model_costs_no_answer(
+    tmp_path: Path, peer: Peer, model: dict[str, str], unnamed: int, mark: str
+) -> None:
+    body = {"choices": [{"message": {"content": "x"}, "finish_reason": "stop"}], **model}
+    peer.script = lambda prompt, turn: {"body": f"{mark}{json.dumps(body)}"}
+    with connect(tmp_path) as opened:
+        answer = opened.ask(chat(["a"]), ["a"])[0]
+        facts = opened.facts_for_receipt()
+    assert (answer.state, answer.text, answer.model) == ("answered", "x", model.get("model") or "")
+    assert (len(peer.seen), facts.get("unnamed", 0)) == (1, unnamed)
+    assert ask(tmp_path, ["a"]) == [answer] and len(peer.seen) == 1
 
 
 RETRY_INFO = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "0.400000001s"}
@@ -192,6 +208,24 @@ def test_a_stall_past_the_timeout_is_asked_again(tmp_path: Path, peer: Peer) -> 
 
     peer.script = script
     assert ask(tmp_path, ["a"], timeout_s=0.3)[0].text == "fine"
+
+
+def test_a_server_that_trickles_blank_lines_is_asked_again(
+    tmp_path: Path, peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport, "SLACK_S", 0.1)
+    peer.script = lambda prompt, turn: {
+        "text": "late" if turn == 0 else "fine",
+        "trickle": 2 - turn,
+    }
+    assert ask(tmp_path, ["a"], timeout_s=1.3)[0].text == "fine"
+    monkeypatch.setattr(limits, "RETRIES", 1)
+    peer.script = lambda prompt, turn: {"text": "late", "trickle": 2}
+    answer = ask(tmp_path, ["b"], timeout_s=0.3)[0]
+    assert (answer.state, answer.error) == (
+        "provider_error",
+        "no whole response within 0.3 s (`timeout_s`)",
+    )
 
 
 STATES: dict[str, dict[str, Any]] = {
@@ -252,6 +286,19 @@ def test_a_missing_variable_is_named_before_anything_is_sent(
     with pytest.raises(UserError, match=f"{variable}: not set"):
         ask(tmp_path, ["a"])
     assert peer.seen == []
+
+
+@pytest.mark.parametrize("api", ["chat", "messages"])
+def test_a_server_that_needs_no_key_is_asked_without_one(
+    tmp_path: Path, peer: Peer, monkeypatch: pytest.MonkeyPatch, api: str
+) -> None:
+    monkeypatch.delenv("PEER_KEY")
+    assert ask(tmp_path, ["a"], api=api, api_key_env=None)[0].text == "echo a"
+    peer.script = lambda prompt, turn: {"status": 401, "body": '{"error": {"message": "none"}}'}
+    with pytest.raises(UserError, match=r"401 none; check the key in `api_key_env`"):
+        ask(tmp_path, ["b"], api=api, api_key_env=None)
+    with pytest.raises(UserError, match="`api_key_env` of m: expected the name of a variable"):
+        ask(tmp_path, ["c"], api=api, api_key_env=None, base_url_env=None)
 
 
 @pytest.mark.parametrize(
@@ -324,6 +371,14 @@ def test_after_a_kill_only_the_missing_answers_are_asked_for(tmp_path: Path, pee
     peer.script = lambda prompt, turn: {"text": f"echo {prompt}"}
     assert [answer.text for answer in ask(tmp_path, texts)] == [f"echo {text}" for text in texts]
     assert len(peer.seen) - before <= 40  # at most about a second's answers were not yet stored
+
+
+def test_a_server_that_ignores_stop_texts_brings_the_same_answer(
+    tmp_path: Path, peer: Peer
+) -> None:
+    peer.script = lambda prompt, turn: {"text": "Yes.END and on", "finish": "length"}
+    answer = ask(tmp_path, ["a"], stop=["END"])[0]
+    assert (answer.state, answer.text) == ("answered", "Yes.")
 
 
 def test_half_a_character_does_not_end_the_stage(tmp_path: Path, peer: Peer) -> None:

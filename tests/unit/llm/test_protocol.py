@@ -66,6 +66,34 @@ def test_only_known_good_ends_of_anthropics_are_answers(reason: str, state: str)
     assert read(claude(text_parts("Fine."), reason), "messages")["state"] == state
 
 
+@pytest.mark.parametrize(
+    ("text", "stop", "left"),
+    [
+        ("Yes.### User: and", ["### System", "### User"], "Yes."),
+        ("Yes.<|prompt|>", ["<|endoftext|>", "<|prompt|>"], "Yes."),
+        ("Yes.<|im_end|>\n<|im_start|>user", ["<|im_start|>"], "Yes."),
+        ("a END b STOP c", ["STOP", "END"], "a"),
+        ("<think>END?</think>\n\nYes.\n\nAnd", ["END", "\n\n"], "Yes."),
+        ("<|im_start|>assistant\nYes.<|im_start|>", ["<|im_start|>"], "Yes."),
+        ("Yes.", ["", "no"], "Yes."),
+    ],
+)
+def test_a_stop_text_ends_an_answer_whatever_the_server_does_with_it(
+    text: str, stop: list[str], left: str
+) -> None:
+    for body, api in ((chat(text), "chat"), (claude(text_parts(text)), "messages")):
+        answer = read_text(json.dumps(body), api, stop)
+        assert (answer["state"], answer["text"]) == ("answered", left)
+
+
+def test_an_answer_that_a_stop_text_ends_has_not_run_into_a_limit() -> None:
+    assert read(chat("Yes.END and on", "length"), "chat", ["END"])["state"] == "answered"
+    assert read(chat("Yes, and", "length"), "chat", ["END"])["state"] == "truncated"
+    assert read(chat("END", "length"), "chat", ["END"])["state"] == "unparsable"
+    assert read(chat("<think>END", "length"), "chat", ["END"])["state"] == "truncated"
+    assert read(chat("No.END", "content_filter"), "chat", ["END"])["state"] == "refused"
+
+
 @pytest.mark.parametrize("finish", ["error", "abort", "network_error", None, ""])
 def test_an_answer_that_was_broken_off_is_asked_again(finish: str | None) -> None:
     for body, api in ((chat(finish=finish), "chat"), (claude(text_parts("x"), finish), "messages")):
@@ -136,6 +164,40 @@ def test_reasoning_without_an_end_is_truncated_and_not_usable() -> None:
 def test_usage_that_is_no_number_is_unknown(usage: object, known: dict[str, int]) -> None:
     answer = read({**chat(), "usage": usage}, "chat")
     assert (answer["state"], answer["usage"]) == ("answered", known)
+
+
+@pytest.mark.parametrize(
+    ("stated", "known"),
+    [
+        ((20, 10, 530), {"input": 20, "output": 510}),
+        ((20, 0, 530), {"input": 20, "output": 510}),
+        ((20, 10, 25), {"input": 20, "output": 10}),
+        ((20, 10, None), {"input": 20, "output": 10}),
+        ((0, 10, 10), {"output": 10}),
+        ((0, 0, 0), {}),
+        ((20, 0, 20), {"input": 20}),
+        ((None, 10, 530), {"output": 10}),
+    ],
+)
+def test_usage_that_is_stated_too_low_is_mended_from_the_total_or_unknown(
+    stated: tuple[int | None, ...], known: dict[str, int]
+) -> None:
+    usage = dict(zip(USAGE, stated, strict=True))
+    assert read({**chat(), "usage": usage}, "chat")["usage"] == known
+
+
+def test_no_tokens_for_no_text_are_known() -> None:
+    usage = {"prompt_tokens": 20, "completion_tokens": 0}
+    assert read({**chat(""), "usage": usage}, "chat")["usage"] == {"input": 20, "output": 0}
+    assert read({**chat("", reasoning="Hm."), "usage": usage}, "chat")["usage"] == {"input": 20}
+
+
+def test_tokens_of_a_cache_are_tokens_of_the_prompt() -> None:
+    cached = {"cache_creation_input_tokens": 300, "cache_read_input_tokens": 4000}
+    body = {**claude(text_parts("x")), "usage": {"input_tokens": 20, "output_tokens": 7, **cached}}
+    assert read(body, "messages")["usage"] == {"input": 4320, "output": 7}
+    body["usage"] = {"input_tokens": 0, "output_tokens": 0, "cache_read_input_tokens": None}
+    assert read(body, "messages")["usage"] == {}
 
 
 WRONG: list[object] = [

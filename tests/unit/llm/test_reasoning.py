@@ -152,6 +152,11 @@ def test_many_tags_take_no_longer_than_reading_them(part: str) -> None:
         ("Yes.\n<|im_end|>\n<|endoftext|>\n", "Yes."),
         ("Yes.</s></s>", "Yes."),
         ("Yes.<end_of_turn>\n", "Yes."),
+        ("Yes.<|eot|>", "Yes."),
+        ("Yes.\n<|user|>", "Yes."),
+        ("Yes.[|endofturn|]\n", "Yes."),
+        *((f"Yes.{end}", "Yes.") for end in ("<|end_of_turn|>", "<|endofturn|>", "<|role_end|>")),
+        *((f"Yes.{end}", "Yes.") for end in ("<|EOT|>", "<seed:eos>", "<|observation|>")),
         ("<|eot_id|>", ""),
         ("Strike it: <s>no</s>", "Strike it: <s>no</s>"),
         ("Its turn ends with <|im_end|>", "Its turn ends with <|im_end|>"),
@@ -164,3 +169,45 @@ def test_a_token_that_ends_the_turn_is_no_part_of_an_answer(text: str, left: str
     assert without_turn_end(text).rstrip("\n") == left
     body = {"model": "m", "choices": [{"message": {"content": text}, "finish_reason": "stop"}]}
     assert read(body, "chat")["text"] == left.strip()
+
+
+BEGINNINGS = [
+    *("<|im_start|>assistant\n", "<|im_start|>assistant<|im_sep|>", "<s><|assistant|>\n"),
+    "<|begin_of_text|><|start_header_id|>assistant<|end_header_id|>\n\n",
+    *("<|header_start|>assistant<|header_end|>\n\n", "<bos><start_of_turn>model\n"),
+    *("<|turn>model\n", "[|assistant|]", "<｜Assistant｜>", "<seed:bos>assistant\n"),
+    "<|start_of_role|>assistant<|end_of_role|>",
+    "<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>",
+    "<|im_assistant|>assistant<|im_middle|>",
+    *("<|start|>assistant<|message|>", "<|assistant_start|>", "<|begin_of_text|>", "\n<bos>"),
+]
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        *((f"{begun}Yes.", "Yes.") for begun in BEGINNINGS),
+        *((f"{begun}<think>a</think>Yes.", "Yes.") for begun in BEGINNINGS),
+        ("<|im_start|>assistant\n<|im_start|>user", "<|im_start|>user"),
+        ("<|im_start|>assistants\nmeet", "<|im_start|>assistants\nmeet"),
+        ("<|im_start|>user\nHi", "<|im_start|>user\nHi"),
+        ("<|assistant|> begins it.", "<|assistant|> begins it."),
+        ("<s>no</s>, yes", "<s>no</s>, yes"),
+        ("It is <|im_start|>assistant", "It is <|im_start|>assistant"),
+    ],
+)
+def test_marks_that_begin_the_turn_are_no_part_of_an_answer(text: str, left: str) -> None:
+    body = {"model": "m", "choices": [{"message": {"content": text}, "finish_reason": "stop"}]}
+    assert read(body, "chat")["text"] == left
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("<think>a</think><answer>Yes.</answer><|im_end|>", "Yes."),
+        ("<|START_RESPONSE|>Yes.<|END_RESPONSE|><|END_OF_TURN_TOKEN|>", "Yes."),
+    ],
+)
+def test_a_frame_before_the_end_of_the_turn_is_no_part_of_an_answer(text: str, left: str) -> None:
+    body = {"model": "m", "choices": [{"message": {"content": text}, "finish_reason": "stop"}]}
+    assert read(body, "chat")["text"] == left

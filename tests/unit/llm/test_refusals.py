@@ -4,6 +4,7 @@ stored and what ends a stage.
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from peer import SETTINGS, Peer
 from bezoar.errors import UserError
 from bezoar.llm import limits
 from bezoar.llm.answer_store import Store
+from bezoar.llm.budget import Ledger
 from bezoar.llm.client import LLMClient
 from bezoar.llm.faults import error_of, message_of
 from bezoar.llm.language_model import Answer
@@ -146,6 +148,31 @@ def test_a_row_that_a_proxy_finds_too_large_is_a_row(tmp_path: Path, peer: Peer)
     assert stored(tmp_path) == {"a": "provider_error"}
 
 
+FIREWALL = error(
+    403, "<!DOCTYPE html>\n<html><title>Attention Required! | Cloudflare</title></html>"
+)
+
+
+@pytest.mark.parametrize("place", [0, 4, 9])
+def test_a_row_that_a_firewall_dislikes_is_a_row(tmp_path: Path, peer: Peer, place: int) -> None:
+    peer.script = lambda prompt, turn: FIREWALL if prompt == str(place) else FINE
+    answers = ask(tmp_path, numbers(10))
+    assert [answer.state == "answered" for answer in answers] == [i != place for i in range(10)]
+    assert answers[place].error == "403 Attention Required! | Cloudflare"
+    assert (peer.turns[str(place)], stored(tmp_path)[str(place)]) == (1, "provider_error")
+
+
+@pytest.mark.parametrize("answered", [0, 5])
+def test_a_firewall_that_refuses_everything_is_one_line(
+    tmp_path: Path, peer: Peer, answered: int
+) -> None:
+    peer.script = lambda prompt, turn: FINE if len(peer.seen) <= answered else FIREWALL
+    with pytest.raises(UserError, match=r"403 Attention Required.*no request.*PEER_KEY") as raised:
+        ask(tmp_path, numbers(200), concurrency=1)
+    assert "\n" not in str(raised.value) and len(peer.seen) <= answered + 16 + 1
+    assert stored(tmp_path) == dict.fromkeys(numbers(answered), "answered")
+
+
 def test_many_long_rows_in_a_row_are_still_rows(tmp_path: Path, peer: Peer) -> None:
     peer.script = lambda prompt, turn: LONG if 0 < int(prompt) < 50 else FINE
     states = [answer.state for answer in ask(tmp_path, numbers(60))]
@@ -173,6 +200,36 @@ def test_credit_that_ends_in_the_middle_is_nobodys_answer(
     assert len(stored(tmp_path)) == answered
     peer.script = lambda prompt, turn: FINE
     assert {answer.state for answer in ask(tmp_path, numbers(8))} == {"answered"}
+
+
+@pytest.mark.parametrize("status", [401, 402, 404])
+def test_answers_under_way_are_kept_when_something_ends_the_stage(
+    tmp_path: Path, peer: Peer, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    """Six requests: one answered, two slow, one refused, one that waits to be sent again for half
+    a minute, one that is never sent.
+    """
+
+    def script(prompt: str, turn: int) -> dict[str, Any]:
+        if prompt == "4":
+            return {"status": 503, "headers": {"retry-after": "30"}}
+        time.sleep({"0": 0.0, "3": 0.3}.get(prompt, 0.8))
+        return error(status, {"error": {"message": "no"}}) if prompt == "3" else FINE
+
+    prices = tmp_path / "p.yaml"
+    prices.write_text("models: {m: {input: 1000.0, output: 2000.0, batch_share: 0.5}}\n")
+    monkeypatch.setenv("BEZOAR_PRICES", str(prices))
+    peer.script = script
+    began = time.monotonic()
+    with pytest.raises(UserError, match=f"{status} no"):
+        ask(tmp_path, numbers(6), concurrency=4)
+    assert time.monotonic() - began < 10, "nothing is waited for that was not sent"
+    assert peer.turns == dict.fromkeys(numbers(5), 1)
+    assert stored(tmp_path) == dict.fromkeys("012", "answered")
+    ledger = Ledger(tmp_path / "budget.db", None)
+    assert ledger.total() == pytest.approx(3 * (3 * 1000 + 2 * 2000) / 1e6)
+    assert ledger.unsettled("s.sqlite") == {}
+    ledger.close()
 
 
 FILTERED = {
@@ -381,10 +438,12 @@ def test_usage_that_is_unknown_is_charged_at_its_bound(
         (None, 33, 9),
         ({"prompt_tokens": 5, "completion_tokens": None}, 5, 9),
         ({"prompt_tokens": 5, "completion_tokens": 2}, 5, 2),
+        ({"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}, 33, 9),
+        ({"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 13}, 5, 8),
     ):
         body = {"model": "m", "choices": [choice], "usage": usage}
         peer.script = lambda prompt, turn, body=body: error(200, body)  # type: ignore[misc]
-        folder = tmp_path / str(tokens_in + tokens_out)
+        folder = tmp_path / str(usage)
         with LLMClient.of(SETTINGS, folder / "s.sqlite", 1, None, "online") as client:
             client.ask([[{"role": "user", "content": "a"}]], ["a"])
         assert client.usd == pytest.approx((tokens_in * 1000 + tokens_out * 2000) / 1e6)

@@ -12,7 +12,7 @@ from peer import SETTINGS
 from bezoar.errors import UserError
 from bezoar.llm.answer_store import key_of
 from bezoar.llm.protocol import arguments
-from bezoar.llm.settings import SEEDS, ModelSettings, ModelSpec, request_of
+from bezoar.llm.settings import SEEDS, ModelSettings, ModelSpec, request_of, same_model
 
 PROMPT = [{"role": "user", "content": "a"}]
 NEW = {
@@ -105,6 +105,34 @@ def test_a_wrong_setting_is_one_line_that_names_it(changes: dict[str, Any], mess
 def test_a_missing_setting_is_one_line_that_names_it(name: str) -> None:
     with pytest.raises(UserError, match=f"`{name}` is missing"):
         ModelSpec.of({key: value for key, value in SETTINGS.items() if key != name})
+
+
+@pytest.mark.parametrize(
+    ("asked", "reported", "same"),
+    [
+        ("m", "m", True),
+        ("gpt-4", "gpt-4-0613", True),
+        ("gemini-2.0-flash", "gemini-2.0-flash-001", True),
+        ("doubao-pro", "doubao-pro-240715", True),
+        ("claude-sonnet-4-5", "claude-sonnet-4-5-20250929", True),
+        ("gpt-4o", "gpt-4o-2024-08-06", True),
+        ("command-r", "command-r-08-2024", True),
+        ("gemini-2.5-flash-preview", "gemini-2.5-flash-preview-05-20", True),
+        ("org/m", "org/m@0123abc", True),
+        ("claude-sonnet-5", "claude-sonnet-5-5", False),
+        ("claude-sonnet-4", "claude-sonnet-4-5-20250929", False),
+        ("gpt-4", "gpt-4-1", False),
+        ("gpt-4", "gpt-4o", False),
+        ("m", "m-7-13", False),
+        ("m", "m-", False),
+        ("m", "other", False),
+        ("m.1", "mx1", False),
+    ],
+)
+def test_a_dated_snapshot_is_the_same_model_and_another_version_is_not(
+    asked: str, reported: str, same: bool
+) -> None:
+    assert same_model(asked, reported) is same
 
 
 def test_the_configurations_schema_knows_every_setting() -> None:

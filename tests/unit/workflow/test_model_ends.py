@@ -160,6 +160,26 @@ def test_a_server_of_ones_own_must_serve_the_model(
     assert [line[: len(wrong)] for line in found] == ([wrong] if served == "teacher" else [])
 
 
+@pytest.mark.parametrize("base", ["", "/v1", "/v1/"])
+@pytest.mark.parametrize("key", ["TEACHER_API_KEY", None])
+def test_a_server_is_found_by_any_form_of_its_address_and_without_a_key(
+    monkeypatch: pytest.MonkeyPatch, base: str, key: str | None
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(doctor, "answers", lambda url: asked.append(url) or True)
+    monkeypatch.setenv("TEACHER_BASE_URL", f"http://127.0.0.1:9{base}")
+    monkeypatch.setenv("TEACHER_API_KEY", KEY)
+    config = resolved([])
+    config["teacher"] |= {"api": "messages", "api_key_env": key}
+    found = list(doctor.language_models(config))
+    assert (asked, [line for line in found if line.startswith("teacher")]) == (
+        ["http://127.0.0.1:9/v1/models"],
+        [],
+    )
+    config["teacher"] |= {"base_url_env": None, "api_key_env": None}
+    assert "teacher: api_key_env is null" in "\n".join(doctor.language_models(config))
+
+
 def test_what_is_gone_stops_make_reproduce_and_what_ends_soon_does_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -130,6 +130,13 @@ def test_another_judge_s_server_is_not_ours() -> None:
     assert "serve" not in recipes.judging(trial)
 
 
+def test_a_model_that_is_served_may_do_without_a_key() -> None:
+    trial = layout("trial.yaml")
+    judge = {**trial.config["mtbench"]["judgments"]["judge"], "api_key_env": None}
+    line = shlex.split(served.before(trial, "judge-base", judge).removesuffix("\\"))
+    assert line[line.index("--export") + 1 : line.index("--")] == ["TEACHER_BASE_URL"]
+
+
 def test_the_card_of_rows_names_the_weights_licence() -> None:
     card = recipes.data_card(layout("trial.yaml"), "orca")
     assert {row["licence"] for row in card["sources"] if "SmolLM2" in row["origin"]} == {
