@@ -17,7 +17,7 @@ RUN apt-get update \
 ARG TORCH=cuda
 WORKDIR /opt/build
 COPY envs envs
-COPY scripts/commands/make_environment.sh scripts/commands/make_environment.sh
+COPY scripts/commands/make_environment.sh scripts/commands/pip_settings.sh scripts/commands/
 RUN scripts/commands/make_environment.sh /opt/openbezoar "${TORCH}" \
     && rm -rf /root/.cache /opt/build/*
 

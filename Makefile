@@ -14,7 +14,7 @@ $(if $(findstring :,$(CURDIR)),$(error $(CURDIR): a directory with a colon in it
 ENV := .venv
 BIN := $(if $(filter /%,$(ENV)),,$$PWD/)$(ENV)/bin
 RUN := env -u PYTHONHOME -u PYTHONSTARTUP -u PYTHONOPTIMIZE -u PYTHONSAFEPATH -u PYTHONIOENCODING -u SNAKEMAKE_PROFILE PATH="$(BIN):$$PATH" PYTHONPATH="$$PWD/scripts" PYTHONNOUSERSITE=1 PYTHONUTF8=1 PYTHONWARNINGS=ignore::FutureWarning HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false
-CORES = $(or $(JOBS),$(shell nproc 2>/dev/null || sysctl -n hw.ncpu))
+CORES = $(or $(JOBS),$(shell env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc 2>/dev/null || sysctl -n hw.ncpu))
 WORKFLOW = $(RUN) python scripts/commands/run_workflow.py --profile $(or $(PROFILE),profiles/default) --cores $(CORES)$(if $(VERBOSE), --verbose)
 REHEARSAL = $(or $(CONFIG),config/rehearsal.yaml)
 DRESS = $(or $(CONFIG),config/rehearsal.yaml config/dress-rehearsal.yaml)
@@ -114,10 +114,10 @@ bench: environment .venv-bench .venv-curator .venv-bench-training ## speed and m
 	@$(RUN) python scripts/dev/bench.py $(if $(BUSY),--busy) $(PART)
 
 .venv-bench .venv-curator .venv-crate .venv-llama-cpp: .venv-%: envs/%.lock | environment
-	"$(ENV)/bin/python" -m venv $@ && $@/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $< && touch $@ || { rm -rf $@; exit 1; }
+	@scripts/commands/make_side_environment.sh "$(ENV)" $@ $<
 
 .venv-bench-training: envs/bench-training.lock | environment # with the torch that .venv has
-	"$(ENV)/bin/python" -m venv $@ && $@/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $< -r envs/torch-$(if $(wildcard $(ENV)/.made-cuda-*),cuda,cpu).lock && touch $@ || { rm -rf $@; exit 1; }
+	@scripts/commands/make_side_environment.sh "$(ENV)" $@ $< envs/torch-$(if $(wildcard $(ENV)/.made-cuda-*),cuda,cpu).lock
 
 check: development ## formatting, types, lint, schema; writes nothing
 	$(RUN) scripts/dev/check.sh

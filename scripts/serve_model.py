@@ -22,6 +22,7 @@ changed, no server is started.
 
 import argparse
 import ctypes
+import http.client
 import json
 import os
 import re
@@ -173,7 +174,7 @@ def answers(address: str, model: str) -> str:
         opener.open(request, timeout=60).close()
     except urllib.error.HTTPError as error:
         return f"{error.code} {error.read(200).decode(errors='replace')}"
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         return str(error)
     return ""
 
@@ -198,14 +199,22 @@ def wait(child: "subprocess.Popen[bytes]", address: str, model: str, timeout_s: 
 
 
 def awaited(address: Path, record: Path) -> str:
-    """Return the address once the server answers; raise `UserError` if it ended."""
+    """Return the address once the server answers; raise `UserError` if it ended, however it did."""
     while not record.is_file():
         if not address.is_file():
             raise UserError(
                 f"{address}: gone, the server ended before it answered; its log says why"
             )
+        process = int(address.read_text(encoding="utf-8").split()[1])
+        try:
+            os.kill(process, 0)
+        except ProcessLookupError:
+            raise UserError(
+                f"{address}: left behind, its process {process} was killed before the server"
+                " answered; memory may have been short; run again"
+            ) from None
         time.sleep(WAIT_S)
-    return address.read_text(encoding="utf-8").strip()
+    return address.read_text(encoding="utf-8").split()[0]
 
 
 def end_with_parent() -> None:
@@ -238,7 +247,7 @@ def running(recipe: Recipe, record: Path, address_file: Path | None) -> Iterator
         address = f"http://127.0.0.1:{port}/v1"
         if address_file:
             with whole_file(address_file) as stream:
-                stream.write(f"{address}\n")
+                stream.write(f"{address}\n{os.getpid()}\n")
         with progress.task(f"start the server of {recipe['model']}"):
             wait(child, address, recipe["model"], recipe["start_timeout_s"])
         seconds = round(time.monotonic() - started, 1)

@@ -13,6 +13,11 @@ from typing import IO, Any
 
 from bezoar.errors import UserError
 
+# What to do where a file cannot be locked: some network file systems are mounted without locks.
+NO_LOCKS = (
+    "its file system has no locks (Lustre: mount it with flock); work in a directory on another one"
+)
+
 
 def same_json(one: Any, other: Any) -> bool:
     """Whether two values are the same as JSON: by ==, 1 and true would be one."""

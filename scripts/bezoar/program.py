@@ -9,12 +9,27 @@ from contextlib import nullcontext, suppress
 from io import TextIOWrapper
 
 from bezoar.errors import UserError, shortage
+from bezoar.files import NO_LOCKS
 from bezoar.progress import signs_of_life
 
 DENIED = (
     *(errno.EACCES, errno.EPERM, errno.EROFS),
     *(errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP),
 )
+# What a machine, its file system or a limit of it does, whoever asks: -> what to do about it.
+ELSEWHERE = {
+    **dict.fromkeys((errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP), NO_LOCKS),
+    **dict.fromkeys(
+        (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EBUSY, errno.EHOSTDOWN),
+        "its disk or network file system fails; run it again, and ask who runs the machine if that"
+        " stays",
+    ),
+    **dict.fromkeys(
+        (errno.EMFILE, errno.ENFILE), "too many files are open at once; raise `ulimit -n`"
+    ),
+    errno.EAGAIN: "no more processes are allowed; end some, or raise `ulimit -u` or the container's"
+    " limit (--pids-limit)",
+}
 INTERRUPTED, BROKEN_PIPE = 130, 141  # 128 and the number of the signal, as shells count
 BUG = (
     "error: this is a bug of the project, not of your input: report it where you found the project,"
@@ -73,6 +88,8 @@ def _advice(error: Exception) -> str:
     lacking = shortage(error)
     if lacking == "memory":
         return "out of memory; end other programs or use a machine with more, and run it again"
+    if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+        return ELSEWHERE[errno.EAGAIN]
     if not isinstance(error, OSError) or not error.errno:
         return "the disk is full; free some space and run it again" if lacking else ""
     place = f"{error.filename}: " if error.filename else ""
@@ -84,6 +101,8 @@ def _advice(error: Exception) -> str:
         return "no place for temporary files can be written; free some space or name one in TMPDIR"
     if isinstance(error, FileNotFoundError) and error.filename:
         return f"{place}{os.strerror(error.errno)}; bring it or name another"
+    if advice := ELSEWHERE.get(error.errno):
+        return f"{place}{os.strerror(error.errno)}; {advice}"
     return ""
 
 

@@ -9,6 +9,7 @@ that ends, which costs nothing. A line that begins with `note:` stops nothing.
 
 import argparse
 import asyncio
+import http.client
 import os
 import shutil
 import subprocess
@@ -109,13 +110,13 @@ def language_models(config: dict[str, Any]) -> Iterator[str]:
                 f"{role}: {settings['api_key_env']} is not set; put the key for {settings['model']}"
                 " into it (any text for a local server)"
             )
-        address = os.environ.get(settings["base_url_env"] or "")
+        address = os.environ.get(settings["base_url_env"] or "", "").strip()
         if settings["base_url_env"] and not address:
             yield (
                 f"{role}: {settings['base_url_env']} is not set; start a server of"
                 f" {settings['model']} (docs/reproducing.md) and put its address (…/v1) into it"
             )
-        elif address and not answers(models_url(settings, address)):
+        elif address and not answers(models_url(settings, address), whatever=True):
             yield (
                 f"{role}: no answer from {address}; start the server or correct"
                 f" {settings['base_url_env']}"
@@ -181,13 +182,15 @@ def models_url(settings: dict[str, Any], address: str) -> str:
     return f"{root_of(address, messages)}{'/v1' if messages else ''}/models"
 
 
-def answers(url: str) -> bool:
-    """Say whether anything answers at `url`; a refusal by the server is an answer."""
+def answers(url: str, whatever: bool = False) -> bool:
+    """Say whether anything answers at `url`; a refusal by the server is an answer, and so is
+    `whatever` it says of a path that it may not have.
+    """
     try:
         urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=KNOCK_S).close()
     except urllib.error.HTTPError as error:
-        return error.code != 404
-    except (OSError, ValueError):
+        return whatever or error.code != 404
+    except (OSError, ValueError, http.client.HTTPException):
         return False
     return True
 

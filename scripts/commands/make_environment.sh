@@ -86,9 +86,7 @@ esac
 if [ "$choice" = auto ]; then
     if has_gpu || is_made cuda; then choice=cuda; else choice=cpu; fi
 fi
-# Settings for other programs: only indexes, certificates and caches count here.
-unset PYTHONPATH PYTHONHOME PIP_TARGET PIP_PREFIX PIP_ROOT PIP_DRY_RUN
-export PIP_USER=0 PIP_CONSTRAINT=/dev/null
+. "$(dirname "$0")/pip_settings.sh"
 trap clean_up EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP

@@ -5,6 +5,8 @@ leaves nothing half-written.
 import errno
 import gzip
 import json
+import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -102,3 +104,15 @@ def test_a_stage_that_is_killed_while_it_is_audited_is_a_finding(
     assert audit_results.make_again("x", receipt, tmp_path) == [
         "x: cannot be made again: status -9"
     ]
+
+
+def test_a_file_system_without_locks_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr("fcntl.flock", refused)
+    line = f"{tmp_path}: Function not implemented; its file system has no locks"
+    with pytest.raises(UserError, match=re.escape(line)):
+        require("x", "sha256", "1", None, tmp_path / "sources.lock")

@@ -1,5 +1,6 @@
 """How a program ends: in one line that a user can act on, or as a bug that says that it is one."""
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -44,7 +45,7 @@ def test_what_a_user_can_act_on_is_one_line(body: str, status: int, message: str
     assert done.stderr.startswith(message) and done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("body", ["raise KeyError('x')", "raise OSError(errno.EIO, 'bad')"])
+@pytest.mark.parametrize("body", ["raise KeyError('x')", "raise OSError(errno.ENXIO, 'bad')"])
 def test_anything_else_is_a_bug_and_says_so_before_its_traceback(body: str) -> None:
     done = ran(body)
     assert done.returncode == 1
@@ -77,6 +78,17 @@ class OutOfMemoryError(RuntimeError):
         (RuntimeError("I/O error: File too large (os error 27)"), "the disk is full; "),
         (FileNotFoundError(2, "none", "a/b"), "a/b: No such file or directory; bring it"),
         (FileNotFoundError(2, "No usable temporary directory found in ['/x']"), "no place for tem"),
+        (OSError(errno.ENOLCK, "x"), "No locks available; its file system has no locks (Lustre"),
+        (OSError(errno.ESTALE, "x", "a/b"), "a/b: Stale file handle; its disk or network file sys"),
+        (OSError(errno.EMFILE, "x", "a"), "a: Too many open files; too many files are open at onc"),
+        (
+            BlockingIOError(errno.EAGAIN, "fork"),
+            "Resource temporarily unavailable; no more process",
+        ),
+        (
+            RuntimeError("can't start new thread"),
+            "no more processes are allowed; end some, or rais",
+        ),
     ],
 )
 def test_what_the_machine_lacks_is_one_line_whoever_says_it(

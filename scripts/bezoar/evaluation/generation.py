@@ -26,8 +26,8 @@ def generate(
     An answer ends at any token that the tokenizer or generation_config.json calls an end, and where
     the model's context does. Temperature 0 is greedy. Batches are left-padded and hold prompts of
     like length; sampling is seeded once per batch. `bos` is False for prompts whose template writes
-    BOS itself, if there is any. An embedding may have rows that the tokenizer has no piece for; such
-    a token is no text. Raise `UserError` if a prompt fills the model's context.
+    BOS itself, if there is any. An embedding may have rows that the tokenizer has no piece for;
+    such a token is no text. Raise `UserError` if a prompt fills the model's context.
     """
     import torch
 

@@ -22,7 +22,7 @@ ADDRESSES = {"openai": "https://api.openai.com/v1", "anthropic": "https://api.an
 NO_KEY = "none"  # to a server that needs none; the clients want one
 # Variables that the clients read before anything is sent: proxies and certificates.
 PROXIES = "HTTPS_PROXY HTTP_PROXY ALL_PROXY NO_PROXY".split()
-NETWORK = (*PROXIES, *map(str.lower, PROXIES), "SSL_CERT_FILE", "SSL_CERT_DIR")
+NETWORK = (*PROXIES, *map(str.lower, PROXIES), "SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE")
 
 
 def speaks_messages(provider: str, api: str) -> bool:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+PROBE_S = 20.0  # nvidia-smi loads a driver that may be asleep
 BF16 = ("avx512_bf16", "amx_bf16", "bf16")  # flags of x86-64, and of aarch64
 
 
@@ -67,7 +68,12 @@ def gpus() -> list[float]:
     if tool is None:
         return []
     query = ["--query-gpu=index,uuid,memory.total", "--format=csv,noheader,nounits"]
-    done = subprocess.run([tool, *query], capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(
+            [tool, *query], capture_output=True, text=True, check=False, timeout=PROBE_S
+        )
+    except subprocess.TimeoutExpired:  # a driver that hangs
+        return []
     rows = [line.split(", ") for line in done.stdout.splitlines() if line.count(", ") == 2]
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:

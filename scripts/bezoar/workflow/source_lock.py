@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bezoar.errors import UserError
-from bezoar.files import write_json
+from bezoar.files import NO_LOCKS, write_json
 from bezoar.readers import read_json_object
 
 
@@ -24,7 +24,10 @@ def locked(lock: Path) -> Iterator[dict[str, Any]]:
     """Yield the lock file's content for change; one process at a time."""
     lock.parent.mkdir(parents=True, exist_ok=True)
     with open(lock.with_suffix(".lock.guard"), "w") as guard:
-        fcntl.flock(guard, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(guard, fcntl.LOCK_EX)
+        except OSError as error:
+            raise UserError(f"{lock.parent}: {error.strerror}; {NO_LOCKS}") from None
         content = recorded(lock)
         before = json.dumps(content, sort_keys=True)
         yield content

@@ -50,9 +50,8 @@ class Machine:
         (self.project / "scripts/commands").mkdir(parents=True)
         shutil.copytree(ROOT / "envs", self.project / "envs")
         shutil.copy(ROOT / "Makefile", self.project)
-        shutil.copy(
-            ROOT / "scripts/commands/make_environment.sh", self.project / "scripts/commands"
-        )
+        for script in (ROOT / "scripts/commands").glob("*.sh"):
+            shutil.copy(script, self.project / "scripts/commands")
 
     def python(self, name: str, version: str, without_venv: int = 0) -> None:
         """Put a Python on PATH."""
@@ -289,6 +288,17 @@ def test_what_is_set_for_other_programs_does_not_reach_pip(machine: Machine) -> 
     requests = machine.requests()
     assert requests
     assert all(request.endswith(" 0 ") for request in requests)
+
+
+def test_nor_to_pip_in_an_environment_beside_it(machine: Machine) -> None:
+    python = machine.bin / "python3"
+    told = 'echo "$* $PIP_USER $PIP_CONSTRAINT $PIP_TARGET" >>'
+    python.write_text(python.read_text().replace('echo "$*" >>', told))
+    machine.make()
+    machine.requests()
+    machine.do("make", ".venv-llama-cpp", PIP_USER="1", PIP_TARGET="/elsewhere", PIP_CONSTRAINT="c")
+    (request,) = [line for line in machine.requests() if "llama-cpp.lock" in line]
+    assert request.endswith(" 0 /dev/null ")
 
 
 @pytest.mark.parametrize("name", ["with space", "a$HOME", 'a"b', "a'b", "a$(touch x)"])

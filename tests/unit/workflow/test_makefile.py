@@ -30,6 +30,8 @@ FOREIGN = {
     "BIN": "/b",
     "CORES": "99",
     "OPTIONS": "o",
+    "OMP_NUM_THREADS": "1",  # nproc obeys it
+    "OMP_THREAD_LIMIT": "1",
 }
 
 OURS = ("BEZOAR_", "MAKE", "MFLAGS", "BUDGET_USD")  # of the make that may have started the tests

@@ -4,8 +4,12 @@ further options have a place in the configuration.
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -136,3 +140,47 @@ def test_without_commercial_keys_every_model_is_on_a_server_of_ones_own() -> Non
     assert config["pathvars"]["results"] != resolved([])["pathvars"]["results"]
     others = {found[role]["model"] for role in ("rater", "evaluator", "judge")}
     assert len(others) == 1 and config["mtbench"]["judgments"]["paper_judge"] not in others
+
+
+def test_who_waits_for_a_server_notices_that_it_was_killed(tmp_path: Path) -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    address, record = tmp_path / "url", tmp_path / "record.json"
+    address.write_text(f"http://127.0.0.1:1/v1\n{gone.pid}\n")
+    with pytest.raises(UserError, match=f"url: left behind, its process {gone.pid} was killed"):
+        serve_model.awaited(address, record)
+    address.write_text(f"http://127.0.0.1:1/v1\n{os.getpid()}\n")
+    record.write_text("{}")
+    assert serve_model.awaited(address, record) == "http://127.0.0.1:1/v1"
+
+
+@contextmanager
+def speaking(answer: bytes) -> Iterator[str]:
+    """A port that answers everything with these bytes."""
+
+    def answer_all() -> None:
+        while True:
+            try:
+                peer, _ = server.accept()
+            except OSError:
+                return
+            with peer:
+                peer.recv(4096)
+                peer.sendall(answer)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=answer_all, daemon=True).start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}/v1"
+
+
+def test_whatever_listens_at_an_address_doctor_and_server_say_it_in_a_line() -> None:
+    import doctor
+
+    with speaking(b"SSH-2.0-OpenSSH_9.2\r\n") as address:
+        assert not doctor.answers(f"{address}/models", whatever=True)
+        assert "SSH-2.0" in serve_model.answers(address, "m")
+    with speaking(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n") as address:
+        assert doctor.answers(f"{address}/models", whatever=True)
+        assert not doctor.answers(f"{address}/file")
+    for wrong in ("http://127.0.0.1:80x0/v1", "http://my host:80/v1", "http://127.0.0.1:80\r/v1"):
+        assert not doctor.answers(wrong, whatever=True)

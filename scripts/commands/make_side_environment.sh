@@ -1,0 +1,13 @@
+#!/bin/sh
+# Make an environment beside the main one, of the same Python: make_side_environment.sh MAIN DIR LOCK…
+set -eu
+main=$1 dir=$2
+shift 2
+. "$(dirname "$0")/pip_settings.sh"
+fail() { rm -rf "$dir"; exit 1; }
+echo "making $dir"
+rm -rf "$dir"
+"$main/bin/python" -m venv "$dir" || fail
+for lock; do set -- "$@" -r "$lock"; shift; done
+"$dir/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps "$@" || fail
+touch "$dir"
