@@ -75,12 +75,14 @@ HOST_BYTES = {
     "lm_eval": 2,
     "mtbench_answers": 2,
 }
-# The same where a CPU computes: float32, and the 4-bit base beside its dequantised weights.
+# The same where a CPU computes, in float32. A training's is the 16-bit checkpoint on its way into
+# 4 bits: SFT on a base of the paper's shape (`make dress-rehearsal`) took 10.7 GB, 3.1 bytes.
 CPU_BYTES = HOST_BYTES | {
-    **dict.fromkeys(("sft", "hh_sft", "dpo_reference", "dpo"), 9),
+    **dict.fromkeys(("sft", "hh_sft", "dpo_reference", "dpo"), 3.2),
     **dict.fromkeys(("lm_eval", "mtbench_answers"), 6),
     "merge": 12,
 }
+CACHED_BYTES = 6  # [ours] of a parameter's dequantised weights, where they are kept (trial)
 # Bytes that a kept row takes as Python objects: two lists of token ids of a few hundred each.
 ROW_BYTES = 20_000
 # Of the evaluation's items and their n-grams, at the paper's ten tasks.
@@ -276,8 +278,16 @@ class Needs:
         gpu_bytes = self.quantised(recipe) + micro * self.token_bytes(whole)
         held = 0.0 if gpus or self.config["pretrain"] else self.token_bytes(whole) + CPU_LOGIT_BYTES
         here_mb = MARGIN * micro * held / 1e6  # the rehearsal's own is in what was measured
+        here_mb += self.cached_mb(recipe)
         need = self.host(section, seconds, gpus, gpu_bytes, rows, here_mb)
         return Need(need.mem_mb * self.processes, need.seconds, need.gpus, need.gpu_mb)
+
+    def cached_mb(self, recipe: dict[str, Any]) -> float:
+        """Return the MB of host memory that a CPU takes for dequantised weights, if it keeps
+        them.
+        """
+        kept = recipe["cache_dequantized"] and not self.gpus
+        return MARGIN * CACHED_BYTES * max(0, self.size - 2_000_000) / 1e6 if kept else 0.0
 
     def quantised(self, recipe: dict[str, Any]) -> float:
         """Return the bytes of the 4-bit base on a GPU: NF4 with double quantisation takes 4.13 bits
@@ -302,7 +312,8 @@ class Needs:
         seconds = 2 * self.size * tokens / self.speed(self.gpus, recipe["threads"])
         batch = 2 * recipe["reference_batch_size"] * recipe["max_length"]
         gpu_bytes = self.quantised(recipe) + batch * LOGIT_BYTES
-        return self.host("dpo_reference", seconds, self.gpus, gpu_bytes, pairs)
+        here_mb = self.cached_mb(recipe)
+        return self.host("dpo_reference", seconds, self.gpus, gpu_bytes, pairs, here_mb)
 
     def merge(self) -> Need:
         """Return what a merge needs with its probes."""
@@ -450,7 +461,7 @@ def table(layout: Layout, measured: Mapping[str, Used] = MappingProxyType({})) -
     they took where that was `measured`.
     """
     heads = f"{'computing':<20}{'jobs':>5}{'memory':>10}{'GPUs':>6}{'of each':>10}"
-    heads += f"{'at most':>10}{'limit':>9}"
+    heads += f"{'at most':>11}{'limit':>12}"
     lines = [heads + f"{'took':>12}{'peak':>10}" if measured else heads]
     counts, hours = jobs(layout), 0.0
     for rule, need in Needs(layout).by_rule.items():
@@ -458,7 +469,7 @@ def table(layout: Layout, measured: Mapping[str, Used] = MappingProxyType({})) -
         gpu = f"{need.gpu_mb / 1024:.1f} GiB" if need.gpu_mb else "-"
         line = (
             f"{rule:<20}{counts[rule]:>5}{need.mem_mb:>7,} MB{need.gpus or '-':>6}{gpu:>10}"
-            f"{clock(need.seconds):>10}{need.minutes:>5} min"
+            f"{clock(need.seconds):>11}{need.minutes:>8,} min"
         )
         if took := measured.get(rule):
             line += f"{clock(took.seconds):>12}{took.mem_mb:>7,.0f} MB"
