@@ -24,8 +24,10 @@ Written by `scripts/dev/write_resources.py` from `scripts/bezoar/workflow/resour
 edit. `make plan` prints the same for any configuration.
 
 Memory is the host's, with what Snakemake itself takes in a job. The rehearsal's is measured; what a
-larger model adds, GPU memory and time are estimates, and nothing at the paper's scale has been
-measured yet. Time is an upper bound: rows as long as `max_length`, on a GPU that sustains {gpu}
+larger model adds, GPU memory and time are estimates. Of the paper's shape three steps of
+`make dress-rehearsal` have been measured, on two cores of a CPU with AVX2 alone, beside other work:
+making the base (95 s, 7.3 GB at its peak), two steps of SFT on rows of its first scheme (443 s,
+10.7 GB), and a merge with two probes (262 s, 10.7 GB). Nothing has been measured on a GPU. Time is an upper bound: rows as long as `max_length`, on a GPU that sustains {gpu}
 TFLOP/s, a quarter of an RTX 4090's peak, or a CPU of {cpu} GFLOP/s a thread. The limit is what a
 scheduler is asked for first; a job that is killed for memory or time asks for twice as much, then
 three times.

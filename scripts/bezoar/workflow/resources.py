@@ -76,11 +76,12 @@ HOST_BYTES = {
     "mtbench_answers": 2,
 }
 # The same where a CPU computes, in float32. A training's is the 16-bit checkpoint on its way into
-# 4 bits: SFT on a base of the paper's shape (`make dress-rehearsal`) took 10.7 GB, 3.1 bytes.
+# 4 bits: of a base of the paper's shape (`make dress-rehearsal`) SFT and the merge took 10.7 GB
+# each, 3.1 bytes a parameter.
 CPU_BYTES = HOST_BYTES | {
     **dict.fromkeys(("sft", "hh_sft", "dpo_reference", "dpo"), 3.2),
     **dict.fromkeys(("lm_eval", "mtbench_answers"), 6),
-    "merge": 12,
+    "merge": 3.2,
 }
 CACHED_BYTES = 6  # [ours] of a parameter's dequantised weights, where they are kept (trial)
 # Bytes that a kept row takes as Python objects: two lists of token ids of a few hundred each.
@@ -321,7 +322,9 @@ class Needs:
         tokens = recipe["probe_rows"] * recipe["max_length"]
         work = 2 * 2 * self.size * tokens / self.speed(self.gpus, recipe["threads"])
         gpu_bytes = 3 * self.size + recipe["max_length"] * LOGIT_BYTES
-        return self.host("merge", work + 2 * self.moved(), self.gpus, gpu_bytes)
+        held = 0.0 if self.gpus or self.config["pretrain"] else CPU_LOGIT_BYTES
+        here_mb = MARGIN * recipe["max_length"] * held / 1e6
+        return self.host("merge", work + 2 * self.moved(), self.gpus, gpu_bytes, more_mb=here_mb)
 
     def learning_s(self) -> float:
         """Return the seconds that the world's held-out items take, 2,000 of them."""
