@@ -181,6 +181,8 @@ def checked(rows: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
     for where, row in numbered(path, rows):
         for name, kind in JUDGMENT.items():
             column(row, name, kind, where)
+        if "user_prompt" in row:
+            column(row, "user_prompt", str, where)
         if not texts(row["judge"], "judge", where):
             raise UserError(f"{where}: expected the judge's name and its prompt; judge again")
         key = (row["judge"][0], row["model"], row["question_id"], row["turn"], row["repeat"])

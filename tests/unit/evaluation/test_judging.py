@@ -303,6 +303,8 @@ def test_a_judgment_that_stands_twice_is_refused_and_judges_are_never_mixed(
     rows = judged(tmp_path, 3)
     with pytest.raises(UserError, match=r"x:7: m, question 81, turn 1, repeat 0 is judged twice"):
         mtbench.checked([*rows, rows[0]], Path("x"))
+    with pytest.raises(UserError, match=r"x:1: expected a text as `user_prompt`"):
+        mtbench.checked([{**rows[0], "user_prompt": ["a"]}], Path("x"))
     judged(tmp_path, 3, judge="other")
     write_jsonl(tmp_path / "mixed.jsonl", [*rows, *read_jsonl(tmp_path / "other.jsonl")])
     with pytest.raises(UserError, match="judged by judge and other; expected one judge per set"):
