@@ -212,6 +212,11 @@ def main(argv: list[str] | None = None) -> None:
                 "difference": compare(pairs),
             }
         print(report, flush=True)
+        if math.isnan(report["difference"]["kl_nats_per_token"]):
+            raise UserError(
+                "merge: the KL divergence is not a number: the base or the merged model overflows"
+                " in 16 bits; take base: dtype: bfloat16"
+            )
         if report["difference"]["kl_nats_per_token"] > recipe["max_kl"]:
             raise UserError(
                 f"merge: KL {report['difference']['kl_nats_per_token']:.4f} nats per token is above"

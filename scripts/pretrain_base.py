@@ -22,7 +22,7 @@ from typing_extensions import TypedDict
 
 from bezoar import precision, program, progress
 from bezoar.arguments import model_directory
-from bezoar.errors import UserError
+from bezoar.errors import UserError, reason
 from bezoar.files import canonical, differences, whole_directory, whole_file, write_jsonl
 from bezoar.provenance.receipt import Receipt, stage_parser
 from bezoar.provenance.resumption import begun_with
@@ -55,27 +55,32 @@ def train_tokenizer(texts: list[str], vocabulary_size: int) -> bytes:
     normalisation; pad has its own id.
 
     Newlines are kept out of the merges, so that they are byte tokens, as they are in OpenLLaMA's
-    vocabulary.
+    vocabulary. Raise `UserError` if the texts do not give so many pieces, or need more.
     """
     import sentencepiece
 
     model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=(text.replace("\n", " ") for text in texts),
-        model_writer=model,
-        model_type="bpe",
-        vocab_size=vocabulary_size,
-        byte_fallback=True,
-        split_digits=True,
-        normalization_rule_name="identity",
-        remove_extra_whitespaces=False,
-        unk_id=0,
-        bos_id=1,
-        eos_id=2,
-        pad_id=3,
-        num_threads=1,
-        minloglevel=2,
-    )
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=(text.replace("\n", " ") for text in texts),
+            model_writer=model,
+            model_type="bpe",
+            vocab_size=vocabulary_size,
+            byte_fallback=True,
+            split_digits=True,
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
+            unk_id=0,
+            bos_id=1,
+            eos_id=2,
+            pad_id=3,
+            num_threads=1,
+            minloglevel=2,
+        )
+    except RuntimeError as error:  # too few texts for so many pieces, or too few pieces for them
+        raise UserError(
+            f"pretrain.vocabulary_size: {vocabulary_size}: {reason(error)}; choose another"
+        ) from None
     return model.getvalue()
 
 
@@ -228,6 +233,11 @@ def build(recipe: Recipe, pad_token_id: int) -> Any:
             raise UserError(
                 f"pretrain: {key} is {recipe[key]}, expected a multiple of 64 (4-bit blocks)"
             )
+    if recipe["hidden_size"] % recipe["heads"]:
+        raise UserError(
+            f"pretrain: heads is {recipe['heads']}, expected a divisor of hidden_size"
+            f" ({recipe['hidden_size']})"
+        )
     rows = recipe["embedding_rows"] or recipe["vocabulary_size"]
     if rows < recipe["vocabulary_size"]:
         raise UserError(

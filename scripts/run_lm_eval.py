@@ -26,7 +26,8 @@ from typing_extensions import TypedDict
 
 from bezoar import precision, program, progress
 from bezoar.arguments import model_directory
-from bezoar.errors import UserError
+from bezoar.errors import UserError, reason, shortage
+from bezoar.evaluation.generation import overflow
 from bezoar.evaluation.harness import (
     add_task_arguments,
     assignments,
@@ -146,21 +147,54 @@ def evaluate(model: Any, task: Any, recipe: Recipe) -> dict[str, Any]:
         None
     )  # it runs pip, gcc and lscpu each time, for seconds; the receipt records what matters
     seed = recipe["seed"]
-    found = simple_evaluate(
-        model=model,
-        tasks=[task],
-        num_fewshot=recipe["num_fewshot"],
-        batch_size=recipe["batch_size"],
-        limit=recipe["limit"],
-        task_manager=TaskManager(include_defaults=False),
-        bootstrap_iters=recipe["bootstrap_iters"],
-        log_samples=True,
-        random_seed=seed,
-        numpy_random_seed=seed,
-        torch_random_seed=seed,
-        fewshot_random_seed=seed,
-    )
-    return {"raw": raw(dict(found or {})), "samples": samples(dict(found or {}))}
+    try:
+        found = simple_evaluate(
+            model=model,
+            tasks=[task],
+            num_fewshot=recipe["num_fewshot"],
+            batch_size=recipe["batch_size"],
+            limit=recipe["limit"],
+            task_manager=TaskManager(include_defaults=False),
+            bootstrap_iters=recipe["bootstrap_iters"],
+            log_samples=True,
+            random_seed=seed,
+            numpy_random_seed=seed,
+            torch_random_seed=seed,
+            fewshot_random_seed=seed,
+        )
+    except Exception as error:  # of any kind: templates and functions are the task's own
+        if isinstance(error, UserError) or shortage(error):
+            raise
+        raise UserError(
+            f"lm_eval: {task.config.task} cannot be evaluated: {reason(error)}"
+        ) from None
+    rows = with_means(samples(dict(found or {})), dict(found or {}))
+    return {"raw": raw(dict(found or {})), "samples": rows}
+
+
+def with_means(rows: list[dict[str, Any]], found: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the items with those scores alone whose mean is the harness's own value; a perplexity
+    or a correlation is computed over all items at once. Raise `UserError` for a task without any.
+    """
+    for task, values in found["results"].items():
+        items = [row for row in rows if row["task"] == task]
+        scored = {name for row in items for name in row} - {"task", "doc_id", "target"}
+        means = scored - {"loglikelihoods"}
+        for name in sorted(means):
+            reported = values.get(name if "," in name else f"{name},none")
+            mean = math.fsum(row.get(name, 0.0) for row in items) / len(items)
+            if isinstance(reported, float) and not math.isclose(mean, reported, abs_tol=1e-9):
+                print(f"lm_eval: {task}: {name} is no mean over items; left out", flush=True)
+                means.remove(name)
+                for row in items:
+                    row.pop(name, None)
+        if items and not means:
+            named = ", ".join(sorted({key.partition(",")[0] for key in values if "," in key}))
+            raise UserError(
+                f"lm_eval: task {task} has no score of single items ({named}), which comparisons"
+                " need; evaluate another task"
+            )
+    return rows
 
 
 def joined(parts: list[dict[str, Any]]) -> dict[str, Any]:
@@ -235,11 +269,14 @@ def score_name(metric: str, filtered: str) -> str:
 
 def likelihoods_of(item: dict[str, Any]) -> list[float]:
     """Return the log-likelihood of each choice of an item; nothing where answers are generated."""
-    return [
+    found = [
         float(response[0])
         for response in item["filtered_resps"]
         if isinstance(response, (list, tuple)) and response and not isinstance(response[0], str)
     ]
+    if any(map(math.isnan, found)):
+        raise UserError(overflow(f"lm_eval: item {item['doc_id']}: a log-likelihood"))
+    return found
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -2,6 +2,7 @@
 language model.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -34,7 +35,7 @@ def generate(
     encoded = [encode(tokenizer, prompt, bos) for prompt in prompts]
     limits = room(model, encoded, max_new_tokens)
     stops = sorted({tokenizer.eos_token_id} | ends(model))
-    last = max(tokenizer.get_vocab().values())
+    known = set(tokenizer.get_vocab().values())
     results: list[tuple[str, str]] = [("", "length")] * len(prompts)
     sampling = (
         {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
@@ -58,17 +59,33 @@ def generate(
                 use_cache=True,
                 pad_token_id=tokenizer.pad_token_id,
                 eos_token_id=stops,
+                logits_processor=[require_numbers],
                 **sampling,
             )
         for row, index in enumerate(chosen):
             new = out[row, width:].tolist()
             end = next((place for place, token in enumerate(new) if token in stops), None)
-            pieces = [token for token in new[:end] if token <= last]
+            pieces = [token for token in new[:end] if token in known]
             results[index] = (
                 tokenizer.decode(pieces, skip_special_tokens=True),
                 "length" if end is None else "eos",
             )
     return results
+
+
+def require_numbers(_: Any, scores: Any) -> Any:
+    """Return the scores of the next token; raise `UserError` if one is not a number."""
+    if scores.isnan().any():
+        raise UserError(overflow("a score of the next token"))
+    return scores
+
+
+def overflow(what: str) -> str:
+    """Return the line for numbers that a model of finite weights makes no numbers."""
+    return (
+        f"{what} is not a number: the model overflows in this precision; take bfloat16 or float32"
+        " (`dtype`)"
+    )
 
 
 def room(model: Any, encoded: Sequence[list[int]], max_new_tokens: int) -> list[int]:
@@ -150,8 +167,8 @@ def log_probabilities(
             )
         for place, index in enumerate(chosen):
             length, prefix = len(rows[index][0]), rows[index][1]
-            results[index] = (
-                float(logps[place, prefix - 1 : length - 1].double().sum()),
-                length - prefix,
-            )
+            total = float(logps[place, prefix - 1 : length - 1].double().sum())
+            if not math.isfinite(total):
+                raise UserError(overflow("a log-probability"))
+            results[index] = (total, length - prefix)
     return results

@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from bezoar.errors import UserError
+from bezoar.errors import UserError, reason, shortage
 from bezoar.readers import read_json_object
 
 LOST = {
@@ -148,18 +148,12 @@ def _load(manager: Any, name: str, folder: Path | None, own: bool) -> dict[str, 
         kind = "group" if name in manager.all_groups else "task"
         here = {kind: name, "dataset_path": str(folder), **(_settings(folder) if folder else {})}
         loaded = manager.load([{"group": "local", "task": [here]}] if folder else name)
-    except (
-        OSError,
-        RuntimeError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-    ) as error:  # datasets and the harness raise each of these for missing data
+    except Exception as error:  # of any kind: data, templates and functions are the task's own
+        if shortage(error):
+            raise
         where = folder or "the files its YAML names"
-        raise UserError(
-            f"lm_eval: {name} cannot be read from {where}: {' '.join(str(error).split())[:200]}"
-        ) from None
+        why = reason(error.__cause__ if isinstance(error.__cause__, Exception) else error)
+        raise UserError(f"lm_eval: {name} cannot be read from {where}: {why}") from None
     return dict(loaded["tasks"])
 
 

@@ -102,6 +102,11 @@ def score(
                 .sum(dim=1)
                 .cpu()
             )
+        if not sums.isfinite().all():
+            raise UserError(
+                "preferences: a log-probability is not a number: the model overflows in this"
+                " precision; take a base in bfloat16 (base: dtype)"
+            )
         for place, index in enumerate(chosen):
             found[index] = (float(sums[place]), float(sums[place + len(chosen)]))
         progress.advance(len(chosen))

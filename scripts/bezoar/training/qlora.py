@@ -100,6 +100,13 @@ def keep_dequantized(layer: Any) -> None:
     layer.forward = lambda x: linear(x.to(weight.dtype), weight, layer.bias).to(x.dtype)
 
 
+# Of adapter_config.json: what makes another adapter of the same r, alpha and layers.
+OTHER_KINDS = (
+    "use_rslora use_dora rank_pattern alpha_pattern modules_to_save bias layers_to_transform"
+    " trainable_token_indices"
+).split()
+
+
 def attach_adapter(model: Any, lora: dict[str, Any], parent: Path | None) -> Any:
     """Return `model` with a trainable LoRA adapter in float32: a fresh one, or `parent`
     continued.
@@ -109,13 +116,7 @@ def attach_adapter(model: Any, lora: dict[str, Any], parent: Path | None) -> Any
     if parent is not None:
         require_same_lora(parent, lora)
         return load_adapter(model, parent, trainable=True)
-    names = [f".{name}" for name, _ in model.named_modules()]
-    for target in lora["targets"]:
-        if not any(name.endswith(f".{target}") for name in names):
-            raise UserError(
-                f"lora.targets: the model has no layer {target}; it has"
-                f" {', '.join(linear_layers(model))}"
-            )
+    require_targets(model, lora["targets"])
     config = LoraConfig(
         r=lora["r"],
         lora_alpha=lora["alpha"],
@@ -125,6 +126,30 @@ def attach_adapter(model: Any, lora: dict[str, Any], parent: Path | None) -> Any
         task_type="CAUSAL_LM",
     )
     return get_peft_model(model, config)
+
+
+def require_targets(model: Any, targets: list[str]) -> None:
+    """Raise `UserError` unless there are targets, each a layer of the model that LoRA can adapt; of
+    an embedding that is the output layer as well, a merge would move both.
+    """
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    named = {f".{name}": module for name, module in model.named_modules()}
+    outer = {name.rsplit(".", 1)[-1] for name, module in named.items() if module in ends}
+    able = linear_layers(model)
+    if not targets:
+        raise UserError(f"lora.targets: expected some of {', '.join(able)}, found none")
+    for target in targets:
+        last = target.rsplit(".", 1)[-1]
+        found = any(name.endswith(f".{target}") for name in named)
+        if not found or last not in {*able, *outer}:
+            raise UserError(
+                f"lora.targets: the model has no layer {target}; it has {', '.join(able)}"
+            )
+        if last in outer and model.config.tie_word_embeddings:
+            raise UserError(
+                f"lora.targets: {target} is the embedding and the output layer at once, and a merge"
+                f" would change both; take some of {', '.join(able)}"
+            )
 
 
 def require_same_lora(parent: Path, lora: dict[str, Any]) -> None:
@@ -142,6 +167,12 @@ def require_same_lora(parent: Path, lora: dict[str, Any]) -> None:
             raise UserError(
                 f"{parent}: has {name} {held.get(name)}, and the recipe's lora says {value}; train"
                 " every scheme with one lora"
+            )
+    for name in OTHER_KINDS:
+        if held.get(name) not in (None, False, {}, [], "none"):
+            raise UserError(
+                f"{parent}: has {name} {held[name]}, which the recipe's lora does not; train every"
+                " scheme with one lora"
             )
 
 

@@ -3,6 +3,9 @@ alpaca_modified.json.
 """
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +51,27 @@ class Template:
         return text.rsplit(self.split, 1)[-1].strip()
 
 
+TODAY = "2024-07-26"  # of chat templates that ask; the date that Llama 3's takes without a clock
+
+
+@contextmanager
+def dated() -> Iterator[None]:
+    """Have chat templates that write today's date write `TODAY`: the same prompts on every day."""
+    from transformers.utils import chat_template_utils
+
+    class Today(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> "Today":
+            return cls.fromisoformat(TODAY)
+
+    before = chat_template_utils.datetime
+    chat_template_utils.datetime = Today
+    try:
+        yield
+    finally:
+        chat_template_utils.datetime = before
+
+
 class OwnTemplate:
     """The chat template that a model brings with its tokenizer (Jinja, in tokenizer_config.json or
     chat_template.jinja).
@@ -72,9 +96,10 @@ class OwnTemplate:
             for speaker, text in earlier
         ]
         try:
-            text: str = self._tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True
-            )
+            with dated():
+                text: str = self._tokenizer.apply_chat_template(
+                    messages, tokenize=False, add_generation_prompt=True
+                )
         except Exception as error:  # a template is a program, and may fail in any way
             if shortage(error):
                 raise

@@ -10,9 +10,11 @@ from typing import Any
 
 from bezoar import precision, progress
 from bezoar.errors import UserError
+from bezoar.files import sha256_file, write_json
+from bezoar.readers import read_json_object
 from bezoar.training.sharing import first_process, processes, wait_for_everyone
 
-COMPLETE = "complete"  # an empty file, written last into a checkpoint
+COMPLETE = "complete"  # written last into a checkpoint: the sha256 of each of its files
 
 
 def progress_callback() -> Any:
@@ -145,17 +147,36 @@ def mark_complete(checkpoint: Path) -> None:
     for path in sorted(checkpoint.iterdir()):
         with open(path, "rb") as stream:
             os.fsync(stream.fileno())
-    (checkpoint / COMPLETE).touch()
+    digests = {path.name: sha256_file(path) for path in sorted(checkpoint.iterdir())}
+    write_json(checkpoint / COMPLETE, digests)
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Say whether a checkpoint is complete, and as it was written; a line names one that is not as
+    it was.
+    """
+    mark = checkpoint / COMPLETE
+    if not mark.is_file():
+        return False
+    try:
+        digests = read_json_object(mark)
+        changed = [name for name in digests if sha256_file(checkpoint / name) != digests[name]]
+    except (UserError, OSError):
+        changed = [COMPLETE]
+    if changed:
+        print(f"{checkpoint / changed[0]}: damaged; going on without this checkpoint", flush=True)
+    return not changed
 
 
 def last_checkpoint(checkpoints: Path) -> str | None:
-    """Return the newest complete checkpoint of an interrupted run, or None; incomplete ones are
-    removed.
-    """
-    found = []
+    """Return the newest whole checkpoint of an interrupted run, or None; others are removed."""
+    found = {}
     for path in checkpoints.glob("checkpoint-*"):
-        if (path / COMPLETE).is_file():
-            found.append(path)
+        step = path.name.removeprefix("checkpoint-")
+        if not step.isdecimal():
+            continue  # a copy that somebody made
+        if is_whole(path):
+            found[int(step)] = str(path)
         elif first_process():
             shutil.rmtree(path, ignore_errors=True)
-    return str(max(found, key=lambda path: int(path.name.split("-")[1]))) if found else None
+    return found[max(found)] if found else None

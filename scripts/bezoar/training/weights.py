@@ -253,6 +253,11 @@ def _require_finite(where: Path, named: Iterable[tuple[str, Any]], dtype: Any) -
             )
 
 
+# Keys of tokenizer_config.json: tokens that stand for what is no text. Gemma 3's text models have
+# no embedding of theirs.
+OTHER_MEDIA = "image_token audio_token video_token boi_token eoi_token".split()
+
+
 def _require_embeddings(directory: Path, model: Any) -> None:
     """Raise `UserError` if a token of the tokenizer, or one that ends an answer, has no
     embedding.
@@ -273,7 +278,9 @@ def _require_embeddings(directory: Path, model: Any) -> None:
         tokenizer_file(directory)
     except UserError:
         return  # a caller that needs one raises the error
-    vocabulary = load_tokenizer(directory).get_vocab()
+    tokenizer = load_tokenizer(directory)
+    other = {str(getattr(tokenizer, name, None)) for name in OTHER_MEDIA}
+    vocabulary = {token: i for token, i in tokenizer.get_vocab().items() if token not in other}
     token = max(vocabulary, key=vocabulary.__getitem__)
     if vocabulary[token] >= rows:
         raise UserError(

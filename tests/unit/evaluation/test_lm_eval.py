@@ -140,6 +140,52 @@ def test_every_item_is_kept_and_running_again_gives_the_same_bytes(
     ) == before
 
 
+def test_a_value_over_all_items_is_no_score_of_single_ones(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rows = [
+        {
+            "task": "t",
+            "doc_id": i,
+            "target": "x",
+            "acc": i % 2,
+            "perplexity": -15.0 - i,
+            "f1,s": 1.0,
+        }
+        | {"loglikelihoods": []}
+        for i in range(4)
+    ]
+    results = {"acc,none": 0.5, "acc_stderr,none": "N/A", "perplexity,none": 4e6, "f1,s": 1.0}
+    found = {"results": {"t": results}}
+    kept = run_lm_eval.with_means([dict(row) for row in rows], found)
+    assert {name for row in kept for name in row} == set(rows[0]) - {"perplexity"}
+    assert "t: perplexity is no mean over items; left out" in capsys.readouterr().out
+    bare = [
+        {key: row[key] for key in ("task", "doc_id", "target", "loglikelihoods")} for row in rows
+    ]
+    with pytest.raises(UserError, match=r"task t has no score of single items \(mcc\), which"):
+        run_lm_eval.with_means(bare, {"results": {"t": {"mcc,none": 0.1}}})
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        ("'{{question}}'", "'{{qestion.text}}'", "'qestion' is undefined"),
+        ("'{{question}}'", "'{{question'", "unexpected end of template"),
+        ("'{{question}}'", "!function nowhere.text", "nowhere"),
+    ],
+)
+def test_what_a_task_of_ones_own_does_wrong_is_one_line(
+    old: str, new: str, line: str, tiny_base: Path, tasks: Path, tmp_path: Path
+) -> None:
+    for path in tasks.iterdir():
+        text = path.read_text().replace(str(tasks), str(tmp_path)).replace(old, new)
+        (tmp_path / path.name).write_text(text)
+    with pytest.raises(UserError, match=f"lm_eval: tiny cannot be .*{line}") as error:
+        run_lm_eval.main(command(tiny_base, tmp_path, tmp_path, "base"))
+    assert "\n" not in str(error.value)
+
+
 def evaluate(model: Path, recipe: dict, results: Path, more: list[str]) -> None:
     """Run the program; its samples and receipt lie beside the results."""
     beside = {"--samples": ".samples.jsonl", "--receipt": ".receipt.json"}

@@ -19,7 +19,7 @@ import score_reference
 import train_dpo
 import train_sft
 from bezoar.errors import UserError
-from bezoar.evaluation.generation import generate
+from bezoar.evaluation.generation import generate, log_probabilities
 from bezoar.evaluation.models import load
 from bezoar.files import write_jsonl
 from bezoar.readers import read_json, read_jsonl
@@ -305,3 +305,78 @@ def test_answers_end_where_the_models_context_does(
     assert found[1] == found[3] == alone[0], "a long neighbour cuts no short answer"
     with pytest.raises(UserError, match=r"prompt 2 has \d+ tokens, and the model was made for 64"):
         generate(network, tokenizer, [short, "red " * 80], 30, 4)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"repetition_penalty": 5.0, "no_repeat_ngram_size": 2},
+        {"num_beams": 3, "num_return_sequences": 2},
+        {"return_dict_in_generate": True, "min_new_tokens": 5},
+        {"suppress_tokens": [*range(20)], "temperature": 0.3, "do_sample": True},
+    ],
+)
+def test_nothing_but_the_ends_of_a_models_own_generation_settings_counts(
+    settings: dict[str, object], tmp_path: Path
+) -> None:
+    model = snapshot(tmp_path / "qwen2", "qwen2")
+    plain = generate(*load(model, "float32", 1), ["red", "blue blue"], 8, 2)
+    path = model / "generation_config.json"
+    held = json.loads(path.read_text()) if path.is_file() else {}
+    path.write_text(json.dumps({**held, **settings}))
+    assert generate(*load(model, "float32", 1), ["red", "blue blue"], 8, 2) == plain
+
+
+def test_numbers_that_overflow_are_one_line_and_no_answer(tmp_path: Path) -> None:
+    network, tokenizer = load(snapshot(tmp_path / "qwen2", "qwen2"), "float32", 1)
+    for layer in network.model.layers:
+        layer.mlp.up_proj.weight.data *= 1e25
+        layer.mlp.gate_proj.weight.data *= 1e25
+    for temperature in (0.0, 0.7):
+        with pytest.raises(UserError, match="next token is not a number: the model overflows"):
+            generate(network, tokenizer, ["red"], 4, 1, temperature=temperature)
+    with pytest.raises(UserError, match="a log-probability is not a number"):
+        log_probabilities(network, tokenizer, [("red", "blue")], 1)
+
+
+def test_a_chat_template_that_asks_for_the_day_writes_the_same_one_every_day(
+    tmp_path: Path,
+) -> None:
+    model = snapshot(tmp_path / "qwen2", "qwen2")
+    config = json.loads((model / "tokenizer_config.json").read_text())
+    template = "{{ strftime_now('%d %b %Y') }} {{ messages[0]['content'] }}"
+    (model / "tokenizer_config.json").write_text(json.dumps({**config, "chat_template": template}))
+    assert OwnTemplate(model).dialogue([("Human", "red")]) == "26 Jul 2024 red"
+
+
+def test_layers_that_no_adapter_fits_are_one_line(tmp_path: Path) -> None:
+    model = qlora.load_4bit(snapshot(tmp_path / "qwen2", "qwen2"))
+    for targets, line in {
+        ("mlp",): "no layer mlp; it has down_proj",
+        ("input_layernorm",): "no layer input_layernorm",
+        (): "lora.targets: expected some of down_proj, .*, found none",
+        ("lm_head",): "lm_head is the embedding and the output layer at once",
+        ("q_proj", "embed_tokens"): "embed_tokens is the embedding and the output layer",
+    }.items():
+        with pytest.raises(UserError, match=line) as error:
+            qlora.attach_adapter(model, SFT["lora"] | {"targets": list(targets)}, None)
+        assert "\n" not in str(error.value)
+
+
+def test_a_token_of_another_medium_needs_no_embedding(tmp_path: Path) -> None:
+    model = snapshot(tmp_path / "qwen2", "qwen2")
+    made = json.loads((model / "tokenizer.json").read_text())
+    rows = json.loads((model / "config.json").read_text())["vocab_size"]
+    sides = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    first = len(load_tokenizer(model))
+    names = [*(f"<unused{number}>" for number in range(first, rows)), "<image>"]
+    made["added_tokens"] += [
+        {"id": number, "content": name, "special": True, **sides}
+        for number, name in enumerate(names, start=first)
+    ]
+    (model / "tokenizer.json").write_text(json.dumps(made))
+    with pytest.raises(UserError, match="gives '<image>' id"):
+        load(model, "float32", 1)
+    config = json.loads((model / "tokenizer_config.json").read_text())
+    (model / "tokenizer_config.json").write_text(json.dumps({**config, "image_token": "<image>"}))
+    load(model, "float32", 1)

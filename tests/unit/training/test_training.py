@@ -20,7 +20,7 @@ import train_sft
 from bezoar import progress
 from bezoar.errors import UserError
 from bezoar.evaluation.generation import generate
-from bezoar.files import sha256_file
+from bezoar.files import sha256_file, write_json
 from bezoar.readers import read_json, read_jsonl
 from bezoar.training import qlora, supervised_rows, trainer_setup
 from bezoar.training.template import Template
@@ -105,6 +105,14 @@ def test_in_no_steps_a_base_of_any_shape_keeps_random_weights(place: Path, tmp_p
     assert found == [(found[0][0], "length")] and len(found[0][0]) < 40
     with pytest.raises(UserError, match="embedding_rows is 10, expected at least vocabulary_size"):
         made("narrow", embedding_rows=10)
+    for wrong, line in {
+        ("heads", 5): "heads is 5, expected a divisor of hidden_size",
+        ("vocabulary_size", 32_000): "vocabulary_size: 32000: .*too high",
+        ("vocabulary_size", 100): "vocabulary_size: 100: .*",
+    }.items():
+        with pytest.raises(UserError, match=line) as error:
+            made("narrow", **dict([wrong]))
+        assert "\n" not in str(error.value)
     assert not (tmp_path / "narrow").exists()
 
 
@@ -381,6 +389,13 @@ def test_a_parent_of_another_base_or_shape_is_not_gone_on_from(place: Path, adap
         lora = SFT["lora"] | {key: value}
         with pytest.raises(UserError, match=f"has {name} .*, and the recipe's lora says {value}"):
             qlora.require_same_lora(adapter, lora)
+    config = read_json(adapter / "adapter_config.json")
+    for name, value in {"use_rslora": True, "alpha_pattern": {"q_proj": 64}, "bias": "all"}.items():
+        other = place / "of another kind"
+        other.mkdir(exist_ok=True)
+        write_json(other / "adapter_config.json", {**config, name: value})
+        with pytest.raises(UserError, match=f"has {name} .*, which the recipe's lora does not"):
+            qlora.require_same_lora(other, SFT["lora"])
     with pytest.raises(UserError, match="has target_modules"):
         train_sft.main(
             [

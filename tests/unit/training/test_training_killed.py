@@ -5,6 +5,7 @@ undisturbed one.
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -98,6 +99,23 @@ def test_a_half_written_checkpoint_does_not_count_and_goes(tmp_path: Path) -> No
             trainer_setup.mark_complete(folder)
     assert trainer_setup.last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-4")
     assert not (tmp_path / "checkpoint-6").exists()
+
+
+def test_a_damaged_checkpoint_is_passed_over_with_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for step in (2, 4):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        (folder / "optimizer.pt").write_bytes(bytes(100))
+        trainer_setup.mark_complete(folder)
+    shutil.copytree(tmp_path / "checkpoint-4", tmp_path / "checkpoint-4.bak")
+    (tmp_path / "checkpoint-4" / "optimizer.pt").write_bytes(bytes(50))
+    assert trainer_setup.last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-2")
+    assert "checkpoint-4/optimizer.pt: damaged; going on without" in capsys.readouterr().out
+    (tmp_path / "checkpoint-2" / "complete").write_text("")  # a mark of an earlier kind
+    assert trainer_setup.last_checkpoint(tmp_path) is None
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-4.bak"]
 
 
 def test_a_full_disk_gives_one_line_and_leaves_the_last_checkpoint_usable(
