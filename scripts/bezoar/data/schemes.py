@@ -11,11 +11,12 @@ from typing import Any
 from bezoar.data.funnel import Funnel
 from bezoar.errors import UserError
 from bezoar.files import write_json, write_jsonl
+from bezoar.llm.answer_store import is_shard
 from bezoar.llm.arguments import add_client_arguments
 from bezoar.llm.client import LLMClient
 from bezoar.llm.language_model import Answer
 from bezoar.llm.settings import ModelSettings
-from bezoar.llm.shards import Waiting, change, gather, is_shard, shard_of_text, wait_for_others
+from bezoar.llm.shards import Waiting, change, gather, shard_of_text, wait_for_others
 from bezoar.provenance.receipt import Receipt, stage_parser
 from bezoar.readers import read_text
 

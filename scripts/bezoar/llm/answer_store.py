@@ -114,6 +114,11 @@ def stores_of(results: str | Path) -> list[Path]:
     return sorted(Path(results, "store").glob("*.sqlite"))
 
 
+def is_shard(store: Path) -> bool:
+    """Whether a store holds one shard's answers, as `bezoar.llm.shards` names it."""
+    return ".shard-" in store.name
+
+
 def _removal(keys: list[tuple[Any, ...]]) -> list[Step]:
     """Return the steps that remove answers which otherwise stay."""
     return [
@@ -148,14 +153,20 @@ def edited(path: Path) -> list[str]:
 
 
 class Store:
-    """One job's answers."""
+    """One job's answers.
+
+    A shard's store has SQLite's rollback journal: shards on other machines read it, and a
+    write-ahead log needs memory that all its readers share. The others have that log, which takes
+    half the time.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self.connection = sqlite3.connect(path, timeout=BUSY_S)
-            self.connection.execute("PRAGMA journal_mode=WAL")
+            if not is_shard(path):
+                self.connection.execute("PRAGMA journal_mode=WAL")
             self.connection.execute("PRAGMA synchronous=FULL")
             self.connection.executescript(SCHEMA)
             self.connection.execute(f"SELECT {','.join(COLUMNS)} FROM answers LIMIT 1")
@@ -323,7 +334,7 @@ class Store:
         return changed
 
     def close(self) -> None:
-        """Fold the write-ahead log into the file, so that the file alone is the store."""
+        """Fold a write-ahead log into the file, so that the file alone is the store."""
         try:
             self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         except sqlite3.Error as error:

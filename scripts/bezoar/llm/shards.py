@@ -38,11 +38,6 @@ def shard_of_text(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def is_shard(store: Path) -> bool:
-    """Whether a store holds one shard's answers, as `ShardedModel` and `shard_stores` name it."""
-    return ".shard-" in store.name
-
-
 def shard_stores(store: Path) -> list[Path]:
     """Return the stores of all shards of a job that are there, whatever their number."""
     return sorted(store.parent.glob(f"{store.stem}.shard-*-of-*{store.suffix}"))
@@ -63,7 +58,8 @@ def change(store: Path) -> list[tuple[str, int, int]]:
     for path in store.parent.glob(f"{store.stem}*.shard-*"):
         with suppress(FileNotFoundError):  # SQLite's own, gone meanwhile
             facts = path.stat()
-            if facts.st_size and not path.name.endswith("-shm"):  # which readers write, too
+            # Journals come and go, and readers write the other, too.
+            if facts.st_size and not path.name.endswith(("-journal", "-shm")):
                 found.append((path.name, facts.st_size, facts.st_mtime_ns))
     return sorted(found)
 

@@ -21,7 +21,7 @@ import generate_orca
 from bezoar.errors import UserError
 from bezoar.files import write_jsonl
 from bezoar.llm import shards
-from bezoar.llm.answer_store import Entry
+from bezoar.llm.answer_store import Entry, Store
 from bezoar.llm.shards import shard_of_text
 from bezoar.llm.stored_model import StoredModel
 from bezoar.readers import read_jsonl
@@ -302,6 +302,20 @@ def test_shards_at_once_wait_for_what_follows_from_each_others_answers(
     run(program, inputs, recipe, shared)
     assert network.sent == once
     assert (shared / "r.jsonl").read_bytes() == (whole / "r.jsonl").read_bytes()
+
+
+def test_a_shards_store_needs_no_memory_that_its_readers_share(tmp_path: Path) -> None:
+    job = tmp_path / "job.sqlite"
+    path = tmp_path / "job.shard-1-of-2.sqlite"
+    writer, reader = Store(path), Store(path)
+    before = shards.change(job)
+    for number in range(3):
+        writer.put([Entry(f"{number}", {}, {"text": "x"})])
+        assert reader.get(f"{number}") == {"text": "x"}
+        assert [found.name for found in tmp_path.iterdir()] == [path.name], "no log beside it"
+    assert shards.change(job) != before
+    reader.close()
+    writer.close()
 
 
 def test_a_shard_that_is_alone_ends_after_its_patience(
