@@ -64,12 +64,12 @@ def dated() -> Iterator[None]:
         def now(cls, tz: Any = None) -> "Today":
             return cls.fromisoformat(TODAY)
 
-    before = chat_template_utils.datetime
-    chat_template_utils.datetime = Today
+    module: Any = chat_template_utils  # its templates get no other clock
+    before, module.datetime = module.datetime, Today
     try:
         yield
     finally:
-        chat_template_utils.datetime = before
+        module.datetime = before
 
 
 class OwnTemplate:
