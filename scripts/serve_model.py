@@ -200,21 +200,23 @@ def wait(child: "subprocess.Popen[bytes]", address: str, model: str, timeout_s: 
 
 def awaited(address: Path, record: Path) -> str:
     """Return the address once the server answers; raise `UserError` if it ended, however it did."""
-    while not record.is_file():
-        if not address.is_file():
+    while True:
+        try:
+            place, process = address.read_text(encoding="utf-8").split()
+        except FileNotFoundError:
             raise UserError(
                 f"{address}: gone, the server ended before it answered; its log says why"
-            )
-        process = int(address.read_text(encoding="utf-8").split()[1])
+            ) from None
+        if record.is_file():
+            return place
         try:
-            os.kill(process, 0)
+            os.kill(int(process), 0)
         except ProcessLookupError:
             raise UserError(
                 f"{address}: left behind, its process {process} was killed before the server"
                 " answered; memory may have been short; run again"
             ) from None
         time.sleep(WAIT_S)
-    return address.read_text(encoding="utf-8").split()[0]
 
 
 def end_with_parent() -> None:

@@ -1,5 +1,6 @@
 """Files that appear whole or not at all, and their hashes; bezoar.readers reads them."""
 
+import errno
 import hashlib
 import json
 import os
@@ -13,7 +14,9 @@ from typing import IO, Any
 
 from bezoar.errors import UserError
 
-# What to do where a file cannot be locked: some network file systems are mounted without locks.
+# Of a file that cannot be locked, as on network file systems that are mounted without locks: the
+# system's numbers for it, and what to do.
+UNLOCKABLE = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 NO_LOCKS = (
     "its file system has no locks (Lustre: mount it with flock); work in a directory on another one"
 )

@@ -9,7 +9,7 @@ from contextlib import nullcontext, suppress
 from io import TextIOWrapper
 
 from bezoar.errors import UserError, shortage
-from bezoar.files import NO_LOCKS
+from bezoar.files import NO_LOCKS, UNLOCKABLE
 from bezoar.progress import signs_of_life
 
 DENIED = (
@@ -18,7 +18,7 @@ DENIED = (
 )
 # What a machine, its file system or a limit of it does, whoever asks: -> what to do about it.
 ELSEWHERE = {
-    **dict.fromkeys((errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP), NO_LOCKS),
+    **dict.fromkeys(UNLOCKABLE, NO_LOCKS),
     **dict.fromkeys(
         (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EBUSY, errno.EHOSTDOWN),
         "its disk or network file system fails; run it again, and ask who runs the machine if that"

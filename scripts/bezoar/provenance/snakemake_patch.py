@@ -19,7 +19,7 @@ from typing import Any
 
 from bezoar import surroundings
 from bezoar.errors import UserError
-from bezoar.files import NO_LOCKS, differences
+from bezoar.files import NO_LOCKS, UNLOCKABLE, differences
 from bezoar.provenance import code_digest, fingerprint, staleness
 from bezoar.readers import read_json_object
 
@@ -153,7 +153,8 @@ def one_run(file: Path = Path(".snakemake/bezoar-run")) -> Iterator[bool]:
             )
             raise SystemExit(2) from None
         except OSError as error:
-            print(f"error: {file}: {error.strerror}; {NO_LOCKS}", file=sys.stderr)
+            advice = NO_LOCKS if error.errno in UNLOCKABLE else "run it again"
+            print(f"error: {file}: {error.strerror}; {advice}", file=sys.stderr)
             raise SystemExit(2) from None
         host = stream.read().partition(" ")[0]
         stream.seek(0)

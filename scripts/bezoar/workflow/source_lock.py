@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bezoar.errors import UserError
-from bezoar.files import NO_LOCKS, write_json
+from bezoar.files import NO_LOCKS, UNLOCKABLE, write_json
 from bezoar.readers import read_json_object
 
 
@@ -27,6 +27,8 @@ def locked(lock: Path) -> Iterator[dict[str, Any]]:
         try:
             fcntl.flock(guard, fcntl.LOCK_EX)
         except OSError as error:
+            if error.errno not in UNLOCKABLE:
+                raise
             raise UserError(f"{lock.parent}: {error.strerror}; {NO_LOCKS}") from None
         content = recorded(lock)
         before = json.dumps(content, sort_keys=True)
