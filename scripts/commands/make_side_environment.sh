@@ -5,6 +5,7 @@ main=$1 dir=$2
 shift 2
 . "$(dirname "$0")/pip_settings.sh"
 fail() { rm -rf "$dir"; exit 1; }
+trap fail INT TERM HUP
 echo "making $dir"
 rm -rf "$dir"
 "$main/bin/python" -m venv "$dir" || fail

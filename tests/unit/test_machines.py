@@ -64,8 +64,9 @@ def file_size(most: int) -> Callable[[], None]:
 
 
 def one_line(done: "subprocess.CompletedProcess[bytes]") -> str:
-    """The line that a program ended with."""
-    text = done.stderr.decode(errors="replace")
+    """The line that a program ended with, without signs of life that a slow machine adds."""
+    lines = done.stderr.decode(errors="replace").splitlines(keepends=True)
+    text = "".join(line for line in lines if not line.startswith("-- "))
     assert done.returncode == 2 and text.startswith("error: ") and text.count("\n") == 1, text
     return text
 

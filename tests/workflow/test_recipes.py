@@ -44,6 +44,6 @@ def test_every_recipe_that_the_rules_hand_over_is_taken(name: str) -> None:
     assert len(found) > 20
     for program, text in found:
         recipe.parse(text, importlib.import_module(program).Recipe)
-    if name != "rehearsal":  # whose programs alone execute anything of bezoar/rehearsal
+    if "rehearsal" not in name:  # whose programs alone execute anything of bezoar/rehearsal
         assert not dict(found).keys() & {"make_world", "pretrain_base"}
     assert (name != "models of others") or "tabulate_evaluations" in dict(found)

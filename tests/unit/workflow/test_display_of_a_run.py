@@ -41,7 +41,7 @@ rule bad:
 
 
 def run(folder: Path, status: int, *more: str) -> subprocess.CompletedProcess[str]:
-    child = start(folder, status, 4, *more)
+    child = start(folder, status, 9, *more)
     stdout, stderr = child.communicate(timeout=60)
     return subprocess.CompletedProcess(child.args, child.returncode, stdout, stderr)
 

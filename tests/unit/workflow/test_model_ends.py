@@ -166,7 +166,7 @@ def test_a_server_is_found_by_any_form_of_its_address_and_without_a_key(
     monkeypatch: pytest.MonkeyPatch, base: str, key: str | None
 ) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(doctor, "answers", lambda url: asked.append(url) or True)
+    monkeypatch.setattr(doctor, "answers", lambda url, whatever: asked.append(url) or True)
     monkeypatch.setenv("TEACHER_BASE_URL", f"http://127.0.0.1:9{base}")
     monkeypatch.setenv("TEACHER_API_KEY", KEY)
     config = resolved([])
