@@ -27,7 +27,6 @@ from typing_extensions import TypedDict
 from bezoar import precision, program, progress
 from bezoar.arguments import model_directory
 from bezoar.errors import UserError, reason, shortage
-from bezoar.evaluation.generation import overflow
 from bezoar.evaluation.harness import (
     add_task_arguments,
     assignments,
@@ -148,7 +147,7 @@ def evaluate(model: Any, task: Any, recipe: Recipe) -> dict[str, Any]:
     )  # it runs pip, gcc and lscpu each time, for seconds; the receipt records what matters
     seed = recipe["seed"]
     try:
-        found = simple_evaluate(
+        done = simple_evaluate(
             model=model,
             tasks=[task],
             num_fewshot=recipe["num_fewshot"],
@@ -168,8 +167,8 @@ def evaluate(model: Any, task: Any, recipe: Recipe) -> dict[str, Any]:
         raise UserError(
             f"lm_eval: {task.config.task} cannot be evaluated: {reason(error)}"
         ) from None
-    rows = with_means(samples(dict(found or {})), dict(found or {}))
-    return {"raw": raw(dict(found or {})), "samples": rows}
+    found = dict(done or {})
+    return {"raw": raw(found), "samples": with_means(samples(found), found)}
 
 
 def with_means(rows: list[dict[str, Any]], found: dict[str, Any]) -> list[dict[str, Any]]:
@@ -275,7 +274,7 @@ def likelihoods_of(item: dict[str, Any]) -> list[float]:
         if isinstance(response, (list, tuple)) and response and not isinstance(response[0], str)
     ]
     if any(map(math.isnan, found)):
-        raise UserError(overflow(f"lm_eval: item {item['doc_id']}: a log-likelihood"))
+        raise UserError(precision.overflow(f"lm_eval: item {item['doc_id']}: a log-likelihood"))
     return found
 
 

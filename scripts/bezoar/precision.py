@@ -43,3 +43,10 @@ def autocast(device: Any) -> AbstractContextManager[Any]:
 def name(dtype: Any) -> str:
     """Return the name that receipts and configurations use, such as `float32`."""
     return str(dtype).removeprefix("torch.")
+
+
+def overflow(what: str, instead: str = "bfloat16 or float32 (`dtype`)") -> str:
+    """Return the line for numbers that a model of finite weights makes no numbers, and what to take
+    instead.
+    """
+    return f"{what} is not a number: the model overflows in this precision; take {instead}"

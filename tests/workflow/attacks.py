@@ -352,6 +352,7 @@ def tried() -> list[Attack]:
     """
     if os.environ.get("BEZOAR_EVIDENCE"):
         return ATTACKS
-    alike = [attack for attack in ATTACKS if attack.name.startswith("program ")]
-    alike += [attack for attack in ATTACKS if attack.name.endswith("same size and date")]
-    return [attack for attack in ATTACKS if attack not in alike or alike.index(attack) % 4 == 0]
+    sources = [attack for attack in ATTACKS if attack.name.startswith("program ")]
+    artifacts = [attack for attack in ATTACKS if attack.name.endswith("same size and date")]
+    alike = [*sources, *artifacts]
+    return [attack for attack in ATTACKS if attack not in alike or attack in alike[::4]]

@@ -8,6 +8,7 @@ from typing import Any
 
 from bezoar import progress
 from bezoar.errors import UserError
+from bezoar.precision import overflow
 from bezoar.training.tokenizer import Text, common, encode
 from bezoar.training.weights import ends, positions, require_positions
 
@@ -78,14 +79,6 @@ def require_numbers(_: Any, scores: Any) -> Any:
     if scores.isnan().any():
         raise UserError(overflow("a score of the next token"))
     return scores
-
-
-def overflow(what: str) -> str:
-    """Return the line for numbers that a model of finite weights makes no numbers."""
-    return (
-        f"{what} is not a number: the model overflows in this precision; take bfloat16 or float32"
-        " (`dtype`)"
-    )
 
 
 def room(model: Any, encoded: Sequence[list[int]], max_new_tokens: int) -> list[int]:

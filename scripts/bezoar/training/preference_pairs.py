@@ -103,10 +103,8 @@ def score(
                 .cpu()
             )
         if not sums.isfinite().all():
-            raise UserError(
-                "preferences: a log-probability is not a number: the model overflows in this"
-                " precision; take a base in bfloat16 (base: dtype)"
-            )
+            what, instead = "preferences: a log-probability", "a base in bfloat16 (base: dtype)"
+            raise UserError(precision.overflow(what, instead))
         for place, index in enumerate(chosen):
             found[index] = (float(sums[place]), float(sums[place + len(chosen)]))
         progress.advance(len(chosen))

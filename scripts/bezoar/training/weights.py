@@ -279,7 +279,7 @@ def _require_embeddings(directory: Path, model: Any) -> None:
     except UserError:
         return  # a caller that needs one raises the error
     tokenizer = load_tokenizer(directory)
-    other = {str(getattr(tokenizer, name, None)) for name in OTHER_MEDIA}
+    other = {getattr(tokenizer, name, None) for name in OTHER_MEDIA}
     vocabulary = {token: i for token, i in tokenizer.get_vocab().items() if token not in other}
     token = max(vocabulary, key=vocabulary.__getitem__)
     if vocabulary[token] >= rows:

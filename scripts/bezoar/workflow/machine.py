@@ -60,21 +60,30 @@ def sysctl(name: str) -> str:
     return done.stdout.strip()
 
 
+def nvidia_smi(fields: str, timeout_s: float) -> tuple[list[list[str]], str]:
+    """Return a row of these fields (with commas between them) for each GPU that nvidia-smi shows,
+    and all that it says, or why it says nothing.
+    """
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return [], "no nvidia-smi"
+    query = [f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(
+            [tool, *query], capture_output=True, text=True, check=False, timeout=timeout_s
+        )
+    except subprocess.TimeoutExpired:  # a driver that hangs
+        return [], f"nvidia-smi does not answer in {timeout_s:g} s"
+    rows = [line.split(", ") for line in done.stdout.splitlines()]
+    said = " ".join(f"{done.stdout} {done.stderr}".split())
+    return [row for row in rows if len(row) == fields.count(",") + 1], said
+
+
 def gpus() -> list[float]:
     """Return the memory of each visible NVIDIA GPU in GiB; CUDA_VISIBLE_DEVICES chooses among
     them, up to the first name that is none, as CUDA itself reads it.
     """
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return []
-    query = ["--query-gpu=index,uuid,memory.total", "--format=csv,noheader,nounits"]
-    try:
-        done = subprocess.run(
-            [tool, *query], capture_output=True, text=True, check=False, timeout=PROBE_S
-        )
-    except subprocess.TimeoutExpired:  # a driver that hangs
-        return []
-    rows = [line.split(", ") for line in done.stdout.splitlines() if line.count(", ") == 2]
+    rows, _ = nvidia_smi("index,uuid,memory.total", PROBE_S)
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
         named = [

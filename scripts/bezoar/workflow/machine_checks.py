@@ -65,21 +65,8 @@ class Card:
 
 def cards() -> tuple[list[Card], str]:
     """Return the GPUs that nvidia-smi shows, and what it complains of."""
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return [], "no nvidia-smi"
-    query = ["--query-gpu=name,driver_version,memory.total", "--format=csv,noheader,nounits"]
-    try:
-        done = subprocess.run(
-            [tool, *query], capture_output=True, text=True, check=False, timeout=PROBE_S
-        )
-    except subprocess.TimeoutExpired:
-        return [], f"nvidia-smi does not answer in {PROBE_S} s"
-    rows = [line.split(", ") for line in done.stdout.splitlines()]
-    found = [
-        Card(row[0], row[1], int(row[2])) for row in rows if len(row) == 3 and row[2].isdigit()
-    ]
-    said = " ".join(f"{done.stdout} {done.stderr}".split())
+    rows, said = machine_of.nvidia_smi("name,driver_version,memory.total", PROBE_S)
+    found = [Card(name, driver, int(total)) for name, driver, total in rows if total.isdigit()]
     return found, "" if found else said[:160] or "nvidia-smi shows no GPU"
 
 

@@ -21,7 +21,6 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from bezoar.errors import UserError
@@ -459,7 +458,7 @@ def used(receipts: Iterable[dict[str, Any]]) -> dict[str, Used]:
     return found
 
 
-def table(layout: Layout, measured: Mapping[str, Used] = MappingProxyType({})) -> list[str]:
+def table(layout: Layout, measured: Mapping[str, Used] | None = None) -> list[str]:
     """Return the lines of `make plan` about computing: each rule's jobs, memory, time; and what
     they took where that was `measured`.
     """
@@ -474,7 +473,7 @@ def table(layout: Layout, measured: Mapping[str, Used] = MappingProxyType({})) -
             f"{rule:<20}{counts[rule]:>5}{need.mem_mb:>7,} MB{need.gpus or '-':>6}{gpu:>10}"
             f"{clock(need.seconds):>11}{need.minutes:>8,} min"
         )
-        if took := measured.get(rule):
+        if took := (measured or {}).get(rule):
             line += f"{clock(took.seconds):>12}{took.mem_mb:>7,.0f} MB"
         lines.append(line)
     if hours:

@@ -8,6 +8,12 @@ from bezoar.llm.protocol import read
 from bezoar.llm.reasoning import split_reasoning, without_turn_end
 
 
+def answer_in(text: str) -> str:
+    """The answer in a chat response with this content."""
+    body = {"model": "m", "choices": [{"message": {"content": text}, "finish_reason": "stop"}]}
+    return str(read(body, "chat")["text"])
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -167,8 +173,7 @@ def test_many_tags_take_no_longer_than_reading_them(part: str) -> None:
 )
 def test_a_token_that_ends_the_turn_is_no_part_of_an_answer(text: str, left: str) -> None:
     assert without_turn_end(text).rstrip("\n") == left
-    body = {"model": "m", "choices": [{"message": {"content": text}, "finish_reason": "stop"}]}
-    assert read(body, "chat")["text"] == left.strip()
+    assert answer_in(text) == left.strip()
 
 
 BEGINNINGS = [
@@ -197,8 +202,7 @@ BEGINNINGS = [
     ],
 )
 def test_marks_that_begin_the_turn_are_no_part_of_an_answer(text: str, left: str) -> None:
-    body = {"model": "m", "choices": [{"message": {"content": text}, "finish_reason": "stop"}]}
-    assert read(body, "chat")["text"] == left
+    assert answer_in(text) == left
 
 
 @pytest.mark.parametrize(
@@ -209,5 +213,4 @@ def test_marks_that_begin_the_turn_are_no_part_of_an_answer(text: str, left: str
     ],
 )
 def test_a_frame_before_the_end_of_the_turn_is_no_part_of_an_answer(text: str, left: str) -> None:
-    body = {"model": "m", "choices": [{"message": {"content": text}, "finish_reason": "stop"}]}
-    assert read(body, "chat")["text"] == left
+    assert answer_in(text) == left
