@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from bezoar import fork_server
+
 # A shell's background job ignores Ctrl-C, and so would every program that a test interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -43,6 +45,13 @@ def _environment_restored() -> Iterator[None]:
     yield
     os.environ.clear()
     os.environ.update(before)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def programs_start_with_their_libraries_imported() -> Iterator[None]:
+    """Where a test changes nothing that libraries read, as in a run."""
+    with fork_server.running():
+        yield
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -3,11 +3,13 @@
 import errno
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from io import TextIOWrapper
 
+from bezoar import fork_server
 from bezoar.errors import UserError, shortage
 from bezoar.files import NO_LOCKS, UNLOCKABLE
 from bezoar.progress import signs_of_life
@@ -37,7 +39,7 @@ BUG = (
 )
 
 
-def run(main: Callable[[], None], quiet: bool = False) -> None:
+def run(main: Callable[[], None], quiet: bool = False, forked: bool = False) -> None:
     """Run a program's `main` unless its receipt says that nothing changed.
 
     What a user can act on ends in one line on stderr: exit status 2 for a `UserError`, a full disk,
@@ -48,6 +50,8 @@ def run(main: Callable[[], None], quiet: bool = False) -> None:
     A program that takes longer than a few seconds says what it is doing: the first clause of its
     docstring, until it names something else. A server is `quiet`, and so is every process of a
     distributed training but the first.
+
+    A program that imports torch runs `forked`, where a server of such processes answers.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
@@ -62,6 +66,8 @@ def run(main: Callable[[], None], quiet: bool = False) -> None:
                 "unchanged: same command, inputs, code and environment, and the outputs are as"
                 f" they were left ({AGAIN}=1 runs it anyway)"
             )
+        elif forked and (status := fork_server.served()) is not None:
+            _end_alike(status)
         else:
             what = purpose(sys.modules[main.__module__].__doc__ or main.__module__)
             silent = quiet or os.environ.get("RANK", "0") != "0"
@@ -116,6 +122,15 @@ def _end(message: str, status: int) -> None:
     except OSError:  # it is what could not be written
         _give_up_stdout()
     raise SystemExit(status) from None
+
+
+def _end_alike(status: int) -> None:
+    """End as another process did: with its exit status or, if it is negative, by that signal."""
+    if status < 0:
+        with suppress(OSError):  # SIGKILL has no handler
+            signal.signal(-status, signal.SIG_DFL)
+        os.kill(os.getpid(), -status)
+    raise SystemExit(status)
 
 
 def _give_up_stdout() -> None:

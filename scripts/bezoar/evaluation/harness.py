@@ -69,8 +69,12 @@ def load_tasks(
     os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = (
         "1"  # read when datasets is imported, which is below
     )
-    os.environ["HF_DATASETS_CACHE"] = _cache()
+    from datasets import config
     from lm_eval.tasks import TaskManager
+
+    config.HF_DATASETS_CACHE = Path(_cache())
+    config.DOWNLOADED_DATASETS_PATH = config.HF_DATASETS_CACHE / "downloads"
+    config.EXTRACTED_DATASETS_PATH = config.DOWNLOADED_DATASETS_PATH / "extracted"
 
     for name in names:
         if name in LOST:

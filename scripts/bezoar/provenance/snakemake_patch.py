@@ -12,12 +12,12 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from bezoar import surroundings
+from bezoar import fork_server, surroundings
 from bezoar.errors import UserError
 from bezoar.files import NO_LOCKS, UNLOCKABLE, differences
 from bezoar.provenance import code_digest, fingerprint, staleness
@@ -247,7 +247,9 @@ def install() -> None:
             (self.path / "locks").mkdir(
                 exist_ok=True
             )  # a run that ends removes it, perhaps after this one has made it
-            with locked(self):
+            # A cluster's jobs run elsewhere, within limits of their own.
+            here = self.dag.workflow.local_exec
+            with fork_server.running() if here else nullcontext(), locked(self):
                 yield
 
     require_writable = Job.check_protected_output

@@ -11,11 +11,9 @@ template's own text may hold them (see `encode`).
 
 import re
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
-
-from transformers.tokenization_utils_sentencepiece import SentencePieceBackend
 
 from bezoar.errors import UserError, reason
 from bezoar.readers import read_json_object, read_text
@@ -34,26 +32,6 @@ PROBES = (  # where tokenizers of one vocabulary are known to differ
 )
 
 Text = str | Sequence[Piece]
-
-
-class SlowLlamaTokenizer(SentencePieceBackend):
-    """BOS before every text, EOS never added by itself, byte pieces for characters outside
-    the vocabulary.
-    """
-
-    model_input_names = ["input_ids", "attention_mask"]  # noqa: RUF012 - the base class reads it as a class attribute
-    adds_bos = True
-
-    def build_inputs_with_special_tokens(
-        self, token_ids_0: list[int], token_ids_1: list[int] | None = None
-    ) -> list[int]:
-        """Return the ids of one or two texts with BOS before the first."""
-        start = [self.bos_token_id] if self.adds_bos else []
-        return [*start, *token_ids_0, *(token_ids_1 or [])]
-
-    def convert_tokens_to_string(self, tokens: list[str]) -> str:
-        """Join pieces to text; byte pieces such as <0x0A> become the characters they encode."""
-        return self.sp_model.decode_pieces(tokens)
 
 
 def tokenizer_file(model: Path) -> str:
@@ -115,6 +93,35 @@ def _own(model: Path) -> Any:
         ) from None
 
 
+@cache
+def _llama_tokenizer() -> Any:
+    """The class of `tokenizer.model`'s tokenizers, made when one is needed: transformers takes a
+    second to import.
+    """
+    from transformers.tokenization_utils_sentencepiece import SentencePieceBackend
+
+    class SlowLlamaTokenizer(SentencePieceBackend):
+        """BOS before every text, EOS never added by itself, byte pieces for characters outside
+        the vocabulary.
+        """
+
+        model_input_names = ["input_ids", "attention_mask"]  # noqa: RUF012 - the base class reads it as a class attribute
+        adds_bos = True
+
+        def build_inputs_with_special_tokens(
+            self, token_ids_0: list[int], token_ids_1: list[int] | None = None
+        ) -> list[int]:
+            """Return the ids of one or two texts with BOS before the first."""
+            start = [self.bos_token_id] if self.adds_bos else []
+            return [*start, *token_ids_0, *(token_ids_1 or [])]
+
+        def convert_tokens_to_string(self, tokens: list[str]) -> str:
+            """Join pieces to text; byte pieces such as <0x0A> become the characters they encode."""
+            return self.sp_model.decode_pieces(tokens)
+
+    return SlowLlamaTokenizer
+
+
 def _sentencepiece(model: Path) -> Any:
     """SentencePiece's own tokenizer, with the special and added tokens that the files beside
     tokenizer.model name.
@@ -143,7 +150,7 @@ def _sentencepiece(model: Path) -> Any:
     for kind in ("bos", "eos", "unk", "pad"):
         if kind not in named and (index := getattr(pieces, f"{kind}_id")()) >= 0:
             named[kind] = pieces.id_to_piece(index)
-    tokenizer = SlowLlamaTokenizer(
+    tokenizer = _llama_tokenizer()(
         vocab_file=str(path),
         legacy=True,
         padding_side="right",

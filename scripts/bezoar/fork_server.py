@@ -1,0 +1,238 @@
+"""Processes that start with their libraries imported: they are forked from one that has done it.
+
+torch, transformers, peft and TRL take longer to import than most stages of a small run take to
+compute, and each stage is a process of its own. So a program that needs them asks a server, which
+imports them at the first request and then forks a process for each: with the asker's arguments,
+directory, environment and streams, and it does not outlive the asker.
+
+Only a program whose surroundings (see `surroundings`) are the server's gets such a process; any
+other, and every program where no server answers, imports its libraries itself, to the same result.
+There is no server on a machine with a GPU, whose driver does not survive a fork, nor outside Linux.
+"""
+
+import gc
+import importlib
+import json
+import os
+import resource
+import runpy
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from io import TextIOWrapper
+from pathlib import Path
+from typing import Any
+
+ADDRESS = "BEZOAR_FORK_SERVER"  # the path of its socket; "off": there shall be none
+LIBRARIES = (
+    *("torch", "transformers.trainer", "transformers.models.auto.modeling_auto"),
+    *("transformers.models.llama.modeling_llama", "bitsandbytes", "peft", "datasets"),
+    *("trl.trainer.sft_trainer", "trl.trainer.dpo_trainer"),
+    *("lm_eval.models.huggingface", "lm_eval.evaluator"),
+)
+# Snakemake gives a stage its number of threads in these; torch is told in the forked process.
+THREADS = (
+    *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS"),
+    *("VECLIB_MAXIMUM_THREADS", "NUMEXPR_NUM_THREADS"),
+)
+# Nothing that is forked asks a hub, and the libraries read these while they are imported.
+OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+# What no library reads while it is imported, so that a forked process can have values of its own.
+LATE = {*THREADS, *OFFLINE, *"TMPDIR TMP TEMP TEMPDIR PWD OLDPWD SHLVL _ PYTHONPATH".split()}
+STREAMS = ("stdin", "stdout", "stderr")
+LONGEST = 100  # bytes of a socket's path
+PATIENCE_S = 10.0  # for a request that has begun
+
+
+def surroundings() -> list[Any]:
+    """Return what of a process its forks inherit and a request does not carry over, as JSON has
+    it.
+    """
+    late = {name for name in os.environ if name in LATE or name.startswith(("BEZOAR_", "PYTEST_"))}
+    limits = [getattr(resource, name) for name in sorted(vars(resource)) if name[:4] == "RLIM"]
+    found = [
+        [sys.executable, sys.prefix, sys.version, [*sys.flags], sys.warnoptions],
+        {name: text for name, text in os.environ.items() if name not in late},
+        [os.getresuid(), os.getresgid(), sorted(os.getgroups())],
+        [resource.getrlimit(limit) for limit in limits if limit >= 0],
+        [os.nice(0), sorted(os.sched_getaffinity(0))],
+        sorted(n for n in signal.valid_signals() if signal.getsignal(n) is signal.SIG_IGN),
+        [os.readlink(space) for space in sorted(Path("/proc/self/ns").iterdir())],
+        [Path("/proc/self/cgroup").read_text(), os.stat("/").st_dev, os.stat("/").st_ino],
+    ]
+    return list(json.loads(json.dumps(found)))
+
+
+@contextmanager
+def running() -> Iterator[None]:
+    """Have a server while the context lasts, with its address in the environment; none where there
+    is one already or can be none.
+    """
+    gpus = any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg"))
+    if ADDRESS in os.environ or gpus or not hasattr(os, "pidfd_open"):
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="bezoar-") as folder:
+        address = f"{folder}/socket"
+        if len(os.fsencode(address)) > LONGEST:
+            yield
+            return
+        lifeline, ours = os.pipe()
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(address)
+            listener.listen(64)
+            passed = [listener.fileno(), lifeline]
+            server = subprocess.Popen(
+                [sys.executable, "-m", __spec__.name, *map(str, passed)],
+                env={**os.environ, **dict.fromkeys(THREADS, "1"), **OFFLINE},
+                pass_fds=passed,
+                start_new_session=True,  # an interrupt at the terminal comes through the askers
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+        os.close(lifeline)
+        os.environ[ADDRESS] = address
+        try:
+            yield
+        finally:
+            os.environ.pop(ADDRESS, None)
+            server.terminate()  # it may be importing; the processes that it has forked go on
+            server.wait()
+            os.close(ours)
+
+
+def served() -> int | None:
+    """Have this program run in a forked process; return its status as `subprocess` does, or None
+    if the program is to go on by itself.
+    """
+    address = os.environ.get(ADDRESS, "off")
+    if address == "off":
+        return None
+    with suppress(OSError), socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(address)
+        mask = os.umask(0)
+        os.umask(mask)
+        request = {
+            "surroundings": surroundings(),
+            "argv": sys.argv,
+            "path": sys.path,
+            "environment": {**os.environ, ADDRESS: "off"},
+            "directory": os.getcwd(),
+            "umask": mask,
+        }
+        text = json.dumps(request).encode()
+        socket.send_fds(connection, [len(text).to_bytes(8, "big")], [0, 1, 2])
+        connection.sendall(text)
+        if process := connection.recv(8):
+            return _waited_for(int.from_bytes(process, "big"), connection)
+    return None
+
+
+def _waited_for(process: int, connection: socket.socket) -> int:
+    """Pass signals on to a forked process until it ends; return its status."""
+
+    def pass_on(number: int, frame: Any) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(process, number)
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, pass_on)
+    status = connection.recv(8)
+    if not status:  # the server was killed
+        pass_on(signal.SIGKILL, None)
+        return -signal.SIGKILL
+    return int.from_bytes(status, "big", signed=True)
+
+
+def _received(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
+    """Read a request; return it and the asker's stdin, stdout and stderr."""
+    connection.settimeout(PATIENCE_S)
+    size, streams, _, _ = socket.recv_fds(connection, 8, 3)
+    with connection.makefile("rb") as stream:
+        request = json.loads(stream.read(int.from_bytes(size, "big")))
+    connection.settimeout(None)
+    return request, streams
+
+
+def _serve(listener: socket.socket, lifeline: int) -> dict[str, Any]:
+    """Fork a process for each request, and return the request in it; exit when the other end of
+    `lifeline` is closed.
+    """
+    here = surroundings()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the guardians
+    with listener:
+        while lifeline not in select.select([listener.fileno(), lifeline], [], [])[0]:
+            with listener.accept()[0] as connection:
+                streams: list[int] = []
+                with suppress(OSError, ValueError):  # an asker that was killed
+                    request, streams = _received(connection)
+                    if request["surroundings"] == here:
+                        for name in LIBRARIES:
+                            importlib.import_module(name)
+                        gc.freeze()
+                        if not os.fork():
+                            os.close(lifeline)
+                            _guard(connection)
+                            return {**request, "streams": streams}
+                for stream in streams:
+                    os.close(stream)
+    raise SystemExit
+
+
+def _guard(connection: socket.socket) -> None:
+    """Fork once more and return in the new process; here, send its number and its status, kill it
+    if the asker ends before it, and exit.
+    """
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    process = os.fork()
+    if not process:
+        return
+    with suppress(OSError):  # the asker was killed
+        connection.sendall(process.to_bytes(8, "big"))
+    ended = os.pidfd_open(process)
+    if ended not in select.select([connection.fileno(), ended], [], [])[0]:
+        os.kill(process, signal.SIGKILL)
+    status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    with suppress(OSError):
+        connection.sendall(status.to_bytes(8, "big", signed=True))
+    os._exit(0)
+
+
+def _opened(number: int, like: Any) -> TextIOWrapper:
+    """Open a standard stream as Python does at its start, with the settings of the server's."""
+    file = os.fdopen(number, "wb" if number else "rb", closefd=False)
+    by_line = number == 2 or os.isatty(number)
+    return TextIOWrapper(
+        file, like.encoding, like.errors, line_buffering=by_line, write_through=like.write_through
+    )
+
+
+def _become(request: dict[str, Any]) -> None:
+    """Make this process the one that a request describes, and run its program."""
+    for stream, number, name in zip(request["streams"], range(3), STREAMS, strict=True):
+        os.dup2(stream, number)
+        os.close(stream)
+        setattr(sys, name, _opened(number, getattr(sys, name)))
+    os.chdir(request["directory"])
+    os.umask(request["umask"])
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    tempfile.tempdir = None
+    sys.argv, sys.path[:] = request["argv"], request["path"]
+    for name in [name for name in sys.modules if name.split(".")[0] == "bezoar"]:
+        del sys.modules[name]  # the program's own may be another copy
+    import torch
+
+    torch.set_num_threads(int(os.environ.get(THREADS[0]) or len(os.sched_getaffinity(0))))
+    runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+if __name__ == "__main__":
+    _become(_serve(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2])))
