@@ -56,6 +56,9 @@ class Recipe(TypedDict):
     seed: int
 
 
+PROMPTS = {"filter": ("instruction", "response")}  # the fields of its template
+
+
 def agreement(rated: list[dict[str, Any]], recipe: Recipe) -> dict[str, Any]:
     """Return how far two raters agree on the rows that both rated, both directions of disagreement,
     and which rater rates its own text.
@@ -145,7 +148,7 @@ def main(argv: list[str] | None = None) -> None:
     rows = read_jsonl(args.data)
     if not rows:
         raise UserError(f"{args.data}: no rows; look at the counts of the stage that wrote it")
-    template = prompt_texts(args.prompts)["filter"]
+    template = prompt_texts(args.prompts, PROMPTS)["filter"]
 
     def make(client: LLMClient) -> tuple[list[dict], Funnel]:
         if args.recipe["second_rater"] is None:

@@ -48,6 +48,10 @@ class Recipe(TypedDict):
     seed: int
 
 
+PROMPTS = {  # the fields of each template
+    "lamini_example": ("count", "examples"),
+    "lamini_topic": ("count", "examples", "topics"),
+}
 RULES = (
     "malformed",
     "too_short",
@@ -247,7 +251,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--topics", type=Path, required=True, help="one topic a line")
     args = parser.parse_args(argv)
     seeds, topics = read_inputs(args.seeds, args.topics, args.recipe)
-    texts = prompt_texts(args.prompts)
+    texts = prompt_texts(args.prompts, PROMPTS)
     inputs = {"seeds": args.seeds, "topics": args.topics}
     run(
         args,

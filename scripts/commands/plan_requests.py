@@ -30,6 +30,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+import filter_rows
 import generate_evol
 import generate_lamini
 import generate_orca
@@ -297,7 +298,7 @@ class Plan:
 
         job = self.job("generate_lamini")
         client, load = self.client("generate lamini", job, say, not (files and topics))
-        texts = prompt_texts(Path("prompts").glob("lamini_*.txt"))
+        texts = prompt_texts(Path("prompts").glob("lamini_*.txt"), generate_lamini.PROMPTS)
         self.rows["lamini"], funnel = generate_lamini.make(
             client, texts, seeds, [name.strip() for name in names if name.strip()], recipe
         )
@@ -328,7 +329,9 @@ class Plan:
             "generate evol: evaluator", job, lambda _: different, not files, "evaluator"
         )
         judge_load.most_asks = recipe["evaluator_attempts"]
-        texts = prompt_texts(Path("prompts").glob("evol_*.txt"))
+        texts = prompt_texts(
+            Path("prompts").glob("evol_*.txt"), generate_evol.prompt_fields(recipe)
+        )
         known = self.paths("teacher_tokenizer")
         tokenizer = Tokenizer.from_file(str(known[0])) if known else None
         self.rows["evol"], _ = generate_evol.evolve(
@@ -369,7 +372,7 @@ class Plan:
         """Plan the verdicts, on the generated rows or on stand-ins for them."""
         settings, template = (
             self.config["filter"],
-            prompt_texts([Path("prompts/filter.txt")])["filter"],
+            prompt_texts([Path("prompts/filter.txt")], filter_rows.PROMPTS)["filter"],
         )
         for scheme in self.rows:
             path = self.results / "generate" / f"{scheme}.jsonl"
