@@ -34,7 +34,7 @@ from bezoar.data.schemes import (
     second_store,
     user,
 )
-from bezoar.data.verdicts import VERDICT, by_length, verdict
+from bezoar.data.verdicts import PROMPTS, VERDICT, by_length, verdict
 from bezoar.errors import UserError
 from bezoar.evaluation.agreement import cohen_kappa
 from bezoar.llm.client import LLMClient
@@ -54,9 +54,6 @@ class Recipe(TypedDict):
     max_failure_share: float
     serve: NotRequired[ServerSettings]  # of the raters, where the workflow serves one
     seed: int
-
-
-PROMPTS = {"filter": ("instruction", "response")}  # the fields of its template
 
 
 def agreement(rated: list[dict[str, Any]], recipe: Recipe) -> dict[str, Any]:

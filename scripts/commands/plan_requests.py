@@ -30,7 +30,6 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-import filter_rows
 import generate_evol
 import generate_lamini
 import generate_orca
@@ -39,7 +38,7 @@ import make_world
 from bezoar import program
 from bezoar.data.flan import system_messages
 from bezoar.data.schemes import prompt_texts, second_store, user
-from bezoar.data.verdicts import VERDICT, verdict
+from bezoar.data.verdicts import PROMPTS, VERDICT, verdict
 from bezoar.evaluation.mtbench import override, read_judge_prompts, read_questions, read_references
 from bezoar.llm.answer_store import Store
 from bezoar.llm.budget import PRICES, budget_of_environment, price_of
@@ -372,7 +371,7 @@ class Plan:
         """Plan the verdicts, on the generated rows or on stand-ins for them."""
         settings, template = (
             self.config["filter"],
-            prompt_texts([Path("prompts/filter.txt")], filter_rows.PROMPTS)["filter"],
+            prompt_texts([Path("prompts/filter.txt")], PROMPTS)["filter"],
         )
         for scheme in self.rows:
             path = self.results / "generate" / f"{scheme}.jsonl"

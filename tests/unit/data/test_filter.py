@@ -15,7 +15,7 @@ from bezoar.errors import UserError
 from bezoar.evaluation.agreement import cohen_kappa
 
 PROMPT = Path(__file__).parents[3] / "prompts" / "filter.txt"
-TEMPLATE = prompt_texts([PROMPT], filter_rows.PROMPTS)["filter"]
+TEMPLATE = prompt_texts([PROMPT], verdicts.PROMPTS)["filter"]
 RECIPE = {
     "rater": {"model": "rater"},
     "second_rater": {"model": "falcon"},
