@@ -11,7 +11,9 @@ clock, are fixed. There is one choice per question, since FastChat's judge grade
 The template is a file, whatever the model is called, or `tokenizer` for the model's own. With a
 file, the instruction of the second turn is the dialogue so far, in the form of the preference rows.
 `stops` says how each turn ended: eos (the model's own end), stop (one of the recipe's stop texts,
-which is cut off with everything after it) or length (cut at max_new_tokens).
+which is cut off with everything after it), length (cut at max_new_tokens) or reasoning (a block of
+reasoning that was opened and not closed, which leaves an empty answer). A closed block of reasoning
+before the answer is cut off; the judge and the second turn see the answer alone.
 """
 
 from collections import Counter
@@ -29,6 +31,7 @@ from bezoar.evaluation.models import load
 from bezoar.evaluation.mtbench import read_questions
 from bezoar.evaluation.parts import Parts
 from bezoar.files import sha256_text, write_jsonl
+from bezoar.llm.reasoning import split_reasoning
 from bezoar.provenance.receipt import Receipt, stage_parser
 from bezoar.provenance.resumption import begun_with
 from bezoar.training.template import OwnTemplate, Piece, Template
@@ -58,7 +61,10 @@ def prompt_of(template: Template | OwnTemplate, earlier: list[tuple[str, str]]) 
 
 
 def cut(text: str, ending: str, stops: list[str]) -> tuple[str, str]:
-    """Return (text before the first stop text, how it ended)."""
+    """Return (text after the reasoning and before the first stop text, how it ended)."""
+    _, text, closed = split_reasoning(text)
+    if not closed:
+        return "", "reasoning"
     places = [place for stop in stops if (place := text.find(stop)) >= 0]
     return (text[: min(places)].strip(), "stop") if places else (text.strip(), ending)
 

@@ -11,7 +11,7 @@ every verdict says so. Values of the paper that a user filled in are shown besid
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 from typing_extensions import TypedDict
 
@@ -20,7 +20,8 @@ from bezoar.errors import UserError
 from bezoar.evaluation import paper_values
 from bezoar.files import write_json
 from bezoar.provenance.receipt import Receipt, stage_parser
-from bezoar.readers import read_json, read_yaml, read_yaml_entries
+from bezoar.readers import read_json, read_yaml, read_yaml_entries, shown
+from bezoar.recipe import require
 
 
 class Recipe(TypedDict):
@@ -33,6 +34,56 @@ class Recipe(TypedDict):
     seed: int
 
 
+class Difference(TypedDict):
+    """Which paired difference decides a claim."""
+
+    candidate: str
+    baseline: str
+    measure: str  # one of `MEASURES`
+    margin: float  # in the unit of the measure
+
+
+class Value(TypedDict):
+    """Which number or word decides a claim."""
+
+    path: str  # keys with dots between them
+    expected: float | str
+    tolerance: NotRequired[float]
+
+
+class NotTestable(TypedDict):
+    """A claim that nothing here can decide."""
+
+    id: str
+    statement: str
+    where: str
+    reason: str
+
+
+class Claim(NotTestable):
+    """A claim and what decides it: `difference` or `value`."""
+
+    artifact: str  # below the results
+    difference: NotRequired[Difference]
+    value: NotRequired[Value]
+
+
+class Counts(TypedDict):
+    """How many tables and figures the paper has."""
+
+    tables: int
+    figures: int
+
+
+class Claims(TypedDict):
+    """The file of claims."""
+
+    claims: list[Claim]
+    not_testable: list[NotTestable]
+    unknown: Counts
+
+
+MEASURES = {"mtbench.json": ("overall",), "lm_eval.json": ("mean_of_tasks", "all_items")}
 MOST = {"overall": 9.0}  # between two ratings of 1 to 10; other measures are shares of items
 NEEDED = {"id", "statement", "where", "artifact", "reason"}
 
@@ -51,7 +102,7 @@ def difference_in(
     row = next(
         (row for row in rows if row["candidate"] == candidate and row["baseline"] == baseline), None
     )
-    found = row and row.get(measure, row)
+    found = row if row is None or measure == "overall" else row[measure]
     return found and {
         key: found[key] for key in ("mean", "low", "high", "n", "detectable") if key in found
     }
@@ -82,8 +133,11 @@ def verdict(difference: dict[str, Any] | None, margin: float, most: float = 1.0)
     )
 
 
-def value_verdict(artifact: Any, value: dict[str, Any], scale: str) -> tuple[str, str]:
-    """Return (verdict, reason) of the number or word at a path."""
+def value_verdict(artifact: Any, claim: dict[str, Any], scale: str) -> tuple[str, str]:
+    """Return (verdict, reason) of the number or word at the path that a claim names; `UserError`
+    if it is of another type than the expected one.
+    """
+    value = claim["value"]
     if scale != "paper":
         return "not run", "a statement about the paper's scale"
     found = artifact
@@ -92,7 +146,13 @@ def value_verdict(artifact: Any, value: dict[str, Any], scale: str) -> tuple[str
     if found is None:
         return "not run", f"the artifact has no {value['path']}"
     expected, tolerance = value["expected"], value.get("tolerance", 0)
-    if isinstance(expected, str):
+    is_word = isinstance(expected, str)
+    if isinstance(found, bool) or not isinstance(found, str if is_word else int | float):
+        raise UserError(
+            f"claim {claim['id']}: expected a {'word' if is_word else 'number'} at {value['path']}"
+            f" of {claim['artifact']}, found {shown(found)}; correct the claim's path"
+        )
+    if is_word:
         return (
             "reproduced"
             if found == expected
@@ -131,7 +191,7 @@ def check(
             test = f"{wanted['path']} = {wanted['expected']}" + (
                 f" ± {wanted['tolerance']}" if "tolerance" in wanted else ""
             )
-            decided, reason = value_verdict(table, wanted, scale)
+            decided, reason = value_verdict(table, claim, scale)
         if table is None:
             decided, reason = "not run", f"{claim['artifact']} is not there"
         rows.append(
@@ -165,7 +225,9 @@ def check(
 
 
 def read_claims(path: Path) -> dict[str, Any]:
-    """Return the claims; raise `UserError` naming the first that lacks something."""
+    """Return the claims, in the form of `Claims`; raise `UserError` naming the first that lacks
+    something, or what is of another form.
+    """
     claims = read_yaml(path)
     for row in read_yaml_entries(path, "claims"):
         if missing := sorted(NEEDED - set(row)):
@@ -174,6 +236,15 @@ def read_claims(path: Path) -> dict[str, Any]:
             raise UserError(
                 f"{path}: claim {row['id']}: expected either a difference or a value that tests it"
             )
+        require(row, Claim, f"{path}: claim {row['id']}", "correct it")
+        known = MEASURES.get(row["artifact"], ())
+        if "difference" in row and row["difference"]["measure"] not in known:
+            raise UserError(
+                f"{path}: claim {row['id']}: expected a measure of {row['artifact']}"
+                f" ({', '.join(known) or 'it has no differences'}), found"
+                f" {row['difference']['measure']}; correct it"
+            )
+    require(claims, Claims, str(path), "correct the file")
     return claims
 
 

@@ -27,12 +27,13 @@ from bezoar import program
 from bezoar.errors import UserError
 from bezoar.files import sha256_file, whole_directory, write_json, write_jsonl
 from bezoar.provenance.receipt import Receipt, stage_parser
-from bezoar.readers import iter_rows, read_lines
+from bezoar.readers import iter_lines, iter_rows, read_lines, shown
 
 Row = dict[str, Any]
 ENDINGS = 4
 CONTINUED = re.compile(r"(?P<a>.*[.!?]) (?P<b>[a-z].*)", re.DOTALL)
 LETTER = re.compile(r"\(([A-Z])\) ")
+OPENBOOKQA = ("ID", "Question Stem", "Choices", "Answer Key")
 
 
 class Recipe(TypedDict):
@@ -51,8 +52,9 @@ class Form(NamedTuple):
 
 
 def hellaswag(path: Path) -> Iterator[Row]:
-    """Yield HellaSwag's items with the columns that the task uses."""
+    """Yield HellaSwag's items with the columns that the task uses; blank lines are skipped."""
     lines = read_lines(path)
+    numbers = [number for number, raw in iter_lines(path) if raw.decode().strip()]
     size = ENDINGS + 2
     if len(lines) % size:
         raise UserError(f"{path}: expected {size} lines an item, found {len(lines)} lines")
@@ -61,8 +63,8 @@ def hellaswag(path: Path) -> Iterator[Row]:
         activity, found, context = head.partition(": ")
         if not found or label not in map(str, range(ENDINGS)):
             raise UserError(
-                f"{path}:{start + 1}: expected `activity: context`, and below it the number of the"
-                f" right ending, 0 to {ENDINGS - 1}; fetch the file again"
+                f"{path}:{numbers[start]}: expected `activity: context`, and below it the number of"
+                f" the right ending, 0 to {ENDINGS - 1}; fetch the file again"
             )
         parts = None if "[" in context else CONTINUED.fullmatch(context)
         a, b = (parts["a"], parts["b"]) if parts else (context, "")
@@ -76,16 +78,22 @@ def hellaswag(path: Path) -> Iterator[Row]:
 
 
 def openbookqa(path: Path) -> Iterator[Row]:
-    """Yield OpenBookQA's items with the columns of its data set."""
+    """Yield OpenBookQA's items with the columns of its data set; each ID is there once."""
+    seen: set[str] = set()
     for number, row in enumerate(iter_rows(path), start=1):
-        pieces = LETTER.split(row.get("Choices") or "")
-        letters, texts = pieces[1::2], [text.strip() for text in pieces[2::2]]
-        named = row.get("ID") and row.get("Question Stem")
-        if not named or len(letters) < 2 or row.get("Answer Key") not in letters:
+        named = all(isinstance(row.get(name), str) and row[name].strip() for name in OPENBOOKQA)
+        before, *pieces = LETTER.split(row["Choices"] if named else "")
+        letters, texts = pieces[::2], [text.strip() for text in pieces[1::2]]
+        listed = len(set(letters)) == len(letters) > 1 and all(texts) and not before.strip()
+        if not listed or row["Answer Key"] not in letters:
             raise UserError(
                 f"{path}: row {number}: expected `ID`, `Question Stem`, `Choices` as (A) … (B) …,"
-                " and the letter of one under `Answer Key`; fetch the file again"
+                " each letter once and with a text, and the letter of one under `Answer Key`; fetch"
+                " the file again"
             )
+        if row["ID"] in seen:
+            raise UserError(f"{path}: row {number}: ID {row['ID']} appears twice; remove one")
+        seen.add(row["ID"])
         yield {
             "id": row["ID"],
             "question_stem": row["Question Stem"],
@@ -112,6 +120,11 @@ def truthfulqa(path: Path) -> Iterator[Row]:
                 f"{path}: row {number}: expected texts under Question, Best Answer, Correct Answers"
                 " and Incorrect Answers; fetch the file again"
             ) from None
+        if best in wrong:
+            raise UserError(
+                f"{path}: row {number}: the best answer, {shown(best)}, is also among the incorrect"
+                " ones; remove it from either"
+            )
         sets = {"mc1": ([best], wrong), "mc2": (list(dict.fromkeys([best, *right])), wrong)}
         yield {"question": question} | {
             f"{name}_targets": {

@@ -34,7 +34,7 @@ from bezoar.data.schemes import (
     second_store,
     user,
 )
-from bezoar.data.verdicts import VERDICT, by_length, verdict
+from bezoar.data.verdicts import PROMPTS, VERDICT, by_length, verdict
 from bezoar.errors import UserError
 from bezoar.evaluation.agreement import cohen_kappa
 from bezoar.llm.client import LLMClient
@@ -145,7 +145,7 @@ def main(argv: list[str] | None = None) -> None:
     rows = read_jsonl(args.data)
     if not rows:
         raise UserError(f"{args.data}: no rows; look at the counts of the stage that wrote it")
-    template = prompt_texts(args.prompts)["filter"]
+    template = prompt_texts(args.prompts, PROMPTS)["filter"]
 
     def make(client: LLMClient) -> tuple[list[dict], Funnel]:
         if args.recipe["second_rater"] is None:

@@ -192,6 +192,21 @@ def pools(
     return chosen
 
 
+def operations(recipe: Recipe) -> tuple[str, ...]:
+    """Return the in-depth operations that a recipe draws from."""
+    return (*OPERATIONS, "complicate_input") if recipe["complicate_input"] else OPERATIONS
+
+
+def prompt_fields(recipe: Recipe) -> dict[str, tuple[str, ...]]:
+    """Return the fields of each template that a recipe needs."""
+    return {
+        "evol_equal": ("first", "second"),
+        "evol_in_breadth": ("instruction",),
+        "evol_in_depth": ("method", "instruction"),
+        **{f"evol_operation_{name}": () for name in operations(recipe)},
+    }
+
+
 def strategy_of(category: str, number: int, epoch: int, recipe: Recipe) -> tuple[str, str]:
     """Return (strategy, operation) of one instruction in one epoch: drawn for its pool, or for
     itself; in-breadth has no operation.
@@ -200,9 +215,7 @@ def strategy_of(category: str, number: int, epoch: int, recipe: Recipe) -> tuple
     rng = draw(recipe["seed"], "evol", *drawn_for, epoch)
     if rng.random() < recipe["breadth_share"]:
         return "in-breadth", ""
-    return "in-depth", rng.choice(
-        (*OPERATIONS, "complicate_input") if recipe["complicate_input"] else OPERATIONS
-    )
+    return "in-depth", rng.choice(operations(recipe))
 
 
 def evolve(
@@ -226,10 +239,8 @@ def evolve(
             for number, text in instructions.items():
                 strategy, operation = strategy_of(category, number, epoch, recipe)
                 template = texts["evol_in_depth" if operation else "evol_in_breadth"]
-                method = texts[f"evol_operation_{operation}"] if operation else ""
-                prompts.append(
-                    user(template.replace("{method}", method).replace("{instruction}", text))
-                )
+                method = texts[f"evol_operation_{operation}"].format() if operation else ""
+                prompts.append(user(template.format(method=method, instruction=text)))
                 parents.append(text)
                 about.append((category, number, strategy, operation))
         names = [f"evol epoch {epoch} {category} seed {number}" for category, number, _, _ in about]
@@ -353,7 +364,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     args = parser.parse_args(argv)
     rows = read_seeds(args.seeds)
-    texts = prompt_texts(args.prompts)
+    texts = prompt_texts(args.prompts, prompt_fields(args.recipe))
     pool = pools(
         rows, args.recipe, Tokenizer.from_file(str(args.tokenizer)) if args.tokenizer else None
     )

@@ -48,6 +48,10 @@ class Recipe(TypedDict):
     seed: int
 
 
+PROMPTS = {  # the fields of each template
+    "lamini_example": ("count", "examples"),
+    "lamini_topic": ("count", "examples", "topics"),
+}
 RULES = (
     "malformed",
     "too_short",
@@ -64,27 +68,79 @@ NOT_TEXT = re.compile(
 )
 
 
-NUMBERED = re.compile(r"^[ \t]*(?:\*\*)?\d{1,3}[.):](?:\*\*)?[ \t]+", re.MULTILINE)
+OPENING = re.compile(r"<example(?:\s[^<>]*)?>", re.IGNORECASE)
+CLOSING = re.compile(r"</example\s*>", re.IGNORECASE)
+NUMBERED = re.compile(
+    r"^(?P<indent>[ \t]*)(?P<bold>\*\*)?\d{1,3}[.):](?P<closed>\*\*)?[ \t]+", re.MULTILINE
+)
+LABEL = re.compile(
+    r"(?P<bold>\*\*)?(?:(?:example|instruction)(?:[ \t]*#?\d{1,3})?:|#?\d{1,3}[.):])"
+    r"(?P<closed>\*\*)?\s+",
+    re.IGNORECASE,
+)
+BOLD_START = re.compile(r"\*\*(?=\S)([^*]*[^*\s])\*\*")
+DEEPER = 2  # columns beyond the first number of a list: a step of the item above
+
+
+def rest_of(label: re.Match[str], text: str) -> str:
+    """Return the text after a label; stars that were opened before the label stay open."""
+    opened = label["bold"] and not label["closed"]
+    return f"**{text}" if opened else text
+
+
+def without_stars(text: str) -> str:
+    """Return an item without the stars around it, or around its beginning, such as a title; stars
+    in pairs elsewhere stay.
+    """
+    if start := BOLD_START.match(text):
+        text = start[1] + text[start.end() :]
+    for mark in ("**", "*"):
+        inside = text.removeprefix(mark).removesuffix(mark)
+        text = text if mark in inside else inside.strip()
+    return text
+
+
+def numbered_items(text: str) -> list[str]:
+    """Return the items of a numbered list: what follows a number at the beginning of a line, up to
+    the next one or a blank line. Numbers further in are steps of an item and part of it.
+    """
+    found = list(NUMBERED.finditer(text))
+    columns = [len(match["indent"].expandtabs(4)) for match in found]
+    own = [
+        match for match, column in zip(found, columns, strict=True) if column < columns[0] + DEEPER
+    ]
+    ends = [*(match.start() for match in own[1:]), len(text)]
+    items = []
+    for match, end in zip(own, ends, strict=False):
+        body = re.split(r"\n[ \t]*\n", text[match.end() : end])[0]
+        body = rest_of(match, " ".join(body.split()))
+        items.append(without_stars(body.strip(' "')).strip(' "'))
+    return items
+
+
+def tagged_item(body: str) -> str:
+    """Return what stands between two tags without a number or label before it; a list of several
+    numbers stays as it is.
+    """
+    body = body.strip()
+    label = LABEL.match(body)
+    if label and len(NUMBERED.findall(body)) <= 1:
+        body = rest_of(label, body[label.end() :])
+    return without_stars(body)
 
 
 def parse_list(text: str, cut_off: bool = False) -> list[str | None]:
     """Return the items of an answer; an item without its closing tag, or with nothing in it, is
     None.
 
-    Many models number their items and leave the tags out. Without a tag, an item is what follows a
-    number at the beginning of a line, up to the next one or a blank line; the last item of an
-    answer that is `cut_off` is None.
+    Many models number their items and leave the tags out. Without a tag, the items are those of
+    the numbered list; the last item of an answer that is `cut_off` is None.
     """
-    items: list[str | None] = []
-    if "<example>" not in text:
-        for part in NUMBERED.split(text)[1:]:
-            body = " ".join(re.split(r"\n[ \t]*\n", part)[0].split()).strip(' "*')
-            items.append(body or None)
+    if not OPENING.search(text):
+        items = [item or None for item in numbered_items(text)]
         return [*items[:-1], None] if items and cut_off else items
-    for part in text.split("<example>")[1:]:
-        body, closed, _ = part.partition("</example>")
-        items.append(body.strip() if closed and body.strip() else None)
-    return items
+    parts = (CLOSING.split(part, maxsplit=1) for part in OPENING.split(text)[1:])
+    return [(tagged_item(body) or None) if closed else None for body, *closed in parts]
 
 
 def rule_for(item: str | None, kept: Kept) -> tuple[str, int | None]:
@@ -195,7 +251,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--topics", type=Path, required=True, help="one topic a line")
     args = parser.parse_args(argv)
     seeds, topics = read_inputs(args.seeds, args.topics, args.recipe)
-    texts = prompt_texts(args.prompts)
+    texts = prompt_texts(args.prompts, PROMPTS)
     inputs = {"seeds": args.seeds, "topics": args.topics}
     run(
         args,

@@ -9,8 +9,8 @@ Earlier turns form the instruction, the last assistant turn is the response: a s
 is used as it is, a longer dialogue keeps its speakers' names.
 
 Drop rules: not_a_pair (a column missing or not a text), odd_speakers (not Human, Assistant, …
-ending with Assistant), empty_turn, no_shared_prefix (the two differ before the last turn),
-equal_answers.
+ending with Assistant, or text before the first of them), empty_turn, no_shared_prefix (the two
+differ before the last turn), equal_answers.
 """
 
 from pathlib import Path

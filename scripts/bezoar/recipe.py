@@ -27,18 +27,23 @@ def parse(text: str, kind: type) -> dict[str, Any]:
     """Return the recipe in JSON `text`; raise `UserError` in one line that names every key which is
     missing, unknown or of another type than `kind`, a `TypedDict`, gives it.
     """
-    from pydantic import TypeAdapter, ValidationError
-
     program = Path(inspect.getfile(kind)).stem
     recipe: dict[str, Any] = parse_json(text, f"--recipe of {program}")
-    try:
-        TypeAdapter(kind).validate_python(recipe, strict=True, extra="forbid")
-    except ValidationError as error:
-        raise UserError(
-            f"--recipe of {program}: {_faults(error.errors(include_url=False))};"
-            f" `{program}.py --help` lists its keys"
-        ) from None
+    require(recipe, kind, f"--recipe of {program}", f"`{program}.py --help` lists its keys")
     return recipe
+
+
+def require(value: Any, kind: type, where: str, advice: str) -> None:
+    """Raise `UserError` in one line, from `where` to `advice`, that names every key of `value`
+    which is missing, unknown or of another type than `kind`, a `TypedDict`, gives it.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        TypeAdapter(kind).validate_python(value, strict=True, extra="forbid")
+    except ValidationError as error:
+        faults = _faults(error.errors(include_url=False))
+        raise UserError(f"{where}: {faults}; {advice}") from None
 
 
 def _faults(errors: list[Any]) -> str:

@@ -38,7 +38,7 @@ import make_world
 from bezoar import program
 from bezoar.data.flan import system_messages
 from bezoar.data.schemes import prompt_texts, second_store, user
-from bezoar.data.verdicts import VERDICT, verdict
+from bezoar.data.verdicts import PROMPTS, VERDICT, verdict
 from bezoar.evaluation.mtbench import override, read_judge_prompts, read_questions, read_references
 from bezoar.llm.answer_store import Store
 from bezoar.llm.budget import PRICES, budget_of_environment, price_of
@@ -297,7 +297,7 @@ class Plan:
 
         job = self.job("generate_lamini")
         client, load = self.client("generate lamini", job, say, not (files and topics))
-        texts = prompt_texts(Path("prompts").glob("lamini_*.txt"))
+        texts = prompt_texts(Path("prompts").glob("lamini_*.txt"), generate_lamini.PROMPTS)
         self.rows["lamini"], funnel = generate_lamini.make(
             client, texts, seeds, [name.strip() for name in names if name.strip()], recipe
         )
@@ -328,7 +328,9 @@ class Plan:
             "generate evol: evaluator", job, lambda _: different, not files, "evaluator"
         )
         judge_load.most_asks = recipe["evaluator_attempts"]
-        texts = prompt_texts(Path("prompts").glob("evol_*.txt"))
+        texts = prompt_texts(
+            Path("prompts").glob("evol_*.txt"), generate_evol.prompt_fields(recipe)
+        )
         known = self.paths("teacher_tokenizer")
         tokenizer = Tokenizer.from_file(str(known[0])) if known else None
         self.rows["evol"], _ = generate_evol.evolve(
@@ -369,7 +371,7 @@ class Plan:
         """Plan the verdicts, on the generated rows or on stand-ins for them."""
         settings, template = (
             self.config["filter"],
-            prompt_texts([Path("prompts/filter.txt")])["filter"],
+            prompt_texts([Path("prompts/filter.txt")], PROMPTS)["filter"],
         )
         for scheme in self.rows:
             path = self.results / "generate" / f"{scheme}.jsonl"

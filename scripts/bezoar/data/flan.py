@@ -172,12 +172,13 @@ def fitting(
     room: Callable[..., bool], messages: Mapping[int, str], seed: int
 ) -> Callable[[dict[str, Any]], bool]:
     """Return a function that says whether the teacher has room (`Context.fits`) for a row under its
-    system message; it remembers, because a row is looked at in every batch that it stays in.
+    system message; it remembers, because a row is looked at in every batch that it stays in. Rows
+    of one task in two files may have the same `original_index`, but not the same text.
     """
-    known: dict[tuple[str, str, int], bool] = {}
+    known: dict[tuple[str, str, int, str], bool] = {}
 
     def fits(row: dict[str, Any]) -> bool:
-        key = (row["dataset_source"], row["task_name"], row["original_index"])
+        key = (row["dataset_source"], row["task_name"], row["original_index"], row["inputs"])
         if key not in known:
             known[key] = room(system_message(row, messages, seed), row["inputs"])
         return known[key]
@@ -195,9 +196,10 @@ def choose(
     """
     ordered = sorted(
         rows,
-        key=lambda row: draw(
-            recipe["seed"], "orca", row["task_name"], row["original_index"]
-        ).random(),
+        key=lambda row: (
+            draw(recipe["seed"], "orca", row["task_name"], row["original_index"]).random(),
+            row["inputs"],
+        ),
     )
     taken: list[dict[str, Any]] = []
     too_long: list[dict[str, Any]] = []

@@ -10,7 +10,7 @@ from bezoar.readers import iter_json_lines
 
 RULES = ("not_a_pair", "odd_speakers", "empty_turn", "no_shared_prefix", "equal_answers")
 
-SPEAKER = re.compile(r"(?:^|\n\n)(Human|Assistant):")
+SPEAKER = re.compile(r"(?:^|\r?\n\r?\n)(Human|Assistant):")
 
 
 def rows_of(paths: list[Path], first: int) -> Iterator[tuple[Path, int, Any]]:
@@ -22,9 +22,12 @@ def rows_of(paths: list[Path], first: int) -> Iterator[tuple[Path, int, Any]]:
 
 
 def turns(dialogue: str) -> list[tuple[str, str]]:
-    """Return [(speaker, text)] of a dialogue in HH-RLHF's form, texts stripped."""
-    parts = SPEAKER.split(dialogue)
-    return [(speaker, text.strip()) for speaker, text in zip(parts[1::2], parts[2::2], strict=True)]
+    """Return [(speaker, text)] of a dialogue in HH-RLHF's form, texts stripped; what stands before
+    the first speaker is a turn of nobody, "".
+    """
+    first, *parts = SPEAKER.split(dialogue)
+    said = zip(["", *parts[::2]], [first, *parts[1::2]], strict=True)
+    return [(speaker, text.strip()) for speaker, text in said if speaker or text.strip()]
 
 
 def instruction(earlier: list[tuple[str, str]]) -> str:

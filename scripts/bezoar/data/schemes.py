@@ -4,7 +4,7 @@ final checks.
 
 import argparse
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from bezoar.llm.answer_store import is_shard
 from bezoar.llm.arguments import add_client_arguments
 from bezoar.llm.client import LLMClient
 from bezoar.llm.language_model import Answer
+from bezoar.llm.prompts import check_fields
 from bezoar.llm.settings import ModelSettings
 from bezoar.llm.shards import Waiting, change, gather, shard_of_text, wait_for_others
 from bezoar.provenance.receipt import Receipt, stage_parser
@@ -53,11 +54,17 @@ def parser_for(description: str | None, recipe: type) -> argparse.ArgumentParser
     return parser
 
 
-def prompt_texts(paths: Iterable[Path]) -> dict[str, str]:
-    """Return prompt texts by stem; a missing file is a `UserError`."""
-    texts = {}
-    for path in paths:
-        texts[path.stem] = read_text(path).strip()
+def prompt_texts(paths: Iterable[Path], fields: Mapping[str, Collection[str]]) -> dict[str, str]:
+    """Return the templates of prompts by stem; `fields` are those of each template that is needed.
+    A missing file or field and an unknown field are a `UserError`.
+    """
+    files = {path.stem: path for path in paths}
+    if missing := [stem for stem in fields if stem not in files]:
+        found = ", ".join(path.name for path in files.values()) or "nothing"
+        raise UserError(f"prompts: expected {missing[0]}.txt, found {found}; add it")
+    texts = {stem: read_text(path).strip() for stem, path in files.items()}
+    for stem, names in fields.items():
+        check_fields(texts[stem], names, str(files[stem]))
     return texts
 
 

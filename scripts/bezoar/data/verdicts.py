@@ -9,6 +9,7 @@ from bezoar.llm.reasoning import split_reasoning
 from bezoar.readers import LENIENT_DECODER
 from bezoar.training.template import training_text
 
+PROMPTS = {"filter": ("instruction", "response")}  # the fields of the rater's template
 VERDICT = {  # for raters that support JSON schemas; `verdict` stays as strict
     "type": "object",
     "additionalProperties": False,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bezoar.errors import UserError
+from bezoar.llm.prompts import check_fields
 from bezoar.llm.reasoning import split_reasoning
 from bezoar.readers import column, numbered, read_jsonl, read_yaml_entries, shown, texts
 
@@ -17,10 +18,10 @@ READ = (
     "out_of_range",
 )  # states that follow from a judgment's text
 FIELDS = {  # of the prompts' templates
-    "v1": ("question", "answer"),
-    "math-v1": ("question", "answer", "ref_answer_1", "ref_answer_2"),
-    "v1-multi-turn": ("question_1", "question_2", "answer_1", "answer_2"),
-    "math-v1-multi-turn": (
+    "single-v1": ("question", "answer"),
+    "single-math-v1": ("question", "answer", "ref_answer_1"),
+    "single-v1-multi-turn": ("question_1", "question_2", "answer_1", "answer_2"),
+    "single-math-v1-multi-turn": (
         *("question_1", "question_2", "answer_1", "answer_2"),
         *("ref_answer_1", "ref_answer_2"),
     ),
@@ -115,28 +116,21 @@ def override(references: dict[int, list[str]], path: Path) -> dict[int, list[str
 
 
 def read_judge_prompts(path: Path) -> dict[str, dict[str, Any]]:
-    """Return the four single-answer grading prompts by name."""
-    prompts = {}
+    """Return the prompts by name, among them the four of single-answer grading, whose templates
+    have their `FIELDS`; raise `UserError` where one is missing, is there twice or has others.
+    """
+    prompts: dict[str, dict[str, Any]] = {}
     for where, row in numbered(path, read_jsonl(path)):
-        prompts[column(row, "name", str, where)] = row
-    for name in (
-        "single-v1",
-        "single-math-v1",
-        "single-v1-multi-turn",
-        "single-math-v1-multi-turn",
-    ):
+        name = column(row, "name", str, where)
+        if name in prompts:
+            raise UserError(f"{where}: prompt {name} appears twice; remove one")
+        prompts[name] = row
+    for name, fields in FIELDS.items():
         if name not in prompts:
             raise UserError(f"{path}: no prompt {name}; use FastChat's judge_prompts.jsonl")
         for part in ("prompt_template", "system_prompt"):
             column(prompts[name], part, str, f"{path}: {name}")
-        fields = dict.fromkeys(FIELDS[name.removeprefix("single-")], "")
-        try:
-            prompts[name]["prompt_template"].format(**fields)
-        except (KeyError, IndexError, ValueError, AttributeError) as error:
-            raise UserError(
-                f"{path}: {name}: expected the fields {', '.join(fields)} in braces and no others,"
-                f" found {error}; use FastChat's judge_prompts.jsonl"
-            ) from None
+        check_fields(prompts[name]["prompt_template"], fields, f"{path}: {name}")
     return prompts
 
 

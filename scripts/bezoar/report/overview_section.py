@@ -142,22 +142,26 @@ def warnings(
 
 
 def cut_off(receipts: dict[str, dict[str, Any]]) -> list[str]:
-    """Return a sentence if more than a few chat answers end where their limit of tokens does."""
+    """Return a sentence each if more than a few chat answers end where their limit of tokens does,
+    or are empty because the model's reasoning had no end.
+    """
     answered = {
         name.removeprefix("mtbench_answers_"): receipt
         for name, receipt in receipts.items()
         if name.startswith("mtbench_answers_") and "endings" in receipt["facts"]
     }
-    cut = {model: r["facts"]["endings"].get("length", 0) for model, r in answered.items()}
     total = sum(sum(receipt["facts"]["endings"].values()) for receipt in answered.values())
-    if sum(cut.values()) <= FEW * total:
-        return []
     limits = sorted({receipt["recipe"]["max_new_tokens"] for receipt in answered.values()})
-    by = ", ".join(f"{model} {count}" for model, count in cut.items())
-    return [
-        f"{sum(cut.values())} of {total} chat answers end at the limit of"
-        f" {' or '.join(map(str, limits))} tokens ({by})."
-    ]
+    said = []
+    for ending, what in {
+        "length": f"end at the limit of {' or '.join(map(str, limits))} tokens",
+        "reasoning": "are empty, because the reasoning before them had no end",
+    }.items():
+        cut = {model: r["facts"]["endings"].get(ending, 0) for model, r in answered.items()}
+        if sum(cut.values()) > FEW * total:
+            by = ", ".join(f"{model} {count}" for model, count in cut.items())
+            said.append(f"{sum(cut.values())} of {total} chat answers {what} ({by}).")
+    return said
 
 
 def machine(hardware: dict[str, Any]) -> str:

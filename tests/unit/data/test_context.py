@@ -111,7 +111,7 @@ def test_a_streamed_submix_drops_and_counts_the_same_rows_in_any_batches(
 
 
 def test_evolutions_that_do_not_fit_are_not_asked_and_their_parents_stay(words: Path) -> None:
-    texts = prompt_texts((ROOT / "prompts").glob("evol_*.txt"))
+    texts = prompt_texts((ROOT / "prompts").glob("evol_*.txt"), {})
     overhead = max(len(texts[name].split()) for name in ("evol_in_depth", "evol_in_breadth"))
     limits = {**LIMITS, "context": overhead + 400}
     pool = {"qa": {1: "Why is it so?", 2: " ".join(["word"] * 500), 3: "How is it made?"}}

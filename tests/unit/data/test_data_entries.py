@@ -122,6 +122,7 @@ def test_choosing_in_batches_or_shards_is_choosing_at_once(
     rows = [
         {
             "original_index": i,
+            "inputs": f"Ask {i}.",
             "task_name": f"t{rng.randrange(6)}",
             "dataset_source": rng.choice(["cot", "niv2"]),
         }

@@ -14,7 +14,8 @@ from bezoar.data.schemes import prompt_texts
 from bezoar.errors import UserError
 from bezoar.evaluation.agreement import cohen_kappa
 
-TEMPLATE = prompt_texts([Path(__file__).parents[3] / "prompts" / "filter.txt"])["filter"]
+PROMPT = Path(__file__).parents[3] / "prompts" / "filter.txt"
+TEMPLATE = prompt_texts([PROMPT], verdicts.PROMPTS)["filter"]
 RECIPE = {
     "rater": {"model": "rater"},
     "second_rater": {"model": "falcon"},

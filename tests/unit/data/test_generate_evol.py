@@ -16,7 +16,6 @@ from bezoar.data.schemes import prompt_texts
 from bezoar.errors import UserError
 
 PROMPTS = Path(__file__).parents[3] / "prompts"
-TEXTS = prompt_texts(sorted(PROMPTS.glob("evol_*.txt")))
 RECIPE = {
     "epochs": 3,
     "seeds_per_category": 4,
@@ -28,6 +27,7 @@ RECIPE = {
     "max_failure_share": 0.0,
     "seed": 0,
 }
+TEXTS = prompt_texts(sorted(PROMPTS.glob("evol_*.txt")), evol.prompt_fields(RECIPE))
 ROWS = [
     {
         "instruction": f"Question {i} of {category}?",

@@ -34,6 +34,10 @@ SEEDS = [
 ]
 
 
+TITLED = ["Tea: Say why.", "Tides: Say how.", "Go **on**"]
+KWARGS = "**kwargs or **args?"
+
+
 @pytest.mark.parametrize(
     ("text", "items"),
     [
@@ -42,7 +46,16 @@ SEEDS = [
         ("<example>a <example>b</example>", [None, "b"]),
         ("<example> </example>", [None]),
         ("1. a\n2. b", ["a", "b"]),
-        ("Here they are:\n\n 1) **a**\n    b\n\n 2) \n\nThese are two.", ["a** b", None]),
+        ("Here they are:\n\n 1) **a**\n    b\n\n 2) \n\nThese are two.", ["a b", None]),
+        ("1) a** b\n2. **c\nd\n3. *e*", ["a** b", "c d", "e"]),
+        ("1. **Tea:** Say why.\n**2. Tides:** Say how.\n**3.** Go **on**", TITLED),
+        ("1. Compute 2**3 and 4**5\n2. **kwargs or **args?", ["Compute 2**3 and 4**5", KWARGS]),
+        ("1. Do both:\n   1. a\n   2) b\n2. Rest\n", ["Do both: 1. a 2) b", "Rest"]),
+        ("  9. a\n 10. b\n 11. c", ["a", "b", "c"]),
+        ("<example>1. a</example><example>**2. b:** c</example>", ["a", "b: c"]),
+        ("<example>Instruction: a</example><example>Example 2:\nb</example>", ["a", "b"]),
+        ("<example>1. a\n2. b</example><example>3.5 times</example>", ["1. a\n2. b", "3.5 times"]),
+        ('<Example>a</Example ><example id="2">b</EXAMPLE><examples>', ["a", "b"]),
         ("In 1945. it was\nover, 3.5 times", []),
         ("1. a <example>b</example>", ["b"]),
         ("", []),

@@ -173,3 +173,15 @@ def test_another_seed_draws_other_rows(tmp_path: Path) -> None:
         for seed in (0, 1)
     ]
     assert drawn[0] != drawn[1]
+
+
+def test_rows_of_one_task_with_the_same_place_in_two_files_are_told_apart(tmp_path: Path) -> None:
+    files = [
+        write(tmp_path / name, [flan("NIv2", inputs=text)])
+        for name, text in (("a.jsonl", "Say yes."), ("b.jsonl", "Say no. " * 50))
+    ]
+    rows = [row for path in files for row in orca.flan.read(path)[0]]
+    fits = orca.flan.fitting(lambda system, text: len(text) < 100, MESSAGES, 0)
+    assert [fits(row) for row in rows] == [True, False]
+    chosen = [make(order, rows_per_task=1)[0] for order in (files, files[::-1])]
+    assert chosen[0] == chosen[1], "the order of the files decides nothing"

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from bezoar.data.funnel import Funnel
-from bezoar.data.schemes import check_failures, user
+from bezoar.data.schemes import check_failures, prompt_texts, user
 from bezoar.errors import UserError
 from bezoar.files import write_json, write_jsonl
 from bezoar.llm.client import LLMClient
@@ -23,6 +23,42 @@ from bezoar.rehearsal.world import World
 from make_world import alpaca_seeds
 
 ROOT = Path(__file__).parents[3]
+FILTER = {"filter": ("instruction", "response")}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("Rate {instruction}.", r"\{response\} is missing; add it"),
+        ("{instruction} {response} {answer}", r"found '\{answer\}'; write a brace that belongs"),
+        ('{instruction} {response}: {"rating": 1}', r"found '\{\"rating\": 1\}'; write a brace"),
+        ("{instruction} {response!r}", r"found '\{response!r\}'; write"),
+        ("{instruction} {response:>9}", r"found '\{response:>9\}'; write"),
+        ("{instruction} {response.x}", r"found '\{response\.x\}'; write"),
+        ("{instruction} {}", r"found '\{\}'; write"),
+        ("{instruction} {response} }", r"found: Single '\}' encountered in format string; write"),
+        ("{instruction} {response", r"found: expected '\}' before end of string; write"),
+    ],
+)
+def test_a_prompt_without_its_fields_or_with_others_is_one_line(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    (tmp_path / "filter.txt").write_text(text)
+    start = r"^\S+filter\.txt: expected the fields \{instruction\}, \{response\} and "
+    with pytest.raises(UserError, match=f"{start}no others, .*{message}"):
+        prompt_texts([tmp_path / "filter.txt"], FILTER)
+
+
+def test_a_prompt_file_that_is_not_given_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "rate.txt").write_text("{instruction} {response}")
+    with pytest.raises(UserError, match=r"expected filter\.txt, found rate\.txt; add it"):
+        prompt_texts([tmp_path / "rate.txt"], FILTER)
+
+
+def test_braces_of_a_prompt_are_written_twice(tmp_path: Path) -> None:
+    (tmp_path / "filter.txt").write_text('{{"a": 1}} {instruction}{response}\n')
+    text = prompt_texts([tmp_path / "filter.txt"], FILTER)["filter"]
+    assert text.format(instruction="{x}", response="y") == '{"a": 1} {x}y'
 
 
 def test_a_funnel_takes_only_rules_it_knows_and_adds_up() -> None:

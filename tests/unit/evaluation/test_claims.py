@@ -3,6 +3,7 @@ paper's values appear beside ours or are refused.
 """
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,63 @@ def test_a_claim_without_a_test_is_refused(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(claims))
     with pytest.raises(UserError, match="claim hh-sft-not-below-sft-chat: no where; add it"):
         check_claims.read_claims(tmp_path / "c.yaml")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda claims: claims["claims"][0]["difference"].update(measure="overal"),
+            r"claim sft-above-base-chat: expected a measure of mtbench\.json \(overall\), found"
+            r" overal; correct it",
+        ),
+        (
+            lambda claims: claims["claims"][0]["difference"].update(measure="mean_of_tasks"),
+            r"expected a measure of mtbench\.json \(overall\), found mean_of_tasks",
+        ),
+        (
+            lambda claims: claims["claims"][0].update(artifact="receipts/base.json"),
+            r"expected a measure of receipts/base\.json \(it has no differences\), found overall",
+        ),
+        (
+            lambda claims: claims["claims"][0]["difference"].pop("margin"),
+            r'claim sft-above-base-chat: lacks "difference\.margin"; correct it',
+        ),
+        (
+            lambda claims: claims["claims"][0]["difference"].update(margin="0.3"),
+            r'claim sft-above-base-chat: "difference\.margin": input should be a valid number',
+        ),
+        (
+            lambda claims: claims["claims"][7]["value"].update(tolerence=1),
+            r'claim base-size: has no key "value\.tolerence"; correct it',
+        ),
+        (lambda claims: claims["claims"][7].update(value=3), r'claim base-size: "value": input'),
+        (lambda claims: claims.pop("not_testable"), r'c\.yaml: lacks "not_testable"; correct the'),
+        (lambda claims: claims["unknown"].pop("tables"), r'c\.yaml: lacks "unknown\.tables"'),
+        (
+            lambda claims: claims["not_testable"][0].pop("reason"),
+            r'c\.yaml: lacks "not_testable\.0\.reason"',
+        ),
+    ],
+)
+def test_a_mistake_in_the_claims_is_one_line_that_names_it(
+    tmp_path: Path, change: Callable[[dict[str, Any]], Any], message: str
+) -> None:
+    claims = yaml.safe_load(CLAIMS.read_text())
+    change(claims)
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(claims))
+    with pytest.raises(UserError, match=message):
+        check_claims.read_claims(tmp_path / "c.yaml")
+
+
+@pytest.mark.parametrize("path", ["facts", "facts.name", "facts.good"])
+def test_a_path_to_something_else_than_a_number_is_one_line(path: str) -> None:
+    claims = yaml.safe_load(CLAIMS.read_text())
+    claims["claims"] = [row for row in claims["claims"] if row["id"] == "base-size"]
+    claims["claims"][0]["value"]["path"] = path
+    tables = {"receipts/base.json": {"facts": {"name": "base", "good": True}}}
+    with pytest.raises(UserError, match=f"claim base-size: expected a number at {path} of rec"):
+        check_claims.check(claims, tables, "paper", "judge")
 
 
 HEADER = "table,benchmark,model,task,metric,value,tolerance\n"

@@ -340,3 +340,40 @@ def test_sums_of_scores_are_exact_in_every_version_of_python() -> None:
     rows = [{"question_id": n, "state": "rated", "score": 1.1} for n in range(10)]
     found = score_mtbench.summary(rows, 0, resamples=10)
     assert found["all_failures_1"] == found["all_failures_10"] == 1.1
+
+
+def with_prompt(folder: Path, name: str, **changes: str) -> Path:
+    """The judge's prompts with one of them changed, or with a second one of its name."""
+    rows = read_jsonl(ROOT / "prompts/judge_prompts.jsonl")
+    row = next(row for row in rows if row["name"] == name)
+    rows = [row | changes if other is row else other for other in rows]
+    write_jsonl(folder / "prompts.jsonl", rows if changes else [*rows, row])
+    return folder / "prompts.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("single-v1", {}, r"prompts\.jsonl:5: prompt single-v1 appears twice; remove one"),
+        (
+            "single-v1",
+            {"prompt_template": "{question}"},
+            r"prompts\.jsonl: single-v1: expected the fields .*, \{answer\} is missing; add it",
+        ),
+        (
+            "single-math-v1",
+            {"prompt_template": "{question} {answer} {ref_answer_1} {ref_answer_2}"},
+            r"single-math-v1: expected the fields .*, found '\{ref_answer_2\}'; write a brace",
+        ),
+        (
+            "single-v1-multi-turn",
+            {"prompt_template": '{"rating": 1}'},
+            r"single-v1-multi-turn: expected the fields .*, found '\{\"rating\": 1\}'; write",
+        ),
+    ],
+)
+def test_a_judge_s_prompt_that_is_there_twice_or_lacks_a_field_is_one_line(
+    tmp_path: Path, name: str, changes: dict[str, str], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        mtbench.read_judge_prompts(with_prompt(tmp_path, name, **changes))

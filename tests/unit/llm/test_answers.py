@@ -123,6 +123,37 @@ def test_a_stop_text_ends_an_answer_and_is_recorded(tiny_base: Path, tmp_path: P
     assert answer_mtbench.cut("a ### b ## c", "eos", ["##", "###"]) == ("a", "stop")
 
 
+@pytest.mark.parametrize(
+    ("text", "ending", "answered"),
+    [
+        ("<think>A ### heading?</think>\n\nBlue.", "eos", ("Blue.", "eos")),
+        ("It is blue.\n</think>\nBlue. ### Red", "eos", ("Blue.", "stop")),
+        ("<think>Is it ### blue", "length", ("", "reasoning")),
+        ("<think>Is it blue", "eos", ("", "reasoning")),
+        (" Say `<think>` first. ", "length", ("Say `<think>` first.", "length")),
+    ],
+)
+def test_reasoning_is_no_part_of_an_answer_and_one_without_an_end_leaves_none(
+    text: str, ending: str, answered: tuple[str, str]
+) -> None:
+    assert answer_mtbench.cut(text, ending, ["###"]) == answered
+
+
+def test_the_second_turn_and_the_judge_see_an_answer_without_its_reasoning(tmp_path: Path) -> None:
+    prompts: list[str] = []
+
+    def ask(pieces: list, *_: object) -> list[tuple[str, str]]:
+        prompts.extend("".join(text for text, _ in prompt) for prompt in pieces)
+        return [("<think>Which red?</think>Blue.", "eos") for _ in pieces]
+
+    question = {"question_id": 81, "category": "math", "turns": ["red cat", "blue dog"]}
+    template = answer_mtbench.Template(ROOT / "prompts/chat_template.json")
+    parts = Parts(tmp_path / "answers.jsonl", {})
+    found = answer_mtbench.answer(ask, template, [question], RECIPE, parts)
+    assert found == {81: [("Blue.", "eos")] * 2}
+    assert "Blue." in prompts[1] and "Which red?" not in prompts[1]
+
+
 def test_a_killed_run_goes_on_to_the_same_answers(
     tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

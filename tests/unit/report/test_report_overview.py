@@ -143,6 +143,11 @@ def test_answers_that_end_at_their_limit_and_a_judge_that_disagrees_with_itself_
     ]
     receipts["mtbench_answers_base"]["facts"]["endings"] = {"eos": 80}
     assert overview_section.cut_off(receipts) == []
+    receipts["mtbench_answers_base"]["facts"]["endings"] = {"eos": 60, "reasoning": 20}
+    assert overview_section.cut_off(receipts) == [
+        "20 of 160 chat answers are empty, because the reasoning before them had no end"
+        " (base 20, dpo 0)."
+    ]
     chat = {"models": {}, "same_prompts": {"shared": 41, "rated_differently": 6}}
     (said,) = overview_section.warnings(chat, {}, {"schemes": {}})
     assert said.startswith("The judge rated 6 of 41 prompts differently")

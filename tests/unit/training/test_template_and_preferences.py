@@ -101,6 +101,15 @@ def pair(chosen: str, rejected: str) -> dict[str, str]:
         (pair("\n\nHuman: q\n\nHuman: a", "\n\nHuman: q\n\nAssistant: b"), "odd_speakers"),
         (pair("\n\nHuman: q", "\n\nHuman: q"), "odd_speakers"),
         (pair("", ""), "odd_speakers"),
+        (
+            pair("Be kind.\n\nHuman: q\n\nAssistant: a", "\n\nHuman: q\n\nAssistant: b"),
+            "odd_speakers",
+        ),
+        (pair("Human: q\n\nAssistant: a", "Be kind.\n\nHuman: q\n\nAssistant: b"), "odd_speakers"),
+        (
+            pair(" \r\n\r\nHuman: q\r\n\r\nAssistant: a", "Human: q\n\nAssistant: b"),
+            {"prompt": "q", "chosen": "a", "rejected": "b"},
+        ),
         ({"chosen": 1, "rejected": "x"}, "not_a_pair"),
         ("text", "not_a_pair"),
         (pair("\n\nHuman: \ud83d\n\nAssistant: a", "\n\nHuman: q\n\nAssistant: b"), "not_a_pair"),
