@@ -4,7 +4,8 @@ A fault of the input is a `UserError` of one line that names the file, the row w
 what was expected, what was found, and what to do. All readers share these rules:
 
 - Text is UTF-8, with or without a byte order mark. Lines end at LF or CRLF and nowhere else:
-  U+2028, U+0085 and form feeds are characters of a row.
+  U+2028, U+0085 and form feeds are characters of a row. Blank lines between rows are skipped, and
+  messages name the line of the file.
 - A file that is compressed with gzip, xz, bzip2 or zstd is unpacked, whatever it is called, also
   twice.
 - A file that stands in for data (a Git LFS, git-annex or DVC pointer, a web page, a refusal) is
@@ -26,6 +27,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from http import HTTPStatus
+from itertools import count
 from pathlib import Path
 from typing import IO, Any, NoReturn, cast
 
@@ -375,26 +377,42 @@ def read_json_object(path: Path, *names: str) -> dict[str, Any]:
 
 
 def iter_json_lines(path: Path) -> Iterator[tuple[int, Any]]:
-    """Yield (line number, value) of a file with one JSON value per line."""
+    """Yield (line number, value) of a file with one JSON value a line; blank lines are skipped."""
     for number, raw in iter_lines(path):
-        yield number, parse_json(raw, f"{path}:{number}", "one JSON object a line")
+        if raw.strip():
+            yield number, parse_json(raw, f"{path}:{number}", "one JSON object a line")
 
 
-def iter_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a file with one JSON object a line; each is Unicode and can be written."""
+def iter_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (line number, row) of a file with one JSON object a line; each is Unicode and can be
+    written. Blank lines are skipped.
+    """
     for number, raw in iter_lines(path):
+        if not raw.strip():
+            continue
         where = f"{path}:{number}"
         row = parse_json(raw, where, "one JSON object a line")
         if not isinstance(row, dict):
             found = type(row).__name__
             raise UserError(f"{where}: expected a JSON object, found {found}; fix or remove it")
         _require_unicode(raw, row, where)
-        yield row
+        yield number, row
 
 
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a file with one JSON object per line."""
-    return list(iter_jsonl(path))
+class Rows(list[dict[str, Any]]):
+    """The rows of a JSONL file, with the number of the line that each is on."""
+
+    def __init__(self, found: Iterable[tuple[int, dict[str, Any]]]) -> None:
+        super().__init__()
+        self.lines: list[int] = []
+        for number, row in found:
+            self.lines.append(number)
+            self.append(row)
+
+
+def read_jsonl(path: Path) -> Rows:
+    """Return the rows of a file with one JSON object a line; blank lines are skipped."""
+    return Rows(iter_jsonl(path))
 
 
 # --- YAML ------------------------------------------------------------------------------------
@@ -556,7 +574,9 @@ def iter_rows(path: Path) -> Iterator[dict[str, Any]]:
     if {".csv", ".tsv"}.intersection(path.suffixes[-2:]):
         return _csv_rows(path)
     first = next((line for _, raw in iter_lines(path) if (line := raw.strip())), b"")
-    return _json_rows(path) if first.startswith(b"[") else iter_jsonl(path)
+    if first.startswith(b"["):
+        return _json_rows(path)
+    return (row for _, row in iter_jsonl(path))
 
 
 def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -610,6 +630,7 @@ def texts(value: Any, name: str, where: str, count: int | None = None) -> list[s
 
 
 def numbered(path: Path, rows: Iterable[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (file:line, row) for messages about rows of a JSONL file."""
-    for number, row in enumerate(rows, start=1):
+    """Yield (file:line, row) for messages about rows of a JSONL file, all that it holds."""
+    lines = rows.lines if isinstance(rows, Rows) else count(1)
+    for number, row in zip(lines, rows, strict=False):
         yield f"{path}:{number}", row

@@ -127,7 +127,8 @@ def test_line_separators_inside_a_string_do_not_split_a_row(tmp_path: Path) -> N
     ("content", "line"),
     [
         (b'{"a": 1}\n{"a": \n', ":2: expected one JSON object a line, Expecting value"),
-        (b'{"a": 1}\n\n', ":2: expected one JSON object a line"),
+        (b'{"a": 1}\n\n \t\r\n{"b"\n', ":4: expected one JSON object a line"),
+        (b'\n{"a": 1}\n\n[1]\n', ":4: expected a JSON object, found list"),
         (b'{"a": 1}\n{"b"', ":2: expected one JSON object a line"),
         (b"[1]\n", ":1: expected a JSON object, found list"),
         (b"null\n", ":1: expected a JSON object, found NoneType"),
@@ -167,6 +168,22 @@ def test_a_bad_row_or_file_is_named_in_one_line(tmp_path: Path, content: bytes, 
     found = refused(readers.read_jsonl, tmp_path / "rows.jsonl", content)
     assert found.startswith(line)
     assert any(advice in found for advice in ("; fix", "; fetch", "; save", "; run", "; unpack"))
+
+
+@pytest.mark.parametrize("content", [b"\n\n", b" \r\n\t\n", b"\xef\xbb\xbf\n", b""])
+def test_a_file_of_blank_lines_has_no_rows(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(content)
+    assert readers.read_jsonl(tmp_path / "rows.jsonl") == []
+    assert list(readers.iter_rows(tmp_path / "rows.jsonl")) == []
+
+
+def test_blank_lines_are_skipped_and_lines_keep_their_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'\n{"n": 1}\r\n\r\n \t\n{"n": 2}\n\n')
+    rows = readers.read_jsonl(path)
+    assert rows == list(readers.iter_rows(path)) == [{"n": 1}, {"n": 2}]
+    assert list(readers.numbered(path, rows)) == [(f"{path}:2", {"n": 1}), (f"{path}:5", {"n": 2})]
+    assert list(readers.iter_json_lines(path)) == [(2, {"n": 1}), (5, {"n": 2})]
 
 
 def test_a_hundred_levels_are_read(tmp_path: Path) -> None:
