@@ -31,7 +31,15 @@ from typing import Any
 from bezoar import hub, program, progress
 from bezoar.errors import UserError
 from bezoar.files import sha256_file, whole_directory, whole_file, write_json
-from bezoar.readers import HEAD, json_argument, read_json_object, refuse_stand_ins, shown, stand_in
+from bezoar.readers import (
+    HEAD,
+    ZSTD,
+    json_argument,
+    read_json_object,
+    refuse_stand_ins,
+    shown,
+    stand_in,
+)
 from bezoar.surroundings import own
 from bezoar.workflow import packages
 from bezoar.workflow.source_lock import require
@@ -39,10 +47,10 @@ from bezoar.workflow.source_lock import require
 ATTEMPTS = 5
 TIMEOUT_S = 30
 PAGES = (".html", ".htm", ".xml")
-MAGIC = {
+MAGIC: dict[str, bytes | tuple[bytes, ...]] = {
     ".gz": b"\x1f\x8b",
     ".xz": b"\xfd7zXZ\x00",
-    ".zst": b"\x28\xb5\x2f\xfd",
+    ".zst": ZSTD,
     ".parquet": b"PAR1",
 }
 ERROR_KEYS = {"error", "message", "status", "code", "detail", "request_id"}

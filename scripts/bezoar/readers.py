@@ -40,6 +40,10 @@ MAX_DEPTH = 100  # levels of lists and mappings; writing recurses, so the limit 
 MAX_DIGITS = 308  # of a whole number; one with more does not fit a double
 MAX_VALUES = 1_000_000  # of a YAML file, aliases followed
 PARQUET = b"PAR1"
+ZSTD = (  # a frame, or one to skip, with which pzstd begins
+    b"\x28\xb5\x2f\xfd",
+    *(bytes([first]) + b"\x2a\x4d\x18" for first in range(0x50, 0x60)),
+)
 OTHER_FORMATS = {
     b"PK\x03\x04": "a zip archive",
     PARQUET: "a Parquet file",
@@ -129,6 +133,46 @@ def refuse_stand_ins(folder: Path) -> None:
             refuse_stand_in(path)
 
 
+class Streams(io.RawIOBase):
+    """The bytes of the compressed streams that a file consists of; zeros may pad them.
+
+    The modules' own files take anything else after a stream, also a damaged one, for the end.
+    """
+
+    def __init__(self, raw: IO[bytes], make: Callable[[], Any]) -> None:
+        self.raw, self.make, self.packed, self.stream = raw, make, b"", make()
+
+    def readable(self) -> bool:
+        """Return that it can be read."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill `buffer` with unpacked bytes and return how many, 0 at the end; raise `EOFError`, or
+        the module's error, where a stream is cut short or damaged.
+        """
+        while True:
+            if self.stream.eof or self.stream.needs_input:
+                self.packed = self.packed or self.raw.read(io.DEFAULT_BUFFER_SIZE)
+                if not self.packed and self.stream.eof:
+                    return 0
+                if not self.packed:
+                    raise EOFError("the end of a stream is missing")
+            if self.stream.eof:
+                self.packed = self.packed.lstrip(b"\0")
+                if self.packed:
+                    self.stream = self.make()
+                continue
+            unpacked = self.stream.decompress(self.packed, len(buffer))
+            self.packed = self.stream.unused_data
+            if unpacked:
+                buffer[: len(unpacked)] = unpacked
+                return len(unpacked)
+
+
+def _streams(make: Callable[[], Any]) -> Callable[[IO[bytes]], IO[bytes]]:
+    return lambda raw: cast(IO[bytes], io.BufferedReader(Streams(raw, make)))
+
+
 def _zstd(raw: IO[bytes]) -> IO[bytes]:
     import pyarrow  # imported here: it takes a fifth of a second, and zstd is rare
 
@@ -141,9 +185,9 @@ def _gzip(raw: IO[bytes]) -> IO[bytes]:
 
 UNPACK: dict[bytes, Callable[[IO[bytes]], Any]] = {
     b"\x1f\x8b": _gzip,
-    b"\xfd7zXZ\x00": lzma.LZMAFile,
-    b"BZh": bz2.BZ2File,
-    b"\x28\xb5\x2f\xfd": _zstd,
+    b"\xfd7zXZ\x00": _streams(lzma.LZMADecompressor),
+    b"BZh": _streams(bz2.BZ2Decompressor),
+    **dict.fromkeys(ZSTD, _zstd),
 }
 DECOMPRESSORS: dict[bytes, Callable[[], Any]] = {  # of bytes that need not be whole
     b"\x1f\x8b": lambda: zlib.decompressobj(wbits=31),

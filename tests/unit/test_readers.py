@@ -16,6 +16,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+import fetch_source
 from bezoar import readers
 from bezoar.errors import UserError
 from bezoar.files import write_jsonl
@@ -118,6 +119,24 @@ def test_zstd_is_unpacked_and_a_cut_one_refused(tmp_path: Path) -> None:
     assert line.startswith(": damaged or cut short")
 
 
+@pytest.mark.parametrize("pack", [gzip.compress, lzma.compress, bz2.compress])
+def test_streams_are_read_one_after_another_and_zeros_may_pad_them(
+    tmp_path: Path, pack: Callable[[bytes], bytes]
+) -> None:
+    padded = pack(LINES) + bytes(20_000) + pack(b"") + pack(LINES * 9_000) + bytes(512)
+    (tmp_path / "rows.jsonl").write_bytes(padded)
+    assert readers.read_jsonl(tmp_path / "rows.jsonl") == ROWS * 9_001
+
+
+def test_zstd_may_begin_with_a_frame_to_skip(tmp_path: Path) -> None:
+    packed = pyarrow.compress(LINES, codec="zstd", asbytes=True)
+    for first in (0x50, 0x5F):
+        skipped = bytes([first]) + b"\x2a\x4d\x18\x04\0\0\0" + bytes(4)
+        (tmp_path / "rows.jsonl.zst").write_bytes(skipped + packed + skipped + packed)
+        assert readers.read_jsonl(tmp_path / "rows.jsonl.zst") == ROWS * 2
+        fetch_source.refuse_other(tmp_path / "rows.jsonl.zst", "rows.jsonl.zst")
+
+
 def test_line_separators_inside_a_string_do_not_split_a_row(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "rows.jsonl", ROWS)
     assert readers.read_jsonl(tmp_path / "rows.jsonl") == ROWS
@@ -162,6 +181,9 @@ def test_line_separators_inside_a_string_do_not_split_a_row(tmp_path: Path) -> N
         (b"\x1f\x8b" + b"x" * 50, ": damaged or cut short"),
         (lzma.compress(LINES)[:-9], ": damaged or cut short"),
         (bz2.compress(LINES)[:-9], ": damaged or cut short"),
+        *((pack(LINES) + rest, ": damaged or cut short")
+          for pack in (lzma.compress, bz2.compress)
+          for rest in (LINES, b"rest", pack(LINES)[:-9], pack(LINES)[:9] + b"x" * 99)),
     ],
 )  # fmt: skip
 def test_a_bad_row_or_file_is_named_in_one_line(tmp_path: Path, content: bytes, line: str) -> None:
