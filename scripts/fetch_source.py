@@ -34,8 +34,9 @@ from bezoar.files import sha256_file, whole_directory, whole_file, write_json
 from bezoar.readers import (
     HEAD,
     ZSTD,
+    column,
     json_argument,
-    read_json_object,
+    read_json,
     refuse_stand_ins,
     shown,
     stand_in,
@@ -46,6 +47,7 @@ from bezoar.workflow.source_lock import require
 
 ATTEMPTS = 5
 TIMEOUT_S = 30
+MANIFEST = "manifest.json"
 PAGES = (".html", ".htm", ".xml")
 MAGIC: dict[str, bytes | tuple[bytes, ...]] = {
     ".gz": b"\x1f\x8b",
@@ -254,6 +256,32 @@ def fetch_file(entry: dict[str, Any], output: Path, lock: Path, mirror: Path | N
     part.unlink()
 
 
+def manifest_of(copy: Path) -> dict[str, Any]:
+    """Return the manifest that a fetch wrote into a snapshot; an empty one if there is none, also
+    where a repository has a file of its own by that name.
+    """
+    path = copy / MANIFEST
+    content = read_json(path) if path.is_file() else None
+    keys = {"id", "hub", "revision", "files"}
+    if not isinstance(content, dict) or "revision" not in content or not keys.issuperset(content):
+        return {}
+    if "files" in content:
+        column(content, "files", dict, str(path))
+    return content
+
+
+def digests_of(folder: Path) -> dict[str, str]:
+    """Return the sha256 of each file of a snapshot by its path in it, without the manifest and the
+    cache of the hub's client.
+    """
+    names = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {
+        str(name): sha256_file(folder / name)
+        for name in names
+        if name != Path(MANIFEST) and ".cache" not in name.parts
+    }
+
+
 def fetch_snapshot(entry: dict[str, Any], output: Path, lock: Path, mirror: Path | None) -> None:
     """Fetch a hub repository into `output`'s directory, and write the manifest of its files
     last.
@@ -261,27 +289,28 @@ def fetch_snapshot(entry: dict[str, Any], output: Path, lock: Path, mirror: Path
     folder = output.parent
     copy = mirror / "hub" / entry["id"] if mirror else None
     if copy and copy.is_dir():
-        recorded = copy / "manifest.json"
-        revision = entry["revision"]
-        if recorded.is_file():
-            revision = read_json_object(recorded, "revision")["revision"]
         refuse_stand_ins(copy)
-        if revision:
-            require(entry["id"], "revision", revision, entry["revision"], lock)
+        recorded = manifest_of(copy)
+        revision = recorded.get("revision", entry["revision"])
         with whole_directory(folder) as fresh:  # remove what an earlier revision left
             shutil.copytree(copy, fresh, dirs_exist_ok=True)
+            digests = digests_of(fresh)
+            listed = recorded.get("files", digests)
+            for name in sorted({*digests, *listed}):
+                if digests.get(name) != listed.get(name):
+                    raise UserError(
+                        f"{copy / name}: not as {copy / MANIFEST} lists it; bring the snapshot"
+                        " into MIRROR again"
+                    )
+            if revision:
+                require(entry["id"], "revision", revision, entry["revision"], lock)
     else:
         revision = hub.fetch(entry, folder)
         refuse_stand_ins(folder)
         require(entry["id"], "revision", revision, entry["revision"], lock)
-    files = [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path != output and ".cache" not in path.parts
-    ]
-    if not files:
+        digests = digests_of(folder)
+    if not digests:
         raise UserError(f"{entry['id']}: the snapshot holds no files; fetch it again")
-    digests = {str(path.relative_to(folder)): sha256_file(path) for path in files}
     write_json(
         output, {"id": entry["id"], "hub": entry["hub"], "revision": revision, "files": digests}
     )

@@ -306,7 +306,60 @@ def test_a_snapshot_of_pointers_is_refused_and_nothing_of_an_old_one_stays(
     (copy / "model.safetensors").write_bytes(POINTER)
     with pytest.raises(UserError, match=r"model\.safetensors: expected data, found a Git LFS"):
         snapshot(tmp_path, "b")
-    write_json(copy / "manifest.json", ["b"])
     (copy / "model.safetensors").unlink()
-    with pytest.raises(UserError, match=r"manifest.json: expected a JSON object, found \['b'\]"):
+    write_json(copy / "manifest.json", {"revision": "b", "files": ["config.json"]})
+    with pytest.raises(UserError, match=r"manifest.json: expected an object as `files`, found"):
         snapshot(tmp_path, "b")
+    (copy / "manifest.json").write_text('{"revision": "b", ')
+    with pytest.raises(UserError, match=r"manifest.json: expected JSON"):
+        snapshot(tmp_path, "b")
+
+
+def test_a_copy_in_the_mirror_that_is_not_what_its_manifest_lists_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "mirror/hub/some_model"
+    (copy / "data").mkdir(parents=True)
+    monkeypatch.setenv("BEZOAR_MIRROR", str(tmp_path / "mirror"))
+    (copy / "data/rows.jsonl").write_bytes(BODY)
+    files = {"data/rows.jsonl": hashlib.sha256(BODY).hexdigest()}
+    write_json(copy / "manifest.json", {"revision": "a", "files": files})
+    manifest = snapshot(tmp_path, "a")
+    before = manifest.read_bytes()
+    assert read_json(manifest)["files"] == files
+    damages: list[tuple[str, Callable[[Path], object]]] = [
+        ("data/more.jsonl", lambda path: path.write_bytes(BODY)),
+        ("data/rows.jsonl", lambda path: path.write_bytes(BODY[:-1])),
+        ("data/rows.jsonl", Path.unlink),
+    ]
+    for name, damage in damages:
+        damage(copy / name)
+        with pytest.raises(UserError, match=rf"{name}: not as .*manifest\.json lists it; bring"):
+            snapshot(tmp_path, "a")
+        (copy / "data/more.jsonl").unlink(missing_ok=True)
+        assert manifest.read_bytes() == before
+        assert (manifest.parent / "data/rows.jsonl").read_bytes() == BODY
+
+
+@pytest.mark.parametrize("content", [["b"], {"name": "an app"}, {"revision": "7", "icons": []}])
+def test_a_repositorys_own_manifest_is_not_taken_for_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: object
+) -> None:
+    copy = tmp_path / "mirror/hub/some_model"
+    copy.mkdir(parents=True)
+    monkeypatch.setenv("BEZOAR_MIRROR", str(tmp_path / "mirror"))
+    (copy / "config.json").write_text("{}")
+    write_json(copy / "manifest.json", content)
+    assert list(read_json(snapshot(tmp_path, "a"))["files"]) == ["config.json"]
+
+
+def test_a_cache_is_left_out_of_a_snapshot_and_a_directory_above_it_may_be_called_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / ".cache/work"
+    copy = folder / "mirror/hub/some_model"
+    (copy / ".cache/huggingface").mkdir(parents=True)
+    monkeypatch.setenv("BEZOAR_MIRROR", str(folder / "mirror"))
+    (copy / "config.json").write_text("{}")
+    (copy / ".cache/huggingface/config.json.metadata").write_text("x")
+    assert list(read_json(snapshot(folder, "a"))["files"]) == ["config.json"]
