@@ -15,10 +15,12 @@ from the cache below HF_HOME.
 """
 
 import argparse
+import errno
 import json
 import os
 import re
 import shutil
+import ssl
 import tempfile
 import time
 import urllib.error
@@ -47,6 +49,7 @@ from bezoar.workflow.source_lock import require
 
 ATTEMPTS = 5
 TIMEOUT_S = 30
+UNREACHABLE = (errno.ENETDOWN, errno.ENETUNREACH, errno.ENETRESET, errno.EHOSTUNREACH)
 MANIFEST = "manifest.json"
 PAGES = (".html", ".htm", ".xml")
 MAGIC: dict[str, bytes | tuple[bytes, ...]] = {
@@ -77,6 +80,12 @@ def with_content(mirror: Path, suffix: str, sha256: str) -> Path | None:
     """Return a file anywhere in the mirror with this suffix and this content, if there is one."""
     candidates = (path for path in sorted(mirror.rglob(f"*{suffix}")) if path.is_file())
     return next((path for path in candidates if sha256_file(path) == sha256), None)
+
+
+def is_of_connection(error: OSError) -> bool:
+    """Whether an error that a download ended with is the connection's, not the disk's."""
+    kinds = (urllib.error.URLError, ssl.SSLError, TimeoutError, ConnectionError)
+    return isinstance(error, kinds) or error.errno in UNREACHABLE
 
 
 @dataclass
@@ -175,8 +184,10 @@ def download(url: str, part: Path, resumable: bool = True) -> None:
                 ) from None
         except ValueError as error:
             raise UserError(f"{url}: expected a URL ({error}); fix the source's entry") from None
-        except (HTTPException, urllib.error.URLError, TimeoutError, ConnectionError) as error:
-            problem = str(getattr(error, "reason", error))
+        except (HTTPException, OSError) as error:
+            if isinstance(error, OSError) and not is_of_connection(error):
+                raise
+            problem = str(error.reason if isinstance(error, urllib.error.URLError) else error)
             if isinstance(error, IncompleteRead):
                 problem = "connection closed early"
         if attempt < ATTEMPTS - 1:

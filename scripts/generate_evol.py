@@ -34,7 +34,7 @@ from tokenizers import Tokenizer
 from typing_extensions import TypedDict
 
 from bezoar import program
-from bezoar.data.context import Context
+from bezoar.data.context import Context, read_tokenizer
 from bezoar.data.funnel import Funnel
 from bezoar.data.schemes import (
     check_failures,
@@ -356,9 +356,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     rows = read_seeds(args.seeds)
     texts = prompt_texts(args.prompts)
-    pool = pools(
-        rows, args.recipe, Tokenizer.from_file(str(args.tokenizer)) if args.tokenizer else None
-    )
+    pool = pools(rows, args.recipe, read_tokenizer(args.tokenizer) if args.tokenizer else None)
 
     def make(client: LLMClient) -> tuple[list[dict], Funnel]:
         other = second_store(args.store, "evaluator")

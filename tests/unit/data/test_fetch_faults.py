@@ -1,12 +1,16 @@
 """Downloads that go wrong: what is not the file is never recorded, and nothing of it stays."""
 
+import errno
 import gzip
 import hashlib
 import http.server
 import json
+import os
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from http.client import HTTPResponse
 from pathlib import Path
 
 import pytest
@@ -237,6 +241,55 @@ def test_a_body_that_stays_short_is_no_file(
     assert len(script.asked) == 5
     assert not (tmp_path / "sources.lock").exists()
     assert not (tmp_path / "data/some/data.jsonl").exists()
+
+
+BROKEN = [
+    ssl.SSLError(1, "[SSL: DECRYPTION_FAILED_OR_BAD_RECORD_MAC] bad record mac"),
+    *(OSError(number, os.strerror(number)) for number in fetch_source.UNREACHABLE),
+    ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"),
+    TimeoutError("timed out"),
+]
+
+
+@pytest.mark.parametrize("error", BROKEN, ids=str)
+def test_a_connection_that_breaks_within_the_file_is_retried_and_ends_in_one_line(
+    tmp_path: Path,
+    serve: Callable[..., tuple[str, Script]],
+    monkeypatch: pytest.MonkeyPatch,
+    error: OSError,
+) -> None:
+    url, script = serve(whole)
+    read, breaks = HTTPResponse.read1, [True]
+
+    def breaking(response: HTTPResponse, size: int) -> bytes:
+        if breaks.pop(0):
+            raise error
+        breaks.append(False)
+        return read(response, size)
+
+    monkeypatch.setattr(HTTPResponse, "read1", breaking)
+    breaks.append(False)
+    assert fetch(tmp_path, url, BODY).read_bytes() == BODY
+    assert len(script.asked) == 2
+    breaks[:] = [True] * 5
+    with pytest.raises(UserError) as caught:
+        fetch(tmp_path / "again", url, BODY)
+    assert f"{url}: {error} after 5 attempts; check the network" in str(caught.value)
+    assert not (tmp_path / "again/data/some/data.jsonl").exists()
+
+
+def test_a_disk_that_fails_during_a_download_is_not_the_networks_fault(
+    tmp_path: Path, serve: Callable[..., tuple[str, Script]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, script = serve(whole)
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(fetch_source.progress, "advance", full)
+    with pytest.raises(OSError, match="No space left"):
+        fetch(tmp_path, url, BODY)
+    assert len(script.asked) == 1
 
 
 def test_a_compressed_answer_is_not_taken_for_the_file(
