@@ -559,6 +559,8 @@ def read_yaml_entries(path: Path, key: str) -> list[dict[str, Any]]:
 
 # --- tables ----------------------------------------------------------------------------------
 
+TABLES = (".parquet", ".json", ".jsonl", ".csv", ".tsv")
+
 
 def iter_csv(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Yield (number of the line that it begins on, cells) of each row of a CSV file, or of a TSV
@@ -566,7 +568,7 @@ def iter_csv(path: Path) -> Iterator[tuple[int, list[str]]]:
     """
     csv.field_size_limit(1 << 30)  # the module's default is 128 kB a cell
     text = io.StringIO(read_text(path), newline="")
-    if ".tsv" in path.suffixes[-2:]:
+    if table_suffix(path) == ".tsv":
         reader = csv.reader(text, delimiter="\t", quoting=csv.QUOTE_NONE, strict=True)
     else:
         reader = csv.reader(text, strict=True)
@@ -588,7 +590,9 @@ def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
             if len(set(header)) < len(header):
                 raise UserError(f"{path}:{number}: expected each column once; rename one")
         elif len(cells) != len(header):
-            advice = "quote a cell that holds a comma" if ".csv" in path.suffixes else "remove tabs"
+            advice = (
+                "remove tabs" if table_suffix(path) == ".tsv" else "quote a cell that holds a comma"
+            )
             raise UserError(
                 f"{path}:{number}: expected {len(header)} cells, found {len(cells)}; {advice}"
             )
@@ -602,11 +606,26 @@ def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
 
     try:
         with parquet.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            if len(set(names)) < len(names):
+                raise UserError(f"{path}: expected each column once; rename one")
             for batch in file.iter_batches(batch_size=1000):
                 yield from batch.to_pylist()
+    except (OverflowError, KeyError) as error:  # KeyError: of an unknown time zone
+        raise UserError(
+            f"{path}: expected times from the year 1 to 9999 in known zones ({error}); write the"
+            " column as text"
+        ) from None
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path}: expected a Parquet file ({reason}); fetch it again") from None
+
+
+def table_suffix(path: Path) -> str:
+    """Return which of `TABLES` a file's name promises, before the suffix of a compression, if there
+    is one; an empty text if it promises none.
+    """
+    return next((suffix for suffix in path.suffixes[:-3:-1] if suffix in TABLES), "")
 
 
 def iter_rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -615,7 +634,7 @@ def iter_rows(path: Path) -> Iterator[dict[str, Any]]:
     """
     if path.suffix == ".parquet":
         return _parquet_rows(path)
-    if {".csv", ".tsv"}.intersection(path.suffixes[-2:]):
+    if table_suffix(path) in (".csv", ".tsv"):
         return _csv_rows(path)
     first = next((line for _, raw in iter_lines(path) if (line := raw.strip())), b"")
     if first.startswith(b"["):

@@ -5,6 +5,7 @@ what to do.
 import argparse
 import bz2
 import gzip
+import io
 import json
 import lzma
 import os
@@ -301,6 +302,21 @@ def test_a_table_is_read_from_any_form(tmp_path: Path) -> None:
         assert list(readers.iter_rows(path)) == TABLE, path.name
 
 
+@pytest.mark.parametrize("name", ["t.csv.jsonl", "t.tsv.json", "t.csv.jsonl.gz", "csv.jsonl"])
+def test_the_last_suffix_says_what_a_table_is(tmp_path: Path, name: str) -> None:
+    write_jsonl(tmp_path / name, TABLE)
+    assert list(readers.iter_rows(tmp_path / name)) == TABLE
+
+
+def parquet_of(names: list[str], *columns: Any) -> bytes:
+    """Return a Parquet file of these columns."""
+    stream = io.BytesIO()
+    pyarrow.parquet.write_table(
+        pyarrow.Table.from_arrays(list(map(pyarrow.array, columns)), names), stream
+    )
+    return stream.getvalue()
+
+
 @pytest.mark.parametrize(
     ("name", "content", "line"),
     [
@@ -309,10 +325,17 @@ def test_a_table_is_read_from_any_form(tmp_path: Path) -> None:
         ("t.csv", b'a,b\n1,"2\n', ":2: expected CSV, unexpected end of data"),
         ("t.parquet", b"PAR1....", ": expected a Parquet file"),
         ("t.parquet", b"", ": expected a Parquet file"),
+        ("t.parquet", parquet_of(["x", "x"], ["a"], ["b"]), ": expected each column once; rename"),
+        ("t.parquet", parquet_of(["d"], pyarrow.array([2**62], pyarrow.timestamp("us"))),
+         ": expected times from the year 1 to 9999"),
+        ("t.parquet", parquet_of(["d"], pyarrow.array([2**30], pyarrow.int32()).cast("date32")),
+         ": expected times from the year 1 to 9999"),
+        ("t.parquet", parquet_of(["d"], pyarrow.array([9], pyarrow.timestamp("us", tz="No/Where"))),
+         ": expected times from the year 1 to 9999 in known zones"),
         ("t.json", b"[1]", ": entry 1: expected an object, found 1"),
         ("t.json", b"[{}", ": expected JSON"),
     ],
-)
+)  # fmt: skip
 def test_a_bad_table_is_named(tmp_path: Path, name: str, content: bytes, line: str) -> None:
     found = refused(lambda path: list(readers.iter_rows(path)), tmp_path / name, content)
     assert found.startswith(line)
