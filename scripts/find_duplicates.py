@@ -24,6 +24,7 @@ from typing import Any
 from typing_extensions import TypedDict
 
 from bezoar import program
+from bezoar.arguments import by_stem
 from bezoar.data.duplicates import Classes, duplicates, summary
 from bezoar.errors import UserError
 from bezoar.files import write_json, write_jsonl
@@ -70,9 +71,11 @@ def main(argv: list[str] | None = None) -> None:
         outputs={"pairs": args.pairs, "summary": args.summary},
     ) as receipt:
         classes, sizes = Classes(), {}
-        for path in [*args.rows, *args.seeds]:
-            name = path.stem if path in args.rows else f"seeds: {path.stem}"
+        seeds = {f"seeds: {stem}": path for stem, path in by_stem(args.seeds).items()}
+        for name, path in (by_stem(args.rows) | seeds).items():
             rows = read_jsonl(path)
+            if not rows:
+                raise UserError(f"{path}: no rows; write or fetch them again")
             sizes[name] = len(rows)
             for number, (where, row) in enumerate(numbered(path, rows), start=1):
                 classes.add(name, number, instruction_of(row, where))

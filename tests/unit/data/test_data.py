@@ -544,6 +544,56 @@ def test_a_search_in_no_items_at_all_is_refused(tmp_path: Path) -> None:
     assert not given["summary"].exists()
 
 
+@pytest.mark.parametrize(
+    ("program", "arguments"),
+    [
+        (find_duplicates, "--rows {a} {b} --pairs {o} --summary {s}"),
+        (find_duplicates, "--rows {a} --seeds {a} {b} --pairs {o} --summary {s}"),
+        (find_contamination, "--rows {a} {b} --items {i} --matches {o} --summary {s}"),
+        (describe_data, "--rows {a} {b} --judged {j} {j} --families {f} --description {o}"),
+    ],
+)
+def test_sets_of_one_name_are_refused_and_so_are_sets_without_rows(
+    tmp_path: Path, program: Any, arguments: str
+) -> None:
+    rows = [{**row, "gpt4_status": "Accept", "gpt4_rating": 9} for row in ROWS]
+    item = {"task": "arc_easy", "item": 0, "part": "gold", "text": "the quick brown fox jumps over"}
+    for name, content in {"a": rows, "b": rows, "c": []}.items():
+        write_jsonl(tmp_path / name / "lamini.jsonl", content)
+        write_jsonl(tmp_path / name / "other.jsonl", content)
+    write_jsonl(tmp_path / "items.jsonl", [item])
+    write_json(tmp_path / "judged.json", {**JUDGED, "entered": 21, "kept": 13})
+    recipe = {**NEAR, **SHARED, "tasks": TASKS, "seed": 0}
+    recipe = {name: recipe[name] for name in program.Recipe.__annotations__}
+
+    def run(first: str, second: str) -> None:
+        paths = {
+            "a": tmp_path / first,
+            "b": tmp_path / second,
+            "o": tmp_path / "out.json",
+            "s": tmp_path / "summary.json",
+            "i": tmp_path / "items.jsonl",
+            "j": tmp_path / "judged.json",
+            "f": ROOT / "config" / "task_families.yaml",
+        }
+        program.main(
+            [
+                *(word.format(**paths) for word in arguments.split()),
+                *("--recipe", json.dumps(recipe), "--code", "c0de"),
+                *("--receipt", str(tmp_path / "receipt.json")),
+            ]
+        )
+
+    line = r"b/lamini\.jsonl: .*/a/lamini\.jsonl is called lamini, too; .*; rename one"
+    with pytest.raises(UserError, match=line):
+        run("a/lamini.jsonl", "b/lamini.jsonl")
+    with pytest.raises(UserError, match=r"c/other\.jsonl: no rows; "):
+        run("a/lamini.jsonl", "c/other.jsonl")
+    assert not list(tmp_path.glob("*out*")) and not list(tmp_path.glob("receipt*"))
+    run("a/lamini.jsonl", "b/other.jsonl")
+    assert (tmp_path / "out.json").is_file()
+
+
 def test_the_stages_write_their_files_and_the_card_repeats_their_numbers(tmp_path: Path) -> None:
     """From rows to card on the command line: front matter that the hub reads, every count from the
     tables.
