@@ -528,6 +528,21 @@ def test_only_named_rules_remove_rows_and_each_is_counted(
     assert funnel.left["contaminated"] == ("contaminated" in remove)
 
 
+@pytest.mark.parametrize("number", [0, -1, 4])
+@pytest.mark.parametrize("contaminated", [True, False])
+def test_a_match_in_a_row_that_is_not_there_is_one_line(
+    tmp_path: Path, number: int, contaminated: bool
+) -> None:
+    path = tmp_path / "matches.jsonl"
+    match = {"set": "lamini", "row": 3, "contaminated": True}
+    write_jsonl(path, [match, {**match, "set": "orca", "row": 9}])
+    assert remove_rows.contaminated_rows(path, "lamini", 3) == {3}
+    write_jsonl(path, [match, {**match, "row": number, "contaminated": contaminated}])
+    line = rf"matches\.jsonl:2: expected a row of lamini from 1 to 3, found {number}; run"
+    with pytest.raises(UserError, match=line):
+        remove_rows.contaminated_rows(path, "lamini", 3)
+
+
 def test_a_search_in_no_items_at_all_is_refused(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "lamini.jsonl", ROWS)
     (tmp_path / "items.jsonl").touch()
