@@ -226,6 +226,12 @@ def main(argv: list[str] | None = None) -> None:
     ) as receipt:
         table, schemes, families = task_families.load(args.families), {}, None
         named = by_stem(args.rows).items()
+        for name in ("made", "judged"):
+            count = len(getattr(args, name))
+            if count != len(named) and (count or name == "judged"):
+                raise UserError(
+                    f"--{name}: expected one file for each of --rows, {len(named)}, found {count}"
+                )
         sets = list(zip(named, args.made or [None] * len(named), args.judged, strict=True))
         for (name, path), made, judged in progress.track(sets, "describe the sets", unit="sets"):
             rows = filtered_rows(path)

@@ -609,6 +609,28 @@ def test_sets_of_one_name_are_refused_and_so_are_sets_without_rows(
     assert (tmp_path / "out.json").is_file()
 
 
+@pytest.mark.parametrize(("name", "made", "judged"), [("made", 1, 2), ("judged", 2, 1)])
+def test_counts_that_are_not_one_file_for_each_set_are_one_line(
+    tmp_path: Path, name: str, made: int, judged: int
+) -> None:
+    for stem in ("lamini", "evol"):
+        write_jsonl(tmp_path / f"{stem}.jsonl", ROWS)
+    write_json(tmp_path / "counts.json", JUDGED)
+    counts = str(tmp_path / "counts.json")
+    with pytest.raises(UserError, match=f"--{name}: expected one file for each of --rows, 2, foun"):
+        describe_data.main(
+            [
+                *("--rows", str(tmp_path / "lamini.jsonl"), str(tmp_path / "evol.jsonl")),
+                *("--made", *[counts] * made, "--judged", *[counts] * judged),
+                *("--families", str(ROOT / "config" / "task_families.yaml")),
+                *("--description", str(tmp_path / "out.json"), "--code", "c0de"),
+                *("--recipe", json.dumps({"tasks": TASKS, "seed": 0})),
+                *("--receipt", str(tmp_path / "receipt.json")),
+            ]
+        )
+    assert not (tmp_path / "out.json").exists()
+
+
 def test_the_stages_write_their_files_and_the_card_repeats_their_numbers(tmp_path: Path) -> None:
     """From rows to card on the command line: front matter that the hub reads, every count from the
     tables.
