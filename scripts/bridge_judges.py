@@ -39,9 +39,16 @@ Key = tuple[str, int, int, int]  # model, question_id, turn, repeat
 Rows = dict[Key, dict[str, Any]]
 
 
-def by_key(paths: list[Path]) -> Rows:
-    """Return the judgments of one judge by what they judge."""
-    rows = [row for path in paths for row in checked(read_jsonl(path), path)]
+def by_key(paths: list[Path], required: bool = False) -> Rows:
+    """Return the judgments of one judge by what they judge; raise `UserError` if there are several
+    judges, or, where judgments are `required`, if a file holds none.
+    """
+    rows: list[dict[str, Any]] = []
+    for path in paths:
+        found = checked(read_jsonl(path), path)
+        if required and not found:
+            raise UserError(f"{path}: no judgments; judge the model's answers again")
+        rows += found
     judges = sorted({row["judge"][0] for row in rows})
     if len(judges) > 1:
         raise UserError(
@@ -152,7 +159,8 @@ def main(argv: list[str] | None = None) -> None:
         inputs={"first": args.first, "second": args.second},
         outputs={"output": args.output},
     ):
-        first, second = by_key(args.first), by_key(args.second)
+        # Of the second, there may be none: a set of questions without an overridden reference.
+        first, second = by_key(args.first, required=True), by_key(args.second)
         judges = {
             name: next((row["judge"][0] for row in rows.values()), None)
             for name, rows in (("first", first), ("second", second))

@@ -16,6 +16,7 @@ from typing import Any
 from typing_extensions import TypedDict
 
 from bezoar import program
+from bezoar.arguments import by_stem
 from bezoar.evaluation.statistics import bootstrap_mean, paired_difference
 from bezoar.files import write_json
 from bezoar.provenance.receipt import Receipt, stage_parser
@@ -123,7 +124,7 @@ def main(argv: list[str] | None = None) -> None:
         inputs={"measured": args.measured},
         outputs={"output": args.output},
     ):
-        measured = {path.stem: read_json(path) for path in args.measured}
+        measured = {name: read_json(path) for name, path in by_stem(args.measured).items()}
         write_json(
             args.output,
             {

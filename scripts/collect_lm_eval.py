@@ -21,6 +21,7 @@ import numpy as np
 from typing_extensions import TypedDict
 
 from bezoar import program
+from bezoar.arguments import by_stem
 from bezoar.errors import UserError
 from bezoar.evaluation.statistics import (
     bootstrap_mean,
@@ -300,7 +301,10 @@ def main(argv: list[str] | None = None) -> None:
         outputs={"output": args.output},
     ):
         results = {content["model"]: content for content in map(read_json, args.results)}
-        rows = {path.name.removesuffix(".samples.jsonl"): read_jsonl(path) for path in args.samples}
+        rows = {
+            name.removesuffix(".samples"): read_jsonl(path)
+            for name, path in by_stem(args.samples).items()
+        }
         scores = {model: scores_of(held) for model, held in rows.items()}
         require_same_items({model: items_of(held) for model, held in rows.items()})
         found = table(scores, settings_of(results), args.recipe)

@@ -28,6 +28,7 @@ from typing import Any
 from typing_extensions import TypedDict
 
 from bezoar import program, progress
+from bezoar.arguments import by_stem
 from bezoar.data import task_families
 from bezoar.data.texts import words_of
 from bezoar.errors import UserError
@@ -224,12 +225,17 @@ def main(argv: list[str] | None = None) -> None:
         outputs={"description": args.description},
     ) as receipt:
         table, schemes, families = task_families.load(args.families), {}, None
-        sets = list(zip(args.rows, args.made or [None] * len(args.rows), args.judged, strict=True))
-        for path, made, judged in progress.track(sets, "describe the sets", unit="sets"):
+        named = by_stem(args.rows).items()
+        for name in ("made", "judged"):
+            count = len(getattr(args, name))
+            if count != len(named) and (count or name == "judged"):
+                raise UserError(
+                    f"--{name}: expected one file for each of --rows, {len(named)}, found {count}"
+                )
+        sets = list(zip(named, args.made or [None] * len(named), args.judged, strict=True))
+        for (name, path), made, judged in progress.track(sets, "describe the sets", unit="sets"):
             rows = filtered_rows(path)
-            schemes[path.stem] = describe(
-                rows, read_json(made) if made else None, read_json(judged)
-            )
+            schemes[name] = describe(rows, read_json(made) if made else None, read_json(judged))
             if "task_name" in rows[0]:
                 families = audit(rows, table, args.recipe["tasks"])
         write_json(args.description, {"schemes": schemes, "task_families": families})

@@ -15,10 +15,12 @@ from the cache below HF_HOME.
 """
 
 import argparse
+import errno
 import json
 import os
 import re
 import shutil
+import ssl
 import tempfile
 import time
 import urllib.error
@@ -31,18 +33,29 @@ from typing import Any
 from bezoar import hub, program, progress
 from bezoar.errors import UserError
 from bezoar.files import sha256_file, whole_directory, whole_file, write_json
-from bezoar.readers import HEAD, json_argument, read_json_object, refuse_stand_ins, shown, stand_in
+from bezoar.readers import (
+    HEAD,
+    ZSTD,
+    column,
+    json_argument,
+    read_json,
+    refuse_stand_ins,
+    shown,
+    stand_in,
+)
 from bezoar.surroundings import own
 from bezoar.workflow import packages
 from bezoar.workflow.source_lock import require
 
 ATTEMPTS = 5
 TIMEOUT_S = 30
+UNREACHABLE = (errno.ENETDOWN, errno.ENETUNREACH, errno.ENETRESET, errno.EHOSTUNREACH)
+MANIFEST = "manifest.json"
 PAGES = (".html", ".htm", ".xml")
-MAGIC = {
+MAGIC: dict[str, bytes | tuple[bytes, ...]] = {
     ".gz": b"\x1f\x8b",
     ".xz": b"\xfd7zXZ\x00",
-    ".zst": b"\x28\xb5\x2f\xfd",
+    ".zst": ZSTD,
     ".parquet": b"PAR1",
 }
 ERROR_KEYS = {"error", "message", "status", "code", "detail", "request_id"}
@@ -67,6 +80,12 @@ def with_content(mirror: Path, suffix: str, sha256: str) -> Path | None:
     """Return a file anywhere in the mirror with this suffix and this content, if there is one."""
     candidates = (path for path in sorted(mirror.rglob(f"*{suffix}")) if path.is_file())
     return next((path for path in candidates if sha256_file(path) == sha256), None)
+
+
+def is_of_connection(error: OSError) -> bool:
+    """Whether an error that a download ended with is the connection's, not the disk's."""
+    kinds = (urllib.error.URLError, ssl.SSLError, TimeoutError, ConnectionError)
+    return isinstance(error, kinds) or error.errno in UNREACHABLE
 
 
 @dataclass
@@ -165,8 +184,10 @@ def download(url: str, part: Path, resumable: bool = True) -> None:
                 ) from None
         except ValueError as error:
             raise UserError(f"{url}: expected a URL ({error}); fix the source's entry") from None
-        except (HTTPException, urllib.error.URLError, TimeoutError, ConnectionError) as error:
-            problem = str(getattr(error, "reason", error))
+        except (HTTPException, OSError) as error:
+            if isinstance(error, OSError) and not is_of_connection(error):
+                raise
+            problem = str(error.reason if isinstance(error, urllib.error.URLError) else error)
             if isinstance(error, IncompleteRead):
                 problem = "connection closed early"
         if attempt < ATTEMPTS - 1:
@@ -246,6 +267,32 @@ def fetch_file(entry: dict[str, Any], output: Path, lock: Path, mirror: Path | N
     part.unlink()
 
 
+def manifest_of(copy: Path) -> dict[str, Any]:
+    """Return the manifest that a fetch wrote into a snapshot; an empty one if there is none, also
+    where a repository has a file of its own by that name.
+    """
+    path = copy / MANIFEST
+    content = read_json(path) if path.is_file() else None
+    keys = {"id", "hub", "revision", "files"}
+    if not isinstance(content, dict) or "revision" not in content or not keys.issuperset(content):
+        return {}
+    if "files" in content:
+        column(content, "files", dict, str(path))
+    return content
+
+
+def digests_of(folder: Path) -> dict[str, str]:
+    """Return the sha256 of each file of a snapshot by its path in it, without the manifest and the
+    cache of the hub's client.
+    """
+    names = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {
+        str(name): sha256_file(folder / name)
+        for name in names
+        if name != Path(MANIFEST) and ".cache" not in name.parts
+    }
+
+
 def fetch_snapshot(entry: dict[str, Any], output: Path, lock: Path, mirror: Path | None) -> None:
     """Fetch a hub repository into `output`'s directory, and write the manifest of its files
     last.
@@ -253,27 +300,28 @@ def fetch_snapshot(entry: dict[str, Any], output: Path, lock: Path, mirror: Path
     folder = output.parent
     copy = mirror / "hub" / entry["id"] if mirror else None
     if copy and copy.is_dir():
-        recorded = copy / "manifest.json"
-        revision = entry["revision"]
-        if recorded.is_file():
-            revision = read_json_object(recorded, "revision")["revision"]
         refuse_stand_ins(copy)
-        if revision:
-            require(entry["id"], "revision", revision, entry["revision"], lock)
+        recorded = manifest_of(copy)
+        revision = recorded.get("revision", entry["revision"])
         with whole_directory(folder) as fresh:  # remove what an earlier revision left
             shutil.copytree(copy, fresh, dirs_exist_ok=True)
+            digests = digests_of(fresh)
+            listed = recorded.get("files", digests)
+            for name in sorted({*digests, *listed}):
+                if digests.get(name) != listed.get(name):
+                    raise UserError(
+                        f"{copy / name}: not as {copy / MANIFEST} lists it; bring the snapshot"
+                        " into MIRROR again"
+                    )
+            if revision:
+                require(entry["id"], "revision", revision, entry["revision"], lock)
     else:
         revision = hub.fetch(entry, folder)
         refuse_stand_ins(folder)
         require(entry["id"], "revision", revision, entry["revision"], lock)
-    files = [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path != output and ".cache" not in path.parts
-    ]
-    if not files:
+        digests = digests_of(folder)
+    if not digests:
         raise UserError(f"{entry['id']}: the snapshot holds no files; fetch it again")
-    digests = {str(path.relative_to(folder)): sha256_file(path) for path in files}
     write_json(
         output, {"id": entry["id"], "hub": entry["hub"], "revision": revision, "files": digests}
     )

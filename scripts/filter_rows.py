@@ -39,7 +39,7 @@ from bezoar.errors import UserError
 from bezoar.evaluation.agreement import cohen_kappa
 from bezoar.llm.client import LLMClient
 from bezoar.llm.settings import ModelSettings, ServerSettings
-from bezoar.readers import read_jsonl
+from bezoar.readers import numbered, read_jsonl
 from bezoar.training.template import training_text
 
 
@@ -114,10 +114,10 @@ def rate(
 ) -> tuple[list[dict], Funnel]:
     """Return every row with its verdict, and the counts."""
     prompts, names = [], []
-    for number, row in enumerate(rows, start=1):
-        instruction, _, response = training_text(row, f"{name}:{number}")
+    for where, row in numbered(Path(name), rows):
+        instruction, _, response = training_text(row, where)
         prompts.append(user(template.format(instruction=instruction, response=response)))
-        names.append(f"{name}:{number}")
+        names.append(where)
     funnel, rated = Funnel("reject", "unrated"), []
     for row, (status, rating, reason) in zip(
         rows, verdicts(client, prompts, names, recipe), strict=True

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing_extensions import TypedDict
 
 from bezoar import program
+from bezoar.arguments import by_stem
 from bezoar.data.contamination import Items, matches, summary
 from bezoar.errors import UserError
 from bezoar.files import write_json, write_jsonl
@@ -70,12 +71,14 @@ def main(argv: list[str] | None = None) -> None:
             )
         items = Items(texts, args.recipe)
         found, sizes = [], {}
-        for path in args.rows:
+        for name, path in by_stem(args.rows).items():
             rows = read_jsonl(path)
+            if not rows:
+                raise UserError(f"{path}: no rows; write or fetch them again")
             for where, row in numbered(path, rows):
                 training_text(row, where)
-            sizes[path.stem] = len(rows)
-            found += matches(items, rows, path.stem, args.recipe)
+            sizes[name] = len(rows)
+            found += matches(items, rows, name, args.recipe)
         write_jsonl(args.matches, found)
         table = summary(items, sizes, found)
         write_json(args.summary, table)

@@ -13,7 +13,7 @@ Leskovec et al., ch. 3). Most proposals share words by chance: those that their 
 than six standard deviations below `jaccard` are not measured. One changed word in nine or more
 leaves a similarity of at least 0.7: 14 of 20 parts.
 
-Pairs hold one line for each row and each set in which it has a duplicate: set, row (line number),
+Pairs hold one line for each row and each set in which it has a duplicate: set, row (from 1),
 kind, of_set, of_row, jaccard. Within its own set a row is a duplicate of an earlier row only. The
 summary counts such rows: {kind: {set: {of_set: rows}}}.
 """
@@ -24,11 +24,12 @@ from typing import Any
 from typing_extensions import TypedDict
 
 from bezoar import program
+from bezoar.arguments import by_stem
 from bezoar.data.duplicates import Classes, duplicates, summary
 from bezoar.errors import UserError
 from bezoar.files import write_json, write_jsonl
 from bezoar.provenance.receipt import Receipt, stage_parser
-from bezoar.readers import read_jsonl, shown
+from bezoar.readers import numbered, read_jsonl, shown
 from bezoar.training.template import training_text
 
 
@@ -70,12 +71,14 @@ def main(argv: list[str] | None = None) -> None:
         outputs={"pairs": args.pairs, "summary": args.summary},
     ) as receipt:
         classes, sizes = Classes(), {}
-        for path in [*args.rows, *args.seeds]:
-            name = path.stem if path in args.rows else f"seeds: {path.stem}"
+        seeds = {f"seeds: {stem}": path for stem, path in by_stem(args.seeds).items()}
+        for name, path in (by_stem(args.rows) | seeds).items():
             rows = read_jsonl(path)
+            if not rows:
+                raise UserError(f"{path}: no rows; write or fetch them again")
             sizes[name] = len(rows)
-            for number, row in enumerate(rows, start=1):
-                classes.add(name, number, instruction_of(row, f"{path}:{number}"))
+            for number, (where, row) in enumerate(numbered(path, rows), start=1):
+                classes.add(name, number, instruction_of(row, where))
         pairs = list(duplicates(classes, args.recipe))
         write_jsonl(args.pairs, pairs)
         table = summary(sizes, pairs)

@@ -34,7 +34,7 @@ from tokenizers import Tokenizer
 from typing_extensions import TypedDict
 
 from bezoar import program
-from bezoar.data.context import Context
+from bezoar.data.context import Context, read_tokenizer
 from bezoar.data.funnel import Funnel
 from bezoar.data.schemes import (
     check_failures,
@@ -50,7 +50,7 @@ from bezoar.llm.client import LLMClient
 from bezoar.llm.language_model import Answer
 from bezoar.llm.reasoning import split_reasoning
 from bezoar.llm.settings import Messages, ModelSettings, ServerSettings
-from bezoar.readers import read_jsonl
+from bezoar.readers import numbered, read_jsonl
 from bezoar.rng import draw
 
 
@@ -324,17 +324,19 @@ def read_seeds(path: Path) -> list[dict[str, Any]]:
     """Return the seeds, rows in Dolly's columns; raise `UserError` naming the first malformed
     one. Seed tasks in Self-Instruct's schema are taken, too.
     """
-    rows = [as_dolly(row) if "instances" in row else row for row in read_jsonl(path)]
-    for number, row in enumerate(rows, start=1):
+    rows = []
+    for where, found in numbered(path, read_jsonl(path)):
+        row = as_dolly(found) if "instances" in found else found
         texts_there = all(
             isinstance(row.get(column), str) and row[column].strip()
             for column in ("instruction", "category")
         )
         if not texts_there or not isinstance(row.get("context") or "", str):
             raise UserError(
-                f"{path}:{number}: expected texts under `instruction`, `context`, `category`;"
+                f"{where}: expected texts under `instruction`, `context`, `category`;"
                 " fix or remove the row"
             )
+        rows.append(row)
     if not rows:
         raise UserError(f"{path}: no rows; fetch the seeds again")
     return rows
@@ -365,9 +367,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     rows = read_seeds(args.seeds)
     texts = prompt_texts(args.prompts, prompt_fields(args.recipe))
-    pool = pools(
-        rows, args.recipe, Tokenizer.from_file(str(args.tokenizer)) if args.tokenizer else None
-    )
+    pool = pools(rows, args.recipe, read_tokenizer(args.tokenizer) if args.tokenizer else None)
 
     def make(client: LLMClient) -> tuple[list[dict], Funnel]:
         other = second_store(args.store, "evaluator")

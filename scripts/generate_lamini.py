@@ -27,7 +27,7 @@ from bezoar.data.texts import words_of
 from bezoar.errors import UserError
 from bezoar.llm.client import LLMClient
 from bezoar.llm.settings import ModelSettings, ServerSettings
-from bezoar.readers import read_jsonl, read_lines
+from bezoar.readers import numbered, read_jsonl, read_lines
 from bezoar.rng import draw
 
 
@@ -227,11 +227,9 @@ def make(
 def read_inputs(seeds: Path, topics: Path, recipe: dict[str, Any]) -> tuple[list[str], list[str]]:
     """Return the instructions of the seed tasks and the topics, enough of both for one prompt."""
     instructions: list[str] = []
-    for number, row in enumerate(read_jsonl(seeds), start=1):
+    for where, row in numbered(seeds, read_jsonl(seeds)):
         if not isinstance(row.get("instruction"), str) or not row["instruction"].strip():
-            raise UserError(
-                f"{seeds}:{number}: expected a text under `instruction`; fix or remove the row"
-            )
+            raise UserError(f"{where}: expected a text under `instruction`; fix or remove the row")
         instructions.append(row["instruction"])
     names = read_lines(topics)
     if len(instructions) < recipe["examples"] or len(names) < recipe["topics"]:

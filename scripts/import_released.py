@@ -6,9 +6,9 @@ Usage: import_released.py --manifest data/hub/released_lamini/manifest.json \\
            --rows …/filter/lamini.jsonl --counts …/filter/lamini.counts.json --receipt …
 
 The snapshot's files (Parquet, JSON or CSV, perhaps compressed) are each checked against the
-manifest first. Columns are those of the scheme and the filter's three; further ones are left out
-and named in the counts. A row is dropped as malformed if a text is missing. A status other than
-Accept or Reject, in any case, is Unrated.
+manifest first; of the same files in several forms one form is read. Columns are those of the scheme
+and the filter's three; further ones are left out and named in the counts. A row is dropped as
+malformed if a text is missing. A status other than Accept or Reject, in any case, is Unrated.
 """
 
 import math
@@ -25,7 +25,7 @@ from bezoar.data.verdicts import by_length
 from bezoar.errors import UserError
 from bezoar.files import sha256_file, write_json, write_jsonl
 from bezoar.provenance.receipt import Receipt, stage_parser
-from bezoar.readers import column, iter_rows, read_json_object, shown
+from bezoar.readers import column, iter_rows, read_json_object, shown, table_suffix
 
 
 class Recipe(TypedDict):
@@ -64,26 +64,47 @@ NEEDED = {
     "orca": ("inputs", "explained_targets"),
 }
 NUMBERS = ("epoch", "original_index")
-SUFFIXES = (".parquet", ".json", ".jsonl", ".csv")
-PACKED = (".gz", ".xz", ".bz2", ".zst")
+SUFFIXES = (".parquet", ".jsonl", ".json", ".csv")
+PACKED = ("", ".gz", ".xz", ".bz2", ".zst")
+NOT_ROWS = (  # what the hub's libraries write beside data
+    *("config.json", "dataset_dict.json", "dataset_info.json", "dataset_infos.json", "state.json"),
+)
+
+
+def files_of_rows(names: Iterable[str], manifest: Path) -> list[str]:
+    """Return which of a snapshot's files hold its rows, each row once: of the same files in several
+    forms, those of the first of `SUFFIXES`. Raise `UserError` if there are none, or if the files
+    of two forms are not the same.
+    """
+    forms: dict[tuple[int, str], dict[str, str]] = {}  # place, suffixes -> path less them -> path
+    for name in sorted(names):
+        path = Path(name)
+        suffix = table_suffix(path)
+        stem, _, packing = name.rpartition(suffix) if suffix else (name, "", "")
+        hidden = any(part.startswith((".", "__")) for part in path.parts)
+        if suffix in SUFFIXES and packing in PACKED and not hidden and path.name not in NOT_ROWS:
+            forms.setdefault((SUFFIXES.index(suffix), suffix + packing), {})[stem] = name
+    if not forms:
+        raise UserError(
+            f"{manifest}: names no file of {', '.join(SUFFIXES)}; fetch the snapshot again"
+        )
+    ((_, first), files), *others = sorted(forms.items())
+    for (_, other), found in others:
+        if set(found) != set(files):
+            raise UserError(
+                f"{manifest}: other files in {other} than in {first}; expected one form, or all"
+                " files in each, so that no row counts twice; put the files of one into MIRROR/hub"
+            )
+        print(f"{manifest}: rows in {other} are those in {first}, and are not read", flush=True)
+    return list(files.values())
 
 
 def released_rows(manifest: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield (file and row, row) of a snapshot, file after file."""
     listed = column(read_json_object(manifest, "files"), "files", dict, str(manifest))
-    files = {
-        name: digest
-        for name, digest in sorted(listed.items())
-        if Path(name.removesuffix(Path(name).suffix) if name.endswith(PACKED) else name).suffix
-        in SUFFIXES
-    }
-    if not files:
-        raise UserError(
-            f"{manifest}: names no file of {', '.join(SUFFIXES)}; fetch the snapshot again"
-        )
-    for name, digest in files.items():
+    for name in files_of_rows(listed, manifest):
         path = manifest.parent / name
-        if not path.is_file() or sha256_file(path) != digest:
+        if not path.is_file() or sha256_file(path) != listed[name]:
             raise UserError(f"{path}: not the file of the manifest; fetch the snapshot again")
         for number, row in enumerate(iter_rows(path), start=1):
             yield f"{path}: row {number}", row

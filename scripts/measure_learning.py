@@ -20,7 +20,7 @@ from typing import Any
 from typing_extensions import TypedDict
 
 from bezoar import precision, program, progress
-from bezoar.arguments import model_directory
+from bezoar.arguments import by_stem, model_directory
 from bezoar.evaluation.generation import generate, log_probabilities
 from bezoar.files import write_json
 from bezoar.provenance.receipt import Receipt, stage_parser
@@ -132,7 +132,7 @@ def main(argv: list[str] | None = None) -> None:
             check_lineage(args.adapter, args.base)
             model = load_adapter(model, args.adapter)
         model.eval()
-        sets = {path.stem: read_jsonl(path) for path in args.heldout}
+        sets = {name: read_jsonl(path) for name, path in by_stem(args.heldout).items()}
         result: dict[str, Any] = {}
         for name, rows in progress.track(sets.items(), "measure the sets", unit="sets"):
             function = measure_preferences if name == "preferences" else measure_set

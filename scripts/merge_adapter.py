@@ -16,6 +16,7 @@ import gc
 import math
 import shutil
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -28,7 +29,7 @@ from bezoar.errors import UserError
 from bezoar.files import whole_directory, write_json
 from bezoar.model_files import TOKENIZER_FILES
 from bezoar.provenance.receipt import Receipt, stage_parser
-from bezoar.readers import read_jsonl
+from bezoar.readers import numbered, read_jsonl
 from bezoar.training.template import Template, training_text
 
 
@@ -183,8 +184,9 @@ def main(argv: list[str] | None = None) -> None:
         check_lineage(args.adapter, args.base)
         template, tokenizer = Template(args.template), load_tokenizer(args.base)
         texts = []
-        for number, row in enumerate(read_jsonl(args.probe)[: recipe["probe_rows"]], start=1):
-            instruction, system, response = training_text(row, f"{args.probe}:{number}")
+        probe = numbered(args.probe, read_jsonl(args.probe))
+        for where, row in islice(probe, recipe["probe_rows"]):
+            instruction, system, response = training_text(row, where)
             pieces = [*template.pieces(instruction, system), (response, False)]
             texts.append(encode(tokenizer, pieces)[: recipe["max_length"]])
         weights = args.base / "model.safetensors"

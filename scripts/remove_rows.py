@@ -22,7 +22,7 @@ from bezoar.data.funnel import Funnel
 from bezoar.errors import UserError
 from bezoar.files import write_json, write_jsonl
 from bezoar.provenance.receipt import Receipt, stage_parser
-from bezoar.readers import column, numbered, read_jsonl
+from bezoar.readers import column, numbered, read_jsonl, shown
 
 
 class Recipe(TypedDict):
@@ -57,6 +57,25 @@ def clean(
     return kept, funnel
 
 
+def contaminated_rows(matches: Path, name: str, rows: int) -> set[int]:
+    """Return the numbers, from 1, of the rows of a set that give the evaluation away; raise
+    `UserError` where a match is in no row of the `rows` that the set has.
+    """
+    found = set()
+    for where, line in numbered(matches, read_jsonl(matches)):
+        if column(line, "set", str, where) != name:
+            continue
+        number = column(line, "row", int, where)
+        if not 1 <= number <= rows:
+            raise UserError(
+                f"{where}: expected a row of {name} from 1 to {rows}, found {shown(number)}; run"
+                " find_contamination.py on these rows"
+            )
+        if column(line, "contaminated", bool, where):
+            found.add(number)
+    return found
+
+
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and remove."""
     parser = stage_parser(__doc__, Recipe)
@@ -80,13 +99,8 @@ def main(argv: list[str] | None = None) -> None:
         inputs={"rows": args.rows, "matches": args.matches, "families": args.families},
         outputs={"kept": args.kept, "counts": args.counts},
     ) as receipt:
-        contaminated = {
-            column(line, "row", int, where)
-            for where, line in numbered(args.matches, read_jsonl(args.matches))
-            if column(line, "set", str, where) == args.rows.stem
-            and column(line, "contaminated", bool, where)
-        }
         rows = read_jsonl(args.rows)
+        contaminated = contaminated_rows(args.matches, args.rows.stem, len(rows))
         for where, row in numbered(args.rows, rows):
             if "task_name" in row:
                 column(row, "task_name", str, where)

@@ -19,6 +19,7 @@ from huggingface_hub import DatasetCardData
 from typing_extensions import TypedDict
 
 from bezoar import program
+from bezoar.arguments import by_stem
 from bezoar.errors import UserError
 from bezoar.files import whole_file
 from bezoar.provenance.receipt import Receipt, stage_parser
@@ -226,7 +227,7 @@ def main(argv: list[str] | None = None) -> None:
             args.recipe,
             read_jsonl(args.rows),
             [read_json(path) for path in args.receipts],
-            {p.stem: read_json(p) for p in args.tables},
+            {name: read_json(path) for name, path in by_stem(args.tables).items()},
         )
         with whole_file(args.card) as stream:
             stream.write(text)

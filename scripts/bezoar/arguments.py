@@ -1,6 +1,9 @@
 """Kinds of arguments that several programs take."""
 
+from collections.abc import Iterable
 from pathlib import Path
+
+from bezoar.errors import UserError
 
 WEIGHTS = ("model.safetensors", "adapter_model.safetensors", "manifest.json")
 
@@ -11,3 +14,17 @@ def model_directory(text: str) -> Path:
     """
     path = Path(text)
     return path.parent if path.name in WEIGHTS else path
+
+
+def by_stem(paths: Iterable[Path]) -> dict[str, Path]:
+    """Return name without suffix -> file, in order; raise `UserError` if two have the same, by
+    which results name what was in a file.
+    """
+    found: dict[str, Path] = {}
+    for path in paths:
+        if found.setdefault(path.stem, path) is not path:
+            raise UserError(
+                f"{path}: {found[path.stem]} is called {path.stem}, too; expected files of"
+                " different names, by which their rows are told apart; rename one"
+            )
+    return found

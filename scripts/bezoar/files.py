@@ -115,8 +115,10 @@ def whole_directory(path: Path) -> Iterator[Path]:
     """
     path = Path(os.path.realpath(path))
     _make_parents(path)
-    for left in path.parent.glob(f".{path.name}.*.partial"):
-        shutil.rmtree(left, ignore_errors=True)
+    partial = re.compile(rf"\.{re.escape(path.name)}\.[^.]+\.partial")  # not .NAME.1.x.partial
+    for left in path.parent.iterdir():
+        if partial.fullmatch(left.name):
+            shutil.rmtree(left, ignore_errors=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
     try:
         yield fresh

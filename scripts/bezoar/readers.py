@@ -4,7 +4,8 @@ A fault of the input is a `UserError` of one line that names the file, the row w
 what was expected, what was found, and what to do. All readers share these rules:
 
 - Text is UTF-8, with or without a byte order mark. Lines end at LF or CRLF and nowhere else:
-  U+2028, U+0085 and form feeds are characters of a row.
+  U+2028, U+0085 and form feeds are characters of a row. Blank lines between rows are skipped, and
+  messages name the line of the file.
 - A file that is compressed with gzip, xz, bzip2 or zstd is unpacked, whatever it is called, also
   twice.
 - A file that stands in for data (a Git LFS, git-annex or DVC pointer, a web page, a refusal) is
@@ -26,6 +27,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from http import HTTPStatus
+from itertools import count
 from pathlib import Path
 from typing import IO, Any, NoReturn, cast
 
@@ -38,6 +40,10 @@ MAX_DEPTH = 100  # levels of lists and mappings; writing recurses, so the limit 
 MAX_DIGITS = 308  # of a whole number; one with more does not fit a double
 MAX_VALUES = 1_000_000  # of a YAML file, aliases followed
 PARQUET = b"PAR1"
+ZSTD = (  # a frame, or one to skip, with which pzstd begins
+    b"\x28\xb5\x2f\xfd",
+    *(bytes([first]) + b"\x2a\x4d\x18" for first in range(0x50, 0x60)),
+)
 OTHER_FORMATS = {
     b"PK\x03\x04": "a zip archive",
     PARQUET: "a Parquet file",
@@ -127,6 +133,46 @@ def refuse_stand_ins(folder: Path) -> None:
             refuse_stand_in(path)
 
 
+class Streams(io.RawIOBase):
+    """The bytes of the compressed streams that a file consists of; zeros may pad them.
+
+    The modules' own files take anything else after a stream, also a damaged one, for the end.
+    """
+
+    def __init__(self, raw: IO[bytes], make: Callable[[], Any]) -> None:
+        self.raw, self.make, self.packed, self.stream = raw, make, b"", make()
+
+    def readable(self) -> bool:
+        """Return that it can be read."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill `buffer` with unpacked bytes and return how many, 0 at the end; raise `EOFError`, or
+        the module's error, where a stream is cut short or damaged.
+        """
+        while True:
+            if self.stream.eof or self.stream.needs_input:
+                self.packed = self.packed or self.raw.read(io.DEFAULT_BUFFER_SIZE)
+                if not self.packed and self.stream.eof:
+                    return 0
+                if not self.packed:
+                    raise EOFError("the end of a stream is missing")
+            if self.stream.eof:
+                self.packed = self.packed.lstrip(b"\0")
+                if self.packed:
+                    self.stream = self.make()
+                continue
+            unpacked = self.stream.decompress(self.packed, len(buffer))
+            self.packed = self.stream.unused_data
+            if unpacked:
+                buffer[: len(unpacked)] = unpacked
+                return len(unpacked)
+
+
+def _streams(make: Callable[[], Any]) -> Callable[[IO[bytes]], IO[bytes]]:
+    return lambda raw: cast(IO[bytes], io.BufferedReader(Streams(raw, make)))
+
+
 def _zstd(raw: IO[bytes]) -> IO[bytes]:
     import pyarrow  # imported here: it takes a fifth of a second, and zstd is rare
 
@@ -139,9 +185,9 @@ def _gzip(raw: IO[bytes]) -> IO[bytes]:
 
 UNPACK: dict[bytes, Callable[[IO[bytes]], Any]] = {
     b"\x1f\x8b": _gzip,
-    b"\xfd7zXZ\x00": lzma.LZMAFile,
-    b"BZh": bz2.BZ2File,
-    b"\x28\xb5\x2f\xfd": _zstd,
+    b"\xfd7zXZ\x00": _streams(lzma.LZMADecompressor),
+    b"BZh": _streams(bz2.BZ2Decompressor),
+    **dict.fromkeys(ZSTD, _zstd),
 }
 DECOMPRESSORS: dict[bytes, Callable[[], Any]] = {  # of bytes that need not be whole
     b"\x1f\x8b": lambda: zlib.decompressobj(wbits=31),
@@ -375,26 +421,42 @@ def read_json_object(path: Path, *names: str) -> dict[str, Any]:
 
 
 def iter_json_lines(path: Path) -> Iterator[tuple[int, Any]]:
-    """Yield (line number, value) of a file with one JSON value per line."""
+    """Yield (line number, value) of a file with one JSON value a line; blank lines are skipped."""
     for number, raw in iter_lines(path):
-        yield number, parse_json(raw, f"{path}:{number}", "one JSON object a line")
+        if raw.strip():
+            yield number, parse_json(raw, f"{path}:{number}", "one JSON object a line")
 
 
-def iter_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a file with one JSON object a line; each is Unicode and can be written."""
+def iter_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (line number, row) of a file with one JSON object a line; each is Unicode and can be
+    written. Blank lines are skipped.
+    """
     for number, raw in iter_lines(path):
+        if not raw.strip():
+            continue
         where = f"{path}:{number}"
         row = parse_json(raw, where, "one JSON object a line")
         if not isinstance(row, dict):
             found = type(row).__name__
             raise UserError(f"{where}: expected a JSON object, found {found}; fix or remove it")
         _require_unicode(raw, row, where)
-        yield row
+        yield number, row
 
 
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a file with one JSON object per line."""
-    return list(iter_jsonl(path))
+class Rows(list[dict[str, Any]]):
+    """The rows of a JSONL file, with the number of the line that each is on."""
+
+    def __init__(self, found: Iterable[tuple[int, dict[str, Any]]]) -> None:
+        super().__init__()
+        self.lines: list[int] = []
+        for number, row in found:
+            self.lines.append(number)
+            self.append(row)
+
+
+def read_jsonl(path: Path) -> Rows:
+    """Return the rows of a file with one JSON object a line; blank lines are skipped."""
+    return Rows(iter_jsonl(path))
 
 
 # --- YAML ------------------------------------------------------------------------------------
@@ -497,6 +559,8 @@ def read_yaml_entries(path: Path, key: str) -> list[dict[str, Any]]:
 
 # --- tables ----------------------------------------------------------------------------------
 
+TABLES = (".parquet", ".json", ".jsonl", ".csv", ".tsv")
+
 
 def iter_csv(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Yield (number of the line that it begins on, cells) of each row of a CSV file, or of a TSV
@@ -504,7 +568,7 @@ def iter_csv(path: Path) -> Iterator[tuple[int, list[str]]]:
     """
     csv.field_size_limit(1 << 30)  # the module's default is 128 kB a cell
     text = io.StringIO(read_text(path), newline="")
-    if ".tsv" in path.suffixes[-2:]:
+    if table_suffix(path) == ".tsv":
         reader = csv.reader(text, delimiter="\t", quoting=csv.QUOTE_NONE, strict=True)
     else:
         reader = csv.reader(text, strict=True)
@@ -526,7 +590,9 @@ def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
             if len(set(header)) < len(header):
                 raise UserError(f"{path}:{number}: expected each column once; rename one")
         elif len(cells) != len(header):
-            advice = "quote a cell that holds a comma" if ".csv" in path.suffixes else "remove tabs"
+            advice = (
+                "remove tabs" if table_suffix(path) == ".tsv" else "quote a cell that holds a comma"
+            )
             raise UserError(
                 f"{path}:{number}: expected {len(header)} cells, found {len(cells)}; {advice}"
             )
@@ -540,11 +606,26 @@ def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
 
     try:
         with parquet.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            if len(set(names)) < len(names):
+                raise UserError(f"{path}: expected each column once; rename one")
             for batch in file.iter_batches(batch_size=1000):
                 yield from batch.to_pylist()
+    except (OverflowError, KeyError) as error:  # KeyError: of an unknown time zone
+        raise UserError(
+            f"{path}: expected times from the year 1 to 9999 in known zones ({error}); write the"
+            " column as text"
+        ) from None
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path}: expected a Parquet file ({reason}); fetch it again") from None
+
+
+def table_suffix(path: Path) -> str:
+    """Return which of `TABLES` a file's name promises, before the suffix of a compression, if there
+    is one; an empty text if it promises none.
+    """
+    return next((suffix for suffix in path.suffixes[:-3:-1] if suffix in TABLES), "")
 
 
 def iter_rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -553,10 +634,12 @@ def iter_rows(path: Path) -> Iterator[dict[str, Any]]:
     """
     if path.suffix == ".parquet":
         return _parquet_rows(path)
-    if {".csv", ".tsv"}.intersection(path.suffixes[-2:]):
+    if table_suffix(path) in (".csv", ".tsv"):
         return _csv_rows(path)
     first = next((line for _, raw in iter_lines(path) if (line := raw.strip())), b"")
-    return _json_rows(path) if first.startswith(b"[") else iter_jsonl(path)
+    if first.startswith(b"["):
+        return _json_rows(path)
+    return (row for _, row in iter_jsonl(path))
 
 
 def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -610,6 +693,7 @@ def texts(value: Any, name: str, where: str, count: int | None = None) -> list[s
 
 
 def numbered(path: Path, rows: Iterable[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (file:line, row) for messages about rows of a JSONL file."""
-    for number, row in enumerate(rows, start=1):
+    """Yield (file:line, row) for messages about rows of a JSONL file, all that it holds."""
+    lines = rows.lines if isinstance(rows, Rows) else count(1)
+    for number, row in zip(lines, rows, strict=False):
         yield f"{path}:{number}", row

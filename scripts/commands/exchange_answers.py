@@ -59,7 +59,7 @@ def export(folder: Path, file: Path) -> int:
 
 def lines(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (line number, row) of an export; raise `UserError` naming the first bad line."""
-    for number, row in enumerate(iter_jsonl(file), start=1):
+    for number, row in iter_jsonl(file):
         where = f"{file}:{number}"
         for name in ("store", *COLUMNS):
             if name not in row:

@@ -28,14 +28,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
-
 import generate_evol
 import generate_lamini
 import generate_orca
 import judge_mtbench
 import make_world
 from bezoar import program
+from bezoar.data.context import read_tokenizer
 from bezoar.data.flan import system_messages
 from bezoar.data.schemes import prompt_texts, second_store, user
 from bezoar.data.verdicts import PROMPTS, VERDICT, verdict
@@ -176,7 +175,7 @@ def counter(model: str, folder: Path) -> tuple[Callable[[str], int], bool]:
     path = folder / model / "tokenizer.json"
     if not path.is_file():
         return lambda text: -(-len(text.encode("utf-8", "surrogatepass")) // BYTES_PER_TOKEN), False
-    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer = read_tokenizer(path)
     return lambda text: len(tokenizer.encode(text).ids), True
 
 
@@ -332,7 +331,7 @@ class Plan:
             Path("prompts").glob("evol_*.txt"), generate_evol.prompt_fields(recipe)
         )
         known = self.paths("teacher_tokenizer")
-        tokenizer = Tokenizer.from_file(str(known[0])) if known else None
+        tokenizer = read_tokenizer(known[0]) if known else None
         self.rows["evol"], _ = generate_evol.evolve(
             client,
             judge,

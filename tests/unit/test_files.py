@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,19 @@ def test_a_directory_is_replaced_whole(tmp_path: Path) -> None:
         1 / 0  # noqa: B018 - the failure is the point
     assert [path.name for path in target.iterdir()] == ["new"]
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_what_a_killed_run_left_goes_and_what_others_write_stays(tmp_path: Path) -> None:
+    for name in ("llama-3", "llama-3.1", "llama-[3]"):
+        with pytest.raises(ZeroDivisionError), files.whole_directory(tmp_path / name) as fresh:
+            copy = shutil.copytree(fresh, tmp_path / "kept")
+            1 / 0  # noqa: B018 - the failure is the point
+        copy.rename(fresh)  # as a kill leaves it
+    for name in ("llama-3", "llama-[3]"):
+        with files.whole_directory(tmp_path / name):
+            pass
+    left = [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
+    assert len(left) == 1 and left[0].startswith(".llama-3.1.")
 
 
 def test_where_a_link_leads_a_directory_is_replaced_and_the_link_stays(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ what to do.
 import argparse
 import bz2
 import gzip
+import io
 import json
 import lzma
 import os
@@ -16,6 +17,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+import fetch_source
 from bezoar import readers
 from bezoar.errors import UserError
 from bezoar.files import write_jsonl
@@ -118,6 +120,24 @@ def test_zstd_is_unpacked_and_a_cut_one_refused(tmp_path: Path) -> None:
     assert line.startswith(": damaged or cut short")
 
 
+@pytest.mark.parametrize("pack", [gzip.compress, lzma.compress, bz2.compress])
+def test_streams_are_read_one_after_another_and_zeros_may_pad_them(
+    tmp_path: Path, pack: Callable[[bytes], bytes]
+) -> None:
+    padded = pack(LINES) + bytes(20_000) + pack(b"") + pack(LINES * 9_000) + bytes(512)
+    (tmp_path / "rows.jsonl").write_bytes(padded)
+    assert readers.read_jsonl(tmp_path / "rows.jsonl") == ROWS * 9_001
+
+
+def test_zstd_may_begin_with_a_frame_to_skip(tmp_path: Path) -> None:
+    packed = pyarrow.compress(LINES, codec="zstd", asbytes=True)
+    for first in (0x50, 0x5F):
+        skipped = bytes([first]) + b"\x2a\x4d\x18\x04\0\0\0" + bytes(4)
+        (tmp_path / "rows.jsonl.zst").write_bytes(skipped + packed + skipped + packed)
+        assert readers.read_jsonl(tmp_path / "rows.jsonl.zst") == ROWS * 2
+        fetch_source.refuse_other(tmp_path / "rows.jsonl.zst", "rows.jsonl.zst")
+
+
 def test_line_separators_inside_a_string_do_not_split_a_row(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "rows.jsonl", ROWS)
     assert readers.read_jsonl(tmp_path / "rows.jsonl") == ROWS
@@ -127,7 +147,8 @@ def test_line_separators_inside_a_string_do_not_split_a_row(tmp_path: Path) -> N
     ("content", "line"),
     [
         (b'{"a": 1}\n{"a": \n', ":2: expected one JSON object a line, Expecting value"),
-        (b'{"a": 1}\n\n', ":2: expected one JSON object a line"),
+        (b'{"a": 1}\n\n \t\r\n{"b"\n', ":4: expected one JSON object a line"),
+        (b'\n{"a": 1}\n\n[1]\n', ":4: expected a JSON object, found list"),
         (b'{"a": 1}\n{"b"', ":2: expected one JSON object a line"),
         (b"[1]\n", ":1: expected a JSON object, found list"),
         (b"null\n", ":1: expected a JSON object, found NoneType"),
@@ -161,12 +182,31 @@ def test_line_separators_inside_a_string_do_not_split_a_row(tmp_path: Path) -> N
         (b"\x1f\x8b" + b"x" * 50, ": damaged or cut short"),
         (lzma.compress(LINES)[:-9], ": damaged or cut short"),
         (bz2.compress(LINES)[:-9], ": damaged or cut short"),
+        *((pack(LINES) + rest, ": damaged or cut short")
+          for pack in (lzma.compress, bz2.compress)
+          for rest in (LINES, b"rest", pack(LINES)[:-9], pack(LINES)[:9] + b"x" * 99)),
     ],
 )  # fmt: skip
 def test_a_bad_row_or_file_is_named_in_one_line(tmp_path: Path, content: bytes, line: str) -> None:
     found = refused(readers.read_jsonl, tmp_path / "rows.jsonl", content)
     assert found.startswith(line)
     assert any(advice in found for advice in ("; fix", "; fetch", "; save", "; run", "; unpack"))
+
+
+@pytest.mark.parametrize("content", [b"\n\n", b" \r\n\t\n", b"\xef\xbb\xbf\n", b""])
+def test_a_file_of_blank_lines_has_no_rows(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(content)
+    assert readers.read_jsonl(tmp_path / "rows.jsonl") == []
+    assert list(readers.iter_rows(tmp_path / "rows.jsonl")) == []
+
+
+def test_blank_lines_are_skipped_and_lines_keep_their_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'\n{"n": 1}\r\n\r\n \t\n{"n": 2}\n\n')
+    rows = readers.read_jsonl(path)
+    assert rows == list(readers.iter_rows(path)) == [{"n": 1}, {"n": 2}]
+    assert list(readers.numbered(path, rows)) == [(f"{path}:2", {"n": 1}), (f"{path}:5", {"n": 2})]
+    assert list(readers.iter_json_lines(path)) == [(2, {"n": 1}), (5, {"n": 2})]
 
 
 def test_a_hundred_levels_are_read(tmp_path: Path) -> None:
@@ -262,6 +302,21 @@ def test_a_table_is_read_from_any_form(tmp_path: Path) -> None:
         assert list(readers.iter_rows(path)) == TABLE, path.name
 
 
+@pytest.mark.parametrize("name", ["t.csv.jsonl", "t.tsv.json", "t.csv.jsonl.gz", "csv.jsonl"])
+def test_the_last_suffix_says_what_a_table_is(tmp_path: Path, name: str) -> None:
+    write_jsonl(tmp_path / name, TABLE)
+    assert list(readers.iter_rows(tmp_path / name)) == TABLE
+
+
+def parquet_of(names: list[str], *columns: Any) -> bytes:
+    """Return a Parquet file of these columns."""
+    stream = io.BytesIO()
+    pyarrow.parquet.write_table(
+        pyarrow.Table.from_arrays(list(map(pyarrow.array, columns)), names), stream
+    )
+    return stream.getvalue()
+
+
 @pytest.mark.parametrize(
     ("name", "content", "line"),
     [
@@ -270,10 +325,17 @@ def test_a_table_is_read_from_any_form(tmp_path: Path) -> None:
         ("t.csv", b'a,b\n1,"2\n', ":2: expected CSV, unexpected end of data"),
         ("t.parquet", b"PAR1....", ": expected a Parquet file"),
         ("t.parquet", b"", ": expected a Parquet file"),
+        ("t.parquet", parquet_of(["x", "x"], ["a"], ["b"]), ": expected each column once; rename"),
+        ("t.parquet", parquet_of(["d"], pyarrow.array([2**62], pyarrow.timestamp("us"))),
+         ": expected times from the year 1 to 9999"),
+        ("t.parquet", parquet_of(["d"], pyarrow.array([2**30], pyarrow.int32()).cast("date32")),
+         ": expected times from the year 1 to 9999"),
+        ("t.parquet", parquet_of(["d"], pyarrow.array([9], pyarrow.timestamp("us", tz="No/Where"))),
+         ": expected times from the year 1 to 9999 in known zones"),
         ("t.json", b"[1]", ": entry 1: expected an object, found 1"),
         ("t.json", b"[{}", ": expected JSON"),
     ],
-)
+)  # fmt: skip
 def test_a_bad_table_is_named(tmp_path: Path, name: str, content: bytes, line: str) -> None:
     found = refused(lambda path: list(readers.iter_rows(path)), tmp_path / name, content)
     assert found.startswith(line)

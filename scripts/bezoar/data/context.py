@@ -4,10 +4,30 @@ rule before it is asked, since a server refuses it.
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from typing_extensions import TypedDict
 
+from bezoar.errors import UserError, reason
+from bezoar.readers import refuse_stand_in
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
 SPARE = 8  # tokens that a server may add: the first one, and role marks
+
+
+def read_tokenizer(path: Path) -> "Tokenizer":
+    """Return the tokenizer of a tokenizer.json; raise `UserError` if the file holds none."""
+    from tokenizers import Tokenizer
+
+    refuse_stand_in(path)
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises the bare class
+        raise UserError(
+            f"{path}: expected a tokenizer.json ({reason(error)}); fetch it again"
+        ) from None
 
 
 class ContextSettings(TypedDict):
@@ -32,9 +52,7 @@ class Context:
         self.form = prompt_form or "%s"
         self.tokenizer = None
         if tokenizer and context is not None:
-            from tokenizers import Tokenizer
-
-            self.tokenizer = Tokenizer.from_file(str(tokenizer))
+            self.tokenizer = read_tokenizer(tokenizer)
 
     def fits(self, *texts: str) -> bool:
         """Whether the messages of a prompt fit. Without a tokenizer a word counts as 4/3 tokens."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bezoar.errors import UserError
-from bezoar.readers import iter_lines, parse_json, read_yaml, shown
+from bezoar.readers import iter_lines, parse_json, read_yaml, shown, table_suffix
 from bezoar.rng import draw
 
 RULES = ("malformed", "empty", "few_shot", "unknown_submix", "bigbench")  # that drop a row
@@ -60,7 +60,7 @@ def read(path: Path) -> tuple[list[dict[str, Any]], dict[str, int]]:
     Raise `UserError` if no line has the form of a row, because then it is another kind of file.
     """
     rows, dropped = [], dict.fromkeys(RULES, 0)
-    is_tsv, name = ".tsv" in path.suffixes, path.name.split(".", 1)[0]
+    is_tsv, name = table_suffix(path) == ".tsv", path.name.split(".", 1)[0]
     first = b""
     for number, raw in iter_lines(path):
         first = raw if number == 1 else first

@@ -54,9 +54,11 @@ INDEX = re.compile(r"[\w)\]]", re.ASCII)  # before brackets: an index, as in m[[
 
 def read_questions(path: Path) -> list[dict[str, Any]]:
     """Return the questions; each has question_id, category, two turns, and perhaps two reference
-    answers.
+    answers. Raise `UserError` if there are none.
     """
     rows = read_jsonl(path)
+    if not rows:
+        raise UserError(f"{path}: no questions; fetch the file again")
     seen: set[int] = set()
     for where, row in numbered(path, rows):
         number = column(row, "question_id", int, where)

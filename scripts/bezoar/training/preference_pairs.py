@@ -10,7 +10,7 @@ from typing import Any
 from bezoar import precision, progress
 from bezoar.errors import UserError
 from bezoar.files import canonical, sha256_text
-from bezoar.readers import read_jsonl
+from bezoar.readers import numbered, read_jsonl
 from bezoar.training.template import Template, text_of
 from bezoar.training.tokenizer import common, encode
 
@@ -118,11 +118,11 @@ def read_reference(
     pair that has none.
     """
     stored: dict[str, tuple[float, float]] = {}
-    for number, row in enumerate(read_jsonl(path), start=1):
+    for where, row in numbered(path, read_jsonl(path)):
         values = [row.get(side) for side in ("chosen", "rejected")]
         if not isinstance(row.get("key"), str) or not all(map(_finite, values)):
             raise UserError(
-                f"{path}:{number}: expected key (text), chosen and rejected (nats); run"
+                f"{where}: expected key (text), chosen and rejected (nats); run"
                 " score_reference.py again"
             )
         stored[row["key"]] = (float(row["chosen"]), float(row["rejected"]))

@@ -15,10 +15,12 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 import generate_evol
 import generate_orca
+import plan_requests
 import stream_flan
 from bezoar.data import flan
-from bezoar.data.context import SPARE, Context
+from bezoar.data.context import SPARE, Context, read_tokenizer
 from bezoar.data.schemes import prompt_texts
+from bezoar.errors import UserError
 from bezoar.files import write_jsonl
 from bezoar.llm.client import LLMClient
 
@@ -49,6 +51,29 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
     tokenizer.save(str(path))
     return path
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:66\n", "found a Git LFS pointer"),
+        ('{"version": "1.0"}', r"expected a tokenizer\.json \(.+\); fetch it again"),
+        (None, "no such file"),
+    ],
+)
+def test_a_file_that_holds_no_tokenizer_is_one_line(
+    tmp_path: Path, content: str | None, found: str
+) -> None:
+    path = tmp_path / "m" / "tokenizer.json"
+    path.parent.mkdir()
+    if content is not None:
+        path.write_text(content)
+    for read in (read_tokenizer, lambda path: Context(**LIMITS, tokenizer=path)):
+        with pytest.raises(UserError, match=rf"^{path}: .*{found}"):
+            read(path)
+    if content is not None:
+        with pytest.raises(UserError, match=found):
+            plan_requests.counter("m", tmp_path)
 
 
 @pytest.mark.parametrize(("count", "fits"), [(120, True), (142, True), (143, False)])

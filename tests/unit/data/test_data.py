@@ -528,6 +528,21 @@ def test_only_named_rules_remove_rows_and_each_is_counted(
     assert funnel.left["contaminated"] == ("contaminated" in remove)
 
 
+@pytest.mark.parametrize("number", [0, -1, 4])
+@pytest.mark.parametrize("contaminated", [True, False])
+def test_a_match_in_a_row_that_is_not_there_is_one_line(
+    tmp_path: Path, number: int, contaminated: bool
+) -> None:
+    path = tmp_path / "matches.jsonl"
+    match = {"set": "lamini", "row": 3, "contaminated": True}
+    write_jsonl(path, [match, {**match, "set": "orca", "row": 9}])
+    assert remove_rows.contaminated_rows(path, "lamini", 3) == {3}
+    write_jsonl(path, [match, {**match, "row": number, "contaminated": contaminated}])
+    line = rf"matches\.jsonl:2: expected a row of lamini from 1 to 3, found {number}; run"
+    with pytest.raises(UserError, match=line):
+        remove_rows.contaminated_rows(path, "lamini", 3)
+
+
 def test_a_search_in_no_items_at_all_is_refused(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "lamini.jsonl", ROWS)
     (tmp_path / "items.jsonl").touch()
@@ -542,6 +557,78 @@ def test_a_search_in_no_items_at_all_is_refused(tmp_path: Path) -> None:
             ]
         )
     assert not given["summary"].exists()
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments"),
+    [
+        (find_duplicates, "--rows {a} {b} --pairs {o} --summary {s}"),
+        (find_duplicates, "--rows {a} --seeds {a} {b} --pairs {o} --summary {s}"),
+        (find_contamination, "--rows {a} {b} --items {i} --matches {o} --summary {s}"),
+        (describe_data, "--rows {a} {b} --judged {j} {j} --families {f} --description {o}"),
+    ],
+)
+def test_sets_of_one_name_are_refused_and_so_are_sets_without_rows(
+    tmp_path: Path, program: Any, arguments: str
+) -> None:
+    rows = [{**row, "gpt4_status": "Accept", "gpt4_rating": 9} for row in ROWS]
+    item = {"task": "arc_easy", "item": 0, "part": "gold", "text": "the quick brown fox jumps over"}
+    for name, content in {"a": rows, "b": rows, "c": []}.items():
+        write_jsonl(tmp_path / name / "lamini.jsonl", content)
+        write_jsonl(tmp_path / name / "other.jsonl", content)
+    write_jsonl(tmp_path / "items.jsonl", [item])
+    write_json(tmp_path / "judged.json", {**JUDGED, "entered": 21, "kept": 13})
+    recipe = {**NEAR, **SHARED, "tasks": TASKS, "seed": 0}
+    recipe = {name: recipe[name] for name in program.Recipe.__annotations__}
+
+    def run(first: str, second: str) -> None:
+        paths = {
+            "a": tmp_path / first,
+            "b": tmp_path / second,
+            "o": tmp_path / "out.json",
+            "s": tmp_path / "summary.json",
+            "i": tmp_path / "items.jsonl",
+            "j": tmp_path / "judged.json",
+            "f": ROOT / "config" / "task_families.yaml",
+        }
+        program.main(
+            [
+                *(word.format(**paths) for word in arguments.split()),
+                *("--recipe", json.dumps(recipe), "--code", "c0de"),
+                *("--receipt", str(tmp_path / "receipt.json")),
+            ]
+        )
+
+    line = r"b/lamini\.jsonl: .*/a/lamini\.jsonl is called lamini, too; .*; rename one"
+    with pytest.raises(UserError, match=line):
+        run("a/lamini.jsonl", "b/lamini.jsonl")
+    with pytest.raises(UserError, match=r"c/other\.jsonl: no rows; "):
+        run("a/lamini.jsonl", "c/other.jsonl")
+    assert not list(tmp_path.glob("*out*")) and not list(tmp_path.glob("receipt*"))
+    run("a/lamini.jsonl", "b/other.jsonl")
+    assert (tmp_path / "out.json").is_file()
+
+
+@pytest.mark.parametrize(("name", "made", "judged"), [("made", 1, 2), ("judged", 2, 1)])
+def test_counts_that_are_not_one_file_for_each_set_are_one_line(
+    tmp_path: Path, name: str, made: int, judged: int
+) -> None:
+    for stem in ("lamini", "evol"):
+        write_jsonl(tmp_path / f"{stem}.jsonl", ROWS)
+    write_json(tmp_path / "counts.json", JUDGED)
+    counts = str(tmp_path / "counts.json")
+    with pytest.raises(UserError, match=f"--{name}: expected one file for each of --rows, 2, foun"):
+        describe_data.main(
+            [
+                *("--rows", str(tmp_path / "lamini.jsonl"), str(tmp_path / "evol.jsonl")),
+                *("--made", *[counts] * made, "--judged", *[counts] * judged),
+                *("--families", str(ROOT / "config" / "task_families.yaml")),
+                *("--description", str(tmp_path / "out.json"), "--code", "c0de"),
+                *("--recipe", json.dumps({"tasks": TASKS, "seed": 0})),
+                *("--receipt", str(tmp_path / "receipt.json")),
+            ]
+        )
+    assert not (tmp_path / "out.json").exists()
 
 
 def test_the_stages_write_their_files_and_the_card_repeats_their_numbers(tmp_path: Path) -> None:

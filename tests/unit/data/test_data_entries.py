@@ -4,6 +4,7 @@ sets; on local files, by datasets' own loaders.
 
 import json
 import random
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -282,6 +283,48 @@ def test_released_rows_get_the_columns_of_generated_ones(
     }
     assert counts["columns_left_out"] == ["note"]
     assert None not in written[0].values()
+
+
+def listed(folder: Path) -> Path:
+    """Write a manifest of the files below a folder."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    names = {str(path.relative_to(folder)): sha256_file(path) for path in files}
+    write_json(folder / "manifest.json", {"id": "x", "files": names})
+    return folder / "manifest.json"
+
+
+@pytest.mark.parametrize(
+    ("names", "read"),
+    [
+        (["a.csv", "a.jsonl"], ["a.jsonl"]),
+        (["a.csv", "a.csv.gz"], ["a.csv"]),
+        (["a.json", "a.jsonl.xz", "b.json", "b.jsonl.xz"], ["a.jsonl.xz", "b.jsonl.xz"]),
+        (["a.csv", "a.parquet", "a.jsonl"], ["a.parquet"]),
+        (["a.csv", "b.csv", "README.md", "a.csv.bak"], ["a.csv", "b.csv"]),
+        (["a.csv.jsonl", "b.jsonl"], ["a.csv.jsonl", "b.jsonl"]),
+        (["a.jsonl", "dataset_infos.json", "data/state.json", ".cache/x.json"], ["a.jsonl"]),
+        (["dataset_infos.json"], "names no file of .parquet, .jsonl, .json, .csv; fetch"),
+        (["a.csv", "b.jsonl"], "other files in .csv than in .jsonl; expected one form, or all"),
+        (["a.csv", "a.jsonl", "b.csv"], "other files in .csv than in .jsonl; expected one form"),
+    ],
+)
+def test_no_row_of_a_released_set_is_read_twice_and_no_description_of_it_as_rows(
+    names: list[str], read: list[str] | str
+) -> None:
+    if isinstance(read, list):
+        assert import_released.files_of_rows(names, Path("manifest.json")) == read
+    else:
+        with pytest.raises(UserError, match=f"manifest.json: {re.escape(read)}"):
+            import_released.files_of_rows(names, Path("manifest.json"))
+
+
+def test_a_released_set_in_two_forms_counts_once(tmp_path: Path) -> None:
+    rows = RELEASED["lamini"]
+    Dataset.from_list(rows).to_csv(str(tmp_path / "train.csv"))
+    write_jsonl(tmp_path / "train.jsonl", rows)
+    write_json(tmp_path / "dataset_infos.json", {"default": {"splits": {}}})
+    found = import_released.released_rows(listed(tmp_path))
+    assert [row for _, row in found] == rows
 
 
 def test_a_set_without_verdicts_or_with_another_file_is_refused(tmp_path: Path) -> None:

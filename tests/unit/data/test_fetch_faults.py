@@ -1,12 +1,16 @@
 """Downloads that go wrong: what is not the file is never recorded, and nothing of it stays."""
 
+import errno
 import gzip
 import hashlib
 import http.server
 import json
+import os
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from http.client import HTTPResponse
 from pathlib import Path
 
 import pytest
@@ -239,6 +243,55 @@ def test_a_body_that_stays_short_is_no_file(
     assert not (tmp_path / "data/some/data.jsonl").exists()
 
 
+BROKEN = [
+    ssl.SSLError(1, "[SSL: DECRYPTION_FAILED_OR_BAD_RECORD_MAC] bad record mac"),
+    *(OSError(number, os.strerror(number)) for number in fetch_source.UNREACHABLE),
+    ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"),
+    TimeoutError("timed out"),
+]
+
+
+@pytest.mark.parametrize("error", BROKEN, ids=str)
+def test_a_connection_that_breaks_within_the_file_is_retried_and_ends_in_one_line(
+    tmp_path: Path,
+    serve: Callable[..., tuple[str, Script]],
+    monkeypatch: pytest.MonkeyPatch,
+    error: OSError,
+) -> None:
+    url, script = serve(whole)
+    read, breaks = HTTPResponse.read1, [True]
+
+    def breaking(response: HTTPResponse, size: int) -> bytes:
+        if breaks.pop(0):
+            raise error
+        breaks.append(False)
+        return read(response, size)
+
+    monkeypatch.setattr(HTTPResponse, "read1", breaking)
+    breaks.append(False)
+    assert fetch(tmp_path, url, BODY).read_bytes() == BODY
+    assert len(script.asked) == 2
+    breaks[:] = [True] * 5
+    with pytest.raises(UserError) as caught:
+        fetch(tmp_path / "again", url, BODY)
+    assert f"{url}: {error} after 5 attempts; check the network" in str(caught.value)
+    assert not (tmp_path / "again/data/some/data.jsonl").exists()
+
+
+def test_a_disk_that_fails_during_a_download_is_not_the_networks_fault(
+    tmp_path: Path, serve: Callable[..., tuple[str, Script]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, script = serve(whole)
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(fetch_source.progress, "advance", full)
+    with pytest.raises(OSError, match="No space left"):
+        fetch(tmp_path, url, BODY)
+    assert len(script.asked) == 1
+
+
 def test_a_compressed_answer_is_not_taken_for_the_file(
     tmp_path: Path, serve: Callable[..., tuple[str, Script]]
 ) -> None:
@@ -306,7 +359,60 @@ def test_a_snapshot_of_pointers_is_refused_and_nothing_of_an_old_one_stays(
     (copy / "model.safetensors").write_bytes(POINTER)
     with pytest.raises(UserError, match=r"model\.safetensors: expected data, found a Git LFS"):
         snapshot(tmp_path, "b")
-    write_json(copy / "manifest.json", ["b"])
     (copy / "model.safetensors").unlink()
-    with pytest.raises(UserError, match=r"manifest.json: expected a JSON object, found \['b'\]"):
+    write_json(copy / "manifest.json", {"revision": "b", "files": ["config.json"]})
+    with pytest.raises(UserError, match=r"manifest.json: expected an object as `files`, found"):
         snapshot(tmp_path, "b")
+    (copy / "manifest.json").write_text('{"revision": "b", ')
+    with pytest.raises(UserError, match=r"manifest.json: expected JSON"):
+        snapshot(tmp_path, "b")
+
+
+def test_a_copy_in_the_mirror_that_is_not_what_its_manifest_lists_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "mirror/hub/some_model"
+    (copy / "data").mkdir(parents=True)
+    monkeypatch.setenv("BEZOAR_MIRROR", str(tmp_path / "mirror"))
+    (copy / "data/rows.jsonl").write_bytes(BODY)
+    files = {"data/rows.jsonl": hashlib.sha256(BODY).hexdigest()}
+    write_json(copy / "manifest.json", {"revision": "a", "files": files})
+    manifest = snapshot(tmp_path, "a")
+    before = manifest.read_bytes()
+    assert read_json(manifest)["files"] == files
+    damages: list[tuple[str, Callable[[Path], object]]] = [
+        ("data/more.jsonl", lambda path: path.write_bytes(BODY)),
+        ("data/rows.jsonl", lambda path: path.write_bytes(BODY[:-1])),
+        ("data/rows.jsonl", Path.unlink),
+    ]
+    for name, damage in damages:
+        damage(copy / name)
+        with pytest.raises(UserError, match=rf"{name}: not as .*manifest\.json lists it; bring"):
+            snapshot(tmp_path, "a")
+        (copy / "data/more.jsonl").unlink(missing_ok=True)
+        assert manifest.read_bytes() == before
+        assert (manifest.parent / "data/rows.jsonl").read_bytes() == BODY
+
+
+@pytest.mark.parametrize("content", [["b"], {"name": "an app"}, {"revision": "7", "icons": []}])
+def test_a_repositorys_own_manifest_is_not_taken_for_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: object
+) -> None:
+    copy = tmp_path / "mirror/hub/some_model"
+    copy.mkdir(parents=True)
+    monkeypatch.setenv("BEZOAR_MIRROR", str(tmp_path / "mirror"))
+    (copy / "config.json").write_text("{}")
+    write_json(copy / "manifest.json", content)
+    assert list(read_json(snapshot(tmp_path, "a"))["files"]) == ["config.json"]
+
+
+def test_a_cache_is_left_out_of_a_snapshot_and_a_directory_above_it_may_be_called_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / ".cache/work"
+    copy = folder / "mirror/hub/some_model"
+    (copy / ".cache/huggingface").mkdir(parents=True)
+    monkeypatch.setenv("BEZOAR_MIRROR", str(folder / "mirror"))
+    (copy / "config.json").write_text("{}")
+    (copy / ".cache/huggingface/config.json.metadata").write_text("x")
+    assert list(read_json(snapshot(folder, "a"))["files"]) == ["config.json"]

@@ -2,16 +2,21 @@
 
 import gzip
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import exchange_answers
+import generate_evol
+import generate_lamini
 import judge_mtbench
 from bezoar.data import flan, hh_rlhf, task_families
 from bezoar.errors import UserError
 from bezoar.evaluation import mtbench
 from bezoar.files import write_jsonl
+from bezoar.training import preference_pairs
 
 FLAN = {
     "inputs": "Which is larger?",
@@ -90,6 +95,26 @@ def test_an_answer_or_reference_without_both_turns_is_named(
         mtbench.read_references(path)
     with pytest.raises(UserError, match=rf"rows\.jsonl:2: {found}"):
         judge_mtbench.read_answers(path, QUESTIONS)
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        mtbench.read_questions,
+        mtbench.read_references,
+        mtbench.read_judge_prompts,
+        generate_evol.read_seeds,
+        lambda path: generate_lamini.read_inputs(path, path, {}),
+        lambda path: list(exchange_answers.lines(path)),
+        lambda path: preference_pairs.read_reference(path, [], ""),
+    ],
+)
+def test_blank_lines_above_a_bad_row_do_not_shift_its_number(
+    tmp_path: Path, read: Callable[[Path], object]
+) -> None:
+    (tmp_path / "rows.jsonl").write_text('\n \n{"another": "column"}\n')
+    with pytest.raises(UserError, match=r"rows\.jsonl:3: "):
+        read(tmp_path / "rows.jsonl")
 
 
 def test_a_file_without_choices_is_named(tmp_path: Path) -> None:

@@ -333,6 +333,25 @@ def test_a_judgment_that_stands_twice_is_refused_and_judges_are_never_mixed(
         scored("judge", "copy")
 
 
+def test_files_without_questions_or_judgments_are_one_line(tmp_path: Path) -> None:
+    empty = tmp_path / "empty.jsonl"
+    common = ["--code", "x", "--receipt", str(tmp_path / "r.json")]
+    output = ["--output", str(tmp_path / "out.json")]
+    for content in ("", "\n \n"):
+        empty.write_text(content)
+        with pytest.raises(UserError, match=r"empty\.jsonl: no questions; fetch"):
+            mtbench.read_questions(empty)
+        recipe = ["--recipe", '{"pairs": [], "seed": 0}']
+        with pytest.raises(UserError, match=r"empty\.jsonl: no judgments; judge"):
+            score_mtbench.main(["--judgments", str(empty), *output, *common, *recipe])
+        recipe = ["--recipe", '{"column": "second", "seed": 0}']
+        sets = ["--first", str(empty), "--second", str(empty)]
+        with pytest.raises(UserError, match=r"empty\.jsonl: no judgments; judge"):
+            bridge_judges.main([*sets, *output, *common, *recipe])
+    assert bridge_judges.by_key([empty]) == {}
+    assert os.listdir(tmp_path) == ["empty.jsonl"]
+
+
 def test_sums_of_scores_are_exact_in_every_version_of_python() -> None:
     """`sum` compensates for rounding from Python 3.12 on: ten times 1.1 is 10.999999999999998
     before.

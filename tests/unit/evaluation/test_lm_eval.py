@@ -4,6 +4,7 @@ calibrated where something is published.
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -356,6 +357,22 @@ def collect(
         ]
     )
     return read_json(place / "lm_eval.out.json")
+
+
+def test_items_of_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
+    collect(tmp_path, {"base": [1.0, 0.0]})
+    (tmp_path / "again").mkdir()
+    samples = [tmp_path / "base.samples.jsonl", tmp_path / "again/base.samples.jsonl"]
+    shutil.copy(*samples)
+    recipe = {"pairs": [], "metric": {}, "published_base": None, "tolerance": 0.02, "seed": 0}
+    with pytest.raises(UserError, match=r"again/base\.samples\.jsonl: .* is called base\.samples"):
+        collect_lm_eval.main(
+            [
+                *("--results", str(tmp_path / "base.json"), "--samples", *map(str, samples)),
+                *("--output", str(tmp_path / "out.json"), "--code", "x"),
+                *("--recipe", json.dumps(recipe), "--receipt", str(tmp_path / "r2.json")),
+            ]
+        )
 
 
 def test_models_are_compared_in_pairs(tmp_path: Path) -> None:
