@@ -14,8 +14,8 @@ $(if $(findstring :,$(CURDIR)),$(error $(CURDIR): a directory with a colon in it
 ENV := .venv
 BIN := $(if $(filter /%,$(ENV)),,$$PWD/)$(ENV)/bin
 RUN := env -u PYTHONHOME -u PYTHONSTARTUP -u PYTHONOPTIMIZE -u PYTHONSAFEPATH -u PYTHONIOENCODING -u SNAKEMAKE_PROFILE PATH="$(BIN):$$PATH" PYTHONPATH="$$PWD/scripts" PYTHONNOUSERSITE=1 PYTHONUTF8=1 PYTHONWARNINGS=ignore::FutureWarning HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false
-CORES = $(or $(JOBS),$(shell env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc 2>/dev/null || sysctl -n hw.ncpu))
-WORKFLOW = $(RUN) python scripts/commands/run_workflow.py --profile $(or $(PROFILE),profiles/default) --cores $(CORES)$(if $(VERBOSE), --verbose)
+CORES = $(if $(JOBS),--cores $(JOBS))
+WORKFLOW = $(RUN) python scripts/commands/run_workflow.py --profile $(or $(PROFILE),profiles/default) $(CORES)$(if $(VERBOSE), --verbose)
 REHEARSAL = $(or $(CONFIG),config/rehearsal.yaml)
 DRESS = $(or $(CONFIG),config/rehearsal.yaml config/dress-rehearsal.yaml)
 TRIAL = $(or $(CONFIG),config/trial.yaml)
@@ -37,17 +37,17 @@ development: ## the same, with what tests and checks need
 	@scripts/commands/make_environment.sh "$(ENV)" "$(or $(TORCH),auto)" development
 
 rehearsal: environment ## the whole recipe in miniature, on a CPU
-	@$(RUN) python scripts/commands/doctor.py --short --cores $(CORES) --config $(REHEARSAL)
+	@$(RUN) python scripts/commands/doctor.py --short $(CORES) --config $(REHEARSAL)
 	@$(WORKFLOW) --config $(REHEARSAL)
 	@$(call WHERE,$(REHEARSAL))
 
 dress-rehearsal: environment ## every stage once at the paper's shape, on random weights: what fits, and how long it takes
-	@$(RUN) python scripts/commands/doctor.py --short --cores $(CORES) --config $(DRESS)
+	@$(RUN) python scripts/commands/doctor.py --short $(CORES) --config $(DRESS)
 	@$(WORKFLOW) --config $(DRESS)
 	@$(RUN) python scripts/commands/plan_requests.py --config $(DRESS)
 
 trial: environment .venv-llama-cpp ## the whole recipe on a small real model and real data, on a CPU
-	@$(RUN) python scripts/commands/doctor.py --short --cores $(CORES) --config $(TRIAL)
+	@$(RUN) python scripts/commands/doctor.py --short $(CORES) --config $(TRIAL)
 	@$(WORKFLOW) --config $(TRIAL)
 	@$(call WHERE,$(TRIAL))
 
@@ -74,17 +74,17 @@ release: environment ## publish CONFIG's run on the hub as NAMESPACE=owner, with
 	@$(RUN) python scripts/commands/release.py --config $(PAPER) --namespace "$$BEZOAR_NAMESPACE" $(if $(DRY),--dry)
 
 doctor: environment ## what is missing for CONFIG, each with what to do
-	@$(RUN) python scripts/commands/doctor.py --cores $(CORES) --profile $(or $(PROFILE),profiles/default) --config $(PAPER)
+	@$(RUN) python scripts/commands/doctor.py $(CORES) --profile $(or $(PROFILE),profiles/default) --config $(PAPER)
 
 evaluate: environment ## both benchmarks on MODEL=directory or owner/name [REVISION= TEMPLATE= NAME=], a row in a table
-	@$(RUN) python scripts/commands/evaluate_model.py --model "$$BEZOAR_MODEL" --revision "$$BEZOAR_REVISION" --template "$$BEZOAR_TEMPLATE" --name "$$BEZOAR_NAME" --config $(PAPER) --cores $(CORES) --profile $(or $(PROFILE),profiles/default)
+	@$(RUN) python scripts/commands/evaluate_model.py --model "$$BEZOAR_MODEL" --revision "$$BEZOAR_REVISION" --template "$$BEZOAR_TEMPLATE" --name "$$BEZOAR_NAME" --config $(PAPER) $(CORES) --profile $(or $(PROFILE),profiles/default)
 
 report: environment ## rebuild the report of CONFIG; OPEN=1 shows it in a browser
 	@$(WORKFLOW) --config $(REHEARSAL) --target report
 	@$(if $(OPEN),$(RUN) python -m webbrowser "file://$$PWD/$$($(RESULTS))/report/index.html")
 
 learning: environment ## three fresh seeds of the rehearsal, for docs/learning.md
-	$(RUN) python scripts/dev/repeat_rehearsal.py --seeds 39 40 41 --cores $(CORES)
+	$(RUN) python scripts/dev/repeat_rehearsal.py --seeds 39 40 41 $(CORES)
 
 plan: environment ## what CONFIG's pending requests will cost, or with MODEL= those of its evaluation
 	@$(RUN) python scripts/commands/plan_requests.py --config $(PAPER) --model "$(MODEL)" --revision "$(REVISION)" --template "$(TEMPLATE)" --name "$(NAME)"
@@ -102,7 +102,7 @@ forget: environment ## stored failures of KIND=refused, unparsable, truncated, p
 	@$(RUN) python scripts/commands/forget_failures.py --config $(REHEARSAL) --kind $(or $(KIND),none)
 
 test: development ## all tests
-	$(RUN) python -m pytest --numprocesses $(CORES) --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+	$(RUN) python -m pytest --numprocesses $(or $(JOBS),$$($(RUN) python -c 'from bezoar.workflow.machine import cores; print(cores())')) --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 fuzz: development ## N (2,000) damaged inputs for each reader, program and provider; reports how each ended
 	FUZZ_EXAMPLES=$(or $(N),2000) $(RUN) python -m pytest tests/unit/test_fuzz*.py -p no:cacheprovider

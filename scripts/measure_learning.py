@@ -22,6 +22,7 @@ from typing_extensions import TypedDict
 from bezoar import precision, program, progress
 from bezoar.arguments import by_stem, model_directory
 from bezoar.evaluation.generation import generate, log_probabilities
+from bezoar.evaluation.models import keep_only_ends
 from bezoar.files import write_json
 from bezoar.provenance.receipt import Receipt, stage_parser
 from bezoar.readers import read_jsonl
@@ -128,6 +129,7 @@ def main(argv: list[str] | None = None) -> None:
             load_tokenizer(args.base),
             Template(args.template),
         )
+        keep_only_ends(model, tokenizer)
         if args.adapter:
             check_lineage(args.adapter, args.base)
             model = load_adapter(model, args.adapter)

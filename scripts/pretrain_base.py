@@ -22,11 +22,17 @@ from typing_extensions import TypedDict
 
 from bezoar import precision, program, progress
 from bezoar.arguments import model_directory
-from bezoar.errors import UserError, reason
+from bezoar.errors import UserError, reason, shortage
 from bezoar.files import canonical, differences, whole_directory, whole_file, write_jsonl
 from bezoar.provenance.receipt import Receipt, stage_parser
 from bezoar.provenance.resumption import begun_with
 from bezoar.readers import read_jsonl
+
+# What torch raises for a file that is no checkpoint of ours.
+UNREADABLE = (
+    *(OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError),
+    pickle.PickleError,
+)
 
 
 class Recipe(TypedDict):
@@ -212,7 +218,9 @@ def usable(checkpoint: Path, begun_with: dict[str, Any]) -> dict[str, Any] | Non
     try:
         state = torch.load(checkpoint, weights_only=True)
         changed = next(differences(json.loads(state["begun_with"]), begun_with), "")
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError, pickle.PickleError):
+    except UNREADABLE as error:
+        if shortage(error):
+            raise
         changed = "contents: it cannot be read"
     if not changed:
         return dict(state)

@@ -3,6 +3,7 @@ others.
 """
 
 import errno
+import re
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 DISK_WORDS = (  # of the writers of torch and safetensors, which wrap the system's errors
@@ -12,6 +13,13 @@ DISK_WORDS = (  # of the writers of torch and safetensors, which wrap the system
     "PytorchStreamWriter failed",
     "unexpected pos",
 )
+# What the machine, its file systems and its limits do, whoever asks.
+MACHINE = (
+    *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EBUSY, errno.EHOSTDOWN),
+    *(errno.EMFILE, errno.ENFILE, errno.EAGAIN),
+)
+THREADS = "can't start new thread"
+QUOTED = re.compile(r"\bos error (\d+)\b")  # by safetensors and tokenizers
 MEMORY_WORDS = ("can't allocate memory", "Cannot allocate memory")
 
 
@@ -31,9 +39,21 @@ def reason(error: BaseException) -> str:
 
 
 def shortage(error: BaseException) -> str:
-    """Return `disk` or `memory` if that is what an error is about, else an empty text."""
+    """Return `disk`, `memory` or `machine` (a file system or limit that fails, see `number`) if
+    that is what an error is about, else an empty text.
+    """
     text = str(error)
     if getattr(error, "errno", None) in NO_SPACE or any(words in text for words in DISK_WORDS):
         return "disk"
     memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"  # torch's
-    return "memory" if memory or any(words in text for words in MEMORY_WORDS) else ""
+    if memory or any(words in text for words in MEMORY_WORDS):
+        return "memory"
+    return "machine" if number(error) in MACHINE else ""
+
+
+def number(error: BaseException) -> int:
+    """Return the system's number of an error, also one that a library quotes, or 0."""
+    if isinstance(error, RuntimeError) and THREADS in str(error):
+        return errno.EAGAIN
+    quoted = QUOTED.search(str(error))
+    return getattr(error, "errno", None) or (int(quoted[1]) if quoted else 0)

@@ -43,7 +43,10 @@ THREADS = (
 # Nothing that is forked asks a hub, and the libraries read these while they are imported.
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 # What no library reads while it is imported, so that a forked process can have values of its own.
-LATE = {*THREADS, *OFFLINE, *"TMPDIR TMP TEMP TEMPDIR PWD OLDPWD SHLVL _ PYTHONPATH".split()}
+LATE = {
+    *(*THREADS, *OFFLINE, "PATH", "PYTHONPATH", "NO_PROXY", "no_proxy"),
+    *("TMPDIR", "TMP", "TEMP", "TEMPDIR", "PWD", "OLDPWD", "SHLVL", "_"),
+}
 STREAMS = ("stdin", "stdout", "stderr")
 LONGEST = 100  # bytes of a socket's path
 PATIENCE_S = 10.0  # for a request that has begun
@@ -228,9 +231,7 @@ def _become(request: dict[str, Any]) -> None:
     sys.argv, sys.path[:] = request["argv"], request["path"]
     for name in [name for name in sys.modules if name.split(".")[0] == "bezoar"]:
         del sys.modules[name]  # the program's own may be another copy
-    import torch
-
-    torch.set_num_threads(int(os.environ.get(THREADS[0]) or len(os.sched_getaffinity(0))))
+    sys.modules["torch"].set_num_threads(int(os.environ.get(THREADS[0]) or len(os.sched_getaffinity(0))))
     runpy.run_path(sys.argv[0], run_name="__main__")
 
 

@@ -10,7 +10,7 @@ from contextlib import nullcontext, suppress
 from io import TextIOWrapper
 
 from bezoar import fork_server
-from bezoar.errors import UserError, shortage
+from bezoar.errors import UserError, number, shortage
 from bezoar.files import NO_LOCKS, UNLOCKABLE
 from bezoar.progress import signs_of_life
 
@@ -94,8 +94,9 @@ def _advice(error: Exception) -> str:
     lacking = shortage(error)
     if lacking == "memory":
         return "out of memory; end other programs or use a machine with more, and run it again"
-    if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
-        return ELSEWHERE[errno.EAGAIN]
+    if lacking == "machine":
+        place = f"{name}: " if (name := getattr(error, "filename", None)) else ""
+        return f"{place}{os.strerror(number(error))}; {ELSEWHERE[number(error)]}"
     if not isinstance(error, OSError) or not error.errno:
         return "the disk is full; free some space and run it again" if lacking else ""
     place = f"{error.filename}: " if error.filename else ""

@@ -31,7 +31,7 @@ from itertools import count
 from pathlib import Path
 from typing import IO, Any, NoReturn, cast
 
-from bezoar.errors import UserError
+from bezoar.errors import UserError, shortage
 
 BOM = b"\xef\xbb\xbf"
 HEAD = 512  # bytes that tell what a file is
@@ -241,6 +241,8 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
                 stream = stack.enter_context(unpack(stream))
             yield stream
     except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
+        if shortage(error):
+            raise
         raise _unreadable(path, error) from None
 
 

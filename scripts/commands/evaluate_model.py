@@ -22,7 +22,7 @@ from bezoar import program, surroundings
 from bezoar.errors import UserError
 from bezoar.files import whole_file
 from bezoar.surroundings import own
-from bezoar.workflow import cluster, extra_models
+from bezoar.workflow import cluster, extra_models, machine
 from bezoar.workflow.configuration import SCHEMA, check, files_of, merge, resolved
 from bezoar.workflow.layout import Layout
 from bezoar.workflow.resources import Needs
@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--config", nargs="+", required=True, help="configuration files, the later over the earlier"
     )
-    parser.add_argument("--cores", type=int, required=True, help="cores of this machine to use")
+    parser.add_argument("--cores", type=int, default=machine.cores(), help="cores to use")
     parser.add_argument("--profile", default="profiles/default", help="Snakemake profile")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done")
     args = parser.parse_args(argv)

@@ -11,7 +11,7 @@ import sys
 
 from bezoar import program, surroundings
 from bezoar.errors import UserError
-from bezoar.workflow import cluster, machine_checks
+from bezoar.workflow import cluster, machine, machine_checks
 from bezoar.workflow.configuration import SCHEMA, check, files_of, resolved
 from bezoar.workflow.layout import Layout
 from bezoar.workflow.resources import Needs
@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--profile", default="profiles/default", help="Snakemake's profile")
-    parser.add_argument("--cores", type=int, required=True, help="cores of this machine to use")
+    parser.add_argument("--cores", type=int, default=machine.cores(), help="cores to use")
     parser.add_argument(
         "--config", nargs="+", required=True, help="configuration files, the later over the earlier"
     )

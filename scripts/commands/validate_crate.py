@@ -1,7 +1,7 @@
 """Validate ro-crate-metadata.json with roc-validator, without a network. Runs in .venv-crate (`make
 crate`), not in the workflow's environment.
 
-Usage: validate_crate.py DIRECTORY [--severity required|recommended|optional]
+Usage: validate_crate.py DIRECTORY … [--severity required|recommended|optional]
 
 The validator reads the RO-Crate 1.1 context from its address. Here that address is served from
 the copy inside the pinned `rocrate` package, and no other is needed, because the crate spells out
@@ -87,24 +87,26 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", type=Path, help="directory with ro-crate-metadata.json")
+    parser.add_argument(
+        "folders", type=Path, nargs="+", help="directories with ro-crate-metadata.json"
+    )
     parser.add_argument(
         "--severity", choices=["required", "recommended", "optional"], default="required"
     )
     args = parser.parse_args(argv)
-    if not (args.folder / "ro-crate-metadata.json").is_file():
-        raise UserError(
-            f"{args.folder}/ro-crate-metadata.json: no such file; `make crate` writes it"
-        )
+    for folder in args.folders:
+        if not (folder / "ro-crate-metadata.json").is_file():
+            raise UserError(
+                f"{folder}/ro-crate-metadata.json: no such file; `make crate` writes it"
+            )
     os.environ["ROCRATE_VALIDATOR_AUTO_WARM"] = "0"
-    found = findings(args.folder, args.severity)
-    print(
-        *found,
-        f"{args.folder}: {'valid' if not found else f'{len(found)} findings'} ({PROFILE},"
-        f" {args.severity})",
-        sep="\n",
-    )
-    raise SystemExit(bool(found))
+    valid = True
+    for folder in args.folders:
+        found = findings(folder, args.severity)
+        verdict = f"{len(found)} findings" if found else "valid"
+        print(*found, f"{folder}: {verdict} ({PROFILE}, {args.severity})", sep="\n", flush=True)
+        valid = valid and not found
+    raise SystemExit(not valid)
 
 
 if __name__ == "__main__":

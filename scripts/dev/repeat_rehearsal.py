@@ -11,7 +11,6 @@ which no choice was tuned count.
 """
 
 import argparse
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +20,7 @@ from bezoar import program, surroundings
 from bezoar.errors import UserError
 from bezoar.files import whole_file, write_json
 from bezoar.readers import read_json
+from bezoar.workflow import machine
 
 CONFIG = "config/rehearsal.yaml"
 CHAT = "chat, judged by the simulator, 1–10"
@@ -186,9 +186,7 @@ def main(argv: list[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seeds", type=int, nargs="+", required=True, help="seeds to run")
-    parser.add_argument(
-        "--cores", type=int, default=os.cpu_count() or 1, help="cores for Snakemake"
-    )
+    parser.add_argument("--cores", type=int, default=machine.cores(), help="cores for Snakemake")
     parser.add_argument(
         "--finished", action="store_true", help="run nothing; make the page of finished runs"
     )

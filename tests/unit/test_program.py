@@ -85,9 +85,10 @@ class OutOfMemoryError(RuntimeError):
             BlockingIOError(errno.EAGAIN, "fork"),
             "Resource temporarily unavailable; no more process",
         ),
+        (RuntimeError("I/O error: x (os error 5)"), "Input/output error; its disk or network file"),
         (
             RuntimeError("can't start new thread"),
-            "no more processes are allowed; end some, or rais",
+            "Resource temporarily unavailable; no more process",
         ),
     ],
 )

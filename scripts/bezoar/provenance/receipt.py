@@ -105,6 +105,12 @@ def _hardware() -> dict[str, Any]:
     return facts
 
 
+def _peak_memory() -> int:
+    """The most memory that this process has held, in bytes; macOS counts in them, Linux in KiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
 class Receipt:
     """Context manager around a stage's work; `facts` takes what only the stage knows (tokens,
     money, counts).
@@ -144,7 +150,7 @@ class Receipt:
         after = digests(self.inputs)
         for name, files in self.before.items():
             for path, digest in files.items():
-                if after[name][path] != digest:
+                if after[name].get(path) != digest:
                     raise UserError(f"{path}: changed while {self.stage} ran; run it again")
         outputs = digests(self.outputs)
         tables = [
@@ -169,6 +175,6 @@ class Receipt:
                 "hardware": _hardware(),
                 "started_unix_s": round(self.started, 3),
                 "wall_s": round(time.perf_counter() - self.clock, 3),
-                "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+                "peak_memory_bytes": _peak_memory(),
             },
         )

@@ -276,12 +276,13 @@ def run(trainer: Any, checkpoints: Path, begun_with: dict[str, Any], start: dict
     try:
         trainer.train(resume_from_checkpoint=resumed)
     except (OSError, RuntimeError, SafetensorError) as error:
-        if (lacking := shortage(error)) == "disk":
+        lacking = shortage(error)
+        if lacking == "disk":
             raise UserError(
                 f"{checkpoints}: the disk is full; free some space and run again, training"
                 " continues from its last checkpoint"
             ) from None
-        if lacking:
+        if lacking == "memory":
             raise UserError(
                 "out of memory; lower micro_batch_size, or set gradient_checkpointing: true, and"
                 " run again"

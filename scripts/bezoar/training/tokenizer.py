@@ -9,6 +9,7 @@ Special tokens are never read from a row's text: `</s>` in a row is four charact
 template's own text may hold them (see `encode`).
 """
 
+import math
 import re
 from collections.abc import Sequence
 from functools import cache, lru_cache
@@ -50,8 +51,8 @@ def load_tokenizer(model: Path) -> Any:
     """Return the tokenizer of a model directory; it has an EOS and a padding token, and reads no
     special token from a text.
 
-    The padding token is the model's own, otherwise unk, otherwise EOS; it is always masked. Raise
-    `UserError` if the files cannot be read or name no EOS.
+    The padding token is the model's own if it has an embedding, otherwise unk, otherwise EOS; it is
+    always masked. Raise `UserError` if the files cannot be read or name no EOS.
     """
     slow = tokenizer_file(model) == "tokenizer.model"
     tokenizer = _sentencepiece(model) if slow else _own(model)
@@ -60,11 +61,21 @@ def load_tokenizer(model: Path) -> Any:
             f"{model}: the tokenizer has no EOS token, so no answer would end; name it as eos_token"
             " in tokenizer_config.json"
         )
-    if tokenizer.pad_token_id is None:
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= _embeddings(model):
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
     _mark_special(tokenizer)
     tokenizer.split_special_tokens = True
     return tokenizer
+
+
+def _embeddings(model: Path) -> float:
+    """How many embeddings config.json describes; without a number, as many as anything needs."""
+    if not (model / "config.json").is_file():
+        return math.inf
+    config = read_json_object(model / "config.json")
+    inner = config.get("text_config")
+    found = config.get("vocab_size") or (isinstance(inner, dict) and inner.get("vocab_size"))
+    return found if type(found) is int else math.inf
 
 
 def _mark_special(tokenizer: Any) -> None:

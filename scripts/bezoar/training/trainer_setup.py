@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bezoar import precision, progress
-from bezoar.errors import UserError
+from bezoar.errors import UserError, shortage
 from bezoar.files import sha256_file, write_json
 from bezoar.readers import read_json_object
 from bezoar.training.sharing import first_process, processes, wait_for_everyone
@@ -161,7 +161,9 @@ def is_whole(checkpoint: Path) -> bool:
     try:
         digests = read_json_object(mark)
         changed = [name for name in digests if sha256_file(checkpoint / name) != digests[name]]
-    except (UserError, OSError):
+    except (UserError, OSError) as error:
+        if shortage(error):
+            raise
         changed = [COMPLETE]
     if changed:
         print(f"{checkpoint / changed[0]}: damaged; going on without this checkpoint", flush=True)
@@ -179,4 +181,19 @@ def last_checkpoint(checkpoints: Path) -> str | None:
             found[int(step)] = str(path)
         elif first_process():
             shutil.rmtree(path, ignore_errors=True)
-    return found[max(found)] if found else None
+    there = {Path(path).name for path in found.values()}
+    for _, newest in sorted(found.items(), reverse=True):
+        if _has_best(Path(newest), there):
+            return newest
+        print(f"{newest}: its best checkpoint is gone; going on without", flush=True)
+        if first_process():
+            shutil.rmtree(newest, ignore_errors=True)
+    return None
+
+
+def _has_best(checkpoint: Path, there: set[str]) -> bool:
+    """Whether the best checkpoint so far is still there: the Trainer would end with the last one in
+    its place.
+    """
+    best = read_json_object(checkpoint / "trainer_state.json").get("best_model_checkpoint")
+    return best is None or Path(str(best)).name in there

@@ -151,6 +151,8 @@ def tensors(path: Path) -> Iterator[tuple[str, Any]]:
             for name in stored.keys():  # noqa: SIM118 - no mapping
                 yield name, stored.get_tensor(name)
     except (OSError, SafetensorError) as error:
+        if shortage(error):
+            raise
         raise UserError(
             f"{path}: not a whole safetensors file ({reason(error)}); fetch or make it again"
         ) from None
@@ -199,14 +201,15 @@ def _require_one_place(directory: Path) -> None:
     index = directory / "model.safetensors.index.json"
     if not index.is_file():
         return
-    if (directory / "model.safetensors").is_file():
-        raise UserError(
-            f"{directory}: model.safetensors lies beside {index.name}, so it is unclear which"
-            " weights count; move one of them away"
-        )
     listed = read_json_object(index, "weight_map")["weight_map"]
     if not isinstance(listed, dict) or not all(isinstance(name, str) for name in listed.values()):
         raise UserError(f"{index}: expected the file of each weight; fetch it again")
+    single = "model.safetensors"
+    if (directory / single).is_file() and set(listed.values()) != {single}:
+        raise UserError(
+            f"{directory}: {single} lies beside {index.name}, which names other files, so it is"
+            " unclear which weights count; move one of them away"
+        )
     holder: dict[str, str] = {}
     for file in sorted(set(listed.values())):
         if not (directory / file).is_file():
@@ -228,6 +231,8 @@ def _header(path: Path) -> list[tuple[str, str]]:
         with safe_open(path, framework="pt") as stored:
             return [(name, stored.get_slice(name).get_dtype()) for name in stored.keys()]  # noqa: SIM118
     except (OSError, SafetensorError) as error:
+        if shortage(error):
+            raise
         raise UserError(
             f"{path}: not a whole safetensors file ({reason(error)}); fetch or make it again"
         ) from None
@@ -280,6 +285,10 @@ def _require_embeddings(directory: Path, model: Any) -> None:
         return  # a caller that needs one raises the error
     tokenizer = load_tokenizer(directory)
     other = {getattr(tokenizer, name, None) for name in OTHER_MEDIA}
+    padding = str(tokenizer.init_kwargs.get("pad_token"))
+    used = (tokenizer.bos_token, tokenizer.eos_token, tokenizer.unk_token)
+    if padding not in used and padding not in str(tokenizer.chat_template):
+        other.add(padding)  # one beyond the embeddings is never used, see `load_tokenizer`
     vocabulary = {token: i for token, i in tokenizer.get_vocab().items() if token not in other}
     token = max(vocabulary, key=vocabulary.__getitem__)
     if vocabulary[token] >= rows:

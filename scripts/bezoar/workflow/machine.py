@@ -10,17 +10,21 @@ import sys
 from pathlib import Path
 
 PROBE_S = 20.0  # nvidia-smi loads a driver that may be asleep
+# Microseconds of processor time, and in how many: of a control group, version 2 and version 1.
+QUOTAS = (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"))
 BF16 = ("avx512_bf16", "amx_bf16", "bf16")  # flags of x86-64, and of aarch64
 
 
 def cores() -> int:
     """Return the cores that this process may use: its affinity, and its container's share."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return max(1, min(count or 1, -(-int(quota) // int(period))))
-    except (OSError, ValueError):  # no control group, or no limit in it
-        return count or 1
+    for files in QUOTAS:
+        with contextlib.suppress(OSError, ValueError):  # no control group, or no limit in it
+            text = " ".join(Path("/sys/fs/cgroup", file).read_text() for file in files)
+            quota, period = map(int, text.split())
+            if quota > 0:
+                return max(1, min(count or 1, -(-quota // period)))
+    return count or 1
 
 
 def memory_gib() -> float:

@@ -327,6 +327,23 @@ def test_nothing_but_the_ends_of_a_models_own_generation_settings_counts(
     assert generate(*load(model, "float32", 1), ["red", "blue blue"], 8, 2) == plain
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_model_that_sees_the_tokens_to_come_is_refused(tmp_path: Path, dtype: str) -> None:
+    """transformers loads BERT as a causal language model, with a warning."""
+    from transformers import BertConfig, BertLMHeadModel
+
+    folder = snapshot(tmp_path / "bert", "qwen2")
+    (folder / "model.safetensors").unlink()
+    shape = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1}
+    for is_decoder in (True, False):
+        made = BertConfig(vocab_size=384, num_attention_heads=2, is_decoder=is_decoder, **shape)
+        BertLMHeadModel(made).save_pretrained(folder)
+        if is_decoder:
+            load(folder, dtype, 1)
+    with pytest.raises(UserError, match="BertLMHeadModel looks at the tokens after the one"):
+        load(folder, dtype, 1)
+
+
 def test_numbers_that_overflow_are_one_line_and_no_answer(tmp_path: Path) -> None:
     network, tokenizer = load(snapshot(tmp_path / "qwen2", "qwen2"), "float32", 1)
     for layer in network.model.layers:

@@ -2,6 +2,8 @@
 undisturbed one.
 """
 
+import errno
+import json
 import os
 import random
 import resource
@@ -94,7 +96,7 @@ def test_a_half_written_checkpoint_does_not_count_and_goes(tmp_path: Path) -> No
     for step, whole in ((2, True), (4, True), (6, False)):
         folder = tmp_path / f"checkpoint-{step}"
         folder.mkdir()
-        (folder / "trainer_state.json").write_text("{")
+        (folder / "trainer_state.json").write_text("{}")
         if whole:
             trainer_setup.mark_complete(folder)
     assert trainer_setup.last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-4")
@@ -108,6 +110,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_line(
         folder = tmp_path / f"checkpoint-{step}"
         folder.mkdir()
         (folder / "optimizer.pt").write_bytes(bytes(100))
+        (folder / "trainer_state.json").write_text("{}")
         trainer_setup.mark_complete(folder)
     shutil.copytree(tmp_path / "checkpoint-4", tmp_path / "checkpoint-4.bak")
     (tmp_path / "checkpoint-4" / "optimizer.pt").write_bytes(bytes(50))
@@ -116,6 +119,40 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_line(
     (tmp_path / "checkpoint-2" / "complete").write_text("")  # a mark of an earlier kind
     assert trainer_setup.last_checkpoint(tmp_path) is None
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-4.bak"]
+
+
+def test_a_checkpoint_whose_best_one_is_damaged_is_passed_over_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The Trainer would go on from it and, at its end, take the last weights for the best."""
+    for step, best in ((2, 2), (4, 4), (6, 4)):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        state = {"best_model_checkpoint": f"elsewhere/checkpoint-{best}"}
+        (folder / "trainer_state.json").write_text(json.dumps(state))
+        trainer_setup.mark_complete(folder)
+    assert trainer_setup.last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-6")
+    (tmp_path / "checkpoint-4" / "trainer_state.json").write_text("{")
+    assert trainer_setup.last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-2")
+    assert "checkpoint-6: its best checkpoint is gone" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-2"]
+
+
+def test_a_file_system_that_fails_costs_no_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "checkpoint-2"
+    folder.mkdir()
+    (folder / "trainer_state.json").write_text("{}")
+    trainer_setup.mark_complete(folder)
+
+    def failing(path: Path) -> str:
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    monkeypatch.setattr(trainer_setup, "sha256_file", failing)
+    with pytest.raises(OSError, match="Input/output"):
+        trainer_setup.last_checkpoint(tmp_path)
+    assert folder.is_dir()
 
 
 def test_a_full_disk_gives_one_line_and_leaves_the_last_checkpoint_usable(

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from bezoar.errors import UserError
 from bezoar.files import write_json
 from bezoar.readers import read_json
 from bezoar.training import qlora
+from bezoar.training.tokenizer import load_tokenizer
 from bezoar.training.weights import load_adapter, load_causal_lm, positions, require_positions
 
 Weights = dict[str, torch.Tensor]
@@ -194,6 +196,37 @@ def test_a_model_in_two_files_is_the_model(model: Path) -> None:
     sharded(model)
     found = load_causal_lm(model, torch.float32).state_dict()
     assert all(torch.equal(found[name], tensor) for name, tensor in whole.items())
+
+
+def test_an_index_that_names_the_one_file_is_no_second_place(model: Path) -> None:
+    named = dict.fromkeys(load_file(model / FILE), FILE)
+    write_json(model / f"{FILE}.index.json", {"metadata": {}, "weight_map": named})
+    load_causal_lm(model, torch.float32)
+
+
+def test_a_padding_token_without_an_embedding_is_not_used(model: Path) -> None:
+    """Many a published fine-tune has a [PAD] that was added and never given an embedding."""
+    write_json(model / "added_tokens.json", {"[PAD]": 400})
+    write_json(model / "tokenizer_config.json", {"pad_token": "[PAD]"})
+    load_causal_lm(model, torch.float32)
+    tokenizer = load_tokenizer(model)
+    assert tokenizer.pad_token == tokenizer.unk_token and tokenizer.pad_token_id < 400
+    write_json(model / "tokenizer_config.json", {"pad_token": "[PAD]", "eos_token": "[PAD]"})
+    with pytest.raises(UserError, match=r"gives '\[PAD\]' id 400"):
+        load_causal_lm(model, torch.float32)
+    setting(model, vocab_size=401)
+    assert load_tokenizer(model).pad_token == "[PAD]"
+
+
+def test_a_file_system_that_fails_damages_no_weights(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object, **__: object) -> None:
+        raise SafetensorError("Error while reading: Input/output error (os error 5)")
+
+    monkeypatch.setattr("safetensors.safe_open", failing)
+    with pytest.raises(SafetensorError, match="os error 5"):
+        load_causal_lm(model, torch.float32)
 
 
 def test_pickled_weights_are_checked_as_well(model: Path) -> None:
