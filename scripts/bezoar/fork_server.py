@@ -231,7 +231,8 @@ def _become(request: dict[str, Any]) -> None:
     sys.argv, sys.path[:] = request["argv"], request["path"]
     for name in [name for name in sys.modules if name.split(".")[0] == "bezoar"]:
         del sys.modules[name]  # the program's own may be another copy
-    sys.modules["torch"].set_num_threads(int(os.environ.get(THREADS[0]) or len(os.sched_getaffinity(0))))
+    threads = int(os.environ.get(THREADS[0]) or len(os.sched_getaffinity(0)))
+    sys.modules["torch"].set_num_threads(threads)
     runpy.run_path(sys.argv[0], run_name="__main__")
 
 
