@@ -110,7 +110,7 @@ fuzz: development ## N (2,000) damaged inputs for each reader, program and provi
 evidence: development .venv-crate ## try to break every promise, beside Snakemake's own triggers; half an hour; for docs/evidence.md
 	$(RUN) python scripts/dev/measure_evidence.py --output docs/evidence.md
 
-bench: environment .venv-bench .venv-curator .venv-bench-training ## speed and memory beside named peers, for docs/benchmarks.md, on an idle machine; PART=data|client|evaluation|training|precision|report, BUSY=1 beside other work
+bench: environment .venv-bench .venv-curator .venv-bench-training ## speed and memory beside named peers, for docs/benchmarks.md, on an idle machine; PART=data|client|evaluation|training|precision|start|report, BUSY=1 beside other work
 	@$(RUN) python scripts/dev/bench.py $(if $(BUSY),--busy) $(PART)
 
 .venv-bench .venv-curator .venv-crate .venv-llama-cpp: .venv-%: envs/%.lock | environment

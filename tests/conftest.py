@@ -6,7 +6,7 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
@@ -47,13 +47,6 @@ def _environment_restored() -> Iterator[None]:
     os.environ.update(before)
 
 
-@pytest.fixture(autouse=True, scope="session")
-def programs_start_with_their_libraries_imported() -> Iterator[None]:
-    """Where a test changes nothing that libraries read, as in a run."""
-    with fork_server.running():
-        yield
-
-
 @pytest.fixture(autouse=True, scope="module")
 def the_environment_outlives_a_file() -> Iterator[None]:
     """Undo what a file's own fixtures set: the harness's tasks forbid the hub."""
@@ -66,6 +59,15 @@ def the_environment_outlives_a_test() -> Iterator[None]:
     """Undo what a program sets for its own process."""
     with _environment_restored():
         yield
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have the programs that tests start forked, as in a run, where a test changes nothing that
+    their libraries read while they are imported. All workers share the server.
+    """
+    until_the_end = ExitStack()
+    until_the_end.enter_context(fork_server.running())
+    config.add_cleanup(until_the_end.close)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

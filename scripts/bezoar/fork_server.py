@@ -46,6 +46,10 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 LATE = {
     *(*THREADS, *OFFLINE, "PATH", "PYTHONPATH", "NO_PROXY", "no_proxy"),
     *("TMPDIR", "TMP", "TEMP", "TEMPDIR", "PWD", "OLDPWD", "SHLVL", "_"),
+    *("COLUMNS", "LINES"),
+    # What the libraries themselves set while they are imported.
+    *("KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK", "HF_XET_HIGH_PERFORMANCE"),
+    "TORCHINDUCTOR_CACHE_DIR",
 }
 STREAMS = ("stdin", "stdout", "stderr")
 LONGEST = 100  # bytes of a socket's path

@@ -3,7 +3,7 @@
 Usage: bench.py [PART ...] [--busy] [--arguments "--repeats 5"] [--page docs/benchmarks.md] \\
            [--history docs/benchmarks.jsonl]
 
-Each part (data, client, evaluation, training, precision, report) is a program of its own and
+Each part (data, client, evaluation, training, precision, start, report) is a program of its own and
 replaces its section of the page. Before it starts, this says how long its last runs took; while the
 machine is busy it is refused, unless `--busy` is given, and then the result says so. A line of the
 history holds the date, the commit, the processor with its flags, and the section as it was written;
@@ -34,6 +34,7 @@ PARTS = {
     "evaluation": "Evaluation",
     "training": "Training",
     "precision": "Precision",
+    "start": "Start",
     "report": "Page of rows",
 }
 # The numbers to watch: part, what a row of its tables begins with, the column (from 0), and what
@@ -49,6 +50,8 @@ WATCHED = (
     ("training", "| ours, first run |", 4, "DPO with its reference, likewise"),
     ("training", "| ours, second run |", 4, "DPO, reference stored, likewise"),
     ("precision", "| as it is | training step", 4, "training step, bfloat16 / float32"),
+    ("start", "| a program that imports TRL |", 3, "start of a stage, by itself / forked"),
+    ("start", "| the smallest rehearsal |", 2, "the smallest rehearsal, s"),
     ("report", "| 10,000 rows |", 2, "page of 10,000 rows, first paint, ms"),
 )
 BUSY = 0.3  # load average of the last minute, a core, that other work may make
