@@ -43,12 +43,7 @@ def by_key(paths: list[Path], required: bool = False) -> Rows:
     """Return the judgments of one judge by what they judge; raise `UserError` if there are several
     judges, or, where judgments are `required`, if a file holds none.
     """
-    rows: list[dict[str, Any]] = []
-    for path in paths:
-        found = checked(read_jsonl(path), path)
-        if required and not found:
-            raise UserError(f"{path}: no judgments; judge the model's answers again")
-        rows += found
+    rows = [row for path in paths for row in checked(read_jsonl(path), path, required)]
     judges = sorted({row["judge"][0] for row in rows})
     if len(judges) > 1:
         raise UserError(

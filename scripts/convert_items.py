@@ -27,7 +27,7 @@ from bezoar import program
 from bezoar.errors import UserError
 from bezoar.files import sha256_file, whole_directory, write_json, write_jsonl
 from bezoar.provenance.receipt import Receipt, stage_parser
-from bezoar.readers import iter_lines, iter_rows, read_lines, shown
+from bezoar.readers import iter_rows, numbered_lines, shown
 
 Row = dict[str, Any]
 ENDINGS = 4
@@ -53,18 +53,17 @@ class Form(NamedTuple):
 
 def hellaswag(path: Path) -> Iterator[Row]:
     """Yield HellaSwag's items with the columns that the task uses; blank lines are skipped."""
-    lines = read_lines(path)
-    numbers = [number for number, raw in iter_lines(path) if raw.decode().strip()]
+    lines = numbered_lines(path)
     size = ENDINGS + 2
     if len(lines) % size:
         raise UserError(f"{path}: expected {size} lines an item, found {len(lines)} lines")
     for start in range(0, len(lines), size):
-        head, label, *endings = lines[start : start + size]
+        head, label, *endings = (line for _, line in lines[start : start + size])
         activity, found, context = head.partition(": ")
         if not found or label not in map(str, range(ENDINGS)):
             raise UserError(
-                f"{path}:{numbers[start]}: expected `activity: context`, and below it the number of"
-                f" the right ending, 0 to {ENDINGS - 1}; fetch the file again"
+                f"{path}:{lines[start][0]}: expected `activity: context`, and below it the number"
+                f" of the right ending, 0 to {ENDINGS - 1}; fetch the file again"
             )
         parts = None if "[" in context else CONTINUED.fullmatch(context)
         a, b = (parts["a"], parts["b"]) if parts else (context, "")

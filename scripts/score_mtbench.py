@@ -165,10 +165,7 @@ def main(argv: list[str] | None = None) -> None:
         judges: dict[str, Rows] = {}
         came_from: dict[tuple[str, str], Path] = {}
         for path in args.judgments:
-            rows = checked(read_jsonl(path), path)
-            if not rows:
-                raise UserError(f"{path}: no judgments; judge the model's answers again")
-            for row in rows:
+            for row in checked(read_jsonl(path), path, required=True):
                 judge = row["judge"][0]
                 if came_from.setdefault((judge, row["model"]), path) != path:
                     raise UserError(

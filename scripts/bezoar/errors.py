@@ -13,11 +13,19 @@ DISK_WORDS = (  # of the writers of torch and safetensors, which wrap the system
     "PytorchStreamWriter failed",
     "unexpected pos",
 )
-# What the machine, its file systems and its limits do, whoever asks.
-MACHINE = (
-    *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EBUSY, errno.EHOSTDOWN),
-    *(errno.EMFILE, errno.ENFILE, errno.EAGAIN),
-)
+# What the machine, its file systems and its limits do, whoever asks: -> what to do about it.
+MACHINE = {
+    **dict.fromkeys(
+        (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EBUSY, errno.EHOSTDOWN),
+        "its disk or network file system fails; run it again, and ask who runs the machine if that"
+        " stays",
+    ),
+    **dict.fromkeys(
+        (errno.EMFILE, errno.ENFILE), "too many files are open at once; raise `ulimit -n`"
+    ),
+    errno.EAGAIN: "no more processes are allowed; end some, or raise `ulimit -u` or the container's"
+    " limit (--pids-limit)",
+}
 THREADS = "can't start new thread"
 QUOTED = re.compile(r"\bos error (\d+)\b")  # by safetensors and tokenizers
 MEMORY_WORDS = ("can't allocate memory", "Cannot allocate memory")

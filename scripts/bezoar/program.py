@@ -9,8 +9,7 @@ from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from io import TextIOWrapper
 
-from bezoar import fork_server
-from bezoar.errors import UserError, number, shortage
+from bezoar.errors import MACHINE, UserError, number, shortage
 from bezoar.files import NO_LOCKS, UNLOCKABLE
 from bezoar.progress import signs_of_life
 
@@ -18,20 +17,7 @@ DENIED = (
     *(errno.EACCES, errno.EPERM, errno.EROFS),
     *(errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP),
 )
-# What a machine, its file system or a limit of it does, whoever asks: -> what to do about it.
-ELSEWHERE = {
-    **dict.fromkeys(UNLOCKABLE, NO_LOCKS),
-    **dict.fromkeys(
-        (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EBUSY, errno.EHOSTDOWN),
-        "its disk or network file system fails; run it again, and ask who runs the machine if that"
-        " stays",
-    ),
-    **dict.fromkeys(
-        (errno.EMFILE, errno.ENFILE), "too many files are open at once; raise `ulimit -n`"
-    ),
-    errno.EAGAIN: "no more processes are allowed; end some, or raise `ulimit -u` or the container's"
-    " limit (--pids-limit)",
-}
+ELSEWHERE = {**dict.fromkeys(UNLOCKABLE, NO_LOCKS), **MACHINE}  # -> what to do about it
 INTERRUPTED, BROKEN_PIPE = 130, 141  # 128 and the number of the signal, as shells count
 BUG = (
     "error: this is a bug of the project, not of your input: report it where you found the project,"
@@ -66,7 +52,7 @@ def run(main: Callable[[], None], quiet: bool = False, forked: bool = False) -> 
                 "unchanged: same command, inputs, code and environment, and the outputs are as"
                 f" they were left ({AGAIN}=1 runs it anyway)"
             )
-        elif forked and (status := fork_server.served()) is not None:
+        elif forked and (status := _served()) is not None:
             _end_alike(status)
         else:
             what = purpose(sys.modules[main.__module__].__doc__ or main.__module__)
@@ -91,25 +77,22 @@ def run(main: Callable[[], None], quiet: bool = False, forked: bool = False) -> 
 
 def _advice(error: Exception) -> str:
     """Return the line for what the machine lacks or denies, or an empty text."""
-    lacking = shortage(error)
+    lacking, code = shortage(error), number(error)
     if lacking == "memory":
         return "out of memory; end other programs or use a machine with more, and run it again"
-    if lacking == "machine":
-        place = f"{name}: " if (name := getattr(error, "filename", None)) else ""
-        return f"{place}{os.strerror(number(error))}; {ELSEWHERE[number(error)]}"
-    if not isinstance(error, OSError) or not error.errno:
-        return "the disk is full; free some space and run it again" if lacking else ""
-    place = f"{error.filename}: " if error.filename else ""
-    if lacking:
-        return f"{place}{os.strerror(error.errno)}; free some space and run it again"
-    if error.errno in DENIED and error.filename:
-        return f"{place}{os.strerror(error.errno)}; change its permissions or name another"
+    name = getattr(error, "filename", None)
+    what = f"{name}: {os.strerror(code)}" if name else os.strerror(code)
+    of_system = isinstance(error, OSError) and bool(error.errno)
+    if lacking == "disk":
+        return f"{what if of_system else 'the disk is full'}; free some space and run it again"
+    if advice := ELSEWHERE.get(code):
+        return f"{what}; {advice}"
+    if of_system and name and code in DENIED:
+        return f"{what}; change its permissions or name another"
     if isinstance(error, FileNotFoundError) and "temporary directory" in str(error):
         return "no place for temporary files can be written; free some space or name one in TMPDIR"
-    if isinstance(error, FileNotFoundError) and error.filename:
-        return f"{place}{os.strerror(error.errno)}; bring it or name another"
-    if advice := ELSEWHERE.get(error.errno):
-        return f"{place}{os.strerror(error.errno)}; {advice}"
+    if isinstance(error, FileNotFoundError) and name and of_system:
+        return f"{what}; bring it or name another"
     return ""
 
 
@@ -123,6 +106,15 @@ def _end(message: str, status: int) -> None:
     except OSError:  # it is what could not be written
         _give_up_stdout()
     raise SystemExit(status) from None
+
+
+def _served() -> int | None:
+    """The status of the forked process that this program ran in, or None; imported here, because
+    most programs are not forked.
+    """
+    from bezoar import fork_server
+
+    return fork_server.served()
 
 
 def _end_alike(status: int) -> None:

@@ -277,10 +277,19 @@ def iter_lines(path: Path) -> Iterator[tuple[int, bytes]]:
             yield number, line.removesuffix(b"\n").removesuffix(b"\r")
 
 
+def _filled_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    return ((number, raw) for number, raw in iter_lines(path) if raw.strip())
+
+
+def numbered_lines(path: Path) -> list[tuple[int, str]]:
+    """Return (line number, text, stripped) of the lines of a text that are not blank."""
+    lines = ((number, _text(raw, f"{path}:{number}").strip()) for number, raw in iter_lines(path))
+    return [(number, line) for number, line in lines if line]
+
+
 def read_lines(path: Path) -> list[str]:
     """Return the lines of a text that are not blank, stripped."""
-    lines = (_text(raw, f"{path}:{number}").strip() for number, raw in iter_lines(path))
-    return [line for line in lines if line]
+    return [line for _, line in numbered_lines(path)]
 
 
 # --- JSON ------------------------------------------------------------------------------------
@@ -424,18 +433,15 @@ def read_json_object(path: Path, *names: str) -> dict[str, Any]:
 
 def iter_json_lines(path: Path) -> Iterator[tuple[int, Any]]:
     """Yield (line number, value) of a file with one JSON value a line; blank lines are skipped."""
-    for number, raw in iter_lines(path):
-        if raw.strip():
-            yield number, parse_json(raw, f"{path}:{number}", "one JSON object a line")
+    for number, raw in _filled_lines(path):
+        yield number, parse_json(raw, f"{path}:{number}", "one JSON object a line")
 
 
 def iter_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (line number, row) of a file with one JSON object a line; each is Unicode and can be
     written. Blank lines are skipped.
     """
-    for number, raw in iter_lines(path):
-        if not raw.strip():
-            continue
+    for number, raw in _filled_lines(path):
         where = f"{path}:{number}"
         row = parse_json(raw, where, "one JSON object a line")
         if not isinstance(row, dict):

@@ -1,6 +1,7 @@
 """What the benchmarks share: a section of docs/benchmarks.md, the processor, a process's memory."""
 
 import platform
+import statistics
 from pathlib import Path
 
 FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "bf16")
@@ -38,6 +39,14 @@ def flags() -> str:
     """Return which of the units that matter here the processor has."""
     found = set(_cpuinfo().split())
     return ", ".join(flag for flag in FLAGS if flag in found) or "unknown"
+
+
+def spread(values: list[float], digits: int = 3) -> str:
+    """Write a median with its range; of a single value, that it is one."""
+    median, least, most = (
+        f"{found:.{digits}f}" for found in (statistics.median(values), min(values), max(values))
+    )
+    return f"{median} ({least} – {most})" if len(values) > 1 else f"{median} (one)"
 
 
 def peak_mib() -> float:

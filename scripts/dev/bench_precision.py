@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench_page import flags, processor, replace_section
+from bench_page import flags, processor, replace_section, spread
 from bezoar import precision, program
 from bezoar.errors import UserError
 from bezoar.workflow.configuration import resolved
@@ -77,14 +77,6 @@ def one(dtype: str, environment: dict[str, str], steps: int) -> dict[str, float]
     if done.returncode:
         raise UserError(f"{dtype}: failed: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
     return dict(json.loads(done.stdout.splitlines()[-1]))
-
-
-def spread(values: list[float], digits: int = 3) -> str:
-    """Write a median with its range."""
-    return (
-        f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} –"
-        f" {max(values):.{digits}f})"
-    )
 
 
 def section(found: list[dict[str, Any]], steps: int, repeats: int) -> str:

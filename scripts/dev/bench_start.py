@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench_page import flags, processor, replace_section
+from bench_page import flags, processor, replace_section, spread
 from bezoar import fork_server, program, surroundings
 from bezoar.errors import UserError
 
@@ -79,13 +79,6 @@ def whole_run(environment: Mapping[str, str]) -> float:
         return seconds(command, Path(place), {"PYTHONPATH": f"{place}/scripts", **environment})
 
 
-def spread(values: list[float]) -> str:
-    """Write a median with its range."""
-    if len(values) == 1:
-        return f"{values[0]:.1f} (one)"
-    return f"{statistics.median(values):.1f} ({min(values):.1f} – {max(values):.1f})"
-
-
 def section(found: Mapping[str, list[float]], repeats: int, runs: int) -> str:
     """Return the Markdown of the section."""
     lines = [
@@ -104,7 +97,7 @@ def section(found: Mapping[str, list[float]], repeats: int, runs: int) -> str:
     for name, (alone, forked) in rows.items():
         if found.get(alone) and found.get(forked):
             ratio = statistics.median(found[alone]) / statistics.median(found[forked])
-            cells = [name, spread(found[alone]), spread(found[forked]), f"{ratio:.2f}"]
+            cells = [name, spread(found[alone], 1), spread(found[forked], 1), f"{ratio:.2f}"]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

@@ -169,10 +169,12 @@ def judge_messages(
     ]
 
 
-def checked(rows: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
-    """Return the judgments of a file; raise `UserError` where a score is not what the text says, or
-    a judgment appears twice.
+def checked(rows: list[dict[str, Any]], path: Path, required: bool = False) -> list[dict[str, Any]]:
+    """Return the judgments of a file; raise `UserError` where a score is not what the text says, a
+    judgment appears twice or, where some are `required`, there are none.
     """
+    if required and not rows:
+        raise UserError(f"{path}: no judgments; judge the model's answers again")
     seen: set[tuple[Any, ...]] = set()
     for where, row in numbered(path, rows):
         for name, kind in JUDGMENT.items():

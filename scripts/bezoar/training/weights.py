@@ -3,6 +3,7 @@ a partly random model never computes anything.
 """
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -144,12 +145,21 @@ def require_positions(name: str, model: Any, lengths: Iterable[int]) -> None:
 
 def tensors(path: Path) -> Iterator[tuple[str, Any]]:
     """Yield (name, tensor) of a safetensors file; raise `UserError` if it is broken."""
+    with _opened(path) as stored:
+        for name in stored.keys():  # noqa: SIM118 - no mapping
+            yield name, stored.get_tensor(name)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Open a safetensors file; a fault of its content, on opening or reading it, is a
+    `UserError`.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as stored:
-            for name in stored.keys():  # noqa: SIM118 - no mapping
-                yield name, stored.get_tensor(name)
+            yield stored
     except (OSError, SafetensorError) as error:
         if shortage(error):
             raise
@@ -225,17 +235,8 @@ def _require_one_place(directory: Path) -> None:
 
 def _header(path: Path) -> list[tuple[str, str]]:
     """(name, safetensors' name of its type) of every tensor in a file."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as stored:
-            return [(name, stored.get_slice(name).get_dtype()) for name in stored.keys()]  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        if shortage(error):
-            raise
-        raise UserError(
-            f"{path}: not a whole safetensors file ({reason(error)}); fetch or make it again"
-        ) from None
+    with _opened(path) as stored:
+        return [(name, stored.get_slice(name).get_dtype()) for name in stored.keys()]  # noqa: SIM118
 
 
 def _require_finite(where: Path, named: Iterable[tuple[str, Any]], dtype: Any) -> None:
