@@ -231,7 +231,8 @@ def usable(checkpoint: Path, begun_with: dict[str, Any]) -> dict[str, Any] | Non
 def build(recipe: Recipe, pad_token_id: int) -> Any:
     """Return a Llama of the recipe's shape, initialised from the seed.
 
-    One that is not to be trained is in 16 bits, and takes no more memory than its file.
+    One that is not to be trained is in 16 bits, takes no more memory than its file, and is drawn
+    on the GPU if there is one, which has other random numbers.
     """
     import torch
     from transformers import AutoModelForCausalLM, LlamaConfig
@@ -252,23 +253,23 @@ def build(recipe: Recipe, pad_token_id: int) -> Any:
             f"pretrain: embedding_rows is {rows}, expected at least vocabulary_size"
             f" ({recipe['vocabulary_size']}), or null"
         )
-    torch.manual_seed(recipe["seed"])
-    return AutoModelForCausalLM.from_config(
-        LlamaConfig(
-            vocab_size=rows,
-            hidden_size=recipe["hidden_size"],
-            intermediate_size=recipe["mlp_size"],
-            num_hidden_layers=recipe["layers"],
-            num_attention_heads=recipe["heads"],
-            max_position_embeddings=recipe["context"],
-            tie_word_embeddings=recipe["tie_word_embeddings"],
-            bos_token_id=1,
-            eos_token_id=2,
-            pad_token_id=pad_token_id,
-        ),
-        attn_implementation="sdpa",
-        dtype=torch.float32 if recipe["steps"] else torch.bfloat16,
+    shape = LlamaConfig(
+        vocab_size=rows,
+        hidden_size=recipe["hidden_size"],
+        intermediate_size=recipe["mlp_size"],
+        num_hidden_layers=recipe["layers"],
+        num_attention_heads=recipe["heads"],
+        max_position_embeddings=recipe["context"],
+        tie_word_embeddings=recipe["tie_word_embeddings"],
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=pad_token_id,
     )
+    dtype = torch.float32 if recipe["steps"] else torch.bfloat16
+    drawn = not recipe["steps"] and torch.cuda.is_available()
+    torch.manual_seed(recipe["seed"])
+    with torch.device("cuda" if drawn else "cpu"):
+        return AutoModelForCausalLM.from_config(shape, attn_implementation="sdpa", dtype=dtype)
 
 
 def main(argv: list[str] | None = None) -> None:

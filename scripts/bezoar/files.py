@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,10 +57,28 @@ def sha256_text(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+_DIGESTS: dict[tuple[int, ...], str] = {}  # of this process: device, inode, size, times -> sha256
+# A younger file may change again within one tick of the file system's clock, so its hash is not
+# kept.
+SETTLED_S = 0.1
+
+
 def sha256_file(path: Path) -> str:
-    """Return the hex sha256 of a file's bytes, read in blocks."""
+    """Return the hex sha256 of a file's bytes, read in blocks.
+
+    A stage asks several times for a model of gigabytes. What this process has hashed is not read
+    again while the file's size, times and inode are the same: the change time cannot be set back.
+    """
     with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        facts = os.fstat(stream.fileno())
+        times = (facts.st_mtime_ns, facts.st_ctime_ns)
+        key = (facts.st_dev, facts.st_ino, facts.st_size, *times)
+        if key in _DIGESTS:
+            return _DIGESTS[key]
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    if time.time() - facts.st_ctime > SETTLED_S:
+        _DIGESTS[key] = digest
+    return digest
 
 
 def _sync_directory(path: Path) -> None:

@@ -5,12 +5,11 @@ Usage: bench_training_gpu.py [--sequences 512 2048] [--micro 8] [--batch 32] [--
 989] [--raw numbers.json] [--shape tiny]
 
 Rows fill the sequence, so there is hardly any padding to save: this is the speed of the arithmetic.
-Each run is a process of its own, on one GPU.
+Each run is a process of its own, on one GPU; its first step, which loads kernels, does not count.
 --peak is the dense bf16 peak in TFLOPS, for cards whose name is not known here. The arithmetic of a
-  token is LoRA's: forward, and backward to the
-activations, through every matrix, and causal attention; recomputation and a reference pass are not
-part of it. A run that fails (memory) is a line that says so. --shape tiny tries the program on any
-machine.
+token is LoRA's: forward, and backward to the activations, through every matrix, and causal
+attention; recomputation and a reference pass are not part of it. A run that fails (memory) is a
+line that says so. --raw is written after every run. --shape tiny tries the program on any machine.
 """
 
 import argparse
@@ -85,15 +84,12 @@ def peak_of(name: str) -> float:
 
 def build(shape: dict[str, int], directory: Path, texts: list[str]) -> None:
     """Write a model of `shape` with random weights, in bfloat16, and a tokenizer."""
-    import torch
-
     import pretrain_base
 
     directory.mkdir()
     (directory / "tokenizer.model").write_bytes(pretrain_base.train_tokenizer(texts, 1536))
     drawn = {"embedding_rows": None, "tie_word_embeddings": True, "steps": 0, "seed": 0}
-    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-        model = pretrain_base.build({**shape, **drawn, "context": 2048}, pad_token_id=3)
+    model = pretrain_base.build({**shape, **drawn, "context": 2048}, pad_token_id=3)
     model.save_pretrained(directory)
 
 
@@ -157,7 +153,8 @@ def line(found: dict[str, Any], operations: float, peak: float) -> str:
     start = f"| {found['method']} | {found['sequence']} | {found['name']} |"
     if "error" in found:
         return f"{start} failed: {found['error'].strip().splitlines()[-1][:100]} | | |"
-    rate = found["tokens"] / (found["seconds"] + found["reference_s"])
+    seconds = found["seconds"] - found["first_s"] + found["reference_s"]
+    rate = (found["tokens"] - found["first_tokens"]) / seconds
     share = f"{100 * rate * operations / peak / 1e12:.1f} %" if peak else "–"
     return f"{start} {rate:,.0f} | {share} | {found['peak_mib']:,.0f} |"
 
@@ -186,6 +183,13 @@ def main(argv: list[str] | None = None) -> None:
 
     card = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     peak, shape, found = args.peak or peak_of(card), SHAPES[args.shape], []
+    facts = {
+        "card": card,
+        "torch": torch.__version__,
+        "shape": shape,
+        "peak_tflops": peak,
+        "flop_per_token": {str(length): arithmetic(shape, length) for length in args.sequences},
+    }
     if args.shape != "tiny" and not torch.cuda.is_available():
         raise UserError("no GPU: this shape needs one; --shape tiny tries the program without")
     with tempfile.TemporaryDirectory() as name:
@@ -225,20 +229,8 @@ def main(argv: list[str] | None = None) -> None:
                 for contender, way in ways.items():
                     found.append(one(folder, method, contender, way, length, args))
                     print(line(found[-1], arithmetic(shape, length), peak), flush=True)
-    if args.raw:
-        write_json(
-            args.raw,
-            {
-                "card": card,
-                "torch": torch.__version__,
-                "shape": shape,
-                "peak_tflops": peak,
-                "flop_per_token": {
-                    str(length): arithmetic(shape, length) for length in args.sequences
-                },
-                "runs": found,
-            },
-        )
+                    if args.raw:
+                        write_json(args.raw, facts | {"runs": found})
 
 
 if __name__ == "__main__":

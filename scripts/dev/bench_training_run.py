@@ -31,6 +31,8 @@ STEP = {
     "supervised": 0,
     "places": 0,
     "steps": 0,
+    "first_s": 0.0,  # until the first step's end, and its tokens: kernels are loaded in it
+    "first_tokens": 0,
 }
 
 
@@ -82,6 +84,8 @@ def watch_trainers() -> None:
                 state.global_step,
                 peak(),
             )
+            if state.global_step == 1:
+                STEP["first_s"], STEP["first_tokens"] = STEP["seconds"], STEP["tokens"]
             if state.global_step >= state.max_steps:
                 STEP["cpu_s"] += time.process_time()
 

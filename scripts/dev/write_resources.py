@@ -27,10 +27,13 @@ Memory is the host's, with what Snakemake itself takes in a job. The rehearsal's
 larger model adds, GPU memory and time are estimates. Of the paper's shape three steps of
 `make dress-rehearsal` have been measured, on two cores of a CPU with AVX2 alone, beside other work:
 making the base (95 s, 7.3 GB at its peak), two steps of SFT on rows of its first scheme (443 s,
-10.7 GB), and a merge with two probes (262 s, 10.7 GB). Nothing has been measured on a GPU.
+10.7 GB), and a merge with two probes (262 s, 10.7 GB). On a GPU the stages up to HH-RLHF SFT have
+been, and the bytes of a token in SFT ([benchmarks.md](benchmarks.md), "The dress rehearsal on a
+GPU"); not DPO.
 
 Time is an upper bound: rows as long as `max_length`, on a GPU that sustains {gpu}
-TFLOP/s, a quarter of an RTX 4090's peak, or a CPU of {cpu} GFLOP/s a thread. The limit is what a
+TFLOP/s, a quarter of an RTX 4090's peak, or a CPU of {cpu} GFLOP/s a thread. Counted in the same
+way, SFT with `config/paper.yaml`'s settings sustained 83 TFLOP/s on an H200. The limit is what a
 scheduler is asked for first; a job that is killed for memory or time asks for twice as much, then
 three times.
 """

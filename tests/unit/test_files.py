@@ -1,8 +1,10 @@
 """Promises of bezoar.files, bezoar.errors and bezoar.provenance.receipt."""
 
+import hashlib
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,37 @@ def test_an_interrupted_write_leaves_the_old_file_and_no_litter(tmp_path: Path) 
         files.write_jsonl(target, rows())
     assert target.read_text() == "old\n"
     assert os.listdir(tmp_path) == ["rows.jsonl"]
+
+
+def test_a_process_hashes_a_file_once_until_it_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, read = tmp_path / "weights", []
+    digest = hashlib.file_digest
+
+    def counted(stream, name):
+        read.append(stream.name)
+        return digest(stream, name)
+
+    monkeypatch.setattr(hashlib, "file_digest", counted)
+    monkeypatch.setattr(files, "SETTLED_S", -1.0)
+    path.write_bytes(b"one")
+    facts = path.stat()
+    first = files.sha256_file(path)
+    assert files.sha256_file(path) == first == hashlib.sha256(b"one").hexdigest()
+    assert len(read) == 1
+    time.sleep(0.02)  # beyond a tick of the file system's clock
+    path.write_bytes(b"two")
+    os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    assert files.sha256_file(path) == hashlib.sha256(b"two").hexdigest()
+    assert len(read) == 2
+
+
+def test_the_hash_of_a_file_that_has_just_changed_is_not_kept(tmp_path: Path) -> None:
+    path = tmp_path / "rows"
+    for content in (b"1", b"2", b"3"):  # within one tick
+        path.write_bytes(content)
+        assert files.sha256_file(path) == hashlib.sha256(content).hexdigest()
 
 
 def test_a_written_file_has_the_mode_of_a_plain_open(tmp_path: Path) -> None:

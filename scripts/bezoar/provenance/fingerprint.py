@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from bezoar.files import same_json, whole_file
+from bezoar.files import SETTLED_S, same_json, whole_file
 
 LOCKS = Path(__file__).parents[3] / "envs"
 AGAIN = "BEZOAR_AGAIN"  # set: a program runs even if nothing has changed
@@ -31,9 +31,6 @@ VARIABLES = [
 ]
 RUNTIME = ["--concurrency"]  # options about how a stage runs, not about what it computes
 BLOCKS = 5000  # row digests per file: for each row, or in a longer file for blocks of rows
-# a younger file may change again within one tick of the file system's clock, so its hash is not
-# kept
-SETTLED_S = 0.1
 
 
 class Hashes:

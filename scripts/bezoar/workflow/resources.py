@@ -26,7 +26,7 @@ from typing import Any
 from bezoar.errors import UserError
 from bezoar.progress import clock
 from bezoar.surroundings import own
-from bezoar.workflow import served
+from bezoar.workflow import machine, served
 from bezoar.workflow.layout import Layout
 
 # Peak memory in MB of the largest job of each rule, from benchmarks/rehearsal/*.tsv (max_rss) of a
@@ -71,9 +71,10 @@ HOST_BYTES = {
     "dpo_reference": 2,
     "dpo": 2,
     "merge": 6,  # the merged model in 16 bits and its copy that is written, and the base
-    "lm_eval": 2,
+    "lm_eval": 2,  # and as much as the precision takes in which it is evaluated
     "mtbench_answers": 2,
 }
+DTYPE_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
 # The same where a CPU computes, in float32. A training's is the 16-bit checkpoint on its way into
 # 4 bits: of a base of the paper's shape (`make dress-rehearsal`) SFT and the merge took 10.7 GB
 # each, 3.1 bytes a parameter.
@@ -96,8 +97,11 @@ DISK_BYTES_S = 1e8  # [ours] a network file system
 # A job's limit: its estimate is uncertain, and a queue of minutes is as good as one of seconds.
 LEAST_MINUTES, SLACK = 30, 2
 PAPER_PARAMETERS = 3_426_473_600  # of OpenLLaMA-3B-v2: what the figures a token below are of
-TOKEN_BYTES = 750_000  # [ours] of a GPU, a token of a micro-batch: logits, checkpoints, one layer
-TOKEN_BYTES_WHOLE = 8_000_000  # [ours] the same without gradient checkpointing
+# Bytes of a GPU that a token of a micro-batch takes: logits, checkpoints, one layer; and the same
+# without gradient checkpointing. Measured with 4 x 512 tokens on an H200: 0.38 and 3.6 million
+# (docs/benchmarks.md, "Training on a GPU"). A CPU computes in float32.
+TOKEN_BYTES, TOKEN_BYTES_WHOLE = 450_000, 4_000_000
+CPU_TOKEN_BYTES, CPU_TOKEN_BYTES_WHOLE = 750_000, 8_000_000  # [ours]; the trial stays below
 CACHE_BYTES = 2 * 2 * 26 * 3200  # of keys and values, a token: 16 bits, 26 layers of 3,200
 LOGIT_BYTES = 32_000 * (2 + 4 + 4)  # of logits, a token: in 16 bits, in float32, and their softmax
 # The same on a CPU: logits, a copy, their softmax and gradient in float32. [ours] the trial's
@@ -153,13 +157,22 @@ def parameters(layout: Layout) -> int:
     return sum(path.stat().st_size for path in weights) // 2 or PAPER_PARAMETERS
 
 
+def gpus(scale: str) -> int:
+    """Return how many GPUs a job that computes asks for: the paper's scale needs one, the dress
+    rehearsal takes one where it is, and two of its jobs at once might not fit.
+    """
+    if own("CPU"):
+        return 0
+    return int(scale == "paper" or (scale == "dress-rehearsal" and bool(machine.gpus())))
+
+
 class Needs:
     """The needs of every rule of a configuration that is not light: `by_rule`."""
 
     def __init__(self, layout: Layout) -> None:
         self.layout, self.config = layout, layout.config
         self.size = parameters(layout)
-        self.gpus = 0 if self.config["scale"] != "paper" or own("CPU") else 1
+        self.gpus = gpus(self.config["scale"])
         self.processes = int(self.config["launch"]["processes"])
         self.by_rule = self.of_all()
         self.limits = limits_of_environment()
@@ -275,8 +288,12 @@ class Needs:
         seconds = work / self.speed(gpus, recipe["threads"] * self.processes)
         micro = recipe["micro_batch_size"] * sequences * recipe["max_length"]
         whole = not recipe["gradient_checkpointing"]
-        gpu_bytes = self.quantised(recipe) + micro * self.token_bytes(whole)
-        held = 0.0 if gpus or self.config["pretrain"] else self.token_bytes(whole) + CPU_LOGIT_BYTES
+        token = TOKEN_BYTES_WHOLE if whole else TOKEN_BYTES
+        gpu_bytes = self.quantised(recipe) + micro * self.activations() * token
+        held = 0.0
+        if not gpus and not self.config["pretrain"]:
+            token = CPU_TOKEN_BYTES_WHOLE if whole else CPU_TOKEN_BYTES
+            held = self.activations() * token + CPU_LOGIT_BYTES
         here_mb = MARGIN * micro * held / 1e6  # the rehearsal's own is in what was measured
         here_mb += self.cached_mb(recipe)
         need = self.host(section, seconds, gpus, gpu_bytes, rows, here_mb)
@@ -294,10 +311,6 @@ class Needs:
         a weight (Dettmers et al., arXiv 2305.14314, section 3), embeddings 16.
         """
         return float(self.size * (0.6 + 2 * recipe["cache_dequantized"]))
-
-    def token_bytes(self, whole: bool) -> float:
-        """Return the bytes of a GPU that a token of a micro-batch takes, by the model's size."""
-        return self.activations() * (TOKEN_BYTES_WHOLE if whole else TOKEN_BYTES)
 
     def activations(self) -> float:
         """Return what a token's activations take, of what they take in the paper's model: depth
@@ -338,8 +351,8 @@ class Needs:
             tokens = len(recipe["tasks"]) * (recipe["limit"] or 650) * 4 * 128
         seconds = 2 * self.size * tokens / self.speed(self.gpus, recipe["threads"])
         batch = recipe["batch_size"] * recipe["max_length"]
-        gpu_bytes = 2 * self.size + batch * LOGIT_BYTES
-        return self.host("lm_eval", seconds + self.moved(), self.gpus, gpu_bytes)
+        gpu_bytes = self.evaluated(recipe) + batch * LOGIT_BYTES
+        return self.evaluating("lm_eval", recipe, seconds + self.moved(), gpu_bytes)
 
     def answers(self) -> Need:
         """Return what answering MT-Bench's questions needs: two turns each."""
@@ -349,14 +362,32 @@ class Needs:
         batches = 2 * math.ceil(questions / recipe["batch_size"])
         step = GPU_TOKEN_S if self.gpus else CPU_TOKEN_S * max(1.0, self.size / 2e7)
         tokens = recipe["batch_size"] * 2 * recipe["max_new_tokens"]  # the second turn has both
-        gpu_bytes = 2 * self.size + tokens * CACHE_BYTES * self.activations()
+        gpu_bytes = self.evaluated(recipe) + tokens * CACHE_BYTES * self.activations()
         read = 0 if world else recipe["batch_size"] * PROMPT_TOKENS
         work = 2 * self.size * read * batches
         seconds = work / self.speed(self.gpus, recipe["threads"]) + self.moved()
         seconds += batches * recipe["max_new_tokens"] * step
         cached = 0 if self.gpus else 2 * CACHE_BYTES * self.activations()  # in float32
         here_mb = MARGIN * read * cached / 1e6
-        return self.host("mtbench_answers", seconds, self.gpus, gpu_bytes, more_mb=here_mb)
+        return self.evaluating("mtbench_answers", recipe, seconds, gpu_bytes, here_mb)
+
+    def evaluated(self, recipe: dict[str, Any]) -> float:
+        """Return the bytes of the weights in the precision in which a GPU evaluates them."""
+        return float(DTYPE_BYTES[recipe["dtype"]] * self.size)
+
+    def evaluating(
+        self,
+        rule: str,
+        recipe: dict[str, Any],
+        seconds: float,
+        gpu_bytes: float,
+        more_mb: float = 0,
+    ) -> Need:
+        """Return the needs of a benchmark: on the way to a GPU its weights lie in the host's
+        memory.
+        """
+        more_mb += MARGIN * self.evaluated(recipe) / 1e6 if self.gpus else 0
+        return self.host(rule, seconds, self.gpus, gpu_bytes, more_mb=more_mb)
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,33 @@ def test_a_dress_rehearsal_has_the_shape_of_the_papers_base() -> None:
     assert resources.parameters(dressed) == pytest.approx(resources.PAPER_PARAMETERS, rel=1e-3)
 
 
+def test_a_dress_rehearsal_takes_one_gpu_a_job_where_there_is_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dressed = [*REHEARSAL, "config/dress-rehearsal.yaml"]
+    for cards, expected in (([], 0), ([24.0, 24.0], 1)):
+        monkeypatch.setattr(resources.machine, "gpus", lambda cards=cards: cards)
+        assert {need.gpus for rule, need in needs(dressed).items() if rule in DRESSED} == {expected}
+        assert needs(REHEARSAL)["sft"].gpus == 0
+
+
+# (GB of host memory, GB of GPU memory) at their peak, on an H200 (docs/benchmarks.md).
+DRESSED = {
+    "sft": (8.0, 2.4),
+    "hh_sft": (8.0, 2.4),
+    "merge": (8.4, 7.1),
+    "lm_eval": (21.5, 14.1),
+    "mtbench_answers": (21.3, 14.1),
+}
+
+
+def test_what_the_papers_shape_took_on_a_gpu_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resources.machine, "gpus", lambda: [141.0])
+    asked_for = needs([*REHEARSAL, "config/dress-rehearsal.yaml"])
+    for rule, (host, gpu) in DRESSED.items():
+        assert asked_for[rule].mem_mb > 1000 * host and asked_for[rule].gpu_mb > 1000 * gpu, rule
+
+
 def test_a_model_twice_as_large_asks_for_more(monkeypatch: pytest.MonkeyPatch) -> None:
     once = needs(PAPER)
     monkeypatch.setattr(resources, "parameters", lambda layout: 2 * resources.PAPER_PARAMETERS)
