@@ -30,7 +30,7 @@ from http.client import HTTPException, HTTPResponse, IncompleteRead
 from pathlib import Path
 from typing import Any
 
-from bezoar import hub, program, progress
+from bezoar import hub, network, program, progress
 from bezoar.errors import UserError
 from bezoar.files import sha256_file, whole_directory, whole_file, write_json
 from bezoar.readers import (
@@ -49,6 +49,7 @@ from bezoar.workflow.source_lock import require
 
 ATTEMPTS = 5
 TIMEOUT_S = 30
+PROXIED = ("http", "https")  # kinds of proxies that urllib takes
 UNREACHABLE = (errno.ENETDOWN, errno.ENETUNREACH, errno.ENETRESET, errno.EHOSTUNREACH)
 MANIFEST = "manifest.json"
 PAGES = (".html", ".htm", ".xml")
@@ -193,9 +194,10 @@ def download(url: str, part: Path, resumable: bool = True) -> None:
         if attempt < ATTEMPTS - 1:
             print(f"{url}: {problem}, attempt {attempt + 2} of {ATTEMPTS}", flush=True)
             time.sleep(min(10, 0.5 * 2**attempt))
+    look = network.advice(hub.address(url), str(problem), PROXIED) or "check the network"
     raise UserError(
-        f"{url}: {problem} after {ATTEMPTS} attempts; check the network, or set MIRROR to a"
-        " directory that holds the file"
+        f"{url}: {problem} after {ATTEMPTS} attempts; {look}, or set MIRROR to a directory that"
+        " holds the file"
     )
 
 
