@@ -4,7 +4,7 @@ their variables a connection that failed is about.
 
 import os
 from urllib.parse import urlsplit
-from urllib.request import getproxies_environment, proxy_bypass_environment
+from urllib.request import getproxies_environment, proxy_bypass
 
 from bezoar.errors import UserError, reason
 
@@ -39,7 +39,7 @@ def advice(url: str, problem: str, kinds: tuple[str, ...] = KINDS) -> str:
             return f"check the certificates in {' and '.join(named)}"
         return "set SSL_CERT_FILE to a file with the certificates of your network"
     parts, proxies = urlsplit(url), getproxies_environment()
-    if not parts.hostname or proxy_bypass_environment(parts.hostname, proxies):
+    if not parts.hostname or proxy_bypass(parts.hostname):
         return ""
     used = next((kind for kind in (parts.scheme, "all") if kind in proxies and kind in kinds), "")
     return f"check the proxy in {_variable(used)}" if used else ""
