@@ -31,7 +31,7 @@ from bezoar.evaluation.models import load
 from bezoar.evaluation.mtbench import read_questions
 from bezoar.evaluation.parts import Parts
 from bezoar.files import sha256_text, write_jsonl
-from bezoar.llm.reasoning import split_reasoning
+from bezoar.llm.reasoning import opening_in, split_reasoning
 from bezoar.provenance.receipt import Receipt, stage_parser
 from bezoar.provenance.resumption import begun_with
 from bezoar.training.template import OwnTemplate, Piece, Template
@@ -60,8 +60,12 @@ def prompt_of(template: Template | OwnTemplate, earlier: list[tuple[str, str]]) 
     )
 
 
-def cut(text: str, ending: str, stops: list[str]) -> tuple[str, str]:
-    """Return (text after the reasoning and before the first stop text, how it ended)."""
+def cut(text: str, ending: str, stops: list[str], opening: str = "") -> tuple[str, str]:
+    """Return (text after the reasoning and before the first stop text, how it ended); `opening` is
+    the mark with which its prompt has begun the reasoning.
+    """
+    if not text.lstrip().startswith(opening):
+        text = f"{opening}\n{text}"
     _, text, closed = split_reasoning(text)
     if not closed:
         return "", "reasoning"
@@ -109,8 +113,9 @@ def answer(
                 f"turn {turn + 1} temperature {temperature}",
                 lambda prompts=prompts, settings=settings: ask(prompts, *settings),
             )
-            for row, (text, ending) in zip(rows, texts, strict=True):
-                answers[row["question_id"]].append(cut(text, ending, recipe["stop"]))
+            for row, prompt, (text, ending) in zip(rows, prompts, texts, strict=True):
+                opening = opening_in(prompt[-1][0])
+                answers[row["question_id"]].append(cut(text, ending, recipe["stop"], opening))
             print(f"turn {turn + 1}, temperature {temperature}: {len(rows)} answers", flush=True)
     return answers
 

@@ -155,7 +155,13 @@ def main(argv: list[str] | None = None) -> None:
         outputs={"output": args.output},
     ):
         # Of the second, there may be none: a set of questions without an overridden reference.
+        # Then there is no offset, and each score is the first.
         first, second = by_key(args.first, required=True), by_key(args.second)
+        if second and not first.keys() & second.keys():
+            raise UserError(
+                f"{args.second[0]}: judges no answer that {args.first[0]} does; expected judgments"
+                " of the same models and questions"
+            )
         judges = {
             name: next((row["judge"][0] for row in rows.values()), None)
             for name, rows in (("first", first), ("second", second))

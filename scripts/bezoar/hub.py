@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from bezoar import network
 from bezoar.errors import UserError, reason
 
 HUB = "https://huggingface.co"
@@ -87,10 +88,10 @@ def explained(entry: dict[str, Any], error: Exception, revision: str | None = No
     elif status == 429:
         what = "too many requests; wait some minutes, or set HF_TOKEN for a higher limit"
     elif isinstance(error, TransportError) or isinstance(cause, TransportError):
-        what = (
-            f"no answer from {endpoint()}; check the network and HF_ENDPOINT, or put it into"
-            f" {mirror}"
+        look = (
+            network.advice(endpoint(), str(cause or error)) or "check the network and HF_ENDPOINT"
         )
+        what = f"no answer from {endpoint()}; {look}, or put it into {mirror}"
     else:
         why = f"status {status}" if status else f"{type(error).__name__} ({reason(error)})"
         what = f"{why} from {endpoint()}; try again later, or put it into {mirror}"
@@ -103,6 +104,7 @@ def revision_of(entry: dict[str, Any]) -> str:
     """
     from huggingface_hub import HfApi
 
+    network.require_network()
     try:
         info = HfApi().repo_info(entry["hub"], repo_type=entry["type"], revision=entry["revision"])
     except Exception as error:  # the client raises many kinds

@@ -5,8 +5,8 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from io import TextIOWrapper
 
 from bezoar.errors import MACHINE, UserError, number, shortage
@@ -34,8 +34,8 @@ def run(main: Callable[[], None], quiet: bool = False, forked: bool = False) -> 
     line that says so.
 
     A program that takes longer than a few seconds says what it is doing: the first clause of its
-    docstring, until it names something else. A server is `quiet`, and so is every process of a
-    distributed training but the first.
+    docstring, until it names something else; a server is `quiet`. Of a distributed training's
+    processes, the first alone says anything that is no error.
 
     A program that imports torch runs `forked`, where a server of such processes answers.
     """
@@ -56,8 +56,11 @@ def run(main: Callable[[], None], quiet: bool = False, forked: bool = False) -> 
             _end_alike(status)
         else:
             what = purpose(sys.modules[main.__module__].__doc__ or main.__module__)
-            silent = quiet or os.environ.get("RANK", "0") != "0"
-            with nullcontext() if silent else signs_of_life(what):
+            first = os.environ.get("RANK", "0") == "0"
+            with (
+                nullcontext() if quiet or not first else signs_of_life(what),
+                nullcontext() if first else _unheard(),
+            ):
                 main()
         if sys.stdout:  # None where it was closed before the start
             sys.stdout.flush()
@@ -73,6 +76,13 @@ def run(main: Callable[[], None], quiet: bool = False, forked: bool = False) -> 
             _end(line, 2)
         print(BUG, file=sys.stderr)
         raise
+
+
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """Drop what is printed to stdout."""
+    with open(os.devnull, "w") as nothing, redirect_stdout(nothing):
+        yield
 
 
 def _advice(error: Exception) -> str:

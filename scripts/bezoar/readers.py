@@ -277,7 +277,8 @@ def iter_lines(path: Path) -> Iterator[tuple[int, bytes]]:
             yield number, line.removesuffix(b"\n").removesuffix(b"\r")
 
 
-def _filled_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+def filled_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield the same of the lines that are not blank."""
     return ((number, raw) for number, raw in iter_lines(path) if raw.strip())
 
 
@@ -433,7 +434,7 @@ def read_json_object(path: Path, *names: str) -> dict[str, Any]:
 
 def iter_json_lines(path: Path) -> Iterator[tuple[int, Any]]:
     """Yield (line number, value) of a file with one JSON value a line; blank lines are skipped."""
-    for number, raw in _filled_lines(path):
+    for number, raw in filled_lines(path):
         yield number, parse_json(raw, f"{path}:{number}", "one JSON object a line")
 
 
@@ -441,7 +442,7 @@ def iter_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (line number, row) of a file with one JSON object a line; each is Unicode and can be
     written. Blank lines are skipped.
     """
-    for number, raw in _filled_lines(path):
+    for number, raw in filled_lines(path):
         where = f"{path}:{number}"
         row = parse_json(raw, where, "one JSON object a line")
         if not isinstance(row, dict):

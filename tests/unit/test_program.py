@@ -17,11 +17,10 @@ def ran(body: str, **options: object) -> "subprocess.CompletedProcess[str]":
     code = f"{START}def main():\n    {body}\nprogram.run(main)\n"
     return subprocess.run(
         [sys.executable, "-c", code],
-        env={"PYTHONPATH": str(SCRIPTS)},
         stderr=subprocess.PIPE,
         text=True,
         check=False,
-        **{"stdout": subprocess.PIPE, **options},  # type: ignore[call-overload]
+        **{"stdout": subprocess.PIPE, "env": {"PYTHONPATH": str(SCRIPTS)}, **options},  # type: ignore[call-overload]
     )
 
 
@@ -58,6 +57,15 @@ def test_a_reader_that_goes_away_ends_a_program_silently() -> None:
         reader.wait()
         done = ran("print('x' * 1_000_000)", stdout=reader.stdin)
     assert (done.returncode, done.stderr) == (program.BROKEN_PIPE, "")
+
+
+@pytest.mark.parametrize(("rank", "said"), [("0", "a line\n"), ("1", "")])
+def test_of_several_processes_the_first_alone_says_something(rank: str, said: str) -> None:
+    environment = {"PYTHONPATH": str(SCRIPTS), "RANK": rank}
+    assert ran("print('a line')", env=environment).stdout == said
+    failed = ran("print('a line'); raise UserError('no rows')", env=environment)
+    assert (failed.returncode, failed.stdout) == (2, said)
+    assert failed.stderr == "error: no rows\n"
 
 
 def test_what_ends_well_ends_with_status_0() -> None:

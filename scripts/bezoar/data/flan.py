@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bezoar.errors import UserError
-from bezoar.readers import iter_lines, parse_json, read_yaml, shown, table_suffix
+from bezoar.readers import filled_lines, parse_json, read_yaml, shown, table_suffix
 from bezoar.rng import draw
 
 RULES = ("malformed", "empty", "few_shot", "unknown_submix", "bigbench")  # that drop a row
@@ -55,15 +55,17 @@ def submix_of(row: dict[str, str]) -> str | None:
 
 
 def read(path: Path) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    """Return the usable rows of a file, and how many lines each rule dropped.
+    """Return the usable rows of a file, and how many lines each rule dropped; blank lines are no
+    rows, and the number of a row's line counts them.
 
     Raise `UserError` if no line has the form of a row, because then it is another kind of file.
     """
     rows, dropped = [], dict.fromkeys(RULES, 0)
     is_tsv, name = table_suffix(path) == ".tsv", path.name.split(".", 1)[0]
-    first = b""
-    for number, raw in iter_lines(path):
-        first = raw if number == 1 else first
+    place, first = 0, b""
+    for number, raw in filled_lines(path):
+        if not place:
+            place, first = number, raw
         row = parse_tsv(raw, name) if is_tsv else parse_line(raw)
         rule = rule_for(row)
         if row is None or rule:
@@ -73,8 +75,8 @@ def read(path: Path) -> tuple[list[dict[str, Any]], dict[str, int]]:
     if not rows and dropped["malformed"] == sum(dropped.values()):
         form = "question TAB answer TAB explanation" if is_tsv else ", ".join(COLUMNS)
         raise UserError(
-            f"{path}:1: expected rows of Flan ({form}), found {_form_of(first, is_tsv)}; convert"
-            " the file, or remove it from sources.flan"
+            f"{path}:{place or 1}: expected rows of Flan ({form}), found {_form_of(first, is_tsv)};"
+            " convert the file, or remove it from sources.flan"
         )
     return rows, dropped
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from bezoar.errors import UserError, reason
+from bezoar import network
+from bezoar.errors import UserError
 from bezoar.llm.faults import Blame, Fault
 from bezoar.llm.settings import ModelSpec
 from bezoar.llm.transport import Transport
@@ -20,9 +21,6 @@ SIMULATOR = Path(__file__).parents[2] / "serve_simulator.py"
 # Where a model without an address of its own is asked, whatever the variables of the client say.
 ADDRESSES = {"openai": "https://api.openai.com/v1", "anthropic": "https://api.anthropic.com"}
 NO_KEY = "none"  # to a server that needs none; the clients want one
-# Variables that the clients read before anything is sent: proxies and certificates.
-PROXIES = "HTTPS_PROXY HTTP_PROXY ALL_PROXY NO_PROXY".split()
-NETWORK = (*PROXIES, *map(str.lower, PROXIES), "SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE")
 
 
 def speaks_messages(provider: str, api: str) -> bool:
@@ -36,22 +34,6 @@ def root_of(address: str, messages: bool) -> str:
     """
     root = address.rstrip("/")
     return root.removesuffix("/v1").rstrip("/") if messages else root
-
-
-def require_network() -> None:
-    """Raise `UserError` if no client can be made with the proxies and certificates that the
-    environment names.
-    """
-    import httpx2
-
-    try:
-        httpx2.Client().close()
-    except Exception as error:  # of many kinds: no SOCKS, an unknown scheme or port, no such file
-        named = ", ".join(name for name in NETWORK if os.environ.get(name))
-        raise UserError(
-            f"no connection can be prepared: {reason(error)}; correct or unset what is wrong of"
-            f" {named}"
-        ) from None
 
 
 class SimulatorProcess:
@@ -100,6 +82,7 @@ class Connection:
         self.settings = settings
         self.simulator = SimulatorProcess(facts)
         self._secrets: tuple[str, ...] = ()
+        self._asked = ""  # the address, once there is a client
 
     def client(self) -> "AsyncOpenAI | AsyncAnthropic":
         """Return an asynchronous client, without retries of its own; a variable that is missing or
@@ -114,10 +97,11 @@ class Connection:
             address = self._address(settings.base_url_env)
         elif not simulated:  # the clients would read OPENAI_BASE_URL or ANTHROPIC_BASE_URL
             address = ADDRESSES.get(settings.provider)
+        self._asked = address or ""
         password = urlsplit(address).password if address else None
         self._secrets = tuple(filter(None, (None if key == NO_KEY else key, password)))
         if not simulated:
-            require_network()
+            network.require_network()
         if speaks_messages(settings.provider, settings.api):
             return self._anthropic(key, address, simulated)
         return self._openai(key, f"{address}/v1" if simulated else address, simulated)
@@ -136,7 +120,8 @@ class Connection:
         key = settings.api_key_env or "`api_key_env`"
         place = settings.base_url_env or "the provider's own address"
         if unheard:
-            advice = f"nothing answers there, check the address in {place}"
+            advice = network.advice(self._asked, str(fault))
+            advice = advice or f"nothing answers there, check the address in {place}"
         elif fault.blame is Blame.ADDRESS:
             advice = f"check `model` and the address in {place}"
         elif fault.blame is Blame.ACCOUNT and fault.status in (401, 403):

@@ -15,11 +15,13 @@ ENDS = {
     "<|channel>thought": "<channel|>",
     "<|inner_prefix|>": "<|inner_suffix|>",
 }
+LONGEST_MARK = 100  # characters, with the white space around it
 BEGINNINGS = {end: begin for begin, end in ENDS.items()}
 OPENED = re.compile(
     rf"[\s\ufeff]*(?P<tag><{TAGS}\s*>|◁think▷|(?-i:\[THINK\]|{'|'.join(map(re.escape, ENDS))}))",
     re.IGNORECASE,
 )
+LEFT_OPEN = re.compile(rf"(?:{OPENED.pattern})\s*\Z", re.IGNORECASE)
 CLOSED = re.compile(
     rf"</{TAGS}\s*>|◁/think▷|(?-i:\[/THINK\]|{'|'.join(map(re.escape, ENDS.values()))})",
     re.IGNORECASE,
@@ -92,6 +94,12 @@ def split_reasoning(text: str) -> tuple[str, str, bool]:
                 return _joined(reasons), _unframed(text[place:], place > 0), True
         reasons.append(text[place : closed.start()].strip())
         place = closed.end()
+
+
+def opening_in(prompt: str) -> str:
+    """Return the mark with which a prompt begins the reasoning of its answer, or an empty text."""
+    found = LEFT_OPEN.search(prompt[-LONGEST_MARK:])
+    return found["tag"] if found else ""
 
 
 def without_turn_beginning(answer: str) -> str:

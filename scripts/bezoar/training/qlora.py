@@ -76,8 +76,7 @@ def load_4bit(directory: Path, cache_dequantized: bool = False) -> Any:
     layers = [module for module in model.modules() if isinstance(module, Linear4bit)]
     if not layers:
         raise UserError(
-            f"{directory}: no layer could be quantised to 4 bits; dimensions must be multiples"
-            " of 64"
+            f"{directory}: no linear layer to quantise to 4 bits; train a model that has some"
         )
     for layer in layers:
         layer.support_avx512bf16_for_cpu = False

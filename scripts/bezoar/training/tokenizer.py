@@ -32,6 +32,11 @@ PROBES = (  # where tokenizers of one vocabulary are known to differ
     "",
 )
 
+# Keys of tokenizer_config.json: tokens that stand for what is no text. Gemma 3's text models have
+# no embedding of theirs.
+OTHER_MEDIA = "image_token audio_token video_token boi_token eoi_token".split()
+ROLES = "bos eos unk pad".split()
+
 Text = str | Sequence[Piece]
 
 
@@ -126,6 +131,13 @@ def _llama_tokenizer() -> Any:
             start = [self.bos_token_id] if self.adds_bos else []
             return [*start, *token_ids_0, *(token_ids_1 or [])]
 
+        def _convert_id_to_token(self, index: int) -> str:
+            """Return the piece of an id; an embedding may have rows without one, which are no
+            text.
+            """
+            known = 0 <= index < self.sp_model.get_piece_size()
+            return self.sp_model.id_to_piece(index) if known else ""
+
         def convert_tokens_to_string(self, tokens: list[str]) -> str:
             """Join pieces to text; byte pieces such as <0x0A> become the characters they encode."""
             return self.sp_model.decode_pieces(tokens)
@@ -146,35 +158,33 @@ def _sentencepiece(model: Path) -> Any:
     except (OSError, RuntimeError) as error:
         raise UserError(f"{path}: expected a SentencePiece model ({reason(error)})") from None
     try:
-        config, added = _described(model)
+        config, added, skipped = _described(model)
     except (ValueError, TypeError, AttributeError) as error:
         raise UserError(
             f"{model}: its tokenizer_config.json, special_tokens_map.json or added_tokens.json is"
             f" not of the form that transformers writes ({reason(error)})"
         ) from None
     named = {
-        kind: token
-        for kind in ("bos", "eos", "unk", "pad")
-        if (token := _content(config.get(f"{kind}_token")))
+        name: token
+        for name in (*(f"{role}_token" for role in ROLES), *OTHER_MEDIA)
+        if (token := _content(config.get(name)))
         and (token in added or pieces.id_to_piece(pieces.piece_to_id(token)) == token)
     }
-    for kind in ("bos", "eos", "unk", "pad"):
-        if kind not in named and (index := getattr(pieces, f"{kind}_id")()) >= 0:
-            named[kind] = pieces.id_to_piece(index)
+    for role in ROLES:
+        if f"{role}_token" not in named and (index := getattr(pieces, f"{role}_id")()) >= 0:
+            named[f"{role}_token"] = pieces.id_to_piece(index)
     tokenizer = _llama_tokenizer()(
         vocab_file=str(path),
         legacy=True,
         padding_side="right",
-        bos_token=named.get("bos"),
-        eos_token=named.get("eos"),
-        unk_token=named.get("unk"),
-        pad_token=named.get("pad"),
+        **dict.fromkeys((f"{role}_token" for role in ROLES), None) | named,
+        extra_special_tokens=[token for token in skipped if token in added],
         added_tokens_decoder={
             index: AddedToken(token, special=True, normalized=False)
             for token, index in sorted(added.items(), key=lambda item: item[1])
         },
     )
-    tokenizer.adds_bos = "bos" in named and config.get("add_bos_token", True) is not False
+    tokenizer.adds_bos = "bos_token" in named and config.get("add_bos_token", True) is not False
     tokenizer.chat_template = config.get("chat_template")
     return tokenizer
 
@@ -185,21 +195,33 @@ def _content(token: Any) -> str:
     return token if isinstance(token, str) else ""
 
 
-def _described(model: Path) -> tuple[dict[str, Any], dict[str, int]]:
-    """(settings, added token -> id) from the files beside tokenizer.model; both may be empty."""
+def _described(model: Path) -> tuple[dict[str, Any], dict[str, int], list[str]]:
+    """(settings, added token -> id, those of them that are no part of a decoded text) from the
+    files beside tokenizer.model; all may be empty.
+    """
 
     def held(name: str) -> dict[str, Any]:
         return read_json_object(model / name) if (model / name).is_file() else {}
 
     config = held("special_tokens_map.json") | held("tokenizer_config.json")
     added = {token: int(index) for token, index in held("added_tokens.json").items()}
-    added |= {
-        _content(token): int(index)
-        for index, token in (config.get("added_tokens_decoder") or {}).items()
-    }
+    entries = config.get("added_tokens_decoder") or {}
+    added |= {_content(token): int(index) for index, token in entries.items()}
+    skipped = [_content(token) for token in entries.values() if _is_special(token)]
+    for key in ("additional_special_tokens", "extra_special_tokens"):
+        more = config.get(key) or []
+        if isinstance(more, dict):  # by name, such as image_token
+            config = more | config
+            more = list(more.values())
+        skipped += map(_content, more)
     if (model / "chat_template.jinja").is_file():
         config["chat_template"] = read_text(model / "chat_template.jinja")
-    return config, added
+    return config, added, skipped
+
+
+def _is_special(token: Any) -> bool:
+    """Whether tokenizer_config.json calls an added token special."""
+    return isinstance(token, dict) and token.get("special") is True
 
 
 @lru_cache(maxsize=8)

@@ -9,7 +9,7 @@ from typing import Any
 
 from bezoar.errors import UserError, reason, shortage
 from bezoar.readers import read_json_object, shown
-from bezoar.training.tokenizer import load_tokenizer, tokenizer_file
+from bezoar.training.tokenizer import OTHER_MEDIA, load_tokenizer, tokenizer_file
 
 PLAIN = {"F64", "F32", "F16", "BF16"}  # safetensors' names of what a weight may be stored in
 LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
@@ -259,11 +259,6 @@ def _require_finite(where: Path, named: Iterable[tuple[str, Any]], dtype: Any) -
             )
 
 
-# Keys of tokenizer_config.json: tokens that stand for what is no text. Gemma 3's text models have
-# no embedding of theirs.
-OTHER_MEDIA = "image_token audio_token video_token boi_token eoi_token".split()
-
-
 def _require_embeddings(directory: Path, model: Any) -> None:
     """Raise `UserError` if a token of the tokenizer, or one that ends an answer, has no
     embedding.
@@ -285,9 +280,9 @@ def _require_embeddings(directory: Path, model: Any) -> None:
     except UserError:
         return  # a caller that needs one raises the error
     tokenizer = load_tokenizer(directory)
-    other = {getattr(tokenizer, name, None) for name in OTHER_MEDIA}
     padding = str(tokenizer.init_kwargs.get("pad_token"))
-    used = (tokenizer.bos_token, tokenizer.eos_token, tokenizer.unk_token)
+    used = {tokenizer.bos_token, tokenizer.eos_token, tokenizer.unk_token}
+    other = {getattr(tokenizer, name, None) for name in OTHER_MEDIA} - used
     if padding not in used and padding not in str(tokenizer.chat_template):
         other.add(padding)  # one beyond the embeddings is never used, see `load_tokenizer`
     vocabulary = {token: i for token, i in tokenizer.get_vocab().items() if token not in other}

@@ -12,6 +12,9 @@ from pathlib import Path
 PROBE_S = 20.0  # nvidia-smi loads a driver that may be asleep
 # Microseconds of processor time, and in how many: of a control group, version 2 and version 1.
 QUOTAS = (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"))
+# Bytes of memory, the same; without a limit, version 1 has a huge number.
+LIMITS = ("memory.max", "memory/memory.limit_in_bytes")
+GROUPS = Path("/sys/fs/cgroup")
 BF16 = ("avx512_bf16", "amx_bf16", "bf16")  # flags of x86-64, and of aarch64
 
 
@@ -20,7 +23,7 @@ def cores() -> int:
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     for files in QUOTAS:
         with contextlib.suppress(OSError, ValueError):  # no control group, or no limit in it
-            text = " ".join(Path("/sys/fs/cgroup", file).read_text() for file in files)
+            text = " ".join((GROUPS / file).read_text() for file in files)
             quota, period = map(int, text.split())
             if quota > 0:
                 return max(1, min(count or 1, -(-quota // period)))
@@ -30,8 +33,9 @@ def cores() -> int:
 def memory_gib() -> float:
     """Return the memory that this process may use, in GiB: the machine's, or its container's."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    with contextlib.suppress(OSError, ValueError):  # no control group, or no limit in it
-        total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    for file in LIMITS:
+        with contextlib.suppress(OSError, ValueError):  # no control group, or no limit in it
+            total = min(total, int((GROUPS / file).read_text()))
     return total / 2**30
 
 

@@ -6,6 +6,7 @@ import hashlib
 import http.server
 import json
 import os
+import shutil
 import ssl
 import threading
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ import pytest
 
 import fetch_source
 from bezoar.errors import UserError
-from bezoar.files import write_json
+from bezoar.files import sha256_file, write_json
 from bezoar.readers import read_json
 
 BODY = b'{"text": "one row of many"}\n' * 2000
@@ -403,7 +404,16 @@ def test_a_repositorys_own_manifest_is_not_taken_for_ours(
     monkeypatch.setenv("BEZOAR_MIRROR", str(tmp_path / "mirror"))
     (copy / "config.json").write_text("{}")
     write_json(copy / "manifest.json", content)
-    assert list(read_json(snapshot(tmp_path, "a"))["files"]) == ["config.json"]
+    kept = sha256_file(copy / "manifest.json")
+    for _ in range(2):
+        manifest = snapshot(tmp_path, "a")
+        files = read_json(manifest)["files"]
+        assert sorted(files) == ["config.json", "manifest.original.json"]
+        assert files["manifest.original.json"] == kept
+        assert read_json(manifest.with_name("manifest.original.json")) == content
+    shutil.rmtree(copy)
+    shutil.copytree(manifest.parent, copy)
+    assert read_json(snapshot(tmp_path, "a"))["files"] == files
 
 
 def test_a_cache_is_left_out_of_a_snapshot_and_a_directory_above_it_may_be_called_so(

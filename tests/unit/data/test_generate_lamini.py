@@ -51,6 +51,7 @@ KWARGS = "**kwargs or **args?"
         ("1. **Tea:** Say why.\n**2. Tides:** Say how.\n**3.** Go **on**", TITLED),
         ("1. Compute 2**3 and 4**5\n2. **kwargs or **args?", ["Compute 2**3 and 4**5", KWARGS]),
         ("1. Do both:\n   1. a\n   2) b\n2. Rest\n", ["Do both: 1. a 2) b", "Rest"]),
+        ("1. Do both:\n- one\n- two\n2. Rest", ["Do both: - one - two", "Rest"]),
         ("  9. a\n 10. b\n 11. c", ["a", "b", "c"]),
         ("<example>1. a</example><example>**2. b:** c</example>", ["a", "b: c"]),
         ("<example>Instruction: a</example><example>Example 2:\nb</example>", ["a", "b"]),

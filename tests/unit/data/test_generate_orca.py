@@ -54,7 +54,8 @@ def test_every_line_of_a_chain_of_thought_file_is_used_or_dropped_by_a_rule(tmp_
         "Wo?\u2028 שלום\tda\t".encode(),
         b"Why?\tyes",  # two columns
         b"a\tb\tc\td",  # four columns
-        b"",  # a blank line
+        b"",  # a blank line is no row
+        b" \r",  # nor is this one
         b"Why?\t\tbecause",  # no answer
         b" \tyes\tbecause",  # no question
         b"\xff\xfe?\tyes\tbecause",  # no UTF-8
@@ -63,10 +64,10 @@ def test_every_line_of_a_chain_of_thought_file_is_used_or_dropped_by_a_rule(tmp_
     path = tmp_path / "creak_train.tsv"
     path.write_bytes(b"\n".join(lines) + b"\n")
     rows, funnel, _ = make([path])
-    assert funnel.left == {**dict.fromkeys(orca.RULES, 0), "malformed": 4, "empty": 2, "kept": 3}
-    assert funnel.entered == len(lines)
+    assert funnel.left == {**dict.fromkeys(orca.RULES, 0), "malformed": 3, "empty": 2, "kept": 3}
+    assert funnel.entered == len(lines) - 2
     by_index = {row["original_index"]: row for row in rows}
-    assert sorted(by_index) == [0, 1, 8]
+    assert sorted(by_index) == [0, 1, 9]
     assert (by_index[0]["inputs"], by_index[0]["template_type"]) == (
         "Why?\nOptions:\n- a\n- b",
         "zs_opt",

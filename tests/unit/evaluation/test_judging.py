@@ -25,6 +25,7 @@ from bezoar.evaluation import mtbench
 from bezoar.files import write_jsonl
 from bezoar.llm import limits
 from bezoar.readers import read_json, read_jsonl
+from bezoar.report import figures
 
 ROOT = Path(__file__).parents[3]
 JUDGE = {
@@ -270,6 +271,30 @@ def test_a_bridge_finds_the_offset_between_two_judges_by_category(
     assert found["judgments"] == {"first": 80, "second": 80, "in_both": 80, "rated_by_both": 79}
     assert found["offset"]["low"] < found["offset"]["mean"] < found["offset"]["high"] < 0
     assert 0.5 < found["rank_agreement"]["answers"] < 1
+
+
+def test_a_bridge_to_no_judgments_has_no_offset_and_one_to_others_is_refused(
+    tmp_path: Path, peer: Peer
+) -> None:
+    peer.script = lambda prompt, turn: {"text": "[[5]]"}
+    rows = judged(tmp_path, 4)
+    first, second = tmp_path / "first.jsonl", tmp_path / "second.jsonl"
+    write_jsonl(first, rows)
+    command = ["--first", str(first), "--second", str(second), "--code", "x"]
+    command += ["--recipe", '{"column": "corrected", "seed": 0}']
+    command += ["--output", str(tmp_path / "bridge.json"), "--receipt", str(tmp_path / "b.json")]
+    second.write_text("")
+    bridge_judges.main(command)
+    found = read_json(tmp_path / "bridge.json")
+    assert found["judges"]["second"] is None and found["offset"] is None
+    assert found["judgments"] == {"first": 8, "second": 0, "in_both": 0, "rated_by_both": 0}
+    assert (found["models"]["m"]["second"], found["models"]["m"]["replaced"]) == (None, 5.0)
+    assert figures.judged_again({"corrected": found})["bridge corrected"]
+    before = (tmp_path / "bridge.json").read_bytes()
+    write_jsonl(second, [{**row, "model": "other"} for row in rows])
+    with pytest.raises(UserError, match=r"second\.jsonl: judges no answer that .*first\.jsonl"):
+        bridge_judges.main(command)
+    assert (tmp_path / "bridge.json").read_bytes() == before
 
 
 def test_corrected_references_are_judged_alone_and_their_effect_is_the_replaced_score(

@@ -462,6 +462,20 @@ metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]
 """
 
 
+SUMS_RECIPE = RECIPE | {"tasks": ["sums"], "versions": {"sums": "Yaml"}}
+
+
+def sums_task(folder: Path, tokens: str) -> None:
+    """The task with another setting in place of the length of its answers."""
+    write_jsonl(folder / "sums.jsonl", [{"question": "is 2 odd?", "answer": "even"}])
+    text = SUMS.replace("DATA", str(folder / "sums.jsonl"))
+    (folder / "sums.yaml").write_text(text.replace("max_gen_toks: 2", tokens))
+
+
+def sums_files(folder: Path) -> list[str]:
+    return ["--task-files", str(folder / "sums.yaml"), str(folder / "sums.jsonl")]
+
+
 @pytest.fixture(scope="module")
 def sums(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six items that strict-match never finds right and flexible-extract always, and a group of
@@ -625,6 +639,40 @@ def test_a_request_beyond_the_models_context_is_one_line(tasks: Path, tmp_path: 
         run_lm_eval.main(command(model, long, tmp_path, "gpt2", max_length=512))
     run_lm_eval.main(command(model, tasks, tmp_path, "gpt2", max_length=512))
     assert len(read_jsonl(tmp_path / "gpt2.samples.jsonl")) == 12
+
+
+@pytest.mark.parametrize(
+    ("tokens", "line"),
+    [
+        ("max_gen_toks: 64", "sums asks for answers of 64 tokens, expected 1 to 63"),
+        ("max_new_tokens: 300", "sums asks for answers of 300 tokens, expected 1 to 63"),
+        ("top_p: 1.0", "sums asks for answers of 256 tokens, expected 1 to 63"),
+        ("max_gen_toks: 0", "sums asks for answers of 0 tokens, expected 1 to 63"),
+        ("max_gen_toks: many", "sums cannot be evaluated: .*many"),
+    ],
+)
+def test_answers_that_leave_no_room_for_a_question_are_one_line_before_the_model_is_loaded(
+    tokens: str, line: str, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_lm_eval, "load", lambda *_: pytest.fail("the model was loaded"))
+    sums_task(tmp_path, tokens)
+    with pytest.raises(UserError, match=f"lm_eval: {line}"):
+        evaluate(tiny_base, SUMS_RECIPE, tmp_path / "base.json", sums_files(tmp_path))
+    assert not list(tmp_path.glob("base*"))
+
+
+def test_answers_that_leave_no_room_in_the_models_context_are_one_line(tmp_path: Path) -> None:
+    from families import snapshot
+
+    model = snapshot(tmp_path / "gpt2", "gpt2")
+    sums_task(tmp_path, "max_gen_toks: 64")
+    with pytest.raises(
+        UserError, match=r"answers of 64 tokens, expected 1 to 63 because .* made for 64"
+    ):
+        evaluate(
+            model, SUMS_RECIPE | {"max_length": 512}, tmp_path / "base.json", sums_files(tmp_path)
+        )
+    assert not list(tmp_path.glob("base*"))
 
 
 def test_markup_in_a_question_is_text(tiny_base: Path) -> None:

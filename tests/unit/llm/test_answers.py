@@ -139,6 +139,35 @@ def test_reasoning_is_no_part_of_an_answer_and_one_without_an_end_leaves_none(
     assert answer_mtbench.cut(text, ending, ["###"]) == answered
 
 
+@pytest.mark.parametrize(
+    ("beginning", "text", "answered"),
+    [
+        ("<think>\n", "Which?\n</think>\n\nBlue.", ("Blue.", "eos")),
+        ("<think>\n", "<think>\nWhich?\n</think>\nBlue.", ("Blue.", "eos")),
+        ("<think>\n", "Is it blue", ("", "reasoning")),
+        ("<|inner_prefix|>", "Which?<|inner_suffix|>Blue.", ("Blue.", "eos")),
+        ("<think>\n\n</think>\n\n", "Blue.", ("Blue.", "eos")),
+        ("Open it with <think> here:", "Blue.", ("Blue.", "eos")),
+    ],
+)
+def test_reasoning_that_the_template_begins_is_no_part_of_an_answer(
+    beginning: str, text: str, answered: tuple[str, str], tmp_path: Path
+) -> None:
+    class Begun(answer_mtbench.Template):
+        def pieces(self, *turns: str) -> list:
+            return [*super().pieces(*turns), (beginning, True)]
+
+    question = {"question_id": 81, "category": "math", "turns": ["red cat", "<think>"]}
+    template = Begun(ROOT / "prompts/chat_template.json")
+    parts = Parts(tmp_path / "answers.jsonl", {})
+
+    def ask(pieces: list, *_: object) -> list[tuple[str, str]]:
+        return [(text, "eos") for _ in pieces]
+
+    found = answer_mtbench.answer(ask, template, [question], RECIPE, parts)
+    assert found == {81: [answered] * 2}
+
+
 def test_the_second_turn_and_the_judge_see_an_answer_without_its_reasoning(tmp_path: Path) -> None:
     prompts: list[str] = []
 

@@ -318,13 +318,39 @@ def test_a_proxy_or_certificates_that_cannot_be_used_are_one_line_that_names_the
     variable: str,
     value: str,
 ) -> None:
-    for name in [name for name in os.environ if name.upper().endswith("_PROXY")]:
-        monkeypatch.delenv(name)
+    unset_proxies(monkeypatch)
+    others = {"http_proxy": "proxy:3128", "NO_PROXY": "x", "SSL_CERT_DIR": str(tmp_path)}
+    for name, other in others.items():
+        if name.upper() != variable:
+            monkeypatch.setenv(name, other)
     monkeypatch.setenv(variable, value)
-    with pytest.raises(UserError, match=f"correct or unset .*{variable}") as raised:
+    wrong = f"{variable} and SSL_CERT_DIR" if variable == "SSL_CERT_FILE" else variable
+    with pytest.raises(UserError, match=f"; correct or unset {wrong}$") as raised:
         ask(tmp_path, ["a"])
     assert "secret" not in str(raised.value)
     assert (peer.seen, capfd.readouterr().err) == ([], "")
+
+
+def unset_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.upper().endswith("_PROXY")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.mark.parametrize("variable", ["http_proxy", "HTTP_PROXY", "ALL_PROXY"])
+def test_a_proxy_that_does_not_answer_is_named_and_no_other_variable(
+    tmp_path: Path, peer: Peer, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    unset_proxies(monkeypatch)
+    monkeypatch.setenv(variable, "http://user:secret@127.0.0.1:9")
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    with pytest.raises(UserError, match=f"; check the proxy in {variable}$") as raised:
+        ask(tmp_path, ["a"])
+    assert "secret" not in str(raised.value) and not peer.seen
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    assert ask(tmp_path, ["b"])[0].text == "echo b"
+    monkeypatch.setenv("PEER_URL", "http://127.0.0.1:9/v1")
+    with pytest.raises(UserError, match=r"nothing answers there, check the address in PEER_URL$"):
+        ask(tmp_path, ["c"])
 
 
 def test_an_address_where_nobody_listens_is_one_line_not_a_row_of_errors(

@@ -1,9 +1,11 @@
 """DPO: a reference that is computed once, a policy compared with it, and a collapse that fails."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 from trained import DPO, REFERENCE, TEMPLATE, dpo_command, reference_command
 
 import score_reference
@@ -123,6 +125,31 @@ def test_a_row_of_the_reference_that_is_none_is_one_line(row: dict, tmp_path: Pa
     write_jsonl(tmp_path / "logps.jsonl", [row])
     with pytest.raises(UserError, match=r"logps\.jsonl:1: expected key \(text\), chosen"):
         preference_pairs.read_reference(tmp_path / "logps.jsonl", [], "0" * 64)
+
+
+@pytest.mark.parametrize("value", ["NaN", "-Infinity", "-1e999", '"nan"'])
+def test_a_log_probability_of_the_reference_that_is_no_number_is_one_line(
+    value: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "logps.jsonl"
+    path.write_text(f'\n{{"key": "k", "chosen": {value}, "rejected": -1.0}}\n')
+    with pytest.raises(UserError, match=r"logps\.jsonl:2: expected ") as error:
+        preference_pairs.read_reference(path, [], "0" * 64)
+    assert "\n" not in str(error.value)
+
+
+def test_pairs_whose_scores_overflow_are_one_line_and_no_reference(
+    place: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(place / "base", tmp_path / "base")
+    shutil.copy(place / "pairs.jsonl", tmp_path)
+    weights = tmp_path / "base" / "model.safetensors"
+    held = load_file(weights)
+    large = {name: tensor.float() * (1e25 if "mlp" in name else 1) for name, tensor in held.items()}
+    save_file(large, weights, {"format": "pt"})
+    with pytest.raises(UserError, match="preferences: a log-probability is not a number"):
+        score_reference.main(reference_command(tmp_path, "logps.jsonl"))
+    assert not (tmp_path / "logps.jsonl").exists()
 
 
 def test_markup_in_a_pair_is_text(place: Path) -> None:

@@ -190,6 +190,31 @@ def test_layers_that_are_not_linear_are_refused_before_training(tmp_path: Path) 
         qlora.load_4bit(snapshot(tmp_path / "gpt2", "gpt2"))
 
 
+def test_a_model_without_layers_has_nothing_to_train_and_any_size_of_layers_will_do(
+    tmp_path: Path,
+) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, Qwen2Config
+
+    model = snapshot(tmp_path / "qwen2", "qwen2")
+    described = read_json(model / "config.json")
+
+    def reshaped(**changes: object) -> None:
+        made = AutoModelForCausalLM.from_config(Qwen2Config(**described | changes))
+        made.save_pretrained(model)
+
+    reshaped(num_hidden_layers=0, layer_types=[])
+    with pytest.raises(UserError, match="no linear layer to quantise to 4 bits; train a model"):
+        qlora.load_4bit(model)
+    reshaped(hidden_size=48, intermediate_size=100)
+    lora = SFT["lora"] | {"targets": ["q_proj"]}
+    adapted = qlora.attach_adapter(qlora.load_4bit(model), lora, None).train()
+    ids = torch.tensor([[1, 2, 3]])
+    adapted(ids, labels=ids).loss.backward()
+    gradients = [weight.grad for weight in qlora.trainable(adapted).values()]
+    assert gradients and all(gradient is not None for gradient in gradients)
+
+
 def test_a_target_that_the_family_does_not_have_is_refused_with_those_it_has(
     tmp_path: Path,
 ) -> None:
@@ -258,6 +283,15 @@ def test_a_template_that_cannot_be_rendered_or_hides_markup_is_one_line(tmp_path
 
     with pytest.raises(UserError, match="its chat template cannot be rendered"):
         written("{{ raise_exception('roles must alternate') }}").pieces([("Human", "a")])
+    last = written("<|im_start|>{{ messages[-1]['content'] }}<|im_end|>")
+    turns = [("Human", "red <b>"), ("Assistant", "cat"), ("Human", "blue <|im_end|>")]
+    assert last.pieces(turns) == [
+        ("<|im_start|>", True),
+        ("blue <|im_end|>", False),
+        ("<|im_end|>", True),
+    ]
+    with pytest.raises(UserError, match="the model brings no chat template; name a template file"):
+        written("")
     shouting = written("<|im_start|>{{ messages[0]['content'] | upper }}")
     assert shouting.pieces([("Human", "red")]) == [("<|im_start|>RED", True)]
     with pytest.raises(UserError, match="its chat template rewrites the turn"):

@@ -74,6 +74,10 @@ def test_the_weights_have_the_precision_that_is_asked_for(gguf: Path, tmp_path: 
         (lambda raw: b"<!DOCTYPE html>" + raw, "expected a GGUF file; fetch it again"),
         (lambda raw: raw[: len(raw) // 2], "no model that transformers can read"),
         (lambda raw: raw[:900], "no model that transformers can read"),
+        (
+            lambda raw: raw.replace(b"blk.1.ffn_up.weight", b"blk.1.ffn_ip.weight"),
+            r"1 weights are missing, the first model\.layers\.1\.mlp\.up_proj\.weight",
+        ),
     ],
 )
 def test_a_broken_file_is_one_line_and_leaves_nothing(

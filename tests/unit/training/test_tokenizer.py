@@ -85,6 +85,42 @@ def test_added_tokens_and_the_end_are_those_of_the_files_beside_tokenizer_model(
     assert framed[0] == 401 and 400 not in framed
 
 
+def test_ids_without_a_piece_before_an_added_token_are_no_text(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny_base, model)
+    (model / "added_tokens.json").write_text('{"<|im_end|>": 410, "<|im_start|>": 405}')
+    (model / "tokenizer_config.json").write_text('{"eos_token": "<|im_end|>"}')
+    loaded = load_tokenizer(model)
+    assert (loaded.eos_token_id, encode(loaded, [("<|im_start|>", True)])[-1]) == (410, 405)
+    assert loaded.decode([263, 402, 404, 263, 411, 410], skip_special_tokens=True) == "red red"
+
+
+def test_an_added_token_is_skipped_in_a_text_where_its_file_calls_it_special(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny_base, model)
+    config = {
+        "added_tokens_decoder": {
+            "400": {"content": "<|start|>", "special": True},
+            "401": {"content": "<tool>", "special": False},
+            "402": {"content": "<x>"},
+            "403": {"content": "<y>"},
+        },
+        "additional_special_tokens": ["<x>", "<nowhere>"],
+        "extra_special_tokens": {"image_token": "<y>"},
+    }
+    (model / "tokenizer_config.json").write_text(json.dumps(config))
+    loaded = load_tokenizer(model)
+    ids = [400, 263, 401, 402, 403]
+    assert loaded.decode(ids, skip_special_tokens=True) == "red<tool>"
+    assert (loaded.decode(ids), loaded.image_token) == ("<|start|> red<tool><x><y>", "<y>")
+    assert sorted(loaded.get_vocab().values()) == list(range(404))
+    assert not {400, 401, 402, 403} & set(encode(loaded, "<|start|> <tool> <x> <y>"))
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"model": 1}'])
 def test_a_tokenizer_that_cannot_be_read_is_one_line(tmp_path: Path, content: str) -> None:
     with pytest.raises(UserError, match="no tokenizer; expected"):
@@ -104,6 +140,7 @@ def test_a_tokenizer_that_cannot_be_read_is_one_line(tmp_path: Path, content: st
         ("added_tokens.json", '{"<x>": "many"}'),
         ("added_tokens.json", '{"<x>": null}'),
         ("tokenizer_config.json", '{"added_tokens_decoder": ["<x>"]}'),
+        ("tokenizer_config.json", '{"extra_special_tokens": 7}'),
         ("tokenizer_config.json", "[]"),
         ("special_tokens_map.json", "{"),
     ],

@@ -366,6 +366,35 @@ def test_a_merge_beyond_the_threshold_fails_and_writes_nothing(place: Path, adap
     assert not (place / "far").exists()
 
 
+@pytest.mark.parametrize(
+    ("part", "value", "line"),
+    [
+        ("base/model.safetensors", float("nan"), "holds a value that is not finite"),
+        ("base/model.safetensors", float("inf"), "holds a value that is not finite"),
+        ("sft/adapter_model.safetensors", float("nan"), "holds a value that is not finite"),
+        ("sft/adapter_model.safetensors", 3e38, "is not a number|cannot be merged onto"),
+    ],
+)
+def test_what_is_no_number_is_not_merged_and_nothing_is_written(
+    part: str, value: float, line: str, place: Path, adapter: Path, tmp_path: Path
+) -> None:
+    for name in ("base", "sft"):
+        shutil.copytree(place / name, tmp_path / name)
+    shutil.copy(place / "rows.jsonl", tmp_path)
+    held = load_file(tmp_path / part)
+    name = max(name for name in held if held[name].dim() == 2)
+    held[name][:2] = value
+    save_file(held, tmp_path / part, {"format": "pt"})
+    lineage = read_json(tmp_path / "sft" / "lineage.json")
+    lineage["base"] = sha256_file(tmp_path / "base" / "model.safetensors")
+    write_json(tmp_path / "sft" / "lineage.json", lineage)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UserError, match=line) as error:
+        merge_adapter.main(merge_command(tmp_path, "base", "sft", "merged"))
+    assert "\n" not in str(error.value)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_an_adapter_of_another_base_is_refused(place: Path, adapter: Path) -> None:
     shutil.copytree(adapter, place / "foreign", dirs_exist_ok=True)
     lineage = read_json(place / "foreign" / "lineage.json") | {"base": "0" * 64}

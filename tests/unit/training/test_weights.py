@@ -204,6 +204,19 @@ def test_an_index_that_names_the_one_file_is_no_second_place(model: Path) -> Non
     load_causal_lm(model, torch.float32)
 
 
+def test_a_token_for_an_image_needs_no_embedding_also_beside_tokenizer_model(model: Path) -> None:
+    write_json(model / "added_tokens.json", {"<image>": 407})
+    write_json(model / "tokenizer_config.json", {})
+    with pytest.raises(UserError, match=r"gives '<image>' id 407, and the model has 400"):
+        load_causal_lm(model, torch.float32)
+    for config in ({"image_token": "<image>"}, {"extra_special_tokens": {"boi_token": "<image>"}}):
+        write_json(model / "tokenizer_config.json", config)
+        load_causal_lm(model, torch.float32)
+    write_json(model / "tokenizer_config.json", {"image_token": "<image>", "eos_token": "<image>"})
+    with pytest.raises(UserError, match=r"gives '<image>' id 407, and the model has 400"):
+        load_causal_lm(model, torch.float32)
+
+
 def test_a_padding_token_without_an_embedding_is_not_used(model: Path) -> None:
     """Many a published fine-tune has a [PAD] that was added and never given an embedding."""
     write_json(model / "added_tokens.json", {"[PAD]": 400})

@@ -24,6 +24,49 @@ def test_bfloat16_units_are_read_from_the_processors_flags(cpuinfo: str, flags: 
     assert machine.bfloat16(cpuinfo) == flags
 
 
+@pytest.mark.parametrize(
+    ("files", "share", "limit_gib"),
+    [
+        ({"cpu.max": "150000 100000", "memory.max": f"{2**28}"}, 2, 0.25),
+        ({"cpu.max": "max 100000", "memory.max": "max"}, None, None),
+        (
+            {
+                "cpu/cpu.cfs_quota_us": "50000",
+                "cpu/cpu.cfs_period_us": "100000",
+                "memory/memory.limit_in_bytes": f"{2**29}",
+            },
+            1,
+            0.5,
+        ),
+        (
+            {
+                "cpu/cpu.cfs_quota_us": "-1",
+                "cpu/cpu.cfs_period_us": "100000",
+                "memory/memory.limit_in_bytes": "9223372036854771712",
+            },
+            None,
+            None,
+        ),
+        ({"memory.max": "a lot"}, None, None),
+    ],
+)
+def test_a_containers_share_counts_in_control_groups_of_either_version(
+    files: dict[str, str],
+    share: int | None,
+    limit_gib: float | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(machine, "GROUPS", tmp_path / "none")
+    cores, memory = machine.cores(), machine.memory_gib()
+    monkeypatch.setattr(machine, "GROUPS", tmp_path)
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(f"{text}\n")
+    assert machine.cores() == min(cores, share or cores)
+    assert machine.memory_gib() == (limit_gib or memory)
+
+
 def tool(folder: Path, output: str) -> str:
     path = folder / "nvidia-smi"
     path.write_text(f"#!/bin/sh\nprintf '{output}'\n")

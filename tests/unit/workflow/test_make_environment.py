@@ -279,26 +279,47 @@ def test_what_a_cluster_needs_is_added_where_the_profile_is_slurms(machine: Mach
     assert request.endswith("envs/slurm.lock")
 
 
-def test_what_is_set_for_other_programs_does_not_reach_pip(machine: Machine) -> None:
+# Of the user's settings of pip, those that would divert an installation or break it.
+DIVERTING = {
+    "PIP_USER": "1",
+    "PIP_PYTHON": "/elsewhere/python",
+    "PIP_TARGET": "/elsewhere",
+    "PIP_PREFIX": "/elsewhere",
+    "PIP_REQUIREMENT": "more.txt",
+    "PIP_PLATFORM": "any",
+    "PIP_CONSTRAINT": "c",
+    "PYTHONPATH": "/elsewhere",
+}
+KEPT = {"PIP_INDEX_URL": "https://mirror.example/simple", "PIP_CERT": "/ca.pem"}
+TOLD = "PIP_USER=0 PIP_CONSTRAINT=/dev/null PIP_INDEX_URL=https://mirror.example/simple"
+
+
+def tell_settings(machine: Machine) -> None:
+    """Have Python record the settings that pip would see after its arguments."""
     python = machine.bin / "python3"
-    python.write_text(
-        python.read_text().replace('echo "$*" >>', 'echo "$* $PIP_USER $PIP_TARGET$PYTHONPATH" >>')
-    )
-    machine.make(PIP_USER="1", PIP_TARGET="/elsewhere", PYTHONPATH="/elsewhere")
-    requests = machine.requests()
-    assert requests
-    assert all(request.endswith(" 0 ") for request in requests)
+    names = [*DIVERTING, *KEPT]
+    told = "".join(f" ${{{name}+{name}=${name}}}" for name in names)
+    python.write_text(python.read_text().replace('echo "$*" >>', f'echo "$*" "|" {told} >>'))
+
+
+def settings_of(requests: list[str]) -> set[str]:
+    return {request.split(" | ")[1] for request in requests}
+
+
+def test_what_is_set_for_other_programs_does_not_reach_pip(machine: Machine) -> None:
+    tell_settings(machine)
+    done = machine.make("cpu", "development", **DIVERTING, **KEPT)
+    assert done.returncode == 0, done.stderr
+    assert settings_of(machine.requests()) == {f"{TOLD} PIP_CERT=/ca.pem"}
 
 
 def test_nor_to_pip_in_an_environment_beside_it(machine: Machine) -> None:
-    python = machine.bin / "python3"
-    told = 'echo "$* $PIP_USER $PIP_CONSTRAINT $PIP_TARGET" >>'
-    python.write_text(python.read_text().replace('echo "$*" >>', told))
+    tell_settings(machine)
     machine.make()
     machine.requests()
-    machine.do("make", ".venv-llama-cpp", PIP_USER="1", PIP_TARGET="/elsewhere", PIP_CONSTRAINT="c")
-    (request,) = [line for line in machine.requests() if "llama-cpp.lock" in line]
-    assert request.endswith(" 0 /dev/null ")
+    machine.do("make", ".venv-llama-cpp", **DIVERTING, **KEPT)
+    requests = [line for line in machine.requests() if "llama-cpp.lock" in line]
+    assert settings_of(requests) == {f"{TOLD} PIP_CERT=/ca.pem"}
 
 
 @pytest.mark.parametrize("name", ["with space", "a$HOME", 'a"b', "a'b", "a$(touch x)"])

@@ -1,0 +1,68 @@
+"""The user's proxies and certificates: whether a connection can be prepared with them, and which of
+their variables a connection that failed is about.
+"""
+
+import os
+from urllib.parse import urlsplit
+from urllib.request import getproxies_environment, proxy_bypass
+
+from bezoar.errors import UserError, reason
+
+KINDS = ("http", "https", "all")  # of proxies, as their variables begin
+CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
+
+
+def require_network() -> None:
+    """Raise `UserError` that names the variable if no client can be made with the proxies and
+    certificates that the environment names.
+    """
+    import httpx2
+
+    try:
+        httpx2.Client().close()
+    except Exception as error:  # of many kinds: no SOCKS, an unknown scheme or port, no such file
+        proxies = [name for kind in KINDS if (name := _variable(kind)) and not _is_usable(name)]
+        wrong = " and ".join(_certificates() if isinstance(error, OSError) else proxies)
+        raise UserError(
+            f"no connection can be prepared: {reason(error)}; correct or unset"
+            f" {wrong or 'the proxies and certificates of the environment'}"
+        ) from None
+
+
+def advice(url: str, problem: str, kinds: tuple[str, ...] = KINDS) -> str:
+    """Return what of the user's variables to look at after a connection to `url` that failed with
+    `problem`: the certificates if it is about them, else the proxy that stands between (`kinds`
+    that the client knows), else an empty text.
+    """
+    if "CERTIFICATE_VERIFY_FAILED" in problem:
+        if named := _certificates():
+            return f"check the certificates in {' and '.join(named)}"
+        return "set SSL_CERT_FILE to a file with the certificates of your network"
+    parts, proxies = urlsplit(url), getproxies_environment()
+    if not parts.hostname or proxy_bypass(parts.hostname):
+        return ""
+    used = next((kind for kind in (parts.scheme, "all") if kind in proxies and kind in kinds), "")
+    return f"check the proxy in {_variable(used)}" if used else ""
+
+
+def _certificates() -> list[str]:
+    """The variables of certificates that are set."""
+    return [name for name in CERTIFICATES if os.environ.get(name)]
+
+
+def _variable(kind: str) -> str:
+    """The variable that names the proxy of a kind, or an empty text; lower case counts first."""
+    name = f"{kind}_proxy"
+    return next((name for name in (name, name.upper()) if os.environ.get(name)), "")
+
+
+def _is_usable(variable: str) -> bool:
+    """Whether a client can be made with the proxy that a variable names."""
+    import httpx2
+
+    proxy = os.environ[variable]
+    try:
+        httpx2.Client(proxy=proxy if "://" in proxy else f"http://{proxy}", trust_env=False).close()
+    except Exception:  # of many kinds, as above
+        return False
+    return True
