@@ -246,7 +246,10 @@ def reachable(entry: dict[str, Any]) -> str | None:
             f"source: {entry['id']} is not in MIRROR and pip does not find {member.requirement};"
             f" put it into MIRROR/{place}"
         )
-    url = hub.address(entry["url"]) if "url" in entry else hub.page(entry["hub"], entry["type"])
+    if "hub" in entry:
+        lacking = hub.lacking(entry, KNOCK_S)
+        return f"source: {lacking}" if lacking else None
+    url = hub.address(entry["url"])
     return (
         None
         if answers(url)
