@@ -98,7 +98,18 @@ def explained(entry: dict[str, Any], error: Exception, revision: str | None = No
     return UserError(f"{name}: {what}")
 
 
-def revision_of(entry: dict[str, Any]) -> str:
+def lacking(entry: dict[str, Any], wait_s: float) -> str | None:
+    """Return in one line why a repository cannot be fetched, or None; the hub has `wait_s` for an
+    answer.
+    """
+    try:
+        _cached(entry) if offline() else revision_of(entry, wait_s)
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def revision_of(entry: dict[str, Any], wait_s: float | None = None) -> str:
     """Return the commit at an entry's revision, or at its main branch; raise `UserError` if the
     hub has none. A repository that has another name by now is named once.
     """
@@ -106,7 +117,9 @@ def revision_of(entry: dict[str, Any]) -> str:
 
     network.require_network()
     try:
-        info = HfApi().repo_info(entry["hub"], repo_type=entry["type"], revision=entry["revision"])
+        info = HfApi().repo_info(
+            entry["hub"], repo_type=entry["type"], revision=entry["revision"], timeout=wait_s
+        )
     except Exception as error:  # the client raises many kinds
         raise explained(entry, error, entry["revision"]) from None
     if info.id != entry["hub"]:
@@ -148,16 +161,23 @@ def fetch(entry: dict[str, Any], folder: Path) -> str:
 
 def _from_cache(entry: dict[str, Any], folder: Path) -> str:
     """Copy a repository from the cache of the hub's client, and return the commit."""
+    held = _cached(entry)
+    shutil.copytree(held, folder, dirs_exist_ok=True)  # the cache's links become files
+    return held.name
+
+
+def _cached(entry: dict[str, Any]) -> Path:
+    """Return where the cache of the hub's client holds a whole repository."""
     from huggingface_hub import snapshot_download
 
     try:
-        held = snapshot_download(
-            entry["hub"],
-            repo_type=entry["type"],
-            revision=entry["revision"] or "main",
-            local_files_only=True,
+        return Path(
+            snapshot_download(
+                entry["hub"],
+                repo_type=entry["type"],
+                revision=entry["revision"] or "main",
+                local_files_only=True,
+            )
         )
     except Exception as error:  # the client raises many kinds
         raise explained(entry, error, entry["revision"]) from None
-    shutil.copytree(held, folder, dirs_exist_ok=True)  # the cache's links become files
-    return Path(held).name

@@ -75,9 +75,11 @@ def machine(config: dict[str, Any], profile: str = "profiles/default") -> Iterat
     yield from machine_checks.problems(config, profile)
 
 
-def job_of(role: str) -> str:
-    """Return what the jobs that ask a model are called."""
-    return "generate-" if role in ("teacher", "evaluator") else role
+def served_here(layout: Layout, role: str, settings: dict[str, Any]) -> bool:
+    """Say whether the workflow serves a model to the jobs that ask it in this role."""
+    job = "generate-" if role in ("teacher", "evaluator") else role
+    here = served.asked(layout, job, settings)
+    return any(model["base_url_env"] == settings["base_url_env"] for model in here)
 
 
 def server_there(serve: dict[str, Any]) -> bool:
@@ -95,7 +97,7 @@ def language_models(config: dict[str, Any]) -> Iterator[str]:
     for role, settings in models(config):
         if settings["provider"] == "simulator":
             continue
-        if served.asked(layout, job_of(role), settings):
+        if served_here(layout, role, settings):
             if not server_there(config["serve"]):
                 yield (
                     f"{role}: no program {config['serve']['executable']} that serves it; make its"
@@ -130,7 +132,7 @@ def model_ends(config: dict[str, Any], today: date) -> list[str]:
     layout = Layout(config)
     roles: dict[str, tuple[ModelSpec, list[str]]] = {}
     for role, settings in models(config):
-        if settings["provider"] == "simulator" or served.asked(layout, job_of(role), settings):
+        if settings["provider"] == "simulator" or served_here(layout, role, settings):
             continue
         spec = ModelSpec.of(settings)
         place = f"{spec.provider} {spec.model} {spec.base_url_env} {spec.api_key_env}"
@@ -246,7 +248,10 @@ def reachable(entry: dict[str, Any]) -> str | None:
             f"source: {entry['id']} is not in MIRROR and pip does not find {member.requirement};"
             f" put it into MIRROR/{place}"
         )
-    url = hub.address(entry["url"]) if "url" in entry else hub.page(entry["hub"], entry["type"])
+    if "hub" in entry:
+        lacking = hub.lacking(entry, KNOCK_S)
+        return f"source: {lacking}" if lacking else None
+    url = hub.address(entry["url"])
     return (
         None
         if answers(url)

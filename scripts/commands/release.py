@@ -158,6 +158,8 @@ def main(argv: list[str] | None = None) -> None:
             raise UserError(refused[-1])
         else:
             publish(repositories, layout, namespace, token, args.overlay)
+            again = dict.fromkeys([*args.config, "config/released.yaml", str(args.overlay)])
+            print(f'{args.overlay}: start another run from it with CONFIG="{" ".join(again)}"')
 
 
 def publish(
@@ -171,7 +173,6 @@ def publish(
         print(f"{address}: {commits[repository.name]}", flush=True)
     with whole_file(place) as stream:
         stream.write(overlay(layout, namespace, repositories, commits))
-    print(f'{place}: start another run from it with CONFIG="config/released.yaml {place}"')
 
 
 if __name__ == "__main__":

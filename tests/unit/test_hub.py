@@ -281,6 +281,43 @@ def test_offline_takes_the_cache_and_asks_nothing(tmp_path: Path) -> None:
     assert set(manifest["files"]) == set(FILES)
 
 
+DOCTOR = (
+    "import json, sys; sys.path[:0] = ['scripts/commands']; import doctor;"
+    " print(doctor.reachable(json.loads(sys.argv[1])))"
+)
+
+
+def looked_for(entry: dict[str, Any], **environment: str) -> str:
+    """What `make doctor` says of a source, in a process of its own: the client reads its variables
+    while it is imported.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", DOCTOR, json.dumps(entry)],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "scripts"), **environment},
+    )  # fmt: skip
+    return done.stdout.strip()
+
+
+def test_doctor_asks_for_repositories_as_the_fetch_does(tmp_path: Path) -> None:
+    with serving() as hub:  # which, as many mirrors do, serves no pages
+        revision = hub.add("model", "owner/model", FILES).head
+        known = {"HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path)}
+        entry = ENTRY | {"revision": revision}
+        assert looked_for(entry, **known) == "None"
+        assert looked_for(entry | {"revision": "0" * 40}, **known).startswith(
+            "source: owner/model: no revision 000"
+        )
+        hub.asked.clear()
+        line = looked_for(entry, HF_HUB_OFFLINE="1", **known)
+        assert line.startswith("source: owner/model: HF_HUB_OFFLINE is set, and the cache")
+        held = tmp_path / f"hub/models--owner--model/snapshots/{revision}"
+        held.mkdir(parents=True)
+        (held / "config.json").write_bytes(b"{}")
+        assert looked_for(entry, HF_HUB_OFFLINE="1", **known) == "None"
+        assert hub.asked == []
+
+
 def test_an_endpoint_that_does_not_answer_is_named(tmp_path: Path) -> None:
     status, line = program(tmp_path, ENTRY, HF_ENDPOINT="http://127.0.0.1:1", HF_HOME=str(tmp_path))
     assert status == 2

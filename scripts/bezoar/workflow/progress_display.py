@@ -56,7 +56,6 @@ def plan(dag: Any) -> None:
     global _plan
     jobs = {job: name_of(job.rule.name, job.wildcards_dict) for job in dag.needrun_jobs()}
     config, settings = dag.workflow.config, dag.workflow.resource_settings
-    threads = [job.threads for job in jobs if isinstance(job.threads, int)]
     _plan = Plan(
         {
             name: Step(
@@ -68,7 +67,7 @@ def plan(dag: Any) -> None:
             )
             for job, name in jobs.items()
         },
-        settings.cores or (settings.nodes or 1) * max(threads, default=1),
+        settings.cores or 1,
         config["pathvars"]["results"],
         config["scale"],
         None if settings.cores else settings.nodes,
@@ -87,6 +86,15 @@ def last_lines(path: Path, count: int) -> list[str]:
     return [line for line in lines if line.strip()][-count:]
 
 
+def written(log: Path | None) -> tuple[int, int] | None:
+    """Return when a log was last written and its size; None if there is none."""
+    try:
+        state = os.stat(log) if log else None
+    except OSError:
+        return None
+    return (state.st_mtime_ns, state.st_size) if state else None
+
+
 class Display:
     """The lines of one run; `write` prints one, `now` is a clock in seconds."""
 
@@ -98,6 +106,7 @@ class Display:
         self.plan, self.seconds, self.record = Plan(), dict[str, float](), duration.RECORD
         self.total = self.done = 0
         self.running: dict[str, tuple[float, Path | None]] = {}
+        self.untouched: dict[str, tuple[int, int] | None] = {}  # a running step's log as it was
         self.shown: dict[str, tuple[float, str]] = {}  # when and what was last shown of a step
         self.ended: set[str] = set()
         self.took = self.expected = 0.0
@@ -112,12 +121,19 @@ class Display:
         about = (
             "how long is known after a first run" if left is None else f"about {clock(left)}, {why}"
         )
-        where = f"on a cluster, {plan.jobs} at once" if plan.jobs else f"on {cores}"
-        self.write(f"{self.total} steps {where}: {about}")
+        if plan.jobs:
+            about = f"on a cluster, {plan.jobs} at once: how long depends on its queue"
+        else:
+            about = f"on {cores}: {about}"
+        self.write(f"{self.total} steps {about}")
         self.write("Ctrl-C stops it; the same command continues from there.")
 
     def left(self) -> float | None:
-        """Return the seconds that the rest will take; None if some step cannot be estimated."""
+        """Return the seconds that the rest will take; None if some step cannot be estimated, as on
+        a cluster, where each waits in a queue.
+        """
+        if self.plan.jobs:
+            return None
         rest = {name: step for name, step in self.plan.steps.items() if name not in self.ended}
         if any(name not in self.seconds for name in rest if name not in (TARGET, "report")):
             return None
@@ -155,6 +171,7 @@ class Display:
     def started(self, name: str, log: Path | None) -> None:
         """A step has started."""
         self.running[name] = self.now(), log
+        self.untouched[name] = written(log)
 
     def finished(self, name: str) -> None:
         """A step has ended well."""
@@ -191,12 +208,11 @@ class Display:
             if now - at >= (EVERY_S if name in self.shown else SHORT_S):
                 due.append((at, name, began, log, before))
         for _, name, began, log, before in sorted(due)[:LINES]:
-            sign = self._sign(log)
+            waits = self.plan.jobs and log and written(log) == self.untouched[name]
+            sign = "" if waits else self._sign(log)
             self.shown[name] = now, sign
-            self.line(f"{name}: {sign if sign != before and sign else self._at_work(began)}")
-
-    def _at_work(self, began: float) -> str:
-        return f"at work for {clock(self.now() - began)}"
+            doing = f"{'in the queue' if waits else 'at work'} for {clock(now - began)}"
+            self.line(f"{name}: {sign if sign != before and sign else doing}")
 
 
 class LogHandler(LogHandlerBase):

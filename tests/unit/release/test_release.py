@@ -27,7 +27,7 @@ from bezoar.provenance.receipt import Receipt
 from bezoar.readers import read_json
 from bezoar.release import contents, licences
 from bezoar.workflow import lineage, sources
-from bezoar.workflow.configuration import PAPER, merge, resolved
+from bezoar.workflow.configuration import PAPER, resolved
 from bezoar.workflow.layout import MODELS, Layout
 
 ROOT = Path(__file__).parents[3]
@@ -144,11 +144,12 @@ def fetch(entry: dict[str, Any]) -> Path:
 
 @pytest.mark.usefixtures("sound")
 def test_what_is_published_is_the_source_of_another_run_with_the_same_bytes(
-    hub: Hub, monkeypatch: pytest.MonkeyPatch
+    hub: Hub, capsys: pytest.CaptureFixture[str]
 ) -> None:
     publish()
-    overlay = yaml.safe_load(Path("openbezoar-released.yaml").read_text())
-    other = Layout(merge(resolved(["config/rehearsal.yaml", "config/released.yaml"]), overlay))
+    files = capsys.readouterr().out.rpartition('CONFIG="')[2].rstrip('"\n').split()
+    assert files == [*CONFIG, "config/released.yaml", "openbezoar-released.yaml"]
+    other = Layout(resolved(files))
     for scheme in other.schemes:
         entry = other.registry[other.released(scheme)]
         folder = fetch(entry)

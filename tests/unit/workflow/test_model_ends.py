@@ -245,3 +245,14 @@ def anthropic_ends() -> dict[str, str]:
         model: datetime.strptime(re.sub(r"(\d)\w\w,", r"\1,", text), "%B %d, %Y").date().isoformat()
         for model, text in table.items()
     }
+
+
+def test_beside_a_served_teacher_the_evaluator_needs_a_key_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    config = resolved(["config/paper.yaml", "config/serve-vllm.yaml"])
+    lines = list(doctor.language_models(config))
+    assert [line for line in lines if line.startswith("teacher: no program .venv-serve/bin/vllm")]
+    assert [line for line in lines if line.startswith("evaluator: OPENAI_API_KEY is not set")]
+    assert not [line for line in lines if line.startswith("evaluator: no program")]

@@ -117,6 +117,23 @@ def test_without_a_record_there_is_no_invented_time() -> None:
     assert lines[-1] == "[0/4]  0:00  base: started"
 
 
+def test_a_step_of_a_cluster_is_in_the_queue_until_it_writes_its_log(
+    display: Display, tmp_path: Path
+) -> None:
+    display.begin(Plan(CHAIN, 1, "results/x", "rehearsal", jobs=16), SECONDS, own=False)
+    assert display.lines[-2] == "4 steps on a cluster, 16 at once: how long depends on its queue"  # type: ignore[attr-defined]
+    log = tmp_path / "base.txt"
+    log.write_text("-- train: 9 of 1000 steps\n")  # of the job before, which was killed
+    display.started("base", log)
+    lines = at(display, 4.0)
+    display.tick()
+    assert lines == ["[0/4]  0:04  base: in the queue for 0:04"]
+    log.write_text("-- train: 10 of 1000 steps\n")
+    lines = at(display, 15.0)
+    display.tick()
+    assert lines == ["[0/4]  0:15  base: train: 10 of 1000 steps"]
+
+
 def test_a_failed_step_is_one_block_with_the_end_of_its_log(
     display: Display, tmp_path: Path
 ) -> None:
@@ -169,6 +186,14 @@ def test_a_step_never_run_takes_as_long_as_others_of_its_rule(tmp_path: Path) ->
     duration.record("r", "sft orca", 50, tmp_path / "s.json")
     plan = Plan({"sft evol": Step("sft evol", "sft")}, 1, "r", "paper")
     assert duration.seconds_of(plan, tmp_path / "s.json") == ({"sft evol": 40.0}, False)
+
+
+def test_the_probe_keeps_one_core_busy() -> None:
+    duration.probe()  # imports numpy
+    whole, own = time.process_time(), time.thread_time()
+    duration.probe()
+    whole, own = time.process_time() - whole, time.thread_time() - own
+    assert whole < 1.2 * own, "threads of a busy machine wait for each other"
 
 
 def test_the_probe_is_quick_and_positive() -> None:
