@@ -78,6 +78,7 @@ def load_4bit(directory: Path, cache_dequantized: bool = False) -> Any:
         raise UserError(
             f"{directory}: no linear layer to quantise to 4 bits; train a model that has some"
         )
+    require_shapes(directory, model)
     for layer in layers:
         layer.support_avx512bf16_for_cpu = False
         if cache_dequantized:
@@ -86,6 +87,24 @@ def load_4bit(directory: Path, cache_dequantized: bool = False) -> Any:
         parameter.requires_grad_(False)
     model.config.use_cache = False
     return model
+
+
+def require_shapes(directory: Path, model: Any) -> None:
+    """Raise `UserError` unless every 4-bit weight has the shape that config.json gives its layer:
+    transformers compares those of other weights alone.
+    """
+    from bitsandbytes.nn import Linear4bit
+
+    for name, module in model.named_modules():
+        if isinstance(module, Linear4bit):
+            weight: Any = module.weight
+            found = tuple(weight.quant_state.shape)
+            expected = (module.out_features, module.in_features)
+            if found != expected:
+                raise UserError(
+                    f"{directory}: mismatched weights, the first {name} of {found}; config.json"
+                    f" describes {expected}"
+                )
 
 
 def keep_dequantized(layer: Any) -> None:

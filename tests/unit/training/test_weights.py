@@ -177,6 +177,14 @@ def test_the_four_bit_model_is_checked_as_well(case: str, model: Path) -> None:
         qlora.load_4bit(model) if case != "too large" else load_causal_lm(model, torch.float16)
 
 
+@pytest.mark.parametrize("changes", [{"num_attention_heads": 8}, {"intermediate_size": 192}])
+def test_a_four_bit_weight_of_another_shape_is_one_line(changes: dict, model: Path) -> None:
+    """transformers compares the shapes of weights that it does not quantise alone."""
+    setting(model, **{"head_dim": 32, **changes})
+    with pytest.raises(UserError, match=r"mismatched weights, the first model\.layers\.0\."):
+        qlora.load_4bit(model)
+
+
 def test_a_whole_model_loads_with_buffers_of_old_files_and_with_an_equal_head(model: Path) -> None:
     edited(
         model,
