@@ -14,6 +14,8 @@ from bezoar.training.tokenizer import OTHER_MEDIA, load_tokenizer, tokenizer_fil
 PLAIN = {"F64", "F32", "F16", "BF16"}  # safetensors' names of what a weight may be stored in
 LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 MOST_TOKENS = 10**12  # of a context; a config that says more makes no sense
+# Of adapter_config.json: what makes an adapter act on some tokens or rows alone. No merge holds it.
+CONDITIONAL = ("alora_invocation_tokens", "arrow_config")
 WHOLE = {"I64", "I32", "I16", "BOOL"}  # of buffers, such as positions and masks
 
 
@@ -69,7 +71,7 @@ def load_causal_lm(directory: Path, dtype: Any, **options: Any) -> Any:
 
 def load_adapter(model: Any, directory: Path, trainable: bool = False) -> Any:
     """Return `model` with the adapter of a directory on it; raise `UserError` unless every weight
-    of it comes from there and is finite.
+    of it comes from there and is finite, and it acts on every token.
     """
     from peft import PeftModel
     from peft.utils import get_peft_model_state_dict
@@ -78,6 +80,12 @@ def load_adapter(model: Any, directory: Path, trainable: bool = False) -> Any:
     for name in (path, directory / "adapter_config.json"):
         if not name.is_file():
             raise UserError(f"{name}: no such file; expected an adapter directory")
+    settings = read_json_object(directory / "adapter_config.json")
+    if conditional := [name for name in CONDITIONAL if settings.get(name) is not None]:
+        raise UserError(
+            f"{directory}: adapter_config.json sets {conditional[0]}, and such an adapter acts on"
+            " some tokens alone; expected one that acts on all"
+        )
     held = dict(tensors(path))
     _require_finite(path, held.items(), None)
     stored = {name: tuple(tensor.shape) for name, tensor in held.items()}

@@ -14,6 +14,7 @@ from trained import ROOT, SFT, TEMPLATE, dpo_command, reference_command, sft_com
 
 from bench_precision import AVX2_ONLY
 from bezoar import precision
+from bezoar.workflow import machine
 
 
 class Products(TorchDispatchMode):
@@ -66,6 +67,7 @@ def test_no_training_on_a_cpu_forms_a_product_in_bfloat16(place: Path, reference
     assert products.seen[torch.float32] > 1000
 
 
+@pytest.mark.skipif(not machine.bfloat16(), reason="all tests run on such a processor here")
 def test_training_and_evaluation_end_on_a_processor_without_bfloat16_units(
     place: Path, tmp_path: Path
 ) -> None:

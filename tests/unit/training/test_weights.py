@@ -293,6 +293,17 @@ def test_an_adapter_that_is_not_whole_is_one_line(
     assert json.loads((adapter / "adapter_config.json").read_text())["r"] == 8 and whole
 
 
+def test_an_adapter_that_acts_on_some_tokens_alone_is_one_line(
+    place: Path, adapter: Path, tmp_path: Path
+) -> None:
+    base = load_causal_lm(place / "base", torch.float32)
+    folder = damaged(adapter, tmp_path / "alora", dict)
+    path = folder / "adapter_config.json"
+    write_json(path, read_json(path) | {"alora_invocation_tokens": [5]})
+    with pytest.raises(UserError, match="sets alora_invocation_tokens"):
+        load_adapter(base, folder)
+
+
 @pytest.mark.parametrize("content", ["[]", "{", '{"base": 7}', "{}"])
 def test_a_lineage_that_says_nothing_is_one_line(tmp_path: Path, content: str) -> None:
     (tmp_path / "lineage.json").write_text(content)
