@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from trained import ROOT, dpo_command, sft_command
@@ -109,44 +110,56 @@ def test_a_last_batch_that_leaves_a_process_without_a_row_is_refused() -> None:
 
 
 ENVIRONMENT = os.environ | {
-    "PYTHONPATH": str(ROOT / "scripts"),
+    "PYTHONPATH": os.pathsep.join(
+        map(str, (ROOT / "scripts", ROOT / "tests/unit", Path(__file__).parent))
+    ),
     "PYTHONWARNINGS": "ignore",
     "OMP_NUM_THREADS": "1",
+    "BEZOAR_PROCESSES": "2",
 }
 RECORD = """
 import json, os, sys
-import trl
+from test_global_batch import recorded
 name, program, *arguments = sys.argv[1:]
-seen = []
-for trainer in (trl.SFTTrainer, trl.DPOTrainer):
-    def recorded(self, model, inputs, *more, step=trainer.training_step):
-        ids, mask = inputs["input_ids"].tolist(), inputs["attention_mask"].tolist()
-        seen.extend([t for t, kept in zip(*row) if kept] for row in zip(ids, mask))
-        return step(self, model, inputs, *more)
-    trainer.training_step = recorded
-module = __import__(program)
-module.main(arguments)
-rank = os.environ.get("RANK", "0")
-state = {"rank": rank, "processes": os.environ.get("WORLD_SIZE", "1"), "rows": seen}
+rank = os.environ["RANK"]
+state = {"rank": rank, "processes": os.environ["WORLD_SIZE"], "rows": recorded(program, arguments)}
 json.dump(state, open(f"{name}.{rank}", "w"))
 """
 
 
-def run_recorded(place: Path, name: str, stage: str, arguments: list[str], processes: int) -> list:
-    """Run a training, in several processes as the workflow starts them; return what each saw."""
+def recorded(program: str, arguments: list[str]) -> list[list[int]]:
+    """Run a training in this process; return the tokens of every row that it trains on."""
+    import trl
+
+    seen: list[list[int]] = []
+    with pytest.MonkeyPatch.context() as patch:
+        for trainer in (trl.SFTTrainer, trl.DPOTrainer):
+
+            def step(
+                self: Any, model: Any, inputs: dict, *more: Any, whole: Any = trainer.training_step
+            ) -> Any:
+                for ids, mask in zip(
+                    inputs["input_ids"].tolist(), inputs["attention_mask"].tolist(), strict=True
+                ):
+                    seen.append([t for t, kept in zip(ids, mask, strict=True) if kept])
+                return whole(self, model, inputs, *more)
+
+            patch.setattr(trainer, "training_step", step)
+        __import__(program).main(arguments)
+    return seen
+
+
+def run_recorded(place: Path, name: str, stage: str, arguments: list[str]) -> list[dict]:
+    """Run a training in two processes as the workflow starts them; return what each saw."""
     (place / "record.py").write_text(RECORD)
-    launched = [sys.executable, "-m", "bezoar.training.launch", "--config_file"]
-    launched += [str(ROOT / "profiles" / "accelerate" / "cpu.yaml"), "--num_processes", "2"]
-    command = [*(launched if processes > 1 else [sys.executable]), str(place / "record.py")]
-    environment = ENVIRONMENT | {"BEZOAR_PROCESSES": str(processes)}
-    done = subprocess.run(
-        [*command, str(place / f"{name}.saw"), f"train_{stage}", *arguments],
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
+    command = [
+        *(sys.executable, "-m", "bezoar.training.launch", "--num_processes", "2", "--config_file"),
+        *(str(ROOT / "profiles" / "accelerate" / "cpu.yaml"), str(place / "record.py")),
+        *(str(place / f"{name}.saw"), f"train_{stage}", *arguments),
+    ]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    return [read_json(place / f"{name}.saw.{rank}") for rank in range(processes)]
+    return [read_json(place / f"{name}.saw.{rank}") for rank in range(2)]
 
 
 @pytest.mark.parametrize("stage", ["sft", "dpo"])
@@ -163,18 +176,16 @@ def test_two_processes_use_each_row_once_and_give_the_curve_of_one(
         "lora": {"r": 8, "alpha": 8, "dropout": 0.0, "targets": ["q_proj", "k_proj", "v_proj"]},
     }
 
-    def run(name: str, processes: int) -> list:
-        arguments = (
-            sft_command(place, name, **changes)
-            if stage == "sft"
-            else dpo_command(place, reference.name, name, **changes)
-        )
-        return run_recorded(place, name, stage, arguments, processes)
+    def command(name: str) -> list[str]:
+        if stage == "sft":
+            return sft_command(place, name, **changes)
+        return dpo_command(place, reference.name, name, **changes)
 
-    [alone], both = run(f"{stage}-alone", 1), run(f"{stage}-two", 2)
+    alone = recorded(f"train_{stage}", command(f"{stage}-alone"))
+    both = run_recorded(place, f"{stage}-two", stage, command(f"{stage}-two"))
     assert [(state["rank"], state["processes"]) for state in both] == [("0", "2"), ("1", "2")]
     rows = [row for state in both for row in state["rows"]]
-    assert sorted(rows) == sorted(alone["rows"]), "no row twice, none left out"
+    assert sorted(rows) == sorted(alone), "no row twice, none left out"
     assert all(len(state["rows"]) >= len(rows) // 2 - 1 for state in both)
     assert len(rows) == 35 * (1 if stage == "sft" else 2)
     assert losses(place / f"{stage}-two") == pytest.approx(
