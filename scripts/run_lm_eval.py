@@ -140,7 +140,7 @@ def backend(model: Path, recipe: Recipe) -> Any:
         backend="causal",
     )
     call, write = found._model_call, found._model_generate
-    stops = torch.tensor(sorted(ends(network)))
+    stops = torch.tensor(sorted(ends(network)), dtype=torch.long)
 
     def checked_call(inps: Any, *more: Any, **named: Any) -> Any:
         require_positions("lm_eval: requests", network, [inps.shape[1]])
