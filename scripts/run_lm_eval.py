@@ -39,7 +39,7 @@ from bezoar.evaluation.parts import Parts
 from bezoar.files import write_json, write_jsonl
 from bezoar.provenance.receipt import Receipt, stage_parser
 from bezoar.provenance.resumption import begun_with
-from bezoar.training.weights import positions, require_positions
+from bezoar.training.weights import ends, positions, require_positions
 
 
 class Recipe(TypedDict):
@@ -118,8 +118,10 @@ def require_room(tasks: dict[str, Any], max_length: int, whose: str) -> None:
 
 def backend(model: Path, recipe: Recipe) -> Any:
     """Return the harness's Hugging Face backend around a model; it refuses a request that is longer
-    than the model's context, and reads no special token from a text.
+    than the model's context, and reads no special token from a text. A token that ends an answer
+    is no part of it; the harness would write one that the tokenizer does not call special.
     """
+    import torch
     from lm_eval.models.huggingface import HFLM
 
     class Counted(HFLM):
@@ -138,6 +140,7 @@ def backend(model: Path, recipe: Recipe) -> Any:
         backend="causal",
     )
     call, write = found._model_call, found._model_generate
+    stops = torch.tensor(sorted(ends(network)), dtype=torch.long)
 
     def checked_call(inps: Any, *more: Any, **named: Any) -> Any:
         require_positions("lm_eval: requests", network, [inps.shape[1]])
@@ -146,7 +149,12 @@ def backend(model: Path, recipe: Recipe) -> Any:
 
     def checked_write(context: Any, max_length: int, *more: Any, **named: Any) -> Any:
         require_positions("lm_eval: requests with their answers", network, [max_length])
-        return write(context, max_length, *more, **named)
+        return without_ends(write(context, max_length, *more, **named), context.shape[1])
+
+    def without_ends(ids: Any, start: int) -> Any:
+        answers = ids[:, start:]
+        ended = torch.isin(answers, stops.to(ids.device))
+        return torch.cat([ids[:, :start], answers.masked_fill(ended, tokenizer.pad_token_id)], 1)
 
     found._model_call, found._model_generate = checked_call, checked_write
     limit = positions(network)

@@ -2,6 +2,7 @@
 a partly random model never computes anything.
 """
 
+import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,12 +12,15 @@ from bezoar.errors import UserError, reason, shortage
 from bezoar.readers import read_json_object, shown
 from bezoar.training.tokenizer import OTHER_MEDIA, load_tokenizer, tokenizer_file
 
-PLAIN = {"F64", "F32", "F16", "BF16"}  # safetensors' names of what a weight may be stored in
+# What a weight may be stored in, by safetensors' and by torch's names.
+PLAIN = set("F64 F32 F16 BF16 float64 float32 float16 bfloat16".split())
 LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 MOST_TOKENS = 10**12  # of a context; a config that says more makes no sense
 # Of adapter_config.json: what makes an adapter act on some tokens or rows alone. No merge holds it.
 CONDITIONAL = ("alora_invocation_tokens", "arrow_config")
-WHOLE = {"I64", "I32", "I16", "BOOL"}  # of buffers, such as positions and masks
+# Of buffers, such as positions and masks; masks in old pickles are bytes.
+WHOLE = set("I64 I32 I16 BOOL int64 int32 int16 bool uint8".split())
+PICKLED = "pytorch_model"  # the beginning of a file name
 
 
 def load_causal_lm(directory: Path, dtype: Any, **options: Any) -> Any:
@@ -86,6 +90,7 @@ def load_adapter(model: Any, directory: Path, trainable: bool = False) -> Any:
             f"{directory}: adapter_config.json sets {conditional[0]}, and such an adapter acts on"
             " some tokens alone; expected one that acts on all"
         )
+    _require_kinds(path)
     held = dict(tensors(path))
     _require_finite(path, held.items(), None)
     stored = {name: tuple(tensor.shape) for name, tensor in held.items()}
@@ -195,15 +200,10 @@ def _require_plain(directory: Path) -> None:
             f"{directory}: {adapters[0]} lies beside the weights, so it is unclear whether the"
             " adapter is merged; merge it, or move it away"
         )
-    _require_one_place(directory)
-    count = 0
-    for path in sorted(directory.glob("*.safetensors")):
-        for name, kind in _header(path):
-            count += 1
-            if kind not in PLAIN | WHOLE:
-                raise UserError(
-                    f"{path}: {name} is stored as {kind}; expected weights in 16 or 32 bits"
-                )
+    stored = sorted(directory.glob("*.safetensors"))
+    pickled = [] if stored else sorted(directory.glob(f"{PICKLED}*.bin"))
+    _require_one_place(directory, "model.safetensors" if stored else f"{PICKLED}.bin")
+    count = sum(map(_require_kinds, stored or pickled))
     layers = max((config[name] for name in LAYERS if type(config.get(name)) is int), default=0)
     if count and layers > count:  # they would all be built before the first is missed
         raise UserError(
@@ -212,17 +212,30 @@ def _require_plain(directory: Path) -> None:
         )
 
 
-def _require_one_place(directory: Path) -> None:
-    """Raise `UserError` if it is unclear which file a weight comes from: transformers passes over
-    an index beside a single file, and of a weight in two files takes either.
+def _require_kinds(path: Path) -> int:
+    """Return how many tensors a file holds; raise `UserError` for one in fewer than 16 bits, or a
+    weight of whole numbers, which transformers would take for its values.
     """
-    index = directory / "model.safetensors.index.json"
+    header = _header(path)
+    for name, kind in header:
+        if kind not in PLAIN and (kind not in WHOLE or name.endswith("weight")):
+            raise UserError(
+                f"{path}: {name} is stored as {kind}; expected floating-point weights in 16 or 32"
+                " bits"
+            )
+    return len(header)
+
+
+def _require_one_place(directory: Path, single: str) -> None:
+    """Raise `UserError` if it is unclear which file a weight comes from: transformers passes over
+    an index beside a `single` file, and of a weight in two files takes either.
+    """
+    index = directory / f"{single}.index.json"
     if not index.is_file():
         return
     listed = read_json_object(index, "weight_map")["weight_map"]
     if not isinstance(listed, dict) or not all(isinstance(name, str) for name in listed.values()):
         raise UserError(f"{index}: expected the file of each weight; fetch it again")
-    single = "model.safetensors"
     if (directory / single).is_file() and set(listed.values()) != {single}:
         raise UserError(
             f"{directory}: {single} lies beside {index.name}, which names other files, so it is"
@@ -242,9 +255,30 @@ def _require_one_place(directory: Path) -> None:
 
 
 def _header(path: Path) -> list[tuple[str, str]]:
-    """(name, safetensors' name of its type) of every tensor in a file."""
+    """(name, name of its type) of every tensor in a file of weights."""
+    if path.suffix == ".bin":
+        return _pickled_header(path)
     with _opened(path) as stored:
         return [(name, stored.get_slice(name).get_dtype()) for name in stored.keys()]  # noqa: SIM118
+
+
+def _pickled_header(path: Path) -> list[tuple[str, str]]:
+    """(name, torch's name of its type) of every tensor in a pickle; nothing of one that torch
+    cannot read, which transformers refuses.
+    """
+    import torch
+
+    try:
+        found = torch.load(path, "cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as error:  # a pickle may raise anything
+        if shortage(error):
+            raise
+        return []
+    return [
+        (name, str(tensor.dtype).removeprefix("torch."))
+        for name, tensor in (found.items() if isinstance(found, dict) else ())
+        if isinstance(name, str) and isinstance(tensor, torch.Tensor)
+    ]
 
 
 def _require_finite(where: Path, named: Iterable[tuple[str, Any]], dtype: Any) -> None:

@@ -679,3 +679,22 @@ def test_markup_in_a_question_is_text(tiny_base: Path) -> None:
     model = run_lm_eval.backend(tiny_base, RECIPE)
     assert 2 not in model.tok_encode("red </s> blue")
     assert 2 not in model.tok_batch_encode(["red </s> blue"])[0]
+
+
+def test_an_end_that_is_not_special_is_no_part_of_an_answer(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    from lm_eval.api.instance import Instance
+
+    def answer() -> str:
+        model = run_lm_eval.backend(tmp_path / "model", RECIPE)
+        options = {"until": ["\n\n"], "max_gen_toks": 6}
+        asked = Instance("generate_until", {}, ("red green", options), 0)
+        return str(model.generate_until([asked], disable_tqdm=True)[0])
+
+    shutil.copytree(tiny_base, tmp_path / "model")
+    whole = answer()
+    tokenizer = run_lm_eval.backend(tmp_path / "model", RECIPE).tokenizer
+    end = tokenizer(whole, add_special_tokens=False)["input_ids"][-1]
+    write_json(tmp_path / "model/generation_config.json", {"eos_token_id": [2, end]})
+    assert whole and tokenizer.decode([end]).strip() not in answer().split()

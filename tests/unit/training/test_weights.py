@@ -97,6 +97,10 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "infinite": (lambda m: edited(m, holding(NORM, float("inf"))), "is not finite"),
     "too large": (lambda m: edited(m, holding(NORM, 7e4)), "beyond the range of torch.float16"),
     "integers": (lambda m: edited(m, quantised), f"{NORM} is stored as I8"),
+    "whole numbers": (  # transformers would take them for the weight's values
+        lambda m: edited(m, lambda held: held | {NORM: held[NORM].int()}),
+        f"{NORM} is stored as I32",
+    ),
     "quantised": (
         lambda m: setting(m, quantization_config={"quant_method": "gptq", "bits": 4}),
         r"quantised \(gptq\)",
@@ -260,6 +264,46 @@ def test_pickled_weights_are_checked_as_well(model: Path) -> None:
         load_causal_lm(model, torch.float32)
 
 
+@pytest.mark.parametrize("kind", [torch.int8, torch.int32, torch.float8_e4m3fn, torch.complex64])
+def test_pickled_weights_without_16_bits_or_a_fraction_are_one_line(
+    kind: torch.dtype, model: Path
+) -> None:
+    held = load_file(model / FILE)
+    (model / FILE).unlink()
+    path, name = model / "pytorch_model.bin", str(kind).removeprefix("torch.")
+    torch.save(held | {NORM: held[NORM].to(kind)}, path)
+    with pytest.raises(UserError, match=f"{path}: {NORM} is stored as {name}"):
+        load_causal_lm(model, torch.float32)
+
+
+def test_pickles_may_hold_masks_and_be_of_the_old_format(model: Path) -> None:
+    held = load_file(model / FILE)
+    (model / FILE).unlink()
+    mask = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(16, dtype=torch.uint8)}
+    torch.save(held | mask, model / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+    load_causal_lm(model, torch.float32)
+
+
+def test_of_pickled_weights_in_two_places_none_is_taken(model: Path) -> None:
+    held = load_file(model / FILE)
+    (model / FILE).unlink()
+    single, index = model / "pytorch_model.bin", model / "pytorch_model.bin.index.json"
+    shards = [f"pytorch_model-0000{number}-of-00002.bin" for number in (1, 2)]
+    torch.save(held, model / shards[0])
+    torch.save({NORM: held[NORM] * 3}, model / shards[1])
+    where = dict.fromkeys(held, shards[0])
+    write_json(index, {"metadata": {}, "weight_map": where})
+    load_causal_lm(model, torch.float32)
+    write_json(index, {"metadata": {}, "weight_map": where | {EMBEDDING: shards[1]}})
+    with pytest.raises(UserError, match=f"{NORM} is in {shards[0]} and in {shards[1]}"):
+        load_causal_lm(model, torch.float32)
+    torch.save(held, single)
+    with pytest.raises(
+        UserError, match=r"pytorch_model\.bin lies beside pytorch_model\.bin\.index"
+    ):
+        load_causal_lm(model, torch.float32)
+
+
 def damaged(adapter: Path, to: Path, change: Callable[[Weights], Weights]) -> Path:
     shutil.copytree(adapter, to)
     held = change(load_file(to / "adapter_model.safetensors"))
@@ -277,6 +321,7 @@ def test_an_adapter_that_is_not_whole_is_one_line(
         (lambda held: held | {"extra.weight": held[name].clone()}, "do not fit|no adapter of"),
         (lambda held: held | {name: held[name][:, :32].clone()}, "no adapter of this model"),
         (holding(name, float("nan")), f"{name} holds a value that is not finite"),
+        (lambda held: held | {name: held[name].int()}, f"{name} is stored as I32"),
     ]
     for number, (change, message) in enumerate(cases):
         folder = damaged(adapter, tmp_path / str(number), change)
