@@ -2,7 +2,8 @@
 
 Words are compared in one form: Unicode's NFKC with case folded, so that composed and decomposed
 letters, full-width forms and ligatures are the same word, and without invisible characters
-(soft hyphens, zero-width spaces and joiners, marks of direction, variation selectors).
+(soft hyphens, zero-width spaces and joiners, marks of direction, variation selectors). Of scripts
+that put no space between words, each letter is one.
 """
 
 import re
@@ -12,6 +13,14 @@ from functools import cache
 from itertools import pairwise
 
 WORD = re.compile(r"[^\W_]+")
+# Thai and Lao, Myanmar, Khmer, kana, Han (Unicode 17.0, UAX 29, section 4: scripts without spaces).
+UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff"
+    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003347f"
+)
+UNSPACED_LETTER = re.compile(rf"[{UNSPACED}]")
+ANY_WORD = re.compile(rf"(?=\w)[{UNSPACED}]|[^\W_{UNSPACED}]+")
+APOSTROPHE = "\u02bc"  # a letter to Unicode, and typed in place of the sign
 JOINING_JAMO = range(0x1160, 0x1200)  # vowels and finals of decomposed Hangul
 # Not of category Cf, and ignored by Unicode all the same (Default_Ignorable_Code_Point): the
 # grapheme joiner, Hangul fillers, Khmer and Mongolian marks, variation selectors.
@@ -34,7 +43,7 @@ def words_of(text: str) -> list[str]:
     if text.isascii():
         return WORD.findall(text.lower())
     if _is_simple(text):
-        return WORD.findall(text.translate(_FOLDED))
+        return ANY_WORD.findall(text.translate(_FOLDED))
     return [word for word, _, _ in _words(text)]
 
 
@@ -43,7 +52,7 @@ def word_spans(text: str) -> list[tuple[int, int]]:
     character becomes several words ("½" is 1 and 2), each gets its offsets.
     """
     if text.isascii() or _is_simple(text):
-        return [match.span() for match in WORD.finditer(text.translate(_FOLDED))]
+        return [match.span() for match in ANY_WORD.finditer(text.translate(_FOLDED))]
     return [(start, end) for _, start, end in _words(text)]
 
 
@@ -55,7 +64,8 @@ def _is_hidden(char: str) -> bool:
 
 def _compared(text: str) -> str:
     """Return a text in NFKC, case folded (Unicode 3.13, toNFKC_Casefold without its removals)."""
-    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    return folded.replace(APOSTROPHE, "'")
 
 
 @cache
@@ -109,6 +119,10 @@ def _words(text: str) -> Iterator[tuple[str, int, int]]:
     word, first, last = "", 0, 0
     for form, start, end in _letters(text):
         for char in form:
+            alone = UNSPACED_LETTER.match(word) or UNSPACED_LETTER.match(char)
+            if word and alone and char.isalnum():
+                yield word, first, last
+                word = ""
             if char.isalnum() or (word and unicodedata.category(char).startswith("M")):
                 first, last = (first if word else start), end
                 word += char

@@ -64,7 +64,12 @@ MARKED = st.text(
                 (0xC0, 0x24F),  # Latin with accents
                 (0x300, 0x36F),  # accents
                 (0x900, 0xDFF),  # Indian scripts
+                (0x0E00, 0x0EFF),  # Thai and Lao
+                (0x1000, 0x109F),  # Myanmar
                 (0x1100, 0x11FF),  # parts of Hangul syllables
+                (0x1780, 0x17FF),  # Khmer
+                (0x3040, 0x30FF),  # kana
+                (0x4E00, 0x4E80),  # Han
                 (0xAC00, 0xAD00),  # Hangul syllables
                 (0xFB00, 0xFB4F),  # ligatures
                 (0xFF00, 0xFFEF),  # full and half width
@@ -94,11 +99,28 @@ def test_no_form_of_unicode_hides_a_word(text: str) -> None:
         ("ΣΊΣΥΦΟΣ", "σίσυφος"),
         ("ﾊﾟﾝ", "パン"),
         ("हिन्दी", "हिन्दी"),
+        ("don\u02bct", "don't"),
     ],
 )
 def test_what_looks_the_same_is_the_same_words(hidden: str, plain: str) -> None:
     assert words_of(hidden) == words_of(plain)
     assert words_of(hidden)
+
+
+def test_of_scripts_without_spaces_each_letter_is_a_word() -> None:
+    assert words_of("我们AI时代2号") == ["我", "们", "ai", "时", "代", "2", "号"]
+    assert (
+        words_of("がっこう。")
+        == words_of(unicodedata.normalize("NFD", "がっこう"))
+        == list("がっこう")
+    )
+    assert words_of("น้ำ") == words_of(unicodedata.normalize("NFKD", "น้ำ"))
+    assert len(words_of("นํ้าใจ")) > 2
+    question = "请说明为什么水在零度以下会结冰，并举出三个生活中的例子。"
+    (found,) = contamination.matches(
+        items_of(question), [{"instruction": f"问题：{question}", "response": ""}], "s", SHARED
+    )
+    assert found["share"] == 1.0
 
 
 def test_decomposed_text_is_found_and_quoted_as_the_row_writes_it() -> None:
