@@ -19,6 +19,8 @@ RUN = {
     "places": 1250,
     "startup_s": 3.0,
     "peak_mib": 100.0,
+    "first_s": 2.0,
+    "first_tokens": 200,
 }
 
 
