@@ -63,7 +63,7 @@ _DIGESTS: dict[tuple[int, ...], str] = {}  # of this process: device, inode, siz
 SETTLED_S = 0.1
 
 
-def sha256_file(path: Path) -> str:
+def sha256_file(path: Path | str) -> str:
     """Return the hex sha256 of a file's bytes, read in blocks.
 
     A stage asks several times for a model of gigabytes. What this process has hashed is not read

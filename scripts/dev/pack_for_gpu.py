@@ -93,7 +93,7 @@ def download(entries: list[str], built: list[str], python: str, wheels: Path) ->
 def other_cuda(name: str, cuda: str) -> bool:
     """Whether a file of a wheel is for another version of CUDA than `cuda`, such as `13.0`."""
     found = re.search(r"_cuda(\d+)\.so$", name)
-    return bool(found) and found[1] != cuda.replace(".", "")  # type: ignore[index]
+    return found is not None and found[1] != cuda.replace(".", "")
 
 
 def slim(wheel: Path, cuda: str) -> None:

@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from bezoar.files import SETTLED_S, same_json, whole_file
+from bezoar.files import SETTLED_S, same_json, sha256_file, whole_file
 
 LOCKS = Path(__file__).parents[3] / "envs"
 AGAIN = "BEZOAR_AGAIN"  # set: a program runs even if nothing has changed
@@ -57,8 +57,7 @@ class Hashes:
             found = self.known.get(str(path))
             if found and found[:4] == key:
                 return str(found[4])
-            with open(path, "rb") as stream:
-                digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            digest = sha256_file(path)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return None
         if time.time() - facts.st_ctime > SETTLED_S:
