@@ -3,24 +3,31 @@ estimated for them, and estimated for the paper's scale and for ten times its da
 
 Usage: measure_growth.py --run results/rehearsal config/rehearsal.yaml \\
            --run results/trial config/trial.yaml config/trial-without-dolly.yaml \\
-           [--output docs/growth.md]
+           [--page docs/growth.md] [--runs docs/growth.jsonl] [--figure docs/growth.svg]
 
+Each `--run` is a finished run of this machine; it is kept in `--runs`, in place of an earlier one
+of its scale on such a processor, and the page and its figure are written from all that are kept.
 Measured is the largest job of a rule, from its receipts: seconds from its start to its end, and the
-peak of its resident memory. Estimated is what `bezoar.workflow.resources` asks for: seconds at
-most, for rows as long as allowed, without the imports of a process; memory with its margin.
+peak of its resident memory. Estimated is what `bezoar.workflow.resources` asks for today: seconds
+at most, for rows as long as allowed; memory with its margin.
 """
 
 import argparse
 import copy
-from collections.abc import Iterator
+import io
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench_page import flags, processor
 from bezoar import program
 from bezoar.errors import UserError
-from bezoar.files import whole_file
+from bezoar.files import whole_file, write_jsonl
 from bezoar.progress import clock
 from bezoar.provenance.audit import finished
+from bezoar.readers import read_jsonl
+from bezoar.report import plots
 from bezoar.workflow import resources
 from bezoar.workflow.configuration import resolved
 from bezoar.workflow.layout import Layout
@@ -30,10 +37,14 @@ IN_A_ROW = ("sft", "hh_sft", "dpo_reference", "dpo", "merge")  # each waits for 
 HEAD = """# How it grows
 
 Written by `scripts/dev/measure_growth.py` from finished runs; the command is in its docstring.
+How the searches among rows grow with their number is in [benchmarks.md](benchmarks.md), "Data".
+
+![Measured time against the estimate, and peak memory against parameters](growth.svg)
 
 ## Measured, beside the estimate
-The largest job of each rule. Time: measured / at most, in seconds; what is measured includes the
-imports of a process and the start of a server. Memory: measured / asked for, in MB.
+The largest job of each rule: measured / estimated today. What is measured includes the imports of
+a process and the start of a server; what is estimated is an upper bound, for rows as long as
+`max_length` allows.
 
 """
 
@@ -53,8 +64,8 @@ def tenfold(config: dict[str, Any], apart: int = 1) -> dict[str, Any]:
     return more
 
 
-def table_of(results: Path, config: list[str]) -> Iterator[str]:
-    """Yield the lines of a run's table."""
+def measured(results: Path, config: list[str]) -> dict[str, Any]:
+    """Return what is kept of a finished run."""
     if not config:
         raise UserError(f"--run {results}: expected its configuration files behind the directory")
     layout = Layout(resolved(config))
@@ -62,19 +73,93 @@ def table_of(results: Path, config: list[str]) -> Iterator[str]:
     receipts = finished(results).values()
     took = resources.used(receipts)
     commits = {receipt["git_commit"] or "?" for receipt in receipts}
-    yield (
-        f"### {layout.config['scale']}: {needs.size / 1e6:.0f} million parameters (commit"
-        f" {', '.join(sorted(commit[:7] for commit in commits))})\n"
-    )
-    yield "| rule | jobs | seconds / at most | MB / asked for |\n|---|---|---|---|"
-    counts = resources.jobs(layout)
-    for rule, need in needs.by_rule.items():
-        if found := took.get(rule):
-            yield (
-                f"| {rule} | {counts[rule]} | {found.seconds:.0f} / {need.seconds:.0f} |"
-                f" {found.mem_mb:,.0f} / {need.mem_mb:,} |"
-            )
+    return {
+        "scale": layout.config["scale"],
+        "parameters": needs.size,
+        "machine": f"{os.cpu_count()} x {processor()} ({flags()})",
+        "commit": ", ".join(sorted(commit[:7] for commit in commits)),
+        "rules": {
+            rule: {
+                "seconds": round(took[rule].seconds, 1),
+                "mem_mb": round(took[rule].mem_mb),
+                "at_most_s": round(need.seconds, 1),
+                "asked_mb": need.mem_mb,
+            }
+            for rule, need in needs.by_rule.items()
+            if rule in took and rule not in resources.ASKING  # a server's time
+        },
+    }
+
+
+def label(run: dict[str, Any]) -> str:
+    """Return what the page calls a run."""
+    millions = run["parameters"] / 1e6
+    return f"{run['scale']}, {millions:,.{0 if millions >= 100 else 1}f} M"
+
+
+def tables(runs: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Yield the lines of the tables of all runs, time and memory."""
+    for number, run in enumerate(runs, 1):
+        yield f"{number}. {label(run)} parameters, on {run['machine']}, commit {run['commit']}"
+    rules = list(dict.fromkeys(rule for run in runs for rule in run["rules"]))
+    for what, took, estimate in (
+        ("seconds / at most", "seconds", "at_most_s"),
+        ("MB / asked for", "mem_mb", "asked_mb"),
+    ):
+        heads = [what, *(f"{number}. {label(run)}" for number, run in enumerate(runs, 1))]
+        yield "\n| " + " | ".join(heads) + " |"
+        yield "|---" * (len(runs) + 1) + "|"
+        for rule in rules:
+            cells = [
+                f"{found[took]:,.0f} / {found[estimate]:,.0f}" if found else "–"
+                for found in (run["rules"].get(rule) for run in runs)
+            ]
+            yield f"| {rule} | " + " | ".join(cells) + " |"
     yield ""
+
+
+def draw(runs: Sequence[dict[str, Any]], path: Path) -> None:
+    """Write the figure of all runs as SVG: seconds of the largest jobs against those at most, and
+    peak memory against the model's parameters.
+    """
+    import matplotlib
+
+    matplotlib.use("svg")
+    import matplotlib.pyplot as plt
+
+    matplotlib.rcParams |= {"svg.hashsalt": "openbezoar", "font.size": 9, "legend.frameon": False}
+    ink = ("xtick.color", "ytick.color", "axes.edgecolor", "axes.labelcolor", "text.color")
+    matplotlib.rcParams |= dict.fromkeys(ink, plots.INK)  # on a light page as on a dark one
+    sketch, (time, memory) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    style = list(zip(plots.COLOURS, plots.MARKERS, strict=True))
+    ends = [10.0, 1e5]
+    time.plot(ends, ends, color=plots.LINE, linewidth=1, zorder=0)
+    time.text(ends[1], ends[1], "as estimated ", ha="right", va="bottom", size=8)
+    for number, run in enumerate(runs, 1):
+        colour, marker = style[number % len(style)]
+        found = [run["rules"][rule] for rule in COMPUTING if rule in run["rules"]]
+        places = [[cost[of] for cost in found] for of in ("at_most_s", "seconds")]
+        named = f"{number}. {label(run)}"
+        time.scatter(*places, label=named, color=colour, marker=marker, s=22)
+        memory.scatter(
+            [run["parameters"]] * len(found),
+            [cost["mem_mb"] for cost in found],
+            color=colour,
+            marker=marker,
+            s=22,
+        )
+    time.set(xscale="log", yscale="log", xlabel="seconds at most, estimated")
+    time.set(ylabel="seconds measured, imports included")
+    memory.set(xscale="log", yscale="log", xlabel="parameters of the model")
+    memory.set(ylabel="peak memory of the host, MB")
+    sketch.legend(loc="outside upper center", ncols=2)
+    for axes in (time, memory):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(color=plots.LINE, linewidth=0.4, zorder=-1)
+    out = io.StringIO()
+    sketch.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    with whole_file(path) as stream:
+        stream.writelines(f"{line.rstrip()}\n" for line in out.getvalue().splitlines())
 
 
 def estimates() -> Iterator[str]:
@@ -120,14 +205,21 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--run", nargs="+", action="append", required=True, metavar="RESULTS CONFIG"
-    )
-    parser.add_argument("--output", type=Path, default=Path("docs/growth.md"))
+    parser.add_argument("--run", nargs="+", action="append", default=[], metavar="RESULTS CONFIG")
+    parser.add_argument("--page", type=Path, default=Path("docs/growth.md"))
+    parser.add_argument("--runs", type=Path, default=Path("docs/growth.jsonl"))
+    parser.add_argument("--figure", type=Path, default=Path("docs/growth.svg"))
     args = parser.parse_args(argv)
-    lines = [line for results, *config in args.run for line in table_of(Path(results), config)]
-    with whole_file(args.output) as stream:
-        stream.write(HEAD + "\n".join([*lines, *estimates()]) + "\n")
+    kept = read_jsonl(args.runs) if args.runs.is_file() else []
+    by_place = {(run["scale"], run["machine"]): run for run in kept}
+    for results, *config in args.run:
+        run = measured(Path(results), config)
+        by_place[run["scale"], run["machine"]] = run
+    runs = sorted(by_place.values(), key=lambda run: (run["parameters"], run["machine"]))
+    write_jsonl(args.runs, runs)
+    draw(runs, args.figure)
+    with whole_file(args.page) as stream:
+        stream.write(HEAD + "\n".join([*tables(runs), *estimates()]) + "\n")
 
 
 if __name__ == "__main__":

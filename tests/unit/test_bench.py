@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 import bench
+import measure_growth
 from bezoar.errors import UserError
+from bezoar.files import write_jsonl
 
 PAGE = Path(__file__).parents[2] / "docs/benchmarks.md"
 SECTION = "| client | 5,000 | 625 (624–627) | 603 | 622 | 0.90 , 0.94 , 0.95 | 81 |\n"
@@ -72,3 +74,23 @@ def test_the_numbers_to_watch_stand_in_the_page(
 ) -> None:
     section = bench.read_section(PAGE, bench.PARTS[part])
     assert re.fullmatch(r"[\d,.]+", bench.value(section, row, column) or ""), what
+
+
+def test_growth_is_written_from_all_runs_that_are_kept(tmp_path: Path) -> None:
+    cost = {"seconds": 7.4, "mem_mb": 504, "at_most_s": 36.0, "asked_mb": 1200}
+    runs = [
+        {"scale": scale, "parameters": size, "machine": "2 x A", "commit": "c0ffee1"}
+        | {"rules": {rule: cost}}
+        for scale, size, rule in (("trial", 135_000_000, "sft"), ("rehearsal", 2_400_000, "merge"))
+    ]
+    kept, page, drawn = (tmp_path / name for name in ("runs.jsonl", "page.md", "figure.svg"))
+    write_jsonl(kept, runs)
+    places = ["--runs", str(kept), "--page", str(page), "--figure", str(drawn)]
+    measure_growth.main(places)
+    first = [path.read_bytes() for path in (kept, page, drawn)]
+    text = page.read_text()
+    assert "| seconds / at most | 1. rehearsal, 2.4 M | 2. trial, 135 M |" in text
+    assert "| merge | 7 / 36 | – |" in text and "| sft | – | 504 / 1,200 |" in text
+    assert drawn.read_text().count("2. trial, 135 M") == 1
+    measure_growth.main(places)
+    assert [path.read_bytes() for path in (kept, page, drawn)] == first

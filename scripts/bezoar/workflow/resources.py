@@ -94,6 +94,7 @@ GPU_FLOPS, CPU_FLOPS = 4e13, 2.5e10
 GPU_TOKEN_S, CPU_TOKEN_S = 0.05, 0.05  # [ours] of one step of generation, a batch at a time
 LM_EVAL_TOKENS = 1_000_000  # [ours] a task: hellaswag has four times as many, rte a tenth
 DISK_BYTES_S = 1e8  # [ours] a network file system
+START_S = 30  # of a process: imports and reading, 7 to 20 s on the machines that were measured
 # A job's limit: its estimate is uncertain, and a queue of minutes is as good as one of seconds.
 LEAST_MINUTES, SLACK = 30, 2
 PAPER_PARAMETERS = 3_426_473_600  # of OpenLLaMA-3B-v2: what the figures a token below are of
@@ -229,7 +230,7 @@ class Needs:
         mem = MARGIN * MEASURED_MB[like or rule] + SCHEDULED_MB + (CUDA_MB if gpus else 0) + more_mb
         mem += MARGIN * (weights * large + ROW_BYTES * rows) / 1e6
         gpu_mb = math.ceil(gpu_bytes / 1e6) + CONTEXT_MB if gpus else 0
-        return Need(100 * math.ceil(mem / 100), seconds, gpus, gpu_mb)
+        return Need(100 * math.ceil(mem / 100), START_S + seconds, gpus, gpu_mb)
 
     def speed(self, gpus: int, threads: int) -> float:
         """Return operations a second."""
@@ -245,7 +246,8 @@ class Needs:
         if not made:
             return self.host("base", self.moved(), gpus=0)
         tokens = made["steps"] * made["batch_size"] * made["window"]
-        return self.host("base", 6 * self.size * tokens / self.speed(0, 2), gpus=0)
+        work = 6 * self.size * tokens / self.speed(0, 2)
+        return self.host("base", work + self.moved(), gpus=0)
 
     def served(self) -> dict[str, Need]:
         """Return what the teacher's server needs, and the jobs that ask it: they end together."""
@@ -285,7 +287,7 @@ class Needs:
         steps = rows * (1 - held_out) * recipe["epochs"] / recipe["batch_size"]
         work = 6 * self.size * recipe["epochs"] * (1 - held_out) * tokens
         work += (1 + steps / recipe["eval_steps"]) * 2 * self.size * held_out * tokens
-        seconds = work / self.speed(gpus, recipe["threads"] * self.processes)
+        seconds = work / self.speed(gpus, recipe["threads"] * self.processes) + self.moved() / 2
         micro = recipe["micro_batch_size"] * sequences * recipe["max_length"]
         whole = not recipe["gradient_checkpointing"]
         token = TOKEN_BYTES_WHOLE if whole else TOKEN_BYTES
@@ -323,6 +325,7 @@ class Needs:
         recipe = self.config["dpo"]
         tokens = 2 * pairs * recipe["max_length"]
         seconds = 2 * self.size * tokens / self.speed(self.gpus, recipe["threads"])
+        seconds += self.moved() / 2
         batch = 2 * recipe["reference_batch_size"] * recipe["max_length"]
         gpu_bytes = self.quantised(recipe) + batch * LOGIT_BYTES
         here_mb = self.cached_mb(recipe)
