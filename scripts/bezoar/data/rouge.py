@@ -1,7 +1,7 @@
 """Near-duplicates by ROUGE-L, searched exactly."""
 
 from array import array
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from itertools import chain
 from typing import Any
@@ -10,59 +10,77 @@ import numpy as np
 from rapidfuzz.distance import LCSseq
 
 ROOM = 1024  # texts that a search has room for before it grows
-WORDS = 4  # of 64 bits in a bitmap
+BITS = 256  # of a bitmap
+MOST_WORDS = 2**16 - 1  # that are filed; what is longer counts as so long, and the LCS decides
 BYTES_ADDED = np.uint32(0x01010101)  # times four bytes: their sum, in the highest
+
+
+class _Letters(dict[str, str]):
+    """Word -> one character, so that rapidfuzz compares plain strings; a new word gets the next."""
+
+    def __missing__(self, word: str) -> str:
+        self[word] = letter = chr(1 + len(self))
+        return letter
 
 
 class Kept:
     """The instructions kept so far, searched exactly for near-duplicates by ROUGE-L (F measure over
     words, Lin 2004): 2 * LCS / (m + n) > limit.
 
-    An LCS is at most the number of shared words, which must exceed limit * m / (2 - limit) whatever
-    the other's length. Two texts that share so many words share one among the first m - o + 1 of
-    each in any fixed order of words (prefix filter, Chaudhuri et al. 2006), so only texts filed
-    under one of those are compared. Rare words come first in that order, so that the lists under
-    them are short; it is drawn up anew whenever the texts have doubled, and a new word is rare.
-    Before an LCS is computed, a bitmap of 256 bits that each word toggles must differ in no more
-    bits than words can be unshared (Sandes et al. 2020); all texts of the lists are put to this
-    test at once.
+    An LCS is at most the number of shared words, which must reach o > limit * (m + n) / 2. Two texts
+    that share so many words share one among the first m - o + 1 of the one and the first n - o + 1
+    of the other, in any fixed order of words (prefix filter, Chaudhuri et al. 2006). So a text is
+    filed under its first words, as many as the shortest partner leaves, each with its length and
+    the longest partner for which the word is still among the first. Rare words come first in that
+    order, so that the lists under them are short; it is drawn up anew whenever the texts have
+    doubled, and a new word is rare. Before an LCS is computed, a bitmap of 256 bits that each word
+    toggles must differ in no more bits than words can be unshared (Sandes et al. 2020). All texts
+    of the lists are put to these tests at once.
     """
 
     def __init__(self, limit: float) -> None:
         self.limit = limit
         self.texts: list[str] = []
         self.sizes = np.zeros(ROOM, np.int32)  # words of each text
-        self.bits = np.zeros((ROOM, WORDS), np.uint64)
-        self.filed: dict[str, array[int]] = {}  # letter -> texts
-        # word -> one character, so that rapidfuzz compares plain strings
-        self._letters: dict[str, str] = {}
+        self.bits = np.zeros((ROOM, BITS // 64), np.uint64)
+        # letter -> of each text under it its place, words, and words of its longest partner
+        self.filed: dict[str, array[int]] = defaultdict(lambda: array("Q"))
+        self._letters = _Letters()
+        self._longest: dict[int, list[int]] = {}  # words of a text -> `_prefix`, by place
         self._words: list[str] | None = None
-        self._last: tuple[str, set[str], Any]
+        self._last: tuple[str, dict[str, int], Any]
 
-    def _encode(self, words: list[str]) -> str:
-        return "".join(
-            self._letters.setdefault(word, chr(1 + len(self._letters))) for word in words
-        )
-
-    def _read(self, words: list[str]) -> tuple[str, set[str], Any]:
-        """Return a text, the letters that it is filed under and its bitmap; who asks whether it is
-        near and then keeps it has it read once.
+    def _read(self, words: list[str]) -> tuple[str, dict[str, int], Any]:
+        """Return a text, its first letters, each with the words of its longest partner, and its
+        bitmap; who asks whether it is near and then keeps it has it read once.
         """
         if words != self._words:
-            text = self._encode(words)
+            text = "".join(map(self._letters.__getitem__, words))
             self._words, self._last = list(words), (text, self._prefix(text), _bitmap(text))
         return self._last
 
-    def _prefix(self, text: str) -> set[str]:
+    def _prefix(self, text: str) -> dict[str, int]:
         least = int(self.limit * len(text) / (2 - self.limit) - 1e-9) + 1
-        return set(sorted(text, reverse=True)[: max(0, len(text) - least + 1)])
+        first = sorted(text, reverse=True)[: max(0, len(text) - least + 1)]
+        # as the letter at j, from 0, it is among the first while o <= m - j
+        longest = self._longest.get(len(text))
+        if longest is None:
+            longest = self._longest[len(text)] = [
+                min(MOST_WORDS, int(2 * (len(text) - j) / self.limit - len(text) + 1e-6))
+                for j in range(len(first))
+            ]
+        return dict(zip(reversed(first), reversed(longest), strict=True))
 
-    def _alike(self, text: str, prefix: set[str], bits: Any) -> Iterator[tuple[int, int]]:
+    def _alike(self, text: str, prefix: dict[str, int], bits: Any) -> Iterator[tuple[int, int]]:
         """Yield the places of the texts that may be near, each with the LCS at which it is."""
-        lists = [self.filed[letter] for letter in prefix if letter in self.filed]
+        lists = [(self.filed[letter], prefix[letter]) for letter in prefix if letter in self.filed]
         if not lists:
             return
-        places = np.concatenate([np.frombuffer(found, np.uint32) for found in lists])
+        filed = np.concatenate([np.frombuffer(found, np.uint64) for found, _ in lists])
+        longest, sizes = filed.view(np.uint16)[::4], filed.view(np.uint16)[1::4]
+        most = np.repeat([most for _, most in lists], [len(found) for found, _ in lists])
+        fit = (longest >= min(len(text), MOST_WORDS)) & (sizes <= most)
+        places = filed.view(np.uint32)[1::2][fit]
         counts = np.bitwise_count(self.bits[places] ^ bits).view(np.uint32)[:, 0]
         unlike = counts * BYTES_ADDED >> 24  # 256, of which 0 is left, lets the LCS decide
         both = self.sizes[places] + len(text)
@@ -88,9 +106,10 @@ class Kept:
         else:
             self._file(len(self.texts) - 1, prefix, bits)
 
-    def _file(self, place: int, prefix: set[str], bits: Any) -> None:
-        for letter in prefix:
-            self.filed.setdefault(letter, array("I")).append(place)
+    def _file(self, place: int, prefix: dict[str, int], bits: Any) -> None:
+        entry = place << 32 | min(len(self.texts[place]), MOST_WORDS) << 16
+        for letter, longest in prefix.items():
+            self.filed[letter].append(entry | longest)
         self.sizes[place], self.bits[place] = len(self.texts[place]), bits
 
     def _grow(self) -> None:
@@ -99,11 +118,12 @@ class Kept:
         order = {letter: chr(1 + rank) for rank, (letter, _) in enumerate(counts.most_common())}
         for letter in self._letters.values():  # words of texts that were not kept
             order.setdefault(letter, chr(1 + len(order)))
-        self._letters = {word: order[letter] for word, letter in self._letters.items()}
+        for word, letter in self._letters.items():
+            self._letters[word] = order[letter]
         table = str.maketrans(order)
         self.texts = [text.translate(table) for text in self.texts]
         self.sizes = np.zeros(2 * len(self.sizes), np.int32)
-        self.bits = np.zeros((len(self.sizes), WORDS), np.uint64)
+        self.bits = np.zeros((len(self.sizes), BITS // 64), np.uint64)
         self.filed.clear()
         self._words = None  # its letters were the old ones
         for place, text in enumerate(self.texts):
@@ -112,7 +132,5 @@ class Kept:
 
 def _bitmap(text: str) -> Any:
     """Return 256 bits as numbers of 64; each letter toggles one of them."""
-    bits = 0
-    for letter in text:
-        bits ^= 1 << (ord(letter) % (64 * WORDS))
-    return np.frombuffer(bits.to_bytes(8 * WORDS, "little"), np.uint64)
+    letters = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+    return np.packbits(np.bincount(letters % BITS, minlength=BITS) & 1).view(np.uint64)
