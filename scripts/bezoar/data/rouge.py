@@ -27,15 +27,15 @@ class Kept:
     """The instructions kept so far, searched exactly for near-duplicates by ROUGE-L (F measure over
     words, Lin 2004): 2 * LCS / (m + n) > limit.
 
-    An LCS is at most the number of shared words, which must reach o > limit * (m + n) / 2. Two texts
-    that share so many words share one among the first m - o + 1 of the one and the first n - o + 1
-    of the other, in any fixed order of words (prefix filter, Chaudhuri et al. 2006). So a text is
-    filed under its first words, as many as the shortest partner leaves, each with its length and
-    the longest partner for which the word is still among the first. Rare words come first in that
-    order, so that the lists under them are short; it is drawn up anew whenever the texts have
-    doubled, and a new word is rare. Before an LCS is computed, a bitmap of 256 bits that each word
-    toggles must differ in no more bits than words can be unshared (Sandes et al. 2020). All texts
-    of the lists are put to these tests at once.
+    An LCS is at most the number of shared words, o, which must exceed limit * (m + n) / 2. Two
+    texts that share so many words share one among the first m - o + 1 of the one and the first
+    n - o + 1 of the other, in any fixed order of words (prefix filter, Chaudhuri et al. 2006). So a
+    text is filed under its first words, as many as the shortest partner leaves, each with its
+    length and the longest partner for which the word is still among the first. Rare words come
+    first in that order, so that the lists under them are short; it is drawn up anew whenever the
+    texts have doubled, and a new word is rare. Before an LCS is computed, a bitmap of 256 bits that
+    each word toggles must differ in no more bits than words can be unshared (Sandes et al. 2020).
+    All texts of the lists are put to these tests at once.
     """
 
     def __init__(self, limit: float) -> None:
@@ -65,8 +65,9 @@ class Kept:
         # as the letter at j, from 0, it is among the first while o <= m - j
         longest = self._longest.get(len(text))
         if longest is None:
+            limit = max(self.limit, 1e-9)  # at 0, one shared word is enough
             longest = self._longest[len(text)] = [
-                min(MOST_WORDS, int(2 * (len(text) - j) / self.limit - len(text) + 1e-6))
+                min(MOST_WORDS, int(2 * (len(text) - j) / limit - len(text) + 1e-6))
                 for j in range(len(first))
             ]
         return dict(zip(reversed(first), reversed(longest), strict=True))
