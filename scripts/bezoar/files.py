@@ -28,9 +28,12 @@ def same_json(one: Any, other: Any) -> bool:
     return canonical(one) == canonical(other)
 
 
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
 def canonical(value: Any) -> str:
     """Return `value` as JSON with sorted keys and no spaces: equal values give equal text."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return _CANONICAL.encode(value)
 
 
 def differences(old: Any, new: Any, name: str = "") -> Iterator[str]:

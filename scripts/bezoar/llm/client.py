@@ -156,4 +156,5 @@ class LLMClient:
         self.states.update(answer.state for answer in answers)
         self.unnamed += sum(answer.usable and not answer.model for answer in answers)
         for answer in answers:
-            self.usage.update(answer.usage)
+            for kind, tokens in answer.usage.items():
+                self.usage[kind] += tokens
