@@ -27,8 +27,8 @@ REMEDIES = {
     "chromium": "install chromium (Debian: apt install chromium)",
     "make .venv-crate": "make .venv-crate",
     "BEZOAR_TEST_SLURM": "BEZOAR_TEST_SLURM=1",
-    "slurmctld": "install slurmctld, slurmd and munge (Debian: apt install slurm-wlm munge), and run"
-    " make development",
+    "slurmctld": "install slurmctld, slurmd and munge (Debian: apt install slurm-wlm munge), and"
+    " run make development",
     "strace": "install strace; in a container, allow ptrace",
     "unshare": "allow unprivileged user namespaces (sysctl kernel.unprivileged_userns_clone=1)",
     "setpriv": "run as root, with util-linux and a Python that other users may run",

@@ -56,6 +56,7 @@ MpiDefault=none
 ReturnToService=2
 SchedulerParameters=sched_interval=2
 KillWait=5
+MinJobAge=3600
 GresTypes=gpu
 NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory={memory} Gres=gpu:{gpus} State=UNKNOWN
 PartitionName=short Nodes={host} MaxTime=20 State=UP

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -134,11 +135,15 @@ def wait_for(ready: Callable[[], object], run: subprocess.Popen[str], folder: Pa
         time.sleep(0.1)
 
 
+def layout_of(*configs: str) -> Layout:
+    return Layout(resolved(configs))
+
+
 def planned(*configs: str) -> dict[str, tuple[str, str, str]]:
     """Rule -> memory, time limit and GPUs of a job in the words of Slurm, from `make plan`."""
     row = re.compile(r"(\w+) +\d+ +([\d,]+) MB +([\d-]+) .* ([\d,]+) min")
     found = {}
-    for line in resources.table(Layout(resolved(configs))):
+    for line in resources.table(layout_of(*configs)):
         if match := row.match(line):
             rule, memory, gpus, minutes = (text.replace(",", "") for text in match.groups())
             generic = "N/A" if gpus == "-" else f"gres:gpu:{gpus}"
@@ -221,3 +226,24 @@ def test_jobs_are_asked_for_as_planned_get_a_gpu_each_and_go_on_when_killed(
     }
     given = [(project / "gpu" / stage).read_text().strip() for stage in ("dpo", "merge")]
     assert sorted(given) == ["0", "1"]
+
+
+@pytest.mark.skipif(
+    not WHOLE, reason="a whole rehearsal on a cluster of one node, minutes: BEZOAR_TEST_SLURM=1"
+)
+def test_a_whole_rehearsal_asks_for_every_job_as_planned(
+    project: Path, slurm: dict[str, str]
+) -> None:
+    before = len(jobs(slurm))
+    settings = ["PROFILE=profiles/quick", f"CONFIG={' '.join(CONFIG)}", f"ENV={sys.prefix}"]
+    with started(project, slurm, "make", "rehearsal", *settings) as run:
+        run.wait(1200)
+    stdout, stderr = said(project)
+    assert run.returncode == 0, stdout[-3000:] + stderr[-3000:]
+    assert stdout.endswith(f"report: {RESULTS}/report/index.html\n")
+    plan, sent = planned(*CONFIG), jobs(slurm)[before:]
+    rules = [job.rule.removeprefix("rule_").partition("_wildcards_")[0] for job in sent]
+    counts = resources.jobs(layout_of(*CONFIG))
+    assert Counter(rules) == {rule: counts[rule] for rule in plan}
+    for rule, job in zip(rules, sent, strict=True):
+        assert (job.state, *job[3:]) == ("COMPLETED", *plan[rule]), job
