@@ -35,7 +35,7 @@ pytestmark = [
         bool(MISSING), reason=f"slurmctld and slurmd: {', '.join(MISSING)} not installed"
     ),
 ]
-PATIENCE_S = 120
+PATIENCE_S = 300
 # The base's training, in the project's copy: after its first checkpoint it waits to be killed.
 SHORTER = "pretrain: {steps: 6, checkpoint_steps: 3}\n"
 WRITTEN = "                torch.save(state, stream)\n"
@@ -167,8 +167,12 @@ def interrupted(
     """
     before = len(jobs(variables))
     with started(folder, variables, *command) as run:
-        wait_for(lambda: any(job.rule == rule for job in jobs(variables)[before:]), run, folder)
-        time.sleep(1)  # until the executor has been told its number
+        # Snakemake's own log says when the executor has been told a job's number.
+        logs = folder / ".snakemake/log"
+        wait_for(
+            lambda: any(f"/{rule}/" in path.read_text() for path in logs.glob("*")), run, folder
+        )
+        time.sleep(0.5)
         os.killpg(run.pid, signal.SIGINT)
         assert run.wait(PATIENCE_S) != 0
     until = time.monotonic() + PATIENCE_S

@@ -285,11 +285,20 @@ def install() -> None:
         while self.wait and (left := until - time.monotonic()) > 0:
             await asyncio.sleep(min(left, WAKES_S))
 
+    def cancel(self: Any) -> None:
+        # While the executor asks for the states of its jobs it knows none that it could cancel.
+        with self.lock:
+            self.wait = False
+        self.wait_thread.join()
+        self.cancel_jobs(list(self.active_jobs))
+        self.shutdown()
+
     update_needrun.by_receipts = True  # type: ignore[attr-defined]
     Job.check_protected_output = check_protected_output
     Job.restart_times = property(restart_times)
     JobScheduler.exit_gracefully = exit_gracefully
     RemoteExecutor.sleep = sleep
+    RemoteExecutor.cancel = cancel
     DAG.update_needrun = update_needrun
     _IOFile.is_newer = is_newer
     PersistenceBase.lock = lock
