@@ -27,7 +27,7 @@ REMEDIES = {
     "chromium": "install chromium (Debian: apt install chromium)",
     "make .venv-crate": "make .venv-crate",
     "BEZOAR_TEST_SLURM": "BEZOAR_TEST_SLURM=1",
-    "slurmctld": "install slurmctld, slurmd, slurm-client and munge (Debian: apt install …), and"
+    "slurmctld": "install slurmctld, slurmd and munge (Debian: apt install slurm-wlm munge), and"
     " run make development",
     "strace": "install strace; in a container, allow ptrace",
     "unshare": "allow unprivileged user namespaces (sysctl kernel.unprivileged_userns_clone=1)",

@@ -38,6 +38,7 @@ AuthType=auth/munge
 AuthInfo=socket={folder}/munge.socket
 CredType=cred/munge
 StateSaveLocation={folder}/state
+SlurmdParameters=config_overrides
 SlurmdSpoolDir={folder}/spool
 SlurmctldPidFile={folder}/slurmctld.pid
 SlurmdPidFile={folder}/slurmd.pid
@@ -55,6 +56,7 @@ MpiDefault=none
 ReturnToService=2
 SchedulerParameters=sched_interval=2
 KillWait=5
+MinJobAge=3600
 GresTypes=gpu
 NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory={memory} Gres=gpu:{gpus} State=UNKNOWN
 PartitionName=short Nodes={host} MaxTime=20 State=UP
@@ -82,7 +84,7 @@ def free_ports(count: int) -> list[int]:
             one.close()
 
 
-def write_files(folder: Path) -> None:
+def write_files(folder: Path, cores: int, memory_mb: int) -> None:
     for name in ("state", "spool"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     folder.chmod(0o755)  # munged wants a socket that others reach, and a key that they do not
@@ -96,8 +98,8 @@ def write_files(folder: Path) -> None:
         user=getpass.getuser(),
         controller=controller,
         node=node,
-        cpus=os.cpu_count(),
-        memory=MEMORY_MB,
+        cpus=cores,
+        memory=memory_mb,
         gpus=len(DEVICES),
     )
     (folder / "slurm.conf").write_text(text)
@@ -117,9 +119,13 @@ def write_files(folder: Path) -> None:
 
 
 @contextmanager
-def cluster(folder: Path) -> Iterator[dict[str, str]]:
-    """Run a cluster in an empty directory; yield the variables that name it to Slurm's programs."""
-    write_files(folder)
+def cluster(
+    folder: Path, cores: int = os.cpu_count() or 1, memory_mb: int = MEMORY_MB
+) -> Iterator[dict[str, str]]:
+    """Run a cluster in an empty directory; yield the variables that name it to Slurm's programs.
+    Its node has the cores and the memory that are named, whatever this machine has.
+    """
+    write_files(folder, cores, memory_mb)
     path = f"{folder}/bin:{os.environ.get('PATH', '')}:{PLACES}"
     variables = {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": path}
     environment = os.environ | variables
@@ -142,6 +148,8 @@ def cluster(folder: Path) -> Iterator[dict[str, str]]:
         wait(lambda: "idle" in states(environment), folder)
         yield variables
     finally:
+        user = ["--user", getpass.getuser()]
+        subprocess.run(["scancel", *user], env=environment, capture_output=True, check=False)
         for process in reversed(started):
             process.send_signal(signal.SIGTERM)
         for process in started:
@@ -167,7 +175,7 @@ def wait(ready: object, folder: Path) -> None:
                 path.name: path.read_text(errors="replace")[-600:] for path in folder.glob("*.log")
             }
             raise RuntimeError(f"no cluster after {START_S} s: {logs}")
-        time.sleep(0.5)
+        time.sleep(0.1)
 
 
 if __name__ == "__main__":

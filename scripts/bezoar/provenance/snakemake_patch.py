@@ -5,12 +5,14 @@ Snakemake offers no hook for this, so some of its methods are replaced, for plai
 refused, because a patch that no longer takes effect would let stale results pass.
 """
 
+import asyncio
 import fcntl
 import json
 import os
 import socket
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -25,6 +27,7 @@ from bezoar.readers import read_json_object
 
 # The versions of Snakemake in which tests/workflow has passed; envs/main.lock pins one of them.
 TESTED = ("9.27.1",)
+WAKES_S = 0.5  # how often a run that waits for a cluster looks whether it is to end
 
 
 def job_reasons(job: Any, hashes: fingerprint.Hashes) -> list[str]:
@@ -194,6 +197,7 @@ def install() -> None:
     from snakemake.jobs import Job
     from snakemake.persistence import PersistenceBase
     from snakemake.scheduling.job_scheduler import JobScheduler
+    from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
 
     from bezoar.workflow import progress_display
 
@@ -273,10 +277,28 @@ def install() -> None:
         # at the second of two SIGTERMs (the group's and make's) Snakemake would wait for itself.
         Thread(target=ended, args=(self,), daemon=True).start()
 
+    async def sleep(self: Any) -> None:
+        # The executor for Slurm asks ever later, up to every three minutes, whatever the profile
+        # says; and the end of a run, or Ctrl-C, would wait for that to be over.
+        most = self.workflow.remote_execution_settings.seconds_between_status_checks
+        until = time.monotonic() + min(self.next_seconds_between_status_checks, most)
+        while self.wait and (left := until - time.monotonic()) > 0:
+            await asyncio.sleep(min(left, WAKES_S))
+
+    def cancel(self: Any) -> None:
+        # While the executor asks for the states of its jobs it knows none that it could cancel.
+        with self.lock:
+            self.wait = False
+        self.wait_thread.join()
+        self.cancel_jobs(list(self.active_jobs))
+        self.shutdown()
+
     update_needrun.by_receipts = True  # type: ignore[attr-defined]
     Job.check_protected_output = check_protected_output
     Job.restart_times = property(restart_times)
     JobScheduler.exit_gracefully = exit_gracefully
+    RemoteExecutor.sleep = sleep
+    RemoteExecutor.cancel = cancel
     DAG.update_needrun = update_needrun
     _IOFile.is_newer = is_newer
     PersistenceBase.lock = lock

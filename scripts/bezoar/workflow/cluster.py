@@ -7,6 +7,7 @@ or never starts.
 """
 
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
@@ -21,12 +22,13 @@ from bezoar.surroundings import own
 from bezoar.workflow.resources import Limits, Need, Place
 
 WAIT_S = 60  # for an answer of the cluster
-# A job that has ended is known for so long (MinJobAge), and the executor asks every 180 s at least:
-# one that it no longer finds it would wait for, for ever.
+# A job that has ended is known for so long (MinJobAge). The executor asks every 30 s, of a busy
+# cluster that answers late; for a job that it no longer finds it would wait for ever.
 LEAST_AGE_S = 240
 UNSET_MB = 1  # Slurm's RealMemory of a node whose memory nobody has configured
 # Partition, whether it is up, time limit, memory and cores of a node, generic resources.
 COLUMNS = "%P|%a|%l|%m|%c|%G"
+ALIVE = "PENDING,CONFIGURING,RUNNING,SUSPENDED"  # states of a job that may still write something
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,22 @@ def detected() -> Cluster:
     )
 
 
+def nothing_at_work() -> None:
+    """Raise `UserError` if jobs that were submitted from this directory still wait or run: those of
+    a run whose host died, say. Two jobs would write the same files.
+    """
+    mine = ("--user", str(os.getuid()), "--states", ALIVE)
+    rows = answer("squeue", "--noheader", *mine, "--format", "%i|%Z").splitlines()
+    named = (row.partition("|") for row in rows)
+    here = os.path.realpath(".")
+    jobs = [job for job, _, place in named if os.path.realpath(place.strip()) == here]
+    if jobs:
+        raise UserError(
+            "jobs of another run in this directory are on the cluster; wait until that run has"
+            f" ended, or, if it is no more, end them: scancel {' '.join(jobs)}"
+        )
+
+
 def usual(cluster: Cluster, wanted: str) -> Partition:
     """Return the partition for jobs without a GPU: the one that is `wanted`, else the cluster's
     default, else its first. Raise `UserError` if it is not there.
@@ -244,6 +262,7 @@ def plan(folder: str, cores: int, needs: Mapping[str, Need]) -> Plan:
     gpu = with_gpus(cluster, plain, wanted, max(need.gpus for need in needs.values()))
     limits = Limits(plain.place(), gpu.place())
     fits(needs, limits)
+    nothing_at_work()
     options = ["--jobs", own("JOBS") or str(profile.get("jobs", 16))]
     if not cluster.accounting:
         if cluster.age_s < LEAST_AGE_S:

@@ -41,6 +41,13 @@ SAID_ELSEWHERE = (  # by the block about the step that failed
     "Unable to guess SLURM account",
 )
 TARGET = "all"  # the rule that asks for everything and does nothing
+# What Snakemake says of a signal -> what we do.
+STOPPED = {
+    "Terminating processes on user request": "interrupted: what runs is ended, here and on a"
+    " cluster; the same command continues from there",
+    "Will exit after finishing currently running jobs": "told to end: no further step starts, and"
+    " those at work are finished; Ctrl-C ends them",
+}
 AGAIN = re.compile(r"Trying to restart job (\d+)\.")
 
 _plan = Plan()
@@ -272,6 +279,8 @@ class LogHandler(LogHandlerBase):
         elif match := AGAIN.match(str(record.msg)):
             name = self.names.get(int(match[1]), f"job {match[1]}")
             self.show(f"{name}: once more, from where it stopped", sys.stderr)
+        elif found := [said for words, said in STOPPED.items() if words in str(record.msg)]:
+            self.show(found[0], sys.stderr)
         elif record.levelno >= WARNING:
             text = record.getMessage().strip()
             if text and not any(known in text for known in SAID_ELSEWHERE):

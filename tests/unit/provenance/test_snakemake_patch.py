@@ -73,3 +73,78 @@ print(scheduler._user_kill)
         check=True,
     )
     assert done.stdout == "graceful\n"
+
+
+def test_a_cluster_is_asked_as_often_as_the_profile_says_and_an_end_is_noticed_at_once() -> None:
+    program = """
+import asyncio, time
+from types import SimpleNamespace
+import snakemake.cli
+from bezoar.provenance import snakemake_patch
+from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
+snakemake_patch.install()
+settings = SimpleNamespace(seconds_between_status_checks=30)
+
+def waited(wanted, ends):
+    now = 0.0
+    executor = SimpleNamespace(
+        workflow=SimpleNamespace(remote_execution_settings=settings),
+        next_seconds_between_status_checks=wanted,
+        wait=True,
+    )
+
+    async def sleep(seconds):
+        nonlocal now
+        now += seconds
+        executor.wait = now < ends
+
+    asyncio.sleep, time.monotonic = sleep, lambda: now
+    asyncio.run(RemoteExecutor.sleep(executor))
+    return now
+
+print(waited(10, 1000), waited(180, 1000), waited(180, 3))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "scripts")},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert done.stdout == "10.0 30.0 3.0\n"
+
+
+def test_an_interrupt_cancels_the_jobs_whose_states_are_being_asked_for() -> None:
+    program = """
+import threading
+import snakemake.cli
+from types import SimpleNamespace
+from bezoar.provenance import snakemake_patch
+from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
+snakemake_patch.install()
+asked, answered = threading.Event(), threading.Event()
+
+def ask():  # as RemoteExecutor does: it takes its jobs away, asks, and puts them back
+    executor.active_jobs.clear()
+    asked.set()
+    answered.wait()
+    executor.active_jobs.append(7)
+
+executor = SimpleNamespace(lock=threading.Lock(), wait=True, active_jobs=[7])
+executor.cancel_jobs, executor.shutdown = print, lambda: print("shut down")
+executor.wait_thread = threading.Thread(target=ask)
+executor.wait_thread.start()
+asked.wait()
+threading.Timer(0.5, answered.set).start()
+RemoteExecutor.cancel(executor)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "scripts")},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert done.stdout == "[7]\nshut down\n"

@@ -32,7 +32,7 @@ class Tools:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.set(scontrol=NONE + CONFIG.format(age=300), sinfo=ONE, sacct="")
+        self.set(scontrol=NONE + CONFIG.format(age=300), sinfo=ONE, sacct="", squeue="")
 
     def set(self, status: int = 0, **texts: str) -> None:
         for name, text in texts.items():
@@ -109,6 +109,21 @@ def test_a_partition_of_the_profile_is_taken(
         found = plan(TRAINED, str(tmp_path))
         assert limits(found, monkeypatch).plain.partition == "gpu"
         assert found.options[1] == "3"
+
+
+def test_jobs_that_still_work_in_this_directory_are_waited_for_or_ended(
+    tools: Tools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, linked = tmp_path / "here", tmp_path / "linked"
+    here.mkdir()
+    linked.symlink_to(here)
+    (here / "config.yaml").write_text("executor: slurm\n")
+    monkeypatch.chdir(linked)
+    tools.set(squeue=f"3|/elsewhere\n4_1|{linked}\n5|{here}\n")
+    with pytest.raises(UserError, match=r"if it is no more, end them: scancel 4_1 5$"):
+        plan(profile=".")
+    tools.set(squeue=f"3|{here}/below\n")
+    assert plan(profile=".").line.startswith("cluster: ")
 
 
 def test_memory_is_not_asked_for_where_it_is_not_configured(

@@ -92,6 +92,10 @@ def test_an_interrupt_ends_everything_and_the_same_command_goes_on(tmp_path: Pat
     os.killpg(child.pid, signal.SIGINT)
     _, stderr = child.communicate(timeout=30)
     assert child.returncode != 0 and "Traceback" not in stderr
+    assert [line for line in stderr.splitlines() if "interrupted" in line] == [
+        "interrupted: what runs is ended, here and on a cluster; the same command continues from"
+        " there"
+    ]
     until = time.monotonic() + 20
     while left := subprocess.run(["pgrep", "-g", str(child.pid)], capture_output=True).stdout:
         assert time.monotonic() < until, left
