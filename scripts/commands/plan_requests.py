@@ -25,6 +25,7 @@ import io
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ from bezoar.llm.answer_store import Store
 from bezoar.llm.budget import PRICES, budget_of_environment, price_of
 from bezoar.llm.client import LLMClient
 from bezoar.llm.language_model import Answer
+from bezoar.llm.model_ends import listed_end, warning
 from bezoar.llm.protocol import seed_of
 from bezoar.llm.settings import Messages, ModelSpec, Request, request_of
 from bezoar.llm.stored_model import checked, final, keys_of
@@ -472,10 +474,13 @@ def table(plan: Plan, via: str) -> list[str]:
         f"{'USD low':>10}{'expected':>10}{'high':>10}{'GPU-h':>8}{'MB':>7}"
     ]
     total = {"low": 0.0, "expected": 0.0, "high": 0.0}
+    unpriced: list[str] = []
     for stage, load in plan.loads.items():
         usd = {case: load.money(case, via) for case in total}
         for case, amount in usd.items():
             total[case] += amount or 0.0
+        if None in usd.values():
+            unpriced.append(stage)
         entry = entries["models"].get(load.settings.model) or {}
         speed = entry.get("tokens_per_second")
         hours = f"{load.out['expected'] / speed / 3600 * entry['gpus']:.1f}" if speed else "-"
@@ -491,6 +496,10 @@ def table(plan: Plan, via: str) -> list[str]:
     lines.append(
         f"{'all':{width}}{'':49}" + "".join(f"{amount:>10.2f}" for amount in total.values())
     )
+    if unpriced:
+        lines.append(
+            f"all without {', '.join(unpriced)}: add the price of the model to config/prices.yaml"
+        )
     lines.append("* on inputs that are not there yet: stand-ins of assumed number and length")
     for model in dict.fromkeys(load.settings.model for load in plan.loads.values()):
         entry = entries["models"].get(model)
@@ -501,11 +510,12 @@ def table(plan: Plan, via: str) -> list[str]:
         )
         price = (
             f"{entry['input']:g}/{entry['output']:g} USD a million tokens in/out,"
-            f" {entries['date']}, {entry['verified']}"
+            f" {entries['date']}, {entry['source']}: {entry['verified']}"
             if entry
             else "no price"
         )
         lines.append(f"{model}: {exact}; {price}")
+    lines += ends(plan)
     budget = budget_of_environment()
     lines.append(
         f"BUDGET_USD={budget:g}"
@@ -513,6 +523,14 @@ def table(plan: Plan, via: str) -> list[str]:
         else "BUDGET_USD is not set: nothing stops the run"
     )
     return lines
+
+
+def ends(plan: Plan) -> list[str]:
+    """Return a line for each provider's model that the dated list says is gone, or ends soon."""
+    today = datetime.now(UTC).date()
+    specs = {load.settings.model: load.settings for load in plan.loads.values()}
+    known = [spec for spec in specs.values() if not spec.base_url_env]
+    return [line for spec in known if (line := warning(spec, listed_end(spec), today))]
 
 
 def main(argv: list[str] | None = None) -> None:
