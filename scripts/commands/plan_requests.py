@@ -54,7 +54,7 @@ from bezoar.rehearsal.simulator import Simulator
 from bezoar.rehearsal.world import World
 from bezoar.surroundings import own
 from bezoar.training.template import training_text
-from bezoar.workflow import extra_models, resources
+from bezoar.workflow import dress_rehearsal, extra_models, resources
 from bezoar.workflow.configuration import SCHEMA, check, files_of, merge, resolved
 from bezoar.workflow.layout import OVERRIDES, LanguageModelJob, Layout
 
@@ -533,6 +533,22 @@ def ends(plan: Plan) -> list[str]:
     return [line for spec in known if (line := warning(spec, listed_end(spec), today))]
 
 
+def computing(layout: Layout) -> list[str]:
+    """Return the lines about computing: what is asked for, beside what it took in earlier runs of
+    this configuration, or else in the dress rehearsal here.
+    """
+    measured = resources.used(read_receipts(Path(layout.results))[0].values())
+    dressed = dress_rehearsal.took(layout)
+    needs = dress_rehearsal.raised(resources.Needs(layout).by_rule, dressed)
+    lines = resources.table(layout, dressed | measured, needs)
+    if names := [rule for rule in needs if rule in dressed.keys() - measured.keys()]:
+        lines.append(
+            f"took and peak of {', '.join(names)}: the dress rehearsal on this machine, in a few"
+            " steps on short rows"
+        )
+    return lines
+
+
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and plan."""
     parser = argparse.ArgumentParser(
@@ -571,8 +587,7 @@ def main(argv: list[str] | None = None) -> None:
         plan.whole()
     print("\n".join(table(plan, "batch" if args.batch or own("MODE") == "batch" else "online")))
     if not args.model:
-        receipts = read_receipts(Path(plan.layout.results))[0].values()
-        print("", *resources.table(plan.layout, resources.used(receipts)), sep="\n")
+        print("", *computing(plan.layout), sep="\n")
 
 
 if __name__ == "__main__":

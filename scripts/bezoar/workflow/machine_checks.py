@@ -1,7 +1,8 @@
 """Whether this machine can run the paper's scale: GPU, driver, torch, memory, disk.
 
 What cannot work is a problem, and a line that begins with `note: ` says what may still work. Needs
-are those of `bezoar.workflow.resources`: GPU and host memory of the largest job.
+are those of `bezoar.workflow.resources`: GPU and host memory of the largest job, and no less than
+the dress rehearsal took here.
 """
 
 import json
@@ -16,7 +17,7 @@ from typing import Any
 
 from bezoar.errors import UserError
 from bezoar.surroundings import own
-from bezoar.workflow import cluster
+from bezoar.workflow import cluster, dress_rehearsal
 from bezoar.workflow import machine as machine_of
 from bezoar.workflow.layout import Layout
 from bezoar.workflow.resources import Need, Needs, most_gpu_mb
@@ -189,7 +190,7 @@ def problems(config: dict[str, Any], profile: str = "profiles/default") -> Itera
     """Yield what this machine, or the cluster of a profile, lacks for a configuration."""
     layout = Layout(config)
     made = Needs(layout)
-    needs = made.by_rule
+    needs = dress_rehearsal.raised(made.by_rule, dress_rehearsal.took(layout))
     if config["scale"] == "paper":
         yield from disk(layout, made.size)
     if cluster.read_profile(profile).get("executor") == "slurm":
