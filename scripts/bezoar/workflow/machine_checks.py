@@ -186,6 +186,27 @@ def on_cluster(profile: str, needs: Mapping[str, Need]) -> Iterator[str]:
         )
 
 
+TEACHER_REMEDY = "take a quantised teacher (docs/reproducing.md), or a server elsewhere"
+
+
+def teacher_gpus(config: dict[str, Any]) -> Iterator[str]:
+    """Yield what is wrong with this machine's GPUs for the server that the workflow starts."""
+    serve, sizes = config["serve"] or {}, machine_of.gpus()
+    wanted = int(serve.get("tensor_parallel_size", 0))
+    if not sizes or config["entry"] != "generate":  # without any, `gpu` says so
+        return
+    if len(sizes) < wanted:
+        yield (
+            f"teacher: its server wants {wanted} GPUs (serve: tensor_parallel_size), and"
+            f" {len(sizes)} can be seen; {TEACHER_REMEDY}"
+        )
+    elif wanted and "gpu_gib" in serve:
+        least = sorted(sizes)[-wanted]
+        yield from memory(
+            "teacher: its server's GPU", 1024 * least, 1024 * serve["gpu_gib"], TEACHER_REMEDY
+        )
+
+
 def problems(config: dict[str, Any], profile: str = "profiles/default") -> Iterator[str]:
     """Yield what this machine, or the cluster of a profile, lacks for a configuration."""
     layout = Layout(config)
@@ -205,3 +226,4 @@ def problems(config: dict[str, Any], profile: str = "profiles/default") -> Itera
         yield f"note: CPU=1: computing without a GPU takes about {hours:,.0f} hours here, or more"
         return
     yield from gpu(most_gpu_mb(needs.values()))
+    yield from teacher_gpus(config)

@@ -75,9 +75,10 @@ def registered(layout: Layout, model: Settings) -> str | None:
 
 def settings(layout: Layout) -> dict[str, Any]:
     """Return what decides the server's answers beside the model's own settings: how often it is
-    started does not.
+    started does not, nor what `make doctor` looks for.
     """
-    named = {key: value for key, value in layout.config["serve"].items() if key != "shared"}
+    serve = layout.config["serve"]
+    named = {key: value for key, value in serve.items() if key not in ("shared", "gpu_gib")}
     if named["program"] == "xllamacpp":
         named["lock"] = Hashes().of(LOCK)
     return named
