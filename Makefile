@@ -24,7 +24,7 @@ RESULTS = $(RUN) python -c "from bezoar.workflow.configuration import resolved; 
 WHERE = $(RUN) python -c "from bezoar.workflow.configuration import resolved; print('report:', resolved('$1'.split())['pathvars']['results'] + '/report/index.html')"
 PYTHON_FILES := scripts tests
 
-.PHONY: help rehearsal dress-rehearsal trial reproduce evaluate doctor report learning plan cancel-batches export-answers import-answers test fuzz bench check fix lock clean environment development stale audit compare archive crate release evidence
+.PHONY: help rehearsal dress-rehearsal trial reproduce evaluate doctor report learning plan cancel-batches export-answers import-answers test fuzz bench check fix lock pin clean environment development stale audit compare archive crate release evidence
 
 help: ## print this
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -97,6 +97,9 @@ export-answers: environment ## every stored answer of CONFIG as one file, FILE=
 
 import-answers: environment ## add the answers of such a file; then make … MODE=replay
 	$(RUN) python scripts/commands/exchange_answers.py import --config $(REHEARSAL) --file "$${BEZOAR_FILE:-answers.jsonl.xz}"
+
+pin: environment ## write the hub's commit of today for each source without a revision into config/sources.yaml
+	@$(RUN) python scripts/commands/pin_sources.py
 
 forget: environment ## stored failures of KIND=refused, unparsable, truncated, provider_error, other_model or all of CONFIG
 	@$(RUN) python scripts/commands/forget_failures.py --config $(REHEARSAL) --kind $(or $(KIND),none)

@@ -17,6 +17,10 @@ HUB = "https://huggingface.co"
 TRUE = ("1", "ON", "YES", "TRUE")  # as huggingface_hub reads its switches
 
 
+class NoAnswerError(UserError):
+    """The hub cannot be reached, whatever it is asked for."""
+
+
 def endpoint() -> str:
     """Return the address of the hub: HF_ENDPOINT, or the public one."""
     return (os.environ.get("HF_ENDPOINT") or HUB).rstrip("/")
@@ -91,7 +95,9 @@ def explained(entry: dict[str, Any], error: Exception, revision: str | None = No
         look = (
             network.advice(endpoint(), str(cause or error)) or "check the network and HF_ENDPOINT"
         )
-        what = f"no answer from {endpoint()}; {look}, or put it into {mirror}"
+        return NoAnswerError(
+            f"{name}: no answer from {endpoint()}; {look}, or put it into {mirror}"
+        )
     else:
         why = f"status {status}" if status else f"{type(error).__name__} ({reason(error)})"
         what = f"{why} from {endpoint()}; try again later, or put it into {mirror}"

@@ -21,12 +21,13 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from bezoar import hub, program
-from bezoar.errors import UserError
+from bezoar import hub, network, program
+from bezoar.errors import UserError, reason
 from bezoar.llm.connection import root_of, speaks_messages
 from bezoar.llm.faults import Fault
-from bezoar.llm.model_ends import asked_end, listed_end, not_served, substitute
+from bezoar.llm.model_ends import asked_end, listed_end, not_served, warning
 from bezoar.llm.settings import ModelSpec
 from bezoar.progress import clock
 from bezoar.surroundings import own
@@ -166,16 +167,7 @@ async def model_end(settings: ModelSpec, today: date) -> str:
         except Fault as fault:
             if not settings.base_url_env:
                 unasked = f"note: {settings.model}: its provider could not be asked ({fault})"
-    if end is None or not (end.gone(today) or end.soon(today)):
-        return unasked
-    use = f"name another one in the config, such as {substitute(settings)}, as a deviation"
-    if end.gone(today):
-        day = f" on {end.day}" if end.day else ""
-        return f"{settings.model} was shut down{day} ({end.source}); {use}"
-    assert end.day is not None
-    days = (end.day - today).days
-    when = f"ends on {end.day}, in {days} days" if days > 0 else f"was to end on {end.day}"
-    return f"note: {settings.model} {when} ({end.source}); be done before, or {use}"
+    return warning(settings, end, today) or unasked
 
 
 def models_url(settings: dict[str, Any], address: str) -> str:
@@ -184,17 +176,26 @@ def models_url(settings: dict[str, Any], address: str) -> str:
     return f"{root_of(address, messages)}{'/v1' if messages else ''}/models"
 
 
+def knock(url: str) -> int | str:
+    """Return the status with which anything answers at `url`, or why nothing does."""
+    try:
+        with urllib.request.urlopen(
+            urllib.request.Request(url, method="HEAD"), timeout=KNOCK_S
+        ) as response:
+            return int(response.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        cause = getattr(error, "reason", error)
+        return reason(cause if isinstance(cause, Exception) else error)
+
+
 def answers(url: str, whatever: bool = False) -> bool:
     """Say whether anything answers at `url`; a refusal by the server is an answer, and so is
     `whatever` it says of a path that it may not have.
     """
-    try:
-        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=KNOCK_S).close()
-    except urllib.error.HTTPError as error:
-        return whatever or error.code != 404
-    except (OSError, ValueError, http.client.HTTPException):
-        return False
-    return True
+    found = knock(url)
+    return isinstance(found, int) and (whatever or found != 404)
 
 
 def wanted(config: dict[str, Any]) -> list[dict[str, Any]]:
@@ -235,12 +236,53 @@ def licences(entries: list[dict[str, Any]]) -> Iterator[str]:
             )
 
 
+def lies_here(entry: dict[str, Any]) -> bool:
+    """Say whether a source has been fetched, or MIRROR holds it."""
+    place = entry.get("path") or f"hub/{entry['id']}"
+    mirror = own("MIRROR")
+    return (Path("data") / place).exists() or bool(mirror and (Path(mirror) / place).exists())
+
+
+def host_of(entry: dict[str, Any]) -> str | None:
+    """Return the address of the host that a source is fetched from; None for pip's, and for what
+    is taken from the hub's cache.
+    """
+    if "hub" in entry:
+        return None if hub.offline() else hub.endpoint()
+    if packages.member_of(entry["url"]):
+        return None
+    parts = urlsplit(hub.address(entry["url"]))
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+def unreachable(entries: list[dict[str, Any]]) -> list[str]:
+    """Return what is wrong with sources: one line for each host that does not answer at all, and
+    one for each source that the others do not have.
+    """
+    there = {entry["id"]: host_of(entry) for entry in entries if not lies_here(entry)}
+    hosts = list(dict.fromkeys(host for host in there.values() if host))
+    with ThreadPoolExecutor(32) as pool:
+        silent = {host: why for host, why in zip(hosts, pool.map(knock, hosts), strict=True)}
+        silent = {host: why for host, why in silent.items() if isinstance(why, str)}
+        asked = [entry for entry in entries if there.get(entry["id"]) not in silent]
+        lines = [problem for problem in pool.map(reachable, asked) if problem]
+    for host, why in silent.items():
+        names = [name for name, place in there.items() if place == host]
+        setting = " and HF_ENDPOINT" if host == hub.endpoint() else ""
+        look = network.advice(host, str(why)) or f"check the network{setting}"
+        lines.append(
+            f"source: no answer from {host} ({why}), which has {len(names)} sources"
+            f" ({', '.join(names)}); {look}, or set MIRROR to a directory that holds them"
+            ' (docs/reproducing.md, "Without a network")'
+        )
+    return lines
+
+
 def reachable(entry: dict[str, Any]) -> str | None:
     """Return what is wrong with a source, or None."""
-    mirror = Path(own("MIRROR")) if own("MIRROR") else None
-    place = entry.get("path") or f"hub/{entry['id']}"
-    if (Path("data") / place).exists() or (mirror and (mirror / place).exists()):
+    if lies_here(entry):
         return None
+    place = entry.get("path") or f"hub/{entry['id']}"
     if "url" in entry and (member := packages.member_of(entry["url"])):
         if packages.offered(member, KNOCK_S):
             return None
@@ -263,17 +305,21 @@ def reachable(entry: dict[str, Any]) -> str | None:
 
 
 def unpinned(entries: list[dict[str, Any]]) -> Iterator[str]:
-    """Yield sources that nothing pins yet; the first fetch will."""
+    """Yield a note that names the sources that nothing pins yet."""
     lock = Path("config/sources.lock")
     held = recorded(lock)
-    for entry in entries:
-        if (entry["revision"] if "hub" in entry else entry["sha256"]) is None and entry[
-            "id"
-        ] not in held:
-            yield (
-                f"note: {entry['id']} has no published hash; the first fetch records one in {lock},"
-                " keep that file"
-            )
+    names = [
+        entry["id"]
+        for entry in entries
+        if (entry["revision"] if "hub" in entry else entry["sha256"]) is None
+        and entry["id"] not in held
+    ]
+    if names:
+        yield (
+            f"note: {len(names)} sources have no published hash or revision ({', '.join(names)});"
+            f" the first fetch records what came in {lock}, keep that file, or pin the hub's"
+            " commits of today first: make pin"
+        )
 
 
 def expected(config: dict[str, Any], cores: int) -> str:
@@ -307,8 +353,7 @@ def main(argv: list[str] | None = None) -> None:
         return
     print(expected(config, args.cores))
     entries = wanted(config)
-    with ThreadPoolExecutor(32) as pool:
-        knocks = [problem for problem in pool.map(reachable, entries) if problem]
+    knocks = unreachable(entries)
     ends = model_ends(config, datetime.now(UTC).date())
     here = machine(config, args.profile)
     found = [*here, *language_models(config), *ends, *licences(entries), *knocks]

@@ -25,6 +25,7 @@ import io
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ from bezoar.llm.answer_store import Store
 from bezoar.llm.budget import PRICES, budget_of_environment, price_of
 from bezoar.llm.client import LLMClient
 from bezoar.llm.language_model import Answer
+from bezoar.llm.model_ends import listed_end, warning
 from bezoar.llm.protocol import seed_of
 from bezoar.llm.settings import Messages, ModelSpec, Request, request_of
 from bezoar.llm.stored_model import checked, final, keys_of
@@ -52,7 +54,7 @@ from bezoar.rehearsal.simulator import Simulator
 from bezoar.rehearsal.world import World
 from bezoar.surroundings import own
 from bezoar.training.template import training_text
-from bezoar.workflow import extra_models, resources
+from bezoar.workflow import dress_rehearsal, extra_models, resources
 from bezoar.workflow.configuration import SCHEMA, check, files_of, merge, resolved
 from bezoar.workflow.layout import OVERRIDES, LanguageModelJob, Layout
 
@@ -472,10 +474,13 @@ def table(plan: Plan, via: str) -> list[str]:
         f"{'USD low':>10}{'expected':>10}{'high':>10}{'GPU-h':>8}{'MB':>7}"
     ]
     total = {"low": 0.0, "expected": 0.0, "high": 0.0}
+    unpriced: list[str] = []
     for stage, load in plan.loads.items():
         usd = {case: load.money(case, via) for case in total}
         for case, amount in usd.items():
             total[case] += amount or 0.0
+        if None in usd.values():
+            unpriced.append(stage)
         entry = entries["models"].get(load.settings.model) or {}
         speed = entry.get("tokens_per_second")
         hours = f"{load.out['expected'] / speed / 3600 * entry['gpus']:.1f}" if speed else "-"
@@ -491,6 +496,10 @@ def table(plan: Plan, via: str) -> list[str]:
     lines.append(
         f"{'all':{width}}{'':49}" + "".join(f"{amount:>10.2f}" for amount in total.values())
     )
+    if unpriced:
+        lines.append(
+            f"all without {', '.join(unpriced)}: add the price of the model to config/prices.yaml"
+        )
     lines.append("* on inputs that are not there yet: stand-ins of assumed number and length")
     for model in dict.fromkeys(load.settings.model for load in plan.loads.values()):
         entry = entries["models"].get(model)
@@ -501,17 +510,42 @@ def table(plan: Plan, via: str) -> list[str]:
         )
         price = (
             f"{entry['input']:g}/{entry['output']:g} USD a million tokens in/out,"
-            f" {entries['date']}, {entry['verified']}"
+            f" {entries['date']}, {entry['source']}: {entry['verified']}"
             if entry
             else "no price"
         )
         lines.append(f"{model}: {exact}; {price}")
+    lines += ends(plan)
     budget = budget_of_environment()
     lines.append(
         f"BUDGET_USD={budget:g}"
         if budget is not None
         else "BUDGET_USD is not set: nothing stops the run"
     )
+    return lines
+
+
+def ends(plan: Plan) -> list[str]:
+    """Return a line for each provider's model that the dated list says is gone, or ends soon."""
+    today = datetime.now(UTC).date()
+    specs = {load.settings.model: load.settings for load in plan.loads.values()}
+    known = [spec for spec in specs.values() if not spec.base_url_env]
+    return [line for spec in known if (line := warning(spec, listed_end(spec), today))]
+
+
+def computing(layout: Layout) -> list[str]:
+    """Return the lines about computing: what is asked for, beside what it took in earlier runs of
+    this configuration, or else in the dress rehearsal here.
+    """
+    measured = resources.used(read_receipts(Path(layout.results))[0].values())
+    dressed = dress_rehearsal.took(layout)
+    needs = dress_rehearsal.raised(resources.Needs(layout).by_rule, dressed)
+    lines = resources.table(layout, dressed | measured, needs)
+    if names := [rule for rule in needs if rule in dressed.keys() - measured.keys()]:
+        lines.append(
+            f"took and peak of {', '.join(names)}: the dress rehearsal on this machine, in a few"
+            " steps on short rows"
+        )
     return lines
 
 
@@ -553,8 +587,7 @@ def main(argv: list[str] | None = None) -> None:
         plan.whole()
     print("\n".join(table(plan, "batch" if args.batch or own("MODE") == "batch" else "online")))
     if not args.model:
-        receipts = read_receipts(Path(plan.layout.results))[0].values()
-        print("", *resources.table(plan.layout, resources.used(receipts)), sep="\n")
+        print("", *computing(plan.layout), sep="\n")
 
 
 if __name__ == "__main__":

@@ -94,7 +94,8 @@ def overlay(
     layout: Layout, namespace: str, repositories: list[contents.Repository], commits: dict[str, str]
 ) -> str:
     """Return a configuration that starts from what was published: the data sets for
-    `entry: released`, and the models beside those of the other run.
+    `entry: released`, the models beside those of the other run, and a place of its own for that
+    run, beside the published one.
     """
     licence = {repository.name: repository.licence for repository in repositories}
     data: dict[str, Any] = {}
@@ -108,8 +109,12 @@ def overlay(
         name = f"{model}{contents.suffix(layout)}"
         place = {"hub": f"{namespace}/{name}", "revision": commits[name]}
         models[f"published-{model}"] = {**place, "template": template, "compare_with": model}
+    top = "" if layout.results == "results" else layout.results.partition("/")[2] or layout.results
+    name = f"{top}-published" if top else "published"
+    places = {kind: f"{kind}/{name}" for kind in ("results", "logs", "benchmarks")}
     head = "# Written by `make release`: what was published, for another run.\n"
-    return head + yaml.safe_dump({"released": data, "extra_models": models}, sort_keys=False)
+    content = {"pathvars": places, "released": data, "extra_models": models}
+    return head + yaml.safe_dump(content, sort_keys=False)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -153,6 +158,12 @@ def main(argv: list[str] | None = None) -> None:
                 print(*described(repository, namespace), sep="\n")
             for line in refused:
                 print(f"refused: {line}")
+            size = sum(repository.size() for repository in repositories)
+            verdict = f"{len(refused)} things forbid it" if refused else "nothing forbids it"
+            print(
+                f"{len(repositories)} repositories, {size:,} bytes in all; {verdict}; nothing was"
+                " sent"
+            )
         elif refused:
             print(*(f"error: {line}" for line in refused[:-1]), sep="\n", file=sys.stderr)
             raise UserError(refused[-1])

@@ -8,13 +8,33 @@ Usage: run_workflow.py --profile profiles/slurm --cores 2 --config config/rehear
 import argparse
 import os
 import sys
+from pathlib import Path
 
 from bezoar import program, surroundings
 from bezoar.errors import UserError
+from bezoar.readers import read_json_object
 from bezoar.workflow import cluster, machine, machine_checks
 from bezoar.workflow.configuration import SCHEMA, check, files_of, resolved
 from bezoar.workflow.layout import Layout
 from bezoar.workflow.resources import Needs
+
+# Stages whose receipts name the scale, the first of them soon after the filter.
+SCALED = ("data_card_*", "model_card_*", "claims", "evaluate")
+
+
+def refuse_other_scale(results: Path, scale: str) -> None:
+    """Raise `UserError` if a results root holds a run of another scale: its stages would be made
+    again in place of that run's.
+    """
+    for name in SCALED:
+        for path in sorted((results / "receipts").glob(f"{name}.json")):
+            held = read_json_object(path).get("recipe", {}).get("scale", scale)
+            if held != scale:
+                raise UserError(
+                    f"{results}: holds a run of the {held} scale, and this one is of the {scale}"
+                    " scale; name another place in a configuration of your own, such as `pathvars:"
+                    f" {{results: {results}-{scale}}}`, or move that run away"
+                )
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -34,6 +54,7 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(problem)
     config = resolved(args.config)
     check(config, SCHEMA, files_of(args.config))
+    refuse_other_scale(Path(config["pathvars"]["results"]), config["scale"])
     started = cluster.plan(args.profile, args.cores, Needs(Layout(config)).by_rule)
     if started.line:
         print(started.line, flush=True)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,7 +16,9 @@ import pytest
 from loopback_hub import TOKEN, Hub, serving
 
 import bezoar.hub
+import doctor
 import fetch_source
+import pin_sources
 import stream_flan
 from bezoar.errors import UserError
 from bezoar.readers import read_json
@@ -106,8 +109,8 @@ def test_what_has_a_published_hash_or_none_is_pinned_by_revision_where_one_is_kn
     moving = {entry["id"] for entry in ON_HUB if "/resolve/main/" in entry["url"]}
     ours = {"falcon_40b_teacher", "openbezoar_sft", "openbezoar_hh_rlhf_sft"}
     ours |= {"openbezoar_hh_rlhf_dpo", "released_lamini", "released_orca", "released_evol"}
-    assert unpinned == ours | {name for name in REGISTRY if name.endswith("_submix")}
-    assert moving == {"falcon_40b_tokenizer"}
+    assert unpinned <= ours | {name for name in REGISTRY if name.endswith("_submix")}
+    assert moving <= {"falcon_40b_tokenizer"}
 
 
 def test_an_interrupted_repository_goes_on_and_nothing_of_another_commit_stays(
@@ -318,6 +321,30 @@ def test_doctor_asks_for_repositories_as_the_fetch_does(tmp_path: Path) -> None:
         assert hub.asked == []
 
 
+def test_doctor_names_a_host_that_does_not_answer_once_with_all_its_sources(
+    tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    hub.add("model", "owner/model", FILES)
+    dead = "http://127.0.0.1:1"
+    files = [
+        {"id": name, "url": f"{dead}/{name}", "path": f"some/{name}", "sha256": None}
+        for name in ("one", "two", "here")
+    ]
+    (tmp_path / "data/some").mkdir(parents=True)
+    (tmp_path / "data/some/here").touch()
+    missing = {"id": "gone", "hub": "owner/gone", "type": "model", "revision": None}
+    of_hub, of_host = doctor.unreachable([*files, ENTRY, missing])
+    assert of_hub.startswith("source: owner/gone: no such model")
+    assert of_host.startswith(f"source: no answer from {dead} (")
+    assert "which has 2 sources (one, two); check the network, or set MIRROR" in of_host
+    hub.asked.clear()
+    monkeypatch.setenv("HF_ENDPOINT", dead)
+    (line,) = doctor.unreachable([ENTRY, missing])
+    assert "2 sources (some_model, gone); check the network and HF_ENDPOINT" in line
+    assert hub.asked == []
+
+
 def test_an_endpoint_that_does_not_answer_is_named(tmp_path: Path) -> None:
     status, line = program(tmp_path, ENTRY, HF_ENDPOINT="http://127.0.0.1:1", HF_HOME=str(tmp_path))
     assert status == 2
@@ -336,3 +363,76 @@ def test_offline_no_file_of_the_hub_is_asked_for(
     with pytest.raises(UserError, match="streamed from the hub, and HF_HUB_OFFLINE is set"):
         list(stream_flan.stream(ENTRY | {"type": "dataset"}, None, tmp_path / "lock"))
     assert hub.asked == []
+
+
+UNPINNED = """# A comment.
+sources:
+  - id: some_file
+    url: https://huggingface.co/owner/model/resolve/main/sub/tokenizer.json
+    path: some/tokenizer.json
+    sha256: null
+  - id: fetched
+    hub: owner/fetched
+    type: dataset
+    revision: null
+    licence: MIT
+  - id: some_data
+    hub: owner/data
+    type: dataset
+    revision: null
+  - id: pinned
+    hub: owner/model
+    type: model
+    revision: 0123456789012345678901234567890123456789
+"""
+
+
+def test_one_command_pins_what_has_no_revision_and_names_what_the_hub_does_not_give(
+    tmp_path: Path, hub: Hub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    registry, lock = tmp_path / "sources.yaml", tmp_path / "sources.lock"
+    registry.write_text(UNPINNED)
+    lock.write_text(json.dumps({"fetched": "a" * 40}))
+    model = hub.add("model", "owner/model", FILES).head
+    arguments = ["--registry", str(registry), "--lock", str(lock)]
+    with pytest.raises(UserError, match="1 sources have no revision yet"):
+        pin_sources.main(arguments)
+    assert "some_data: owner/data: no such dataset at" in capsys.readouterr().out
+    data = hub.add("dataset", "owner/data", FILES).head
+    pin_sources.main(arguments)
+    expected = UNPINNED.replace("resolve/main", f"resolve/{model}")
+    expected = expected.replace("null\n    licence", f"{'a' * 40}\n    licence")
+    assert registry.read_text() == expected.replace("revision: null", f"revision: {data}")
+    assert "1 sources pinned" in capsys.readouterr().out
+    hub.asked.clear()
+    pin_sources.main(arguments)
+    assert hub.asked == [], "nothing is left to ask for"
+
+
+def test_without_an_answer_from_the_hub_nothing_is_pinned(
+    tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = tmp_path / "sources.yaml"
+    registry.write_text(UNPINNED)
+    lock = tmp_path / "sources.lock"
+    lock.write_text(json.dumps({"fetched": "a" * 40}))
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
+    with pytest.raises(UserError, match=r"^owner/model: no answer from http:"):
+        pin_sources.main(["--registry", str(registry), "--lock", str(lock)])
+    assert registry.read_text() == UNPINNED
+
+
+def test_every_source_of_the_registry_can_be_pinned(tmp_path: Path, hub: Hub) -> None:
+    registry = tmp_path / "sources.yaml"
+    shutil.copy(ROOT / "config/sources.yaml", registry)
+    for entry in REGISTRY.values():
+        if repository := pin_sources.moving(entry):
+            hub.add(repository["type"], repository["hub"], FILES)
+    pin_sources.main(["--registry", str(registry), "--lock", str(tmp_path / "none")])
+    pinned = sources.load(registry)
+    assert not [name for name, entry in pinned.items() if pin_sources.moving(entry)]
+    for name, entry in pinned.items():
+        if "hub" in entry:
+            assert {**entry, "revision": None} == {**REGISTRY[name], "revision": None}
+            assert REGISTRY[name]["revision"] in (None, entry["revision"])

@@ -58,6 +58,20 @@ def substitute(settings: ModelSpec, path: Path = LIST) -> str:
     return str(provider["use"]) if provider else "another one"
 
 
+def warning(settings: ModelSpec, end: ModelEnd | None, today: date) -> str:
+    """Return that a model is gone, or as a note that it ends soon, and what to do; else nothing."""
+    if end is None or not (end.gone(today) or end.soon(today)):
+        return ""
+    use = f"name another one in the config, such as {substitute(settings)}, as a deviation"
+    if end.gone(today):
+        day = f" on {end.day}" if end.day else ""
+        return f"{settings.model} was shut down{day} ({end.source}); {use}"
+    assert end.day is not None
+    days = (end.day - today).days
+    when = f"ends on {end.day}, in {days} days" if days > 0 else f"was to end on {end.day}"
+    return f"note: {settings.model} {when} ({end.source}); be done before, or {use}"
+
+
 async def asked_end(settings: ModelSpec) -> ModelEnd:
     """Ask a provider when its model ends.
 

@@ -1,7 +1,8 @@
 """Whether this machine can run the paper's scale: GPU, driver, torch, memory, disk.
 
 What cannot work is a problem, and a line that begins with `note: ` says what may still work. Needs
-are those of `bezoar.workflow.resources`: GPU and host memory of the largest job.
+are those of `bezoar.workflow.resources`: GPU and host memory of the largest job, and no less than
+the dress rehearsal took here.
 """
 
 import json
@@ -16,7 +17,7 @@ from typing import Any
 
 from bezoar.errors import UserError
 from bezoar.surroundings import own
-from bezoar.workflow import cluster
+from bezoar.workflow import cluster, dress_rehearsal
 from bezoar.workflow import machine as machine_of
 from bezoar.workflow.layout import Layout
 from bezoar.workflow.resources import Need, Needs, most_gpu_mb
@@ -185,11 +186,32 @@ def on_cluster(profile: str, needs: Mapping[str, Need]) -> Iterator[str]:
         )
 
 
+TEACHER_REMEDY = "take a quantised teacher (docs/reproducing.md), or a server elsewhere"
+
+
+def teacher_gpus(config: dict[str, Any]) -> Iterator[str]:
+    """Yield what is wrong with this machine's GPUs for the server that the workflow starts."""
+    serve, sizes = config["serve"] or {}, machine_of.gpus()
+    wanted = int(serve.get("tensor_parallel_size", 0))
+    if not sizes or config["entry"] != "generate":  # without any, `gpu` says so
+        return
+    if len(sizes) < wanted:
+        yield (
+            f"teacher: its server wants {wanted} GPUs (serve: tensor_parallel_size), and"
+            f" {len(sizes)} can be seen; {TEACHER_REMEDY}"
+        )
+    elif wanted and "gpu_gib" in serve:
+        least = sorted(sizes)[-wanted]
+        yield from memory(
+            "teacher: its server's GPU", 1024 * least, 1024 * serve["gpu_gib"], TEACHER_REMEDY
+        )
+
+
 def problems(config: dict[str, Any], profile: str = "profiles/default") -> Iterator[str]:
     """Yield what this machine, or the cluster of a profile, lacks for a configuration."""
     layout = Layout(config)
     made = Needs(layout)
-    needs = made.by_rule
+    needs = dress_rehearsal.raised(made.by_rule, dress_rehearsal.took(layout))
     if config["scale"] == "paper":
         yield from disk(layout, made.size)
     if cluster.read_profile(profile).get("executor") == "slurm":
@@ -204,3 +226,4 @@ def problems(config: dict[str, Any], profile: str = "profiles/default") -> Itera
         yield f"note: CPU=1: computing without a GPU takes about {hours:,.0f} hours here, or more"
         return
     yield from gpu(most_gpu_mb(needs.values()))
+    yield from teacher_gpus(config)

@@ -474,10 +474,13 @@ def jobs(layout: Layout) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Used:
-    """What the largest job of a rule took: seconds, and host memory in MB at its peak."""
+    """What the largest job of a rule took: seconds, and memory of host and GPU in MB at its
+    peak.
+    """
 
     seconds: float
     mem_mb: float
+    gpu_mb: float = 0.0
 
 
 def used(receipts: Iterable[dict[str, Any]]) -> dict[str, Used]:
@@ -488,27 +491,36 @@ def used(receipts: Iterable[dict[str, Any]]) -> dict[str, Used]:
         found[receipt["stage"]] = Used(
             max(before.seconds, receipt["wall_s"]),
             max(before.mem_mb, receipt["peak_memory_bytes"] / 1e6),
+            max(before.gpu_mb, receipt.get("hardware", {}).get("gpu_peak_bytes", 0) / 1e6),
         )
     return found
 
 
-def table(layout: Layout, measured: Mapping[str, Used] | None = None) -> list[str]:
+def table(
+    layout: Layout,
+    measured: Mapping[str, Used] | None = None,
+    needs: Mapping[str, Need] | None = None,
+) -> list[str]:
     """Return the lines of `make plan` about computing: each rule's jobs, memory, time; and what
-    they took where that was `measured`.
+    they took where that was `measured`. `needs` are others than the estimates.
     """
+    measured = measured or {}
     heads = f"{'computing':<20}{'jobs':>5}{'memory':>10}{'GPUs':>6}{'of each':>10}"
     heads += f"{'at most':>11}{'limit':>12}"
-    lines = [heads + f"{'took':>12}{'peak':>10}" if measured else heads]
+    on_gpu = any(found.gpu_mb for found in measured.values())
+    heads += f"{'took':>12}{'peak':>10}" if measured else ""
+    lines = [heads + (f"{'GPU peak':>12}" if on_gpu else "")]
     counts, hours = jobs(layout), 0.0
-    for rule, need in Needs(layout).by_rule.items():
+    for rule, need in (needs or Needs(layout).by_rule).items():
         hours += counts[rule] * need.gpus * need.seconds / 3600
         gpu = f"{need.gpu_mb / 1024:.1f} GiB" if need.gpu_mb else "-"
         line = (
             f"{rule:<20}{counts[rule]:>5}{need.mem_mb:>7,} MB{need.gpus or '-':>6}{gpu:>10}"
             f"{clock(need.seconds):>11}{need.minutes:>8,} min"
         )
-        if took := (measured or {}).get(rule):
+        if took := measured.get(rule):
             line += f"{clock(took.seconds):>12}{took.mem_mb:>7,.0f} MB"
+            line += f"{took.gpu_mb / 1024:>8.1f} GiB" if took.gpu_mb else ""
         lines.append(line)
     if hours:
         lines.append(

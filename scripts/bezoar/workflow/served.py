@@ -75,9 +75,10 @@ def registered(layout: Layout, model: Settings) -> str | None:
 
 def settings(layout: Layout) -> dict[str, Any]:
     """Return what decides the server's answers beside the model's own settings: how often it is
-    started does not.
+    started does not, nor what `make doctor` looks for.
     """
-    named = {key: value for key, value in layout.config["serve"].items() if key != "shared"}
+    serve = layout.config["serve"]
+    named = {key: value for key, value in serve.items() if key not in ("shared", "gpu_gib")}
     if named["program"] == "xllamacpp":
         named["lock"] = Hashes().of(LOCK)
     return named
@@ -89,12 +90,17 @@ def recipe(layout: Layout, job: str, *models: Settings | None) -> dict[str, Any]
 
 
 def server_recipe(layout: Layout) -> dict[str, Any]:
-    """Return the recipe of the server itself."""
+    """Return the recipe of the server itself. Without a revision in the configuration it is the
+    registry's of that repository, if it has one.
+    """
     config, found = layout.config, settings(layout)
     if "weights" in found:
         found["weights"] = layout.place(found["weights"])
-    teacher = {key: config["teacher"][key] for key in ("model", "revision")}
-    return {**found, **teacher, "seed": config["seed"]}
+    model, revision = config["teacher"]["model"], config["teacher"]["revision"]
+    for entry in layout.registry.values():
+        if revision is None and entry.get("hub") == model:
+            revision = entry["revision"]
+    return {**found, "model": model, "revision": revision, "seed": config["seed"]}
 
 
 def before(layout: Layout, job: str, *models: Settings | None) -> str:

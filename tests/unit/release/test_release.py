@@ -150,6 +150,7 @@ def test_what_is_published_is_the_source_of_another_run_with_the_same_bytes(
     files = capsys.readouterr().out.rpartition('CONFIG="')[2].rstrip('"\n').split()
     assert files == [*CONFIG, "config/released.yaml", "openbezoar-released.yaml"]
     other = Layout(resolved(files))
+    assert other.results == "results/tiny-published", "no run of one scale in another's place"
     for scheme in other.schemes:
         entry = other.registry[other.released(scheme)]
         folder = fetch(entry)
@@ -222,6 +223,10 @@ def test_a_dry_run_sends_nothing_and_needs_no_token(
     assert f"  {size:>15,}  evol.jsonl" in shown
     line = next(line for line in shown.splitlines() if "/me/openbezoar-evol-tiny" in line)
     assert line.startswith(f"{hub.address}/datasets/me/openbezoar-evol-tiny  dataset, apache-2.0")
+    sizes = re.findall(r"files, ([0-9,]+) bytes", shown)
+    size = sum(int(found.replace(",", "")) for found in sizes)
+    last = f"{len(sizes)} repositories, {size:,} bytes in all; nothing forbids it; nothing was sent"
+    assert sizes and shown.splitlines()[-1] == last
     assert hub.asked == []
     assert not Path("openbezoar-released.yaml").exists()
 

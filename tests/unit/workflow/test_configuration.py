@@ -121,7 +121,7 @@ def test_the_doctor_lists_everything_that_is_missing(
         "ACKNOWLEDGE_LICENCES",
     ):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(doctor, "answers", lambda url: False)
+    monkeypatch.setattr(doctor, "knock", lambda url: "no network")
     config = Path("config/paper.yaml")
     with pytest.raises(SystemExit) as stop:
         doctor.main(["--config", str(config)])
@@ -131,7 +131,8 @@ def test_the_doctor_lists_everything_that_is_missing(
         "OPENAI_API_KEY is not set",
         "ANTHROPIC_API_KEY is not set",
         "TEACHER_BASE_URL is not set",
-        "source: databricks_dolly_15k",
+        "source: no answer from https://huggingface.co (no network)",
+        "databricks_dolly_15k",
         "licence: alpaca_seed_tasks",
     ):
         assert what in printed

@@ -111,6 +111,29 @@ def test_the_host_and_a_large_configuration_are_looked_at(
     assert line.startswith("note: GPU: NVIDIA") or line.startswith("GPU: NVIDIA")
 
 
+@pytest.mark.parametrize(
+    ("names", "sizes", "said"),
+    [
+        (["serve-vllm"], [80.0, 80.0], ""),
+        (["serve-vllm"], [47.5, 80.0], "note: teacher: its server's GPU: 47.5 GiB of memory may"),
+        (["serve-vllm"], [24.0, 24.0], "teacher: its server's GPU: 24.0 GiB of memory, and a job"),
+        (["serve-vllm"], [80.0], "teacher: its server wants 2 GPUs"),
+        (["teacher-48gb"], [47.5], ""),
+        (["teacher-48gb"], [24.0], "teacher: its server's GPU: 24.0 GiB"),
+        (["teacher-48gb", "teacher-24gb"], [24.0], ""),
+        (["teacher-48gb", "teacher-24gb"], [16.0], "note: teacher: its server's GPU: 16.0 GiB"),
+        ([], [16.0], ""),
+    ],
+)
+def test_the_server_of_the_teacher_needs_its_gpus(
+    monkeypatch: pytest.MonkeyPatch, names: list[str], sizes: list[float], said: str
+) -> None:
+    monkeypatch.setattr(machine_of, "gpus", lambda: sizes)
+    lines = list(machine_checks.teacher_gpus(paper(*(f"config/{name}.yaml" for name in names))))
+    assert [line[: len(said)] for line in lines] == ([said] if said else [])
+    assert all("a quantised teacher" in line for line in lines)
+
+
 def test_what_else_computes_there_and_an_old_card_are_noted(machine: Machine) -> None:
     machine.seen["devices"] = [RTX_4090 | {"capability": [7, 5], "free_mb": 3_000}]
     notes = list(gpu(NEED_MB))

@@ -185,7 +185,7 @@ def test_what_is_gone_stops_make_reproduce_and_what_ends_soon_does_not(
 ) -> None:
     for part in ("machine", "licences", "language_models", "unpinned"):
         monkeypatch.setattr(doctor, part, lambda *_: [])
-    monkeypatch.setattr(doctor, "reachable", lambda entry: None)
+    monkeypatch.setattr(doctor, "unreachable", lambda entries: [])
     overlay = tmp_path / "mine.yaml"
     overlay.write_text("mtbench: {judgments: {judge: {model: claude-2.1}}}")
     with pytest.raises(SystemExit) as stop:

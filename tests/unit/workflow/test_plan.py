@@ -4,6 +4,7 @@ file, and sends nothing.
 
 import json
 import re
+from datetime import datetime, tzinfo
 from pathlib import Path
 
 import pytest
@@ -179,6 +180,40 @@ def test_second_judges_extra_models_and_a_second_rater_are_counted(
     assert 0 < corrected < 7 * 160 and corrected % 14 == 0
     for scheme in ("lamini", "evol", "orca"):
         assert rows[f"filter {scheme}: second"] == rows[f"filter {scheme}"]
+
+
+@pytest.mark.parametrize(
+    ("today", "said"),
+    [
+        ("2026-11-27", "note: claude-sonnet-4-5-20250929 ends on 2026-11-30, in 3 days"),
+        ("2026-12-01", "claude-sonnet-4-5-20250929 was shut down on 2026-11-30"),
+        ("2026-09-01", ""),
+    ],
+)
+def test_a_model_that_ends_within_the_time_of_a_run_is_named_and_so_is_what_has_no_price(
+    overlay: list[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    today: str,
+    said: str,
+) -> None:
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> "Clock":
+            return cls.fromisoformat(f"{today}T12:00:00+00:00")
+
+    monkeypatch.setattr(plan_requests, "datetime", Clock)
+    judge = {"model": "claude-sonnet-4-5-20250929"}
+    (tmp_path / "judge.yaml").write_text(json.dumps({"mtbench": {"judgments": {"judge": judge}}}))
+    _, text = plan([*overlay, str(tmp_path / "judge.yaml")], capsys)
+    lines = text.splitlines()
+    found = [
+        line for line in lines if re.match("(note: )?claude-sonnet-4-5[^:]* (ends|was) ", line)
+    ]
+    assert [line[: len(said)] for line in found] == ([said] if said else [])
+    assert all("such as claude-sonnet-5-5, as a deviation" in line for line in found)
+    assert "all without judge: add the price of the model to config/prices.yaml" in lines
 
 
 def test_an_evaluation_asks_the_judge_about_one_model(

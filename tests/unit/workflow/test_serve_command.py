@@ -17,7 +17,9 @@ import pytest
 
 import serve_model
 from bezoar.errors import UserError
+from bezoar.workflow import served
 from bezoar.workflow.configuration import resolved
+from bezoar.workflow.layout import Layout
 
 ROOT = Path(__file__).parents[3]
 # What the locked vLLM does with the teacher's config.json: it knows RWForCausalLM up to 0.28 only.
@@ -41,9 +43,8 @@ HTTPServer(("127.0.0.1", int(line[line.index("--port") + 1])), Handler).handle_r
 
 
 def recipe(names: list[str], **changes: Any) -> dict[str, Any]:
-    config = resolved([str(ROOT / "config" / name) for name in names])
-    model = {"model": config["teacher"]["model"], "revision": None, "seed": 0}
-    return {**config["serve"], **model, **changes}
+    layout = Layout(resolved([str(ROOT / "config" / name) for name in names]))
+    return {**served.server_recipe(layout), **changes}
 
 
 @pytest.fixture(autouse=True)

@@ -244,3 +244,17 @@ def test_a_base_in_a_directory_and_a_teacher_of_one_s_own_are_five_lines(tmp_pat
     assert served.before(own, "generate-orca", own.config["teacher"]) == ""
     card = recipes.model_card(own, "openbezoar-sft", ["config/trial.yaml"])
     assert card["base_model"] == "results/trial/base"
+
+
+def test_the_teacher_is_served_at_the_revision_of_the_registry_unless_the_configuration_has_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(ROOT)
+    config = resolved(["config/serve-vllm.yaml"])
+    layout = Layout(config)
+    layout.registry["falcon_40b_teacher"]["revision"] = "a" * 40
+    assert served.server_recipe(layout)["revision"] == "a" * 40
+    config["teacher"]["revision"] = "b" * 40
+    assert served.server_recipe(layout)["revision"] == "b" * 40
+    config["teacher"] |= {"revision": None, "model": "another"}
+    assert served.server_recipe(layout)["revision"] is None

@@ -1,0 +1,83 @@
+"""Promises: what the dress rehearsal took on this machine is shown by `make plan` and counts for
+`make doctor`, for a base of its size alone.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import plan_requests
+from bezoar.provenance.audit import KEYS
+from bezoar.workflow import dress_rehearsal, machine_checks, resources
+from bezoar.workflow import machine as machine_of
+from bezoar.workflow.configuration import merge, resolved
+from bezoar.workflow.layout import Layout
+from bezoar.workflow.resources import Needs
+
+ROOT = Path(__file__).parents[3]
+
+
+def receipt(stage: str, mem_gb: float, gpu_gb: float) -> dict[str, Any]:
+    hardware = {"gpu": "a GPU", "gpu_peak_bytes": gpu_gb * 1e9} if gpu_gb else {}
+    held = {"stage": stage, "wall_s": 61.0, "peak_memory_bytes": mem_gb * 1e9}
+    return {**dict.fromkeys(KEYS), **held, "hardware": hardware}
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project in which a dress rehearsal has run, on a GPU but for one stage."""
+    for name in ("config", "prompts", "scripts", "envs", "rules", "profiles"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    place = tmp_path / "results/dress-rehearsal/receipts"
+    place.mkdir(parents=True)
+    for stage, mem_gb, gpu_gb in (("sft", 9.0, 6.5), ("dpo", 40.0, 30.0), ("merge", 90.0, 0.0)):
+        (place / f"{stage}_x.json").write_text(json.dumps(receipt(stage, mem_gb, gpu_gb)))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def paper(**more: Any) -> Layout:
+    return Layout(merge(resolved(["config/paper.yaml"]), more))
+
+
+@pytest.mark.usefixtures("project")
+def test_plan_shows_it_and_asks_for_no_less() -> None:
+    lines = plan_requests.computing(paper())
+    assert lines[0].split()[-4:] == ["took", "peak", "GPU", "peak"]
+    row = {line.split()[0]: line.split() for line in lines}
+    assert row["sft"][-5:] == ["1:01", "9,000", "MB", "6.3", "GiB"]
+    assert row["dpo"][2:4] == ["40,400", "MB"] and row["dpo"][5:7] == ["29.9", "GiB"]
+    assert "the dress rehearsal on this machine" in lines[-1]
+    before = Needs(paper()).by_rule
+    after = dress_rehearsal.raised(before, dress_rehearsal.took(paper()))
+    assert after["merge"] == before["merge"], "a CPU's merge says nothing of a GPU's"
+    assert after["sft"].mem_mb == before["sft"].mem_mb, "short rows lower nothing"
+    assert after["sft"].gpu_mb == 6500 + resources.CONTEXT_MB > before["sft"].gpu_mb
+    assert after["dpo"].seconds == before["dpo"].seconds
+
+
+@pytest.mark.usefixtures("project")
+def test_doctor_measures_the_machine_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(machine_checks, "gpu", lambda need_mb: iter(asked.append(need_mb) or []))
+    monkeypatch.setattr(machine_of, "memory_gib", lambda: 36.0)
+    monkeypatch.delenv("BEZOAR_CPU", raising=False)
+    lines = list(machine_checks.problems(paper().config))
+    assert asked == [30_000 + resources.CONTEXT_MB]
+    assert [line for line in lines if "36.0 GiB of memory may not do" in line]
+
+
+@pytest.mark.usefixtures("project")
+def test_a_base_of_another_size_and_another_scale_have_none() -> None:
+    small = paper(sources={"base_model": "smollm2_135m_gguf"})
+    assert dress_rehearsal.took(small) == {}
+    rehearsal = Layout(resolved(["config/rehearsal.yaml"]))
+    assert dress_rehearsal.took(rehearsal) == {}
+    assert set(dress_rehearsal.took(paper())) == {"sft", "dpo", "merge"}
+
+
+def test_without_a_dress_rehearsal_the_estimates_count(project: Path) -> None:
+    (project / "results").rename(project / "elsewhere")
+    assert plan_requests.computing(paper()) == resources.table(paper())
