@@ -25,7 +25,7 @@ from bezoar.provenance.resumption import begun_with
 from bezoar.readers import read_jsonl
 from bezoar.training import held_out_pairs, preference_pairs
 from bezoar.training.settings import TrainingSettings
-from bezoar.training.sharing import first_process
+from bezoar.training.sharing import first_process, keep_to_one_gpu
 from bezoar.training.split import split
 from bezoar.training.template import Template
 
@@ -144,6 +144,7 @@ def train(
     from bezoar.training import qlora
     from bezoar.training.weights import require_positions
 
+    keep_to_one_gpu()
     qlora.deterministic(recipe["seed"], recipe["threads"])
     training, validation = split(rows, total, recipe["validation_share"], recipe["validation_seed"])
     if not training or not validation:

@@ -24,7 +24,7 @@ from bezoar.provenance.receipt import Receipt, stage_parser
 from bezoar.provenance.resumption import begun_with
 from bezoar.readers import read_jsonl
 from bezoar.training.settings import TrainingSettings
-from bezoar.training.sharing import first_process
+from bezoar.training.sharing import first_process, keep_to_one_gpu
 from bezoar.training.split import split
 from bezoar.training.supervised_rows import tokenize
 from bezoar.training.template import Template
@@ -58,6 +58,7 @@ def train(
     from bezoar.training import qlora, trainer_setup
     from bezoar.training.weights import require_positions
 
+    keep_to_one_gpu()
     qlora.deterministic(recipe["seed"], recipe["threads"])
     training, validation = split(rows, total, recipe["validation_share"], recipe["validation_seed"])
     if len(training) < 1 or len(validation) < 1:

@@ -70,8 +70,8 @@ def machine(config: dict[str, Any], profile: str = "profiles/default") -> Iterat
     sizes, processes = machine_of.gpus(), config["launch"]["processes"]
     if len(sizes) > 1 and processes == 1:
         yield (
-            f"GPU: {len(sizes)} are visible and `launch: processes` is 1, which TRL refuses when"
-            f" training starts; set it to {len(sizes)}, or CUDA_VISIBLE_DEVICES=0"
+            f"note: GPU: {len(sizes)} are visible, and a training uses the first; `launch:"
+            f" {{processes: {len(sizes)}, accelerate: profiles/accelerate/gpus.yaml}}` uses them all"
         )
     yield from machine_checks.problems(config, profile)
 

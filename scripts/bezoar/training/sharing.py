@@ -23,6 +23,18 @@ def processes() -> int:
     return started
 
 
+def keep_to_one_gpu() -> None:
+    """Hide all visible GPUs but the first where one process trains: TRL refuses several. To be
+    called before anything computes on a GPU.
+    """
+    import torch
+
+    if processes() == 1 and torch.cuda.device_count() > 1:
+        first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
+        os.environ["CUDA_VISIBLE_DEVICES"] = first.strip()
+        print("training on the first of the GPUs; `launch:` uses several", flush=True)
+
+
 def wait_for_everyone() -> None:
     """Return once every training process has reached this point."""
     import torch

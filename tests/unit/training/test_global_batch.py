@@ -17,7 +17,7 @@ import train_sft
 from bezoar.errors import UserError
 from bezoar.readers import read_json, read_jsonl
 from bezoar.training.qlora import length_grouped_order
-from bezoar.training.sharing import gather_of_any_length, micro_batches
+from bezoar.training.sharing import gather_of_any_length, keep_to_one_gpu, micro_batches
 
 TOLERANCE = 0.02  # nats, of a loss that falls from 6: bfloat16 sums in another order
 
@@ -53,6 +53,22 @@ def test_a_last_batch_that_is_not_full_stays_last() -> None:
         assert batch == list(range(batch[0], batch[0] - 8, -1)), (
             "full batches hold neighbours in length, the four left over come last"
         )
+
+
+@pytest.mark.parametrize(
+    ("processes", "visible", "left"),
+    [("1", None, "0"), ("1", "3, 1", "3"), ("2", None, None), ("2", "3,1", "3,1")],
+)
+def test_one_process_keeps_to_the_first_of_the_visible_gpus(
+    processes: str, visible: str | None, left: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setenv("WORLD_SIZE", processes)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    keep_to_one_gpu()
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") == left
 
 
 def test_half_an_epoch_is_half_the_rows() -> None:
