@@ -70,8 +70,8 @@ def machine(config: dict[str, Any], profile: str = "profiles/default") -> Iterat
     sizes, processes = machine_of.gpus(), config["launch"]["processes"]
     if len(sizes) > 1 and processes == 1:
         yield (
-            f"note: GPU: {len(sizes)} are visible, and a training uses the first; `launch:"
-            f" {{processes: {len(sizes)}, accelerate: profiles/accelerate/gpus.yaml}}` uses them all"
+            f"note: GPU: {len(sizes)} are visible, and a training uses the first; to use all:"
+            f" `launch: {{processes: {len(sizes)}, accelerate: profiles/accelerate/gpus.yaml}}`"
         )
     yield from machine_checks.problems(config, profile)
 
