@@ -60,6 +60,7 @@ def main(argv: list[str] | None = None) -> None:
 
     from trl.trainer import add_fused_lm_head
 
+    from bezoar.training import output_layer
     from bezoar.training.qlora import deterministic, load_4bit
     from bezoar.training.shared_prompts import share
     from bezoar.training.tokenizer import load_tokenizer
@@ -71,6 +72,7 @@ def main(argv: list[str] | None = None) -> None:
         loaded = load_4bit(args.base, recipe["cache_dequantized"]).eval()
         require_positions("dpo reference: pairs", loaded, map(preference_pairs.length, rows))
         add_fused_lm_head(loaded)
+        output_layer.lighten(loaded)
         share(loaded)
         return loaded
 

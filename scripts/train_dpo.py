@@ -95,7 +95,7 @@ def dpo_trainer(
     from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
 
-    from bezoar.training import trainer_setup
+    from bezoar.training import output_layer, trainer_setup
     from bezoar.training.shared_prompts import share
 
     class Trainer(DPOTrainer):
@@ -122,6 +122,7 @@ def dpo_trainer(
     # They are in the rows; the trainer's own option would compute them again.
     trainer.precompute_ref_logps = True
     with trainer.model.disable_adapter():  # which is bfloat16 until training begins
+        output_layer.lighten(trainer.model.get_base_model())
         shared = share(trainer.model.get_base_model())
     if shared:
         print("the prompt of each pair is computed once", flush=True)

@@ -55,7 +55,7 @@ def train(
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
-    from bezoar.training import qlora, trainer_setup
+    from bezoar.training import output_layer, qlora, trainer_setup
     from bezoar.training.weights import require_positions
 
     keep_to_one_gpu()
@@ -91,6 +91,8 @@ def train(
         processing_class=tokenizer,
         callbacks=[trainer_setup.progress_callback()],
     )
+    with trainer.model.disable_adapter():  # which is bfloat16 until training begins
+        output_layer.lighten(trainer.model.get_base_model())
     qlora.run(trainer, work, begun_with, before)
     moved = qlora.require_moved(before, trainer.model)
     if first_process():

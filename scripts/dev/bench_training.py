@@ -144,6 +144,7 @@ WAYS: dict[str, dict[str, dict[str, Any]]] = {
         "ours": {"way": "ours"},
         "weights not cached": {"way": "ours", "recipe": {"cache_dequantized": False}},
         "rows not ordered by length": {"way": "ours", "without": ["order"]},
+        "TRL's output layer": {"way": "ours", "without": ["head"]},
         "attention by sdpa, not eager": {"way": "ours", "without": ["eager"]},
         "evaluation at the micro-batch": {"way": "ours", "without": ["evaluation"]},
         "gradients checkpointed": {"way": "ours", "recipe": {"gradient_checkpointing": True}},

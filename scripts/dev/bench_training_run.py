@@ -123,7 +123,7 @@ def leave_out(what: list[str]) -> None:
     """Switch off parts of ours that are not settings of the recipe."""
     import transformers
 
-    from bezoar.training import qlora, shared_prompts, trainer_setup
+    from bezoar.training import output_layer, qlora, shared_prompts, trainer_setup
 
     arguments, order, load = (
         trainer_setup.trainer_arguments,
@@ -138,6 +138,8 @@ def leave_out(what: list[str]) -> None:
         )
     if "shared" in what:
         shared_prompts.share = lambda model: False
+    if "head" in what:
+        output_layer.lighten = lambda model: False
     if "eager" in what:
         transformers.AutoModelForCausalLM.from_pretrained = lambda *a, **named: load(
             *a, **named | {"attn_implementation": "sdpa"}
