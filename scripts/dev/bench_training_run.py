@@ -140,9 +140,9 @@ def leave_out(what: list[str]) -> None:
         shared_prompts.share = lambda model: False
     if "head" in what:
         output_layer.lighten = lambda model: False
-    if "eager" in what:
+    if "sdpa" in what:
         transformers.AutoModelForCausalLM.from_pretrained = lambda *a, **named: load(
-            *a, **named | {"attn_implementation": "sdpa"}
+            *a, **named | {"attn_implementation": "eager"}
         )
 
 
@@ -209,10 +209,14 @@ def reference(spec: Spec) -> None:
 
 
 def shared(spec: Spec, rows: int) -> dict[str, Any]:
-    """Return what every Trainer gets: global batch, steps, learning rate, seed; `settings`
-    come last.
+    """Return what every Trainer gets: global batch, steps, learning rate, seed, and the precision in
+    which this machine is fastest; `settings` come last.
     """
-    recipe, settings = spec["recipe"], spec["settings"]
+    from bezoar import precision
+
+    recipe, settings, dtype = spec["recipe"], spec["settings"], precision.compute_dtype()
+    if "model_init_kwargs" in settings:
+        settings["model_init_kwargs"]["dtype"] = precision.name(dtype)
     micro = settings.get("per_device_train_batch_size", 8)  # transformers' default
     batch = math.ceil(rows / spec["steps"])
     return {
@@ -225,7 +229,7 @@ def shared(spec: Spec, rows: int) -> dict[str, Any]:
         "seed": recipe["seed"],
         "report_to": "none",
         "disable_tqdm": True,
-        "bf16": True,
+        "bf16": precision.name(dtype) == "bfloat16",
         "per_device_train_batch_size": micro,
     } | settings
 
@@ -241,6 +245,7 @@ def trl(spec: Spec) -> None:
     from peft import LoraConfig
     from transformers import BitsAndBytesConfig
 
+    from bezoar import precision
     from bezoar.readers import read_jsonl
     from bezoar.training.tokenizer import load_tokenizer
 
@@ -259,7 +264,7 @@ def trl(spec: Spec) -> None:
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16,
+        bnb_4bit_compute_dtype=precision.compute_dtype(),
     )
     more = {"max_length": recipe["max_length"], "use_cpu": not torch.cuda.is_available()}
     named: dict[str, Any] = {
@@ -350,6 +355,7 @@ def judge(spec: Spec) -> None:
     from peft import PeftModel
     from trl.trainer import add_fused_lm_head
 
+    from bezoar import precision
     from bezoar.readers import read_jsonl
     from bezoar.training import preference_pairs, qlora
     from bezoar.training.tokenizer import load_tokenizer
@@ -384,7 +390,7 @@ def judge(spec: Spec) -> None:
             mask = torch.nn.utils.rnn.pad_sequence(
                 [torch.ones_like(row) for row in ids], batch_first=True
             ).to(model.device)
-            with torch.no_grad(), torch.autocast(model.device.type, torch.bfloat16):
+            with torch.no_grad(), precision.autocast(model.device):
                 out = model(
                     input_ids=batch,
                     attention_mask=mask,
