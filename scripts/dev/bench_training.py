@@ -104,7 +104,7 @@ RECIPE = {
     "max_chosen_drop": 1e9,
 }
 PLAIN = {"gradient_checkpointing": False, "train_sampling_strategy": "group_by_length"}
-BEST = PLAIN | {"model_init_kwargs": {"attn_implementation": "sdpa"}}  # and the precision, as ours
+BEST = PLAIN | {"model_init_kwargs": {"attn_implementation": "sdpa"}}  # and our precision
 WAYS: dict[str, dict[str, dict[str, Any]]] = {
     "sft": {
         "ours": {"way": "ours"},
