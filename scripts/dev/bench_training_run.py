@@ -209,7 +209,7 @@ def reference(spec: Spec) -> None:
 
 
 def shared(spec: Spec, rows: int) -> dict[str, Any]:
-    """Return what every Trainer gets: global batch, steps, learning rate, seed, and the precision in
+    """Return what every Trainer gets: global batch, steps, learning rate, seed, the precision in
     which this machine is fastest; `settings` come last.
     """
     from bezoar import precision
