@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from rapidfuzz.distance import LCSseq
 
-ROOM = 1024  # texts that a search has room for before it grows
+ROOM, TIMES = 1024, 4  # texts that a search has room for, and by how much it grows
 BITS = 256  # of a bitmap
 MOST_WORDS = 2**16 - 1  # that are filed; what is longer counts as so long, and the LCS decides
 BYTES_ADDED = np.uint32(0x01010101)  # times four bytes: their sum, in the highest
@@ -33,9 +33,9 @@ class Kept:
     text is filed under its first words, as many as the shortest partner leaves, each with its
     length and the longest partner for which the word is still among the first. Rare words come
     first in that order, so that the lists under them are short; it is drawn up anew whenever the
-    texts have doubled, and a new word is rare. Before an LCS is computed, a bitmap of 256 bits that
-    each word toggles must differ in no more bits than words can be unshared (Sandes et al. 2020).
-    All texts of the lists are put to these tests at once.
+    texts have become four times as many, and a new word is rare. Before an LCS is computed, a
+    bitmap of 256 bits that each word toggles must differ in no more bits than words can be unshared
+    (Sandes et al. 2020). All texts of the lists are put to these tests at once.
     """
 
     def __init__(self, limit: float) -> None:
@@ -81,11 +81,12 @@ class Kept:
         longest, sizes = filed.view(np.uint16)[::4], filed.view(np.uint16)[1::4]
         most = np.repeat([most for _, most in lists], [len(found) for found, _ in lists])
         fit = (longest >= min(len(text), MOST_WORDS)) & (sizes <= most)
-        places = filed.view(np.uint32)[1::2][fit]
-        counts = np.bitwise_count(self.bits[places] ^ bits).view(np.uint32)[:, 0]
+        places = (filed.compress(fit) >> np.uint64(32)).astype(np.intp)
+        counts = np.bitwise_count(self.bits.take(places, axis=0) ^ bits).view(np.uint32)[:, 0]
         unlike = counts * BYTES_ADDED >> 24  # 256, of which 0 is left, lets the LCS decide
-        both = self.sizes[places] + len(text)
-        for place in np.unique(places[unlike <= both * (1 - self.limit) + 1e-6]).tolist():
+        both = self.sizes.take(places) + len(text)
+        near = places.compress(unlike <= both * (1 - self.limit) + 1e-6)
+        for place in sorted(set(near.tolist())):
             yield place, int(self.limit * (self.sizes[place] + len(text)) / 2) + 1
 
     def near(self, words: list[str]) -> int | None:
@@ -114,7 +115,7 @@ class Kept:
         self.sizes[place], self.bits[place] = len(self.texts[place]), bits
 
     def _grow(self) -> None:
-        """Double the room, and give the letters anew, the last to the rarest words."""
+        """Make more room, and give the letters anew, the last to the rarest words."""
         counts = Counter(chain.from_iterable(self.texts))
         order = {letter: chr(1 + rank) for rank, (letter, _) in enumerate(counts.most_common())}
         for letter in self._letters.values():  # words of texts that were not kept
@@ -123,7 +124,7 @@ class Kept:
             self._letters[word] = order[letter]
         table = str.maketrans(order)
         self.texts = [text.translate(table) for text in self.texts]
-        self.sizes = np.zeros(2 * len(self.sizes), np.int32)
+        self.sizes = np.zeros(TIMES * len(self.sizes), np.int32)
         self.bits = np.zeros((len(self.sizes), BITS // 64), np.uint64)
         self.filed.clear()
         self._words = None  # its letters were the old ones
