@@ -326,7 +326,7 @@ def factory(spec: Spec) -> None:
         {
             "stage": "sft",
             "do_train": True,
-            "model_name_or_path": spec["base"],
+            "model_name_or_path": in_precision(spec),
             "template": "empty",
             "tokenized_path": spec["out"] + "-data",
             "dataset": "as tokens there",
@@ -345,6 +345,22 @@ def factory(spec: Spec) -> None:
             **shared(spec, len(rows)),
         }
     )
+
+
+def in_precision(spec: Spec) -> str:
+    """Return the directory of a base whose weights are stored in the precision of this machine:
+    LLaMA-Factory computes in that of the weights.
+    """
+    from transformers import AutoModelForCausalLM
+
+    from bezoar import precision
+    from bezoar.training.tokenizer import load_tokenizer
+
+    place = spec["out"] + "-base"
+    model = AutoModelForCausalLM.from_pretrained(spec["base"], dtype=precision.compute_dtype())
+    model.save_pretrained(place)
+    load_tokenizer(Path(spec["base"])).save_pretrained(place)
+    return place
 
 
 def judge(spec: Spec) -> None:
