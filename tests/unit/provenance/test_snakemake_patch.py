@@ -27,6 +27,19 @@ def test_a_version_that_was_never_tested_is_refused_in_one_line_that_names_the_t
     assert all(tested in text for tested in snakemake_patch.TESTED)
 
 
+def printed(program: str) -> str:
+    """What a program prints in a process of its own: the patches are for good."""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "scripts")},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    return done.stdout
+
+
 def test_the_locked_version_is_a_tested_one() -> None:
     lock = (ROOT / "envs/main.lock").read_text(encoding="utf-8")
     pinned = re.findall(r"^snakemake==(\S+)", lock, re.MULTILINE)
@@ -64,15 +77,7 @@ with scheduler._lock:
 assert scheduler._open_jobs.acquire(timeout=60) and scheduler._open_jobs.acquire(timeout=60)
 print(scheduler._user_kill)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        env={**os.environ, "PYTHONPATH": str(ROOT / "scripts")},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    assert done.stdout == "graceful\n"
+    assert printed(program) == "graceful\n"
 
 
 def test_a_cluster_is_asked_as_often_as_the_profile_says_and_an_end_is_noticed_at_once() -> None:
@@ -104,15 +109,7 @@ def waited(wanted, ends):
 
 print(waited(10, 1000), waited(180, 1000), waited(180, 3))
 """
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        env={**os.environ, "PYTHONPATH": str(ROOT / "scripts")},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    assert done.stdout == "10.0 30.0 3.0\n"
+    assert printed(program) == "10.0 30.0 3.0\n"
 
 
 def test_an_interrupt_cancels_the_jobs_whose_states_are_being_asked_for() -> None:
@@ -139,12 +136,4 @@ asked.wait()
 threading.Timer(0.5, answered.set).start()
 RemoteExecutor.cancel(executor)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        env={**os.environ, "PYTHONPATH": str(ROOT / "scripts")},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    assert done.stdout == "[7]\nshut down\n"
+    assert printed(program) == "[7]\nshut down\n"
