@@ -127,7 +127,8 @@ def draw(runs: Sequence[dict[str, Any]], path: Path) -> None:
     matplotlib.use("svg")
     import matplotlib.pyplot as plt
 
-    matplotlib.rcParams |= {"svg.hashsalt": "openbezoar", "font.size": 9, "legend.frameon": False}
+    matplotlib.rcParams |= {"svg.hashsalt": "openbezoar", "svg.fonttype": "none"}
+    matplotlib.rcParams |= {"font.family": "sans-serif", "font.size": 9, "legend.frameon": False}
     ink = ("xtick.color", "ytick.color", "axes.edgecolor", "axes.labelcolor", "text.color")
     matplotlib.rcParams |= dict.fromkeys(ink, plots.INK)  # on a light page as on a dark one
     sketch, (time, memory) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
