@@ -10,8 +10,9 @@ is not believed but tried: a model that answers otherwise is left as it was.
 """
 
 import functools
-import types
 from typing import Any
+
+from bezoar.training.forward_pass import replace_if_alike
 
 TRIED = 24  # tokens of each row of the pair that is tried
 TOLERANCE = 1e-3  # nats a token, for float32; bfloat16 rounds at 2^-8
@@ -22,6 +23,10 @@ def share(model: Any) -> bool:
     """Have `model`, which carries TRL's fused head, compute the prompt of a pair once; return
     whether it does.
     """
+    import torch
+
+    from bezoar import precision
+
     text = model.config.get_text_config()
     if (
         model.config._attn_implementation not in ("sdpa", "eager")
@@ -59,11 +64,8 @@ def share(model: Any) -> bool:
                 found[name] = rows.apart(found[name])
         return found
 
-    model.forward = types.MethodType(forward, model)
-    if _agrees(model, twice):
-        return True
-    model.forward = twice
-    return False
+    exact = precision.compute_dtype() == torch.float32
+    return replace_if_alike(model, forward, _pair(model), TOLERANCE if exact else 0.25)
 
 
 class _Rows:
@@ -136,11 +138,9 @@ def _windowed(text: Any) -> bool:
     return bool(window) or kinds != {"full_attention"}
 
 
-def _agrees(model: Any, twice: Any) -> bool:
-    """Tell whether a pair has the same log-probabilities with its prompt shared."""
+def _pair(model: Any) -> dict[str, Any]:
+    """Return a batch of one pair, on which sharing the prompt is tried."""
     import torch
-
-    from bezoar import precision
 
     device, words = model.device, model.config.get_text_config().vocab_size
     ids = (torch.arange(2 * TRIED, device=device).reshape(2, TRIED) * 7919 + 11) % words
@@ -150,16 +150,4 @@ def _agrees(model: Any, twice: Any) -> bool:
     ids[1, -3:], mask[1, -3:] = 0, 0  # the rejected answer is shorter
     labels = ids.masked_fill(mask == 0, -100)
     labels[:, :start] = -100
-    given = {"input_ids": ids, "attention_mask": mask, "labels": labels, "use_cache": False}
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad(), precision.autocast(device):
-            expected = twice(**given, fused_lm_head=True).log_probs.float()
-            found = model(**given, fused_lm_head=True).log_probs.float()
-    except (IndexError, TypeError, ValueError, RuntimeError):
-        return False  # a model that takes no such mask or positions
-    finally:
-        model.train(training)
-    exact = precision.compute_dtype() == torch.float32
-    return bool((expected - found).abs().max() <= (TOLERANCE if exact else 0.25))
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
