@@ -29,6 +29,8 @@ from bezoar.training.sharing import first_process, keep_to_one_gpu
 from bezoar.training.split import split
 from bezoar.training.template import Template
 
+WINDOW = 8  # global batches whose pairs are sorted by length together
+
 
 class Recipe(TrainingSettings):
     """The settings of the stage, with their units."""
@@ -154,11 +156,12 @@ def train(
             " preferences/counts.json"
         )
     validation.sort(key=lambda pair: -preference_pairs.length(pair))
-    order = qlora.length_grouped_order(
+    order = qlora.training_order(
         [preference_pairs.length(pair) for pair in training],
         recipe["batch_size"],
         recipe["epochs"],
         recipe["seed"],
+        WINDOW,
     )
     model = qlora.attach_adapter(
         qlora.load_4bit(base, recipe["cache_dequantized"]), recipe["lora"], None

@@ -24,7 +24,7 @@ from bezoar.provenance.receipt import Receipt, stage_parser
 from bezoar.provenance.resumption import begun_with
 from bezoar.readers import read_jsonl
 from bezoar.training.settings import TrainingSettings
-from bezoar.training.sharing import first_process, keep_to_one_gpu
+from bezoar.training.sharing import balanced_passes, first_process, keep_to_one_gpu, processes
 from bezoar.training.split import split
 from bezoar.training.supervised_rows import tokenize
 from bezoar.training.template import Template
@@ -55,7 +55,7 @@ def train(
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
-    from bezoar.training import output_layer, qlora, trainer_setup
+    from bezoar.training import output_layer, padding_free, qlora, trainer_setup
     from bezoar.training.weights import require_positions
 
     keep_to_one_gpu()
@@ -70,18 +70,22 @@ def train(
         qlora.load_4bit(base, recipe["cache_dequantized"]), recipe["lora"], parent
     )
     require_positions("sft: rows", model, (len(row["input_ids"]) for row in rows))
-    order = qlora.length_grouped_order(
-        [len(row["input_ids"]) for row in training],
-        recipe["batch_size"],
-        recipe["epochs"],
-        recipe["seed"],
-    )
+    lengths = [len(row["input_ids"]) for row in training]
+    order = qlora.training_order(lengths, recipe["batch_size"], recipe["epochs"], recipe["seed"])
+    arguments, passes = trainer_setup.trainer_arguments(recipe, work), None
+    if padding_free.prepare(model):
+        arguments["gradient_accumulation_steps"], passes = balanced_passes(
+            [lengths[index] for index in order],
+            recipe["batch_size"],
+            recipe["micro_batch_size"] * recipe["max_length"],
+            processes(),
+        )
     before = qlora.weights_of(model)
     validation.sort(key=lambda row: -len(row["input_ids"]))
     trainer = SFTTrainer(
         model=model,
         args=SFTConfig(
-            **trainer_setup.trainer_arguments(recipe, work),
+            **arguments,
             eval_on_start=True,  # held-out loss before anything is learned
             max_length=recipe["max_length"],
             completion_only_loss=recipe["completion_only"],
@@ -93,7 +97,7 @@ def train(
     )
     with trainer.model.disable_adapter():  # which is bfloat16 until training begins
         output_layer.lighten(trainer.model.get_base_model())
-    qlora.run(trainer, work, begun_with, before)
+    qlora.run(trainer, work, begun_with, before, passes)
     moved = qlora.require_moved(before, trainer.model)
     if first_process():
         qlora.save_adapter(trainer.model, out)

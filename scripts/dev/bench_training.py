@@ -143,7 +143,7 @@ WAYS: dict[str, dict[str, dict[str, Any]]] = {
     "parts": {
         "ours": {"way": "ours"},
         "weights not cached": {"way": "ours", "recipe": {"cache_dequantized": False}},
-        "rows not ordered by length": {"way": "ours", "without": ["order"]},
+        "rows padded": {"way": "ours", "without": ["padding-free"]},
         "TRL's output layer": {"way": "ours", "without": ["head"]},
         "attention by eager, not sdpa": {"way": "ours", "without": ["sdpa"]},
         "evaluation at the micro-batch": {"way": "ours", "without": ["evaluation"]},

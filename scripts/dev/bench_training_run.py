@@ -123,15 +123,14 @@ def leave_out(what: list[str]) -> None:
     """Switch off parts of ours that are not settings of the recipe."""
     import transformers
 
-    from bezoar.training import output_layer, qlora, shared_prompts, trainer_setup
+    from bezoar.training import output_layer, padding_free, shared_prompts, trainer_setup
 
-    arguments, order, load = (
+    arguments, load = (
         trainer_setup.trainer_arguments,
-        qlora.length_grouped_order,
         transformers.AutoModelForCausalLM.from_pretrained,
     )
-    if "order" in what:
-        qlora.length_grouped_order = lambda lengths, *more: order([0] * len(lengths), *more)
+    if "padding-free" in what:
+        padding_free.prepare = lambda model: False
     if "evaluation" in what:
         trainer_setup.trainer_arguments = lambda recipe, work: (
             arguments(recipe, work) | {"per_device_eval_batch_size": recipe["micro_batch_size"]}

@@ -1,33 +1,65 @@
-"""Another forward pass in the place of a model's own, where it is seen to answer alike."""
+"""Other ways through a model, in the place of its own, where they are seen to answer alike."""
 
 import types
 from collections.abc import Callable, Mapping
 from typing import Any
 
+EXACT = 1e-3  # nats a token, for float32
+ROUNDED = 0.25  # for bfloat16, which rounds at 2^-8
 
-def replace_if_alike(
-    model: Any, forward: Callable[..., Any], given: Mapping[str, Any], tolerance: float
-) -> bool:
-    """Have `model`, which carries TRL's fused head, compute by `forward`, a method, if both give
-    the batch `given` the same log-probabilities, up to `tolerance` in nats; return whether it does.
+
+def tolerance() -> float:
+    """Return by how many nats a token two ways may differ that are equal but for rounding."""
+    import torch
+
+    from bezoar import precision
+
+    return EXACT if precision.compute_dtype() == torch.float32 else ROUNDED
+
+
+def alike(model: Any, expected: Callable[[], Any], found: Callable[[], Any], within: float) -> bool:
+    """Return whether both functions give the same numbers of `model`, up to `within`; a model of
+    another make, on which one of them fails, does not.
     """
     import torch
 
     from bezoar import precision
 
-    before, training, alike = model.forward, model.training, False
-    batch = {**given, "use_cache": False, "fused_lm_head": True}
+    training = model.training
     model.eval()
     try:
         with torch.no_grad(), precision.autocast(model.device):
-            expected = before(**batch).log_probs.float()
-            model.forward = types.MethodType(forward, model)
-            found = model(**batch).log_probs.float()
-        alike = bool((expected - found).abs().max() <= tolerance)
-    except (AttributeError, IndexError, TypeError, ValueError, RuntimeError):
-        pass  # a model of another make, which one of the two does not fit
+            difference = expected().float() - found().float()
+        return bool(difference.abs().max() <= within)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError):
+        return False
     finally:
         model.train(training)
-        if not alike:
-            model.forward = before
-    return alike
+
+
+def replace_if_alike(
+    model: Any, forward: Callable[..., Any], given: Mapping[str, Any], within: float
+) -> bool:
+    """Have `model`, which carries TRL's fused head, compute by `forward`, a method, if both give
+    the batch `given` the same log-probabilities, up to `within` in nats; return whether it does.
+    """
+    before = model.forward
+    batch = {**given, "use_cache": False, "fused_lm_head": True}
+
+    def replaced() -> Any:
+        model.forward = types.MethodType(forward, model)
+        return model(**batch).log_probs
+
+    same = alike(model, lambda: before(**batch).log_probs, replaced, within)
+    if not same:
+        model.forward = before
+    return same
+
+
+def windowed(text: Any) -> bool:
+    """Tell whether some layer sees only what is near, so that an attention mask would be ignored or
+    replace its window; `text` is the configuration of a text model.
+    """
+    kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
+    window = getattr(text, "sliding_window", None) and getattr(text, "use_sliding_window", True)
+    return bool(window) or kinds != {"full_attention"}

@@ -23,7 +23,6 @@ ADAPTER_FILES = (
     "lineage.json",
     "metrics.jsonl",
 )
-WINDOW = 8  # global batches whose rows are sorted by length together
 
 
 def deterministic(seed: int, threads: int) -> None:
@@ -234,13 +233,15 @@ def require_sound(model: Any) -> None:
             raise UserError(f"{name}: holds a value that is not finite; train its parent again")
 
 
-def length_grouped_order(lengths: Sequence[int], batch: int, epochs: float, seed: int) -> list[int]:
+def training_order(
+    lengths: Sequence[int], batch: int, epochs: float, seed: int, window: int = 1
+) -> list[int]:
     """Return the indices of the rows in the order of training: a fresh shuffle per epoch, each
-    row once.
+    row once. In a global batch the longest row is first.
 
-    Within each `WINDOW` global batches, rows of like length are batched together, which leaves
-    little padding, and the batches are shuffled. In a batch the longest row is first; an
-    incomplete last batch stays last.
+    Within each `window` global batches, rows of like length are batched together, which leaves
+    little padding, and the batches are shuffled; an incomplete last batch stays last. A window of
+    one leaves the batches random.
     """
     draw = random.Random(seed)
     shuffled: list[int] = []
@@ -248,12 +249,12 @@ def length_grouped_order(lengths: Sequence[int], batch: int, epochs: float, seed
         shuffled += draw.sample(range(len(lengths)), len(lengths))
     shuffled = shuffled[:count]
     order: list[int] = []
-    for start in range(0, len(shuffled), WINDOW * batch):
-        window = sorted(shuffled[start : start + WINDOW * batch], key=lambda index: -lengths[index])
-        rest = len(window) % batch
-        batches = [window[cut : cut + batch] for cut in range(rest, len(window), batch)]
+    for start in range(0, len(shuffled), window * batch):
+        near = sorted(shuffled[start : start + window * batch], key=lambda index: -lengths[index])
+        rest = len(near) % batch
+        batches = [near[cut : cut + batch] for cut in range(rest, len(near), batch)]
         draw.shuffle(batches)
-        order += [index for rows in (*batches, window[:rest]) for index in rows]
+        order += [index for rows in (*batches, near[:rest]) for index in rows]
     return order
 
 
@@ -265,9 +266,16 @@ def weights_of(model: Any) -> dict[str, Any]:
     }
 
 
-def run(trainer: Any, checkpoints: Path, begun_with: dict[str, Any], start: dict[str, Any]) -> None:
+def run(
+    trainer: Any,
+    checkpoints: Path,
+    begun_with: dict[str, Any],
+    start: dict[str, Any],
+    passes: list[list[list[int]]] | None = None,
+) -> None:
     """Train from the newest checkpoint of a run that was begun with the same, if there is one,
-    otherwise from the weights `start` (see `weights_of`), and print progress.
+    otherwise from the weights `start` (see `weights_of`), and print progress; `passes` as for
+    `share_rows`.
 
     `begun_with` is everything that decides the result (`bezoar.provenance.resumption`); of several
     processes only the first one's counts.
@@ -284,7 +292,7 @@ def run(trainer: Any, checkpoints: Path, begun_with: dict[str, Any], start: dict
     for name, parameter in trainable(trainer.model).items():
         parameter.data = start[name].to(parameter.device, copy=True)
     require_sound(trainer.model)
-    share_rows(trainer, processes(), int(os.environ.get("RANK", "0")))
+    share_rows(trainer, processes(), int(os.environ.get("RANK", "0")), passes)
     if first_process():
         keep_if_same(checkpoints, begun_with)
     trainer.accelerator.wait_for_everyone()

@@ -19,7 +19,7 @@ class TrainingSettings(TypedDict):
     epochs: float
     learning_rate: float
     batch_size: int  # rows per step, over all processes
-    micro_batch_size: int  # rows per forward pass
+    micro_batch_size: int  # rows of max_length tokens that a forward pass has room for
     max_length: int  # tokens
     schedule: str  # transformers' name
     warmup_steps: int

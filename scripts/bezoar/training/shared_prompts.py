@@ -12,10 +12,9 @@ is not believed but tried: a model that answers otherwise is left as it was.
 import functools
 from typing import Any
 
-from bezoar.training.forward_pass import replace_if_alike
+from bezoar.training.forward_pass import replace_if_alike, tolerance, windowed
 
 TRIED = 24  # tokens of each row of the pair that is tried
-TOLERANCE = 1e-3  # nats a token, for float32; bfloat16 rounds at 2^-8
 PER_TOKEN = ("log_probs", "entropy", "log_sum_sq_probs", "mean_logits", "is_top1", "label_mask")
 
 
@@ -23,14 +22,10 @@ def share(model: Any) -> bool:
     """Have `model`, which carries TRL's fused head, compute the prompt of a pair once; return
     whether it does.
     """
-    import torch
-
-    from bezoar import precision
-
     text = model.config.get_text_config()
     if (
         model.config._attn_implementation not in ("sdpa", "eager")
-        or _windowed(text)
+        or windowed(text)
         or hasattr(text, "output_router_logits")  # its loss counts tokens by the rows' own mask
     ):
         return False
@@ -64,8 +59,7 @@ def share(model: Any) -> bool:
                 found[name] = rows.apart(found[name])
         return found
 
-    exact = precision.compute_dtype() == torch.float32
-    return replace_if_alike(model, forward, _pair(model), TOLERANCE if exact else 0.25)
+    return replace_if_alike(model, forward, _pair(model), tolerance())
 
 
 class _Rows:
@@ -127,15 +121,6 @@ class _Rows:
         """Return values by token as those of the given rows, (2 x pairs, width - 1)."""
         apart = values.new_zeros((2 * len(self.ids), self.width - 1))
         return apart.index_put(self.to, values[self.source])
-
-
-def _windowed(text: Any) -> bool:
-    """Tell whether some layer sees only what is near, so that an attention mask would be ignored or
-    replace its window; `text` is the configuration of a text model.
-    """
-    kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
-    window = getattr(text, "sliding_window", None) and getattr(text, "use_sliding_window", True)
-    return bool(window) or kinds != {"full_attention"}
 
 
 def _pair(model: Any) -> dict[str, Any]:

@@ -2,11 +2,13 @@
 left out.
 """
 
+import heapq
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from bezoar.errors import UserError
+from bezoar.training import padding_free
 
 
 def processes() -> int:
@@ -60,36 +62,83 @@ def micro_batches(rows: int, batch: int, micro: int, processes: int, rank: int) 
         held = min(batch, rows - start)
         cells = -(-held // (micro * processes)) * processes
         if held < cells:
-            raise UserError(
-                f"launch.processes {processes}: the last of {rows} rows make a batch of {held},"
-                f" which {processes} processes cannot share; take another number of processes,"
-                " micro_batch_size or epochs"
-            )
+            raise _cannot_share(rows, held, processes)
         cuts = [start + held * cell // cells for cell in range(cells + 1)]
         found += [list(range(cuts[cell], cuts[cell + 1])) for cell in range(rank, cells, processes)]
     return found
 
 
-def share_rows(trainer: Any, processes: int, rank: int) -> None:
-    """Let each process of a Trainer train on its own rows, and evaluate as one process would.
+def balanced_passes(
+    lengths: Sequence[int], batch: int, room: int, processes: int
+) -> tuple[int, list[list[list[int]]]]:
+    """Return how many forward passes each process makes of a global batch of `batch` rows, and the
+    passes of each process: places among rows in the order of training, of `lengths` in tokens.
+
+    There are as few as let each hold at most `room` tokens, which is at least the longest row's;
+    those of a batch have about as many tokens each. An incomplete last batch may have fewer. Raise
+    `UserError` if it cannot be shared.
+    """
+    rows = range(len(lengths))
+    batches = [rows[start : start + batch] for start in rows[::batch]]
+
+    def spread(held: Sequence[int], count: int) -> list[list[int]]:
+        cells: list[list[int]] = [[] for _ in range(min(count, len(held) // processes * processes))]
+        least = [(0, cell) for cell in range(len(cells))]
+        for row in sorted(held, key=lambda row: -lengths[row]) if cells else ():
+            tokens, cell = least[0]
+            cells[cell].append(row)
+            heapq.heapreplace(least, (tokens + lengths[row], cell))
+        return cells
+
+    for count in range(processes, batch + 1, processes):
+        cells = [spread(held, count) for held in batches]
+        if all(cells) and all(
+            sum(lengths[row] for row in c) <= room for held in cells for c in held
+        ):
+            shares = [
+                [c for held in cells for c in held[rank::processes]] for rank in range(processes)
+            ]
+            return count // processes, shares
+    raise _cannot_share(len(lengths), len(batches[-1]), processes)
+
+
+def _cannot_share(rows: int, held: int, processes: int) -> UserError:
+    return UserError(
+        f"launch.processes {processes}: the last of {rows} rows make a batch of {held}, which"
+        f" {processes} processes cannot share; take another number of processes, micro_batch_size"
+        " or epochs"
+    )
+
+
+def share_rows(
+    trainer: Any, processes: int, rank: int, passes: list[list[list[int]]] | None
+) -> None:
+    """Let each process of a Trainer train on its own rows, and evaluate as one process would;
+    `passes` are those of `balanced_passes`, for rows without padding.
 
     accelerate fills a last batch with rows from the beginning, which are then used twice. Where the
     validation rows do not fill their batches, every process evaluates them all, so that their mean
     is that of one process.
     """
-    if processes == 1:
+    if processes == 1 and not passes:
         return
     from torch.utils.data import DataLoader
 
-    args = trainer.args
+    args, collate = trainer.args, padding_free.collate if passes else trainer.data_collator
     batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * processes
-    mine = micro_batches(
-        len(trainer.train_dataset), batch, args.per_device_train_batch_size, processes, rank
+    mine = (
+        passes[rank]
+        if passes
+        else micro_batches(
+            len(trainer.train_dataset), batch, args.per_device_train_batch_size, processes, rank
+        )
     )
-    trainer.accelerator.gather = gather_of_any_length(trainer.accelerator.gather)
     trainer.get_train_dataloader = lambda: DataLoader(
-        trainer.train_dataset, batch_sampler=mine, collate_fn=trainer.data_collator
+        trainer.train_dataset, batch_sampler=mine, collate_fn=collate
     )
+    if processes == 1:
+        return
+    trainer.accelerator.gather = gather_of_any_length(trainer.accelerator.gather)
     if len(trainer.eval_dataset) % (args.per_device_eval_batch_size * processes):
         trainer.get_eval_dataloader = lambda _=None: DataLoader(
             trainer.eval_dataset,

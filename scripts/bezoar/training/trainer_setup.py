@@ -92,7 +92,7 @@ def progress_callback() -> Any:
 def trainer_arguments(recipe: Mapping[str, Any], checkpoints: Path) -> dict[str, Any]:
     """Return the arguments that TRL's SFTConfig and DPOConfig share, from one stage's recipe.
 
-    The rows come in the order of `length_grouped_order`, all epochs as one. The global batch is
+    The rows come in the order of `training_order`, all epochs as one. The global batch is
     `batch_size` whatever the number of processes.
     """
     import torch

@@ -16,7 +16,7 @@ import train_dpo
 import train_sft
 from bezoar.errors import UserError
 from bezoar.readers import read_json, read_jsonl
-from bezoar.training.qlora import length_grouped_order
+from bezoar.training.qlora import training_order
 from bezoar.training.sharing import gather_of_any_length, keep_to_one_gpu, micro_batches
 
 TOLERANCE = 0.02  # nats, of a loss that falls from 6: bfloat16 sums in another order
@@ -30,7 +30,7 @@ def test_the_order_holds_every_row_once_an_epoch_and_like_lengths_together() -> 
     """Sixteen batches of eight: two windows, of an epoch each."""
     draw = random.Random(0)
     lengths = [draw.randint(10, 200) for _ in range(64)]
-    order = length_grouped_order(lengths, 8, 2, seed=0)
+    order = training_order(lengths, 8, 2, seed=0, window=8)
     assert sorted(order[:64]) == sorted(order[64:]) == list(range(64))
     batches = [[lengths[index] for index in order[start : start + 8]] for start in range(0, 128, 8)]
     assert all(held == sorted(held, reverse=True) for held in batches)
@@ -41,13 +41,13 @@ def test_the_order_holds_every_row_once_an_epoch_and_like_lengths_together() -> 
     )
     assert (
         order[:64] != order[64:]
-        and order != length_grouped_order(lengths, 8, 2, seed=1)
-        and order == length_grouped_order(lengths, 8, 2, seed=0)
+        and order != training_order(lengths, 8, 2, seed=1, window=8)
+        and order == training_order(lengths, 8, 2, seed=0, window=8)
     )
 
 
 def test_a_last_batch_that_is_not_full_stays_last() -> None:
-    order = length_grouped_order(list(range(20)), 8, 1, seed=0)
+    order = training_order(list(range(20)), 8, 1, seed=0, window=8)
     assert sorted(order) == list(range(20))
     for batch in (order[:8], order[8:16]):
         assert batch == list(range(batch[0], batch[0] - 8, -1)), (
@@ -72,7 +72,7 @@ def test_one_process_keeps_to_the_first_of_the_visible_gpus(
 
 
 def test_half_an_epoch_is_half_the_rows() -> None:
-    assert len(set(length_grouped_order([1] * 40, 4, 0.5, seed=0))) == 20
+    assert len(set(training_order([1] * 40, 4, 0.5, seed=0))) == 20
 
 
 @pytest.mark.parametrize("stage", ["sft", "dpo"])
@@ -154,10 +154,11 @@ def recorded(program: str, arguments: list[str]) -> list[list[int]]:
             def step(
                 self: Any, model: Any, inputs: dict, *more: Any, whole: Any = trainer.training_step
             ) -> Any:
-                for ids, mask in zip(
-                    inputs["input_ids"].tolist(), inputs["attention_mask"].tolist(), strict=True
-                ):
-                    seen.append([t for t, kept in zip(ids, mask, strict=True) if kept])
+                if lengths := inputs.get("row_lengths"):
+                    seen.extend(part.tolist() for part in inputs["input_ids"][0].split(lengths))
+                else:
+                    rows = zip(inputs["input_ids"], inputs["attention_mask"], strict=True)
+                    seen.extend(ids[mask == 1].tolist() for ids, mask in rows)
                 return whole(self, model, inputs, *more)
 
             patch.setattr(trainer, "training_step", step)

@@ -1,0 +1,89 @@
+"""Rows of a training pass laid one behind the other, without padding.
+
+Rows of unlike length in one batch cost padding. Sorting a run's rows by length saves it, and makes
+batches that teach less than random ones. Laid end to end they cost neither: every layer but
+attention works token by token, and attention is computed row by row. Losses and gradients are those
+of padded rows up to rounding. It holds for attention that transformers looks up by name, with
+positions that come as `position_ids` and no window. Whether that is so is not believed but tried: a
+model that answers otherwise keeps its padding.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bezoar.training.forward_pass import alike, tolerance, windowed
+
+ATTENTION = "sdpa_by_row"  # the name by which transformers looks it up
+TRIED = (24, 17)  # tokens of the rows that are tried
+
+
+def prepare(model: Any) -> bool:
+    """Have `model` take the batches of `collate` beside padded ones, whose padding must be at the
+    right; return whether it does.
+    """
+    import torch
+    from transformers import AttentionInterface
+
+    text = model.config.get_text_config()
+    if (
+        model.config._attn_implementation != "sdpa"
+        or windowed(text)
+        or hasattr(text, "output_router_logits")  # its loss counts tokens by the rows' own mask
+    ):
+        return False
+    AttentionInterface.register(ATTENTION, _by_row)
+    rows = [[(place * 7919 + 11) % text.vocab_size for place in range(size)] for size in TRIED]
+
+    def scores(*rows: list[int]) -> Any:
+        batch = collate([{"input_ids": row} for row in rows])
+        del batch["labels"]
+        for name in ("input_ids", "position_ids"):
+            batch[name] = batch[name].to(model.device)
+        return model(**batch, use_cache=False).logits[0].float().log_softmax(dim=-1)
+
+    def together() -> Any:
+        model.set_attn_implementation(ATTENTION)
+        return scores(*rows)
+
+    does = alike(model, lambda: torch.cat([scores(row) for row in rows]), together, tolerance())
+    if not does:
+        model.set_attn_implementation("sdpa")
+    return does
+
+
+def collate(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return rows of `input_ids` and `labels` as a batch of one row, (1, tokens), with
+    `position_ids` that begin anew and the rows' lengths; a row's first token has no label.
+
+    The lengths are no tensor, so that no layer has to ask a GPU for them.
+    """
+    from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+    batch = DataCollatorForLanguageModeling(pad_token_id=0, padding_free=True)(list(rows))
+    kept = {name: batch[name] for name in ("input_ids", "labels", "position_ids")}
+    return kept | {"row_lengths": [len(row["input_ids"]) for row in rows]}
+
+
+def _by_row(
+    module: Any,
+    query: Any,
+    key: Any,
+    value: Any,
+    attention_mask: Any,
+    row_lengths: list[int] | None = None,
+    **more: Any,
+) -> tuple[Any, None]:
+    """Compute attention as `sdpa` does; of rows that are laid end to end, of each by itself.
+
+    Takes (batch, heads, tokens, size) and returns (batch, tokens, heads, size), as transformers
+    has it. Of padded rows transformers gives no mask here, and a causal layer needs none for
+    padding at the right.
+    """
+    import torch
+    from transformers import AttentionInterface
+
+    sdpa = AttentionInterface()["sdpa"]
+    if row_lengths is None:
+        return sdpa(module, query, key, value, attention_mask, **more)
+    parts = zip(*(states.split(row_lengths, dim=2) for states in (query, key, value)), strict=True)
+    return torch.cat([sdpa(module, *part, None, **more)[0] for part in parts], dim=1), None
