@@ -29,8 +29,6 @@ from bezoar.training.sharing import first_process, keep_to_one_gpu
 from bezoar.training.split import split
 from bezoar.training.template import Template
 
-WINDOW = 8  # global batches whose pairs are sorted by length together
-
 
 class Recipe(TrainingSettings):
     """The settings of the stage, with their units."""
@@ -161,7 +159,6 @@ def train(
         recipe["batch_size"],
         recipe["epochs"],
         recipe["seed"],
-        WINDOW,
     )
     model = qlora.attach_adapter(
         qlora.load_4bit(base, recipe["cache_dequantized"]), recipe["lora"], None

@@ -61,7 +61,7 @@ def collate(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
     batch = DataCollatorForLanguageModeling(pad_token_id=0, padding_free=True)(list(rows))
     kept = {name: batch[name] for name in ("input_ids", "labels", "position_ids")}
-    return kept | {"row_lengths": [len(row["input_ids"]) for row in rows]}
+    return kept | {"row_lengths": [(len(row["input_ids"]),) for row in rows]}
 
 
 def _by_row(
@@ -70,14 +70,15 @@ def _by_row(
     key: Any,
     value: Any,
     attention_mask: Any,
-    row_lengths: list[int] | None = None,
+    row_lengths: list[tuple[int, ...]] | None = None,
     **more: Any,
 ) -> tuple[Any, None]:
     """Compute attention as `sdpa` does; of rows that are laid end to end, of each by itself.
 
-    Takes (batch, heads, tokens, size) and returns (batch, tokens, heads, size), as transformers
-    has it. Of padded rows transformers gives no mask here, and a causal layer needs none for
-    padding at the right.
+    `row_lengths` has the tokens of each row; or of a beginning, and of each end that follows it and
+    sees no other end. Takes (batch, heads, tokens, size) and returns (batch, tokens, heads, size),
+    as transformers has it. Of padded rows transformers gives no mask here, and a causal layer needs
+    none for padding at the right.
     """
     import torch
     from transformers import AttentionInterface
@@ -85,5 +86,19 @@ def _by_row(
     sdpa = AttentionInterface()["sdpa"]
     if row_lengths is None:
         return sdpa(module, query, key, value, attention_mask, **more)
-    parts = zip(*(states.split(row_lengths, dim=2) for states in (query, key, value)), strict=True)
-    return torch.cat([sdpa(module, *part, None, **more)[0] for part in parts], dim=1), None
+
+    def attended(states: Sequence[Any]) -> Any:
+        return sdpa(module, *states, None, **more)[0]
+
+    found, sizes = [], list(map(sum, row_lengths))
+    rows = zip(*(states.split(sizes, dim=2) for states in (query, key, value)), strict=True)
+    for row, (beginning, *ends) in zip(rows, row_lengths, strict=True):
+        if not ends:
+            found.append(attended(row))
+        begin = beginning
+        for end in ends:
+            parts = [(0, beginning), (begin, end)]
+            states = [torch.cat([held.narrow(2, *part) for part in parts], dim=2) for held in row]
+            found.append(attended(states)[:, 0 if begin == beginning else beginning :])
+            begin += end
+    return torch.cat(found, dim=1), None

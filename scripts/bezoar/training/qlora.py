@@ -233,29 +233,17 @@ def require_sound(model: Any) -> None:
             raise UserError(f"{name}: holds a value that is not finite; train its parent again")
 
 
-def training_order(
-    lengths: Sequence[int], batch: int, epochs: float, seed: int, window: int = 1
-) -> list[int]:
+def training_order(lengths: Sequence[int], batch: int, epochs: float, seed: int) -> list[int]:
     """Return the indices of the rows in the order of training: a fresh shuffle per epoch, each
-    row once. In a global batch the longest row is first.
-
-    Within each `window` global batches, rows of like length are batched together, which leaves
-    little padding, and the batches are shuffled; an incomplete last batch stays last. A window of
-    one leaves the batches random.
+    row once. In a global batch, which is random, the longest row is first.
     """
     draw = random.Random(seed)
     shuffled: list[int] = []
     while len(shuffled) < (count := round(len(lengths) * epochs)):
         shuffled += draw.sample(range(len(lengths)), len(lengths))
     shuffled = shuffled[:count]
-    order: list[int] = []
-    for start in range(0, len(shuffled), window * batch):
-        near = sorted(shuffled[start : start + window * batch], key=lambda index: -lengths[index])
-        rest = len(near) % batch
-        batches = [near[cut : cut + batch] for cut in range(rest, len(near), batch)]
-        draw.shuffle(batches)
-        order += [index for rows in (*batches, near[:rest]) for index in rows]
-    return order
+    batches = (shuffled[start : start + batch] for start in range(0, count, batch))
+    return [index for rows in batches for index in sorted(rows, key=lambda index: -lengths[index])]
 
 
 def weights_of(model: Any) -> dict[str, Any]:

@@ -1,18 +1,19 @@
 """Preference pairs with their prompt computed once.
 
 TRL makes two rows of a pair, prompt + chosen and prompt + rejected, and computes the prompt twice.
-Here both answers follow one prompt in a single row: its last token is repeated before the rejected
-answer, and positions and attention mask keep the answers apart, so that every answer token sees
-what it saw in a row of its own. The model is asked for the same rows and returns the same numbers
-up to rounding, log-probabilities and gradients; only dropout draws one noise for the prompt in
-place of two. It holds for full attention whose positions come as `position_ids`. Whether that is so
-is not believed but tried: a model that answers otherwise is left as it was.
+Here both answers follow one prompt: its last token is repeated before the rejected answer, and
+positions and attention (`bezoar.training.padding_free`) keep the answers apart, so that every token
+of an answer sees what it saw in a row of its own; nothing is padded. The model is asked for the
+same rows and returns the same numbers up to rounding, log-probabilities and gradients; only dropout
+draws one noise for the prompt in place of two. Whether that is so is not believed but tried: a
+model that answers otherwise keeps its two rows.
 """
 
 import functools
 from typing import Any
 
-from bezoar.training.forward_pass import replace_if_alike, tolerance, windowed
+from bezoar.training import padding_free
+from bezoar.training.forward_pass import replace_if_alike, tolerance
 
 TRIED = 24  # tokens of each row of the pair that is tried
 PER_TOKEN = ("log_probs", "entropy", "log_sum_sq_probs", "mean_logits", "is_top1", "label_mask")
@@ -22,12 +23,7 @@ def share(model: Any) -> bool:
     """Have `model`, which carries TRL's fused head, compute the prompt of a pair once; return
     whether it does.
     """
-    text = model.config.get_text_config()
-    if (
-        model.config._attn_implementation not in ("sdpa", "eager")
-        or windowed(text)
-        or hasattr(text, "output_router_logits")  # its loss counts tokens by the rows' own mask
-    ):
+    if not padding_free.prepare(model):
         return False
     twice = model.forward
 
@@ -50,7 +46,7 @@ def share(model: Any) -> bool:
             **more,
             input_ids=rows.ids,
             position_ids=rows.positions,
-            attention_mask=rows.mask(self),
+            row_lengths=rows.lengths,
             shift_labels=rows.labels,
             fused_lm_head=True,
         )
@@ -63,64 +59,37 @@ def share(model: Any) -> bool:
 
 
 class _Rows:
-    """The rows of a batch of pairs with one prompt each; chosen answers are its first half."""
+    """The pairs of a batch laid end to end, (1, tokens): of each its prompt but for the last token,
+    then twice that token and an answer. Chosen answers are the first half of the given batch.
+    """
 
     def __init__(self, input_ids: Any, attention_mask: Any, labels: Any) -> None:
         import torch
 
-        pairs, self.width = len(input_ids) // 2, input_ids.shape[1]
+        pairs, self.shape = len(input_ids) // 2, (len(input_ids), input_ids.shape[1] - 1)
+        ends = attention_mask.sum(dim=1).tolist()
+        starts = (labels != -100).int().argmax(dim=1).tolist()
+        self.lengths: list[tuple[int, ...]] = []
+        places: list[tuple[int, range]] = []  # rows, and tokens of them
+        for pair in range(pairs):
+            rows, last = (pair, pairs + pair), starts[pair] - 1
+            places += [(pair, range(last)), *((row, range(last, ends[row])) for row in rows)]
+            self.lengths.append((last, *(ends[row] - last for row in rows)))
         device = input_ids.device
-        ends = attention_mask.sum(dim=1)
-        starts = (labels != -100).int().argmax(dim=1)[:pairs]  # of a pair's both rows
-        chosen, rejected = (side - starts for side in ends.chunk(2))
-        longest = int((starts + chosen + 1 + rejected).max())
-        self.ids = input_ids.new_zeros((pairs, longest))
-        self.positions = input_ids.new_zeros((pairs, longest))
-        self.labels = input_ids.new_full((pairs, longest), -100)
-        # 0 is the prompt but for its last token, 1 and 2 the answers after it, -1 what is padded
-        self.part = input_ids.new_full((pairs, longest), -1)
-        sizes = zip(starts.tolist(), chosen.tolist(), rejected.tolist(), strict=True)
-        for pair, (start, first, second) in enumerate(sizes):
-            last = start - 1  # of the prompt; it predicts the first token of an answer
-            self.ids[pair, :last] = input_ids[pair, :last]
-            self.positions[pair, :last] = torch.arange(last, device=device)
-            self.part[pair, :last] = 0
-            for answer, row, begin, count in (
-                (1, pair, last, first),
-                (2, pairs + pair, start + first, second),
-            ):
-                here, there = slice(begin, begin + 1 + count), slice(last, start + count)
-                self.ids[pair, here] = input_ids[row, there]
-                self.positions[pair, here] = torch.arange(last, start + count, device=device)
-                self.part[pair, here] = answer
-                self.labels[pair, begin : begin + count] = labels[row, start : start + count]
-        # Rows and places that predict the chosen answers' tokens, then the rejected ones'.
-        self.to = (labels[:, 1:] != -100).nonzero(as_tuple=True)
-        answers = [(self.labels != -100) & (self.part == answer) for answer in (1, 2)]
-        found = [answer.nonzero(as_tuple=True) for answer in answers]
-        self.source = tuple(torch.cat(places) for places in zip(*found, strict=True))
-
-    def mask(self, model: Any) -> Any:
-        """Return what each token may see, (pairs, 1, tokens, tokens), in the form that the model's
-        attention takes.
-        """
-        import torch
-
-        part = self.part
-        same = part.unsqueeze(2) == part.unsqueeze(1)
-        seen = (same | (part == 0).unsqueeze(1)).tril()
-        itself = torch.eye(part.shape[1], dtype=torch.bool, device=part.device)
-        seen = (seen | itself).unsqueeze(1)  # so that padding sees something
-        if model.config._attn_implementation == "sdpa":
-            return seen
-        return torch.zeros(seen.shape, dtype=model.dtype, device=seen.device).masked_fill(
-            ~seen, torch.finfo(model.dtype).min
+        row, token = (
+            torch.tensor(indices, device=device)
+            for indices in zip(*((r, t) for r, tokens in places for t in tokens), strict=True)
         )
+        self.ids = input_ids[row, token].unsqueeze(0)
+        self.positions = token.unsqueeze(0)
+        following = torch.nn.functional.pad(labels, (0, 1), value=-100)[row, token + 1]
+        self.labels = following.unsqueeze(0)
+        self.answers = following != -100
+        self.to = (row[self.answers], token[self.answers])
 
     def apart(self, values: Any) -> Any:
         """Return values by token as those of the given rows, (2 x pairs, width - 1)."""
-        apart = values.new_zeros((2 * len(self.ids), self.width - 1))
-        return apart.index_put(self.to, values[self.source])
+        return values.new_zeros(self.shape).index_put(self.to, values[0, self.answers])
 
 
 def _pair(model: Any) -> dict[str, Any]:
