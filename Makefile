@@ -15,7 +15,9 @@ ENV := .venv
 BIN := $(if $(filter /%,$(ENV)),,$$PWD/)$(ENV)/bin
 RUN := env -u PYTHONHOME -u PYTHONSTARTUP -u PYTHONOPTIMIZE -u PYTHONSAFEPATH -u PYTHONIOENCODING -u SNAKEMAKE_PROFILE PATH="$(BIN):$$PATH" PYTHONPATH="$$PWD/scripts" PYTHONNOUSERSITE=1 PYTHONUTF8=1 PYTHONWARNINGS=ignore::FutureWarning HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false
 CORES = $(if $(JOBS),--cores $(JOBS))
-WORKFLOW = $(RUN) python scripts/commands/run_workflow.py --profile $(or $(PROFILE),profiles/default) $(CORES)$(if $(VERBOSE), --verbose)
+WHERE_TO = --profile $(or $(PROFILE),profiles/default) $(CORES)
+WORKFLOW = $(RUN) python scripts/commands/run_workflow.py $(WHERE_TO)$(if $(VERBOSE), --verbose)
+LOOK = $(RUN) python scripts/commands/doctor.py --short $(WHERE_TO)
 REHEARSAL = $(or $(CONFIG),config/rehearsal.yaml)
 DRESS = $(or $(CONFIG),config/rehearsal.yaml config/dress-rehearsal.yaml)
 TRIAL = $(or $(CONFIG),config/trial.yaml)
@@ -37,17 +39,17 @@ development: ## the same, with what tests and checks need
 	@scripts/commands/make_environment.sh "$(ENV)" "$(or $(TORCH),auto)" development
 
 rehearsal: environment ## the whole recipe in miniature, on a CPU
-	@$(RUN) python scripts/commands/doctor.py --short $(CORES) --config $(REHEARSAL)
+	@$(LOOK) --config $(REHEARSAL)
 	@$(WORKFLOW) --config $(REHEARSAL)
 	@$(call WHERE,$(REHEARSAL))
 
 dress-rehearsal: environment ## every stage once at the paper's shape, on random weights: what fits, and how long it takes
-	@$(RUN) python scripts/commands/doctor.py --short $(CORES) --config $(DRESS)
+	@$(LOOK) --config $(DRESS)
 	@$(WORKFLOW) --config $(DRESS)
 	@$(RUN) python scripts/commands/plan_requests.py --config $(DRESS)
 
 trial: environment .venv-llama-cpp ## the whole recipe on a small real model and real data, on a CPU
-	@$(RUN) python scripts/commands/doctor.py --short $(CORES) --config $(TRIAL)
+	@$(LOOK) --config $(TRIAL)
 	@$(WORKFLOW) --config $(TRIAL)
 	@$(call WHERE,$(TRIAL))
 
@@ -74,7 +76,7 @@ release: environment ## publish CONFIG's run on the hub as NAMESPACE=owner, with
 	@$(RUN) python scripts/commands/release.py --config $(PAPER) --namespace "$$BEZOAR_NAMESPACE" $(if $(DRY),--dry)
 
 doctor: environment ## what is missing for CONFIG, each with what to do
-	@$(RUN) python scripts/commands/doctor.py $(CORES) --profile $(or $(PROFILE),profiles/default) --config $(PAPER)
+	@$(RUN) python scripts/commands/doctor.py $(WHERE_TO) --config $(PAPER)
 
 evaluate: environment ## both benchmarks on MODEL=directory or owner/name [REVISION= TEMPLATE= NAME=], a row in a table
 	@$(RUN) python scripts/commands/evaluate_model.py --model "$$BEZOAR_MODEL" --revision "$$BEZOAR_REVISION" --template "$$BEZOAR_TEMPLATE" --name "$$BEZOAR_NAME" --config $(PAPER) $(CORES) --profile $(or $(PROFILE),profiles/default)

@@ -33,6 +33,7 @@ from bezoar.progress import clock
 from bezoar.surroundings import own
 from bezoar.workflow import duration, machine_checks, packages, served, sources
 from bezoar.workflow import machine as machine_of
+from bezoar.workflow.cluster import is_slurm
 from bezoar.workflow.configuration import SCHEMA, check, files_of, resolved
 from bezoar.workflow.layout import Layout
 from bezoar.workflow.source_lock import recorded
@@ -322,8 +323,10 @@ def unpinned(entries: list[dict[str, Any]]) -> Iterator[str]:
         )
 
 
-def expected(config: dict[str, Any], cores: int) -> str:
+def expected(config: dict[str, Any], cores: int, profile: str) -> str:
     """Return how long a run will take, as far as that can be known."""
+    if is_slurm(profile):
+        return "expected time: depends on the cluster's queue; make plan has the minutes of each job"
     known = sum(duration.recorded(config["pathvars"]["results"]).values())
     earlier = f"; the stages of earlier runs here took {clock(known)} in all" if known else ""
     first = duration.first_run_s(config["scale"], cores)
@@ -348,10 +351,10 @@ def main(argv: list[str] | None = None) -> None:
     check(config, SCHEMA, files_of(args.config))
     print(f"this machine: {machine_of.described()}")
     if args.short:
-        for line in machine(config):
+        for line in machine(config, args.profile):
             print(f"note: {line.removeprefix('note: ')}")
         return
-    print(expected(config, args.cores))
+    print(expected(config, args.cores, args.profile))
     entries = wanted(config)
     knocks = unreachable(entries)
     ends = model_ends(config, datetime.now(UTC).date())

@@ -224,6 +224,11 @@ def read_profile(folder: str) -> dict[str, Any]:
     return profile
 
 
+def is_slurm(folder: str) -> bool:
+    """Tell whether a profile sends jobs to a Slurm cluster."""
+    return read_profile(folder).get("executor") == "slurm"
+
+
 def default_resource(profile: Mapping[str, Any], name: str) -> str:
     """Return a default resource of a profile, written as a list or as a mapping; else nothing."""
     given = profile.get("default-resources") or []

@@ -214,7 +214,7 @@ def problems(config: dict[str, Any], profile: str = "profiles/default") -> Itera
     needs = dress_rehearsal.raised(made.by_rule, dress_rehearsal.took(layout))
     if config["scale"] == "paper":
         yield from disk(layout, made.size)
-    if cluster.read_profile(profile).get("executor") == "slurm":
+    if cluster.is_slurm(profile):
         yield from on_cluster(profile, needs)
         return
     most = max(need.mem_mb for need in needs.values())
