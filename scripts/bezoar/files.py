@@ -9,12 +9,14 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 from bezoar.errors import UserError
 
+BEGAN = time.time()
+PARTIAL = ".partial"  # of a file or directory that is being written, the end of its name
 # Of a file that cannot be locked, as on network file systems that are mounted without locks: the
 # system's numbers for it, and what to do.
 UNLOCKABLE = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
@@ -109,13 +111,25 @@ def _make_parents(path: Path) -> None:
         ) from None
 
 
+def _partial(path: Path) -> list[Path]:
+    """Return what lies beside `path` of attempts to write it."""
+    name = re.compile(
+        rf"\.{re.escape(path.name)}\.[^.]+{re.escape(PARTIAL)}"
+    )  # not .NAME.1.x.partial
+    return [left for left in path.parent.iterdir() if name.fullmatch(left.name)]
+
+
 @contextmanager
 def whole_file(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     """Open a file that replaces `path` only if the block succeeds (write beside it, fsync,
-    rename).
+    rename); what a run left of one that was killed before this process began is removed.
     """
     _make_parents(path)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    for left in _partial(path):
+        with suppress(OSError):  # another process may write it now, or have removed it
+            if left.stat().st_mtime < BEGAN:
+                left.unlink()
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=PARTIAL, dir=path.parent)
     try:
         encoding, newline = (None, None) if "b" in mode else ("utf-8", "\n")
         with open(descriptor, mode, encoding=encoding, newline=newline) as stream:
@@ -137,11 +151,9 @@ def whole_directory(path: Path) -> Iterator[Path]:
     """
     path = Path(os.path.realpath(path))
     _make_parents(path)
-    partial = re.compile(rf"\.{re.escape(path.name)}\.[^.]+\.partial")  # not .NAME.1.x.partial
-    for left in path.parent.iterdir():
-        if partial.fullmatch(left.name):
-            shutil.rmtree(left, ignore_errors=True)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
+    for left in _partial(path):
+        shutil.rmtree(left, ignore_errors=True)
+    fresh = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=PARTIAL, dir=path.parent))
     try:
         yield fresh
         for inner in [

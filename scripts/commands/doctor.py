@@ -326,7 +326,9 @@ def unpinned(entries: list[dict[str, Any]]) -> Iterator[str]:
 def expected(config: dict[str, Any], cores: int, profile: str) -> str:
     """Return how long a run will take, as far as that can be known."""
     if is_slurm(profile):
-        return "expected time: depends on the cluster's queue; make plan has the minutes of each job"
+        return (
+            "expected time: depends on the cluster's queue; make plan has the minutes of each job"
+        )
     known = sum(duration.recorded(config["pathvars"]["results"]).values())
     earlier = f"; the stages of earlier runs here took {clock(known)} in all" if known else ""
     first = duration.first_run_s(config["scale"], cores)

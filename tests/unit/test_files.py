@@ -4,6 +4,8 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -175,3 +177,19 @@ def test_a_missing_output_is_an_error_not_a_receipt(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="model: expected a file as `model`"), _receipt(tmp_path):
         pass
     assert not (tmp_path / "receipt.json").exists()
+
+
+def test_what_a_killed_process_left_of_a_file_goes_when_it_is_written_again(tmp_path: Path) -> None:
+    path, kill = tmp_path / "rows.jsonl", "os.kill(os.getpid(), signal.SIGKILL)"
+    write = f"import os, pathlib, signal, bezoar.files as f; path = pathlib.Path({str(path)!r})\n"
+    write += f"with f.whole_file(path) as stream:\n  stream.write('x'); {kill}"
+    subprocess.run([sys.executable, "-c", write], check=False)
+    (left,) = tmp_path.iterdir()
+    os.utime(left, (files.BEGAN - 1, files.BEGAN - 1))
+    at_work = tmp_path / ".rows.jsonl.another.partial"  # of a process that writes it now
+    for other in (at_work, tmp_path / ".rows.jsonl.backup", tmp_path / ".other.jsonl.x.partial"):
+        other.touch()
+    with files.whole_file(path) as stream:
+        stream.write("whole")
+    assert path.read_text() == "whole" and not left.exists()
+    assert at_work.exists() and len(list(tmp_path.iterdir())) == 4

@@ -28,14 +28,14 @@ def losses(adapter: Path) -> list[float]:
 
 def test_the_order_holds_every_row_once_an_epoch_and_the_longest_of_a_batch_first() -> None:
     draw = random.Random(0)
-    lengths = [draw.randint(10, 200) for _ in range(60)]
+    lengths = [draw.randint(10, 200) for _ in range(64)]
     order = training_order(lengths, 8, 2, seed=0)
-    assert sorted(order[:60]) == sorted(order[60:]) == list(range(60))
-    batches = [[lengths[index] for index in order[start : start + 8]] for start in range(0, 120, 8)]
+    assert sorted(order[:64]) == sorted(order[64:]) == list(range(64))
+    batches = [[lengths[index] for index in order[start : start + 8]] for start in range(0, 128, 8)]
     assert all(held == sorted(held, reverse=True) for held in batches)
     assert sum(max(held) - min(held) > 95 for held in batches) > 12, "batches are random"
     assert (
-        order[:60] != order[60:]
+        order[:64] != order[64:]
         and order != training_order(lengths, 8, 2, seed=1)
         and order == training_order(lengths, 8, 2, seed=0)
     )
@@ -141,7 +141,8 @@ def recorded(program: str, arguments: list[str]) -> list[list[int]]:
                 self: Any, model: Any, inputs: dict, *more: Any, whole: Any = trainer.training_step
             ) -> Any:
                 if lengths := inputs.get("row_lengths"):
-                    seen.extend(part.tolist() for part in inputs["input_ids"][0].split(lengths))
+                    sizes = [size for (size,) in lengths]
+                    seen.extend(part.tolist() for part in inputs["input_ids"][0].split(sizes))
                 else:
                     rows = zip(inputs["input_ids"], inputs["attention_mask"], strict=True)
                     seen.extend(ids[mask == 1].tolist() for ids, mask in rows)
