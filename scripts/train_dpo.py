@@ -26,7 +26,7 @@ from bezoar.readers import read_jsonl
 from bezoar.training import held_out_pairs, preference_pairs
 from bezoar.training.settings import TrainingSettings
 from bezoar.training.sharing import first_process, keep_to_one_gpu
-from bezoar.training.split import split
+from bezoar.training.split import evaluated, split
 from bezoar.training.template import Template
 
 
@@ -166,11 +166,13 @@ def train(
     require_positions("dpo: pairs", model, map(preference_pairs.length, rows))
     before = qlora.weights_of(model)
     ordered = [training[index] for index in order]
-    trainer = dpo_trainer(model, ordered, validation, tokenizer, recipe, work)
+    held_out = evaluated(validation, recipe)
+    trainer = dpo_trainer(model, ordered, held_out, tokenizer, recipe, work)
     qlora.run(trainer, work, begun_with, before)
     facts = {
         "training": len(training),
         "validation": len(validation),
+        "evaluated": len(held_out),
         "largest_change": qlora.require_moved(before, trainer.model),
         "steps": trainer.state.global_step,
     }

@@ -25,7 +25,7 @@ from bezoar.provenance.resumption import begun_with
 from bezoar.readers import read_jsonl
 from bezoar.training.settings import TrainingSettings
 from bezoar.training.sharing import balanced_passes, first_process, keep_to_one_gpu, processes
-from bezoar.training.split import split
+from bezoar.training.split import evaluated, split
 from bezoar.training.supervised_rows import tokenize
 from bezoar.training.template import Template
 
@@ -81,7 +81,7 @@ def train(
             processes(),
         )
     before = qlora.weights_of(model)
-    validation.sort(key=lambda row: -len(row["input_ids"]))
+    held_out = sorted(evaluated(validation, recipe), key=lambda row: -len(row["input_ids"]))
     trainer = SFTTrainer(
         model=model,
         args=SFTConfig(
@@ -91,7 +91,7 @@ def train(
             completion_only_loss=recipe["completion_only"],
         ),
         train_dataset=Dataset.from_list(training).remove_columns("row").select(order),
-        eval_dataset=Dataset.from_list(validation).remove_columns("row"),
+        eval_dataset=Dataset.from_list(held_out).remove_columns("row"),
         processing_class=tokenizer,
         callbacks=[trainer_setup.progress_callback()],
     )
@@ -105,6 +105,7 @@ def train(
     return {
         "training": len(training),
         "validation": len(validation),
+        "evaluated": len(held_out),
         "largest_change": moved,
         "steps": trainer.state.global_step,
         "first_eval_loss": next(

@@ -1,5 +1,7 @@
 """The settings that all trainings share, as their recipes hold them."""
 
+from typing import NotRequired
+
 from typing_extensions import TypedDict
 
 
@@ -29,6 +31,7 @@ class TrainingSettings(TypedDict):
     validation_share: float
     validation_seed: int
     eval_steps: int
+    max_eval_samples: NotRequired[int]  # validation rows that evaluations while training use
     load_best_model_at_end: bool
     gradient_checkpointing: bool
     cache_dequantized: bool  # keep the dequantised weights in memory

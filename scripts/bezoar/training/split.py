@@ -3,6 +3,8 @@
 import random
 from typing import Any
 
+from bezoar.training.settings import TrainingSettings
+
 Rows = list[dict[str, Any]]
 
 
@@ -25,3 +27,12 @@ def split(rows: Rows, total: int, share: float, seed: int) -> tuple[Rows, Rows]:
     return [row for i, row in enumerate(rows) if i not in held], [
         row for i, row in enumerate(rows) if i in held
     ]
+
+
+def evaluated(validation: Rows, recipe: TrainingSettings) -> Rows:
+    """Return the validation rows that evaluations while training use: `max_eval_samples` of them,
+    in their order, drawn with `validation_seed`.
+    """
+    most = min(recipe.get("max_eval_samples", len(validation)), len(validation))
+    draw = random.Random(recipe["validation_seed"])
+    return [validation[index] for index in sorted(draw.sample(range(len(validation)), most))]

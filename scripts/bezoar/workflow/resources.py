@@ -286,7 +286,8 @@ class Needs:
         tokens = rows * sequences * recipe["max_length"]
         steps = rows * (1 - held_out) * recipe["epochs"] / recipe["batch_size"]
         work = 6 * self.size * recipe["epochs"] * (1 - held_out) * tokens
-        work += (1 + steps / recipe["eval_steps"]) * 2 * self.size * held_out * tokens
+        share = min(held_out, recipe.get("max_eval_samples", rows) / max(rows, 1))
+        work += (1 + steps / recipe["eval_steps"]) * 2 * self.size * share * tokens
         seconds = work / self.speed(gpus, recipe["threads"] * self.processes) + self.moved() / 2
         micro = recipe["micro_batch_size"] * sequences * recipe["max_length"]
         whole = not recipe["gradient_checkpointing"]

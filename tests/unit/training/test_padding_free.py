@@ -14,6 +14,7 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 import train_sft
 from bezoar.errors import UserError
+from bezoar.readers import read_json
 from bezoar.training import output_layer, padding_free
 from bezoar.training.sharing import balanced_passes
 
@@ -157,12 +158,15 @@ def test_training_without_padding_gives_the_curve_of_padded_rows(
     changes = {
         "batch_size": 8,
         "micro_batch_size": 1,
+        "max_eval_samples": 3,
         "epochs": 35 / 32,
         "lora": {"r": 8, "alpha": 8, "dropout": 0.0, "targets": ["q_proj", "k_proj", "v_proj"]},
     }
-    train_sft.main(sft_command(place, "without-padding", **changes))
+    train_sft.main(sft_command(place, "without-padding", gradient_checkpointing=True, **changes))
     monkeypatch.setattr(padding_free, "prepare", lambda model: False)
     train_sft.main(sft_command(place, "with-padding", **changes))
     theirs = losses(place / "with-padding")
     assert losses(place / "without-padding") == pytest.approx(theirs, abs=1e-3)
     assert len(theirs) == 5
+    facts = read_json(place / "with-padding.json")["facts"]
+    assert (facts["validation"], facts["evaluated"]) == (8, 3)

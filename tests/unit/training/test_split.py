@@ -1,8 +1,9 @@
 """Which rows are held out."""
 
 import pytest
+from trained import SFT
 
-from bezoar.training.split import split
+from bezoar.training.split import evaluated, split
 
 
 def numbered(rows: range) -> list[dict]:
@@ -35,3 +36,12 @@ def test_a_few_rows_have_both_sides_wherever_they_stand_in_the_file() -> None:
     for seed in range(20):
         training, validation = split(numbered(range(1, 11)), 1000, 0.2, seed)
         assert training and validation
+
+
+def test_evaluations_use_as_many_of_the_validation_rows_as_the_recipe_says() -> None:
+    rows = numbered(range(1, 101))
+    some = evaluated(rows, SFT | {"max_eval_samples": 20})
+    assert len(some) == 20 and some != rows[:20] and some != rows[-20:]
+    assert [row for row in rows if row in some] == some, "in their order"
+    assert evaluated(rows, SFT | {"max_eval_samples": 20}) == some
+    assert evaluated(rows, SFT | {"max_eval_samples": 500}) == evaluated(rows, SFT) == rows
