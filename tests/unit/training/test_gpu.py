@@ -8,10 +8,16 @@ import torch
 from test_shared_prompts import made
 from trained import sft_command
 
-from bezoar.training import qlora, shared_prompts
+from bezoar.training import padding_free, qlora, shared_prompts
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 IDS = torch.arange(5, 45).reshape(2, 20)
+
+
+def on_gpu(batch: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: value.cuda() if torch.is_tensor(value) else value for name, value in batch.items()
+    }
 
 
 def outcome(model: Any) -> tuple[Any, dict[str, Any]]:
@@ -19,10 +25,7 @@ def outcome(model: Any) -> tuple[Any, dict[str, Any]]:
     from test_shared_prompts import batch
 
     model.zero_grad()
-    given = {
-        name: value.cuda() if torch.is_tensor(value) else value for name, value in batch().items()
-    }
-    found = model(**given).log_probs
+    found = model(**on_gpu(batch())).log_probs
     chosen, rejected = found.sum(dim=1).chunk(2)
     (-torch.nn.functional.logsigmoid(0.1 * (chosen - rejected)).mean()).backward()
     return found.detach(), {
@@ -38,6 +41,18 @@ def test_a_prompt_computed_once_has_the_gradients_of_one_computed_twice() -> Non
     assert torch.allclose(once, twice, atol=1e-4)
     for name, slope in slopes.items():
         assert torch.allclose(found[name], slope, atol=1e-4), name
+
+
+def test_rows_without_padding_have_the_gradients_of_padded_ones() -> None:
+    import test_padding_free as there
+
+    model = made("llama").cuda()
+    theirs = there.outcome(model, on_gpu(there.padded(there.rows())))
+    assert padding_free.prepare(model)
+    ours = there.outcome(model, on_gpu(padding_free.collate(there.rows())))
+    assert torch.allclose(ours[0], theirs[0], atol=1e-4)
+    for name, slope in theirs[1].items():
+        assert torch.allclose(ours[1][name], slope, atol=1e-4), name
 
 
 def test_a_4_bit_base_answers_as_it_does_on_a_cpu(place: Path, monkeypatch: Any) -> None:
