@@ -25,6 +25,7 @@ from typing import Any
 from bench_page import flags, processor, read_section, replace_section
 from bezoar import program
 from bezoar.errors import UserError
+from bezoar.provenance.receipt import git
 from bezoar.readers import read_jsonl
 
 # part -> its section of the page
@@ -113,16 +114,8 @@ def over_time(runs: list[dict[str, Any]]) -> str:
 
 def commit() -> str:
     """Return the commit of the tree, with `+` where something differs from it."""
-
-    def git(*words: str) -> str:
-        done = subprocess.run(["git", *words], capture_output=True, text=True, check=False)
-        return done.stdout.strip()
-
-    try:
-        changed = git("status", "--porcelain", "--", "scripts", "config", "envs")
-        return (git("rev-parse", "--short", "HEAD") or "unknown") + ("+" if changed else "")
-    except OSError:
-        return "unknown"
+    changed = git("status", "--porcelain", "--", "scripts", "config", "envs")
+    return (git("rev-parse", "--short", "HEAD") or "unknown") + ("+" if changed else "")
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from bezoar import files, program
 from bezoar.errors import UserError
-from bezoar.provenance.receipt import Receipt
+from bezoar.provenance.receipt import Receipt, git
 
 
 def test_an_interrupted_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
@@ -170,6 +170,22 @@ def test_no_receipt_when_an_input_changed_or_the_stage_failed(tmp_path: Path) ->
     with pytest.raises(ZeroDivisionError), _receipt(tmp_path):
         1 / 0  # noqa: B018 - the failure is the point
     assert not (tmp_path / "receipt.json").exists()
+
+
+def test_a_receipt_leaves_gits_index_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stage that is killed while git holds the lock would leave it behind."""
+    monkeypatch.chdir(tmp_path)
+    for words in (
+        ("init", "-q"),
+        ("add", "rows"),
+        ("-c", "user.name=x", "-c", "user.email=x", "commit", "-qm", "x"),
+    ):
+        Path("rows").touch()
+        subprocess.run(["git", *words], check=True)
+    os.utime("rows", (1, 1))  # as git sees it, perhaps changed: it would write its index anew
+    index = Path(".git/index").read_bytes()
+    assert git("status", "--porcelain") == ""
+    assert Path(".git/index").read_bytes() == index
 
 
 def test_a_missing_output_is_an_error_not_a_receipt(tmp_path: Path) -> None:

@@ -70,10 +70,15 @@ def digests(files: Files) -> dict[str, dict[str, str]]:
     return result
 
 
-def _git(*arguments: str) -> str | None:
+def git(*arguments: str) -> str | None:
+    """Return what git prints, or None if it fails or is not there.
+
+    It locks nothing: a stage that is killed meanwhile would leave the lock, and every later commit
+    would fail.
+    """
     try:
         done = subprocess.run(
-            ["git", *arguments],
+            ["git", "--no-optional-locks", *arguments],
             capture_output=True,
             encoding="utf-8",
             errors="replace",
@@ -168,8 +173,8 @@ class Receipt:
                 "facts": self.facts,
                 "command": recorded_command(),
                 "environment": self.environment,
-                "git_commit": _git("rev-parse", "HEAD"),
-                "git_dirty": bool(_git("status", "--porcelain")),
+                "git_commit": git("rev-parse", "HEAD"),
+                "git_dirty": bool(git("status", "--porcelain")),
                 "python": platform.python_version(),
                 "versions": _versions(),
                 "hardware": _hardware(),
