@@ -6,8 +6,8 @@ attention works token by token, and attention is computed row by row. Losses and
 of padded rows up to rounding. It holds for attention that transformers looks up by name, with
 positions that come as `position_ids` and no window. Whether that is so is not believed but tried: a
 model that answers otherwise keeps its padding. An answer may differ by rounding, and a model that
-has learnt little hardly attends; so it is tried, too, whether what a token must not see changes
-any bit.
+has learnt little hardly attends; so it is tried, too, that what a token must not see changes no bit
+and that positions change some.
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,9 +38,10 @@ def prepare(model: Any) -> bool:
     first, second = ids[: TRIED[0]], ids[TRIED[0] :]
     changed = [(token + 1) % text.vocab_size for token in ids]  # at each place another token
 
-    def scores(*rows: list[int]) -> Any:
+    def scores(*rows: list[int], tokens_a_position: int = 1) -> Any:
         batch = collate([{"input_ids": row} for row in rows])
         del batch["labels"]
+        batch["position_ids"] //= tokens_a_position
         for name in ("input_ids", "position_ids"):
             batch[name] = batch[name].to(model.device)
         return model(**batch, use_cache=False).logits[0].float().log_softmax(dim=-1)
@@ -49,16 +50,15 @@ def prepare(model: Any) -> bool:
         model.set_attn_implementation(ATTENTION)
         return scores(first, second)
 
-    def kept() -> Any:
-        """What must not depend on the first row, nor on the last token."""
-        return together()[TRIED[0] : -1]
+    def unseen_changed() -> Any:
+        return scores(changed[: TRIED[0]], [*second[:-1], changed[-1]])[middle]
 
-    def kept_after_change() -> Any:
-        return scores(changed[: TRIED[0]], [*second[:-1], changed[-1]])[TRIED[0] : -1]
-
-    does = alike(
-        model, lambda: torch.cat([scores(first), scores(second)]), together, tolerance()
-    ) and alike(model, kept, kept_after_change, 0)
+    middle = slice(TRIED[0], -1)  # depends neither on the first row nor on the last token
+    does = (
+        alike(model, lambda: torch.cat([scores(first), scores(second)]), together, tolerance())
+        and alike(model, lambda: together()[middle], unseen_changed, 0)
+        and not alike(model, together, lambda: scores(first, second, tokens_a_position=2), 0)
+    )
     if not does:
         model.set_attn_implementation("sdpa")
     return does

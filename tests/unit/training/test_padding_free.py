@@ -141,6 +141,20 @@ def test_an_attention_is_refused_however_little_it_changes_the_answer(
     assert padding_free.prepare(model)
 
 
+def test_a_model_that_takes_positions_and_ignores_them_keeps_its_padding(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = made("gpt2")
+    model.get_output_embeddings().weight.data /= 50
+    forward = model.forward
+    monkeypatch.setattr(padding_free, "tolerance", lambda: ROUNDED)
+    model.forward = lambda position_ids=None, **given: forward(**given)
+    assert not padding_free.prepare(model)
+    assert model.config._attn_implementation == "sdpa"
+    model.forward = forward
+    assert padding_free.prepare(model)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("cached", [False, True])
 def test_an_adapter_over_4_bits_does_without_padding(
