@@ -155,6 +155,25 @@ def test_a_model_that_takes_positions_and_ignores_them_keeps_its_padding(
     assert padding_free.prepare(model)
 
 
+def test_a_model_that_numbers_padded_rows_otherwise_keeps_its_padding() -> None:
+    """RoBERTa's positions begin at 2, unless they are given."""
+    from transformers import RobertaConfig, RobertaForCausalLM
+
+    torch.manual_seed(0)
+    shape = RobertaConfig(
+        vocab_size=WORDS,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        is_decoder=True,
+        pad_token_id=1,
+    )
+    model = RobertaForCausalLM._from_config(shape, attn_implementation="sdpa")
+    assert not padding_free.prepare(model)
+    assert model.config._attn_implementation == "sdpa"
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("cached", [False, True])
 def test_an_adapter_over_4_bits_does_without_padding(
