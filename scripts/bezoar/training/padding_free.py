@@ -5,7 +5,9 @@ batches that teach less than random ones. Laid end to end they cost neither: eve
 attention works token by token, and attention is computed row by row. Losses and gradients are those
 of padded rows up to rounding. It holds for attention that transformers looks up by name, with
 positions that come as `position_ids` and no window. Whether that is so is not believed but tried: a
-model that answers otherwise keeps its padding.
+model that answers otherwise keeps its padding. An answer may differ by rounding, and a model that
+has learnt little hardly attends; so it is tried, too, that what a token must not see changes no
+bit, nor the positions that a padded row has anyway, and that other positions change some.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,6 +25,7 @@ def prepare(model: Any) -> bool:
     """
     import torch
     from transformers import AttentionInterface
+    from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
     text = model.config.get_text_config()
     if (
@@ -32,20 +35,44 @@ def prepare(model: Any) -> bool:
     ):
         return False
     AttentionInterface.register(ATTENTION, _by_row)
-    rows = [[(place * 7919 + 11) % text.vocab_size for place in range(size)] for size in TRIED]
+    ids = [(place * 7919 + 11) % text.vocab_size for place in range(sum(TRIED))]
+    changed = [(token + 1) % text.vocab_size for token in ids]  # at each place another token
+    middle = slice(TRIED[0], -1)  # depends neither on the first row nor on the last token
+    unseen = [*changed[: TRIED[0]], *ids[middle], changed[-1]]
 
-    def scores(*rows: list[int]) -> Any:
-        batch = collate([{"input_ids": row} for row in rows])
-        del batch["labels"]
-        for name in ("input_ids", "position_ids"):
-            batch[name] = batch[name].to(model.device)
-        return model(**batch, use_cache=False).logits[0].float().log_softmax(dim=-1)
+    def rows(of: list[int]) -> list[dict[str, list[int]]]:
+        return [{"input_ids": of[: TRIED[0]]}, {"input_ids": of[TRIED[0] :]}]
 
-    def together() -> Any:
+    def scores(batch: dict[str, Any]) -> Any:
+        given = {
+            name: value.to(model.device) if torch.is_tensor(value) else value
+            for name, value in batch.items()
+            if name != "labels"
+        }
+        return model(**given, use_cache=False).logits.float().log_softmax(dim=-1)
+
+    def padded(positions: bool = False) -> Any:
+        collator = DataCollatorForLanguageModeling(pad_token_id=0, return_position_ids=positions)
+        found = scores(collator(rows(ids)))
+        return torch.cat([row[:size] for row, size in zip(found, TRIED, strict=True)])
+
+    def together(of: list[int] = ids, tokens_a_position: int = 1) -> Any:
         model.set_attn_implementation(ATTENTION)
-        return scores(*rows)
+        batch = collate(rows(of))
+        batch["position_ids"] //= tokens_a_position
+        return scores(batch)[0]
 
-    does = alike(model, lambda: torch.cat([scores(row) for row in rows]), together, tolerance())
+    does = (
+        alike(
+            model,
+            lambda: torch.cat([padded(), padded()]),
+            lambda: torch.cat([together(), padded()]),
+            tolerance(),
+        )
+        and alike(model, padded, lambda: padded(positions=True), 0)
+        and alike(model, lambda: together()[middle], lambda: together(unseen)[middle], 0)
+        and not alike(model, together, lambda: together(tokens_a_position=2), 0)
+    )
     if not does:
         model.set_attn_implementation("sdpa")
     return does

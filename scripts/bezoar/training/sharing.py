@@ -90,7 +90,9 @@ def balanced_passes(
             heapq.heapreplace(least, (tokens + lengths[row], cell))
         return cells
 
-    for count in range(processes, batch + 1, processes):
+    most = max((sum(lengths[row] for row in held) for held in batches), default=0)
+    fewest = max(-(-most // (room * processes)), 1) * processes  # fewer lack the room for the most
+    for count in range(fewest, batch + 1, processes):
         cells = [spread(held, count) for held in batches]
         if all(cells) and all(
             sum(lengths[row] for row in c) <= room for held in cells for c in held

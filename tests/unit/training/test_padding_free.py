@@ -9,13 +9,15 @@ import pytest
 import torch
 from test_global_batch import losses
 from test_shared_prompts import PAD, WORDS, made
-from trained import sft_command
+from trained import SFT, sft_command
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 import train_sft
+from bezoar import precision
 from bezoar.errors import UserError
 from bezoar.readers import read_json
-from bezoar.training import output_layer, padding_free
+from bezoar.training import output_layer, padding_free, qlora
+from bezoar.training.forward_pass import ROUNDED
 from bezoar.training.sharing import balanced_passes
 
 SIZES = (9, 1, 14, 6, 2)  # tokens of rows
@@ -114,6 +116,74 @@ def test_a_model_that_answers_otherwise_keeps_its_padding(fault: str) -> None:
     assert not padding_free.prepare(model)
     assert model.config._attn_implementation == "sdpa"
     assert model.training
+
+
+@pytest.mark.parametrize("sees", ["the row before", "what follows"])
+def test_an_attention_is_refused_however_little_it_changes_the_answer(
+    sees: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One layer of a model that has learnt nothing, beside the rounding of bfloat16."""
+    model, by_row = made("llama"), padding_free._by_row
+    model.get_output_embeddings().weight.data /= 50
+
+    def otherwise(module: Any, *states: Any, row_lengths: Any = None, **more: Any) -> Any:
+        if module.layer_idx == 0 and sees == "the row before":
+            row_lengths = None
+        if module.layer_idx == 0 and row_lengths and sees == "what follows":
+            more["is_causal"] = False
+        return by_row(module, *states, row_lengths=row_lengths, **more)
+
+    monkeypatch.setattr(padding_free, "tolerance", lambda: ROUNDED)
+    monkeypatch.setattr(padding_free, "_by_row", otherwise)
+    assert not padding_free.prepare(model)
+    assert model.config._attn_implementation == "sdpa"
+    monkeypatch.setattr(padding_free, "_by_row", by_row)
+    assert padding_free.prepare(model)
+
+
+def test_a_model_that_takes_positions_and_ignores_them_keeps_its_padding(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = made("gpt2")
+    model.get_output_embeddings().weight.data /= 50
+    forward = model.forward
+    monkeypatch.setattr(padding_free, "tolerance", lambda: ROUNDED)
+    model.forward = lambda position_ids=None, **given: forward(**given)
+    assert not padding_free.prepare(model)
+    assert model.config._attn_implementation == "sdpa"
+    model.forward = forward
+    assert padding_free.prepare(model)
+
+
+def test_a_model_that_numbers_padded_rows_otherwise_keeps_its_padding() -> None:
+    """RoBERTa's positions begin at 2, unless they are given."""
+    from transformers import RobertaConfig, RobertaForCausalLM
+
+    torch.manual_seed(0)
+    shape = RobertaConfig(
+        vocab_size=WORDS,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        is_decoder=True,
+        pad_token_id=1,
+    )
+    model = RobertaForCausalLM._from_config(shape, attn_implementation="sdpa")
+    assert not padding_free.prepare(model)
+    assert model.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("cached", [False, True])
+def test_an_adapter_over_4_bits_does_without_padding(
+    dtype: torch.dtype, cached: bool, place: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "compute_dtype", lambda: dtype)
+    model = qlora.attach_adapter(qlora.load_4bit(place / "base", cached), SFT["lora"], None)
+    for weight in qlora.trainable(model).values():
+        torch.nn.init.normal_(weight, std=0.1)
+    assert padding_free.prepare(model.train())
 
 
 @pytest.mark.parametrize("processes", [1, 2, 4])

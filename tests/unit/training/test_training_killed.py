@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from trained import ROOT, dpo_command, reference_command, sft_command
@@ -24,6 +25,7 @@ from bezoar.errors import shortage
 from bezoar.files import canonical, sha256_file, write_jsonl
 from bezoar.readers import read_json, read_jsonl
 from bezoar.training import trainer_setup
+from bezoar.training.sharing import balanced_passes
 
 KILLS = int(os.environ.get("BEZOAR_KILLS", "2"))  # a stage; the more, the longer the test takes
 SLOW = {"eval_steps": 1}  # a checkpoint at every step
@@ -274,6 +276,33 @@ def test_a_checkpoint_of_other_settings_code_or_inputs_is_not_gone_on_from(
     for name in ("adapter_model.safetensors", "metrics.jsonl"):
         assert sha256_file(tmp_path / "killed" / name) == sha256_file(
             tmp_path / "undisturbed" / name
+        )
+
+
+def test_a_killed_run_of_several_passes_a_step_goes_on_with_the_row_that_follows(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last batch holds three rows, and takes fewer passes than the others."""
+    changes = {"batch_size": 8, "micro_batch_size": 1, "epochs": 35 / 32, "eval_steps": 1}
+    steps: list[Any] = []
+
+    def spread(*given: Any) -> Any:
+        steps.append(balanced_passes(*given))
+        return steps[-1]
+
+    monkeypatch.setattr(train_sft, "balanced_passes", spread)
+    train_sft.main(sft_command(place, "passes-quiet", **changes))
+    with monkeypatch.context() as patch:
+        stopped_at(2, patch)
+        with pytest.raises(KeyboardInterrupt):
+            train_sft.main(sft_command(place, "passes-killed", **changes))
+    train_sft.main(sft_command(place, "passes-killed", **changes))
+    assert len(steps) == 3 and steps[0] == steps[1] == steps[2]
+    count, (passes,) = steps[0]
+    assert count > 1 and 4 * count < len(passes) < 5 * count
+    for name in ("adapter_model.safetensors", "metrics.jsonl"):
+        assert sha256_file(place / "passes-killed" / name) == sha256_file(
+            place / "passes-quiet" / name
         )
 
 
