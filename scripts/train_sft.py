@@ -80,6 +80,8 @@ def train(
             recipe["micro_batch_size"] * recipe["max_length"],
             processes(),
         )
+    else:
+        print("rows keep their padding: the model's attention needs it", flush=True)
     before = qlora.weights_of(model)
     held_out = sorted(evaluated(validation, recipe), key=lambda row: -len(row["input_ids"]))
     trainer = SFTTrainer(

@@ -17,9 +17,9 @@ def tolerance() -> float:
     return EXACT if precision.compute_dtype() == torch.float32 else ROUNDED
 
 
-def alike(model: Any, expected: Callable[[], Any], found: Callable[[], Any], within: float) -> bool:
-    """Return whether both functions give the same numbers of `model`, up to `within`; a model of
-    another make, on which one of them fails, does not.
+def tried(model: Any, compute: Callable[[], list[Any]]) -> list[Any] | None:
+    """Return what `compute` gives with `model` in evaluation, without gradients; None where it
+    fails on a model of another make.
     """
     import torch
 
@@ -29,10 +29,9 @@ def alike(model: Any, expected: Callable[[], Any], found: Callable[[], Any], wit
     model.eval()
     try:
         with torch.no_grad(), precision.autocast(model.device):
-            difference = expected().float() - found().float()
-        return bool(difference.abs().max() <= within)
+            return compute()
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError):
-        return False
+        return None
     finally:
         model.train(training)
 
@@ -46,11 +45,13 @@ def replace_if_alike(
     before = model.forward
     batch = {**given, "use_cache": False, "fused_lm_head": True}
 
-    def replaced() -> Any:
+    def both() -> list[Any]:
+        expected = before(**batch).log_probs.float()
         model.forward = types.MethodType(forward, model)
-        return model(**batch).log_probs
+        return [expected, model(**batch).log_probs.float()]
 
-    same = alike(model, lambda: before(**batch).log_probs, replaced, within)
+    found = tried(model, both)
+    same = found is not None and bool((found[0] - found[1]).abs().max() <= within)
     if not same:
         model.forward = before
     return same

@@ -13,7 +13,7 @@ bit, nor the positions that a padded row has anyway, and that other positions ch
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bezoar.training.forward_pass import alike, tolerance, windowed
+from bezoar.training.forward_pass import tolerance, tried, windowed
 
 ATTENTION = "sdpa_by_row"  # the name by which transformers looks it up
 TRIED = (24, 17)  # tokens of the rows that are tried
@@ -57,22 +57,24 @@ def prepare(model: Any) -> bool:
         return torch.cat([row[:size] for row, size in zip(found, TRIED, strict=True)])
 
     def together(of: list[int] = ids, tokens_a_position: int = 1) -> Any:
-        model.set_attn_implementation(ATTENTION)
         batch = collate(rows(of))
         batch["position_ids"] //= tokens_a_position
         return scores(batch)[0]
 
-    does = (
-        alike(
-            model,
-            lambda: torch.cat([padded(), padded()]),
-            lambda: torch.cat([together(), padded()]),
-            tolerance(),
+    def each() -> list[Any]:
+        before = [padded(), padded(positions=True)]
+        model.set_attn_implementation(ATTENTION)
+        return [*before, padded(), together(), together(unseen), together(tokens_a_position=2)]
+
+    does = False
+    if found := tried(model, each):
+        expected, numbered, still, flat, blind, elsewhere = found
+        does = (
+            torch.equal(numbered, expected)
+            and max(float((way - expected).abs().max()) for way in (still, flat)) <= tolerance()
+            and torch.equal(blind[middle], flat[middle])
+            and not torch.equal(elsewhere, flat)
         )
-        and alike(model, padded, lambda: padded(positions=True), 0)
-        and alike(model, lambda: together()[middle], lambda: together(unseen)[middle], 0)
-        and not alike(model, together, lambda: together(tokens_a_position=2), 0)
-    )
     if not does:
         model.set_attn_implementation("sdpa")
     return does

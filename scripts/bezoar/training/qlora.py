@@ -235,12 +235,15 @@ def require_sound(model: Any) -> None:
 
 def training_order(lengths: Sequence[int], batch: int, epochs: float, seed: int) -> list[int]:
     """Return the indices of the rows in the order of training: a fresh shuffle per epoch, each
-    row once. In a global batch, which is random, the longest row is first.
+    row once. In a global batch, which is random, the longest row is first. Raise `UserError` if
+    there would be none.
     """
     draw = random.Random(seed)
     shuffled: list[int] = []
     while len(shuffled) < (count := round(len(lengths) * epochs)):
         shuffled += draw.sample(range(len(lengths)), len(lengths))
+    if not count:
+        raise UserError(f"epochs {epochs}: no row of {len(lengths)} would be trained on; take more")
     shuffled = shuffled[:count]
     batches = (shuffled[start : start + batch] for start in range(0, count, batch))
     return [index for rows in batches for index in sorted(rows, key=lambda index: -lengths[index])]

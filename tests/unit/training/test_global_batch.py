@@ -57,6 +57,11 @@ def test_one_process_keeps_to_the_first_of_the_visible_gpus(
     assert os.environ.get("CUDA_VISIBLE_DEVICES") == left
 
 
+def test_so_little_of_an_epoch_that_no_row_is_left_is_refused() -> None:
+    with pytest.raises(UserError, match=r"epochs 0\.01: no row of 40 would be trained on"):
+        training_order([1] * 40, 4, 0.01, seed=0)
+
+
 def test_half_an_epoch_is_half_the_rows() -> None:
     assert len(set(training_order([1] * 40, 4, 0.5, seed=0))) == 20
 
