@@ -158,5 +158,6 @@ def test_growth_is_written_from_all_runs_that_are_kept(tmp_path: Path) -> None:
     assert "| seconds / at most | 1. rehearsal, 2.4 M | 2. trial, 135 M |" in text
     assert "| merge | 7 / 36 | – |" in text and "| sft | – | 504 / 1,200 |" in text
     assert drawn.read_text().count("2. trial, 135 M") == 1
+    assert "| **a cluster, 8 GPUs a training** |" in text
     measure_growth.main(places)
     assert [path.read_bytes() for path in (kept, page, drawn)] == first
