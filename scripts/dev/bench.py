@@ -45,7 +45,7 @@ PARTS = {
     "client": Part("LLMClient", 4, "bench_client.py"),
     "evaluation": Part("Evaluation", 15, "bench_evaluation.py"),
     "sft": Part("SFT", 40, TRAINING, ("--only", "sft LaMini-like", "sft HH-like")),
-    "dpo": Part("DPO", 50, TRAINING, ("--only", "dpo HH-like", "dpo HH-RLHF")),
+    "dpo": Part("DPO", 60, TRAINING, ("--only", "dpo HH-like", "dpo HH-RLHF")),
     "ablation": Part("Ablation", 25, TRAINING, ("--only", "ablation LaMini-like")),
     "memory": Part("Memory of the loss", 5, "bench_memory.py"),
     "precision": Part("Precision", 5, "bench_precision.py"),

@@ -12,9 +12,10 @@ real one. Each run is a process of its own (bench_training_run.py), in turns, on
 rows, global batch, steps, learning rates, LoRA. Time is that of the steps, plus DPO's reference;
 evaluation is outside. Tokens are those of the rows as TRL makes them, a pair's prompt twice;
 "computed" is how many went through the model in training for each of them, padding included.
-Afterwards one program measures the loss of every adapter on the same held-out rows. A row is void
-unless the median of its repeats is within `TOLERANCE` of ours, as a share of what ours learned.
-Repeats differ in the seed.
+Afterwards one program measures the loss of every adapter on the same held-out rows; of the real
+pairs on those that were trained on, for a few steps need not show on others. A row is void unless
+the median of its repeats is within `TOLERANCE` of ours, as a share of what ours learned. Repeats
+differ in the seed.
 """
 
 import argparse
@@ -84,7 +85,13 @@ SHAPES: dict[str, dict[str, Any]] = {
         "batch_size": 16,
         "micro_batch_size": 4,
     },
-    "HH-RLHF": {"rows": 96, "max_length": 1024, "batch_size": 16, "micro_batch_size": 4},
+    "HH-RLHF": {
+        "rows": 144,
+        "max_length": 1024,
+        "batch_size": 16,
+        "micro_batch_size": 4,
+        "judged": "training",
+    },
 }
 RECIPE = {
     "lora": {"r": 16, "alpha": 16, "dropout": 0.05, "targets": ["q_proj", "k_proj", "v_proj"]},
@@ -445,7 +452,7 @@ def compare(
     part = f"{shape}-pairs" if method == "dpo" else shape
     common |= {
         "training": str(folder / f"{part}-training.jsonl"),
-        "validation": str(folder / f"{part}-validation.jsonl"),
+        "validation": str(folder / f"{part}-{SHAPES[shape].get('judged', 'validation')}.jsonl"),
     }
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in ways}
     adapters: dict[str, list[str]] = {name: [] for name in ways}
