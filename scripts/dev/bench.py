@@ -82,22 +82,27 @@ CALM = 300  # seconds in which the load of the part before must have gone
 
 
 def busy(wait: float = CALM) -> str | None:
-    """Return what the load of the machine is, or None as soon as it is idle."""
-    end = time.monotonic() + wait
+    """Return what the load of the machine is, or None as soon as it is idle, within `wait` s."""
+    end, told = time.monotonic() + wait, False
     while (load := os.getloadavg()[0]) > BUSY * (os.cpu_count() or 1):
-        if time.monotonic() > end:
+        if time.monotonic() >= end:
             return f"a load average of {load:.1f} on {os.cpu_count()} cores"
+        if not told:
+            print(f"waiting up to {wait / 60:.0f} minutes for an idle machine", flush=True)
+            told = True
         time.sleep(min(5.0, wait))
     return None
 
 
-def expected(part: str, runs: list[dict[str, Any]]) -> str:
-    """Return how long the part took before, of the runs on record."""
+def expected(part: str, runs: list[dict[str, Any]]) -> tuple[float, str]:
+    """Return about how many minutes the part takes, and from what that is known: the runs on
+    record, or a guess.
+    """
     took = [run["seconds"] for run in runs if run["part"] == part and not run["arguments"]]
     if not took:
-        return f"about {PARTS[part].minutes} minutes, by a guess (no whole run on record)"
-    times = f"{len(took)} runs on record" if len(took) > 1 else "one run on record"
-    return f"about {statistics.median(took) / 60:.0f} minutes ({times})"
+        return PARTS[part].minutes, "a guess: no whole run on record"
+    record = f"{len(took)} runs on record" if len(took) > 1 else "one run on record"
+    return statistics.median(took) / 60, record
 
 
 def value(section: str, row: str, column: int) -> str | None:
@@ -177,8 +182,10 @@ def main(argv: list[str] | None = None) -> None:
     if unknown := sorted(set(parts) - set(PARTS)):
         raise UserError(f"PART={unknown[0]}: expected one of {', '.join(PARTS)}")
     runs = list(read_jsonl(args.history)) if args.history.is_file() else []
-    for part in parts:
-        print(f"{part}: {expected(part, runs)}", flush=True)
+    times = {part: expected(part, runs) for part in parts}
+    for part, (minutes, source_of) in times.items():
+        print(f"{part}: about {minutes:.0f} minutes ({source_of})")
+    print(f"in all: about {sum(minutes for minutes, _ in times.values()):.0f} minutes", flush=True)
     if not source(HH_RLHF):
         print(f"there is no {HH_RLHF} in data/ or MIRROR: nothing is measured on it", flush=True)
     for part in parts:
