@@ -25,6 +25,11 @@ PAPER = $(or $(CONFIG),config/paper.yaml)
 RESULTS = $(RUN) python -c "from bezoar.workflow.configuration import resolved; print(resolved('$(REHEARSAL)'.split())['pathvars']['results'])"
 WHERE = $(RUN) python -c "from bezoar.workflow.configuration import resolved; print('report:', resolved('$1'.split())['pathvars']['results'] + '/report/index.html')"
 PYTHON_FILES := scripts tests
+# The environments that a part of `make bench` needs for its peers.
+PEERS_data := .venv-bench
+PEERS_real-data := .venv-bench
+PEERS_client := .venv-curator
+PEERS_sft := .venv-bench-training
 
 .PHONY: help rehearsal dress-rehearsal trial reproduce evaluate doctor report learning plan cancel-batches export-answers import-answers test fuzz bench check fix lock pin clean environment development stale audit compare archive crate release evidence
 
@@ -115,7 +120,7 @@ fuzz: development ## N (2,000) damaged inputs for each reader, program and provi
 evidence: development .venv-crate ## try to break every promise, beside Snakemake's own triggers; half an hour; for docs/evidence.md
 	$(RUN) python scripts/dev/measure_evidence.py --output docs/evidence.md
 
-bench: environment .venv-bench .venv-curator .venv-bench-training ## speed and memory beside named peers, for docs/benchmarks.md, on an idle machine; PART=data|client|evaluation|training|precision|start|report, BUSY=1 beside other work
+bench: environment $(if $(PART),$(foreach part,$(PART),$(PEERS_$(part))),$(PEERS_data) $(PEERS_client) $(PEERS_sft)) ## speed and memory beside named peers, for docs/benchmarks.md, on an idle machine; PART=data|real-data|client|evaluation|sft|dpo|ablation|memory|precision|start|report, BUSY=1 beside other work
 	@$(RUN) python scripts/dev/bench.py $(if $(BUSY),--busy) $(PART)
 
 .venv-bench .venv-curator .venv-crate .venv-llama-cpp: .venv-%: envs/%.lock | environment

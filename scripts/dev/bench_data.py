@@ -1,17 +1,20 @@
-"""Measure deduplication and contamination search on synthetic rows, beside datasketch used naively
-and text-dedup, in one run.
+"""Measure deduplication and contamination search on made rows, beside datasketch used naively and
+text-dedup, in one run.
 
-Usage: bench_data.py [--rows 10000 100000 1000000] [--peer-rows 10000 100000] [--repeats 3] [--peers
-.venv-bench] [--output docs/benchmarks.md]
+Usage: bench_data.py [--rows 10000 100000 1000000] [--peer-rows 10000 100000] [--repeats 3]
+           [--texts invented|real-looking] [--peers .venv-bench] [--output docs/benchmarks.md]
 
-Rows have 8 to 60 invented words by Zipf's law; a tenth repeats an earlier row, half of those with
-one word changed. The evaluation has 20,000 texts of the same words, a thousandth of the rows holds
-one of them. Every measurement is a process of its own that reads the rows from a file; its time is
-from start to end without reading, its memory the largest resident set of it and its children. Sizes
-above --peer-rows are not given to the peers, whose growth the smaller sizes show. Only the smallest
-size is repeated; the spread is printed.
+Invented texts have 8 to 60 invented words by Zipf's law. Real-looking ones are as long as what
+people say in HH-RLHF's dialogues, and each word follows the one before as often as it does there,
+so that beginnings and phrases recur as in real text; for them the file must have been fetched, or
+be in BEZOAR_MIRROR. A tenth of the rows repeats an earlier one, half of those with one word
+changed. The evaluation has 20,000 such texts; a thousandth of the rows holds one of them. Every
+measurement is a process of its own that reads the rows from a file; its time is from start to end
+without reading, its memory the largest resident set of it and its children. Sizes above --peer-rows
+are not given to the peers, whose growth the smaller sizes show. Only the smallest size is repeated;
+the spread is printed.
 
-The table replaces the section `## Data` of --output.
+The table replaces the section `## Data`, or `## Data, real-looking`, of --output.
 """
 
 import argparse
@@ -27,21 +30,25 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench_page import peak_mib, replace_section
+from bench_page import HH_RLHF, flags, peak_mib, processor, replace_section, source
 from bezoar import program
 from bezoar.data import contamination, duplicates
+from bezoar.data.hh_rlhf import turns
 from bezoar.data.rouge import Kept
 from bezoar.data.texts import words_of
 from bezoar.errors import UserError
 from bezoar.files import write_jsonl
-from bezoar.readers import read_jsonl
+from bezoar.readers import iter_json_lines, read_jsonl
 from bezoar.workflow.configuration import resolved
 from measure_search import sampler
 
 EVALUATION = 20_000
+SECTIONS = {"invented": "Data", "real-looking": "Data, real-looking"}
 ROUGE, MOST_ROUGE = (
     "near-duplicates by ROUGE-L",
     100_000,
@@ -63,14 +70,50 @@ print(json.dumps({"seconds": time.perf_counter() - started, "found": pairs,
 """
 
 
-def make_rows(count: int, folder: Path) -> Path:
+Draw = Callable[[], list[str]]  # the words of a text
+
+
+def invented(rng: random.Random) -> Draw:
+    """Return what draws texts of invented words."""
+    stream = sampler(rng)
+    return lambda: list(itertools.islice(stream, rng.randint(8, 60)))
+
+
+def real_looking(rng: random.Random, texts: Sequence[list[str]]) -> Draw:
+    """Return what draws texts whose words follow each other as in `texts`, as long as one of
+    these.
+    """
+    following: dict[str, list[str]] = {}
+    for words in texts:
+        for before, word in itertools.pairwise(["", *words]):
+            following.setdefault(before, []).append(word)
+
+    def draw() -> list[str]:
+        found: list[str] = []
+        wanted = len(rng.choice(texts))
+        while len(found) < wanted:
+            before = found[-1] if found else ""
+            found.append(rng.choice(following.get(before) or following[""]))
+        return found
+
+    return draw
+
+
+def said(file: Path) -> list[list[str]]:
+    """Return the words of each text that somebody says in HH-RLHF's pairs, once."""
+    dialogues = [row["chosen"] for _, row in iter_json_lines(file)]
+    texts = dict.fromkeys(text for one in dialogues for who, text in turns(one) if who == "Human")
+    return [text.split() for text in texts if text]
+
+
+def make_rows(count: int, folder: Path, make: Callable[[random.Random], Draw]) -> Path:
     """Write rows (instruction, response, text) and evaluation texts, each once; return the rows'
     path.
     """
     path = folder / f"rows-{count}.jsonl"
     rng = random.Random(0)
-    stream = sampler(rng)
-    evaluation = [" ".join(itertools.islice(stream, rng.randint(8, 60))) for _ in range(EVALUATION)]
+    draw = make(rng)
+    evaluation = [" ".join(draw()) for _ in range(EVALUATION)]
     write_jsonl(
         folder / "items.jsonl",
         [
@@ -82,17 +125,13 @@ def make_rows(count: int, folder: Path) -> Path:
     def rows() -> Any:
         recent: list[list[str]] = []
         for number in range(count):
-            words = list(itertools.islice(stream, rng.randint(8, 60)))
+            words = draw()
             if number % 10 == 9:
                 words = list(rng.choice(recent))
                 if number % 20 == 9:
-                    words[rng.randrange(len(words))] = next(stream)
+                    words[rng.randrange(len(words))] = draw()[0]
             recent = [*recent[-999:], words]
-            response = (
-                rng.choice(evaluation)
-                if number % 1000 == 0
-                else " ".join(itertools.islice(stream, 20))
-            )
+            response = " ".join(draw()) if number % 1000 else rng.choice(evaluation)
             yield {"instruction": " ".join(words), "response": response, "text": " ".join(words)}
 
     write_jsonl(path, rows())
@@ -192,15 +231,19 @@ def section(results: list[dict[str, Any]], command: str) -> str:
     """Return the text of the section."""
     lines = [
         (
-            f"`{command}`, {datetime.date.today()}, {platform.machine()} with {os.cpu_count()}"
-            f" cores, Python {platform.python_version()}; load average at the end"
+            f"`{command}`, {datetime.date.today()}, {processor()} ({flags()}) with"
+            f" {os.cpu_count()} cores, Python {platform.python_version()}; load average at the end"
             f" {os.getloadavg()[0]:.1f}."
         ),
         "",
-        "| search | rows | seconds | spread of repeats | µs a row | peak MiB | rows found |",
-        "|---|---|---|---|---|---|---|",
+        "| search | rows | seconds | spread of repeats | µs a row | peak MiB | rows found"
+        " | growth |",
+        "|---|---|---|---|---|---|---|---|",
     ]
+    seconds = {(r["tool"], r["rows"]): r["seconds"] for r in results}
     for r in results:
+        least = min(rows for tool, rows in seconds if tool == r["tool"])
+        growth = r["seconds"] / seconds[r["tool"], least]
         spread = (
             f"{min(r['all']):.1f} – {max(r['all']):.1f}, n = {len(r['all'])}"
             if len(r["all"]) > 1
@@ -209,6 +252,7 @@ def section(results: list[dict[str, Any]], command: str) -> str:
         lines.append(
             f"| {r['tool']} | {r['rows']:,} | {r['seconds']:.1f} | {spread} |"
             f" {r['seconds'] / r['rows'] * 1e6:.0f} | {r['bytes'] / 2**20:,.0f} | {r['found']:,} |"
+            f" {'–' if r['rows'] == least else f'{growth:.0f} times from {least:,}'} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -232,6 +276,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--peers", type=Path, default=Path(".venv-bench"), help="environment of the peers"
     )
+    parser.add_argument(
+        "--texts", choices=SECTIONS, default="invented", help="what rows are made of"
+    )
     parser.add_argument("--output", type=Path, help="page whose section is replaced")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("path", type=Path, nargs="?", help=argparse.SUPPRESS)
@@ -246,10 +293,15 @@ def main(argv: list[str] | None = None) -> None:
             )
         )
         return
+    make: Callable[[random.Random], Draw] = invented
+    if args.texts == "real-looking":
+        if not (file := source(HH_RLHF)):
+            raise UserError(f"{HH_RLHF}: neither in data/ nor in MIRROR; set MIRROR, or fetch it")
+        make = partial(real_looking, texts=said(file))
     results = []
     with tempfile.TemporaryDirectory() as folder:
         for count in sorted({*args.rows, *args.peer_rows}):
-            path = make_rows(count, Path(folder))
+            path = make_rows(count, Path(folder), make)
             tools = [
                 *(["duplicates", "contamination"] if count in args.rows else []),
                 *([ROUGE] if count in args.rows and count <= MOST_ROUGE else []),
@@ -268,7 +320,7 @@ def main(argv: list[str] | None = None) -> None:
     text = section(results, f"python scripts/dev/bench_data.py {' '.join(sys.argv[1:])}".strip())
     print(text)
     if args.output:
-        replace_section(args.output, "Data", text)
+        replace_section(args.output, SECTIONS[args.texts], text)
 
 
 if __name__ == "__main__":

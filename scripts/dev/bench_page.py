@@ -1,9 +1,11 @@
 """What the benchmarks share: a section of docs/benchmarks.md, the processor, a process's memory."""
 
+import os
 import platform
 import statistics
 from pathlib import Path
 
+HH_RLHF = "hh_rlhf/harmless-base.test.jsonl.gz"  # of config/sources.yaml
 FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "bf16")
 
 
@@ -24,6 +26,12 @@ def replace_section(page: Path, title: str, text: str) -> None:
         stream.write(
             f"{before.rstrip()}\n\n## {title}\n{text}" + (f"\n## {rest[2]}" if rest[1] else "")
         )
+
+
+def source(path: str) -> Path | None:
+    """Return a file of config/sources.yaml where it has been fetched or MIRROR holds it."""
+    places = [Path("data", path), Path(os.environ.get("BEZOAR_MIRROR", "data"), path)]
+    return next((place for place in places if place.is_file()), None)
 
 
 def processor() -> str:

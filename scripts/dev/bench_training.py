@@ -1,16 +1,21 @@
 """Measure SFT and DPO beside TRL and LLaMA-Factory, QLoRA over one small base: tokens per
 second, memory, and the loss that all must reach.
 
-Usage: bench_training.py [--repeats 3] [--output docs/benchmarks.md] [--factory
-.venv-bench-training/bin/python] [--small]
+Usage: bench_training.py [--repeats 3] [--only "sft LaMini-like" "dpo HH-like" …] [--section SFT]
+           [--output docs/benchmarks.md] [--factory .venv-bench-training/bin/python] [--small]
 
 A base of the rehearsal's kind (hidden 256, 4 layers, vocabulary 1,536) is pretrained for some steps
 in a temporary directory, so that its loss can move; rows are cut from the world's text, as many and
-as long as `SHAPES` says. Each run is a process of its own (bench_training_run.py), in turns, on two
-threads: same rows, global batch, steps, learning rates, LoRA. Time is that of the steps, plus DPO's
-reference; evaluation is outside. Afterwards one program measures the loss of every adapter on the
-same held-out rows. A row is void unless the median of its repeats is within `TOLERANCE` of ours,
-as a share of what ours learned. Repeats differ in the seed.
+as long as `SHAPES` says. HH-RLHF's are real pairs, the first that fit (fetched, or in
+BEZOAR_MIRROR; left out where there are none); this base cuts their words into more tokens than a
+real one. Each run is a process of its own (bench_training_run.py), in turns, on two threads: same
+rows, global batch, steps, learning rates, LoRA. Time is that of the steps, plus DPO's reference;
+evaluation is outside. Tokens are those of the rows as TRL makes them, a pair's prompt twice;
+"computed" is how many went through the model in training for each of them, padding included.
+Afterwards one program measures the loss of every adapter on the same held-out rows; of the real
+pairs on those that were trained on, for a few steps need not show on others. A row is void unless
+the median of its repeats is within `TOLERANCE` of ours, as a share of what ours learned. Repeats
+differ in the seed.
 """
 
 import argparse
@@ -23,14 +28,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from bench_evaluation import run
-from bench_page import flags, processor, replace_section
+from bench_page import HH_RLHF, flags, processor, replace_section, source, spread
 from bezoar import program
+from bezoar.data.hh_rlhf import convert, rows_of
 from bezoar.errors import UserError
 from bezoar.files import canonical, write_jsonl
 from bezoar.readers import read_jsonl
@@ -52,7 +58,7 @@ PRETRAIN = {
     "layers": 4,
     "heads": 4,
     "mlp_size": 704,
-    "context": 512,
+    "context": 1024,
     "window": 128,
     "batch_size": 16,
     "steps": 100,
@@ -79,6 +85,13 @@ SHAPES: dict[str, dict[str, Any]] = {
         "batch_size": 16,
         "micro_batch_size": 4,
     },
+    "HH-RLHF": {
+        "rows": 144,
+        "max_length": 1024,
+        "batch_size": 16,
+        "micro_batch_size": 4,
+        "judged": "training",
+    },
 }
 RECIPE = {
     "lora": {"r": 16, "alpha": 16, "dropout": 0.05, "targets": ["q_proj", "k_proj", "v_proj"]},
@@ -98,13 +111,15 @@ RECIPE = {
     "cache_dequantized": True,
     "threads": 2,
     "beta": 0.1,
-    "max_prompt_length": 512,
+    "max_prompt_length": 1024,
     "reference_batch_size": 16,
     "min_accuracy": 0.0,
     "max_chosen_drop": 1e9,
 }
 PLAIN = {"gradient_checkpointing": False, "train_sampling_strategy": "group_by_length"}
 BEST = PLAIN | {"model_init_kwargs": {"attn_implementation": "sdpa"}}  # and our precision
+# TRL groups pairs by a column of their lengths, which it would drop.
+PAIRS = BEST | {"remove_unused_columns": False}
 WAYS: dict[str, dict[str, dict[str, Any]]] = {
     "sft": {
         "ours": {"way": "ours"},
@@ -131,26 +146,39 @@ WAYS: dict[str, dict[str, dict[str, Any]]] = {
     "dpo": {
         "ours, first run": {"way": "ours", "scored": True},
         "ours, second run": {"way": "ours"},
-        "ours, first run, prompts twice": {"way": "ours", "scored": True, "without": ["shared"]},
+        "ours, first run, prompts twice and padded": {
+            "way": "ours",
+            "scored": True,
+            "without": ["shared"],
+        },
         "TRL, defaults": {"way": "trl"},
-        "TRL, reference first": {"way": "trl", "settings": {"precompute_ref_log_probs": True}},
-        "TRL, reference first, 4-bit repacking off": {
+        "TRL, tuned": {"way": "trl", "settings": PAIRS},
+        "TRL, tuned, reference first, 4-bit repacking off": {
             "way": "trl",
-            "settings": {"precompute_ref_log_probs": True},
+            "settings": PAIRS | {"precompute_ref_log_probs": True},
             "repack": False,
         },
     },
-    "parts": {
+    "ablation": {
         "ours": {"way": "ours"},
         "weights not cached": {"way": "ours", "recipe": {"cache_dequantized": False}},
         "rows padded": {"way": "ours", "without": ["padding-free"]},
+        "rows padded, attention by eager": {"way": "ours", "without": ["sdpa"]},
         "TRL's output layer": {"way": "ours", "without": ["head"]},
-        "attention by eager, not sdpa": {"way": "ours", "without": ["sdpa"]},
         "evaluation at the micro-batch": {"way": "ours", "without": ["evaluation"]},
         "gradients checkpointed": {"way": "ours", "recipe": {"gradient_checkpointing": True}},
         "micro-batch 4": {"way": "ours", "recipe": {"micro_batch_size": 4}},
         "micro-batch 32": {"way": "ours", "recipe": {"micro_batch_size": 32}},
     },
+}
+# The peers to which each kind's first contender is compared, by repeat.
+PEERS = {
+    "sft": ("TRL, defaults", "TRL, grouped by length", "LLaMA-Factory, tuned"),
+    "dpo": (
+        *("ours, first run, prompts twice and padded", "TRL, defaults", "TRL, tuned"),
+        "TRL, tuned, reference first, 4-bit repacking off",
+    ),
+    "ablation": (),
 }
 
 
@@ -235,13 +263,17 @@ def prepare(folder: Path, small: bool) -> dict[str, int]:
         len(tokenizer(template.prompt(""))["input_ids"]),
     )
     for name, shape in SHAPES.items():
-        count, limits = shape["rows"] // (8 if small else 1) * 5 // 4, shape | RECIPE
+        some = max(
+            shape["rows"] // 8, shape["batch_size"] + 4
+        )  # two steps; the first one's rate is 0
+        count, limits = (some if small else shape["rows"]) * 5 // 4, RECIPE | shape
+        rows: list[dict[str, Any]]
         if "row" in shape:
             rows = [
                 {"instruction": words.take(n // 3), "response": words.take(n - n // 3)}
                 for n in (max(3, size - frame) for size in lengths(count, *shape["row"], seed=1))
             ]
-        else:
+        elif "prompt" in shape:
             sizes = (
                 lengths(count, *shape[part], seed=seed)
                 for part, seed in (("prompt", 2), ("answer", 3), ("answer", 4))
@@ -254,24 +286,23 @@ def prepare(folder: Path, small: bool) -> dict[str, int]:
                 }
                 for a, b, c in zip(*sizes, strict=True)
             ]
-            training, validation = split(
-                preference_pairs.tokenize(rows, template, tokenizer, limits)[0],
-                len(rows),
-                RECIPE["validation_share"],
-                RECIPE["validation_seed"],
-            )
-            write_jsonl(folder / "dpo-training.jsonl", training)
-            write_jsonl(folder / "dpo-validation.jsonl", validation)
+        elif file := source(HH_RLHF):
+            found = (convert(row) for _, _, row in rows_of([file], 4 * count))
+            pairs = [row for row in found if isinstance(row, dict)]
+            fitting = preference_pairs.tokenize(pairs, template, tokenizer, limits)[0]
+            rows = [pairs[pair["row"] - 1] for pair in fitting[:count]]
+        else:
+            continue
+        kinds = {"": tokenize(rows, template, tokenizer, limits["max_length"])[0]}
+        if "row" not in shape:
+            kinds["pairs-"] = preference_pairs.tokenize(rows, template, tokenizer, limits)[0]
         write_jsonl(folder / f"{name}.jsonl", rows)
-        training, validation = split(
-            tokenize(rows, template, tokenizer, limits["max_length"])[0],
-            len(rows),
-            RECIPE["validation_share"],
-            RECIPE["validation_seed"],
-        )
-        write_jsonl(folder / f"{name}-training.jsonl", training)
-        write_jsonl(folder / f"{name}-validation.jsonl", validation)
-        steps[name] = math.ceil(len(training) / shape["batch_size"])
+        for kind, kept in kinds.items():
+            share, seed = RECIPE["validation_share"], RECIPE["validation_seed"]
+            training, validation = split(kept, len(rows), share, seed)
+            write_jsonl(folder / f"{name}-{kind}training.jsonl", training)
+            write_jsonl(folder / f"{name}-{kind}validation.jsonl", validation)
+            steps[name] = math.ceil(len(training) / shape["batch_size"])
     return steps
 
 
@@ -334,6 +365,16 @@ def gate(losses: dict[str, list[float]], base: float, ours: str) -> dict[str, st
     }
 
 
+def rate(one: dict[str, Any]) -> float:
+    """Return a run's tokens per second, its reference included."""
+    return float(one["tokens"] / (one["seconds"] + one["reference_s"]))
+
+
+def by_cpu(one: dict[str, Any]) -> float:
+    """Return a run's tokens per second of processor time, its reference included."""
+    return float(one["tokens"] / (one["cpu_s"] + one["reference_cpu_s"]))
+
+
 def table(
     runs: dict[str, list[dict[str, Any]]],
     losses: dict[str, list[float]],
@@ -346,31 +387,28 @@ def table(
     def middle(name: str, value: Callable[[dict[str, Any]], float]) -> float:
         return statistics.median(value(one) for one in runs[name])
 
-    def rate(one: dict[str, Any]) -> float:
-        return float(one["tokens"] / (one["seconds"] + one["reference_s"]))
-
-    def by_cpu(one: dict[str, Any]) -> float:
-        return float(one["tokens"] / (one["cpu_s"] + one["reference_cpu_s"]))
-
     void = gate(losses, base, ours)
+    part = "pairs" if runs[ours][0]["pairs"] else "supervised"
     lines = [
         (
-            f"| | all tokens/s | supervised tokens/s | all a CPU second | x {peer}: clock , CPU |"
-            f" padding | start-up s | evaluation s | peak MiB | loss ({base:.4f} before) |"
+            f"| | all tokens/s | {part}{'/s' if part == 'pairs' else ' tokens/s'} |"
+            f" all a CPU second | x {peer}: clock , CPU | computed | start-up s | evaluation s |"
+            f" peak MiB | loss ({base:.4f} before) |"
         ),
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
+    digits = 2 if part == "pairs" else 0
     for name, several in runs.items():
         rates = [rate(one) for one in several]
         ratio = (
             f"{middle(name, rate) / middle(peer, rate):.2f} ,"
             f" {middle(name, by_cpu) / middle(peer, by_cpu):.2f}"
         )
-        padding = 1 - sum(one["tokens"] for one in several) / sum(one["places"] for one in several)
+        computed = sum(one["places"] for one in several) / sum(one["tokens"] for one in several)
         lines.append(
             f"| {name} | {statistics.median(rates):,.0f} ({min(rates):,.0f}–{max(rates):,.0f}) |"
-            f" {middle(name, lambda one: one['supervised'] / one['tokens'] * rate(one)):,.0f} |"
-            f" {middle(name, by_cpu):,.0f} | {void[name] or ratio} | {100 * padding:.0f} % |"
+            f" {middle(name, lambda one: one[part] / one['tokens'] * rate(one)):,.{digits}f} |"
+            f" {middle(name, by_cpu):,.0f} | {void[name] or ratio} | {computed:.2f} |"
             f" {middle(name, lambda one: one['startup_s']):.1f} |"
             f" {middle(name, lambda one: one['evaluation_s']):.1f} |"
             f" {max(one['peak_mib'] for one in several):,.0f} |"
@@ -380,11 +418,25 @@ def table(
     return [*lines, ""]
 
 
+def ratios(runs: dict[str, list[dict[str, Any]]], ours: str, peers: Sequence[str]) -> list[str]:
+    """Return Markdown lines: ours against each peer that ran, repeat by repeat."""
+    found = [peer for peer in peers if peer in runs]
+    lines = ["| rate, by repeat | by the clock | by processor time |", "|---|---|---|"]
+    for peer in found:
+        pairs = list(zip(runs[ours], runs[peer], strict=True))
+        both = [
+            spread([value(mine) / value(theirs) for mine, theirs in pairs], 2)
+            for value in (rate, by_cpu)
+        ]
+        lines.append(f"| {ours} / {peer} | {' | '.join(both)} |")
+    return [*lines, ""] if found else []
+
+
 def compare(
     folder: Path, kind: str, shape: str, steps: int, repeats: int, factory: str
 ) -> list[str]:
     """Run all contenders of a kind in turns and judge them; return the table."""
-    method = "sft" if kind == "parts" else kind
+    method = "sft" if kind == "ablation" else kind
     ways = {
         name: way
         for name, way in WAYS[kind].items()
@@ -397,10 +449,10 @@ def compare(
         "template": TEMPLATE,
         "steps": steps,
     }
-    part = "dpo" if method == "dpo" else shape
+    part = f"{shape}-pairs" if method == "dpo" else shape
     common |= {
         "training": str(folder / f"{part}-training.jsonl"),
-        "validation": str(folder / f"{part}-validation.jsonl"),
+        "validation": str(folder / f"{part}-{SHAPES[shape].get('judged', 'validation')}.jsonl"),
     }
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in ways}
     adapters: dict[str, list[str]] = {name: [] for name in ways}
@@ -420,7 +472,7 @@ def compare(
                 | {"recipe": recipe | way.get("recipe", {}), "settings": way.get("settings", {})}
             )
             spec |= {
-                "reference": str(folder / f"reference-{repeat}.jsonl"),
+                "reference": str(folder / f"{part}-reference-{repeat}.jsonl"),
                 "out": str(folder / f"{kind}-{shape}-{number}-{repeat}"),
             }
             runs[name].append(
@@ -440,10 +492,11 @@ def compare(
         | {"way": "judge", "adapters": [path for several in adapters.values() for path in several]},
     )
     losses = {name: [judged[path] for path in several] for name, several in adapters.items()}
-    peer = "ours" if kind == "parts" else "TRL, defaults"
+    mine, peer = next(iter(ways)), "ours" if kind == "ablation" else "TRL, defaults"
     return [
         f"{kind} {shape}, {steps} steps:\n",
-        *table(runs, losses, judged[""], next(iter(ways)), peer),
+        *table(runs, losses, judged[""], mine, peer),
+        *ratios(runs, mine, PEERS[kind]),
     ]
 
 
@@ -453,7 +506,8 @@ def main(argv: list[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--output", type=Path, help="page whose section `## Training` is replaced")
+    parser.add_argument("--output", type=Path, help="page whose section is replaced")
+    parser.add_argument("--section", default="Training", help="its title")
     parser.add_argument(
         "--factory",
         default=".venv-bench-training/bin/python",
@@ -467,7 +521,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--only",
         nargs="+",
-        default=["sft LaMini-like", "sft HH-like", "dpo HH-like", "parts LaMini-like"],
+        default=[
+            *("sft LaMini-like", "sft HH-like", "dpo HH-like", "dpo HH-RLHF"),
+            "ablation LaMini-like",
+        ],
+        help="tables",
     )
     args = parser.parse_args(argv)
     os.environ.update(THREADS)
@@ -476,14 +534,19 @@ def main(argv: list[str] | None = None) -> None:
         steps, lines = prepare(folder, args.small), []
         for what in args.only:
             kind, shape = what.split()
-            lines += compare(folder, kind, shape, steps[shape], args.repeats, args.factory)
+            if shape not in steps:
+                lines += [f"{what} was not measured: there is no {HH_RLHF} in data/ or MIRROR.\n"]
+            else:
+                lines += compare(folder, kind, shape, steps[shape], args.repeats, args.factory)
+            only = " ".join(f'"{table}"' for table in args.only)
             head = (
-                f"`bench_training.py --repeats {args.repeats}`, {datetime.now(UTC):%Y-%m-%d %H:%M}"
-                f" UTC, {os.cpu_count()} cores of {processor()} ({flags()}), "
+                f"`bench_training.py --repeats {args.repeats} --only {only}`,"
+                f" {datetime.now(UTC):%Y-%m-%d %H:%M} UTC,"
+                f" {os.cpu_count()} cores of {processor()} ({flags()}), "
             )
             page = "\n".join([f"{head}load average at the end {os.getloadavg()[0]:.1f}.\n", *lines])
             if args.output:  # after each table: an interrupted run keeps the ones before
-                replace_section(args.output, "Training", page)
+                replace_section(args.output, args.section, page)
         print(page)
 
 

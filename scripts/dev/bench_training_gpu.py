@@ -1,5 +1,5 @@
-"""Measure SFT and DPO on a GPU at OpenLLaMA-3B's shape with random weights, TRL's defaults and
-ours: tokens/s, share of the bf16 peak, memory.
+"""Measure SFT and DPO on a GPU at OpenLLaMA-3B's shape with random weights, TRL's and ours:
+tokens/s, share of the bf16 peak, memory.
 
 Usage: bench_training_gpu.py [--sequences 512 2048] [--micro 8] [--batch 32] [--steps 8] [--peak
 989] [--raw numbers.json] [--shape tiny]
@@ -43,9 +43,11 @@ PEAKS = {
     "A10": 125.0,
     "L4": 121.0,
 }  # TFLOPS, dense bf16, by the makers' data sheets
+PLAIN = {"gradient_checkpointing": False}
 WAYS: dict[str, dict[str, dict[str, Any]]] = {
     "sft": {
         "TRL, defaults": {"way": "trl"},
+        "TRL, gradients not checkpointed": {"way": "trl", "settings": PLAIN},
         "ours": {"way": "ours"},
         "ours, gradients checkpointed": {"way": "ours", "recipe": {"gradient_checkpointing": True}},
         "ours, neither cached": {
@@ -55,7 +57,9 @@ WAYS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "dpo": {
         "TRL, defaults": {"way": "trl"},
+        "TRL, gradients not checkpointed": {"way": "trl", "settings": PLAIN},
         "ours, first run": {"way": "ours", "scored": True},
+        "ours, first run, prompts twice": {"way": "ours", "scored": True, "without": ["shared"]},
         "ours, second run": {"way": "ours"},
     },
 }
@@ -135,10 +139,11 @@ def one(
         "data": str(folder / f"{stem}.jsonl"),
         "training": str(folder / f"{stem}-training.jsonl"),
         "reference": str(folder / f"{stem}-reference.jsonl"),
-        "settings": {"per_device_train_batch_size": args.micro} if way["way"] == "trl" else {},
     }
-    spec |= {key: value for key, value in way.items() if key != "recipe"} | {
+    micro = {"per_device_train_batch_size": args.micro} if way["way"] == "trl" else {}
+    spec |= way | {
         "recipe": recipe,
+        "settings": micro | way.get("settings", {}),
         "out": str(folder / f"{stem}-{name}"),
     }
     found = {"method": method, "sequence": length, "name": name}

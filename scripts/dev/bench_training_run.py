@@ -29,7 +29,8 @@ STEP = {
     "peak_mib": 0.0,
     "tokens": 0,
     "supervised": 0,
-    "places": 0,
+    "pairs": 0,
+    "places": 0,  # tokens that went through the model, padding included
     "steps": 0,
     "first_s": 0.0,  # until the first step's end, and its tokens: kernels are loaded in it
     "first_tokens": 0,
@@ -53,10 +54,15 @@ def watch_trainers() -> None:
     """Make every transformers Trainer of this process count its tokens and time its steps in
     `STEP`.
     """
+    import torch
     import transformers
     from transformers.trainer import DEFAULT_CALLBACKS
 
     original = transformers.Trainer.training_step
+
+    def count(embedding: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        if torch.is_grad_enabled():  # a reference pass is none of training
+            STEP["places"] += inputs[0].numel()
 
     def training_step(
         self: Any, model: Any, inputs: dict[str, Any], *more: Any, **named: Any
@@ -66,12 +72,17 @@ def watch_trainers() -> None:
             inputs.get("attention_mask"),
             inputs.get("completion_mask"),
         )
-        STEP["places"] += ids.numel()
+        STEP["pairs"] += 0 if answers is None else len(ids) // 2
         STEP["tokens"] += ids.numel() if mask is None else int((mask != 0).sum())
         STEP["supervised"] += (
             int((inputs["labels"] != -100).sum()) if answers is None else int(answers.sum())
         )
-        return original(self, model, inputs, *more, **named)
+        embedding = self.accelerator.unwrap_model(model).get_input_embeddings()
+        counting = embedding.register_forward_hook(count)
+        try:
+            return original(self, model, inputs, *more, **named)
+        finally:
+            counting.remove()
 
     class Clock(transformers.TrainerCallback):
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -246,6 +257,7 @@ def trl(spec: Spec) -> None:
 
     from bezoar import precision
     from bezoar.readers import read_jsonl
+    from bezoar.training import preference_pairs
     from bezoar.training.tokenizer import load_tokenizer
 
     # Not a setting of TRL's: without it, its reference pass on a CPU leaves later gradients zero.
@@ -285,7 +297,11 @@ def trl(spec: Spec) -> None:
     else:
         timed(library.DPOTrainer, "_precompute_ref_logps")
         data = Dataset.from_list(
-            [{key: row[key] for key in ("prompt", "chosen", "rejected")} for row in rows]
+            [
+                {key: row[key] for key in ("prompt", "chosen", "rejected")}
+                | {"length": preference_pairs.length(row)}
+                for row in rows
+            ]
         )
         config = library.DPOConfig(**shared(spec, len(rows)), **more, beta=recipe["beta"])
         trainer = library.DPOTrainer(model=spec["base"], args=config, train_dataset=data, **named)

@@ -34,6 +34,7 @@ from bezoar.workflow.layout import Layout
 
 COMPUTING = ("sft", "hh_sft", "dpo_reference", "dpo", "merge", "lm_eval", "mtbench_answers")
 IN_A_ROW = ("sft", "hh_sft", "dpo_reference", "dpo", "merge")  # each waits for the one before
+GPUS = 8  # of a training on a cluster
 HEAD = """# How it grows
 
 Written by `scripts/dev/measure_growth.py` from finished runs; the command is in its docstring.
@@ -163,41 +164,51 @@ def draw(runs: Sequence[dict[str, Any]], path: Path) -> None:
         stream.writelines(f"{line.rstrip()}\n" for line in out.getvalue().splitlines())
 
 
+def in_all(config: dict[str, Any], side_by_side: bool) -> str:
+    """Return the time of all computing stages; `side_by_side`, of what waits for each other."""
+    layout = Layout(config)
+    needs, counts = resources.Needs(layout).by_rule, resources.jobs(layout)
+    one_by_one = IN_A_ROW if side_by_side else COMPUTING
+    beside = [needs[rule].seconds for rule in COMPUTING if rule not in one_by_one]
+    seconds = sum(counts[rule] * needs[rule].seconds for rule in one_by_one)
+    return clock(seconds + max(beside, default=0))
+
+
 def estimates() -> Iterator[str]:
     """Yield the table of the paper's scale and of ten times its data."""
     paper = resolved(["config/paper.yaml"])
     configs = [paper, tenfold(paper), tenfold(paper, apart=10)]
-    layouts = [Layout(config) for config in configs]
-    needs = [resources.Needs(layout).by_rule for layout in layouts]
-    counts = resources.jobs(layouts[0])
+    needs = [resources.Needs(Layout(config)).by_rule for config in configs]
+    counts = resources.jobs(Layout(paper))
     yield "## Estimated: the paper's scale, and ten times its data"
     yield (
-        "On one GPU with 40 TFLOP/s sustained, at most; nothing at this scale has been measured."
+        "On GPUs with 40 TFLOP/s sustained, at most; nothing at this scale has been measured."
         " Generation\nand filter are not in it: they take a server's or a provider's time.\n"
     )
     yield (
         "| rule | jobs | paper | ten times the rows | the same, eval_steps × 10 | memory |"
-        " ten times the rows |\n" + "|---" * 7 + "|"
+        " ten times the rows | of the GPU |\n" + "|---" * 8 + "|"
     )
     for rule in COMPUTING:
         times = " | ".join(clock(need[rule].seconds) for need in needs)
         memory = " | ".join(f"{need[rule].mem_mb:,} MB" for need in needs[:2])
-        yield f"| {rule} | {counts[rule]} | {times} | {memory} |"
-    for what, rules in {"one GPU, in all": COMPUTING, "a cluster": IN_A_ROW}.items():
-        beside = [rule for rule in COMPUTING if rule not in rules]
-        times = " | ".join(
-            clock(
-                sum(counts[rule] * need[rule].seconds for rule in rules)
-                + max((need[rule].seconds for rule in beside), default=0)
-            )
-            for need in needs
-        )
-        yield f"| **{what}** | | {times} | | |"
+        gpu = f"{needs[1][rule].gpu_mb / 1024:.1f} GiB"
+        yield f"| {rule} | {counts[rule]} | {times} | {memory} | {gpu} |"
+    many = {"launch": {"processes": GPUS, "accelerate": "profiles/accelerate/gpus.yaml"}}
+    for what, more, side_by_side in (
+        ("one machine, one GPU", {}, False),
+        ("a cluster, one GPU a job", {}, True),
+        (f"a cluster, {GPUS} GPUs a training", many, True),
+    ):
+        times = " | ".join(in_all(config | more, side_by_side) for config in configs)
+        yield f"| **{what}** | | {times} | | | |"
     yield (
         "\nTen times the rows take more than ten times as long, because they are evaluated as often"
-        " as before, on\nten times as many held-out rows: raise `eval_steps` with the rows. On a"
-        " cluster only the evaluations\nrun side by side, for each training waits for the one"
-        " before; several GPUs for one training\n(`launch:`) shorten it."
+        " as before, on\nten times as many held-out rows: raise `eval_steps` with the rows, or set"
+        " `max_eval_samples`, which saves\nas much. On a cluster only the evaluations run side by"
+        f" side, for each training waits for the one before.\n{GPUS} GPUs (`launch:`) are counted"
+        f" as {GPUS} times as fast in SFT and DPO, as if exchanging gradients took no\ntime; each"
+        " has a process that takes the memory of the table. DPO's reference and merges stay on one."
     )
 
 

@@ -1,6 +1,7 @@
 """`make bench`: what is kept of a run, and when one is refused."""
 
 import json
+import random
 import re
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,13 @@ from typing import Any
 import pytest
 
 import bench
+import bench_data
+import bench_memory
+import bench_training
 import measure_growth
 from bezoar.errors import UserError
 from bezoar.files import write_jsonl
+from bezoar.readers import read_jsonl
 
 PAGE = Path(__file__).parents[2] / "docs/benchmarks.md"
 SECTION = "| client | 5,000 | 625 (624–627) | 603 | 622 | 0.90 , 0.94 , 0.95 | 81 |\n"
@@ -40,14 +45,28 @@ def run(page: Path, *arguments: str) -> list[dict[str, Any]]:
 
 def test_every_run_is_kept_and_shown(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (first,) = run(page)
-    assert "client: no whole run on record" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "client: about 4 minutes (a guess: no whole run on record)" in said
+    assert "in all: about 4 minutes" in said
     assert first["section"] == SECTION and first["busy"] is None and first["seconds"] > 0
     assert first.keys() >= {"commit", "processor", "flags", "cores", "date"}
     assert len(run(page, "--arguments=--repeats 1")) == 2
     assert "(one run on record)" in capsys.readouterr().out
     table = page.read_text().partition("## Over time")[2]
     assert table.count("client, ratio to the bare loop while sending: 0.90") == 2
-    assert "client, `--repeats 1`, 0" in table
+    assert "client, `--repeats 1`, 0" in table and "0.90 (" not in table
+
+
+def test_a_number_stands_beside_its_change_on_such_a_processor() -> None:
+    run = {"part": "client", "arguments": "", "processor": "A", "flags": "avx2", "cores": 2}
+    first, other, last = (
+        run | {"section": SECTION.replace("0.90", rate)} | more
+        for rate, more in (("0.80", {}), ("2.00", {"flags": "avx512f"}), ("1.00", {}))
+    )
+    (found,) = bench.numbers(last, [first, other])
+    assert found == "client, ratio to the bare loop while sending: 1.00 (+25 %)"
+    (found,) = bench.numbers(other, [first])
+    assert found.endswith(": 2.00")
 
 
 def test_a_busy_machine_is_refused_or_marked(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,16 +83,65 @@ def test_a_part_that_fails_leaves_no_record(page: Path) -> None:
     with pytest.raises(UserError, match=r"bench_client\.py ended with 1"):
         run(page, "--arguments=--fail")
     assert not page.with_suffix(".jsonl").exists()
-    with pytest.raises(UserError, match="PART=speed: expected one of data, client"):
+    with pytest.raises(UserError, match="PART=speed: expected one of data, real-data, client"):
         bench.main(["speed", "--page", str(page)])
 
 
+def tables() -> dict[str, str]:
+    """Return what the programs write of the numbers that are not on the page yet, by part."""
+    run = dict.fromkeys(("seconds", "cpu_s", "tokens", "supervised", "pairs", "places"), 2.0)
+    run |= dict.fromkeys(
+        ("reference_s", "reference_cpu_s", "startup_s", "evaluation_s", "peak_mib"), 1.0
+    )
+    found = {}
+    for kind, ways in bench_training.WAYS.items():
+        runs, first = {name: [run] for name in ways}, next(iter(ways))
+        losses = {name: [1.0] for name in ways}
+        lines = bench_training.table(runs, losses, 2.0, first, first)
+        lines += bench_training.ratios(runs, first, bench_training.PEERS[kind])
+        found[kind] = "\n".join(lines)
+    one = {"mib": 1.0, "loss": 0.7}
+    found["memory"] = "\n".join(
+        bench_memory.row("DPO", words, 2048, lambda way: [one]) for words in (32000, 49152)
+    )
+    results = [
+        {"tool": tool, "rows": rows, "seconds": 1.0, "all": [1.0], "bytes": 1, "found": 1}
+        for tool, rows in (("duplicates", 1_000_000), (bench_data.ROUGE, 100_000))
+    ]
+    return found | {"real-data": bench_data.section(results, "")}
+
+
 @pytest.mark.parametrize(("part", "row", "column", "what"), bench.WATCHED)
-def test_the_numbers_to_watch_stand_in_the_page(
+def test_the_numbers_to_watch_stand_in_the_page_or_in_the_table_of_their_program(
     part: str, row: str, column: int, what: str
 ) -> None:
-    section = bench.read_section(PAGE, bench.PARTS[part])
-    assert re.fullmatch(r"[\d,.]+", bench.value(section, row, column) or ""), what
+    written = bench.read_section(PAGE, bench.PARTS[part].section)
+    sections = [written, tables().get(part, "")]
+    found = [bench.value(section, row, column) for section in sections]
+    assert any(re.fullmatch(r"[\d,.]+", number or "") for number in found), what
+
+
+def test_growth_is_from_the_smallest_size() -> None:
+    results = [
+        {"tool": "duplicates", "rows": rows, "seconds": seconds, "all": [seconds]}
+        | {"bytes": 2**20, "found": 1}
+        for rows, seconds in ((10_000, 0.5), (1_000_000, 60.0))
+    ]
+    lines = bench_data.section(results, "bench_data.py").splitlines()
+    assert lines[-2].endswith("| 1 | – |") and lines[-1].endswith("| 120 times from 10,000 |")
+
+
+def test_real_looking_texts_follow_each_other_as_the_real_ones_do(tmp_path: Path) -> None:
+    file = tmp_path / "pairs.jsonl"
+    said = "\n\nHuman: what is {}?\n\nAssistant: No.\n\nHuman: why\n\nAssistant: Yes."
+    write_jsonl(file, [{"chosen": said.format(what)} for what in ("a cat", "a dog")])
+    texts = bench_data.said(file)
+    assert texts == [["what", "is", "a", "cat?"], ["why"], ["what", "is", "a", "dog?"]]
+    draw = bench_data.real_looking(random.Random(0), texts)
+    drawn = {" ".join(draw()) for _ in range(100)}
+    assert {"what is a dog?", "why"} <= drawn and len(drawn) < 40
+    path = bench_data.make_rows(20, tmp_path, lambda rng: bench_data.real_looking(rng, texts))
+    assert len(read_jsonl(path)) == 20
 
 
 def test_growth_is_written_from_all_runs_that_are_kept(tmp_path: Path) -> None:
@@ -92,5 +160,6 @@ def test_growth_is_written_from_all_runs_that_are_kept(tmp_path: Path) -> None:
     assert "| seconds / at most | 1. rehearsal, 2.4 M | 2. trial, 135 M |" in text
     assert "| merge | 7 / 36 | – |" in text and "| sft | – | 504 / 1,200 |" in text
     assert drawn.read_text().count("2. trial, 135 M") == 1
+    assert "| **a cluster, 8 GPUs a training** |" in text
     measure_growth.main(places)
     assert [path.read_bytes() for path in (kept, page, drawn)] == first

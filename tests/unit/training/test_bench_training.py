@@ -4,6 +4,7 @@ of a token.
 
 import statistics
 
+import bench
 import bench_training
 import bench_training_gpu
 from bench_training_gpu import SHAPES, arithmetic, line, peak_of
@@ -16,6 +17,7 @@ RUN = {
     "evaluation_s": 0.0,
     "tokens": 1000,
     "supervised": 500,
+    "pairs": 0,
     "places": 1250,
     "startup_s": 3.0,
     "peak_mib": 100.0,
@@ -67,8 +69,28 @@ def test_the_table_counts_the_reference_as_time_and_gives_ratios_to_the_peer() -
     lines = bench_training.table(
         runs, {"ours": [1.0] * 3, "peer": [1.0] * 3, "odd": [1.5] * 3}, 2.0, "ours", "peer"
     )
-    assert lines[2].startswith("| ours | 100 (100–200) | 50 | 100 | 2.00 , 1.00 | 20 % | 3.0 |")
+    assert lines[2].startswith("| ours | 100 (100–200) | 50 | 100 | 2.00 , 1.00 | 1.25 | 3.0 |")
     assert "| 1.00 , 1.00 |" in lines[3] and "| void: 0.5000 apart, 0.1000 allowed |" in lines[4]
+
+
+def test_pairs_are_counted_where_there_are_any_and_peers_are_compared_by_repeat() -> None:
+    run = RUN | {"pairs": 16, "places": 700}
+    runs = {"ours": [run, run], "peer": [run | {"seconds": 18.0}, run | {"seconds": 8.0}]}
+    lines = bench_training.table(runs, {name: [1.0] for name in runs}, 2.0, "ours", "peer")
+    assert "| pairs/s |" in lines[0]
+    assert lines[2].startswith("| ours | 100 (100–100) | 1.60 | 100 | 1.33 , 1.00 | 0.70 |")
+    found = bench_training.ratios(runs, "ours", ["peer", "one that did not run"])
+    assert found[2:] == ["| ours / peer | 1.50 (1.00 – 2.00) | 1.00 (1.00 – 1.00) |", ""]
+    assert bench_training.ratios(runs, "ours", []) == []
+
+
+def test_every_table_has_its_peers_and_rows_that_differ_in_their_way() -> None:
+    for part in bench.PARTS.values():
+        for table in part.arguments[1:] if part.program == bench.TRAINING else ():
+            kind, shape = table.split()
+            ways = bench_training.WAYS[kind]
+            assert shape in bench_training.SHAPES and {*bench_training.PEERS[kind]} <= {*ways}
+            assert len({str(way) for way in ways.values()}) == len(ways)
 
 
 def test_a_token_of_the_paper_s_model_costs_what_arithmetic_says() -> None:
