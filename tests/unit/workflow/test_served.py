@@ -104,7 +104,17 @@ def test_other_weights_make_other_requests_and_other_recipes(tmp_path: Path) -> 
         models.append((trial.config["teacher"]["revision"], judge["revision"]))
         assert recipes.generation(trial, "orca")["teacher"]["revision"] == models[-1][0]
         assert trial.config["lm_eval"] == resolved(["config/trial.yaml"])["lm_eval"]
-    assert models[0] != models[1] and all(one == two for one, two in models)
+    assert models[0] != models[1] and all(f"{one} Q8_0" == two for one, two in models)
+
+
+def test_weights_are_requantised_for_the_jobs_of_the_sections_that_say_so() -> None:
+    trial = layout("trial.yaml")
+    found = [recipes.generation(trial, "orca"), recipes.rating(trial), recipes.judging(trial)]
+    assert [recipe["serve"].get("requantize") for recipe in found] == [None, None, "Q8_0"]
+    for job, kind in (("generate-orca", None), ("judge-base", "Q8_0"), ("rejudge-x.base", "Q8_0")):
+        line = shlex.split(served.before(trial, job, trial.config["teacher"]).removesuffix("\\"))
+        recipe = json.loads(line[line.index("--recipe") + 1])
+        assert recipe.get("requantize") == kind, job
 
 
 @pytest.mark.parametrize(
