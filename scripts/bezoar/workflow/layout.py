@@ -141,7 +141,8 @@ class Layout:
     ) -> None:
         known = sources.load(REGISTRY) if registry is None else registry
         known = sources.with_models(config["released"], known, "released", "dataset")
-        self.registry = sources.with_models(config["extra_models"], known)
+        known = sources.with_models(config["extra_models"], known)
+        config, self.registry = sources.with_hub_base(config, known)
         self.config = config = with_served_weights(config, self.registry)
         self.results: str = config["pathvars"]["results"]
         self.schemes: list[str] = config["sft"]["order"]

@@ -240,22 +240,6 @@ def wait_until(true: Callable[[], bool]) -> None:
         time.sleep(0.1)
 
 
-def test_a_base_in_a_directory_and_a_teacher_of_one_s_own_are_five_lines(tmp_path: Path) -> None:
-    mine = tmp_path / "mine.yaml"
-    mine.write_text(
-        "sources: {base_model: models/mine}\n"
-        "base: {tokenizer: tokenizer.model}\n"
-        "serve: null\n"
-        "teacher: {model: 'qwen3:4b'}\n"
-        "filter: {rater: {model: 'qwen3:4b'}}\n"
-    )
-    own = Layout(resolved(["config/trial.yaml", str(mine)]))
-    assert own.source("base_model") == "models/mine" and own.tokenizer == "tokenizer.model"
-    assert served.before(own, "generate-orca", own.config["teacher"]) == ""
-    card = recipes.model_card(own, "openbezoar-sft", ["config/trial.yaml"])
-    assert card["base_model"] == "results/trial/base"
-
-
 def test_the_teacher_is_served_at_the_revision_of_the_registry_unless_the_configuration_has_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
