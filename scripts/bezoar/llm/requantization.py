@@ -1,5 +1,5 @@
 """A GGUF file with its quantised weights in another type. How fast llama.cpp reads a prompt depends
-on the type: its faster kernels know Q8_0 and, for one, not Q4_1.
+on the type: on AVX2 it has a fast matrix kernel for Q8_0, and none for Q4_1.
 """
 
 import math

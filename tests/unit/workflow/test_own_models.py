@@ -12,6 +12,7 @@ import yaml
 from loopback_hub import serving
 from peer import Peer
 
+import doctor
 import fetch_source
 import generate_orca
 import import_base
@@ -91,6 +92,8 @@ def test_a_base_can_be_a_repository_of_the_hub(
         layout = own(tmp_path, base_model=f"Some-One/tiny.1@{commit}")
         name = layout.config["sources"]["base_model"]
         assert layout.base_files() == [f"data/hub/some_one_tiny_1_{commit}/manifest.json"]
+        mine = resolved(["config/trial.yaml", str(tmp_path / "mine.yaml")])
+        assert "Some-One/tiny.1" in [one.get("hub") for one in doctor.wanted(mine)]
         manifest = tmp_path / "hub" / "manifest.json"
         entry = ["--entry", json.dumps(layout.registry[name]), "--output", str(manifest)]
         fetch_source.main([*entry, "--lock", str(tmp_path / "sources.lock")])
