@@ -29,7 +29,8 @@ PROGRAMS = ("train_sft.py", "merge_adapter.py", "score_reference.py", "train_dpo
 
 
 def trainings(results: Path) -> Receipts:
-    """Return the receipts of the trainings and of the stages between them, in their order.
+    """Return the receipts of the trainings and of the stages between them, in their order; a merge
+    on which nothing is trained is left out.
 
     Raise `UserError` if there are none, or if the code of one has changed since.
     """
@@ -51,7 +52,12 @@ def trainings(results: Path) -> Receipts:
         stage: {makers[path] for path in files_in(one["inputs"]) if path in makers}
         for stage, one in held.items()
     }
-    return {stage: held[stage] for stage in TopologicalSorter(before).static_order()}
+    read = set().union(*before.values())
+    return {
+        stage: held[stage]
+        for stage in TopologicalSorter(before).static_order()
+        if stage in read or held[stage]["command"][0].startswith("train_")
+    }
 
 
 def seed_root(results: Path, seed: int) -> Path:

@@ -34,6 +34,7 @@ CHAIN = (  # in an order that is not theirs
     ("dpo", "train_dpo.py", "dpo/a", "--base", "merge/m"),
     ("merge_x", "merge_adapter.py", "merge/m", "--adapter-of", "sft/a"),
     ("sft_x", "train_sft.py", "sft/a", "--data", "filter/x"),
+    ("merge_y", "merge_adapter.py", "merge/n", "--base", "dpo/a"),  # nothing is trained on it
 )
 
 
