@@ -41,6 +41,7 @@ from typing import NamedTuple
 from bezoar import program, progress
 from bezoar.errors import UserError
 from bezoar.files import whole_file, write_json
+from bezoar.llm.requantization import requantize
 from bezoar.llm.settings import ServerSettings, server_count
 from bezoar.provenance.fingerprint import nothing_to_do
 from bezoar.recipe import add_recipe_argument
@@ -74,6 +75,8 @@ def command(recipe: Recipe, port: int) -> list[str]:
         raise UserError(
             f"serve.weights: {recipe['program']} finds them by the model's name; remove it"
         )
+    if "requantize" in recipe and "weights" not in recipe:
+        raise UserError("serve.requantize: expected a GGUF file under serve.weights, to requantise")
     arguments = {
         "vllm": vllm,
         "transformers": transformers,
@@ -236,8 +239,13 @@ class Server(NamedTuple):
 def running(recipe: Recipe, record: Path, address_file: Path | None) -> Iterator[Server]:
     """Start the server, wait until it answers, write its record, and end it with the block."""
     record.unlink(missing_ok=True)
-    port = free_port()
-    started, line = time.monotonic(), command(recipe, port)
+    port, started = free_port(), time.monotonic()
+    line = command(recipe, port)
+    copy = record.with_suffix(".gguf")
+    if "requantize" in recipe:
+        with progress.task(f"requantise the weights to {recipe['requantize']}"):
+            requantize(Path(recipe["weights"]), copy, recipe["requantize"])
+        line[line.index("--model") + 1] = str(copy)
     try:
         child = subprocess.Popen(line, start_new_session=True, preexec_fn=end_with_parent)
     except OSError as error:
@@ -252,11 +260,13 @@ def running(recipe: Recipe, record: Path, address_file: Path | None) -> Iterator
                 stream.write(f"{address}\n{os.getpid()}\n")
         with progress.task(f"start the server of {recipe['model']}"):
             wait(child, address, recipe["model"], recipe["start_timeout_s"])
+        copy.unlink(missing_ok=True)  # the server holds it open
         seconds = round(time.monotonic() - started, 1)
         write_json(record, {**recipe, "command": line, "seconds_to_first_answer": seconds})
         print(f"{recipe['model']} answers at {address}", flush=True)
         yield Server(child, address)
     finally:
+        copy.unlink(missing_ok=True)
         if address_file:
             address_file.unlink(missing_ok=True)
         if child.poll() is None:

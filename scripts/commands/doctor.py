@@ -205,6 +205,7 @@ def wanted(config: dict[str, Any]) -> list[dict[str, Any]]:
     registry = sources.load(Path("config/sources.yaml"))
     registry = sources.with_models(config["released"], registry, "released", "dataset")
     registry = sources.with_models(extra, registry)
+    config, registry = sources.with_hub_base(config, registry)
     used = dict(config["sources"]) | {"weights": (config["serve"] or {}).get("weights")}
     if config["entry"] == "released":
         used |= {

@@ -2,9 +2,12 @@
 real items, and both with values published for the model.
 
 Usage: calibrate_harness.py --results results/trial [--model base] [--tasks hellaswag openbookqa] \\
-           [--limit 1000] [--published hellaswag:acc_norm=0.4299 …]
+           [--limit 1000] [--published hellaswag:acc_norm=0.4299 …] \\
+           [--items truthfulqa_mc2=data/lm_eval/TruthfulQA.csv …]
 
 Reads the model and the items of a finished run: `<results>/<model>` and `<results>/task_data/`.
+Items of a task that the run did not evaluate come from a file (--items), in a form that
+convert_items.py reads.
 The plain command gets the harness's own definition of each task, with the items' files in place of
 the hub's. Prints Markdown: for each task and metric the value of both with the 95 % interval over
 items, whether they are equal, the published value, on how many items the two disagree, the largest
@@ -25,6 +28,7 @@ from bezoar.errors import UserError
 from bezoar.evaluation.statistics import bootstrap_mean
 from bezoar.files import canonical
 from bezoar.readers import read_json_object, read_jsonl
+from bezoar.workflow.configuration import resolved
 
 METRICS = ("acc", "acc_norm")
 Samples = dict[int, dict[str, Any]]
@@ -49,6 +53,18 @@ def definition(task: str, data: Path) -> str:
             **manifest["task"],
         }
     )
+
+
+def converted(task: str, file: Path, folder: Path, seed: int) -> Path:
+    """Return the directory of a task's items from a file, made below `folder`."""
+    data = folder / task / "manifest.json"
+    data.parent.mkdir(parents=True)
+    run(
+        *(SCRIPTS / "convert_items.py", "--task", task, "--file", file, "--data", data),
+        *("--recipe", canonical({"num_fewshot": 0, "seed": seed}), "--code", "calibration"),
+        *("--receipt", folder / f"{task}.receipt.json"),
+    )
+    return data.parent
 
 
 def ours(model: Path, task: str, data: Path, recipe: dict[str, Any], folder: Path) -> Samples:
@@ -123,13 +139,23 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, required=True, help="directory of a finished run")
     parser.add_argument("--model", default="base", help="the model's name in its tables")
     parser.add_argument("--tasks", nargs="+", default=["hellaswag", "openbookqa"])
+    parser.add_argument(
+        "--items", nargs="*", default=[], metavar="TASK=FILE", help="items that the run lacks"
+    )
     parser.add_argument("--limit", type=int, default=1000, help="the first items of each task")
     parser.add_argument(
         "--published", nargs="*", default=[], metavar="TASK:METRIC=VALUE", help="known values"
     )
     args = parser.parse_args(argv)
     receipt = read_json_object(args.results / f"receipts/lm_eval_{args.model}.json", "recipe")
-    recipe = receipt["recipe"] | {"limit": args.limit}
+    versions = resolved([])["lm_eval"]["versions"] | receipt["recipe"]["versions"]
+    recipe = receipt["recipe"] | {"limit": args.limit, "versions": versions}
+    items: dict[str, Path] = {}
+    for text in args.items:
+        task, found, file = text.partition("=")
+        if not found or task not in args.tasks:
+            raise UserError(f"--items {text}: expected {args.tasks[0]}=its file, one of --tasks")
+        items[task] = Path(file)
     published = {}
     for text in args.published:
         name, _, number = text.partition("=")
@@ -142,15 +168,18 @@ def main(argv: list[str] | None = None) -> None:
         " difference, nats | seconds, here / lm_eval |\n" + "|---" * 10 + "|"
     )
     for task in args.tasks:
-        data = args.results / "task_data" / task
         seconds: list[float] = []
-        found: list[Samples] = []
-        for way in (ours, plain):
-            with tempfile.TemporaryDirectory() as folder:
-                started = time.perf_counter()
-                found.append(way(model, task, data, recipe, Path(folder)))
-                seconds.append(time.perf_counter() - started)
-        print(line(task, found[0], found[1], published, seconds), flush=True)
+        samples: list[Samples] = []
+        with tempfile.TemporaryDirectory() as place:
+            data = args.results / "task_data" / task
+            if task in items:
+                data = converted(task, items[task], Path(place), recipe["seed"])
+            for way in (ours, plain):
+                with tempfile.TemporaryDirectory() as folder:
+                    started = time.perf_counter()
+                    samples.append(way(model, task, data, recipe, Path(folder)))
+                    seconds.append(time.perf_counter() - started)
+        print(line(task, samples[0], samples[1], published, seconds), flush=True)
 
 
 if __name__ == "__main__":

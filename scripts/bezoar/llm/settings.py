@@ -59,6 +59,7 @@ class ServerSettings(TypedDict):
     executable: str  # path, or a name on PATH; for xllamacpp a Python that has it
     lock: NotRequired[str | None]  # sha256 of the lock of the server's environment
     weights: NotRequired[str]  # their file, unless the server finds them by the model's name
+    requantize: NotRequired[Literal["Q8_0"]]  # the type that quantised weights are given anew
     dtype: str
     quantization: str | None
     tensor_parallel_size: int  # GPUs; 0 for a CPU

@@ -71,8 +71,9 @@ def sha256_of(item: str, entries: dict[str, dict[str, Any]]) -> str:
 def with_served_weights(
     config: dict[str, Any], registry: dict[str, dict[str, Any]]
 ) -> dict[str, Any]:
-    """Return the configuration in which the sha256 of `serve: weights` is the revision of every
-    model that they are served as, so that no stored answer of other weights is taken for theirs.
+    """Return the configuration in which the sha256 of `serve: weights`, with the type they are
+    requantised to, is the revision of every model that they are served as, so that no stored answer
+    of other weights is taken for theirs.
 
     Raise `UserError` if the teacher's variables have no names, or the weights no known sha256.
     """
@@ -89,15 +90,19 @@ def with_served_weights(
         return config
     digest = sha256_of(serve["weights"], registry)
 
-    def filled(value: Any, key: str = "") -> Any:
+    def filled(value: Any, section: str, key: str) -> Any:
         if isinstance(value, dict):
             same = value.get("base_url_env") == teacher["base_url_env"]
             if same and (key == "teacher" or per_job(config)) and value["revision"] is None:
-                return {**value, "revision": f"sha256:{digest[:16]}"}
-            return {name: filled(inner, name) for name, inner in value.items()}
+                again = serve.get("requantize", {}).get(section)
+                return {**value, "revision": f"sha256:{digest[:16]}{f' {again}' if again else ''}"}
+            return {name: filled(inner, section, name) for name, inner in value.items()}
         return value
 
-    return {name: filled(value, name) for name, value in config.items()}
+    return {
+        name: filled(value, "generate" if name == "teacher" else name, name)
+        for name, value in config.items()
+    }
 
 
 def each(pattern: str, names: Iterable[str]) -> list[str]:
@@ -136,7 +141,8 @@ class Layout:
     ) -> None:
         known = sources.load(REGISTRY) if registry is None else registry
         known = sources.with_models(config["released"], known, "released", "dataset")
-        self.registry = sources.with_models(config["extra_models"], known)
+        known = sources.with_models(config["extra_models"], known)
+        config, self.registry = sources.with_hub_base(config, known)
         self.config = config = with_served_weights(config, self.registry)
         self.results: str = config["pathvars"]["results"]
         self.schemes: list[str] = config["sft"]["order"]

@@ -17,6 +17,7 @@ from bezoar.workflow.layout import Layout, per_job
 
 Settings = dict[str, Any]
 LOCK = LOCKS / "llama-cpp.lock"
+SECTIONS = {"judge": "mtbench", "rejudge": "mtbench"}  # of the configuration, by kind of job
 
 
 def shared(layout: Layout) -> bool:
@@ -73,12 +74,16 @@ def registered(layout: Layout, model: Settings) -> str | None:
     return named if named in layout.registry and same else None
 
 
-def settings(layout: Layout) -> dict[str, Any]:
-    """Return what decides the server's answers beside the model's own settings: how often it is
-    started does not, nor what `make doctor` looks for.
+def settings(layout: Layout, job: str) -> dict[str, Any]:
+    """Return what decides the answers of a job's server beside the model's own settings: how often
+    it is started does not, nor what `make doctor` looks for.
     """
     serve = layout.config["serve"]
-    named = {key: value for key, value in serve.items() if key not in ("shared", "gpu_gib")}
+    apart = ("shared", "gpu_gib", "requantize")
+    named = {key: value for key, value in serve.items() if key not in apart}
+    kind = job.partition("-")[0]
+    if again := serve.get("requantize", {}).get(SECTIONS.get(kind, kind)):
+        named["requantize"] = again
     if named["program"] == "xllamacpp":
         named["lock"] = Hashes().of(LOCK)
     return named
@@ -86,14 +91,14 @@ def settings(layout: Layout) -> dict[str, Any]:
 
 def recipe(layout: Layout, job: str, *models: Settings | None) -> dict[str, Any]:
     """Return what the recipe of a job holds of the server."""
-    return {"serve": settings(layout)} if asked(layout, job, *models) else {}
+    return {"serve": settings(layout, job)} if asked(layout, job, *models) else {}
 
 
-def server_recipe(layout: Layout) -> dict[str, Any]:
-    """Return the recipe of the server itself. Without a revision in the configuration it is the
+def server_recipe(layout: Layout, job: str = "generate") -> dict[str, Any]:
+    """Return the recipe of a job's server itself. Without a revision in the configuration it is the
     registry's of that repository, if it has one.
     """
-    config, found = layout.config, settings(layout)
+    config, found = layout.config, settings(layout, job)
     if "weights" in found:
         found["weights"] = layout.place(found["weights"])
     model, revision = config["teacher"]["model"], config["teacher"]["revision"]
@@ -121,7 +126,7 @@ def before(layout: Layout, job: str, *models: Settings | None) -> str:
         )
     named = (model[key] for model in used for key in ("base_url_env", "api_key_env"))
     names = filter(None, named)  # a model of a server may do without a key
-    text = shlex.quote(canonical(server_recipe(layout)))
+    text = shlex.quote(canonical(server_recipe(layout, job)))
     return (
         f"exec python scripts/serve_model.py --recipe {text}"
         f" --record {folder}/{job}.json --export {' '.join(dict.fromkeys(names))} -- \\"

@@ -10,6 +10,8 @@ from bezoar.errors import UserError
 from bezoar.readers import column, read_yaml_entries
 from bezoar.workflow import packages
 
+HUB_MODEL = re.compile(r"(?P<hub>[\w.-]+/[\w.-]+)@(?P<revision>[0-9a-f]{40})")
+
 
 def load(path: Path) -> dict[str, dict[str, Any]]:
     """Return id -> entry; raise `UserError` if an id appears twice, a file has no path, or a file
@@ -122,6 +124,20 @@ def with_models(
                 "why": f"named under {section}",
             }
     return entries
+
+
+def with_hub_base(
+    config: dict[str, Any], entries: dict[str, dict[str, Any]]
+) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Return configuration and registry in which a base that is named by its repository and commit,
+    `owner/name@<40 hex>`, has an entry of its own.
+    """
+    found = HUB_MODEL.fullmatch(config["sources"]["base_model"] or "")
+    if not found:
+        return config, entries
+    model = found.groupdict()
+    named = {**config["sources"], "base_model": model_source(model)}
+    return {**config, "sources": named}, with_models({model["hub"]: model}, entries, "sources")
 
 
 def model_source(model: dict[str, Any]) -> str | None:

@@ -31,7 +31,9 @@ def weights(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def served(tmp_path: Path, weights: Path, line: list[str]) -> "subprocess.CompletedProcess[str]":
+def served(
+    tmp_path: Path, weights: Path, line: list[str], **more: Any
+) -> "subprocess.CompletedProcess[str]":
     recipe = {
         "program": "xllamacpp",
         "executable": sys.executable,
@@ -45,6 +47,7 @@ def served(tmp_path: Path, weights: Path, line: list[str]) -> "subprocess.Comple
         "model": "tiny",
         "revision": None,
         "seed": 0,
+        **more,
     }
     return subprocess.run(
         [
@@ -106,6 +109,16 @@ def test_rows_are_generated_by_llama_cpps_server(tmp_path: Path, weights: Path) 
     rows = read_jsonl(tmp_path / "rows.jsonl")
     assert len(rows) == facts["states"].get("answered", 0) + facts["states"].get("truncated", 0) > 0
     assert all(row["explained_targets"] for row in rows)
+
+
+def test_a_requantised_copy_is_served_and_gone_afterwards(tmp_path: Path, weights: Path) -> None:
+    seen = (sys.executable, "-c", f"import os; print(os.listdir({str(tmp_path)!r}))")
+    done = served(tmp_path, weights, list(seen), requantize="Q8_0")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "record.json" in done.stdout and ".gguf'" not in done.stdout, "it is held open, unnamed"
+    record = json.loads((tmp_path / "record.json").read_text())
+    assert record["requantize"] == "Q8_0" and record["weights"] == str(weights)
+    assert record["command"][record["command"].index("--model") + 1] == f"{tmp_path}/record.gguf"
 
 
 def test_a_grammar_holds_every_answer(tmp_path: Path, weights: Path) -> None:

@@ -52,6 +52,12 @@ def at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
 
 
+def test_without_weights_there_is_nothing_to_requantise() -> None:
+    line = recipe(["serve-vllm.yaml"], requantize="Q8_0")
+    with pytest.raises(UserError, match=r"^serve\.requantize: expected a GGUF file under"):
+        serve_model.command(line, 1)
+
+
 @pytest.mark.parametrize("mapped", [True, False])
 def test_the_locked_vllm_starts_with_the_shipped_configuration_and_not_without_the_mapping(
     tmp_path: Path, mapped: bool

@@ -104,7 +104,17 @@ def test_other_weights_make_other_requests_and_other_recipes(tmp_path: Path) -> 
         models.append((trial.config["teacher"]["revision"], judge["revision"]))
         assert recipes.generation(trial, "orca")["teacher"]["revision"] == models[-1][0]
         assert trial.config["lm_eval"] == resolved(["config/trial.yaml"])["lm_eval"]
-    assert models[0] != models[1] and all(one == two for one, two in models)
+    assert models[0] != models[1] and all(f"{one} Q8_0" == two for one, two in models)
+
+
+def test_weights_are_requantised_for_the_jobs_of_the_sections_that_say_so() -> None:
+    trial = layout("trial.yaml")
+    found = [recipes.generation(trial, "orca"), recipes.rating(trial), recipes.judging(trial)]
+    assert [recipe["serve"].get("requantize") for recipe in found] == [None, None, "Q8_0"]
+    for job, kind in (("generate-orca", None), ("judge-base", "Q8_0"), ("rejudge-x.base", "Q8_0")):
+        line = shlex.split(served.before(trial, job, trial.config["teacher"]).removesuffix("\\"))
+        recipe = json.loads(line[line.index("--recipe") + 1])
+        assert recipe.get("requantize") == kind, job
 
 
 @pytest.mark.parametrize(
@@ -228,22 +238,6 @@ def wait_until(true: Callable[[], bool]) -> None:
     while not true():
         assert time.monotonic() < until
         time.sleep(0.1)
-
-
-def test_a_base_in_a_directory_and_a_teacher_of_one_s_own_are_five_lines(tmp_path: Path) -> None:
-    mine = tmp_path / "mine.yaml"
-    mine.write_text(
-        "sources: {base_model: models/mine}\n"
-        "base: {tokenizer: tokenizer.model}\n"
-        "serve: null\n"
-        "teacher: {model: 'qwen3:4b'}\n"
-        "filter: {rater: {model: 'qwen3:4b'}}\n"
-    )
-    own = Layout(resolved(["config/trial.yaml", str(mine)]))
-    assert own.source("base_model") == "models/mine" and own.tokenizer == "tokenizer.model"
-    assert served.before(own, "generate-orca", own.config["teacher"]) == ""
-    card = recipes.model_card(own, "openbezoar-sft", ["config/trial.yaml"])
-    assert card["base_model"] == "results/trial/base"
 
 
 def test_the_teacher_is_served_at_the_revision_of_the_registry_unless_the_configuration_has_one(
