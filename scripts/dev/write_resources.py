@@ -24,12 +24,10 @@ Written by `scripts/dev/write_resources.py` from `scripts/bezoar/workflow/resour
 edit. `make plan` prints the same for any configuration.
 
 Memory is the host's, with what Snakemake itself takes in a job. The rehearsal's is measured; what a
-larger model adds, GPU memory and time are estimates. Of the paper's shape three steps of
-`make dress-rehearsal` have been measured, on two cores of a CPU with AVX2 alone, beside other work:
-making the base (95 s, 7.3 GB at its peak), two steps of SFT on rows of its first scheme (443 s,
-10.7 GB), and a merge with two probes (262 s, 10.7 GB). On a GPU the stages up to HH-RLHF SFT have
-been, and the bytes of a token in SFT ([benchmarks.md](benchmarks.md), "The dress rehearsal on a
-GPU"); not DPO.
+larger model adds, GPU memory and time are estimates. Of the paper's shape every stage of
+`make dress-rehearsal` has been measured on two cores of a CPU with AVX2 alone, and those up to
+HH-RLHF SFT on a GPU ([growth.md](growth.md) has both beside what is asked for here;
+[benchmarks.md](benchmarks.md), "The dress rehearsal"); DPO has not been measured on a GPU.
 
 Time is an upper bound: rows as long as `max_length`, on a GPU that sustains {gpu}
 TFLOP/s, a quarter of an RTX 4090's peak, or a CPU of {cpu} GFLOP/s a thread. Counted in the same
