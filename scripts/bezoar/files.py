@@ -113,9 +113,8 @@ def _make_parents(path: Path) -> None:
 
 def _partial(path: Path) -> list[Path]:
     """Return what lies beside `path` of attempts to write it."""
-    name = re.compile(
-        rf"\.{re.escape(path.name)}\.[^.]+{re.escape(PARTIAL)}"
-    )  # not .NAME.1.x.partial
+    # Not .NAME.1.x.partial, which is of another name.
+    name = re.compile(rf"\.{re.escape(path.name)}\.[^.]+{re.escape(PARTIAL)}")
     return [left for left in path.parent.iterdir() if name.fullmatch(left.name)]
 
 

@@ -13,15 +13,20 @@ All ways must give the same loss. The table replaces `## Memory of the loss` in 
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench_page import flags, peak_mib, processor, replace_section, spread
+from bench_page import (
+    flags,
+    in_own_process,
+    peak_mib,
+    processor,
+    replace_section,
+    resident_mib,
+    spread,
+)
 from bezoar import program
 from bezoar.errors import UserError
 
@@ -99,24 +104,10 @@ def measure(method: str, vocabulary: int, way: str, tokens: int) -> dict[str, fl
     return {"mib": peak_mib() - before, "loss": float(loss.detach())}
 
 
-def resident_mib() -> float:
-    """Return this process's resident memory."""
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return int(status.partition("VmRSS:")[2].split()[0]) / 1024
-
-
 def one(method: str, vocabulary: int, way: str, tokens: int) -> dict[str, float]:
-    """Return what `measure` finds in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, __file__, "--once", method, str(vocabulary), way, "--tokens", str(tokens)],
-        env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise UserError(f"{way}: failed: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+    """Return what `measure` finds in a process of its own, on a CPU."""
+    words = [method, str(vocabulary), way, "--tokens", str(tokens)]
+    return in_own_process(way, __file__, words, {"CUDA_VISIBLE_DEVICES": ""})
 
 
 def row(

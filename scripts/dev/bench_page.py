@@ -1,8 +1,13 @@
-"""What the benchmarks share: a section of docs/benchmarks.md, the processor, a process's memory."""
+"""What the benchmarks share: a section of docs/benchmarks.md, the processor, a process of its own
+and its memory.
+"""
 
+import json
 import os
 import platform
 import statistics
+import subprocess
+import sys
 from pathlib import Path
 
 HH_RLHF = "hh_rlhf/harmless-base.test.jsonl.gz"  # of config/sources.yaml
@@ -61,8 +66,37 @@ def peak_mib() -> float:
     """Return this process's own largest resident set; getrusage's counts that of the process which
     started it, too.
     """
+    return _status_mib("VmHWM")
+
+
+def resident_mib() -> float:
+    """Return this process's resident memory."""
+    return _status_mib("VmRSS")
+
+
+def _status_mib(field: str) -> float:
     status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+    return int(status.partition(f"{field}:")[2].split()[0]) / 1024
+
+
+def in_own_process(
+    name: str, program: str, words: list[str], environment: dict[str, str]
+) -> dict[str, float]:
+    """Return what `program --once WORDS` prints last, JSON; raise `UserError` that says `name` if
+    it fails.
+    """
+    from bezoar.errors import UserError  # not at the top, likewise
+
+    done = subprocess.run(
+        [sys.executable, program, "--once", *words],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise UserError(f"{name}: failed: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
+    return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
 def _cpuinfo() -> str:

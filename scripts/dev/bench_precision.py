@@ -13,16 +13,13 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
-import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench_page import flags, processor, replace_section, spread
+from bench_page import flags, in_own_process, processor, replace_section, spread
 from bezoar import precision, program
-from bezoar.errors import UserError
 from bezoar.workflow.configuration import resolved
 
 # Makes torch, oneDNN and MKL treat the processor as one with AVX2 and no bfloat16 units.
@@ -63,20 +60,6 @@ def measure(dtype: str, steps: int) -> dict[str, float]:
             model(input_ids=tokens, use_cache=False)
         forward.append(time.perf_counter() - started)
     return {"train": statistics.median(train[2:]), "forward": statistics.median(forward[2:])}
-
-
-def one(dtype: str, environment: dict[str, str], steps: int) -> dict[str, float]:
-    """Return what `measure` finds in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, __file__, "--once", dtype, "--steps", str(steps)],
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise UserError(f"{dtype}: failed: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
-    return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
 def section(found: list[dict[str, Any]], steps: int, repeats: int) -> str:
@@ -122,7 +105,9 @@ def main(argv: list[str] | None = None) -> None:
         }
         for _ in range(args.repeats):
             for dtype in ("float32", "bfloat16"):
-                for key, seconds in one(dtype, environment, args.steps).items():
+                for key, seconds in in_own_process(
+                    dtype, __file__, [dtype, "--steps", str(args.steps)], environment
+                ).items():
                     rows[key][dtype].append(seconds)
         found += rows.values()
     text = section(found, args.steps, args.repeats)

@@ -126,18 +126,15 @@ def share_rows(
         return
     from torch.utils.data import DataLoader
 
-    args, collate = trainer.args, padding_free.collate if passes else trainer.data_collator
-    batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * processes
-    mine = (
-        passes[rank]
-        if passes
-        else micro_batches(
-            len(trainer.train_dataset), batch, args.per_device_train_batch_size, processes, rank
-        )
-    )
-    trainer.get_train_dataloader = lambda: DataLoader(
-        trainer.train_dataset, batch_sampler=mine, collate_fn=collate
-    )
+    args, rows = trainer.args, trainer.train_dataset
+    if passes:
+        mine, collate = passes[rank], padding_free.collate
+    else:
+        micro = args.per_device_train_batch_size
+        batch = micro * args.gradient_accumulation_steps * processes
+        mine = micro_batches(len(rows), batch, micro, processes, rank)
+        collate = trainer.data_collator
+    trainer.get_train_dataloader = lambda: DataLoader(rows, batch_sampler=mine, collate_fn=collate)
     if processes == 1:
         return
     trainer.accelerator.gather = gather_of_any_length(trainer.accelerator.gather)
