@@ -48,6 +48,7 @@ STOPPED = {
     "Will exit after finishing currently running jobs": "told to end: no further step starts, and"
     " those at work are finished; Ctrl-C ends them",
 }
+RESTART_S = 2.0  # in which Snakemake says whether a job that failed is started again
 AGAIN = re.compile(r"Trying to restart job (\d+)\.")
 
 _plan = Plan()
@@ -240,6 +241,7 @@ class LogHandler(LogHandlerBase):
                 os.dup2(nowhere.fileno(), 1)
         self.display = Display(self.show)
         self.names: dict[int, str] = {}
+        self.failures: dict[int, tuple[float, list[str]]] = {}  # job -> when, what to say of it
         self.guard, self.over, self.broken = threading.Lock(), threading.Event(), False
         threading.Thread(target=self._tick, daemon=True).start()
 
@@ -252,6 +254,14 @@ class LogHandler(LogHandlerBase):
         while not self.over.wait(1):
             with self.guard:
                 self.display.tick()
+                self._show_failures()
+
+    def _show_failures(self, held_s: float = RESTART_S) -> None:
+        """Say which steps have failed, but for those that Snakemake may yet start again."""
+        for job, (at, lines) in list(self.failures.items()):
+            if self.display.now() - at >= held_s:
+                del self.failures[job]
+                self.show("\n".join(lines), sys.stderr)
 
     def emit(self, record: LogRecord) -> None:
         """Show an event, if it concerns a reader."""
@@ -272,13 +282,14 @@ class LogHandler(LogHandlerBase):
         elif event == LogEvent.JOB_FINISHED:
             self.display.finished(self.names[record.job_id])
         elif event == LogEvent.JOB_ERROR:
-            for line in self.display.failed(self.names.get(record.jobid, record.rule_name)):
-                self.show(line, sys.stderr)
+            name = self.names.get(record.jobid, record.rule_name)
+            self.failures[record.jobid] = self.display.now(), list(self.display.failed(name))
         elif str(record.msg).startswith("Nothing to be done"):
             self.show("nothing to do: every result is there and rests on what lies here now")
         elif match := AGAIN.match(str(record.msg)):
+            self.failures.pop(int(match[1]), None)
             name = self.names.get(int(match[1]), f"job {match[1]}")
-            self.show(f"{name}: once more, from where it stopped", sys.stderr)
+            self.show(f"{name}: ended early; once more, from where it stopped", sys.stderr)
         elif found := [said for words, said in STOPPED.items() if words in str(record.msg)]:
             self.show(found[0], sys.stderr)
         elif record.levelno >= WARNING:
@@ -290,6 +301,8 @@ class LogHandler(LogHandlerBase):
         """Stop, and restore stdout."""
         if not self.over.is_set():
             self.over.set()
+            with self.guard:
+                self._show_failures(held_s=0.0)
             with contextlib.suppress(OSError, ValueError):
                 self.output.flush()
                 os.dup2(self.output.fileno(), 1)

@@ -34,9 +34,10 @@ rule bad:
     input: "a.out"
     output: "bad.out"
     log: "logs/bad.txt"
+    resources: attempt=lambda wildcards, attempt: attempt
     shell:
         'exec &> >(tee {log}); echo "error: rows.jsonl:3: no text"; touch {output};'
-        ' exit {config[status]}'
+        ' exit $(({config[status]} / {resources.attempt}))'
 """
 
 
@@ -46,8 +47,10 @@ def run(folder: Path, status: int, *more: str) -> subprocess.CompletedProcess[st
     return subprocess.CompletedProcess(child.args, child.returncode, stdout, stderr)
 
 
-def start(folder: Path, status: int, sleep: int, *more: str) -> subprocess.Popen[str]:
-    (folder / "Snakefile").write_text(SNAKEFILE)
+def start(
+    folder: Path, status: int, sleep: int, *more: str, snakefile: str = SNAKEFILE
+) -> subprocess.Popen[str]:
+    (folder / "Snakefile").write_text(snakefile)
     command = [sys.executable, "-m", "snakemake", "--cores", "2", *more]
     return subprocess.Popen(
         [*command, "--config", f"status={status}", f"sleep={sleep}"],
@@ -83,6 +86,15 @@ def test_a_failed_step_is_one_block(failed: subprocess.CompletedProcess[str]) ->
     assert block[:3] == [block[0], "  the end of logs/bad.txt:", "    error: rows.jsonl:3: no text"]
     assert len(block) == 4 and "continues from there" in block[3]
     assert not any(word in failed.stderr for word in ("Traceback", "set -euo", "RuleException"))
+
+
+def test_a_step_that_is_started_again_has_not_failed(tmp_path: Path) -> None:
+    killed = SNAKEFILE.replace("error: rows.jsonl:3: no text", "Killed")
+    options = ("--retries", "1", "--logger", "bezoar")
+    with start(tmp_path, 1, 0, *options, snakefile=killed) as child:
+        stdout, stderr = child.communicate(timeout=60)
+    assert child.returncode == 0 and "[3/3]" in stdout
+    assert stderr == "bad: ended early; once more, from where it stopped\n"
 
 
 def test_an_interrupt_ends_everything_and_the_same_command_goes_on(tmp_path: Path) -> None:
