@@ -13,7 +13,7 @@ from bezoar.errors import UserError
 from bezoar.files import canonical
 from bezoar.provenance import snakemake_patch
 from bezoar.provenance.code_digest import digest as code_digest
-from bezoar.workflow import configuration, lineage, recipes, resources, sources
+from bezoar.workflow import configuration, dress_rehearsal, lineage, recipes, sources
 from bezoar.workflow.layout import MODELS, WORLD_FILES, Layout, alternatives
 
 CONFIG_FILES = [
@@ -23,7 +23,7 @@ CONFIG_FILES = [
 try:
     configuration.check(config, configuration.SCHEMA, [Path(file) for file in CONFIG_FILES])
     LAYOUT = Layout(config)
-    NEEDS = resources.Needs(LAYOUT)  # memory, minutes and GPUs of each rule
+    NEEDS = dress_rehearsal.needs(LAYOUT)  # memory, minutes and GPUs of each rule
     workflow.localrules(*NEEDS.light())
     snakemake_patch.install()
 except UserError as error:

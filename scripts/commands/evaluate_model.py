@@ -13,7 +13,9 @@ to CONFIG, it puts the same models into lm_eval.json and mtbench.json beside our
 """
 
 import argparse
+import contextlib
 import os
+import signal
 import subprocess
 
 import yaml
@@ -22,10 +24,21 @@ from bezoar import program, surroundings
 from bezoar.errors import UserError
 from bezoar.files import whole_file
 from bezoar.surroundings import own
-from bezoar.workflow import cluster, extra_models, machine
+from bezoar.workflow import cluster, dress_rehearsal, extra_models, machine
 from bezoar.workflow.configuration import SCHEMA, check, files_of, merge, resolved
 from bezoar.workflow.layout import Layout
-from bezoar.workflow.resources import Needs
+
+
+def status_of(command: list[str], environment: dict[str, str]) -> int:
+    """Run a command to its end and return its status, however it is told to end: an interrupt from
+    the terminal reaches it by itself, and SIGTERM is passed on.
+    """
+    child = subprocess.Popen(command, env=environment)
+    signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+    while child.poll() is None:
+        with contextlib.suppress(KeyboardInterrupt):
+            child.wait()
+    return child.returncode
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -67,7 +80,7 @@ def main(argv: list[str] | None = None) -> None:
     extra = extra_models.with_model(config, args.model, args.revision, args.template, args.name)
     whole = merge(config, extra)
     check(whole, SCHEMA, [*files_of(args.config), models])
-    started = cluster.plan(args.profile, args.cores, Needs(Layout(whole)).by_rule)
+    started = cluster.plan(args.profile, args.cores, dress_rehearsal.needs(Layout(whole)).by_rule)
     if started.line:
         print(started.line, flush=True)
     pending, target = (
@@ -83,9 +96,7 @@ def main(argv: list[str] | None = None) -> None:
         *("--configfile", *args.config, str(pending)),
     ]
     command = surroundings.snakemake(*arguments, profile=args.profile)
-    failed = subprocess.run(
-        command, check=False, env={**os.environ, **started.variables}
-    ).returncode
+    failed = status_of(command, {**os.environ, **started.variables})
     if failed or args.dry_run:
         pending.unlink()
     else:

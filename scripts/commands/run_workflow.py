@@ -13,10 +13,9 @@ from pathlib import Path
 from bezoar import program, surroundings
 from bezoar.errors import UserError
 from bezoar.readers import read_json_object
-from bezoar.workflow import cluster, machine, machine_checks
+from bezoar.workflow import cluster, dress_rehearsal, machine, machine_checks
 from bezoar.workflow.configuration import SCHEMA, check, files_of, resolved
 from bezoar.workflow.layout import Layout
-from bezoar.workflow.resources import Needs
 
 # Stages whose receipts name the scale, the first of them soon after the filter.
 SCALED = ("data_card_*", "model_card_*", "claims", "evaluate")
@@ -55,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
     config = resolved(args.config)
     check(config, SCHEMA, files_of(args.config))
     refuse_other_scale(Path(config["pathvars"]["results"]), config["scale"])
-    started = cluster.plan(args.profile, args.cores, Needs(Layout(config)).by_rule)
+    started = cluster.plan(args.profile, args.cores, dress_rehearsal.needs(Layout(config)).by_rule)
     if started.line:
         print(started.line, flush=True)
     arguments = [

@@ -213,7 +213,7 @@ def test_jobs_are_asked_for_as_planned_get_a_gpu_each_and_go_on_when_killed(
     stdout, stderr = said(project)
     assert run.returncode == 0, stdout[-3000:] + stderr[-3000:]
     assert stdout.startswith("cluster: Slurm ") and "no accounting" in stdout
-    assert "base: ended early; once more, from where it stopped" in stderr
+    assert "base: ended early (CANCELLED); once more, from where it stopped" in stderr
     assert "error: base" not in stderr and "Traceback" not in stderr
 
     first, again, *gpu = sorted(jobs(slurm)[1:], key=lambda job: (job.rule, int(job.id)))

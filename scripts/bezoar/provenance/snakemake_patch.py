@@ -13,7 +13,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from threading import Thread
@@ -28,6 +28,7 @@ from bezoar.readers import read_json_object
 # The versions of Snakemake in which tests/workflow has passed; envs/main.lock pins one of them.
 TESTED = ("9.27.1",)
 WAKES_S = 0.5  # how often a run that waits for a cluster looks whether it is to end
+PREEMPTED_S = 300  # in which Slurm has queued a preempted job again, if it does
 
 
 def job_reasons(job: Any, hashes: fingerprint.Hashes) -> list[str]:
@@ -174,6 +175,27 @@ def ended_by_itself(log: list[str]) -> bool:
     return bool(errors) and "out of memory" not in errors[-1]
 
 
+def patient(query: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """Return the Slurm executor's query for the states of jobs, so that it loses none of them.
+
+    Where it fails, the executor would forget every job, and the run would neither end nor cancel
+    them; no state at all makes it ask again later. A job that was preempted it leaves to Slurm; one
+    that Slurm does not start again is taken for cancelled after `PREEMPTED_S`.
+    """
+    since: dict[str, float] = {}
+
+    async def states(*args: Any) -> tuple[dict[str, str], float]:
+        found, took = await query(*args)
+        for job, state in (found or {}).items():
+            if state != "PREEMPTED":
+                since.pop(job, None)
+            elif time.monotonic() - since.setdefault(job, time.monotonic()) > PREEMPTED_S:
+                found[job] = "CANCELLED"
+        return found or {}, took or 0.0
+
+    return states
+
+
 def check_version(version: str) -> None:
     """Raise `UserError` unless this is a version of Snakemake in which the patch was tested."""
     if version not in TESTED:
@@ -194,7 +216,7 @@ def install() -> None:
     check_version(snakemake.__version__)
     from snakemake.dag import DAG
     from snakemake.io import _IOFile, flag, is_flagged
-    from snakemake.jobs import Job
+    from snakemake.jobs import GroupJob, Job
     from snakemake.persistence import PersistenceBase
     from snakemake.scheduling.job_scheduler import JobScheduler
     from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
@@ -262,13 +284,21 @@ def install() -> None:
         if not self.dag.workflow.dryrun:  # a plan writes nothing
             await require_writable(self)
 
-    retries = Job.restart_times.fget
+    retries, began = Job.restart_times.fget, time.time()
+
+    def by_itself(job: Any) -> bool:
+        # A rule's own retries are for faults of the network; a profile's, for jobs that are killed.
+        if job.rule._restart_times is not None:
+            return False
+        logs = [path for path in map(Path, job.log) if path.is_file()]
+        new = [path for path in logs if path.stat().st_mtime >= began]  # not of an earlier run
+        return any(ended_by_itself(progress_display.last_lines(path, 200)) for path in new)
 
     def restart_times(self: Any) -> int:
-        # A rule's own retries are for faults of the network; a profile's, for jobs that are killed.
-        own = self.rule._restart_times is not None
-        logs = [progress_display.last_lines(Path(path), 200) for path in self.log]
-        return 0 if not own and any(map(ended_by_itself, logs)) else int(retries(self))
+        return 0 if by_itself(self) else int(retries(self))
+
+    def restart_times_of_group(self: Any) -> int:
+        return 0 if any(map(by_itself, self.jobs)) else max(map(retries, self.jobs))
 
     ended = JobScheduler.exit_gracefully
 
@@ -293,9 +323,14 @@ def install() -> None:
         self.cancel_jobs(list(self.active_jobs))
         self.shutdown()
 
+    plugin: Any = sys.modules.get("snakemake_executor_plugin_slurm")
+    if plugin:
+        plugin.query_job_status = patient(plugin.query_job_status)
+
     update_needrun.by_receipts = True  # type: ignore[attr-defined]
     Job.check_protected_output = check_protected_output
     Job.restart_times = property(restart_times)
+    GroupJob.restart_times = property(restart_times_of_group)
     JobScheduler.exit_gracefully = exit_gracefully
     RemoteExecutor.sleep = sleep
     RemoteExecutor.cancel = cancel

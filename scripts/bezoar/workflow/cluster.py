@@ -7,11 +7,12 @@ or never starts.
 """
 
 import importlib.util
+import math
 import os
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,18 +27,21 @@ WAIT_S = 60  # for an answer of the cluster
 # cluster that answers late; for a job that it no longer finds it would wait for ever.
 LEAST_AGE_S = 240
 UNSET_MB = 1  # Slurm's RealMemory of a node whose memory nobody has configured
-# Partition, whether it is up, time limit, memory and cores of a node, generic resources.
-COLUMNS = "%P|%a|%l|%m|%c|%G"
+# Partition, whether it is up, time limit, memory and cores of a node, generic resources, the state
+# of such nodes.
+COLUMNS = "%P|%a|%l|%m|%c|%G|%T"
+AWAY = ("down", "drain", "fail", "error", "unknown")  # beginnings of the states of lost nodes
+COMMENT = "rule_"  # with which the executor begins the comment of each of its jobs
 ALIVE = "PENDING,CONFIGURING,RUNNING,SUSPENDED"  # states of a job that may still write something
 
 
 @dataclass(frozen=True)
-class Partition:
-    """A partition: minutes of a job at most (None: any), the memory in MB and cores of its largest
-    node, and the GPUs of the node that has most.
+class Nodes:
+    """The nodes of one kind in a partition: minutes of a job at most (None: any), and the memory in
+    MB, the cores and the GPUs of a node.
     """
 
-    name: str
+    partition: str
     default: bool
     minutes: int | None
     memory_mb: int
@@ -45,28 +49,28 @@ class Partition:
     gpus: int = 0
 
     def place(self) -> Place:
-        """Return what a job may ask for in it."""
+        """Return what a job may ask for on one."""
         memory = self.memory_mb if self.memory_mb > UNSET_MB else 0
-        return Place(self.name, self.minutes, memory, self.cores)
+        return Place(self.partition, self.minutes, memory, self.cores)
 
     def described(self) -> str:
-        """Return it in a few words."""
+        """Return them in a few words."""
         memory = f"{self.memory_mb:,} MB" if self.memory_mb > UNSET_MB else "memory not configured"
         limit = f"{self.minutes} min" if self.minutes is not None else "no time limit"
         gpus = f", {self.gpus} GPU{'s' if self.gpus > 1 else ''} a node" if self.gpus else ""
-        return f"{self.name} ({self.cores} cores, {memory}, {limit}{gpus})"
+        return f"{self.partition} ({self.cores} cores, {memory}, {limit}{gpus})"
 
 
 @dataclass(frozen=True)
 class Cluster:
     """A cluster: its version, whether `sacct` knows the states of jobs, for how many seconds
-    `squeue` knows a job that has ended, and the partitions that are up.
+    `squeue` knows a job that has ended, and the nodes that can be had.
     """
 
     version: str
     accounting: bool
     age_s: int
-    partitions: tuple[Partition, ...]
+    nodes: tuple[Nodes, ...]
 
 
 def answer(*command: str) -> str:
@@ -113,24 +117,21 @@ def number_in(text: str) -> int:
     return int(match[0]) if match else 0
 
 
-def partitions_in(text: str) -> tuple[Partition, ...]:
-    """Return the partitions in sinfo's rows of `COLUMNS`, one a kind of node, in its order."""
-    found: dict[str, Partition] = {}
-    for line in text.splitlines():
-        name, state, limit, memory, cores, generic = (line.split("|") + [""] * 6)[:6]
-        if state != "up":
-            continue
-        bare = name.rstrip("*")
-        before = found.get(bare)
-        found[bare] = Partition(
-            bare,
+def nodes_in(text: str) -> tuple[Nodes, ...]:
+    """Return the nodes in sinfo's rows of `COLUMNS` that can be had, in its order."""
+    rows = [line.split("|") for line in text.splitlines() if line.count("|") == COLUMNS.count("|")]
+    return tuple(
+        Nodes(
+            name.rstrip("*"),
             name.endswith("*"),
             minutes_in(limit),
-            max(number_in(memory), before.memory_mb if before else 0),
-            max(number_in(cores), before.cores if before else 0),
-            max(gpus_in(generic), before.gpus if before else 0),
+            number_in(memory),
+            number_in(cores),
+            gpus_in(generic),
         )
-    return tuple(found.values())
+        for name, state, limit, memory, cores, generic, of_nodes in rows
+        if state == "up" and not of_nodes.startswith(AWAY)
+    )
 
 
 def accounts(settings: Mapping[str, str]) -> bool:
@@ -151,19 +152,21 @@ def detected() -> Cluster:
         settings.get("SLURM_VERSION", "of an unknown version"),
         accounts(settings),
         number_in(settings.get("MinJobAge", "300")),
-        partitions_in(answer("sinfo", "--noheader", "--format", COLUMNS)),
+        nodes_in(answer("sinfo", "--noheader", "--exact", "--format", COLUMNS)),
     )
 
 
 def nothing_at_work() -> None:
-    """Raise `UserError` if jobs that were submitted from this directory still wait or run: those of
-    a run whose host died, say. Two jobs would write the same files.
+    """Raise `UserError` if jobs that Snakemake submitted from this directory still wait or run:
+    those of a run whose host died, say. Two jobs would write the same files.
     """
     mine = ("--user", str(os.getuid()), "--states", ALIVE)
-    rows = answer("squeue", "--noheader", *mine, "--format", "%i|%Z").splitlines()
-    named = (row.partition("|") for row in rows)
+    rows = answer("squeue", "--noheader", *mine, "--format", "%i|%k|%Z").splitlines()
     here = os.path.realpath(".")
-    jobs = [job for job, _, place in named if os.path.realpath(place.strip()) == here]
+    jobs = []
+    for job, comment, place in (row.split("|", 2) for row in rows if row.count("|") >= 2):
+        if comment.startswith(COMMENT) and os.path.realpath(place.strip()) == here:
+            jobs.append(job)
     if jobs:
         raise UserError(
             "jobs of another run in this directory are on the cluster; wait until that run has"
@@ -171,48 +174,85 @@ def nothing_at_work() -> None:
         )
 
 
-def usual(cluster: Cluster, wanted: str) -> Partition:
-    """Return the partition for jobs without a GPU: the one that is `wanted`, else the cluster's
-    default, else its first. Raise `UserError` if it is not there.
-    """
-    if not cluster.partitions:
-        raise UserError("sinfo: the cluster has no partition that is up; ask who runs it")
-    if wanted:
-        for partition in cluster.partitions:
-            if partition.name == wanted:
-                return partition
-        names = ", ".join(partition.name for partition in cluster.partitions)
-        raise UserError(f"slurm_partition: the cluster has no {wanted}; it has {names}")
-    return next((part for part in cluster.partitions if part.default), cluster.partitions[0])
+def largest(nodes: Iterable[Nodes]) -> Nodes:
+    """Return the nodes that have most memory, of those the ones with most cores."""
+    return max(nodes, key=lambda kind: (kind.memory_mb, kind.cores))
 
 
-def with_gpus(cluster: Cluster, plain: Partition, wanted: str, gpus: int) -> Partition:
-    """Return the partition for jobs that ask for up to `gpus`: the usual one if it has them, else
-    the first that has. Raise `UserError` if none has.
+def usual(cluster: Cluster, wanted: str) -> Nodes:
+    """Return the nodes for jobs without a GPU: the largest of the partition that is `wanted`, else
+    of the cluster's default, else of its first. Raise `UserError` if it is not there.
     """
-    if wanted or not gpus or plain.gpus >= gpus:
+    if not cluster.nodes:
+        raise UserError("sinfo: the cluster has no node that is up; ask who runs it")
+    names = list(dict.fromkeys(kind.partition for kind in cluster.nodes))
+    if wanted and wanted not in names:
+        raise UserError(f"slurm_partition: the cluster has no {wanted}; it has {', '.join(names)}")
+    default = next((kind.partition for kind in cluster.nodes if kind.default), names[0])
+    return largest(kind for kind in cluster.nodes if kind.partition == (wanted or default))
+
+
+def with_gpus(cluster: Cluster, plain: Nodes, wanted: str, needs: Iterable[Need]) -> Nodes:
+    """Return the nodes for jobs that ask for GPUs: of those with as many, in the partition that is
+    `wanted` if it has some, the ones with memory and time for them or with most of it, if possible
+    in the usual partition. Raise `UserError` if none has as many GPUs.
+    """
+    asking = [need for need in needs if need.gpus]
+    if not asking:
         return plain
-    for partition in cluster.partitions:
-        if partition.gpus >= gpus:
-            return partition
-    most = max(partition.gpus for partition in cluster.partitions)
-    raise UserError(
-        f"GPU: a job asks for {gpus} on one node, and the cluster's nodes have {most} at most"
-        " (sinfo --format '%P %G'); lower launch.processes or serve.tensor_parallel_size, or ask"
-        " who runs it whether GPUs are configured as generic resources"
+    gpus = max(need.gpus for need in asking)
+    kinds = [kind for kind in cluster.nodes if kind.gpus >= gpus]
+    if not kinds:
+        most = max(kind.gpus for kind in cluster.nodes)
+        raise UserError(
+            f"GPU: a job asks for {gpus} on one node, and the cluster's nodes have {most} at most"
+            " (sinfo --format '%P %G'); lower launch.processes or serve.tensor_parallel_size, or"
+            " ask who runs it whether GPUs are configured as generic resources"
+        )
+
+    def minutes(kind: Nodes) -> float:
+        return min(max(need.minutes for need in asking), kind.minutes or math.inf)
+
+    def memory(kind: Nodes) -> int:
+        most = max(need.mem_mb for need in asking)
+        return min(most, kind.memory_mb) if kind.memory_mb > UNSET_MB else most
+
+    kinds = [kind for kind in kinds if kind.partition == wanted] or kinds
+    best = max(  # the first of those that are alike
+        kinds, key=lambda kind: (memory(kind), minutes(kind), kind.partition == plain.partition)
     )
+    return largest(kind for kind in kinds if kind.partition == best.partition)
 
 
 def fits(needs: Mapping[str, Need], limits: Limits) -> None:
-    """Raise `UserError` naming the first rule whose jobs ask for more memory than a node has."""
+    """Raise `UserError` naming the first rule whose jobs ask for more memory than a node has, with
+    the jobs that run beside them.
+    """
     for rule, need in needs.items():
         place = limits.of(need)
-        if place.memory_mb and need.mem_mb > place.memory_mb:
+        mem_mb = need.mem_mb + need.beside_mb
+        if place.memory_mb and mem_mb > place.memory_mb:
             raise UserError(
-                f"{rule}: needs {need.mem_mb:,} MB of memory, and no node of partition"
+                f"{rule}: needs {mem_mb:,} MB of memory, and no such node of partition"
                 f" {place.partition} has more than {place.memory_mb:,}; name another under"
                 " slurm_partition in the profile"
             )
+
+
+def too_short(needs: Mapping[str, Need], limits: Limits) -> str:
+    """Return a note on the rules that may take longer than their partition lets a job run."""
+    found = []
+    for rule, need in needs.items():
+        place = limits.of(need)
+        if place.minutes and need.seconds > 60 * place.minutes:
+            there = f"{place.minutes / 60:.1f} h in {place.partition}"
+            found.append(f"{rule} ({need.seconds / 3600:.1f} h at most, {there})")
+    if not found:
+        return ""
+    return (
+        f"\nnote: longer than a partition's limit: {', '.join(found)}; a job that is ended is asked"
+        " for again and goes on from its checkpoint, if its stage has one"
+    )
 
 
 def read_profile(folder: str) -> dict[str, Any]:
@@ -264,7 +304,7 @@ def plan(folder: str, cores: int, needs: Mapping[str, Need]) -> Plan:
         )
     cluster, wanted = detected(), default_resource(profile, "slurm_partition")
     plain = usual(cluster, wanted)
-    gpu = with_gpus(cluster, plain, wanted, max(need.gpus for need in needs.values()))
+    gpu = with_gpus(cluster, plain, wanted, needs.values())
     limits = Limits(plain.place(), gpu.place())
     fits(needs, limits)
     nothing_at_work()
@@ -282,5 +322,5 @@ def plan(folder: str, cores: int, needs: Mapping[str, Need]) -> Plan:
     return Plan(
         tuple(options),
         {"BEZOAR_LIMITS": limits.text()},
-        f"{line} steps that need a network or a moment run here",
+        f"{line} steps that need a network or a moment run here{too_short(needs, limits)}",
     )

@@ -1,4 +1,4 @@
-"""What a dress rehearsal on this machine took, for `make plan` and `make doctor`."""
+"""What a dress rehearsal on this machine took, and the needs that follow from it."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -7,7 +7,7 @@ from pathlib import Path
 from bezoar.provenance.audit import read_receipts
 from bezoar.workflow.configuration import resolved
 from bezoar.workflow.layout import Layout
-from bezoar.workflow.resources import CONTEXT_MB, SCHEDULED_MB, Need, Used, parameters, used
+from bezoar.workflow.resources import CONTEXT_MB, SCHEDULED_MB, Need, Needs, Used, parameters, used
 
 CONFIG = ("config/rehearsal.yaml", "config/dress-rehearsal.yaml")
 SAME_SHAPE = 0.01  # by which the number of parameters may differ
@@ -19,9 +19,10 @@ def took(layout: Layout) -> dict[str, Used]:
     """Return rule -> what its largest job took in the dress rehearsal here; nothing without one, or
     where this configuration has another scale, or a base of another size.
     """
+    if layout.config["scale"] != "paper":
+        return {}
     dressed = Layout(resolved(CONFIG))
-    other = abs(parameters(dressed) / parameters(layout) - 1) > SAME_SHAPE
-    if layout.config["scale"] != "paper" or other:
+    if abs(parameters(dressed) / parameters(layout) - 1) > SAME_SHAPE:
         return {}
     return used(read_receipts(Path(dressed.results))[0].values())
 
@@ -40,4 +41,11 @@ def raised(needs: Mapping[str, Need], measured: Mapping[str, Used]) -> dict[str,
                 mem_mb=max(need.mem_mb, round(seen.mem_mb) + SCHEDULED_MB),
                 gpu_mb=max(need.gpu_mb, gpu_mb),
             )
+    return found
+
+
+def needs(layout: Layout) -> Needs:
+    """Return the needs of a configuration with what the dress rehearsal here took."""
+    found = Needs(layout)
+    found.by_rule = raised(found.by_rule, took(layout))
     return found

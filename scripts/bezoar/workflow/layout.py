@@ -7,6 +7,7 @@ compares them with Snakemake's own DAG. Paths are relative to the project's root
 """
 
 import re
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -114,7 +115,7 @@ def each(pattern: str, names: Iterable[str]) -> list[str]:
 class LanguageModelJob:
     """One job that asks a language model: its receipt's name, its store and the model's settings.
 
-    `second` are the stores and settings of a further model that the same job asks, by role.
+    `second` are the settings of a further model that the same job asks, by role.
     """
 
     stage: str
@@ -315,7 +316,8 @@ class Layout:
             return "python"
         return (
             f"export BEZOAR_PROCESSES={processes} PYTHONPATH=scripts\n"
-            f"python -m bezoar.training.launch --config_file {file} --num_processes {processes}"
+            f"python -m bezoar.training.launch --config_file {shlex.quote(file)}"
+            f" --num_processes {processes}"
         )
 
     def judge(self, column: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from bezoar.surroundings import own
 from bezoar.workflow import cluster, dress_rehearsal
 from bezoar.workflow import machine as machine_of
 from bezoar.workflow.layout import Layout
-from bezoar.workflow.resources import Need, Needs, most_gpu_mb
+from bezoar.workflow.resources import Need, most_gpu_mb
 
 PROBE_S = 180  # a cold file system reads torch's libraries in a minute
 # Estimates are this far off at most, we think: below this share of the need it cannot work, above
@@ -210,8 +210,8 @@ def teacher_gpus(config: dict[str, Any]) -> Iterator[str]:
 def problems(config: dict[str, Any], profile: str = "profiles/default") -> Iterator[str]:
     """Yield what this machine, or the cluster of a profile, lacks for a configuration."""
     layout = Layout(config)
-    made = Needs(layout)
-    needs = dress_rehearsal.raised(made.by_rule, dress_rehearsal.took(layout))
+    made = dress_rehearsal.needs(layout)
+    needs = made.by_rule
     if config["scale"] == "paper":
         yield from disk(layout, made.size)
     if cluster.is_slurm(profile):

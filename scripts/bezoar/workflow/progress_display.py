@@ -49,7 +49,9 @@ STOPPED = {
     " those at work are finished; Ctrl-C ends them",
 }
 RESTART_S = 2.0  # in which Snakemake says whether a job that failed is started again
-AGAIN = re.compile(r"Trying to restart job (\d+)\.")
+AGAIN = re.compile(r"Trying to restart job (.+)\.")
+# What the executor for Slurm says of a job that failed: what sbatch said, or the job's last state.
+SAID = re.compile(r"error message was '(.*?)'\.?\n|status is: '(\w+)'", re.DOTALL)
 
 _plan = Plan()
 
@@ -197,10 +199,14 @@ class Display:
                 self.expected += self.seconds[name]
         self.line(f"{name}: {'unchanged' if unchanged else f'done in {clock(took)}'}")
 
-    def failed(self, name: str) -> Iterable[str]:
-        """A step has failed; return the lines that say so, with the end of its log."""
+    def failed(self, name: str, why: str = "", other: Path | None = None) -> Iterable[str]:
+        """A step has failed; return the lines that say so, with the end of its log, or of another
+        log if it has not begun to write its own.
+        """
         began, log = self.running.pop(name, (self.now(), None))
-        yield f"error: {name} failed after {clock(self.now() - began)}"
+        if other and log and written(log) == self.untouched[name]:
+            log = other
+        yield f"error: {name} failed after {clock(self.now() - began)}{why and f': {why}'}"
         if log:
             yield f"  the end of {log}:"
             lines = last_lines(log, 200)
@@ -241,7 +247,8 @@ class LogHandler(LogHandlerBase):
                 os.dup2(nowhere.fileno(), 1)
         self.display = Display(self.show)
         self.names: dict[int, str] = {}
-        self.failures: dict[int, tuple[float, list[str]]] = {}  # job -> when, what to say of it
+        self.failures: dict[int, tuple[float, str, list[str]]] = {}  # job -> when, why, lines
+        self.group: list[int] = []  # the jobs of the one that failed last
         self.guard, self.over, self.broken = threading.Lock(), threading.Event(), False
         threading.Thread(target=self._tick, daemon=True).start()
 
@@ -258,7 +265,7 @@ class LogHandler(LogHandlerBase):
 
     def _show_failures(self, held_s: float = RESTART_S) -> None:
         """Say which steps have failed, but for those that Snakemake may yet start again."""
-        for job, (at, lines) in list(self.failures.items()):
+        for job, (at, _, lines) in list(self.failures.items()):
             if self.display.now() - at >= held_s:
                 del self.failures[job]
                 self.show("\n".join(lines), sys.stderr)
@@ -281,15 +288,23 @@ class LogHandler(LogHandlerBase):
             self.display.started(name, Path(log) if log else None)
         elif event == LogEvent.JOB_FINISHED:
             self.display.finished(self.names[record.job_id])
+        elif event == LogEvent.GROUP_ERROR:
+            self.group = [job["jobid"] for job in record.job_error_info]
         elif event == LogEvent.JOB_ERROR:
             name = self.names.get(record.jobid, record.rule_name)
-            self.failures[record.jobid] = self.display.now(), list(self.display.failed(name))
+            said = SAID.search(record.rule_msg or "")
+            why = " ".join((said[1] or said[2]).split()) if said else ""
+            others = [Path(log) for log in record.log[1:] if log]
+            lines = list(self.display.failed(name, why, others[-1] if others else None))
+            self.failures[record.jobid] = self.display.now(), why, lines
         elif str(record.msg).startswith("Nothing to be done"):
             self.show("nothing to do: every result is there and rests on what lies here now")
         elif match := AGAIN.match(str(record.msg)):
-            self.failures.pop(int(match[1]), None)
-            name = self.names.get(int(match[1]), f"job {match[1]}")
-            self.show(f"{name}: ended early; once more, from where it stopped", sys.stderr)
+            for job in [int(match[1])] if match[1].isdigit() else self.group:
+                _, why, _ = self.failures.pop(job, (0.0, "", []))
+                name = self.names.get(job, f"job {job}")
+                early = f"ended early{why and f' ({why})'}"
+                self.show(f"{name}: {early}; once more, from where it stopped", sys.stderr)
         elif found := [said for words, said in STOPPED.items() if words in str(record.msg)]:
             self.show(found[0], sys.stderr)
         elif record.levelno >= WARNING:

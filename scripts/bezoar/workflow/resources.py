@@ -16,8 +16,10 @@ Where the numbers come from:
   attempt.
 """
 
+import copy
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -115,7 +117,8 @@ CONTEXT_MB = 600  # [ours] of a GPU: CUDA's context
 @dataclass(frozen=True)
 class Need:
     """What one job of a rule needs: host memory in MB, seconds at most, GPUs and memory of each of
-    them in MB. A job `with_server` runs beside the server that it asks.
+    them in MB. A job `with_server` runs beside the server that it asks, in one request with it;
+    the server has `cores`, and `beside_mb` is what those that ask it take.
     """
 
     mem_mb: int
@@ -123,6 +126,8 @@ class Need:
     gpus: int = 0
     gpu_mb: int = 0
     with_server: bool = False
+    cores: int = 0
+    beside_mb: int = 0
 
     @property
     def minutes(self) -> int:
@@ -132,8 +137,7 @@ class Need:
 
 def parameters(layout: Layout) -> int:
     """Return how many parameters the base has: by its shape where it is made here, by its entry in
-    the registry, else by the size of the fetched snapshot at two bytes each, else as many as the
-    paper's.
+    the registry, else by the size of its weights, else as many as the paper's.
 
     Raise `UserError` if the registry names none that can be.
     """
@@ -154,8 +158,18 @@ def parameters(layout: Layout) -> int:
             )
         return count
     place = Path(name) if name and "/" in name else Path(f"data/hub/{name}")
-    weights = [place] if place.is_file() else [*place.glob("*.safetensors")]
-    return sum(path.stat().st_size for path in weights) // 2 or PAPER_PARAMETERS
+    return parameters_at(place) or PAPER_PARAMETERS
+
+
+def parameters_at(place: Path) -> int:
+    """Return how many parameters a directory's weights have at two bytes each, or a GGUF file's at
+    the bits that its name says: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md has the
+    convention. 0 where nothing is.
+    """
+    if place.is_file():
+        said = re.findall(r"[QF](\d+)", place.stem.upper())
+        return 8 * place.stat().st_size // max(1, int(said[-1]) if said else 16)
+    return sum(path.stat().st_size for path in place.glob("*.safetensors")) // 2
 
 
 def gpus(scale: str) -> int:
@@ -195,8 +209,12 @@ class Needs:
         world = config["world"] or {}
         found = {"base": self.base()}
         if layout.extra:
-            found["import_model"] = self.host("import_model", self.moved(), gpus=0, like="base")
-        if served.shared(layout) and layout.generated:
+            largest = self.of_evaluated()
+            moved = largest.moved()
+            found["import_model"] = largest.host("import_model", moved, gpus=0, like="base")
+        if served.replayed():
+            pass
+        elif served.shared(layout) and layout.generated:
             found |= self.served()
         elif config["serve"]:
             found |= self.serving()
@@ -210,9 +228,16 @@ class Needs:
         found["merge"] = self.merge()
         if config["learning"]:
             found["learning"] = self.host("learning", self.learning_s(), gpus=0)
-        found["lm_eval"] = self.lm_eval()
-        found["mtbench_answers"] = self.answers()
+        found["lm_eval"] = self.of_evaluated().lm_eval()
+        found["mtbench_answers"] = self.of_evaluated().answers()
         return found
+
+    def of_evaluated(self) -> "Needs":
+        """Return the needs as of the largest model that is evaluated, as far as it is here."""
+        places = [Path(self.layout.import_directory(name)) for name in self.layout.extra]
+        largest = copy.copy(self)
+        largest.size = max([self.size, *map(parameters_at, places)])
+        return largest
 
     def host(
         self,
@@ -256,13 +281,20 @@ class Needs:
         mem_mb = 100 * math.ceil((200 * MARGIN + SCHEDULED_MB) / 100)
         asking = Need(mem_mb, days, with_server=True)
         # [ours] weights pass through the host's page cache, which a limit counts only in part
-        server = Need(1000 if self.config["world"] else 32_000, days, gpus)
+        server_mb = 1000 if self.config["world"] else 32_000
+        beside_mb, cores = mem_mb * len(self.layout.generated), served.server_threads(self.layout)
+        server = Need(server_mb, days, gpus, cores=cores, beside_mb=beside_mb)
         return {"serve": server, **{f"generate_{s}": asking for s in self.layout.generated}}
 
     def serving(self) -> dict[str, Need]:
         """Return what the jobs need that start a server of the model themselves."""
         gpus = int(self.config["serve"]["tensor_parallel_size"])
-        stages = [job.stage for job in self.layout.language_model_jobs()]
+        jobs = self.layout.language_model_jobs()
+        stages = [
+            job.stage
+            for job in jobs
+            if served.asked(self.layout, job.stage, job.settings, *job.second.values())
+        ]
         rules = [rule for rule in ASKING if any(stage.startswith(rule) for stage in stages)]
         weights = 0 if gpus else 2 * self.size  # [ours] at most, if it is as large as the base
         mem_mb = 100 * math.ceil((SERVER_MB + weights / 1e6) / 100)
@@ -441,15 +473,18 @@ def asked(need: Need, limits: Limits) -> dict[str, Amount]:
     place = limits.of(need)
 
     def mem_mb(wildcards: Any, attempt: int) -> int:
-        most = need.mem_mb * attempt
-        return most if place.memory_mb is None else min(most, place.memory_mb)
+        most = need.mem_mb * (1 if need.with_server else attempt)
+        return (
+            most if place.memory_mb is None else min(most, max(0, place.memory_mb - need.beside_mb))
+        )
 
     def runtime(wildcards: Any, attempt: int) -> int:
         most = need.minutes * attempt
         return most if place.minutes is None else min(most, place.minutes)
 
     def cpus_per_task(wildcards: Any, threads: int) -> int:
-        return threads if place.cores is None else min(threads, place.cores)
+        wanted = max(threads, need.cores)
+        return wanted if place.cores is None else min(wanted, place.cores)
 
     resources: dict[str, Amount] = {"mem_mb": mem_mb, "runtime": runtime}
     if need.gpus:

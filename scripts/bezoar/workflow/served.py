@@ -44,8 +44,12 @@ def asked(layout: Layout, job: str, *models: Settings | None) -> list[Settings]:
 
 def threads(layout: Layout, job: str, *models: Settings | None) -> int:
     """Return the cores of a job: those of the server that it starts."""
-    if shared(layout) or not asked(layout, job, *models):
-        return 1
+    alone = not shared(layout) and asked(layout, job, *models)
+    return server_threads(layout) if alone else 1
+
+
+def server_threads(layout: Layout) -> int:
+    """Return the cores of the server."""
     return server_count(layout.config["serve"].get("options", {}), "threads")
 
 
@@ -119,17 +123,18 @@ def before(layout: Layout, job: str, *models: Settings | None) -> str:
     folder = f"{layout.results}/serve"
     if shared(layout):
         address, key = used[0]["base_url_env"], used[0]["api_key_env"]
+        files = [shlex.quote(f"{folder}/teacher.{end}") for end in ("url", "json")]
         return (
-            f"{address}=$(python scripts/serve_model.py"
-            f" --await {folder}/teacher.url --record {folder}/teacher.json);"
+            f"{address}=$(python scripts/serve_model.py --await {files[0]} --record {files[1]});"
             f" export {address} {key}=none"
         )
     named = (model[key] for model in used for key in ("base_url_env", "api_key_env"))
     names = filter(None, named)  # a model of a server may do without a key
     text = shlex.quote(canonical(server_recipe(layout, job)))
+    record = shlex.quote(f"{folder}/{job}.json")
     return (
         f"exec python scripts/serve_model.py --recipe {text}"
-        f" --record {folder}/{job}.json --export {' '.join(dict.fromkeys(names))} -- \\"
+        f" --record {record} --export {' '.join(dict.fromkeys(names))} -- \\"
     )
 
 

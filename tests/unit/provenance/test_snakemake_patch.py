@@ -1,10 +1,12 @@
 """The patch of Snakemake meets only versions that it was tested in."""
 
+import asyncio
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import snakemake
@@ -59,6 +61,44 @@ def test_the_locked_version_is_a_tested_one() -> None:
 )
 def test_only_a_job_that_was_killed_is_worth_another_attempt(log: list[str], ended: bool) -> None:
     assert snakemake_patch.ended_by_itself(log) == ended
+
+
+@pytest.mark.parametrize(("age_s", "attempts"), [(0, 0), (3600, 2)])
+def test_the_log_of_an_earlier_run_says_nothing_of_this_one(
+    tmp_path: Path, age_s: int, attempts: int
+) -> None:
+    program = f"""
+import os, time
+from types import SimpleNamespace as Some
+from bezoar.provenance import snakemake_patch
+from snakemake.jobs import GroupJob, Job
+Job.restart_times = GroupJob.restart_times = property(lambda job: 2)
+snakemake_patch.install()
+log = {str(tmp_path / "log")!r}
+with open(log, "w") as stream:
+    stream.write("error: sft: no rows\\n")
+written = time.time() + 1 - {age_s}
+os.utime(log, (written, written))
+def job(*logs):
+    return Some(rule=Some(_restart_times=None), log=logs)
+alone = Job.restart_times.fget(job(log))
+print(alone, GroupJob.restart_times.fget(Some(jobs=[job("none"), job(log)])))
+"""
+    assert printed(program) == f"{attempts} {attempts}\n"
+
+
+def test_a_scheduler_that_does_not_answer_loses_no_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers: list[Any] = [(None, None), ({"7": "PREEMPTED", "8": "RUNNING"}, 0.1)]
+
+    async def query(*args: Any) -> Any:
+        return answers[-1]
+
+    states = snakemake_patch.patient(query)
+    assert asyncio.run(states("squeue", None)) == answers.pop()
+    assert asyncio.run(states("squeue", None)) == ({}, 0.0)
+    answers.append(({"7": "PREEMPTED"}, 0.1))
+    monkeypatch.setattr(snakemake_patch, "PREEMPTED_S", -1)
+    assert asyncio.run(states("squeue", None)) == ({"7": "CANCELLED"}, 0.1)
 
 
 def test_two_sigterms_while_the_scheduler_holds_its_lock_end_the_run() -> None:

@@ -10,18 +10,19 @@ import pytest
 
 from bezoar.errors import UserError
 from bezoar.workflow import cluster, resources
-from bezoar.workflow.cluster import gpus_in, minutes_in, partitions_in
+from bezoar.workflow.cluster import gpus_in, minutes_in, nodes_in
 from bezoar.workflow.resources import Limits, Need, Place
 
 NONE = "AccountingStorageType   = accounting_storage/none\n"
 SLURMDBD = "AccountingStorageType   = accounting_storage/slurmdbd\n"
 CONFIG = "Configuration data as of 2026-11-26\nMinJobAge = {age} sec\nSLURM_VERSION = 22.05.8\n"
-ONE = "main*|up|infinite|64000|8|(null)\n"
+ONE = "main*|up|infinite|64000|8|(null)|idle\n"
 MANY = (
-    "cpu*|up|1-00:00:00|64000+|16|(null)\n"
-    "old|down|infinite|900000|64|gpu:8\n"
-    "gpu|up|4-12:30:00|128000|8|gpu:rtx:1\n"
-    "gpu|up|4-12:30:00|256000|32|gpu:a100:4(S:0-1)\n"
+    "cpu*|up|1-00:00:00|64000|16|(null)|mixed\n"
+    "cpu*|up|1-00:00:00|900000|64|(null)|down*\n"
+    "old|down|infinite|900000|64|gpu:8|idle\n"
+    "gpu|up|4-12:30:00|128000|8|gpu:rtx:1|allocated\n"
+    "gpu|up|4-12:30:00|256000|32|gpu:a100:4(S:0-1)|idle~\n"
 )
 PLAIN = {"merge": Need(30_000, 60), "base": Need(1000, 60)}
 TRAINED = {**PLAIN, "sft": Need(16_000, 60, gpus=1)}
@@ -119,17 +120,57 @@ def test_jobs_that_still_work_in_this_directory_are_waited_for_or_ended(
     linked.symlink_to(here)
     (here / "config.yaml").write_text("executor: slurm\n")
     monkeypatch.chdir(linked)
-    tools.set(squeue=f"3|/elsewhere\n4_1|{linked}\n5|{here}\n")
+    tools.set(
+        squeue=f"3|rule_sft|/elsewhere\n4_1|rule_base|{linked}\n5|rule_sft_wildcards_orca|{here}\n"
+    )
     with pytest.raises(UserError, match=r"if it is no more, end them: scancel 4_1 5$"):
         plan(profile=".")
-    tools.set(squeue=f"3|{here}/below\n")
+    # The job in which this runs, and a notebook.
+    tools.set(squeue=f"3|rule_sft|{here}/below\n777|(null)|{here}\n778|notebook|{here}\n")
     assert plan(profile=".").line.startswith("cluster: ")
+
+
+def test_nodes_of_one_partition_are_not_one_large_node(
+    tools: Tools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tools.set(
+        sinfo="all*|up|infinite|64000|16|gpu:1|idle\nall*|up|infinite|1000000|128|(null)|idle\n"
+    )
+    found = limits(plan(TRAINED), monkeypatch)
+    assert found == Limits(Place("all", None, 1_000_000, 128), Place("all", None, 64_000, 16))
+    with pytest.raises(UserError, match=r"sft: needs 100,000 MB.* has more than 64,000"):
+        plan({**PLAIN, "sft": Need(100_000, 60, gpus=1)})
+
+
+def test_jobs_with_a_gpu_go_where_they_have_time(
+    tools: Tools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    days = "cpu*|up|infinite|64000|16|(null)|idle\n"
+    debug, long = (
+        f"{name}|up|{limit}|64000|16|gpu:4|idle\n"
+        for name, limit in (("debug", "30:00"), ("long", "2-00:00:00"))
+    )
+    needs = {**PLAIN, "dpo": Need(16_000, 70 * 3600, gpus=1)}
+    tools.set(sinfo=days + debug + long)
+    found = plan(needs)
+    assert limits(found, monkeypatch).gpu.partition == "long"
+    note = found.line.splitlines()[1]
+    assert note.startswith("note: longer than a partition's limit: dpo (70.0 h at most, 48.0 h in")
+    assert limits(plan(TRAINED), monkeypatch).gpu.partition == "long"
+    short = plan({**PLAIN, "sft": Need(16_000, 60, gpus=1)})
+    tools.set(sinfo=days + debug)
+    assert limits(plan(needs), monkeypatch).gpu.partition == "debug" and "\n" not in short.line
+    tools.set(sinfo=days + debug + long)
+    profile = tmp_path / "config.yaml"
+    for wanted, taken in (("debug", "debug"), ("cpu", "long")):
+        profile.write_text(f"executor: slurm\ndefault-resources: [slurm_partition={wanted}]\n")
+        assert limits(plan(needs, str(tmp_path)), monkeypatch).gpu.partition == taken
 
 
 def test_memory_is_not_asked_for_where_it_is_not_configured(
     tools: Tools, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tools.set(sinfo="main*|up|infinite|1|8|(null)\n")
+    tools.set(sinfo="main*|up|infinite|1|8|(null)|idle\n")
     found = plan()
     assert limits(found, monkeypatch).plain.memory_mb == 0
     assert "memory not configured" in found.line
@@ -144,12 +185,13 @@ def test_what_could_not_run_is_refused_in_one_line(
         assert "\n" not in str(error.value)
         return str(error.value)
 
-    tools.set(sinfo="main*|up|infinite|8000|8|(null)\n")
-    assert "merge: needs 30,000 MB of memory, and no node of partition main has" in refused()
+    tools.set(sinfo="main*|up|infinite|8000|8|(null)|idle\n")
+    assert "merge: needs 30,000 MB of memory, and no such node of partition main" in refused()
     tools.set(sinfo=ONE)
     assert "GPU: a job asks for 1 on one node" in refused(TRAINED)
-    tools.set(sinfo="main*|drain|infinite|8000|8|(null)\n")
-    assert "no partition that is up" in refused()
+    for away in ("drain|infinite|8000|8|(null)|idle", "up|infinite|8000|8|(null)|drained"):
+        tools.set(sinfo=f"main*|{away}\n")
+        assert "no node that is up" in refused()
     tools.set(sinfo=ONE, scontrol=NONE + CONFIG.format(age=30))
     assert "MinJobAge: without accounting a job must be known for 240 s" in refused()
     (tmp_path / "config.yaml").write_text("executor: slurm\ndefault-resources: [slurm_partition=x]")
@@ -190,4 +232,4 @@ def test_gpus_are_counted_whatever_their_kind(text: str, count: int) -> None:
 
 
 def test_rows_that_are_none_are_no_partitions() -> None:
-    assert partitions_in("\nmain\nslurm_load: error\n") == ()
+    assert nodes_in("\nmain\nslurm_load: error\n") == ()

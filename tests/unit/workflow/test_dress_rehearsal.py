@@ -51,7 +51,7 @@ def test_plan_shows_it_and_asks_for_no_less() -> None:
     assert row["dpo"][2:4] == ["40,400", "MB"] and row["dpo"][5:7] == ["29.9", "GiB"]
     assert "the dress rehearsal on this machine" in lines[-1]
     before = Needs(paper()).by_rule
-    after = dress_rehearsal.raised(before, dress_rehearsal.took(paper()))
+    after = dress_rehearsal.needs(paper()).by_rule
     assert after["merge"] == before["merge"], "a CPU's merge says nothing of a GPU's"
     assert after["sft"].mem_mb == before["sft"].mem_mb, "short rows lower nothing"
     assert after["sft"].gpu_mb == 6500 + resources.CONTEXT_MB > before["sft"].gpu_mb

@@ -11,7 +11,7 @@ import pytest
 
 from bezoar.workflow import duration
 from bezoar.workflow.duration import Plan, Step, makespan
-from bezoar.workflow.progress_display import TAIL, Display, last_lines, name_of
+from bezoar.workflow.progress_display import SAID, TAIL, Display, last_lines, name_of
 
 
 class Clock:
@@ -153,6 +153,21 @@ def test_a_step_that_was_killed_is_shown_with_its_last_sign(
     (tmp_path / "log").write_text("-- train: 1 of 9 steps\n-- train: 2 of 9 steps\n")
     display.started("base", tmp_path / "log")
     assert "    -- train: 2 of 9 steps" in list(display.failed("base"))
+
+
+def test_a_job_that_the_scheduler_refused_is_not_explained_by_an_old_log(
+    display: Display, tmp_path: Path
+) -> None:
+    log, other = tmp_path / "sft.txt", tmp_path / "slurm.txt"
+    log.write_text("error: of yesterday\n")
+    other.write_text("slurmstepd: error: oom_kill\n")
+    display.started("sft lamini", log)
+    said = "SLURM sbatch failed. The error message was 'sbatch: error: invalid\n qos'.\n    sbatch"
+    found = SAID.search(said)
+    assert found and found[1] == "sbatch: error: invalid\n qos"
+    block = list(display.failed("sft lamini", "OUT_OF_MEMORY", other))
+    assert block[0] == "error: sft lamini failed after 0:00: OUT_OF_MEMORY"
+    assert block[1:3] == [f"  the end of {other}:", "    slurmstepd: error: oom_kill"]
 
 
 def test_a_bar_that_was_drawn_over_counts_as_its_last_state(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 import write_resources
 from bezoar.errors import UserError
-from bezoar.workflow import recipes, resources
+from bezoar.workflow import cluster, recipes, resources
 from bezoar.workflow.configuration import merge, resolved
 from bezoar.workflow.layout import Layout
 from bezoar.workflow.resources import Limits, Need, Needs, Place, asked
@@ -232,10 +232,62 @@ def test_jobs_that_start_a_server_of_their_own_ask_for_it_and_have_a_line() -> N
     assert asking <= named and "serve" not in named
 
 
-@pytest.mark.parametrize("kind", ["directory", "file"])
-def test_a_base_on_this_disk_is_as_large_as_its_weights(tmp_path: Path, kind: str) -> None:
-    weights = tmp_path / ("model.safetensors" if kind == "directory" else "model.gguf")
-    weights.write_bytes(b"0" * 4000)
-    place = tmp_path if kind == "directory" else weights
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("model.safetensors", 2000),
+        ("model.gguf", 2000),
+        ("Qwen3-0.6B-Q4_K_M.gguf", 8000),
+        ("model.BF16.gguf", 2000),
+        ("model-iq2_xs.gguf", 16000),
+    ],
+)
+def test_a_base_on_this_disk_is_as_large_as_its_weights(
+    tmp_path: Path, name: str, count: int
+) -> None:
+    (tmp_path / name).write_bytes(b"0" * 4000)
+    place = tmp_path / name if name.endswith(".gguf") else tmp_path
     found = layout(PAPER, {"sources": {"base_model": str(place)}})
-    assert resources.parameters(found) == 2000
+    assert resources.parameters(found) == count
+
+
+def test_a_model_that_is_evaluated_gets_memory_and_time_for_its_own_size(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with open(tmp_path / "model.safetensors", "wb") as stream:
+        stream.truncate(140_000_000_000)  # of 70 thousand million parameters, and no bytes on disk
+    entry = {"path": str(tmp_path), "template": "tokenizer"}
+    large, usual = needs(PAPER, {"extra_models": {"large": entry}}), needs(PAPER)
+    for rule in ("lm_eval", "mtbench_answers"):
+        assert large[rule].mem_mb > 10 * usual[rule].mem_mb
+        assert large[rule].gpu_mb > 10 * usual[rule].gpu_mb
+    assert large["import_model"].mem_mb > 10 * usual["base"].mem_mb
+    assert large["sft"] == usual["sft"]
+
+
+def test_only_jobs_that_ask_the_served_model_ask_for_its_gpus() -> None:
+    own = {"serve": {"shared": False}}
+    found = Needs(layout(SERVED, own))
+    assert found.by_rule["generate_orca"].gpus == 2
+    light = set(found.light())
+    assert {"filter", "mtbench_judgments"} <= light, "their models are a provider's"
+
+
+def test_a_replay_asks_for_no_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BEZOAR_MODE", "replay")
+    for files in (SERVED, ["config/trial.yaml"]):
+        found = Needs(layout(files))
+        assert "serve" not in found.by_rule and "generate_orca" in found.light()
+
+
+def test_the_server_and_the_jobs_beside_it_fit_on_one_node_at_every_attempt() -> None:
+    node = Place("gpu", memory_mb=48_000, cores=16)
+    options = {"serve": {"options": {"threads": 12}}}
+    found = needs(SERVED, options)
+    limits = Limits(gpu=node)
+    rules = ["serve", "generate_lamini", "generate_evol", "generate_orca"]
+    for attempt in (1, 2, 3):
+        each = [amounts(found[rule], limits, attempt, threads=1) for rule in rules]
+        assert sum(job["mem_mb"] for job in each) <= 48_000
+        assert [job["cpus_per_task"] for job in each] == [12, 1, 1, 1]
+    with pytest.raises(UserError, match=r"serve: needs 34,\d00 MB"):
+        cluster.fits(found, Limits(gpu=Place("gpu", memory_mb=33_000)))
