@@ -5,6 +5,7 @@ cluster allows, killed, submitted again with more, and resumed; a run that Ctrl-
 import importlib.util
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -135,6 +136,24 @@ def wait_for(ready: Callable[[], object], run: subprocess.Popen[str], folder: Pa
         time.sleep(0.1)
 
 
+def lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def outage(folder: Path, variables: dict[str, str]) -> dict[str, str]:
+    """The environment of a user to whom the cluster answers only while there is no `outage`."""
+    real = shutil.which("squeue", path=variables["PATH"])
+    (folder / "bin").mkdir()
+    squeue = folder / "bin/squeue"
+    squeue.write_text(
+        "#!/bin/sh\n"
+        f"[ ! -e '{folder}/outage' ] || {{ echo once >> '{folder}/asked'; exit 1; }}\n"
+        f'exec {real} "$@"\n'
+    )
+    squeue.chmod(0o755)
+    return variables | {"PATH": f"{folder}/bin:{variables['PATH']}"}
+
+
 def layout_of(*configs: str) -> Layout:
     return Layout(resolved(configs))
 
@@ -199,8 +218,13 @@ def test_jobs_are_asked_for_as_planned_get_a_gpu_each_and_go_on_when_killed(
     assert "Traceback" not in stderr
     assert stderr.splitlines()[-1].startswith("interrupted: what runs is ended, here and on a")
 
-    with started(project, slurm, *command, *options, base, "gpu/dpo", "gpu/merge") as run:
+    refused = outage(project, slurm)
+    with started(project, refused, *command, *options, base, "gpu/dpo", "gpu/merge") as run:
         wait_for((project / RESULTS / ".base.checkpoint.pt").exists, run, project)
+        (project / "outage").touch()
+        # At each look the executor asks five times, and would then forget every job.
+        wait_for(lambda: len(lines(project / "asked")) > 5, run, project)
+        (project / "outage").unlink()
         first = next(job for job in jobs(slurm)[1:] if job.rule == "rule_base")
         with monkeypatch.context() as here:
             here.chdir(project)

@@ -69,6 +69,7 @@ def test_the_log_of_an_earlier_run_says_nothing_of_this_one(
 ) -> None:
     program = f"""
 import os, time
+import snakemake.cli
 from types import SimpleNamespace as Some
 from bezoar.provenance import snakemake_patch
 from snakemake.jobs import GroupJob, Job
