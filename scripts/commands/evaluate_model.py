@@ -14,19 +14,17 @@ to CONFIG, it puts the same models into lm_eval.json and mtbench.json beside our
 
 import argparse
 import contextlib
-import os
 import signal
 import subprocess
 
 import yaml
 
-from bezoar import program, surroundings
+from bezoar import program
 from bezoar.errors import UserError
 from bezoar.files import whole_file
 from bezoar.surroundings import own
-from bezoar.workflow import cluster, dress_rehearsal, extra_models, machine
+from bezoar.workflow import extra_models, machine, start
 from bezoar.workflow.configuration import SCHEMA, check, files_of, merge, resolved
-from bezoar.workflow.layout import Layout
 
 
 def status_of(command: list[str], environment: dict[str, str]) -> int:
@@ -80,23 +78,16 @@ def main(argv: list[str] | None = None) -> None:
     extra = extra_models.with_model(config, args.model, args.revision, args.template, args.name)
     whole = merge(config, extra)
     check(whole, SCHEMA, [*files_of(args.config), models])
-    started = cluster.plan(args.profile, args.cores, dress_rehearsal.needs(Layout(whole)).by_rule)
-    if started.line:
-        print(started.line, flush=True)
     pending, target = (
         models.with_name("models.pending.yaml"),
         models.with_name("table.csv"),
     )  # a model that cannot be evaluated must not block those after it
+    display = ["-n"] if args.dry_run else [] if own("VERBOSE") else ["--logger", "bezoar"]
+    files = [*args.config, str(pending)]
+    run = start.command(whole, files, [str(target)], args.profile, args.cores, display)
     with whole_file(pending) as stream:
         yaml.safe_dump(extra, stream, sort_keys=False)
-    arguments = [
-        *(["-n"] if args.dry_run else [] if own("VERBOSE") else ["--logger", "bezoar"]),
-        *started.options,  # after --logger, which takes every word up to the next option
-        str(target),
-        *("--configfile", *args.config, str(pending)),
-    ]
-    command = surroundings.snakemake(*arguments, profile=args.profile)
-    failed = status_of(command, {**os.environ, **started.variables})
+    failed = status_of(*run)
     if failed or args.dry_run:
         pending.unlink()
     else:

@@ -10,12 +10,11 @@ import os
 import sys
 from pathlib import Path
 
-from bezoar import program, surroundings
+from bezoar import program
 from bezoar.errors import UserError
 from bezoar.readers import read_json_object
-from bezoar.workflow import cluster, dress_rehearsal, machine, machine_checks
+from bezoar.workflow import machine, start
 from bezoar.workflow.configuration import SCHEMA, check, files_of, resolved
-from bezoar.workflow.layout import Layout
 
 # Stages whose receipts name the scale, the first of them soon after the filter.
 SCALED = ("data_card_*", "model_card_*", "claims", "evaluate")
@@ -49,22 +48,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--verbose", action="store_true", help="show Snakemake's own output")
     parser.add_argument("--target", nargs="*", default=[], help="files or rules to make; else all")
     args = parser.parse_args(argv)
-    for problem in machine_checks.place():
-        raise UserError(problem)
     config = resolved(args.config)
     check(config, SCHEMA, files_of(args.config))
     refuse_other_scale(Path(config["pathvars"]["results"]), config["scale"])
-    started = cluster.plan(args.profile, args.cores, dress_rehearsal.needs(Layout(config)).by_rule)
-    if started.line:
-        print(started.line, flush=True)
-    arguments = [
-        *([] if args.verbose else ["--logger", "bezoar"]),
-        *started.options,  # after --logger, which takes every word up to the next option
-        *("--configfile", *args.config),
-        *(["--", *args.target] if args.target else []),
-    ]
-    command = surroundings.snakemake(*arguments, profile=args.profile)
-    os.execve(sys.executable, command, {**os.environ, **started.variables})
+    display = [] if args.verbose else ["--logger", "bezoar"]
+    run = start.command(config, args.config, args.target, args.profile, args.cores, display)
+    os.execve(sys.executable, *run)
 
 
 if __name__ == "__main__":
