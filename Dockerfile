@@ -1,8 +1,10 @@
 # The pinned image of `make reproduce`: CUDA runtime by digest, Python packages by hash, an ordinary user.
 #
 #   docker build -t openbezoar .
-#   docker run --gpus all -v "$PWD:/work" -u "$(id -u):$(id -g)" -e HF_TOKEN -e OPENAI_API_KEY openbezoar make ENV=/opt/openbezoar reproduce
+#   docker run --rm --gpus all --network host -v "$PWD:/work" -u "$(id -u):$(id -g)" -e HF_TOKEN -e OPENAI_API_KEY -e ANTHROPIC_API_KEY \
+#       -e TEACHER_BASE_URL -e TEACHER_API_KEY -e BEZOAR_ACKNOWLEDGE_LICENCES openbezoar make ENV=/opt/openbezoar reproduce
 #
+# The teacher's server runs outside: the image holds neither vLLM nor llama.cpp.
 # The project itself is mounted, not copied: results belong to the host, and an edit needs no new image.
 ARG BASE=docker.io/nvidia/cuda:13.0.3-cudnn-runtime-ubuntu24.04@sha256:14f6d08d1cd4a96effbfe3101d0b56326f552c199d05e4979ee0bd616df5811b
 FROM ${BASE}

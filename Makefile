@@ -6,6 +6,7 @@ SHELL := /bin/bash
 OPTIONS := CONFIG JOBS TORCH PROFILE MIRROR MODEL REVISION TEMPLATE NAME NAMESPACE DRY FILE KIND MODE BUDGET_USD PRICES ACKNOWLEDGE_LICENCES CPU VERBOSE GIVE_UP UPGRADE OPEN PART BUSY N A B
 unread = $(if $(BEZOAR_$1),,$(if $(filter environment,$(origin $1)),$(error $1=$($1) in the environment is not read; write BEZOAR_$1=$($1) make …, or make … $1=$($1))))
 $(call unread,BUDGET_USD)
+$(call unread,ACKNOWLEDGE_LICENCES)
 $(if $(filter batch replay,$(MODE)),$(call unread,MODE))
 $(foreach option,$(OPTIONS),$(eval $(option) := $$(value BEZOAR_$(option))))
 $(foreach option,$(OPTIONS),$(eval export BEZOAR_$(option) = $$($(option))))
@@ -45,17 +46,17 @@ development: ## the same, with what tests and checks need
 
 rehearsal: environment ## the whole recipe in miniature, on a CPU
 	@$(LOOK) --config $(REHEARSAL)
-	@$(WORKFLOW) --config $(REHEARSAL)
+	@$(WORKFLOW) --small --config $(REHEARSAL)
 	@$(call WHERE,$(REHEARSAL))
 
 dress-rehearsal: environment ## every stage once at the paper's shape, on random weights: what fits, and how long it takes
 	@$(LOOK) --config $(DRESS)
-	@$(WORKFLOW) --config $(DRESS)
+	@$(WORKFLOW) --small --config $(DRESS)
 	@$(RUN) python scripts/commands/plan_requests.py --config $(DRESS)
 
 trial: environment .venv-llama-cpp ## the whole recipe on a small real model and real data, on a CPU
 	@$(LOOK) --config $(TRIAL)
-	@$(WORKFLOW) --config $(TRIAL)
+	@$(WORKFLOW) --small --config $(TRIAL)
 	@$(call WHERE,$(TRIAL))
 
 reproduce: doctor ## the whole recipe at the paper's scale (GPU, keys)
@@ -123,11 +124,12 @@ evidence: development .venv-crate ## try to break every promise, beside Snakemak
 bench: environment $(if $(PART),$(foreach part,$(PART),$(PEERS_$(part))),$(PEERS_data) $(PEERS_client) $(PEERS_sft)) ## speed and memory beside named peers, for docs/benchmarks.md, on an idle machine; PART=data|real-data|client|evaluation|sft|dpo|ablation|memory|precision|start|report, BUSY=1 beside other work
 	@$(RUN) python scripts/dev/bench.py $(if $(BUSY),--busy) $(PART)
 
-.venv-bench .venv-curator .venv-crate .venv-llama-cpp: .venv-%: envs/%.lock | environment
-	@scripts/commands/make_side_environment.sh "$(ENV)" $@ $<
+SIDE := .venv-bench .venv-bench-training .venv-curator .venv-crate .venv-llama-cpp .venv-serve
+.PHONY: $(SIDE)
+$(SIDE): .venv-%: .venv-%/.made
 
-.venv-bench-training: envs/bench-training.lock | environment # with the torch that .venv has
-	@scripts/commands/make_side_environment.sh "$(ENV)" $@ $< envs/torch-$(if $(wildcard $(ENV)/.made-cuda-*),cuda,cpu).lock
+$(SIDE:=/.made): .venv-%/.made: envs/%.lock | environment # for training, with the torch that .venv has
+	@scripts/commands/make_side_environment.sh "$(ENV)" $(@D) $< $(if $(findstring training,$@),envs/torch-$(if $(wildcard $(ENV)/.made-cuda-*),cuda,cpu).lock)
 
 check: development ## formatting, types, lint, schema; writes nothing
 	$(RUN) scripts/dev/check.sh
@@ -139,5 +141,5 @@ lock: development ## resolve envs/*.in into envs/*.lock
 	$(RUN) python scripts/dev/lock_environments.py $(if $(UPGRADE),--upgrade)
 
 clean: ## remove environments and caches; keeps data/, results/, logs/
-	rm -rf .venv .venv-bench .venv-bench-training .venv-curator .venv-crate .venv-llama-cpp .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv $(SIDE) .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	@echo "kept: data/ (sources), results/ (artifacts and stores of paid answers), logs/, benchmarks/, .snakemake/ (what is up to date)"

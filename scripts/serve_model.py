@@ -87,6 +87,15 @@ def command(recipe: Recipe, port: int) -> list[str]:
     return [recipe["executable"], *line, *further(recipe.get("options", {}))]
 
 
+def require_no_revision(recipe: Recipe) -> None:
+    """Raise `UserError` if a revision is asked for that the program would not serve."""
+    if recipe["revision"]:
+        raise UserError(
+            f"teacher.revision: {recipe['program']} serves what it finds, not"
+            f" {recipe['revision'][:12]}…; leave it null, or take program: vllm"
+        )
+
+
 def vllm(recipe: Recipe, place: list[str]) -> list[str]:
     """Return vLLM's arguments. Prefix caching is on, because prompts begin with what they share."""
     options = [
@@ -104,7 +113,12 @@ def vllm(recipe: Recipe, place: list[str]) -> list[str]:
 
 
 def transformers(recipe: Recipe, place: list[str]) -> list[str]:
-    """Return the arguments of `transformers serve`."""
+    """Return the arguments of `transformers serve`, which takes one GPU and whatever revision it
+    finds.
+    """
+    require_no_revision(recipe)
+    if recipe["tensor_parallel_size"] > 1:
+        raise UserError("serve.tensor_parallel_size: transformers uses one GPU; take vllm, or 1")
     quantised = ["--quantization", recipe["quantization"]] if recipe["quantization"] else []
     return ["serve", *place, "--dtype", recipe["dtype"], *quantised, recipe["model"]]
 
@@ -114,6 +128,7 @@ def llama_cpp(recipe: Recipe, place: list[str]) -> list[str]:
     requests. `dtype` is that of keys and values; weights that are not a file here are an option
     (`hf-repo` and `hf-file`), and bring their own quantisation.
     """
+    require_no_revision(recipe)
     options = recipe.get("options", {})
     for name in OTHER_WEIGHTS & options.keys() if "weights" in recipe else ():
         raise UserError(f"serve: options: `{name}` names other weights than serve.weights; remove")

@@ -16,7 +16,11 @@ from bezoar.errors import UserError
 
 PREFIX = "BEZOAR_"
 # Names that were once read without the prefix, with the values that only we give a meaning.
-FORMER: dict[str, tuple[str, ...] | None] = {"BUDGET_USD": None, "MODE": ("batch", "replay")}
+FORMER: dict[str, tuple[str, ...] | None] = {
+    "ACKNOWLEDGE_LICENCES": None,
+    "BUDGET_USD": None,
+    "MODE": ("batch", "replay"),
+}
 # Python's own variables that change no result.
 HARMLESS = "HASHSEED DONTWRITEBYTECODE PYCACHEPREFIX UNBUFFERED FAULTHANDLER MALLOC".split()
 FOREIGN = frozenset(  # of another job, or of the shell

@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import http.client
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -38,7 +39,8 @@ from bezoar.workflow.configuration import SCHEMA, check, files_of, resolved
 from bezoar.workflow.layout import Layout
 from bezoar.workflow.source_lock import recorded
 
-LEAST_GIB = 3  # of disk, for a rehearsal
+LEAST_GIB = {"dress-rehearsal": 28}  # of disk; of any other small scale:
+FEW_GIB = 3
 KNOCK_S = 3
 
 
@@ -58,10 +60,10 @@ def models(config: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def machine(config: dict[str, Any], profile: str = "profiles/default") -> Iterator[str]:
     """Yield what the machine lacks, or the cluster of a profile."""
-    if config["scale"] != "paper" and (free := shutil.disk_usage(".").free / 2**30) < LEAST_GIB:
+    least, free = LEAST_GIB.get(config["scale"], FEW_GIB), shutil.disk_usage(".").free / 2**30
+    if config["scale"] != "paper" and free < least:
         yield (
-            f"disk: {free:.0f} GiB free here, {LEAST_GIB} needed; free space or work on a larger"
-            " volume"
+            f"disk: {free:.0f} GiB free here, {least} needed; free space or work on a larger volume"
         )
     yield from machine_checks.place()
     try:
@@ -101,9 +103,11 @@ def language_models(config: dict[str, Any]) -> Iterator[str]:
             continue
         if served_here(layout, role, settings):
             if not server_there(config["serve"]):
-                yield (
-                    f"{role}: no program {config['serve']['executable']} that serves it; make its"
-                    " environment (docs/reproducing.md) or correct serve.executable"
+                program = config["serve"]["executable"]
+                ours = re.match(r"\.venv-[\w-]+", program)
+                remedy = f"run `make {ours[0]}`" if ours else "install it"
+                yield f"{role}: no program {program} that serves it; {remedy} or correct" + (
+                    " serve.executable"
                 )
             continue
         if settings["api_key_env"] is None:
@@ -229,12 +233,13 @@ def wanted(config: dict[str, Any]) -> list[dict[str, Any]]:
 
 def licences(entries: list[dict[str, Any]]) -> Iterator[str]:
     """Yield licences that forbid commercial use and are not acknowledged."""
-    acknowledged = own("ACKNOWLEDGE_LICENCES").split(",")
+    acknowledged = [name.strip() for name in own("ACKNOWLEDGE_LICENCES").split(",")]
     for entry in entries:
         if "NC" in str(entry["licence"]) and entry["id"] not in acknowledged:
             yield (
-                f"licence: {entry['id']} is {entry['licence']} (no commercial use); add it to"
-                " ACKNOWLEDGE_LICENCES=id,id if you accept"
+                f"licence: {entry['id']} is {entry['licence']} (no commercial use); if you accept,"
+                f" make reproduce ACKNOWLEDGE_LICENCES={entry['id']}, or export"
+                " BEZOAR_ACKNOWLEDGE_LICENCES (several: id,id)"
             )
 
 
@@ -354,7 +359,7 @@ def main(argv: list[str] | None = None) -> None:
     check(config, SCHEMA, files_of(args.config))
     print(f"this machine: {machine_of.described()}")
     if args.short:
-        for line in machine(config, args.profile):
+        for line in (*machine(config, args.profile), *licences(wanted(config))):
             print(f"note: {line.removeprefix('note: ')}")
         return
     print(expected(config, args.cores, args.profile))

@@ -55,11 +55,13 @@ wheels() { pip --only-binary=:all: "$@"; }
 # pip compiles on one core, this on all; some packages ship files that are not valid Python.
 compile_all() { "$dir/bin/python" -m compileall -q -j 0 -x '/tests?/' "$dir/lib" >/dev/null 2>&1 || true; }
 install_cpu_torch() {
-    wheels -r envs/torch-cpu.lock >/dev/null 2>&1 && return
+    wheels -v -r envs/torch-cpu.lock >"$dir/pip.log" 2>&1 && return
+    if grep -q 'Errno 28' "$dir/pip.log"; then fail "the disk is full: $dir needs about $size"; fi
+    if grep -q 'after connection broken' "$dir/pip.log"; then first="pip's index cannot be reached (network, HTTPS_PROXY, PIP_INDEX_URL)"; else first="not on pip's indexes"; fi
     echo "pip's indexes do not offer the locked CPU build of torch; asking $cpu_index"
     wheels -v --index-url "$cpu_index" --timeout 15 --retries 2 -r envs/torch-cpu.lock 2>"$dir/pip.log" && return
     if grep -q 'after connection broken' "$dir/pip.log"; then why='cannot be reached'; else why=$(grep -m 1 '^ERROR' "$dir/pip.log" || echo 'does not offer it'); fi
-    fail "no CPU build of torch for Python $(version_of "$dir/bin/python"): not on pip's indexes, and $cpu_index $why." \
+    fail "no CPU build of torch for Python $(version_of "$dir/bin/python"): $first, and $cpu_index $why." \
         "Set TORCH=cuda (CUDA libraries too, $cuda_size), or PIP_FIND_LINKS or PIP_EXTRA_INDEX_URL to a place that has it, or PYTHON to one it is offered for (PATH has: $(on_path))"
 }
 # Print the elapsed time and the size every 10 s, until this script ends.

@@ -1,5 +1,6 @@
 #!/bin/sh
 # Make an environment beside the main one, of the same Python: make_side_environment.sh MAIN DIR LOCK…
+# DIR/.made, written last, says that it is whole.
 set -eu
 main=$1 dir=$2
 shift 2
@@ -11,4 +12,4 @@ rm -rf "$dir"
 "$main/bin/python" -m venv "$dir" || fail
 for lock; do set -- "$@" -r "$lock"; shift; done
 "$dir/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps "$@" || fail
-touch "$dir"
+touch "$dir/.made"

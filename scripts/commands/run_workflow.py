@@ -2,7 +2,7 @@
 has.
 
 Usage: run_workflow.py --profile profiles/slurm --cores 2 --config config/rehearsal.yaml [more …] \\
-           [--verbose] [--target report]
+           [--small] [--verbose] [--target report]
 """
 
 import argparse
@@ -45,11 +45,17 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--config", nargs="+", required=True, help="configuration files, the later over the earlier"
     )
+    parser.add_argument("--small", action="store_true", help="refuse to run at the paper's scale")
     parser.add_argument("--verbose", action="store_true", help="show Snakemake's own output")
     parser.add_argument("--target", nargs="*", default=[], help="files or rules to make; else all")
     args = parser.parse_args(argv)
     config = resolved(args.config)
     check(config, SCHEMA, files_of(args.config))
+    if args.small and config["scale"] == "paper":
+        raise UserError(
+            f"{' '.join(args.config)}: of the paper's scale, which `make reproduce` runs; leave"
+            " CONFIG out, or unset BEZOAR_CONFIG"
+        )
     refuse_other_scale(Path(config["pathvars"]["results"]), config["scale"])
     display = [] if args.verbose else ["--logger", "bezoar"]
     run = start.command(config, args.config, args.target, args.profile, args.cores, display)

@@ -4,10 +4,12 @@ rebuilds exactly what is missing.
 
 import hashlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from smallest import MODELS, RESULTS, SCHEMES, planned, snakemake
+from smallest import CONFIG, MODELS, RESULTS, SCHEMES, planned, snakemake
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -121,6 +123,14 @@ def test_every_turn_is_answered_and_judged_or_has_a_reason(finished: Path) -> No
         assert all(
             row["state"] and (row["score"] == -1) == (row["state"] != "rated") for row in rows
         )
+
+
+def test_a_documented_command_needs_no_number_of_cores(finished: Path) -> None:
+    """Snakemake finds profiles/default by itself, and there how many."""
+    target = f"{RESULTS}/mtbench.json"
+    command = [sys.executable, "-m", "snakemake", target, "--configfile", *CONFIG]
+    done = subprocess.run(command, cwd=finished, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "Nothing to be done" in done.stderr + done.stdout, done.stderr
 
 
 def test_running_again_does_nothing(finished: Path) -> None:

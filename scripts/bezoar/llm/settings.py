@@ -122,7 +122,7 @@ class ModelSpec:
             required = entry.default is MISSING and entry.default_factory is MISSING
             if required and entry.name not in values:
                 raise UserError(f"{name}: `{entry.name}` is missing; add it")
-        made = cls(**values)
+        made = cls(**{**values, "extra": {} if (extra := values.get("extra")) is None else extra})
         for problem in made._problems():
             raise UserError(f"{name}: {problem}")
         return made

@@ -86,6 +86,11 @@ def torch_view() -> dict[str, Any]:
     return {"version": "", "cuda": None, "devices": [], "error": why}
 
 
+# Major version of CUDA -> least driver: "CUDA Toolkit and Minimum Required Driver Version", in
+# NVIDIA's release notes of CUDA 13.
+DRIVERS = {"12": "525", "13": "580"}
+
+
 def gpu(need_mb: int) -> Iterator[str]:
     """Yield what is wrong with this machine's GPU for jobs that need `need_mb` of its memory."""
     shown, complaint = cards()
@@ -106,11 +111,12 @@ def gpu(need_mb: int) -> Iterator[str]:
         )
         return
     if not seen["devices"]:
-        driver = f"driver {shown[0].driver}" if shown else "the driver"
+        least = DRIVERS.get(str(seen["cuda"]).split(".")[0], "of its time")
+        here = f", here is {shown[0].driver}" if shown else ""
         yield (
             f"GPU: {shown[0].name if shown else 'one'} is there, and torch {seen['version']} cannot"
             f" use it ({seen['error'] or 'CUDA_VISIBLE_DEVICES may hide it'}); it is built for CUDA"
-            f" {seen['cuda']}: see whether {driver} is new enough for that"
+            f" {seen['cuda']}, which needs driver {least} or newer{here}"
         )
         return
     if seen["error"]:

@@ -91,7 +91,7 @@ def test_a_seed_of_the_request_differs_from_row_to_row_and_stays_what_it_is() ->
         ({"json_schema": "yes"}, "`json_schema`: expected true or false"),
         ({"seed": 7}, "`seed`: expected one of attempt, request, null"),
         ({"extra": {"stream": True}}, "`extra`: `stream` is set by a setting"),
-        ({"extra": None}, "`extra`: expected parameters by name"),
+        ({"extra": []}, "`extra`: expected parameters by name"),
         ({"prompt_form": 7}, "`prompt_form`: expected a text"),
     ],
 )
@@ -99,6 +99,10 @@ def test_a_wrong_setting_is_one_line_that_names_it(changes: dict[str, Any], mess
     with pytest.raises(UserError) as raised:
         ModelSpec.of({**SETTINGS, **changes})
     assert message in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_null_takes_away_the_parameters_of_the_configuration_below() -> None:
+    assert ModelSpec.of({**SETTINGS, "extra": None}) == ModelSpec.of({**SETTINGS, "extra": {}})
 
 
 @pytest.mark.parametrize("name", SETTINGS)

@@ -1,10 +1,12 @@
 """Promises: the doctor says what the machine has, and what would fail late."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 import doctor
+from bezoar.errors import UserError
 from bezoar.workflow import duration, machine
 from bezoar.workflow.configuration import resolved
 
@@ -148,3 +150,25 @@ def test_a_damaged_record_of_seconds_counts_as_none(tmp_path: Path, content: str
     assert duration.recorded("results", path) == {}
     duration.record("results", "sft", 2.04, path)
     assert duration.recorded("results", path) == {"sft": 2.0}
+
+
+def test_a_licence_is_acknowledged_by_its_id_however_the_list_is_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    entry = {"id": "alpaca_seed_tasks", "licence": "CC BY-NC 4.0"}
+    (line,) = doctor.licences([entry])
+    assert "make reproduce ACKNOWLEDGE_LICENCES=alpaca_seed_tasks, or export BEZOAR_ACK" in line
+    monkeypatch.setenv("BEZOAR_ACKNOWLEDGE_LICENCES", "another, alpaca_seed_tasks")
+    assert not list(doctor.licences([entry]))
+    monkeypatch.delenv("BEZOAR_ACKNOWLEDGE_LICENCES")
+    monkeypatch.setenv("ACKNOWLEDGE_LICENCES", "alpaca_seed_tasks")
+    with pytest.raises(UserError, match="write BEZOAR_ACKNOWLEDGE_LICENCES=alpaca_seed_tasks"):
+        list(doctor.licences([entry]))
+
+
+def test_a_dress_rehearsal_needs_the_disk_of_its_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(".")._replace(free=4 * 2**30)
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: usage)
+    dressed = resolved([REHEARSAL, "config/dress-rehearsal.yaml"])
+    assert any(line.startswith("disk: 4 GiB free here, 28") for line in doctor.machine(dressed))
+    assert not any(line.startswith("disk:") for line in doctor.machine(resolved([REHEARSAL])))

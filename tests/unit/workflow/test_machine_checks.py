@@ -78,7 +78,7 @@ def test_a_cpu_is_refused_unless_told(machine: Machine, monkeypatch: pytest.Monk
         (
             {"devices": [], "error": "CUDA initialization: The NVIDIA driver is too old"},
             "cannot use it (CUDA initialization: The NVIDIA driver is too old); it is built for"
-            " CUDA 13.0: see whether driver 580.95",
+            " CUDA 13.0, which needs driver 580 or newer, here is 580.95",
         ),
         ({"devices": [], "error": ""}, "CUDA_VISIBLE_DEVICES may hide it"),
         ({"error": "no kernel image is available"}, "a product on it fails (no kernel image"),

@@ -26,7 +26,7 @@ case "$*" in
         echo "$*" >>"$ASKED"
         case "$*" in
             *--index-url*torch-cpu.lock) echo "$OFFICIAL" >&2; [ -z "$OFFICIAL" ] ;;
-            *torch-cpu.lock) [ "$OFFERED" = yes ] ;;
+            *torch-cpu.lock) echo "$SAYS" >&2; [ "$OFFERED" = yes ] ;;
             *main.lock) [ -z "$SLOW" ] || exec sleep 30 ;;
         esac ;;
     "-m compileall "*) ;;
@@ -172,6 +172,29 @@ def test_no_cpu_build_is_one_line_with_the_choices(
 
 
 @pytest.mark.skipif(os.uname().sysname == "Darwin", reason="macOS has no CUDA build")
+def test_a_full_disk_is_no_missing_build(machine: Machine) -> None:
+    full = "ERROR: Could not install packages: [Errno 28] No space left on device"
+    done = machine.make(OFFERED="no", SAYS=full)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith(
+        "error: the disk is full: .venv needs about 2,200"
+    )
+    assert len(machine.requests()) == 1, "no other index is asked"
+    unreached = "WARNING: Retrying after connection broken by 'NewConnectionError'"
+    done = machine.make(OFFERED="no", SAYS=unreached, OFFICIAL=unreached)
+    assert "pip's index cannot be reached" in done.stderr and "cannot be reached." in done.stderr
+
+
+def test_an_environment_beside_it_that_was_half_made_is_made_again(machine: Machine) -> None:
+    machine.make()
+    (machine.project / ".venv-serve").mkdir()
+    machine.requests()
+    for times in (1, 0):
+        machine.do("make", ".venv-serve")
+        asked = [line for line in machine.requests() if "serve.lock" in line]
+        assert len(asked) == times
+
+
 def test_cuda_is_installed_where_it_is_asked_for(machine: Machine) -> None:
     assert machine.make("cuda").returncode == 0
     requests = machine.requests()

@@ -1,6 +1,7 @@
 """Promises of the program that starts a run: no run takes the place of one of another scale."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -9,12 +10,14 @@ import run_workflow
 from bezoar.errors import UserError
 from bezoar.workflow.configuration import resolved
 
+ROOT = Path(__file__).parents[3]
+
 
 @pytest.mark.parametrize("stage", ["data_card_orca", "model_card_openbezoar-sft", "claims"])
 def test_a_run_of_another_scale_in_the_same_place_is_refused_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
-    monkeypatch.chdir(Path(__file__).parents[3])
+    monkeypatch.chdir(ROOT)
     results = tmp_path / "released"
     receipt = results / f"receipts/{stage}.json"
     receipt.parent.mkdir(parents=True)
@@ -27,3 +30,13 @@ def test_a_run_of_another_scale_in_the_same_place_is_refused_in_one_line(
     assert "\n" not in str(raised.value) and f"{results}-rehearsal" in str(raised.value)
     run_workflow.refuse_other_scale(results, "paper")
     run_workflow.refuse_other_scale(tmp_path / "new", "rehearsal")
+
+
+def test_a_small_run_is_never_the_papers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(UserError, match=r"of the paper's scale, which `make reproduce` runs") as no:
+        run_workflow.main(["--small", "--config", "config/paper.yaml"])
+    assert "\n" not in str(no.value)
+    for target in ("rehearsal", "dress-rehearsal", "trial"):
+        shown = subprocess.run(["make", "-n", target], capture_output=True, text=True, check=True)
+        assert "--small --config config" in shown.stdout

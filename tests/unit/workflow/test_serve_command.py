@@ -52,6 +52,20 @@ def at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
 
 
+@pytest.mark.parametrize("program", ["transformers", "llama.cpp"])
+def test_a_setting_that_a_program_would_ignore_is_refused(program: str) -> None:
+    named = recipe(["serve-vllm.yaml"], program=program, options={}, tensor_parallel_size=1)
+    assert serve_model.command({**named, "revision": None}, 1)[0] == named["executable"]
+    with pytest.raises(UserError, match=rf"^teacher\.revision: {program} serves what it finds"):
+        serve_model.command({**named, "revision": "a" * 40}, 1)
+
+
+def test_transformers_serves_on_one_gpu() -> None:
+    two = recipe(["serve-vllm.yaml"], program="transformers", options={}, tensor_parallel_size=2)
+    with pytest.raises(UserError, match=r"^serve\.tensor_parallel_size: transformers uses one GPU"):
+        serve_model.command(two, 1)
+
+
 def test_without_weights_there_is_nothing_to_requantise() -> None:
     line = recipe(["serve-vllm.yaml"], requantize="Q8_0")
     with pytest.raises(UserError, match=r"^serve\.requantize: expected a GGUF file under"):
