@@ -94,11 +94,12 @@ class BatchRun:
             raise UserError(
                 exchange.connection.hint(fault) + (advice if fault.status in (404, 405) else "")
             ) from None
-        exchange.store.batch_named(number, name)
+        if name:
+            exchange.store.batch_named(number, name)
 
-    async def _submit(self, part: dict[str, Request], mark: str, asked: float) -> str:
+    async def _submit(self, part: dict[str, Request], mark: str, asked: float) -> str | None:
         """Return the id of a batch; after a transient fault, check first whether it was accepted
-        after all.
+        after all. None: there is one that may be it, which only its results can tell.
         """
         for turn in range(limits.RETRIES):
             try:
@@ -111,7 +112,7 @@ class BatchRun:
             known = self.exchange.store.batch_names()
             found = await self._find(mark, asked, len(part), known)
             if found:
-                return found
+                return found if self.api.marks else None
         raise AssertionError("unreachable")
 
     async def _find(self, mark: str, asked: float, count: int, known: set[str]) -> str | None:
@@ -162,7 +163,8 @@ class BatchRun:
                 self._failed(number, name, requests, state.failed)
                 return
             results = await patiently(partial(self.api.collect, name), what=f"batch {name}")
-            if not searched or not results.by_key or results.by_key.keys() & requests.keys():
+            certain = self.api.marks or not searched
+            if certain or results.by_key.keys() & requests.keys():
                 break
             known.add(name)  # somebody else's, of the same size
         store.batch_named(number, name)

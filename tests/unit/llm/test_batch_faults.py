@@ -424,6 +424,29 @@ def test_somebody_elses_batch_of_the_same_size_is_passed_over(
     assert len(peer.batches) == 2 and at_rest(tmp_path) == (0, pytest.approx(6 * PRICE))
 
 
+@pytest.mark.parametrize("empty", [False, True])
+def test_after_a_lost_reply_another_jobs_batch_of_the_same_size_is_not_taken_for_ours(
+    tmp_path: Path, peer: BatchPeer, empty: bool
+) -> None:
+    """Each model's judging asks the same number of questions."""
+    stranger = {"id": "b1", "keys": ["f" * 64] * 6, "metadata": None}
+
+    def script(what: str, turn: int) -> dict[str, Any] | None:
+        if what == "list" and stranger not in peer.batches:
+            peer.batches.append(stranger)  # younger than ours
+        return OUTAGES["lost reply"] if (what, turn) == ("create", 0) else None
+
+    use(peer, CLAUDE)
+    of_all, peer.script = peer.results, script
+    peer.results = lambda keys, number: (b"", None) if (empty and number) else of_all(keys, number)
+    assert states(ask(tmp_path, settings=CLAUDE)) == ["answered"] * 6
+    assert [batch["id"] for batch in peer.batches] == ["b0", "b1"], "ours is handed in once"
+    assert at_rest(tmp_path) == (0, pytest.approx(6 * PRICE))
+    store = Store(tmp_path / "s.sqlite")
+    assert store.batch_names() == {"b0"}
+    store.close()
+
+
 def test_an_answer_without_usage_is_charged_at_its_bound_for_batches(
     tmp_path: Path, peer: BatchPeer
 ) -> None:
