@@ -3,10 +3,10 @@ make every table again from raw rows and stored answers.
 
 Usage: audit_results.py --results results/rehearsal [--scratch DIR] [--verdict FILE]
 
-Needs no GPU, no key and no network. Stages that load a model cannot be made again here: their files
-are held by the hashes of their own receipt and of every receipt that read them. The others are run
-again with the recorded command in a scratch directory, those that ask language models in replay
-mode from a copy of their store, and compared byte by byte.
+Needs no GPU, no key and no network. Stages that load a model or read rows from the hub cannot be
+made again here: their files are held by the hashes of their own receipt and of every receipt that
+read them. The others are run again with the recorded command in a scratch directory, those that ask
+language models in replay mode from a copy of their store, and compared byte by byte.
 
 Exit status: 0 sound · 1 something differs · 2 the audit could not be done.
 """
@@ -34,7 +34,13 @@ MODELS = {
     "lm_eval",
     "bitsandbytes",
 }  # a stage that imports one of these loads or trains a model
+HUB = {"datasets"}  # a stage that imports this reads rows from the hub
 SCRIPTS = Path(__file__).parents[1]
+
+
+def is_light(program: str) -> bool:
+    """Whether a stage's program can be run again here: it needs neither a model nor a network."""
+    return not libraries(SCRIPTS / program) & (MODELS | HUB)
 
 
 def redirected(receipt: dict[str, Any], scratch: Path) -> list[str]:
@@ -123,11 +129,7 @@ def main(argv: list[str] | None = None) -> None:
         and any(f"{suffix}: " in line for suffix in WEIGHTS)
     ]
     wrong += [line for line in hashed if line not in absent] + audit.chain(receipts, args.results)
-    light = [
-        stage
-        for stage, held in receipts.items()
-        if not libraries(SCRIPTS / held["command"][0]) & MODELS
-    ]
+    light = [stage for stage, held in receipts.items() if is_light(held["command"][0])]
     chosen = [stage for stage in light if args.only is None or stage in args.only]
     wrong += [
         f"{stage}: {path}: {what}"

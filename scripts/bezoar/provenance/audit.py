@@ -268,8 +268,8 @@ def verdict(
                 f" ({', '.join(again) or 'none'})"
             ),
             (
-                f"- held by hashes alone (they load a model, or were not asked for): {len(held)}"
-                f" stages ({', '.join(held) or 'none'})"
+                "- held by hashes alone (they load a model, read from the hub, or were not asked"
+                f" for): {len(held)} stages ({', '.join(held) or 'none'})"
             ),
             f"- commits: {', '.join(f'{commit} ({count})' for commit, count in commits.items())}",
             "",
