@@ -133,6 +133,10 @@ class Planner:
     def open(self) -> None:
         """Nothing is opened."""
 
+    def used(self) -> dict[str, float]:
+        """Return nothing: nothing is paid for."""
+        return {}
+
     def close(self) -> None:
         """Close the store, if there is one."""
         if self.stored:

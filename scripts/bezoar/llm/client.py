@@ -136,8 +136,9 @@ class LLMClient:
         return results
 
     def facts_for_receipt(self) -> dict[str, Any]:
-        """Return states and tokens of rows, calls sent and USD charged for them, for the stage's
-        receipt, and how many answers no model was named with, if any.
+        """Return states and tokens of rows, calls that this process sent and USD charged for them,
+        and number and price of the answers used, for the stage's receipt; and how many answers no
+        model was named with, if any.
         """
         unnamed = {"unnamed": self.unnamed} if self.unnamed else {}
         return unnamed | {
@@ -145,6 +146,7 @@ class LLMClient:
             "tokens": dict(sorted(self.usage.items())),
             "sent": self.sent,
             "usd": round(self.usd, 6),
+            "used": self.model.used(),
             "mode": self.model.mode,
         }
 

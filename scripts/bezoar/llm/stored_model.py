@@ -46,6 +46,7 @@ class StoredModel:
         self.ledger: Ledger | None = None
         self._store: Store | None = None
         self._asked_again: set[str] = set()
+        self._used: set[str] = set()
 
     @property
     def sent(self) -> int:
@@ -56,6 +57,16 @@ class StoredModel:
     def usd(self) -> float:
         """What they were charged."""
         return self.server.usd
+
+    def used(self) -> dict[str, float]:
+        """Return how many answers were given, how many of them were here before, and what all of
+        them cost.
+        """
+        return {
+            "answers": len(self._used),
+            "stored": len(self._used - self._asked_again),
+            "usd": round(sum(self.store.prices(self._used).values()), 6),
+        }
 
     @property
     def store(self) -> Store:
@@ -104,6 +115,7 @@ class StoredModel:
         """
         requests = [request_of(self.settings, prompt, attempt, schema) for prompt in prompts]
         keys = keys_of(requests, names)
+        self._used.update(keys)
         known = self.store.get_many(dict.fromkeys(keys))
         again: set[str] = set()
         if self.mode != "replay":
