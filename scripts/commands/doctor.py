@@ -120,9 +120,14 @@ def language_models(config: dict[str, Any]) -> Iterator[str]:
                 f"{role}: {settings['base_url_env']} is not set; start a server of"
                 f" {settings['model']} (docs/reproducing.md) and put its address (…/v1) into it"
             )
+        elif address and not network.is_address(address):
+            yield (
+                f"{role}: {settings['base_url_env']}: expected an address such as"
+                f" https://example.org/v1, found something else; correct it ({network.ENCODE})"
+            )
         elif address and not answers(models_url(settings, address), whatever=True):
             yield (
-                f"{role}: no answer from {address}; start the server or correct"
+                f"{role}: no answer from {network.shown(address)}; start the server or correct"
                 f" {settings['base_url_env']}"
             )
 
@@ -180,9 +185,7 @@ def models_url(settings: dict[str, Any], address: str) -> str:
 def knock(url: str) -> int | str:
     """Return the status with which anything answers at `url`, or why nothing does."""
     try:
-        with urllib.request.urlopen(
-            urllib.request.Request(url, method="HEAD"), timeout=KNOCK_S
-        ) as response:
+        with urllib.request.urlopen(network.request(url, "HEAD"), timeout=KNOCK_S) as response:
             return int(response.status)
     except urllib.error.HTTPError as error:
         return error.code
@@ -273,7 +276,7 @@ def unreachable(entries: list[dict[str, Any]]) -> list[str]:
         setting = " and HF_ENDPOINT" if host == hub.endpoint() else ""
         look = network.advice(host, str(why)) or f"check the network{setting}"
         lines.append(
-            f"source: no answer from {host} ({why}), which has {len(names)} sources"
+            f"source: no answer from {network.shown(host)} ({why}), which has {len(names)} sources"
             f" ({', '.join(names)}); {look}, or set MIRROR to a directory that holds them"
             ' (docs/reproducing.md, "Without a network")'
         )
@@ -300,8 +303,8 @@ def reachable(entry: dict[str, Any]) -> str | None:
         None
         if answers(url)
         else (
-            f"source: {entry['id']} is not in MIRROR and {url} does not answer; put it into"
-            f" MIRROR/{place}"
+            f"source: {entry['id']} is not in MIRROR and {network.shown(url)} does not answer; put"
+            f" it into MIRROR/{place}"
         )
     )
 

@@ -204,12 +204,7 @@ class Connection:
 
     def _address(self, name: str) -> str:
         address = self._variable(name, "the address of the server of").strip()
-        try:
-            parts = urlsplit(address)
-            good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        except ValueError:
-            good = False
-        if not good or not address.isprintable() or " " in address:
+        if not network.is_address(address):
             raise UserError(
                 f"{name}: expected an address such as https://example.org/v1 for"
                 f" {self.settings.model}, found something else"
