@@ -83,7 +83,7 @@ class BatchRun:
         number, asked = exchange.store.batch_asked(part)
         exchange.server.sent += len(part)
         try:
-            name = await self._submit(part, _mark(part, asked), asked)
+            name = await self._submit(part, mark_of(part, asked), asked)
         except Fault as fault:
             if fault.status is not None and fault.status < 500:  # it was certainly not accepted
                 self._close(number, part)
@@ -154,7 +154,7 @@ class BatchRun:
         known = store.batch_names()
         while True:
             if searched:
-                name = await self._find(_mark(requests, asked), asked, len(requests), known)
+                name = await self._find(mark_of(requests, asked), asked, len(requests), known)
             if name is None:  # it was never accepted
                 self._close(number, requests)
                 return
@@ -276,6 +276,6 @@ class BatchRun:
         self.exchange.store.batch_collected(number)
 
 
-def _mark(requests: dict[str, Request], asked: float) -> str:
+def mark_of(requests: dict[str, Request], asked: float) -> str:
     """Return the mark of one submission of requests."""
     return sha256_text(canonical([sorted(requests), asked]))[:32]
