@@ -12,6 +12,7 @@ from typing import Any
 
 from bezoar import network
 from bezoar.errors import UserError, reason
+from bezoar.files import whole_directory
 
 HUB = "https://huggingface.co"
 TRUE = ("1", "ON", "YES", "TRUE")  # as huggingface_hub reads its switches
@@ -178,9 +179,12 @@ def fetch(entry: dict[str, Any], folder: Path) -> str:
 
 
 def _from_cache(entry: dict[str, Any], folder: Path) -> str:
-    """Copy a repository from the cache of the hub's client, and return the commit."""
+    """Copy a repository from the cache of the hub's client in place of what is in `folder`, and
+    return the commit.
+    """
     held = _cached(entry)
-    shutil.copytree(held, folder, dirs_exist_ok=True)  # the cache's links become files
+    with whole_directory(folder) as fresh:  # without what an earlier revision left
+        shutil.copytree(held, fresh, dirs_exist_ok=True)  # the cache's links become files
     return held.name
 
 
