@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,13 @@ def is_light(program: str) -> bool:
     return not libraries(SCRIPTS / program) & (MODELS | HUB)
 
 
+def below(scratch: Path, path: str) -> Path:
+    """Return the place below `scratch` of a path of a receipt, which may be absolute where the
+    results' root is.
+    """
+    return scratch / path.lstrip("/")
+
+
 def redirected(receipt: dict[str, Any], scratch: Path) -> list[str]:
     """Return the recorded command with every output, and every directory of outputs only, below
     `scratch`.
@@ -56,16 +64,23 @@ def redirected(receipt: dict[str, Any], scratch: Path) -> list[str]:
             and not any(path.startswith(folder) for path in read)
         )
         if words[position - 1] == "--receipt" or mine:
-            words[position] = str(scratch / word)
+            words[position] = str(below(scratch, word))
     return [*words, "--mode", "replay"] if "--store" in words else words
 
 
 def make_again(stage: str, receipt: dict[str, Any], scratch: Path) -> list[str]:
     """Run a stage's program below `scratch`; return a line for every file whose bytes differ."""
-    for path in audit.paths_of(receipt["outputs"]):
-        (scratch / path).parent.mkdir(parents=True, exist_ok=True)
+    outputs = audit.paths_of(receipt["outputs"])
+    words = receipt["command"]
+    to_write = {*outputs, *(word for before, word in pairwise(words) if before == "--receipt")}
+    outside = sorted(path for path in to_write if ".." in Path(path).parts)
+    if outside:
+        return [f"{stage}: {outside[0]}: a path with `..`; the stage is not made again"]
+    for path in outputs:
+        place = below(scratch, path)
+        place.parent.mkdir(parents=True, exist_ok=True)
         if path.endswith(".sqlite"):
-            shutil.copyfile(path, scratch / path)
+            shutil.copyfile(path, place)
     program, *arguments = redirected(receipt, scratch)
     hidden = {
         name: value
@@ -88,10 +103,15 @@ def make_again(stage: str, receipt: dict[str, Any], scratch: Path) -> list[str]:
         return [f"{stage}: cannot be made again: {why}"]
     return [
         f"{stage}: {path}: {where}: not what comes out when the stage is run again"
-        for path in sorted(audit.paths_of(receipt["outputs"]))
-        if not path.endswith(".sqlite")
-        and (where := audit.first_difference(Path(path), scratch / path, f"{scratch}/"))
+        for path in sorted(outputs)
+        if not path.endswith(".sqlite") and (where := difference(path, scratch))
     ]
+
+
+def difference(path: str, scratch: Path) -> str | None:
+    """Return where a file differs from the one that was made again below `scratch`."""
+    root = str(scratch) if path.startswith("/") else f"{scratch}/"
+    return audit.first_difference(Path(path), below(scratch, path), root)
 
 
 def main(argv: list[str] | None = None) -> None:

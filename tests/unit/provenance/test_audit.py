@@ -150,3 +150,33 @@ def test_what_is_read_from_elsewhere_is_in_the_verdict(
     assert page.startswith(f"# Audit of {RESULTS}: SOUND")
     assert "- from elsewhere: mine: edited.jsonl, more.jsonl: read by sft; no stage made it" in page
     assert f"- from elsewhere: {outside.parent}: x.jsonl: read by sft; no stage made it" in page
+
+
+PROGRAM = """import sys
+from pathlib import Path
+Path(sys.argv[1]).write_text(sys.argv[2] + " beside " + sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+@pytest.mark.parametrize(("text", "found"), [("old", 0), ("new", 1)])
+def test_what_is_audited_is_never_written_wherever_the_results_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, absolute: bool, text: str, found: int
+) -> None:
+    monkeypatch.setattr(audit_results, "SCRIPTS", tmp_path)
+    (tmp_path / "p.py").write_text(PROGRAM)
+    path = tmp_path / RESULTS / "x.txt" if absolute else Path(RESULTS, "x.txt")
+    path.parent.mkdir(parents=True)
+    path.write_text(f"old beside {path}")
+    held = {"inputs": {}, "outputs": {"x": {str(path): ""}}, "command": ["p.py", str(path), text]}
+    (tmp_path / "scratch").mkdir()
+    assert len(audit_results.make_again("x", held, tmp_path / "scratch")) == found
+    assert path.read_text() == f"old beside {path}"
+
+
+def test_a_receipt_that_would_write_outside_the_scratch_folder_is_one_line(tmp_path: Path) -> None:
+    path = f"{RESULTS}/../../../out.txt"
+    held = {"inputs": {}, "outputs": {"x": {path: ""}}, "command": ["p.py", path]}
+    assert audit_results.make_again("x", held, tmp_path) == [
+        f"x: {path}: a path with `..`; the stage is not made again"
+    ]
