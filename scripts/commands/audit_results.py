@@ -27,6 +27,7 @@ from bezoar.llm.answer_store import edited
 from bezoar.model_files import WEIGHTS
 from bezoar.provenance import audit
 from bezoar.provenance.code_digest import libraries
+from bezoar.provenance.fingerprint import files_in
 
 MODELS = {
     "torch",
@@ -55,7 +56,7 @@ def redirected(receipt: dict[str, Any], scratch: Path) -> list[str]:
     """Return the recorded command with every output, and every directory of outputs only, below
     `scratch`.
     """
-    written, read = audit.paths_of(receipt["outputs"]), audit.paths_of(receipt["inputs"])
+    written, read = files_in(receipt["outputs"]), files_in(receipt["inputs"])
     words = list(receipt["command"])
     for position, word in enumerate(words):
         folder = f"{word}/"
@@ -70,7 +71,7 @@ def redirected(receipt: dict[str, Any], scratch: Path) -> list[str]:
 
 def make_again(stage: str, receipt: dict[str, Any], scratch: Path) -> list[str]:
     """Run a stage's program below `scratch`; return a line for every file whose bytes differ."""
-    outputs = audit.paths_of(receipt["outputs"])
+    outputs = files_in(receipt["outputs"])
     words = receipt["command"]
     to_write = {*outputs, *(word for before, word in pairwise(words) if before == "--receipt")}
     outside = sorted(path for path in to_write if ".." in Path(path).parts)
@@ -154,7 +155,7 @@ def main(argv: list[str] | None = None) -> None:
     wrong += [
         f"{stage}: {path}: {what}"
         for stage, held in receipts.items()
-        for path in sorted(audit.paths_of(held["outputs"]))
+        for path in sorted(files_in(held["outputs"]))
         if path.endswith(".sqlite") and Path(path).is_file()
         for what in edited(Path(path))
     ]

@@ -14,7 +14,7 @@ from bezoar.llm.answer_store import Store, stores_of
 from bezoar.llm.settings import ModelSpec
 from bezoar.llm.stored_model import StoredModel
 from bezoar.workflow.configuration import resolved
-from doctor import models
+from bezoar.workflow.layout import models_asked
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     args = parser.parse_args(argv)
     config = resolved(args.config)
-    known = {(settings["api"], settings["model"]): settings for _, settings in models(config)}
+    known = {(asked["api"], asked["model"]): asked for _, asked in models_asked(config)}
     cancelled: list[str] = []
     unsure: list[str] = []
     for path in stores_of(config["pathvars"]["results"]):

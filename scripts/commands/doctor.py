@@ -35,25 +35,11 @@ from bezoar.workflow import duration, machine_checks, packages, served, sources
 from bezoar.workflow import machine as machine_of
 from bezoar.workflow.cluster import is_slurm
 from bezoar.workflow.configuration import SCHEMA, check, files_of, resolved
-from bezoar.workflow.layout import Layout
+from bezoar.workflow.layout import Layout, models_asked
 from bezoar.workflow.source_lock import recorded
 
 LEAST_GIB = 3  # of disk, for a rehearsal
 KNOCK_S = 3
-
-
-def models(config: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (role, settings) of every language model behind an API."""
-    if config["entry"] == "generate":
-        yield "teacher", config["teacher"]
-        if "evol" in config["sft"]["order"]:
-            yield "evaluator", config["generate"]["evol"]["evaluator"]
-        yield "rater", config["filter"]["rater"]
-        if config["filter"]["second_rater"]:
-            yield "second rater", config["filter"]["second_rater"]
-    yield "judge", config["mtbench"]["judgments"]["judge"]
-    for name, column in config["mtbench"]["rejudge"].items():
-        yield f"judge {name}", column["judge"]
 
 
 def machine(config: dict[str, Any], profile: str = "profiles/default") -> Iterator[str]:
@@ -96,7 +82,7 @@ def server_there(serve: dict[str, Any]) -> bool:
 def language_models(config: dict[str, Any]) -> Iterator[str]:
     """Yield missing keys and servers that do not answer."""
     layout = Layout(config)
-    for role, settings in models(config):
+    for role, settings in models_asked(config):
         if settings["provider"] == "simulator":
             continue
         if served_here(layout, role, settings):
@@ -138,7 +124,7 @@ def model_ends(config: dict[str, Any], today: date) -> list[str]:
     """
     layout = Layout(config)
     roles: dict[str, tuple[ModelSpec, list[str]]] = {}
-    for role, settings in models(config):
+    for role, settings in models_asked(config):
         if settings["provider"] == "simulator" or served_here(layout, role, settings):
             continue
         spec = ModelSpec.of(settings)

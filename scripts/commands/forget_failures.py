@@ -24,7 +24,7 @@ from bezoar.llm.settings import same_model
 from bezoar.provenance import audit
 from bezoar.provenance.fingerprint import files_in
 from bezoar.workflow.configuration import resolved
-from doctor import models
+from bezoar.workflow.layout import models_asked
 
 KINDS = ("refused", "unparsable", "truncated", "provider_error", "other_model")
 
@@ -88,7 +88,7 @@ def main(argv: list[str] | None = None) -> None:
     config = resolved(args.config)
     aliases = {
         settings["model"]: settings["reported_as"]
-        for _, settings in models(config)
+        for _, settings in models_asked(config)
         if settings.get("reported_as")
     }
     kinds = set(KINDS) if "all" in args.kind else set(args.kind)

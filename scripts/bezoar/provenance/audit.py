@@ -36,11 +36,6 @@ KEYS = (
 )
 
 
-def paths_of(section: dict[str, dict[str, str]]) -> set[str]:
-    """Return the paths of a receipt's inputs or outputs."""
-    return set(files_in(section))
-
-
 def read_receipts(results: Path) -> tuple[Receipts, list[str]]:
     """Return stage name -> receipt, and a line for each file that is not a receipt."""
     receipts, wrong = {}, []

@@ -442,7 +442,7 @@ def test_a_batch_whose_id_was_not_written_down_is_not_overlooked_by_cancelling(
     (tmp_path / "s.sqlite").rename(tmp_path / "store" / "s.sqlite")
     config = {"pathvars": {"results": str(tmp_path)}}
     monkeypatch.setattr(cancel_batches, "resolved", lambda _: config)
-    monkeypatch.setattr(cancel_batches, "models", lambda _: [("judge", settings)])
+    monkeypatch.setattr(cancel_batches, "models_asked", lambda _: [("judge", settings)])
     if settings is OPENAI:
         cancel_batches.main(["--config", "x"])
         assert "1 batches cancelled: b0" in capsys.readouterr().out and peer.turns["cancel"] == 1

@@ -19,6 +19,7 @@ from bezoar.llm.connection import Connection
 from bezoar.llm.language_model import Answer
 from bezoar.llm.settings import ModelSpec
 from bezoar.workflow.configuration import resolved
+from bezoar.workflow.layout import models_asked
 
 ROOT = Path(__file__).parents[3]
 CONFIGS = [
@@ -42,9 +43,7 @@ def providers(monkeypatch: pytest.MonkeyPatch) -> Iterator[Providers]:
 
 def commercial(names: list[str]) -> dict[str, dict[str, Any]]:
     """Settings by role of the models that a provider has, not one's own server."""
-    import doctor
-
-    found = dict(doctor.models(resolved(names)))
+    found = dict(models_asked(resolved(names)))
     return {role: settings for role, settings in found.items() if not settings["base_url_env"]}
 
 
