@@ -107,7 +107,9 @@ class Download:
         headers = {"Range": f"bytes={start}-"} if start else {}
         if start and self.version:
             headers["If-Range"] = self.version
-        request = urllib.request.Request(hub.address(self.url), headers=headers)
+        request = network.request(hub.address(self.url))
+        for name, value in headers.items():
+            request.add_header(name, value)
         token = os.environ.get("HF_TOKEN")
         if token and hub.is_on_hub(self.url):  # not for the hosts that the hub redirects to
             request.add_unredirected_header("Authorization", f"Bearer {token}")
@@ -179,7 +181,7 @@ def download(url: str, part: Path, resumable: bool = True) -> None:
                 part.unlink(missing_ok=True)  # of another version
             elif error.code in (401, 403) and hub.is_on_hub(url):
                 place = hub.address(url).partition("/resolve/")[0]
-                raise UserError(f"{url}: {hub.login(place, error.code)}") from None
+                raise UserError(f"{url}: {hub.login(network.shown(place), error.code)}") from None
             elif error.code in (401, 403, 404, 410):
                 raise UserError(
                     f"{url}: {problem}; the file is gone or needs a login; put it into MIRROR"

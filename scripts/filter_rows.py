@@ -151,7 +151,9 @@ def main(argv: list[str] | None = None) -> None:
         if args.recipe["second_rater"] is None:
             return rate(client, rows, template, args.recipe, str(args.data))
         with open_client(args, args.recipe["second_rater"], second_store(args.store)) as second:
-            return rate(client, rows, template, args.recipe, str(args.data), second)
+            rated = rate(client, rows, template, args.recipe, str(args.data), second)
+            client.count_in(second)
+            return rated
 
     run(args, "filter", "rater", {"data": args.data}, make)
 

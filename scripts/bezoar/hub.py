@@ -12,6 +12,7 @@ from typing import Any
 
 from bezoar import network
 from bezoar.errors import UserError, reason
+from bezoar.files import whole_directory
 
 HUB = "https://huggingface.co"
 TRUE = ("1", "ON", "YES", "TRUE")  # as huggingface_hub reads its switches
@@ -22,8 +23,19 @@ class NoAnswerError(UserError):
 
 
 def endpoint() -> str:
-    """Return the address of the hub: HF_ENDPOINT, or the public one."""
-    return (os.environ.get("HF_ENDPOINT") or HUB).rstrip("/")
+    """Return the address of the hub: HF_ENDPOINT, or the public one; it may hold a password."""
+    found = (os.environ.get("HF_ENDPOINT") or HUB).rstrip("/")
+    if not network.is_address(found):
+        raise UserError(
+            f"HF_ENDPOINT: expected an address such as {HUB}, found something else; correct it"
+            f" ({network.ENCODE})"
+        )
+    return found
+
+
+def shown_endpoint() -> str:
+    """Return the address of the hub as it may be printed."""
+    return network.shown(endpoint())
 
 
 def offline() -> bool:
@@ -43,7 +55,7 @@ def address(url: str) -> str:
 
 def page(repository: str, kind: str = "model") -> str:
     """Return the address of a repository's page."""
-    return f"{endpoint()}/{'datasets/' if kind == 'dataset' else ''}{repository}"
+    return f"{shown_endpoint()}/{'datasets/' if kind == 'dataset' else ''}{repository}"
 
 
 def login(place: str, status: int) -> str:
@@ -80,8 +92,8 @@ def explained(entry: dict[str, Any], error: Exception, revision: str | None = No
         what = f"gated: {login(place, status or 401)}"
     elif isinstance(error, errors.RepositoryNotFoundError):
         what = (
-            f"no such {entry['type']} at {endpoint()}, or a private one; correct the name, set"
-            f" HF_TOKEN to a token that may read it, or put it into {mirror}"
+            f"no such {entry['type']} at {shown_endpoint()}, or a private one; correct the name,"
+            f" set HF_TOKEN to a token that may read it, or put it into {mirror}"
         )
     elif isinstance(error, errors.RevisionNotFoundError):
         what = f"no revision {revision}; look it up on {place}/commits/main"
@@ -96,11 +108,12 @@ def explained(entry: dict[str, Any], error: Exception, revision: str | None = No
             network.advice(endpoint(), str(cause or error)) or "check the network and HF_ENDPOINT"
         )
         return NoAnswerError(
-            f"{name}: no answer from {endpoint()}; {look}, or put it into {mirror}"
+            f"{name}: no answer from {shown_endpoint()}; {look}, or put it into {mirror}"
         )
     else:
-        why = f"status {status}" if status else f"{type(error).__name__} ({reason(error)})"
-        what = f"{why} from {endpoint()}; try again later, or put it into {mirror}"
+        said = network.shown(reason(error))
+        why = f"status {status}" if status else f"{type(error).__name__} ({said})"
+        what = f"{why} from {shown_endpoint()}; try again later, or put it into {mirror}"
     return UserError(f"{name}: {what}")
 
 
@@ -166,9 +179,12 @@ def fetch(entry: dict[str, Any], folder: Path) -> str:
 
 
 def _from_cache(entry: dict[str, Any], folder: Path) -> str:
-    """Copy a repository from the cache of the hub's client, and return the commit."""
+    """Copy a repository from the cache of the hub's client in place of what is in `folder`, and
+    return the commit.
+    """
     held = _cached(entry)
-    shutil.copytree(held, folder, dirs_exist_ok=True)  # the cache's links become files
+    with whole_directory(folder) as fresh:  # without what an earlier revision left
+        shutil.copytree(held, fresh, dirs_exist_ok=True)  # the cache's links become files
     return held.name
 
 

@@ -1,14 +1,17 @@
-"""The user's proxies and certificates: whether a connection can be prepared with them, and which of
-their variables a connection that failed is about.
+"""The user's proxies, certificates and addresses: whether a connection can be prepared with them,
+which of their variables a connection that failed is about, and what of an address may be printed.
 """
 
+import base64
 import os
-from urllib.parse import urlsplit
-from urllib.request import getproxies_environment, proxy_bypass
+import re
+from urllib.parse import unquote, urlsplit
+from urllib.request import Request, getproxies_environment, proxy_bypass
 
 from bezoar.errors import UserError, reason
 
 KINDS = ("http", "https", "all")  # of proxies, as their variables begin
+ENCODE = "in a name or password, # / ? @ are written %23 %2F %3F %40"
 CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 
 
@@ -23,10 +26,42 @@ def require_network() -> None:
     except Exception as error:  # of many kinds: no SOCKS, an unknown scheme or port, no such file
         proxies = [name for kind in KINDS if (name := _variable(kind)) and not _is_usable(name)]
         wrong = " and ".join(_certificates() if isinstance(error, OSError) else proxies)
+        login = any("@" in os.environ[name] for name in proxies)
+        why = reason(error)
+        if login and isinstance(error, httpx2.InvalidURL):  # it may quote the password
+            why = f"a proxy's address cannot be read ({ENCODE})"
         raise UserError(
-            f"no connection can be prepared: {reason(error)}; correct or unset"
+            f"no connection can be prepared: {why}; correct or unset"
             f" {wrong or 'the proxies and certificates of the environment'}"
         ) from None
+
+
+def is_address(text: str) -> bool:
+    """Whether a text is the address of a server."""
+    try:
+        parts = urlsplit(text)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+    return good and text.isprintable() and " " not in text
+
+
+def shown(text: str) -> str:
+    """Return a text without the names and passwords in its addresses."""
+    return re.sub(r"(?<=://)\S*@", "", text)
+
+
+def request(url: str, method: str = "GET") -> Request:
+    """Return a request. urllib takes a name and password in the URL for a part of the host; here
+    they become a header, which goes to no host that the server redirects to.
+    """
+    parts = urlsplit(url)
+    login, _, host = parts.netloc.rpartition("@")
+    found = Request(parts._replace(netloc=host).geturl(), method=method)
+    if login:
+        basic = base64.b64encode(unquote(login).encode()).decode()
+        found.add_unredirected_header("Authorization", f"Basic {basic}")
+    return found
 
 
 def advice(url: str, problem: str, kinds: tuple[str, ...] = KINDS) -> str:

@@ -28,6 +28,8 @@ FOREIGN = frozenset(  # of another job, or of the shell
     " MASTER_PORT PMI_SIZE PMI_RANK PMI_LOCAL_RANK CCL_WORKER_COUNT BASH_ENV CDPATH"
     " SNAKEMAKE_PROFILE MKL_DYNAMIC".split()
 )
+# Headers that the clients of language models would send to whatever server they ask.
+CUSTOM_HEADERS = ("OPENAI_CUSTOM_HEADERS", "ANTHROPIC_CUSTOM_HEADERS")
 FOREIGN_PREFIXES = (
     "ACCELERATE_",
     "FSDP_",
@@ -71,7 +73,7 @@ def foreign(name: str) -> bool:
     """Whether a variable belongs to another program and could break or alter a stage."""
     if name.startswith("PYTHON") and name != "PYTHON":
         return name.removeprefix("PYTHON") not in HARMLESS
-    return name in FOREIGN or name.startswith(FOREIGN_PREFIXES)
+    return name in FOREIGN or name in CUSTOM_HEADERS or name.startswith(FOREIGN_PREFIXES)
 
 
 def clean(environ: MutableMapping[str, str], scripts: Path) -> None:

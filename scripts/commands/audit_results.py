@@ -3,10 +3,10 @@ make every table again from raw rows and stored answers.
 
 Usage: audit_results.py --results results/rehearsal [--scratch DIR] [--verdict FILE]
 
-Needs no GPU, no key and no network. Stages that load a model cannot be made again here: their files
-are held by the hashes of their own receipt and of every receipt that read them. The others are run
-again with the recorded command in a scratch directory, those that ask language models in replay
-mode from a copy of their store, and compared byte by byte.
+Needs no GPU, no key and no network. Stages that load a model or read rows from the hub cannot be
+made again here: their files are held by the hashes of their own receipt and of every receipt that
+read them. The others are run again with the recorded command in a scratch directory, those that ask
+language models in replay mode from a copy of their store, and compared byte by byte.
 
 Exit status: 0 sound · 1 something differs · 2 the audit could not be done.
 """
@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from bezoar.llm.answer_store import edited
 from bezoar.model_files import WEIGHTS
 from bezoar.provenance import audit
 from bezoar.provenance.code_digest import libraries
+from bezoar.provenance.fingerprint import files_in
 
 MODELS = {
     "torch",
@@ -34,14 +36,27 @@ MODELS = {
     "lm_eval",
     "bitsandbytes",
 }  # a stage that imports one of these loads or trains a model
+HUB = {"datasets"}  # a stage that imports this reads rows from the hub
 SCRIPTS = Path(__file__).parents[1]
+
+
+def is_light(program: str) -> bool:
+    """Whether a stage's program can be run again here: it needs neither a model nor a network."""
+    return not libraries(SCRIPTS / program) & (MODELS | HUB)
+
+
+def below(scratch: Path, path: str) -> Path:
+    """Return the place below `scratch` of a path of a receipt, which may be absolute where the
+    results' root is.
+    """
+    return scratch / path.lstrip("/")
 
 
 def redirected(receipt: dict[str, Any], scratch: Path) -> list[str]:
     """Return the recorded command with every output, and every directory of outputs only, below
     `scratch`.
     """
-    written, read = audit.paths_of(receipt["outputs"]), audit.paths_of(receipt["inputs"])
+    written, read = files_in(receipt["outputs"]), files_in(receipt["inputs"])
     words = list(receipt["command"])
     for position, word in enumerate(words):
         folder = f"{word}/"
@@ -50,16 +65,23 @@ def redirected(receipt: dict[str, Any], scratch: Path) -> list[str]:
             and not any(path.startswith(folder) for path in read)
         )
         if words[position - 1] == "--receipt" or mine:
-            words[position] = str(scratch / word)
+            words[position] = str(below(scratch, word))
     return [*words, "--mode", "replay"] if "--store" in words else words
 
 
 def make_again(stage: str, receipt: dict[str, Any], scratch: Path) -> list[str]:
     """Run a stage's program below `scratch`; return a line for every file whose bytes differ."""
-    for path in audit.paths_of(receipt["outputs"]):
-        (scratch / path).parent.mkdir(parents=True, exist_ok=True)
+    outputs = files_in(receipt["outputs"])
+    words = receipt["command"]
+    to_write = {*outputs, *(word for before, word in pairwise(words) if before == "--receipt")}
+    outside = sorted(path for path in to_write if ".." in Path(path).parts)
+    if outside:
+        return [f"{stage}: {outside[0]}: a path with `..`; the stage is not made again"]
+    for path in outputs:
+        place = below(scratch, path)
+        place.parent.mkdir(parents=True, exist_ok=True)
         if path.endswith(".sqlite"):
-            shutil.copyfile(path, scratch / path)
+            shutil.copyfile(path, place)
     program, *arguments = redirected(receipt, scratch)
     hidden = {
         name: value
@@ -82,10 +104,15 @@ def make_again(stage: str, receipt: dict[str, Any], scratch: Path) -> list[str]:
         return [f"{stage}: cannot be made again: {why}"]
     return [
         f"{stage}: {path}: {where}: not what comes out when the stage is run again"
-        for path in sorted(audit.paths_of(receipt["outputs"]))
-        if not path.endswith(".sqlite")
-        and (where := audit.first_difference(Path(path), scratch / path, f"{scratch}/"))
+        for path in sorted(outputs)
+        if not path.endswith(".sqlite") and (where := difference(path, scratch))
     ]
+
+
+def difference(path: str, scratch: Path) -> str | None:
+    """Return where a file differs from the one that was made again below `scratch`."""
+    root = str(scratch) if path.startswith("/") else f"{scratch}/"
+    return audit.first_difference(Path(path), below(scratch, path), root)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -123,16 +150,12 @@ def main(argv: list[str] | None = None) -> None:
         and any(f"{suffix}: " in line for suffix in WEIGHTS)
     ]
     wrong += [line for line in hashed if line not in absent] + audit.chain(receipts, args.results)
-    light = [
-        stage
-        for stage, held in receipts.items()
-        if not libraries(SCRIPTS / held["command"][0]) & MODELS
-    ]
+    light = [stage for stage, held in receipts.items() if is_light(held["command"][0])]
     chosen = [stage for stage in light if args.only is None or stage in args.only]
     wrong += [
         f"{stage}: {path}: {what}"
         for stage, held in receipts.items()
-        for path in sorted(audit.paths_of(held["outputs"]))
+        for path in sorted(files_in(held["outputs"]))
         if path.endswith(".sqlite") and Path(path).is_file()
         for what in edited(Path(path))
     ]

@@ -2,6 +2,8 @@
 charged, and the next run collects it; with `--give-up` the next run asks for it anew.
 
 Usage: cancel_batches.py [--give-up] --config config/paper.yaml
+
+Exit status 1: a batch may be running whose id a killed run had not yet written down.
 """
 
 import argparse
@@ -12,7 +14,7 @@ from bezoar.llm.answer_store import Store, stores_of
 from bezoar.llm.settings import ModelSpec
 from bezoar.llm.stored_model import StoredModel
 from bezoar.workflow.configuration import resolved
-from doctor import models
+from bezoar.workflow.layout import models_asked
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -31,8 +33,9 @@ def main(argv: list[str] | None = None) -> None:
     )
     args = parser.parse_args(argv)
     config = resolved(args.config)
-    known = {(settings["api"], settings["model"]): settings for _, settings in models(config)}
-    cancelled = []
+    known = {(asked["api"], asked["model"]): asked for _, asked in models_asked(config)}
+    cancelled: list[str] = []
+    unsure: list[str] = []
     for path in stores_of(config["pathvars"]["results"]):
         store = Store(path)
         requests = [next(iter(rows.values())) for _, _, _, rows in store.open_batches() if rows]
@@ -47,14 +50,17 @@ def main(argv: list[str] | None = None) -> None:
             model = StoredModel(ModelSpec.of(settings), path, 1, None)
             model.open()
             try:
-                cancelled += model.cancel(args.give_up)
+                of_store = model.cancel(args.give_up)
             finally:
                 model.close()
-    print(
-        f"{len(cancelled)} batches cancelled: {', '.join(cancelled)}"
-        if cancelled
-        else "no batch is open"
-    )
+            cancelled += of_store[0]
+            unsure += of_store[1]
+    if cancelled or not unsure:
+        names = ", ".join(cancelled)
+        print(f"{len(cancelled)} batches cancelled: {names}" if cancelled else "no batch is open")
+    if unsure:
+        print(*unsure, sep="\n")
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

@@ -168,7 +168,8 @@ def numbers(a: Run, b: Run) -> Iterator[str]:
     """Yield a line for each model and benchmark that both runs have."""
     tables = [run.json("lm_eval.json") or {"models": {}} for run in (a, b)]
     same = same_source(a, b, "data_items", "tasks") and same_source(a, b, "data_items", "data")
-    metrics = [dict(run.receipts["lm_eval_table"]["recipe"]["metric"]) for run in (a, b)]
+    table = {"recipe": {"metric": {}}}  # of a run that has not come so far
+    metrics = [run.receipts.get("lm_eval_table", table)["recipe"]["metric"] for run in (a, b)]
     for model in [name for name in tables[0]["models"] if name in tables[1]["models"]]:
         samples = [run.rows(f"lm_eval/{model}.samples.jsonl") for run in (a, b)]
         for task in [name for name in metrics[0] if name in metrics[1]]:

@@ -36,26 +36,12 @@ from bezoar.workflow import duration, machine_checks, packages, served, sources
 from bezoar.workflow import machine as machine_of
 from bezoar.workflow.cluster import is_slurm
 from bezoar.workflow.configuration import SCHEMA, check, files_of, resolved
-from bezoar.workflow.layout import Layout
+from bezoar.workflow.layout import Layout, models_asked
 from bezoar.workflow.source_lock import recorded
 
 LEAST_GIB = {"dress-rehearsal": 28}  # of disk; of any other small scale:
 FEW_GIB = 3
 KNOCK_S = 3
-
-
-def models(config: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (role, settings) of every language model behind an API."""
-    if config["entry"] == "generate":
-        yield "teacher", config["teacher"]
-        if "evol" in config["sft"]["order"]:
-            yield "evaluator", config["generate"]["evol"]["evaluator"]
-        yield "rater", config["filter"]["rater"]
-        if config["filter"]["second_rater"]:
-            yield "second rater", config["filter"]["second_rater"]
-    yield "judge", config["mtbench"]["judgments"]["judge"]
-    for name, column in config["mtbench"]["rejudge"].items():
-        yield f"judge {name}", column["judge"]
 
 
 def machine(config: dict[str, Any], profile: str = "profiles/default") -> Iterator[str]:
@@ -98,7 +84,7 @@ def server_there(serve: dict[str, Any]) -> bool:
 def language_models(config: dict[str, Any]) -> Iterator[str]:
     """Yield missing keys and servers that do not answer."""
     layout = Layout(config)
-    for role, settings in models(config):
+    for role, settings in models_asked(config):
         if settings["provider"] == "simulator":
             continue
         if served_here(layout, role, settings):
@@ -124,9 +110,14 @@ def language_models(config: dict[str, Any]) -> Iterator[str]:
                 f"{role}: {settings['base_url_env']} is not set; start a server of"
                 f" {settings['model']} (docs/reproducing.md) and put its address (…/v1) into it"
             )
+        elif address and not network.is_address(address):
+            yield (
+                f"{role}: {settings['base_url_env']}: expected an address such as"
+                f" https://example.org/v1, found something else; correct it ({network.ENCODE})"
+            )
         elif address and not answers(models_url(settings, address), whatever=True):
             yield (
-                f"{role}: no answer from {address}; start the server or correct"
+                f"{role}: no answer from {network.shown(address)}; start the server or correct"
                 f" {settings['base_url_env']}"
             )
 
@@ -137,7 +128,7 @@ def model_ends(config: dict[str, Any], today: date) -> list[str]:
     """
     layout = Layout(config)
     roles: dict[str, tuple[ModelSpec, list[str]]] = {}
-    for role, settings in models(config):
+    for role, settings in models_asked(config):
         if settings["provider"] == "simulator" or served_here(layout, role, settings):
             continue
         spec = ModelSpec.of(settings)
@@ -184,9 +175,7 @@ def models_url(settings: dict[str, Any], address: str) -> str:
 def knock(url: str) -> int | str:
     """Return the status with which anything answers at `url`, or why nothing does."""
     try:
-        with urllib.request.urlopen(
-            urllib.request.Request(url, method="HEAD"), timeout=KNOCK_S
-        ) as response:
+        with urllib.request.urlopen(network.request(url, "HEAD"), timeout=KNOCK_S) as response:
             return int(response.status)
     except urllib.error.HTTPError as error:
         return error.code
@@ -278,7 +267,7 @@ def unreachable(entries: list[dict[str, Any]]) -> list[str]:
         setting = " and HF_ENDPOINT" if host == hub.endpoint() else ""
         look = network.advice(host, str(why)) or f"check the network{setting}"
         lines.append(
-            f"source: no answer from {host} ({why}), which has {len(names)} sources"
+            f"source: no answer from {network.shown(host)} ({why}), which has {len(names)} sources"
             f" ({', '.join(names)}); {look}, or set MIRROR to a directory that holds them"
             ' (docs/reproducing.md, "Without a network")'
         )
@@ -305,8 +294,8 @@ def reachable(entry: dict[str, Any]) -> str | None:
         None
         if answers(url)
         else (
-            f"source: {entry['id']} is not in MIRROR and {url} does not answer; put it into"
-            f" MIRROR/{place}"
+            f"source: {entry['id']} is not in MIRROR and {network.shown(url)} does not answer; put"
+            f" it into MIRROR/{place}"
         )
     )
 

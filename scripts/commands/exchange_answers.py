@@ -25,6 +25,7 @@ from bezoar import program
 from bezoar.errors import UserError
 from bezoar.files import sha256_text, whole_file
 from bezoar.llm.answer_store import COLUMNS, Store, digest, usable
+from bezoar.llm.language_model import STATES, Answer
 from bezoar.readers import column, iter_jsonl, parse_json
 from bezoar.workflow.configuration import resolved
 
@@ -75,10 +76,33 @@ def lines(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             or digest(row["answer"], row["response"]) != row["sha256"]
         ):
             raise UserError(f"{where}: does not match its hash; fetch the export again")
-        answer = parse_json(row["answer"], f"{where}: answer")
-        if not isinstance(answer, dict) or not isinstance(answer.get("text"), str):
-            raise UserError(f"{where}: `answer`: expected an answer with a text; export it again")
+        if not is_answer(parse_json(row["answer"], f"{where}: answer")):
+            raise UserError(
+                f"{where}: `answer`: expected an answer with state, text, usage and model; export"
+                " it again"
+            )
+        numbers = (row["sent_unix_s"], row["seconds"], 0.0 if row["usd"] is None else row["usd"])
+        if not all(type(value) in (int, float) for value in numbers) or type(row["via"]) is not str:
+            raise UserError(
+                f"{where}: expected numbers as sent_unix_s, seconds and usd, a text as via; export"
+                " it again"
+            )
         yield number, row
+
+
+def is_answer(value: object) -> bool:
+    """Whether a value is a stored answer that every stage can read."""
+    try:
+        answer = Answer(**value)  # type: ignore[arg-type]
+    except TypeError:
+        return False
+    texts = (answer.text, answer.model, answer.error, answer.finish, answer.reasoning)
+    return (
+        answer.state in STATES
+        and all(type(text) is str for text in texts)
+        and isinstance(answer.usage, dict)
+        and all(type(count) is int for count in answer.usage.values())
+    )
 
 
 def take_in(folder: Path, file: Path) -> tuple[int, int]:
@@ -88,21 +112,30 @@ def take_in(folder: Path, file: Path) -> tuple[int, int]:
     rows: dict[str, list[tuple[Any, ...]]] = defaultdict(list)
     for _, row in lines(file):
         rows[row["store"]].append(tuple(row[column] for column in COLUMNS))
+    for name, answers in rows.items():
+        refuse_others(folder / name, answers)
     new = 0
     for name, answers in rows.items():
         store = Store(folder / name)
-        known = {row[0]: row[4] for row in store.rows() if usable(json.loads(row[2]))}
-        good = [row for row in answers if usable(json.loads(row[2]))]
-        other = next((row for row in good if known.get(row[0], row[4]) != row[4]), None)
-        if other is not None:
-            store.close()
-            raise UserError(
-                f"{folder / name}: already has another answer to {other[0][:12]}…; import into a"
-                " fresh results folder"
-            )
         new += store.put_rows(answers)
         store.close()
     return sum(map(len, rows.values())), new
+
+
+def refuse_others(path: Path, answers: list[tuple[Any, ...]]) -> None:
+    """Raise `UserError` if a store already has another answer to a request."""
+    if not path.is_file():
+        return
+    store = Store(path)
+    known = {row[0]: row[4] for row in store.rows() if usable(json.loads(row[2]))}
+    store.close()
+    good = [row for row in answers if usable(json.loads(row[2]))]
+    other = next((row for row in good if known.get(row[0], row[4]) != row[4]), None)
+    if other is not None:
+        raise UserError(
+            f"{path}: already has another answer to {other[0][:12]}…; import into a fresh results"
+            " folder"
+        )
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -4,7 +4,7 @@ made anew.
 Usage: forget_failures.py --config config/paper.yaml --kind refused [provider_error …] [--dry-run]
 
 A run asks again by itself whatever had failed; but a stage that bore a few failures is done and
-does not run. Forgetting changes its store, and thereby makes it stale.
+does not run. Forgetting removes its receipt, too, and thereby makes it stale.
 
 Kinds: refused, unparsable (nothing in the answer, or not ended by an answer), truncated (cut before
 the first word), provider_error (not taken by the server), other_model (answered by another model
@@ -21,8 +21,10 @@ from bezoar import program
 from bezoar.errors import UserError
 from bezoar.llm.answer_store import Store, stores_of, usable
 from bezoar.llm.settings import same_model
+from bezoar.provenance import audit
+from bezoar.provenance.fingerprint import files_in
 from bezoar.workflow.configuration import resolved
-from doctor import models
+from bezoar.workflow.layout import models_asked
 
 KINDS = ("refused", "unparsable", "truncated", "provider_error", "other_model")
 
@@ -37,8 +39,20 @@ def kind_of(request: dict[str, Any], answer: dict[str, Any], aliases: dict[str, 
     return None if usable(answer) else str(answer["state"])
 
 
+def receipts_of(path: Path) -> list[Path]:
+    """Return the receipts of the stages that keep their answers in a store."""
+    receipts, _ = audit.read_receipts(path.parents[1])
+    return [
+        path.parents[1] / "receipts" / f"{stage}.json"
+        for stage, held in receipts.items()
+        if path in map(Path, files_in(held["outputs"]))
+    ]
+
+
 def forget(path: Path, kinds: set[str], aliases: dict[str, str], dry_run: bool) -> Counter[str]:
-    """Take the failures of these kinds out of a store; return how many there were of each."""
+    """Take the failures of these kinds out of a store, and its stages' receipts away; return how
+    many failures there were of each kind.
+    """
     store, found = Store(path), {}
     for key, request, answer, *_ in store.rows():
         kind = kind_of(json.loads(request), json.loads(answer), aliases)
@@ -50,6 +64,8 @@ def forget(path: Path, kinds: set[str], aliases: dict[str, str], dry_run: bool) 
             raise UserError(
                 f"{path}: has an open batch; run again until it is collected, or cancel"
             )
+        for receipt in receipts_of(path):  # first: after a kill the stage runs for nothing at most
+            receipt.unlink()
         store.forget(found)
     store.close()
     return Counter(found.values())
@@ -72,7 +88,7 @@ def main(argv: list[str] | None = None) -> None:
     config = resolved(args.config)
     aliases = {
         settings["model"]: settings["reported_as"]
-        for _, settings in models(config)
+        for _, settings in models_asked(config)
         if settings.get("reported_as")
     }
     kinds = set(KINDS) if "all" in args.kind else set(args.kind)

@@ -49,7 +49,7 @@ from bezoar.llm.protocol import seed_of
 from bezoar.llm.settings import Messages, ModelSpec, Request, request_of
 from bezoar.llm.stored_model import checked, final, keys_of
 from bezoar.provenance.audit import read_receipts
-from bezoar.readers import read_json, read_jsonl, read_lines, read_yaml, read_yaml_entries
+from bezoar.readers import column, read_json, read_jsonl, read_lines, read_yaml, read_yaml_entries
 from bezoar.rehearsal.simulator import Simulator
 from bezoar.rehearsal.world import World
 from bezoar.surroundings import own
@@ -132,6 +132,10 @@ class Planner:
 
     def open(self) -> None:
         """Nothing is opened."""
+
+    def used(self) -> dict[str, float]:
+        """Return nothing: nothing is paid for."""
+        return {}
 
     def close(self) -> None:
         """Close the store, if there is one."""
@@ -421,10 +425,10 @@ class Plan:
 
         for model, job in zip(models, self.layout.judging_jobs(models), strict=True):
             plan("judge", job, model, [])
-        for column in [] if self.evaluation else self.layout.columns:
+        for other in [] if self.evaluation else self.layout.columns:
             for model in models:
-                job = self.job(f"mtbench_rejudge_{column}_{model}")
-                plan(f"judge: {column}", job, model, self.layout.overrides(column))
+                job = self.job(f"mtbench_rejudge_{other}_{model}")
+                plan(f"judge: {other}", job, model, self.layout.overrides(other))
 
     def questions(self, files: list[Path]) -> tuple[list[dict[str, Any]], dict[int, list[str]]]:
         """Return MT-Bench's questions and reference answers, or stand-ins."""
@@ -465,9 +469,13 @@ def overridden() -> int:
     return len({row["question_id"] for row in rows})
 
 
+UNSAID = {"tokens_per_second": 0, "gpus": 1}  # of a model whose entry does not say them
+
+
 def table(plan: Plan, via: str) -> list[str]:
     """Return the lines to print."""
-    entries = read_yaml(Path(own("PRICES") or PRICES))
+    path = Path(own("PRICES") or PRICES)
+    entries = read_yaml(path)
     width = max(28, *(len(stage) + 3 for stage in plan.loads))
     lines = [
         f"{'stage':{width}}{'pending':>9}{'stored':>8}{'in':>12}{'out':>12}"
@@ -482,8 +490,9 @@ def table(plan: Plan, via: str) -> list[str]:
         if None in usd.values():
             unpriced.append(stage)
         entry = entries["models"].get(load.settings.model) or {}
-        speed = entry.get("tokens_per_second")
-        hours = f"{load.out['expected'] / speed / 3600 * entry['gpus']:.1f}" if speed else "-"
+        where = f"{path}: {load.settings.model}"
+        speed, gpus = (column({**UNSAID, **entry}, name, float, where) for name in UNSAID)
+        hours = f"{load.out['expected'] / speed / 3600 * gpus:.1f}" if speed else "-"
         # A store holds the request once, the answer's text twice.
         megabytes = (load.tokens_in + 2 * load.out["expected"]) * BYTES_PER_TOKEN / 1e6
         money = "".join(
@@ -508,13 +517,7 @@ def table(plan: Plan, via: str) -> list[str]:
             if counter(model, plan.tokenizers)[1]
             else f"{BYTES_PER_TOKEN} bytes a token (texts vary by a third)"
         )
-        price = (
-            f"{entry['input']:g}/{entry['output']:g} USD a million tokens in/out,"
-            f" {entries['date']}, {entry['source']}: {entry['verified']}"
-            if entry
-            else "no price"
-        )
-        lines.append(f"{model}: {exact}; {price}")
+        lines.append(f"{model}: {exact}; {price_line(entry, entries.get('date'))}")
     lines += ends(plan)
     budget = budget_of_environment()
     lines.append(
@@ -523,6 +526,16 @@ def table(plan: Plan, via: str) -> list[str]:
         else "BUDGET_USD is not set: nothing stops the run"
     )
     return lines
+
+
+def price_line(entry: dict[str, Any] | None, day: object) -> str:
+    """Return a model's price in words, with when and where it was looked up, where that is said."""
+    if not entry:
+        return "no price"
+    origin = ", ".join(str(part) for part in (day, entry.get("source")) if part)
+    said = ": ".join(filter(None, (origin, str(entry.get("verified") or ""))))
+    price = f"{entry['input']:g}/{entry['output']:g} USD a million tokens in/out"
+    return f"{price}, {said}" if said else price
 
 
 def ends(plan: Plan) -> list[str]:

@@ -35,6 +35,10 @@ class ScriptedModel:
     def open(self) -> None:
         """Nothing is opened."""
 
+    def used(self) -> dict[str, float]:
+        """Nothing was paid for."""
+        return {}
+
     def close(self) -> None:
         """Nothing is closed."""
 

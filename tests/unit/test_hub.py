@@ -277,11 +277,14 @@ def test_offline_takes_the_cache_and_asks_nothing(tmp_path: Path) -> None:
             env={**os.environ, **known, "HF_HUB_OFFLINE": "0"}, check=True, capture_output=True,
         )  # fmt: skip
         hub.asked.clear()
+        (tmp_path / "data/hub/some_model").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data/hub/some_model/model-00002.safetensors").touch()  # of an older revision
         assert program(tmp_path, entry, HF_HUB_OFFLINE="1", **known) == (0, "")
         assert hub.asked == []
     manifest = read_json(tmp_path / "data/hub/some_model/manifest.json")
     assert manifest["revision"] == revision
     assert set(manifest["files"]) == set(FILES)
+    assert not (tmp_path / "data/hub/some_model/model-00002.safetensors").exists()
 
 
 DOCTOR = (

@@ -35,6 +35,8 @@ BENDING = {
     "WANDB_PROJECT": "mine",
     "SNAKEMAKE_PROFILE": "/mine",
     "BASH_ENV": "/x.sh",
+    "OPENAI_CUSTOM_HEADERS": "X-Gateway: secret",
+    "ANTHROPIC_CUSTOM_HEADERS": "X-Gateway: secret",
     "TOKENIZERS_PARALLELISM": "true",
 }
 KEPT = {

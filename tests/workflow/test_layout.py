@@ -8,10 +8,9 @@ import pytest
 from dag import Job, jobs_of
 from smallest import ROOT
 
-import doctor
 from bezoar.workflow import duration, lineage
 from bezoar.workflow.configuration import resolved
-from bezoar.workflow.layout import LAST, Layout
+from bezoar.workflow.layout import LAST, Layout, models_asked
 from bezoar.workflow.progress_display import TARGET, name_of
 
 TWO_MODELS = {
@@ -207,7 +206,7 @@ def test_make_doctor_looks_at_every_model_that_a_run_asks(name: str, overlays: P
     facts = layout(name, overlays)
     jobs = facts.language_model_jobs()
     asked = [settings for job in jobs for settings in (job.settings, *job.second.values())]
-    looked_at = [settings for _, settings in doctor.models(facts.config)]
+    looked_at = [settings for _, settings in models_asked(facts.config)]
     missed = [settings for settings in asked if settings not in looked_at]
     assert missed == [] and all(settings in asked for settings in looked_at)
 

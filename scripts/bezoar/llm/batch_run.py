@@ -83,7 +83,7 @@ class BatchRun:
         number, asked = exchange.store.batch_asked(part)
         exchange.server.sent += len(part)
         try:
-            name = await self._submit(part, _mark(part, asked), asked)
+            name = await self._submit(part, mark_of(part, asked), asked)
         except Fault as fault:
             if fault.status is not None and fault.status < 500:  # it was certainly not accepted
                 self._close(number, part)
@@ -94,11 +94,12 @@ class BatchRun:
             raise UserError(
                 exchange.connection.hint(fault) + (advice if fault.status in (404, 405) else "")
             ) from None
-        exchange.store.batch_named(number, name)
+        if name:
+            exchange.store.batch_named(number, name)
 
-    async def _submit(self, part: dict[str, Request], mark: str, asked: float) -> str:
+    async def _submit(self, part: dict[str, Request], mark: str, asked: float) -> str | None:
         """Return the id of a batch; after a transient fault, check first whether it was accepted
-        after all.
+        after all. None: there is one that may be it, which only its results can tell.
         """
         for turn in range(limits.RETRIES):
             try:
@@ -111,7 +112,7 @@ class BatchRun:
             known = self.exchange.store.batch_names()
             found = await self._find(mark, asked, len(part), known)
             if found:
-                return found
+                return found if self.api.marks else None
         raise AssertionError("unreachable")
 
     async def _find(self, mark: str, asked: float, count: int, known: set[str]) -> str | None:
@@ -153,7 +154,7 @@ class BatchRun:
         known = store.batch_names()
         while True:
             if searched:
-                name = await self._find(_mark(requests, asked), asked, len(requests), known)
+                name = await self._find(mark_of(requests, asked), asked, len(requests), known)
             if name is None:  # it was never accepted
                 self._close(number, requests)
                 return
@@ -162,7 +163,8 @@ class BatchRun:
                 self._failed(number, name, requests, state.failed)
                 return
             results = await patiently(partial(self.api.collect, name), what=f"batch {name}")
-            if not searched or not results.by_key or results.by_key.keys() & requests.keys():
+            certain = self.api.marks or not searched
+            if certain or results.by_key.keys() & requests.keys():
                 break
             known.add(name)  # somebody else's, of the same size
         store.batch_named(number, name)
@@ -274,6 +276,6 @@ class BatchRun:
         self.exchange.store.batch_collected(number)
 
 
-def _mark(requests: dict[str, Request], asked: float) -> str:
+def mark_of(requests: dict[str, Request], asked: float) -> str:
     """Return the mark of one submission of requests."""
     return sha256_text(canonical([sorted(requests), asked]))[:32]

@@ -84,7 +84,11 @@ class BatchState:
 
 
 class BatchAPI(Protocol):
-    """One provider's batch API; every call raises `Fault`."""
+    """One provider's batch API; every call raises `Fault`. `marks`: whether it keeps our mark, so
+    that a batch which `find` returns is certainly ours.
+    """
+
+    marks: bool
 
     async def submit(self, requests: dict[str, Request], mark: str) -> str:
         """Submit requests under a mark by which `find` may recognise them; return the batch's
@@ -135,6 +139,8 @@ def parts_of(requests: dict[str, Request], most: int) -> Iterator[dict[str, Requ
 
 class OpenAIBatches:
     """OpenAI's Batch API."""
+
+    marks = True
 
     def __init__(self, transport: Transport) -> None:
         self.transport = transport
@@ -198,6 +204,8 @@ class OpenAIBatches:
 
 class AnthropicBatches:
     """Anthropic's Message Batches. There is no place for a mark in them."""
+
+    marks = False
 
     def __init__(self, transport: Transport) -> None:
         self.transport = transport

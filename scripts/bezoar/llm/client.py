@@ -45,6 +45,7 @@ class LLMClient:
         self.states: Counter[str] = Counter()
         self.usage: Counter[str] = Counter()
         self.unnamed = 0
+        self._used_beside: dict[str, float] = {}
 
     @classmethod
     def of(
@@ -136,17 +137,26 @@ class LLMClient:
         return results
 
     def facts_for_receipt(self) -> dict[str, Any]:
-        """Return states and tokens of rows, calls sent and USD charged for them, for the stage's
-        receipt, and how many answers no model was named with, if any.
+        """Return states and tokens of rows, calls that this process sent and USD charged for them,
+        and number and price of the answers used, for the stage's receipt; and how many answers no
+        model was named with, if any.
         """
         unnamed = {"unnamed": self.unnamed} if self.unnamed else {}
+        beside = self._used_beside
+        used = {name: round(n + beside.get(name, 0), 6) for name, n in self.model.used().items()}
         return unnamed | {
             "states": self.counts(),
             "tokens": dict(sorted(self.usage.items())),
             "sent": self.sent,
             "usd": round(self.usd, 6),
+            "used": used,
             "mode": self.model.mode,
         }
+
+    def count_in(self, other: "LLMClient") -> None:
+        """Count what a stage's other model answered among the answers used."""
+        for name, number in other.model.used().items():
+            self._used_beside[name] = self._used_beside.get(name, 0) + number
 
     def counts(self) -> dict[str, int]:
         """Return how many rows ended in each state that occurred."""

@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -12,6 +14,7 @@ from bezoar.errors import UserError
 from bezoar.llm.faults import Blame, Fault
 from bezoar.llm.settings import ModelSpec
 from bezoar.llm.transport import Transport
+from bezoar.surroundings import CUSTOM_HEADERS
 
 if TYPE_CHECKING:
     from anthropic import AsyncAnthropic
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 SIMULATOR = Path(__file__).parents[2] / "serve_simulator.py"
 # Where a model without an address of its own is asked, whatever the variables of the client say.
 ADDRESSES = {"openai": "https://api.openai.com/v1", "anthropic": "https://api.anthropic.com"}
+OPENAI_ACCOUNT = ("OPENAI_ORG_ID", "OPENAI_PROJECT_ID")  # which account pays OpenAI
 NO_KEY = "none"  # to a server that needs none; the clients want one
 
 
@@ -34,6 +38,18 @@ def root_of(address: str, messages: bool) -> str:
     """
     root = address.rstrip("/")
     return root.removesuffix("/v1").rstrip("/") if messages else root
+
+
+@contextmanager
+def unset(names: Iterable[str]) -> Iterator[None]:
+    """Take variables out of the environment while a client is made, which sends what they hold to
+    whatever address it is given.
+    """
+    held = {name: os.environ.pop(name) for name in names if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(held)
 
 
 class SimulatorProcess:
@@ -102,9 +118,11 @@ class Connection:
         self._secrets = tuple(filter(None, (None if key == NO_KEY else key, password)))
         if not simulated:
             network.require_network()
-        if speaks_messages(settings.provider, settings.api):
-            return self._anthropic(key, address, simulated)
-        return self._openai(key, f"{address}/v1" if simulated else address, simulated)
+        of_provider = not simulated and not settings.base_url_env
+        with unset((*CUSTOM_HEADERS, *(() if of_provider else OPENAI_ACCOUNT))):
+            if speaks_messages(settings.provider, settings.api):
+                return self._anthropic(key, address, simulated)
+            return self._openai(key, f"{address}/v1" if simulated else address, simulated)
 
     def transport(self, sdk_client: "AsyncOpenAI | AsyncAnthropic") -> Transport:
         """Return the transport of a client that was made here."""
@@ -186,12 +204,7 @@ class Connection:
 
     def _address(self, name: str) -> str:
         address = self._variable(name, "the address of the server of").strip()
-        try:
-            parts = urlsplit(address)
-            good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        except ValueError:
-            good = False
-        if not good or not address.isprintable() or " " in address:
+        if not network.is_address(address):
             raise UserError(
                 f"{name}: expected an address such as https://example.org/v1 for"
                 f" {self.settings.model}, found something else"

@@ -59,6 +59,12 @@ class LanguageModel(Protocol):
         """What they were charged."""
         ...
 
+    def used(self) -> dict[str, float]:
+        """Return how many different answers were given, how many of them had been stored by an
+        earlier process, and what all of them cost in USD, whenever they were asked for.
+        """
+        ...
+
     def open(self) -> None:
         """Get ready to answer."""
         ...

@@ -116,6 +116,10 @@ class ShardedModel:
         """What they were charged."""
         return self.own.usd
 
+    def used(self) -> dict[str, float]:
+        """Return what this shard's own answers are and cost."""
+        return self.own.used()
+
     def open(self) -> None:
         """Open this shard's store."""
         self.own.open()

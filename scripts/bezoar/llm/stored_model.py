@@ -2,12 +2,13 @@
 
 import asyncio
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from bezoar.errors import UserError
 from bezoar.llm.answer_store import Store, key_of, usable
-from bezoar.llm.batch_run import BatchRun
+from bezoar.llm.batch_run import BatchRun, mark_of
 from bezoar.llm.batches import batch_api
 from bezoar.llm.budget import Account, Ledger, Price, budget_of_environment, price_of
 from bezoar.llm.connection import Connection
@@ -46,6 +47,7 @@ class StoredModel:
         self.ledger: Ledger | None = None
         self._store: Store | None = None
         self._asked_again: set[str] = set()
+        self._used: set[str] = set()
 
     @property
     def sent(self) -> int:
@@ -56,6 +58,16 @@ class StoredModel:
     def usd(self) -> float:
         """What they were charged."""
         return self.server.usd
+
+    def used(self) -> dict[str, float]:
+        """Return how many answers were given, how many of them were here before, and what all of
+        them cost.
+        """
+        return {
+            "answers": len(self._used),
+            "stored": len(self._used - self._asked_again),
+            "usd": round(sum(self.store.prices(self._used).values()), 6),
+        }
 
     @property
     def store(self) -> Store:
@@ -104,6 +116,7 @@ class StoredModel:
         """
         requests = [request_of(self.settings, prompt, attempt, schema) for prompt in prompts]
         keys = keys_of(requests, names)
+        self._used.update(keys)
         known = self.store.get_many(dict.fromkeys(keys))
         again: set[str] = set()
         if self.mode != "replay":
@@ -163,30 +176,55 @@ class StoredModel:
         else:
             await online.send_all()
 
-    def cancel(self, give_up: bool = False) -> list[str]:
-        """Ask the provider to end this store's open batches; return their ids. A later run collects
-        what was answered until then, unless `give_up` says that it asks anew; a batch that the
-        provider does not know is given up.
+    def cancel(self, give_up: bool = False) -> tuple[list[str], list[str]]:
+        """Ask the provider to end this store's open batches; return their ids, and a line for each
+        that may run without that anybody can say which it is. A later run collects what was
+        answered until then, unless `give_up` says that it asks anew; a batch that the provider does
+        not know is given up.
         """
-        open_batches = [(number, name) for number, name, *_ in self.store.open_batches() if name]
+        open_batches = self.store.open_batches()
+        cancelled: list[str] = []
+        unsure: list[str] = []
 
         async def all_of_them() -> None:
             async with self.connection.client() as sdk_client:
                 api = batch_api(self.settings.api, self.connection.transport(sdk_client))
-                for number, name in open_batches:
+                for number, name, asked, requests in open_batches:
                     try:
+                        if name is None and api.marks:  # killed before the id was written down
+                            known = self.store.batch_names()
+                            mark = mark_of(requests, asked)
+                            name = await api.find(mark, asked, len(requests), known)
+                            if name is None:
+                                continue  # it was never accepted
+                            self.store.batch_named(number, name)
+                        elif name is None:
+                            unsure.append(self._unsure(len(requests), asked, give_up))
+                            continue
+                        cancelled.append(name)
                         await api.cancel(name)
                     except Fault as fault:
                         if fault.status in (404, 410):
                             self.store.batch_collected(number)
                         elif not give_up and fault.status not in (400, 409):  # has ended already
                             raise UserError(self.connection.hint(fault)) from None
+                        elif name is None:
+                            unsure.append(self._unsure(len(requests), asked, give_up))
 
         if open_batches:
             asyncio.run(all_of_them())
         for number, *_ in self.store.open_batches() if give_up else ():
             self.store.batch_collected(number)
-        return [name for _, name in open_batches]
+        return cancelled, unsure
+
+    def _unsure(self, count: int, asked: float, give_up: bool) -> str:
+        """Return the line for a batch whose id was not written down and which has no mark."""
+        return (
+            f"{self.path.name}: a batch of {count} requests to {self.settings.model}, submitted at"
+            f" {datetime.fromtimestamp(asked, UTC):%Y-%m-%d %H:%M} UTC, may be running: its id is"
+            " not known; look for it in the provider's console, and cancel it there"
+            + ("" if give_up else ", or run again, which finds and collects it")
+        )
 
     def _stop_at_budget(self, names: list[str], answers: list[Answer]) -> None:
         """Raise `UserError` if the budget was too small for all rows."""

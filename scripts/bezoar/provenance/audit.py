@@ -2,16 +2,19 @@
 should know before trusting it.
 """
 
+import os
+import re
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bezoar.errors import UserError
-from bezoar.files import canonical, sha256_text
+from bezoar.errors import UserError, reason
+from bezoar.files import brief, canonical, sha256_text
 from bezoar.provenance.code_digest import digest
 from bezoar.provenance.fingerprint import Hashes, files_in
 from bezoar.provenance.staleness import first_row_changed
-from bezoar.readers import read_json, read_json_object
+from bezoar.readers import read_json_object
 from bezoar.workflow import sources
 from bezoar.workflow.layout import LAST
 from bezoar.workflow.source_lock import recorded as recorded_in
@@ -31,11 +34,6 @@ KEYS = (
     "git_commit",
     "git_dirty",
 )
-
-
-def paths_of(section: dict[str, dict[str, str]]) -> set[str]:
-    """Return the paths of a receipt's inputs or outputs."""
-    return set(files_in(section))
 
 
 def read_receipts(results: Path) -> tuple[Receipts, list[str]]:
@@ -123,6 +121,41 @@ def hashes(receipts: Receipts) -> list[str]:
     return wrong
 
 
+def place_of(path: str) -> str:
+    """Return a path as the project names it: relative where it lies inside, without `.` and
+    `..`.
+    """
+    whole, here = os.path.abspath(path), f"{os.getcwd()}/"
+    return whole.removeprefix(here)
+
+
+def snapshot_faults(path: str, recorded: str, pin: str | None) -> Iterator[str]:
+    """Yield what is wrong with a file of a hub snapshot: its manifest has another revision than the
+    pinned one, or lists other bytes.
+    """
+    snapshot = Path(*Path(path).parts[:3])
+    try:
+        manifest = read_json_object(snapshot / "manifest.json", "files", "revision")
+    except (UserError, OSError) as error:
+        yield f"the snapshot has no manifest ({reason(error)})"
+        return
+    if pin and manifest["revision"] != pin:
+        yield f"of revision {brief(manifest['revision'])}, but {brief(pin)} is pinned"
+    name, files = str(Path(path).relative_to(snapshot)), manifest["files"]
+    listed = files.get(name) if isinstance(files, dict) else None
+    if name != "manifest.json" and listed != recorded:
+        yield "not as in the snapshot's manifest"
+
+
+def pin_of(identifier: str, registry: dict[str, Any], pinned: dict[str, Any]) -> str | None:
+    """Return the revision at which a hub repository is pinned, if any: by the registry, by the
+    lock, or by the id of a repository that a configuration names with its commit.
+    """
+    published = registry.get(identifier, {}).get("revision") or pinned.get(identifier)
+    named = re.search(r"_([0-9a-f]{40})$", identifier)
+    return published or (named[1] if named else None)
+
+
 def chain(receipts: Receipts, results: Path) -> list[str]:
     """Follow every input to the stage that wrote it, to a pinned source or to a file of the
     project; return a line for each that leads nowhere.
@@ -131,10 +164,11 @@ def chain(receipts: Receipts, results: Path) -> list[str]:
     made: dict[str, tuple[str, str]] = {}
     for stage, held in receipts.items():
         for path, recorded in files_in(held["outputs"]).items():
-            if path in made:
-                wrong.append(f"{stage}: {path}: written by {made[path][0]} too")
-            made[path] = (stage, recorded)
-        made[f"{results}/receipts/{stage}.json"] = (stage, "")
+            place = place_of(path)
+            if place in made:
+                wrong.append(f"{stage}: {path}: written by {made[place][0]} too")
+            made[place] = (stage, recorded)
+        made[place_of(f"{results}/receipts/{stage}.json")] = (stage, "")
     registry = sources.load(Path("config/sources.yaml"))
     lock = Path("config/sources.lock")
     pinned = recorded_in(lock)
@@ -145,38 +179,34 @@ def chain(receipts: Receipts, results: Path) -> list[str]:
     }
     for stage, held in receipts.items():
         for path, recorded in files_in(held["inputs"]).items():
-            if path in made:
-                writer, written = made[path]
+            place = place_of(path)
+            if place in made:
+                writer, written = made[place]
                 if written and written != recorded:
                     wrong.append(
                         f"{stage}: {path}: read as {recorded[:12]}…, but {writer} says it wrote"
                         f" {written[:12]}…"
                     )
-            elif path.startswith("data/hub/"):
-                snapshot = Path(*Path(path).parts[:3])
-                manifest = (
-                    read_json(snapshot / "manifest.json")
-                    if (snapshot / "manifest.json").is_file()
-                    else {"files": {}}
-                )
-                name = str(Path(path).relative_to(snapshot))
-                if name != "manifest.json" and manifest["files"].get(name) != recorded:
-                    wrong.append(f"{stage}: {path}: not as in the snapshot's manifest")
-            elif path.startswith("data/"):
-                if known.get(path) != recorded:
+            elif place.startswith("data/hub/"):
+                pin = pin_of(Path(place).parts[2], registry, pinned)
+                wrong += [
+                    f"{stage}: {path}: {fault}" for fault in snapshot_faults(place, recorded, pin)
+                ]
+            elif place.startswith("data/"):
+                if known.get(place) != recorded:
                     wrong.append(
                         f"{stage}: {path}: read as {recorded[:12]}…, but config/sources.yaml and"
-                        f" sources.lock have {str(known.get(path))[:12]}…"
+                        f" sources.lock have {str(known.get(place))[:12]}…"
                     )
-            elif path.startswith(f"{results}/"):
+            elif place.startswith(f"{place_of(str(results))}/"):
                 wrong.append(f"{stage}: {path}: read, but no receipt wrote it")
-    read = {path for held in receipts.values() for path in files_in(held["inputs"])}
+    read = {place_of(path) for held in receipts.values() for path in files_in(held["inputs"])}
     unread = [
         stage
         for stage in receipts
         if "report" in receipts
         and stage not in LAST
-        and f"{results}/receipts/{stage}.json" not in read
+        and place_of(f"{results}/receipts/{stage}.json") not in read
     ]
     return [
         *wrong,
@@ -184,6 +214,28 @@ def chain(receipts: Receipts, results: Path) -> list[str]:
             f"{stage}: no later receipt holds the hash of this one; an edit of it could not be seen"
             for stage in unread
         ),
+    ]
+
+
+def from_elsewhere(receipts: Receipts, results: Path) -> list[str]:
+    """Return a line for each directory of inputs that no stage wrote and nothing pins, such as a
+    base of one's own: the receipts alone hold their hashes.
+    """
+    inside = ("data/", "config/", "prompts/", "scripts/", f"{place_of(str(results))}/")
+    made = {place_of(path) for held in receipts.values() for path in files_in(held["outputs"])}
+    names: dict[str, set[str]] = {}
+    readers: dict[str, set[str]] = {}
+    for stage, held in receipts.items():
+        for path in map(place_of, files_in(held["inputs"])):
+            if path not in made and not path.startswith(inside):
+                folder, name = os.path.split(path)
+                names.setdefault(folder or ".", set()).add(name)
+                readers.setdefault(folder or ".", set()).add(stage)
+    return [
+        f"from elsewhere: {folder}: {', '.join(sorted(names[folder]))}: read by"
+        f" {', '.join(sorted(readers[folder]))}; no stage made it and nothing pins it, the receipts"
+        " alone hold its hashes"
+        for folder in sorted(names)
     ]
 
 
@@ -199,8 +251,8 @@ def chain_digest(receipts: Receipts) -> str:
 
 
 def reservations(receipts: Receipts, results: Path) -> list[str]:
-    """Return what is not forged but should be known: unpinned, dirty, undeclared, other code, not
-    reproducible.
+    """Return what is not forged but should be known: unpinned, from elsewhere, dirty, undeclared,
+    other code, not reproducible.
     """
     found = (
         []
@@ -215,6 +267,7 @@ def reservations(receipts: Receipts, results: Path) -> list[str]:
                 f"unpinned: {entry['id']} has no published hash or revision; it is held by"
                 " config/sources.lock alone"
             )
+    found += from_elsewhere(receipts, results)
     dirty = [
         stage for stage, held in receipts.items() if held["git_dirty"] or not held["git_commit"]
     ]
@@ -268,8 +321,8 @@ def verdict(
                 f" ({', '.join(again) or 'none'})"
             ),
             (
-                f"- held by hashes alone (they load a model, or were not asked for): {len(held)}"
-                f" stages ({', '.join(held) or 'none'})"
+                "- held by hashes alone (they load a model, read from the hub, or were not asked"
+                f" for): {len(held)} stages ({', '.join(held) or 'none'})"
             ),
             f"- commits: {', '.join(f'{commit} ({count})' for commit, count in commits.items())}",
             "",

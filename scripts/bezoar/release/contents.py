@@ -20,7 +20,8 @@ from bezoar.workflow import lineage, recipes, sources
 from bezoar.workflow.layout import BASE, Layout
 
 ARCHIVE = "openbezoar.tar"
-TEXTS_OF_OTHERS = ("data_items", "data_contamination")  # stages that copy evaluation items
+# How the names of stages begin that copy texts of evaluation items which they read.
+COPY_ITEMS = ("task_data_", "data_items", "data_contamination", "explorer")
 
 
 @dataclass
@@ -233,11 +234,13 @@ def left_behind(layout: Layout, receipts: Receipts) -> dict[str, str]:
         if entry["licence"] is None and found:
             unlicensed |= found
             behind |= dict.fromkeys(found, f"{entry['id']} states no licence")
-    read = files_in(receipts["data_items"]["inputs"]) if "data_items" in receipts else {}
-    if unlicensed & set(read):
-        for stage in TEXTS_OF_OTHERS:
-            copied = files_in(receipts[stage]["outputs"]) if stage in receipts else {}
-            behind |= dict.fromkeys(copied, "copies evaluation items that state no licence")
+    copying = [held for stage, held in receipts.items() if stage.startswith(COPY_ITEMS)]
+    for _ in copying:  # as many times as the longest chain of copies has links, at most
+        for held in copying:
+            if unlicensed & set(files_in(held["inputs"])):
+                unlicensed |= set(files_in(held["outputs"]))
+    copied = unlicensed - set(behind)
+    behind |= dict.fromkeys(copied, "copies evaluation items that state no licence")
     weights = {path for path in named if path.endswith(WEIGHTS)}
     return behind | dict.fromkeys(weights - set(behind), "weights, in repositories of their own")
 

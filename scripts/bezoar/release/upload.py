@@ -52,6 +52,6 @@ def _explained(name: str, namespace: str, error: BaseException) -> UserError:
         )
     reason = f"status {status}" if status else type(error).__name__
     return UserError(
-        f"{name}: the upload broke off ({reason} from {hub.endpoint()}); run it again, and what"
-        " has arrived is not sent again"
+        f"{name}: the upload broke off ({reason} from {hub.shown_endpoint()}); run it again, and"
+        " what has arrived is not sent again"
     )

@@ -52,19 +52,29 @@ def longest(receipts: dict[str, dict[str, Any]], count: int = 3) -> list[tuple[s
     return [(name, receipts[name]["wall_s"] / 60) for name in ordered[:count]]
 
 
+def used(facts: dict[str, Any]) -> dict[str, Any]:
+    """Return how many answers of language models a stage used, how many of them it found stored,
+    and what they cost; of a receipt that does not say so, as far as its calls tell.
+    """
+    if "used" in facts:
+        return dict(facts["used"])
+    rows = sum(facts.get("states", {}).values())
+    stored = max(0, rows - facts.get("sent", 0))
+    return {"answers": rows, "stored": stored, "usd": facts.get("usd", 0)}
+
+
 def ran(receipts: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Return the days on which the stages ran (UTC), the commits of the code that they ran with,
     and how many answers of language models they found stored, of how many.
     """
     found = receipts.values()
     days = sorted({f"{datetime.fromtimestamp(t, UTC):%Y-%m-%d}" for t in span(receipts)})
-    asked = [r["facts"] for r in found if "sent" in r["facts"] and "states" in r["facts"]]
-    rows = [sum(facts["states"].values()) for facts in asked]
+    asked = [used(r["facts"]) for r in found if "sent" in r["facts"] and "states" in r["facts"]]
     return {
         "days": days,
         "commits": sorted({r["git_commit"][:8] for r in found if r.get("git_commit")}),
-        "answers": sum(rows),
-        "stored": sum(max(0, n - facts["sent"]) for n, facts in zip(rows, asked, strict=True)),
+        "answers": sum(facts["answers"] for facts in asked),
+        "stored": sum(facts["stored"] for facts in asked),
     }
 
 
@@ -202,7 +212,7 @@ def section(
         stages=len(found),
         machines=sorted({machine(receipt["hardware"]) for receipt in found}),
         hours=sum(receipt["wall_s"] for receipt in found) / 3600,
-        usd=sum(receipt["facts"].get("usd", 0) for receipt in found),
+        usd=sum(used(receipt["facts"])["usd"] for receipt in found),
         judge=claims["judge"],
         deviations=sum(row["count"] for row in deviations),
         ran=ran(receipts),

@@ -8,7 +8,7 @@ compares them with Snakemake's own DAG. Paths are relative to the project's root
 
 import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -43,6 +43,20 @@ def files_of_model(folder: Path) -> list[str]:
     """Return the files of a model's directory; of an empty one, the file that is missed first."""
     found = sorted(str(file) for file in folder.glob("*") if file.is_file())
     return found or [f"{folder}/config.json"]
+
+
+def models_asked(config: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (role, settings) of every language model behind an API."""
+    if config["entry"] == "generate":
+        yield "teacher", config["teacher"]
+        if "evol" in config["sft"]["order"]:
+            yield "evaluator", config["generate"]["evol"]["evaluator"]
+        yield "rater", config["filter"]["rater"]
+        if config["filter"]["second_rater"]:
+            yield "second rater", config["filter"]["second_rater"]
+    yield "judge", config["mtbench"]["judgments"]["judge"]
+    for name, column in config["mtbench"]["rejudge"].items():
+        yield f"judge {name}", column["judge"]
 
 
 def per_job(config: dict[str, Any]) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from batch_peer import CLAUDE, OPENAI, BatchPeer, bad, good, good_message, lines
 
+import cancel_batches
 from bezoar.errors import UserError
 from bezoar.llm import batch_run, limits
 from bezoar.llm.answer_store import Store
@@ -422,6 +423,61 @@ def test_somebody_elses_batch_of_the_same_size_is_passed_over(
     peer.batches.append({"id": "b1", "keys": ["f" * 64] * 6, "metadata": None})
     assert states(ask(tmp_path, settings=CLAUDE)) == ["answered"] * 6
     assert len(peer.batches) == 2 and at_rest(tmp_path) == (0, pytest.approx(6 * PRICE))
+
+
+@BOTH
+def test_a_batch_whose_id_was_not_written_down_is_not_overlooked_by_cancelling(
+    tmp_path: Path,
+    peer: BatchPeer,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    settings: dict[str, Any],
+) -> None:
+    """OpenAI's is found by its mark; of Anthropic's somebody has to be told."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "batch_named", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(BaseException):  # noqa: B017
+            ask(tmp_path, settings=settings)
+    (tmp_path / "store").mkdir()
+    (tmp_path / "s.sqlite").rename(tmp_path / "store" / "s.sqlite")
+    config = {"pathvars": {"results": str(tmp_path)}}
+    monkeypatch.setattr(cancel_batches, "resolved", lambda _: config)
+    monkeypatch.setattr(cancel_batches, "models_asked", lambda _: [("judge", settings)])
+    if settings is OPENAI:
+        cancel_batches.main(["--config", "x"])
+        assert "1 batches cancelled: b0" in capsys.readouterr().out and peer.turns["cancel"] == 1
+        return
+    for more in ([], ["--give-up"]):
+        with pytest.raises(SystemExit) as ended:
+            cancel_batches.main([*more, "--config", "x"])
+        lines = capsys.readouterr().out.splitlines()
+        assert ended.value.code == 1 and len(lines) == 1 and peer.turns["cancel"] == 0
+        assert lines[0].startswith("s.sqlite: a batch of 6 requests to m, submitted at 20")
+    cancel_batches.main(["--config", "x"])
+    assert capsys.readouterr().out == "no batch is open\n"
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_after_a_lost_reply_another_jobs_batch_of_the_same_size_is_not_taken_for_ours(
+    tmp_path: Path, peer: BatchPeer, empty: bool
+) -> None:
+    """Each model's judging asks the same number of questions."""
+    stranger = {"id": "b1", "keys": ["f" * 64] * 6, "metadata": None}
+
+    def script(what: str, turn: int) -> dict[str, Any] | None:
+        if what == "list" and stranger not in peer.batches:
+            peer.batches.append(stranger)  # younger than ours
+        return OUTAGES["lost reply"] if (what, turn) == ("create", 0) else None
+
+    use(peer, CLAUDE)
+    of_all, peer.script = peer.results, script
+    peer.results = lambda keys, number: (b"", None) if (empty and number) else of_all(keys, number)
+    assert states(ask(tmp_path, settings=CLAUDE)) == ["answered"] * 6
+    assert [batch["id"] for batch in peer.batches] == ["b0", "b1"], "ours is handed in once"
+    assert at_rest(tmp_path) == (0, pytest.approx(6 * PRICE))
+    store = Store(tmp_path / "s.sqlite")
+    assert store.batch_names() == {"b0"}
+    store.close()
 
 
 def test_an_answer_without_usage_is_charged_at_its_bound_for_batches(

@@ -172,7 +172,8 @@ def test_a_cancelled_batch_gives_what_was_answered_and_the_rest_is_asked_later(
 
             asyncio.run(impatient())
             assert time.monotonic() - started < 10
-            assert len(client.model.cancel()) == 1
+            cancelled, unsure = client.model.cancel()
+            assert (len(cancelled), unsure) == (1, [])
         with LLMClient.of(settings, tmp_path / "b.sqlite", 4, None, "online") as client:
             assert {answer.state for answer in client.ask(questions(20), names(20))} == {"answered"}
             assert client.sent == 10, "half had been answered when it was cancelled"

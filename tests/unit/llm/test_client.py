@@ -461,3 +461,33 @@ def test_only_one_request_is_under_way_until_the_server_has_answered_once(
     peer.script = script
     ask(tmp_path, [str(i) for i in range(9)], concurrency=4)
     assert active[0] == 1 and max(active) > 1
+
+
+def test_a_receipt_has_the_price_of_all_answers_used_whichever_run_paid_for_them(
+    tmp_path: Path, peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that was killed and run again paid for what it found stored, too."""
+    (tmp_path / "prices.yaml").write_text(
+        "models: {m: {input: 1000, output: 2000, batch_share: 0.5}}\n"
+    )
+    monkeypatch.setenv("BEZOAR_PRICES", str(tmp_path / "prices.yaml"))
+    peer.script = lambda prompt, turn: {"text": "fine"}
+
+    def facts(texts: list[str], mode: str = "online") -> dict[str, Any]:
+        with connect(tmp_path, mode) as opened:
+            opened.ask(chat(texts), texts)
+            return opened.facts_for_receipt()
+
+    whole = facts(["a", "b"])["usd"]
+    assert whole > 0
+    again = facts(["a", "b", "c", "c"])
+    assert (again["sent"], again["usd"]) == (1, pytest.approx(whole / 2))
+    used = {"answers": 3, "stored": 2, "usd": pytest.approx(1.5 * whole)}
+    assert again["used"] == used
+    assert facts(["a", "b", "c", "c"], "replay")["used"] == {**used, "stored": 3}
+    with connect(tmp_path) as first, connect(tmp_path) as second:  # as of a filter's two raters
+        for opened, texts in ((first, ["a"]), (second, ["a", "b"])):
+            opened.ask(chat(texts), texts)
+        first.count_in(second)
+        assert first.facts_for_receipt()["used"] == {**used, "stored": 3}
+    assert facts(["c"])["used"] == {"answers": 1, "stored": 1, "usd": pytest.approx(whole / 2)}

@@ -6,6 +6,7 @@ import asyncio
 import json
 import lzma
 from pathlib import Path
+from typing import Any
 
 import pytest
 from simulated import SETTINGS, names, questions, simulated
@@ -13,7 +14,7 @@ from simulated import SETTINGS, names, questions, simulated
 import cancel_batches
 import exchange_answers
 from bezoar.errors import UserError
-from bezoar.llm.answer_store import Store, key_of
+from bezoar.llm.answer_store import Store, digest, key_of
 from bezoar.llm.batches import batch_api
 from bezoar.llm.client import LLMClient
 from bezoar.llm.language_model import Answer
@@ -70,6 +71,15 @@ def test_an_export_is_deterministic_and_its_import_replays_without_a_key(
     assert (tmp_path / "back.xz").read_bytes() == (tmp_path / "one.xz").read_bytes()
 
 
+FINE = {"state": "answered", "text": "x", "usage": {}, "model": "m"}
+
+
+def answered(row: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
+    """A line of an export with another answer, whose hash is right."""
+    text = json.dumps(answer)
+    return row | {"answer": text, "sha256": digest(text, row["response"])}
+
+
 @pytest.mark.parametrize(
     ("damage", "line"),
     [
@@ -83,8 +93,13 @@ def test_an_export_is_deterministic_and_its_import_replays_without_a_key(
         (lambda rows: [rows[0] | {"request": rows[0]["request"].replace('"m"', '"n"')}], 1),
         (lambda rows: [*rows[:3], {"store": "a.sqlite"}], 4),
         (lambda rows: [rows[0] | {"store": "../../a.sqlite"}], 1),
+        (lambda rows: [answered(rows[0], {"text": "x"})], 1),
+        (lambda rows: [rows[0], answered(rows[1], {**FINE, "state": "fine"})], 2),
+        (lambda rows: [answered(rows[0], {**FINE, "usage": {"input": "3"}})], 1),
+        (lambda rows: [answered(rows[0], {**FINE, "more": 1})], 1),
+        (lambda rows: [rows[0] | {"usd": "free"}], 1),
     ],
-    ids=["answer", "request", "columns", "path"],
+    ids="answer request columns path unread state usage more price".split(),
 )
 def test_a_damaged_line_is_named_and_nothing_is_imported(
     tmp_path: Path, asked: list[Answer], damage: object, line: int
@@ -102,11 +117,13 @@ def test_a_damaged_line_is_named_and_nothing_is_imported(
 def test_an_import_never_replaces_an_answer(tmp_path: Path, asked: list[Answer]) -> None:
     file = tmp_path / "x.xz"
     exchange_answers.export(tmp_path / "mine" / "store", file)
-    store = Store(tmp_path / "mine" / "store" / "a.sqlite")
+    store = Store(tmp_path / "mine" / "store" / "b.sqlite")
     store.connection.executescript("DROP TRIGGER no_update; UPDATE answers SET sha256 = 'other'")
     store.close()
-    with pytest.raises(UserError, match="already has another answer"):
+    (tmp_path / "mine" / "store" / "a.sqlite").unlink()
+    with pytest.raises(UserError, match=r"b\.sqlite: already has another answer"):
         exchange_answers.take_in(tmp_path / "mine" / "store", file)
+    assert not (tmp_path / "mine" / "store" / "a.sqlite").exists(), "no store is written before"
 
 
 def test_a_file_that_is_no_export_is_one_line(tmp_path: Path) -> None:

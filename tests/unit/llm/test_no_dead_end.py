@@ -18,6 +18,9 @@ from bezoar.llm.answer_store import Entry, Store, key_of
 from bezoar.llm.client import LLMClient
 from bezoar.llm.language_model import Answer
 from bezoar.llm.shards import gather
+from bezoar.provenance import staleness
+from bezoar.provenance.fingerprint import Hashes, recorded_command
+from bezoar.provenance.receipt import Receipt
 
 TEXTS = [str(i) for i in range(6)]
 FINE = {"text": "fine"}
@@ -206,6 +209,39 @@ def test_one_command_forgets_failures_of_a_kind(
     assert stored(tmp_path) == before - count
     forget_failures.main(["--config", failures, "--kind", kind])
     assert "no failure of these kinds is stored" in capsys.readouterr().out
+
+
+def test_what_is_forgotten_makes_exactly_its_stages_stale(tmp_path: Path, failures: str) -> None:
+    hashes, stages = Hashes(), {"filter": ("a", "{}"), "other": ("c", "[]")}
+    Store(tmp_path / "store" / "c.sqlite").close()  # without a failure
+    for stage, (name, text) in stages.items():
+        output = tmp_path / f"{stage}.json"
+        output.write_text(text)
+        with Receipt(
+            tmp_path / "receipts" / output.name,
+            stage=stage,
+            recipe={},
+            code="0",
+            inputs={},
+            outputs={"rows": output, "store": tmp_path / "store" / f"{name}.sqlite"},
+        ):
+            pass
+
+    def stale(stage: str) -> list[str]:
+        return staleness.reasons(
+            tmp_path / "receipts" / f"{stage}.json",
+            inputs=[],
+            outputs=[str(tmp_path / f"{stage}.json")],
+            recipe="{}",
+            code="0",
+            command=recorded_command(),
+            hashes=hashes,
+        )
+
+    forget_failures.main(["--config", failures, "--kind", "all", "--dry-run"])
+    assert (stale("filter"), stale("other")) == ([], [])
+    forget_failures.main(["--config", failures, "--kind", "all"])
+    assert (stale("filter"), stale("other")) == ([staleness.NEVER], [])
 
 
 def test_an_answer_is_never_forgotten(tmp_path: Path, failures: str) -> None:

@@ -2,19 +2,24 @@
 with the settings it has there, and what they no longer take ends in one line.
 """
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from peer import SETTINGS
 from provider_rules import KEY, Providers
 
 from bezoar.errors import UserError
 from bezoar.llm import connection
 from bezoar.llm.answer_store import Store
 from bezoar.llm.client import LLMClient
+from bezoar.llm.connection import Connection
 from bezoar.llm.language_model import Answer
+from bezoar.llm.settings import ModelSpec
 from bezoar.workflow.configuration import resolved
+from bezoar.workflow.layout import models_asked
 
 ROOT = Path(__file__).parents[3]
 CONFIGS = [
@@ -38,15 +43,38 @@ def providers(monkeypatch: pytest.MonkeyPatch) -> Iterator[Providers]:
 
 def commercial(names: list[str]) -> dict[str, dict[str, Any]]:
     """Settings by role of the models that a provider has, not one's own server."""
-    import doctor
-
-    found = dict(doctor.models(resolved(names)))
+    found = dict(models_asked(resolved(names)))
     return {role: settings for role, settings in found.items() if not settings["base_url_env"]}
 
 
 def ask(folder: Path, settings: dict[str, Any]) -> Answer:
     with LLMClient.of(settings, folder / "s.sqlite", 1, None, "online") as client:
         return client.ask([[{"role": "user", "content": "Fine?"}]], ["a"])[0]
+
+
+SENT = {
+    "OPENAI_CUSTOM_HEADERS": "X-Gateway: canary-gateway",
+    "ANTHROPIC_CUSTOM_HEADERS": "X-Gateway: canary-gateway",
+    "OPENAI_ORG_ID": "canary-org",
+    "OPENAI_PROJECT_ID": "canary-project",
+}
+
+
+@pytest.mark.parametrize("provider", ["openai", "anthropic"])
+@pytest.mark.parametrize("base_url_env", [None, "TEACHER_BASE_URL"])
+def test_a_gateways_secret_goes_to_no_server_and_an_account_to_its_own_only(
+    monkeypatch: pytest.MonkeyPatch, provider: str, base_url_env: str | None
+) -> None:
+    for name, value in {**SENT, "TEACHER_BASE_URL": "http://localhost:1/v1", "K": KEY}.items():
+        monkeypatch.setenv(name, value)
+    api = "chat" if provider == "openai" else "messages"
+    place = {"provider": provider, "api": api, "base_url_env": base_url_env, "api_key_env": "K"}
+    client = Connection(ModelSpec.of({**SETTINGS, **place}), None).client()
+    headers = str(client.default_headers)
+    assert "canary-gateway" not in headers
+    own = provider == "openai" and base_url_env is None
+    assert ("canary-org" in headers, "canary-project" in headers) == (own, own)
+    assert {name: os.environ[name] for name in SENT} == SENT
 
 
 @pytest.mark.parametrize("names", CONFIGS)

@@ -110,7 +110,10 @@ def test_a_stage_of_one_run_alone_is_named(
 ) -> None:
     a, b = make(tmp_path, "a"), make(tmp_path, "b")
     (b / "receipts/mtbench_judgments_base.json").unlink()
-    assert "only in A: mtbench_judgments_base" in compare(a, b, capsys)
+    (b / "receipts/lm_eval_table.json").unlink()  # it has not come so far
+    (b / "lm_eval.json").unlink()
+    lines = compare(a, b, capsys)
+    assert "only in A: lm_eval_table, mtbench_judgments_base" in lines
 
 
 def test_an_archive_is_compared_like_a_folder(

@@ -346,9 +346,18 @@ def test_somebody_elses_files_without_a_licence_stay_behind(
     monkeypatch.chdir(ROOT)
     layout = Layout(resolved([str(PAPER)]))
     glue, arc = "data/hub/glue/rte.parquet", "data/hub/ai2_arc/easy.parquet"
-    items = "results/data/evaluation_items.jsonl"
+    items, matches = "results/data/evaluation_items.jsonl", "results/data/contamination.jsonl"
+    page, rows = "results/report/rows.html", "results/filter/orca.jsonl"
     weights = "results/merge/openbezoar-sft/model.safetensors"
     receipts = {
+        "explorer": {
+            "inputs": {"rows": {rows: "5"}, "items": {items: "3"}},
+            "outputs": {"page": {page: "6"}},
+        },
+        "data_contamination": {
+            "inputs": {"rows": {rows: "5"}, "evaluation": {items: "3"}},
+            "outputs": {"matches": {matches: "7"}},
+        },
         "data_items": {
             "inputs": {"data": {glue: "1", arc: "2"}},
             "outputs": {"items": {items: "3"}},
@@ -357,6 +366,6 @@ def test_somebody_elses_files_without_a_licence_stay_behind(
     }
     assert contents.left_behind(layout, receipts) == {
         glue: "glue states no licence",
-        items: "copies evaluation items that state no licence",
+        **dict.fromkeys((items, matches, page), "copies evaluation items that state no licence"),
         weights: "weights, in repositories of their own",
     }

@@ -114,12 +114,24 @@ def test_who_took_which_part_and_when_is_read_from_the_receipts() -> None:
             "facts": {"states": {"answered": 3}, "sent": 5},
             "recipe": {"rater": {"model": "r"}},
         },
+        "filter_evol": {  # three rows, of which two were asked again, three answers stored
+            "started_unix_s": 90_001,
+            "wall_s": 1,
+            "facts": {
+                "states": {"answered": 3},
+                "sent": 2,
+                "usd": 0.2,
+                "used": {"answers": 5, "stored": 3, "usd": 0.5},
+            },
+            "recipe": {},
+        },
     }
+    assert overview_section.used(receipts["filter_evol"]["facts"])["usd"] == 0.5
     assert overview_section.ran(receipts) == {
         "days": ["1970-01-01", "1970-01-02"],
         "commits": ["01234567", "abcdef01"],
-        "answers": 11,
-        "stored": 6,
+        "answers": 16,
+        "stored": 9,
     }
     assert overview_section.cast(receipts, "j") == {
         "base": ["small/model.gguf"],

@@ -1,19 +1,24 @@
 """The report's section on requests shows what the receipts counted."""
 
 import re
+from typing import Any
 
 import jinja2
+import pytest
 
 from bezoar.report import requests_section
 
 
-def test_states_calls_tokens_and_money_are_those_of_the_receipts() -> None:
+@pytest.mark.parametrize("used", [{}, {"used": {"answers": 1239, "stored": 9, "usd": 4.5}}])
+def test_states_calls_tokens_and_money_are_those_of_the_receipts(used: dict[str, Any]) -> None:
+    """Money is the price of the answers used; older receipts say what one run was charged."""
     facts = {
         "states": {"answered": 1234, "refused": 5},
         "sent": 1300,
         "tokens": {"input": 70_000, "output": 900},
         "usd": 3.456,
         "mode": "online",
+        **used,
     }
     receipts = {"filter_orca": {"facts": facts}, "sft_orca": {"facts": {"rows": 3}}}
     environment = jinja2.Environment(
@@ -32,5 +37,5 @@ def test_states_calls_tokens_and_money_are_those_of_the_receipts() -> None:
         "1,300",
         "70,000",
         "900",
-        "3.46",
+        "4.50" if used else "3.46",
     ]

@@ -216,6 +216,15 @@ def test_a_model_that_ends_within_the_time_of_a_run_is_named_and_so_is_what_has_
     assert "all without judge: add the price of the model to config/prices.yaml" in lines
 
 
+def test_a_price_needs_no_source_date_or_number_of_gpus(
+    overlay: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    numbers = re.sub(r"source: s, verified: v|gpus: 2, |date: .*", "", PRICES)
+    (tmp_path / "prices.yaml").write_text(re.sub(r",\s*}", "}", numbers))
+    _, text = plan(overlay, capsys)
+    assert re.search(r"^gpt-5.5.*; 10/100 USD a million tokens in/out$", text, re.MULTILINE)
+
+
 def test_an_evaluation_asks_the_judge_about_one_model(
     overlay: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -19,7 +19,7 @@ import serve_model
 from bezoar.errors import UserError
 from bezoar.workflow import served
 from bezoar.workflow.configuration import resolved
-from bezoar.workflow.layout import Layout
+from bezoar.workflow.layout import Layout, models_asked
 
 ROOT = Path(__file__).parents[3]
 # What the locked vLLM does with the teacher's config.json: it knows RWForCausalLM up to 0.28 only.
@@ -146,10 +146,8 @@ def test_a_quantised_teacher_is_served_by_llama_cpp_under_a_name_of_its_own(
 
 
 def test_without_commercial_keys_every_model_is_on_a_server_of_ones_own() -> None:
-    import doctor
-
     config = resolved(["config/open-models.yaml"])
-    found = dict(doctor.models(config))
+    found = dict(models_asked(config))
     assert {settings["base_url_env"] for settings in found.values()} == {
         "TEACHER_BASE_URL",
         "OPEN_MODEL_BASE_URL",

@@ -1,0 +1,182 @@
+"""Promises of `make audit` that need no finished workflow: what is made again, and what leads
+nowhere.
+"""
+
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import yaml
+
+import audit_results
+from bezoar.files import sha256_file, sha256_text, write_json
+from bezoar.provenance import audit
+from bezoar.provenance.archive import PROJECT
+from bezoar.provenance.receipt import Receipt
+
+ROOT = Path(__file__).parents[3]
+RESULTS = "results/tiny"
+
+
+@pytest.fixture(autouse=True)
+def _project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The project without results is the current directory."""
+    for name in PROJECT:
+        (tmp_path / name).symlink_to(ROOT / name)
+    monkeypatch.chdir(tmp_path)
+
+
+def stage(
+    name: str, command: list[str], outputs: dict[str, str], inputs: tuple[str, ...] = ()
+) -> None:
+    """Write the outputs of a stage (path: text) and its receipt."""
+    for path, text in outputs.items():
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_text(text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", command)
+        with Receipt(
+            Path(f"{RESULTS}/receipts/{name}.json"),
+            stage=name,
+            recipe={},
+            code="0" * 64,
+            inputs={"inputs": [Path(path) for path in inputs]},
+            outputs={"outputs": [Path(path) for path in outputs]},
+        ):
+            pass
+
+
+def audited(capsys: pytest.CaptureFixture[str]) -> str:
+    """Audit the run; return the page."""
+    with suppress(SystemExit):
+        audit_results.main(["--results", RESULTS])
+    return capsys.readouterr().out
+
+
+def test_rows_streamed_from_the_hub_are_held_by_hashes(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An audit needs no network, and writes no lock."""
+    rows = f"{RESULTS}/flan/niv2.jsonl"
+    stage("flan_niv2", ["stream_flan.py", "--rows", rows], {rows: "{}\n"})
+    monkeypatch.setattr(audit_results, "make_again", lambda stage, *_: [f"{stage}: made again"])
+    page = audited(capsys)
+    assert page.startswith(f"# Audit of {RESULTS}: SOUND")
+    assert "read from the hub, or were not asked for): 1 stages (flan_niv2)" in page
+    assert audit_results.is_light("generate_orca.py")
+
+
+def snapshot(identifier: str, revision: str, files: object = None) -> str:
+    """Write a hub snapshot of one file; return the file's path."""
+    folder = Path(f"data/hub/{identifier}")
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    listed = {"config.json": sha256_file(folder / "config.json")} if files is None else files
+    write_json(folder / "manifest.json", {"revision": revision, "files": listed})
+    return f"{folder}/config.json"
+
+
+@pytest.fixture
+def pins() -> None:
+    """A registry of one repository and one file."""
+    Path("config").unlink()
+    Path("config").mkdir()
+    entries = [
+        {"id": "base", "hub": "some/base", "type": "model", "revision": "a" * 40, "licence": None},
+        {"id": "seeds", "url": "https://x/s", "path": "s.json", "sha256": sha256_text("[]")},
+    ]
+    Path("config/sources.yaml").write_text(yaml.safe_dump({"sources": entries}))
+
+
+def findings() -> list[str]:
+    held, _ = audit.read_receipts(Path(RESULTS))
+    return audit.chain(held, Path(RESULTS))
+
+
+@pytest.mark.usefixtures("pins")
+@pytest.mark.parametrize(
+    ("identifier", "revision", "files", "fault"),
+    [
+        ("base", "a" * 40, None, None),
+        ("base", "b" * 40, None, f"of revision {'b' * 40}, but {'a' * 40} is pinned"),
+        ("base", "a" * 40, {}, "not as in the snapshot's manifest"),
+        ("base", "a" * 40, ["config.json"], "not as in the snapshot's manifest"),
+        (f"me_mine_{'c' * 40}", "c" * 40, None, None),
+        (f"me_mine_{'c' * 40}", "d" * 40, None, f"of revision {'d' * 40}, but"),
+    ],
+)
+def test_a_snapshot_of_another_revision_is_a_finding(
+    identifier: str, revision: str, files: object, fault: str | None
+) -> None:
+    path = snapshot(identifier, revision, files)
+    stage("base", ["import_base.py"], {f"{RESULTS}/base.json": "{}"}, (path,))
+    found = findings()
+    assert [line.startswith(f"base: {path}: {fault}") for line in found] == [True] * bool(fault)
+
+
+@pytest.mark.usefixtures("pins")
+@pytest.mark.parametrize("text", ["[]", "{", '{"files": {}}'])
+def test_a_snapshot_without_a_manifest_is_a_finding(text: str) -> None:
+    path = snapshot("base", "a" * 40)
+    Path("data/hub/base/manifest.json").write_text(text)
+    stage("base", ["import_base.py"], {f"{RESULTS}/base.json": "{}"}, (path,))
+    assert len(findings()) == 1 and "the snapshot has no manifest" in findings()[0]
+
+
+@pytest.mark.usefixtures("pins")
+def test_no_spelling_of_a_path_hides_where_it_leads() -> None:
+    stage("a", ["merge_adapter.py"], {f"{RESULTS}/a.json": "{}"})
+    Path("data").mkdir()
+    Path("data/s.json").write_text("[1]")  # not the pinned bytes
+    Path(f"{RESULTS}/b.json").write_text("{}")  # no stage wrote it
+    stray = ("./data/s.json", f"./{RESULTS}/b.json", f"{Path.cwd()}/{RESULTS}/b.json")
+    stage("b", ["merge_adapter.py"], {f"{RESULTS}/c.json": "{}"}, (f"./{RESULTS}/a.json", *stray))
+    assert len(findings()) == len(stray) and all("a.json" not in line for line in findings())
+
+
+@pytest.mark.usefixtures("pins")
+def test_what_is_read_from_elsewhere_is_in_the_verdict(
+    capsys: pytest.CaptureFixture[str], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """A base of one's own is no finding, but nobody should have to guess that it was read."""
+    outside = tmp_path_factory.mktemp("elsewhere") / "x.jsonl"
+    paths = ("mine/edited.jsonl", "config/../mine/more.jsonl", str(outside))
+    for path in ("mine/edited.jsonl", "mine/more.jsonl", str(outside)):
+        Path(path).parent.mkdir(exist_ok=True)
+        Path(path).write_text("{}\n")
+    stage("sft", ["train_sft.py"], {f"{RESULTS}/adapter.json": "{}"}, paths)
+    page = audited(capsys)
+    assert page.startswith(f"# Audit of {RESULTS}: SOUND")
+    assert "- from elsewhere: mine: edited.jsonl, more.jsonl: read by sft; no stage made it" in page
+    assert f"- from elsewhere: {outside.parent}: x.jsonl: read by sft; no stage made it" in page
+
+
+PROGRAM = """import sys
+from pathlib import Path
+Path(sys.argv[1]).write_text(sys.argv[2] + " beside " + sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+@pytest.mark.parametrize(("text", "found"), [("old", 0), ("new", 1)])
+def test_what_is_audited_is_never_written_wherever_the_results_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, absolute: bool, text: str, found: int
+) -> None:
+    monkeypatch.setattr(audit_results, "SCRIPTS", tmp_path)
+    (tmp_path / "p.py").write_text(PROGRAM)
+    path = tmp_path / RESULTS / "x.txt" if absolute else Path(RESULTS, "x.txt")
+    path.parent.mkdir(parents=True)
+    path.write_text(f"old beside {path}")
+    held = {"inputs": {}, "outputs": {"x": {str(path): ""}}, "command": ["p.py", str(path), text]}
+    (tmp_path / "scratch").mkdir()
+    assert len(audit_results.make_again("x", held, tmp_path / "scratch")) == found
+    assert path.read_text() == f"old beside {path}"
+
+
+def test_a_receipt_that_would_write_outside_the_scratch_folder_is_one_line(tmp_path: Path) -> None:
+    path = f"{RESULTS}/../../../out.txt"
+    held = {"inputs": {}, "outputs": {"x": {path: ""}}, "command": ["p.py", path]}
+    assert audit_results.make_again("x", held, tmp_path) == [
+        f"x: {path}: a path with `..`; the stage is not made again"
+    ]
