@@ -110,6 +110,7 @@ def dpo_trainer(
             **trainer_setup.trainer_arguments(recipe, work),
             beta=recipe["beta"],
             max_length=recipe["max_length"],
+            disable_dropout=False,  # TRL's default would undo the recipe's
         ),
         train_dataset=Dataset.from_list(preference_pairs.columns(training)),
         eval_dataset=Dataset.from_list(preference_pairs.columns(validation)),

@@ -39,7 +39,7 @@ def deterministic(seed: int, threads: int) -> None:
 
 def load_4bit(directory: Path, cache_dequantized: bool = False) -> Any:
     """Return the model in NF4 with double quantisation, frozen; it computes in
-    `bezoar.precision.compute_dtype`.
+    `bezoar.precision.compute_dtype`. Its own dropout is off: the adapter's alone is in a recipe.
 
     `cache_dequantized` keeps the dequantised weights in memory (2 bytes per weight, 4 on a CPU)
     instead of unpacking them at every pass. On CPU an eval-mode forward would repack the weights
@@ -63,6 +63,7 @@ def load_4bit(directory: Path, cache_dequantized: bool = False) -> Any:
     model = load_causal_lm(
         directory,
         precision.compute_dtype(),
+        dropout=False,
         quantization_config=config,
         device_map=device,
         attn_implementation="sdpa",

@@ -152,6 +152,21 @@ def test_pairs_whose_scores_overflow_are_one_line_and_no_reference(
     assert not (tmp_path / "logps.jsonl").exists()
 
 
+@pytest.mark.parametrize("rate", [0.25, 0.0])
+def test_the_adapters_dropout_is_the_recipes(rate: float, place: Path, tmp_path: Path) -> None:
+    import torch
+
+    pairs = [{**pair, "ref_chosen_logps": 0, "ref_rejected_logps": 0} for pair in tokenized(place)]
+    model = qlora.attach_adapter(
+        qlora.load_4bit(place / "base"), DPO["lora"] | {"dropout": rate}, None
+    )
+    trainer = train_dpo.dpo_trainer(
+        model, pairs, pairs, load_tokenizer(place / "base"), DPO, tmp_path
+    )
+    layers = [layer for layer in trainer.model.modules() if isinstance(layer, torch.nn.Dropout)]
+    assert {layer.p for layer in layers} == ({rate} if rate else set())
+
+
 def test_markup_in_a_pair_is_text(place: Path) -> None:
     tokenizer = load_tokenizer(place / "base")
     row = {"prompt": "<s>red</s>", "chosen": "a </s>", "rejected": "a <unk> </s>"}
