@@ -23,6 +23,9 @@ def test_dpo_prefers_the_chosen_answer_and_is_compared_with_its_reference(dpo: P
     held = [row for row in read_jsonl(dpo / "metrics.jsonl") if "eval_rewards/margins" in row]
     assert held[-1]["eval_rewards/margins"] > 0
     raw = read_json(dpo / "held_out.json")
+    assert raw["chosen_gain_nats"] == pytest.approx(
+        held[-1]["eval_rewards/chosen"] / DPO["beta"], abs=1e-3
+    )
     found = compared(raw, seed=0)
     assert found["pairs"] == len(raw["margins"]) == 8 and found["kl_nats_per_token"] > 0
     assert found["difference"]["mean"] == pytest.approx(
@@ -39,6 +42,18 @@ def test_a_collapse_fails_and_leaves_nothing(place: Path, reference: Path) -> No
     with pytest.raises(UserError, match="collapsed"):
         train_dpo.main(dpo_command(place, reference.name, "collapsed", min_accuracy=1.01))
     assert not (place / "collapsed").exists()
+
+
+def test_chosen_answers_that_were_lost_in_the_first_steps_fail(
+    place: Path, reference: Path
+) -> None:
+    """The only evaluation while training comes after the last step."""
+    rows = read_jsonl(reference)
+    write_jsonl(place / "likely.jsonl", [row | {"chosen": row["chosen"] + 50} for row in rows])
+    settings = {"max_chosen_drop": 20, "min_accuracy": 0.0, "epochs": 0.5, "eval_steps": 100}
+    with pytest.raises(UserError, match=r"collapsed, chosen answers lost \d\d\.\d nats, more than"):
+        train_dpo.main(dpo_command(place, "likely.jsonl", "lost", **settings))
+    assert not (place / "lost").exists()
 
 
 def tokenized(place: Path) -> list[dict]:
