@@ -115,6 +115,7 @@ def dpo_trainer(
         processing_class=tokenizer,
         callbacks=[trainer_setup.progress_callback()],
     )
+    trainer_setup.weigh_evaluations(trainer, lambda batch: len(batch["input_ids"]) / 2)
     if "ref" in trainer.model.peft_config:
         # The trainer's copy of the fresh adapter; the reference is in the rows.
         trainer.model.delete_adapter("ref")
