@@ -1,12 +1,13 @@
 """A policy beside its reference on preference pairs that it was not trained on."""
 
 import math
+import random
 from typing import Any
 
 from bezoar import precision, progress
 from bezoar.training import preference_pairs
 
-KL_PAIRS = 64  # the first ones, on whose chosen answers the divergence is measured
+KL_PAIRS = 64  # drawn ones, on whose chosen answers the divergence is measured
 
 
 def compare(
@@ -32,7 +33,9 @@ def compare(
     before, after = (sum(margin > 0 for margin in of) / len(pairs) for of in (reference, policy))
     print(f"held-out accuracy {before:.3f} -> {after:.3f}", flush=True)
     divergence, tokens = 0.0, 0
-    for pair in progress.track(pairs[:KL_PAIRS], "measure the divergence", unit="pairs"):
+    by_row = sorted(pairs, key=lambda pair: pair["row"])  # a draw depends on no other order
+    drawn = random.Random(0).sample(by_row, min(KL_PAIRS, len(by_row)))
+    for pair in progress.track(drawn, "measure the divergence", unit="pairs"):
         ours = _log_probabilities(model, pair["ids"])
         with model.disable_adapter():
             theirs = _log_probabilities(model, pair["ids"])

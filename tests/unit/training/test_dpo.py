@@ -1,5 +1,6 @@
 """DPO: a reference that is computed once, a policy compared with it, and a collapse that fails."""
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -14,7 +15,7 @@ from bezoar.errors import UserError
 from bezoar.evaluation.held_out import compared
 from bezoar.files import sha256_file, write_jsonl
 from bezoar.readers import read_json, read_jsonl
-from bezoar.training import preference_pairs, qlora
+from bezoar.training import held_out_pairs, preference_pairs, qlora
 from bezoar.training.template import Template
 from bezoar.training.tokenizer import load_tokenizer
 
@@ -54,6 +55,32 @@ def test_chosen_answers_that_were_lost_in_the_first_steps_fail(
     with pytest.raises(UserError, match=r"collapsed, chosen answers lost \d\d\.\d nats, more than"):
         train_dpo.main(dpo_command(place, "likely.jsonl", "lost", **settings))
     assert not (place / "lost").exists()
+
+
+def test_the_divergence_is_measured_on_pairs_of_every_length(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import torch
+
+    class Policy(torch.nn.Module):
+        disable_adapter = contextlib.nullcontext
+
+    def answer(_: object, ids: dict[str, list[int]]) -> torch.Tensor:
+        return torch.zeros(len(ids["chosen"]), 1)
+
+    def scores(_: object, of: list[dict], *more: object) -> list[tuple[float, float]]:
+        return [(0.0, 0.0)] * len(of)
+
+    monkeypatch.setattr(preference_pairs, "score", scores)
+    monkeypatch.setattr(held_out_pairs, "_log_probabilities", answer)
+    pairs = [
+        {"row": size, "ids": {"prompt": [1], "chosen": [2] * size, "rejected": [3]}}
+        | {"ref_chosen_logps": 0.0, "ref_rejected_logps": 0.0}
+        for size in range(1, 641)
+    ]
+    for order in (pairs, pairs[::-1]):
+        found = held_out_pairs.compare(Policy(), order, 0, 8)["kl_tokens"]
+        assert found / held_out_pairs.KL_PAIRS == pytest.approx(320, rel=0.2)
 
 
 def tokenized(place: Path) -> list[dict]:
