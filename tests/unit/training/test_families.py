@@ -414,6 +414,19 @@ def test_layers_that_no_adapter_fits_are_one_line(tmp_path: Path) -> None:
         assert "\n" not in str(error.value)
 
 
+def test_an_output_layer_of_its_own_gets_no_adapter(tmp_path: Path) -> None:
+    model = qlora.load_4bit(snapshot(tmp_path / "gpt_neox", "gpt_neox"))
+    for targets in (["lm_head"], ["query_key_value", "lm_head"]):
+        lora = SFT["lora"] | {"targets": targets}
+        with pytest.raises(UserError, match="lm_head is the output layer, whose adapter would"):
+            qlora.attach_adapter(model, lora, None)
+    config = {"r": lora["r"], "lora_alpha": lora["alpha"], "lora_dropout": lora["dropout"]}
+    (tmp_path / "adapter_config.json").write_text(json.dumps({**config, "target_modules": targets}))
+    with pytest.raises(UserError, match="lm_head is the output layer"):
+        qlora.attach_adapter(model, lora, tmp_path)
+    qlora.attach_adapter(model, SFT["lora"] | {"targets": ["embed_in"]}, None)
+
+
 def test_a_token_of_another_medium_needs_no_embedding(tmp_path: Path) -> None:
     model = snapshot(tmp_path / "qwen2", "qwen2")
     made = json.loads((model / "tokenizer.json").read_text())
