@@ -90,6 +90,7 @@ def dpo_trainer(
     work: Path,
 ) -> Any:
     """Return TRL's trainer on these pairs, in their order; its checkpoints go to `work`."""
+    import torch
     from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
 
@@ -97,10 +98,28 @@ def dpo_trainer(
     from bezoar.training.shared_prompts import share
 
     class Trainer(DPOTrainer):
-        """Takes pairs of token ids: as text, a row's own `</s>` would be read as EOS, too."""
+        """Takes pairs of token ids: as text, a row's own `</s>` would be read as EOS, too.
+
+        The pairs of a global batch weigh alike. TRL takes the mean over micro-batches, of which
+        those of a last batch may hold fewer.
+        """
 
         def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
             return dataset
+
+        def get_batch_samples(self, *given: Any) -> tuple[list[Any], Any]:
+            batches, _ = super().get_batch_samples(*given)
+            rows = sum(len(batch["input_ids"]) for batch in batches)
+            return batches, self.accelerator.gather(torch.tensor(rows, device=given[-1])).sum()
+
+        def compute_loss(
+            self, model: Any, inputs: Any, *more: Any, num_items_in_batch: Any = None, **named: Any
+        ) -> Any:
+            loss = super().compute_loss(model, inputs, *more, **named)
+            if num_items_in_batch is None:  # evaluation
+                return loss
+            parts = self.current_gradient_accumulation_steps * self.accelerator.num_processes
+            return loss * (len(inputs["input_ids"]) * parts / num_items_in_batch)
 
     trainer: Any = Trainer(
         model=model,

@@ -90,6 +90,23 @@ def test_one_batch_of_eight_and_eight_of_one_give_the_same_curve(
         assert losses(place / f"{stage}-{micro}") == pytest.approx(whole, abs=TOLERANCE)
 
 
+def test_the_pairs_of_an_incomplete_last_batch_weigh_alike(place: Path, reference: Path) -> None:
+    """Five pairs of unlike length are two micro-batches, of four and of one, or a single one."""
+    changes = {
+        "batch_size": 8,
+        "epochs": 5 / 32,
+        "warmup_steps": 0,
+        "lora": {"r": 8, "alpha": 8, "dropout": 0.0, "targets": ["q_proj", "k_proj", "v_proj"]},
+    }
+    norms = []
+    for micro in (4, 8):
+        name = f"dpo-last-{micro}"
+        train_dpo.main(dpo_command(place, reference.name, name, micro_batch_size=micro, **changes))
+        rows = read_jsonl(place / name / "metrics.jsonl")
+        norms += [row["grad_norm"] for row in rows if "grad_norm" in row]
+    assert len(norms) == 2 and norms[0] == pytest.approx(norms[1], rel=1e-4)
+
+
 @pytest.mark.parametrize(
     ("stage", "measures"),
     [
