@@ -271,6 +271,20 @@ def test_a_chat_template_gives_the_ids_that_the_model_brings(bos: bool, tmp_path
     assert encode(tokenizer, pieces, add_beginning=False).count(end) == 3, "one after each turn"
 
 
+@pytest.mark.parametrize("begins", ["with BOS", "with another token", "with none"])
+def test_the_harness_begins_a_text_as_the_trainings_do(begins: str, tmp_path: Path) -> None:
+    model = snapshot(tmp_path / "qwen2", "qwen2", bos=begins != "with none")
+    if begins == "with another token":
+        config = read_json(model / "tokenizer_config.json")
+        del config["bos_token"]
+        (model / "tokenizer_config.json").write_text(json.dumps(config))
+    expected = encode(load_tokenizer(model), "red cat")
+    assert run_lm_eval.backend(model, HARNESS).tok_encode("red cat") == expected
+    assert len(expected) == len(encode(load_tokenizer(model), "red cat", False)) + (
+        begins != "with none"
+    )
+
+
 def test_a_template_that_cannot_be_rendered_or_hides_markup_is_one_line(tmp_path: Path) -> None:
     model = snapshot(tmp_path / "qwen2", "qwen2")
     config = read_json(model / "tokenizer_config.json")
