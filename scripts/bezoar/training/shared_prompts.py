@@ -76,10 +76,8 @@ class _Rows:
             places += [(pair, range(last)), *((row, range(last, ends[row])) for row in rows)]
             self.lengths.append((last, *(ends[row] - last for row in rows)))
         device = input_ids.device
-        row, token = (
-            torch.tensor(indices, device=device)
-            for indices in zip(*((r, t) for r, tokens in places for t in tokens), strict=True)
-        )
+        row = torch.cat([torch.full((len(tokens),), row) for row, tokens in places]).to(device)
+        token = torch.cat([torch.arange(t.start, t.stop) for _, t in places]).to(device)
         self.ids = input_ids[row, token].unsqueeze(0)
         self.positions = token.unsqueeze(0)
         following = torch.nn.functional.pad(labels, (0, 1), value=-100)[row, token + 1]
