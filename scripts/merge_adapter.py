@@ -16,6 +16,7 @@ import gc
 import math
 import shutil
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -58,6 +59,31 @@ def logits(model: Any, texts: list[list[int]]) -> Iterator[Any]:
         with torch.inference_mode():
             found = model(input_ids=torch.tensor([ids], device=model.device), use_cache=False)
             yield found.logits[0].float().log_softmax(-1).cpu()
+
+
+@contextmanager
+def computing_in(model: Any, dtype: Any) -> Iterator[None]:
+    """Have the layers of `model` compute in `dtype`, each with a copy of its weights that is there
+    while it computes: 13 GB for a model of 3.4 billion weights would be more than all else takes.
+    """
+    from torch.nn import Parameter
+
+    stored: dict[Any, dict[str, Any]] = {}
+
+    def convert(layer: Any, _: Any) -> None:
+        stored[layer] = dict(layer.named_parameters(recurse=False))
+        for name, weight in stored[layer].items():
+            setattr(layer, name, Parameter(weight.to(dtype), requires_grad=False))
+
+    def restore(layer: Any, *_: Any) -> None:
+        for name, weight in stored.pop(layer).items():
+            setattr(layer, name, weight)
+
+    with ExitStack() as hooks:
+        for layer in model.modules():
+            hooks.enter_context(layer.register_forward_pre_hook(convert))
+            hooks.enter_context(layer.register_forward_hook(restore))
+        yield
 
 
 def compare(pairs: Iterable[tuple[Any, Any]]) -> dict[str, float]:
@@ -131,7 +157,11 @@ def merge(base: Path, adapter: Path, merge_onto: str) -> Any:
             except ValueError as error:  # from safe_merge: a product that is not finite
                 raise UserError(f"{adapter}: cannot be merged onto {base}: {error}") from None
         layer.to(torch.bfloat16)
-    return adapted.unload().to(torch.bfloat16)
+    merged = adapted.unload()
+    for tensor in merged.state_dict(keep_vars=True).values():  # no buffer that is not saved
+        if tensor.is_floating_point():
+            tensor.data = tensor.data.to(torch.bfloat16)
+    return merged
 
 
 def dequantised(weight: Any) -> Any:
@@ -207,12 +237,14 @@ def main(argv: list[str] | None = None) -> None:
             torch.cuda.empty_cache()
             with progress.task("merge the weights"):
                 merged = merge(args.base, args.adapter, recipe["merge_onto"]).eval()
-            pairs = zip(map(torch.load, before), logits(merged, texts), strict=True)
-            report = {
-                "merge_onto": recipe["merge_onto"],
-                "probe_rows": len(texts),
-                "difference": compare(pairs),
-            }
+            with computing_in(merged, precision.compute_dtype()):
+                pairs = zip(map(torch.load, before), logits(merged, texts), strict=True)
+                difference = compare(pairs)
+        report = {
+            "merge_onto": recipe["merge_onto"],
+            "probe_rows": len(texts),
+            "difference": difference,
+        }
         print(report, flush=True)
         if math.isnan(report["difference"]["kl_nats_per_token"]):
             raise UserError(

@@ -34,11 +34,12 @@ from bezoar.evaluation.harness import (
     same_version,
     versions,
 )
-from bezoar.evaluation.models import adds_bos, load
+from bezoar.evaluation.models import load
 from bezoar.evaluation.parts import Parts
 from bezoar.files import write_json, write_jsonl
 from bezoar.provenance.receipt import Receipt, stage_parser
 from bezoar.provenance.resumption import begun_with
+from bezoar.training.tokenizer import beginning
 from bezoar.training.weights import ends, positions, require_positions
 
 
@@ -136,7 +137,7 @@ def backend(model: Path, recipe: Recipe) -> Any:
         tokenizer=tokenizer,
         batch_size=recipe["batch_size"],
         max_length=recipe["max_length"],
-        add_bos_token=adds_bos(tokenizer),
+        add_bos_token=bool(beginning(tokenizer)),  # whichever tokens, BOS or not
         backend="causal",
     )
     call, write = found._model_call, found._model_generate

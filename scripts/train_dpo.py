@@ -7,9 +7,10 @@ Usage: train_dpo.py --pairs results/preferences/pairs.jsonl \\
              results/dpo/receipt.json
 
 The reference is the base itself (the adapter switched off); its log-probabilities come from
-score_reference.py. A run whose held-out accuracy ends below `min_accuracy`, or whose chosen answers
-lose more than `max_chosen_drop` nats, has collapsed and fails. held_out.json has reference and
-policy on the validation pairs: their margins, and KL(policy || reference).
+score_reference.py. held_out.json has reference and policy on the validation pairs: their margins,
+what the chosen answers gained, and KL(policy || reference). A policy that widens the margin of less
+than `min_accuracy` of the pairs, or whose chosen answers lost more than `max_chosen_drop` nats on
+average, has collapsed, and the run fails.
 """
 
 import shutil
@@ -37,7 +38,7 @@ class Recipe(TrainingSettings):
     max_prompt_length: int  # tokens; longer pairs are dropped and counted
     reference_batch_size: int  # of score_reference.py
     min_accuracy: float  # held-out
-    max_chosen_drop: float  # nats
+    max_chosen_drop: float  # nats, from the reference
 
 
 def curves(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -62,20 +63,17 @@ def curves(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [row for row in rows if "loss" in row or "eval_loss" in row]
 
 
-def check_collapse(rows: list[dict[str, Any]], recipe: Recipe) -> None:
-    """Raise `UserError` if held-out accuracy or the likelihood of chosen answers fell beyond the
-    bounds.
+def check_collapse(compared: dict[str, Any], recipe: Recipe) -> None:
+    """Raise `UserError` if, of what `held_out_pairs.compare` found, the share of pairs whose margin
+    grew or the likelihood of chosen answers is beyond the bounds.
     """
-    held = [row for row in rows if "eval_loss" in row]
-    if not held:
-        raise UserError("dpo: no evaluation was logged; lower eval_steps below the number of steps")
-    first, last = held[0], held[-1]
-    if last["eval_rewards/accuracies"] < recipe["min_accuracy"]:
+    grown = [policy > reference for reference, policy in compared["margins"]]
+    accuracy, drop = sum(grown) / len(grown), -compared["chosen_gain_nats"]
+    if accuracy < recipe["min_accuracy"]:
         raise UserError(
-            f"dpo: collapsed, held-out accuracy {last['eval_rewards/accuracies']:.3f} is below"
-            f" min_accuracy {recipe['min_accuracy']}"
+            f"dpo: collapsed, held-out accuracy {accuracy:.3f} is below min_accuracy"
+            f" {recipe['min_accuracy']}"
         )
-    drop = first["eval_logps/chosen"] - last["eval_logps/chosen"]
     if drop > recipe["max_chosen_drop"]:
         raise UserError(
             f"dpo: collapsed, chosen answers lost {drop:.1f} nats, more than max_chosen_drop"
@@ -92,6 +90,7 @@ def dpo_trainer(
     work: Path,
 ) -> Any:
     """Return TRL's trainer on these pairs, in their order; its checkpoints go to `work`."""
+    import torch
     from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
 
@@ -99,10 +98,28 @@ def dpo_trainer(
     from bezoar.training.shared_prompts import share
 
     class Trainer(DPOTrainer):
-        """Takes pairs of token ids: as text, a row's own `</s>` would be read as EOS, too."""
+        """Takes pairs of token ids: as text, a row's own `</s>` would be read as EOS, too.
+
+        The pairs of a global batch weigh alike. TRL takes the mean over micro-batches, of which
+        those of a last batch may hold fewer.
+        """
 
         def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
             return dataset
+
+        def get_batch_samples(self, *given: Any) -> tuple[list[Any], Any]:
+            batches, _ = super().get_batch_samples(*given)
+            rows = sum(len(batch["input_ids"]) for batch in batches)
+            return batches, self.accelerator.gather(torch.tensor(rows, device=given[-1])).sum()
+
+        def compute_loss(
+            self, model: Any, inputs: Any, *more: Any, num_items_in_batch: Any = None, **named: Any
+        ) -> Any:
+            loss = super().compute_loss(model, inputs, *more, **named)
+            if num_items_in_batch is None:  # evaluation
+                return loss
+            parts = self.current_gradient_accumulation_steps * self.accelerator.num_processes
+            return loss * (len(inputs["input_ids"]) * parts / num_items_in_batch)
 
     trainer: Any = Trainer(
         model=model,
@@ -110,12 +127,14 @@ def dpo_trainer(
             **trainer_setup.trainer_arguments(recipe, work),
             beta=recipe["beta"],
             max_length=recipe["max_length"],
+            disable_dropout=False,  # TRL's default would undo the recipe's
         ),
         train_dataset=Dataset.from_list(preference_pairs.columns(training)),
         eval_dataset=Dataset.from_list(preference_pairs.columns(validation)),
         processing_class=tokenizer,
         callbacks=[trainer_setup.progress_callback()],
     )
+    trainer_setup.weigh_evaluations(trainer, lambda batch: len(batch["input_ids"]) / 2)
     if "ref" in trainer.model.peft_config:
         # The trainer's copy of the fresh adapter; the reference is in the rows.
         trainer.model.delete_adapter("ref")
@@ -177,14 +196,13 @@ def train(
         "steps": trainer.state.global_step,
     }
     if first_process():
-        curve = curves(trainer.state.log_history)
-        check_collapse(curve, recipe)
-        qlora.save_adapter(trainer.model, out)
-        write_jsonl(out / "metrics.jsonl", curve)
         policy = trainer.accelerator.unwrap_model(trainer.model)
         compared = held_out_pairs.compare(
             policy, validation, tokenizer.pad_token_id, recipe["micro_batch_size"]
         )
+        check_collapse(compared, recipe)
+        qlora.save_adapter(trainer.model, out)
+        write_jsonl(out / "metrics.jsonl", curves(trainer.state.log_history))
         write_json(out / "held_out.json", compared)
     return facts
 

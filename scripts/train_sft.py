@@ -97,6 +97,10 @@ def train(
         processing_class=tokenizer,
         callbacks=[trainer_setup.progress_callback()],
     )
+    trainer_setup.weigh_evaluations(
+        trainer,
+        lambda batch: (batch["labels"][:, 1:] != -100).sum(),  # a row's first token has no loss
+    )
     with trainer.model.disable_adapter():  # which is bfloat16 until training begins
         output_layer.lighten(trainer.model.get_base_model())
     qlora.run(trainer, work, begun_with, before, passes)

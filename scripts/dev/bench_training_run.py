@@ -184,6 +184,7 @@ def ours(spec: Spec) -> None:
     )
     for pair, (chosen, rejected) in zip(rows, stored, strict=True):
         pair |= {"ref_chosen_logps": chosen, "ref_rejected_logps": rejected}
+    recipe |= {"lora": recipe["lora"] | {"dropout": 0.0}}  # TRL's default, which the peers keep
     train_dpo.train(rows, len(data), base, tokenizer, recipe, out / "work", out, {})
 
 

@@ -9,6 +9,7 @@ the same. Each training and merge is the run's own recorded command with another
 """
 
 import argparse
+import os
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -58,6 +59,20 @@ def trainings(results: Path) -> Receipts:
         for stage in TopologicalSorter(before).static_order()
         if stage in read or held[stage]["command"][0].startswith("train_")
     }
+
+
+def as_recorded(results: Path, held: Receipts) -> Path:
+    """Return the results' directory as receipts name it, relative or absolute; raise `UserError`
+    if they name files elsewhere.
+    """
+    written = [path for receipt in held.values() for path in files_in(receipt["outputs"])]
+    for form in (results, Path(os.path.relpath(results)), results.absolute()):
+        if all(Path(path).is_relative_to(form) for path in written):
+            return form
+    raise UserError(
+        f"{results}: its receipts name {written[0]}; start where the run was made, with its results"
+        " in their place"
+    )
 
 
 def seed_root(results: Path, seed: int) -> Path:
@@ -137,11 +152,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", required=True, help="further seeds")
     args = parser.parse_args(argv)
     held = trainings(args.results)
+    results = as_recorded(args.results, held)
     own = next(iter(held.values()))["recipe"]["seed"]
-    columns = {f"seed {own}": learned(args.results)}
+    columns = {f"seed {own}": learned(results)}
     for seed in args.seeds:
-        repeat(args.results, held, seed)
-        columns[f"seed {seed}"] = learned(seed_root(args.results, seed))
+        repeat(results, held, seed)
+        columns[f"seed {seed}"] = learned(seed_root(results, seed))
     print(table(columns))
 
 

@@ -5,16 +5,11 @@ from typing import Any
 
 from bezoar.errors import UserError
 from bezoar.precision import evaluation_dtype
-from bezoar.training.tokenizer import beginning, load_tokenizer
+from bezoar.training.tokenizer import load_tokenizer
 from bezoar.training.weights import ends, load_causal_lm
 
 # Bytes a value -> the part of the largest logit by which rounding may move another.
 MOVED = {2: 0.05, 4: 1e-4, 8: 1e-6}
-
-
-def adds_bos(tokenizer: Any) -> bool:
-    """Say whether the tokenizer begins a text with BOS by itself."""
-    return tokenizer.bos_token_id is not None and tokenizer.bos_token_id in beginning(tokenizer)
 
 
 def load(model: Path, dtype: str, threads: int) -> tuple[Any, Any]:

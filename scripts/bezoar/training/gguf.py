@@ -54,13 +54,22 @@ def dequantized(path: Path) -> tuple[Any, Any]:
 
 
 def plain(read: Any) -> Any:
-    """Return a model like one that was read from GGUF, of the same weights, that can be saved."""
+    """Return a model like one that was read from GGUF, of the same weights, that can be saved; the
+    two hold them once.
+    """
+    import torch
+
     config = read.config
     config.architectures = [type(read).__name__]
     if hasattr(config, "quantization_config"):
         del config.quantization_config
-    model = type(read)(config)
-    model.load_state_dict(read.state_dict())
+    with torch.device("meta"):
+        model = type(read)(config)
+    model.load_state_dict(read.state_dict(), assign=True)
+    model.tie_weights()
+    for name, _ in list(model.named_buffers()):  # no file holds some of them
+        where, _, last = name.rpartition(".")
+        setattr(model.get_submodule(where), last, read.get_buffer(name))
     if read.generation_config is not None:
         model.generation_config = read.generation_config
     return model

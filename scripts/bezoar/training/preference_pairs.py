@@ -128,12 +128,13 @@ def read_reference(
         stored[row["key"]] = (float(row["chosen"]), float(row["rejected"]))
     found = []
     for number, pair in enumerate(pairs, start=1):
-        if key(pair, weights) not in stored:
+        logps = stored.get(key(pair, weights))
+        if logps is None:
             raise UserError(
                 f"{path}: pair {number} has no reference log-probabilities under these weights,"
                 " this template and these lengths; run score_reference.py again"
             )
-        found.append(stored[key(pair, weights)])
+        found.append(logps)
     return found
 
 

@@ -39,7 +39,7 @@ def deterministic(seed: int, threads: int) -> None:
 
 def load_4bit(directory: Path, cache_dequantized: bool = False) -> Any:
     """Return the model in NF4 with double quantisation, frozen; it computes in
-    `bezoar.precision.compute_dtype`.
+    `bezoar.precision.compute_dtype`. Its own dropout is off: the adapter's alone is in a recipe.
 
     `cache_dequantized` keeps the dequantised weights in memory (2 bytes per weight, 4 on a CPU)
     instead of unpacking them at every pass. On CPU an eval-mode forward would repack the weights
@@ -63,6 +63,7 @@ def load_4bit(directory: Path, cache_dequantized: bool = False) -> Any:
     model = load_causal_lm(
         directory,
         precision.compute_dtype(),
+        dropout=False,
         quantization_config=config,
         device_map=device,
         attn_implementation="sdpa",
@@ -132,8 +133,9 @@ def attach_adapter(model: Any, lora: dict[str, Any], parent: Path | None) -> Any
 
     if parent is not None:
         require_same_lora(parent, lora)
-        return load_adapter(model, parent, trainable=True)
     require_targets(model, lora["targets"])
+    if parent is not None:
+        return load_adapter(model, parent, trainable=True)
     config = LoraConfig(
         r=lora["r"],
         lora_alpha=lora["alpha"],
@@ -147,11 +149,16 @@ def attach_adapter(model: Any, lora: dict[str, Any], parent: Path | None) -> Any
 
 def require_targets(model: Any, targets: list[str]) -> None:
     """Raise `UserError` unless there are targets, each a layer of the model that LoRA can adapt; of
-    an embedding that is the output layer as well, a merge would move both.
+    an embedding that is the output layer as well, a merge would move both, and TRL multiplies by
+    the output layer's own weight.
     """
-    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    head = model.get_output_embeddings()
     named = {f".{name}": module for name, module in model.named_modules()}
-    outer = {name.rsplit(".", 1)[-1] for name, module in named.items() if module in ends}
+    outer = {
+        name.rsplit(".", 1)[-1]: module is head
+        for name, module in named.items()
+        if module in (model.get_input_embeddings(), head)
+    }
     able = linear_layers(model)
     if not targets:
         raise UserError(f"lora.targets: expected some of {', '.join(able)}, found none")
@@ -166,6 +173,11 @@ def require_targets(model: Any, targets: list[str]) -> None:
             raise UserError(
                 f"lora.targets: {target} is the embedding and the output layer at once, and a merge"
                 f" would change both; take some of {', '.join(able)}"
+            )
+        if outer.get(last):
+            raise UserError(
+                f"lora.targets: {target} is the output layer, whose adapter would not be trained;"
+                f" take some of {', '.join(able)}"
             )
 
 

@@ -4,9 +4,9 @@ TRL makes two rows of a pair, prompt + chosen and prompt + rejected, and compute
 Here both answers follow one prompt: its last token is repeated before the rejected answer, and
 positions and attention (`bezoar.training.padding_free`) keep the answers apart, so that every token
 of an answer sees what it saw in a row of its own; nothing is padded. The model is asked for the
-same rows and returns the same numbers up to rounding, log-probabilities and gradients; only dropout
-draws one noise for the prompt in place of two. Whether that is so is not believed but tried: a
-model that answers otherwise keeps its two rows.
+same rows and returns the same numbers up to rounding, log-probabilities and gradients; only a
+recipe with dropout, which ours is not, draws one noise for the prompt in place of two. Whether that
+is so is not believed but tried: a model that answers otherwise keeps its two rows.
 """
 
 import functools
@@ -76,10 +76,8 @@ class _Rows:
             places += [(pair, range(last)), *((row, range(last, ends[row])) for row in rows)]
             self.lengths.append((last, *(ends[row] - last for row in rows)))
         device = input_ids.device
-        row, token = (
-            torch.tensor(indices, device=device)
-            for indices in zip(*((r, t) for r, tokens in places for t in tokens), strict=True)
-        )
+        row = torch.cat([torch.full((len(tokens),), row) for row, tokens in places]).to(device)
+        token = torch.cat([torch.arange(t.start, t.stop) for _, t in places]).to(device)
         self.ids = input_ids[row, token].unsqueeze(0)
         self.positions = token.unsqueeze(0)
         following = torch.nn.functional.pad(labels, (0, 1), value=-100)[row, token + 1]

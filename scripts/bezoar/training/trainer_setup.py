@@ -1,9 +1,10 @@
 """The Trainer of SFT and DPO: its arguments, its progress lines, and the checkpoints that count."""
 
 import math
+import operator
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,36 @@ def trainer_arguments(recipe: Mapping[str, Any], checkpoints: Path) -> dict[str,
         "use_cpu": not cuda,
         "ddp_find_unused_parameters": False,
     }
+
+
+def weigh_evaluations(trainer: Any, size: Callable[[Mapping[str, Any]], Any]) -> None:
+    """Have a Trainer's evaluations give means over whatever `size` counts in a batch, tokens or
+    rows. Its own are means over batches, of which the last may be smaller.
+    """
+    import torch
+
+    step, loop = trainer.prediction_step, trainer.evaluation_loop
+    seen: list[tuple[float, float]] = []  # of each batch, over all processes: sum of losses, size
+
+    def weighed_step(model: Any, inputs: Mapping[str, Any], *more: Any, **named: Any) -> Any:
+        count = float(size(inputs))
+        loss, *rest = step(model, inputs, *more, **named)
+        both = torch.tensor([[float(loss) * count, count]], dtype=torch.float64, device=loss.device)
+        total, counted = trainer.accelerator.gather(both).sum(dim=0).tolist()
+        seen.append((total, counted))
+        return loss, *rest
+
+    def weighed_loop(*arguments: Any, **named: Any) -> Any:
+        seen.clear()
+        found = loop(*arguments, **named)
+        sizes = [count for _, count in seen]
+        found.metrics["eval_loss"] = math.fsum(total for total, _ in seen) / math.fsum(sizes)
+        for values in trainer._metrics["eval"].values():
+            if len(values) == len(sizes):
+                values[:] = [math.fsum(map(operator.mul, values, sizes)) / math.fsum(sizes)]
+        return found
+
+    trainer.prediction_step, trainer.evaluation_loop = weighed_step, weighed_loop
 
 
 def mark_complete(checkpoint: Path) -> None:

@@ -23,27 +23,28 @@ WHOLE = set("I64 I32 I16 BOOL int64 int32 int16 bool uint8".split())
 PICKLED = "pytorch_model"  # the beginning of a file name
 
 
-def load_causal_lm(directory: Path, dtype: Any, **options: Any) -> Any:
-    """Return the model of a directory in `dtype` (torch's), with `options` for transformers.
+def load_causal_lm(directory: Path, dtype: Any, dropout: bool = True, **options: Any) -> Any:
+    """Return the model of a directory in `dtype` (torch's), with `options` for transformers;
+    without `dropout` it has none in training, whatever its config.json says.
 
     Raise `UserError` if the directory is not a complete model: a tensor missing, unexpected or of
     another shape, weights that are quantised or belong to an adapter, a value that is not finite in
     `dtype`, or a token without an embedding.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     _require_plain(directory)
     stored = sorted(directory.glob("*.safetensors"))
     for path in stored:
         _require_finite(path, tensors(path), dtype)
+    # Without `trust_remote_code` transformers asks at the terminal.
+    local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
+        if not dropout:
+            config = AutoConfig.from_pretrained(directory, **local)
+            options["config"] = _without_dropout(config)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            directory,
-            dtype=dtype,
-            local_files_only=True,
-            trust_remote_code=False,  # otherwise transformers asks at the terminal
-            output_loading_info=True,
-            **options,
+            directory, dtype=dtype, output_loading_info=True, **local, **options
         )
     except Exception as error:  # each architecture's code, and huggingface_hub, raise their own
         if shortage(error):
@@ -71,6 +72,17 @@ def load_causal_lm(directory: Path, dtype: Any, **options: Any) -> Any:
         _require_finite(directory, model.state_dict().items(), dtype)
     _require_embeddings(directory, model)
     return model
+
+
+def _without_dropout(config: Any) -> Any:
+    """A model's configuration with every rate of dropout zero, by whatever name: `hidden_dropout`,
+    `resid_pdrop`, `layerdrop`.
+    """
+    for part in (config, config.get_text_config()):
+        for name, value in vars(part).items():
+            if "drop" in name and isinstance(value, float):
+                setattr(part, name, 0.0)
+    return config
 
 
 def load_adapter(model: Any, directory: Path, trainable: bool = False) -> Any:

@@ -12,11 +12,10 @@ import yaml
 import answer_mtbench
 import import_base
 from bezoar.errors import UserError
-from bezoar.evaluation.models import adds_bos
 from bezoar.evaluation.parts import Parts
 from bezoar.files import write_jsonl
 from bezoar.readers import read_json, read_jsonl
-from bezoar.training.tokenizer import load_tokenizer
+from bezoar.training.tokenizer import beginning, load_tokenizer
 from bezoar.workflow import sources
 
 ROOT = Path(__file__).parents[3]
@@ -227,7 +226,7 @@ def test_the_models_own_template_is_used_where_the_configuration_says_so(
     response = rows[0]["choices"][0]["turns"][0]
     assert prompts[0] == "<s><user>red cat<assistant>"
     assert prompts[3] == f"<s><user>red cat<assistant>{response}<user>blue dog<assistant>"
-    assert not adds_bos(load_tokenizer(chatty)) and load_tokenizer(chatty).pad_token == "<unk>"
+    assert load_tokenizer(chatty).pad_token == "<unk>" and not beginning(load_tokenizer(chatty))
 
 
 def test_a_model_without_a_template_of_its_own_is_one_line(tiny_base: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """DPO: a reference that is computed once, a policy compared with it, and a collapse that fails."""
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -14,7 +15,7 @@ from bezoar.errors import UserError
 from bezoar.evaluation.held_out import compared
 from bezoar.files import sha256_file, write_jsonl
 from bezoar.readers import read_json, read_jsonl
-from bezoar.training import preference_pairs, qlora
+from bezoar.training import held_out_pairs, preference_pairs, qlora
 from bezoar.training.template import Template
 from bezoar.training.tokenizer import load_tokenizer
 
@@ -23,6 +24,9 @@ def test_dpo_prefers_the_chosen_answer_and_is_compared_with_its_reference(dpo: P
     held = [row for row in read_jsonl(dpo / "metrics.jsonl") if "eval_rewards/margins" in row]
     assert held[-1]["eval_rewards/margins"] > 0
     raw = read_json(dpo / "held_out.json")
+    assert raw["chosen_gain_nats"] == pytest.approx(
+        held[-1]["eval_rewards/chosen"] / DPO["beta"], abs=1e-3
+    )
     found = compared(raw, seed=0)
     assert found["pairs"] == len(raw["margins"]) == 8 and found["kl_nats_per_token"] > 0
     assert found["difference"]["mean"] == pytest.approx(
@@ -39,6 +43,44 @@ def test_a_collapse_fails_and_leaves_nothing(place: Path, reference: Path) -> No
     with pytest.raises(UserError, match="collapsed"):
         train_dpo.main(dpo_command(place, reference.name, "collapsed", min_accuracy=1.01))
     assert not (place / "collapsed").exists()
+
+
+def test_chosen_answers_that_were_lost_in_the_first_steps_fail(
+    place: Path, reference: Path
+) -> None:
+    """The only evaluation while training comes after the last step."""
+    rows = read_jsonl(reference)
+    write_jsonl(place / "likely.jsonl", [row | {"chosen": row["chosen"] + 50} for row in rows])
+    settings = {"max_chosen_drop": 20, "min_accuracy": 0.0, "epochs": 0.5, "eval_steps": 100}
+    with pytest.raises(UserError, match=r"collapsed, chosen answers lost \d\d\.\d nats, more than"):
+        train_dpo.main(dpo_command(place, "likely.jsonl", "lost", **settings))
+    assert not (place / "lost").exists()
+
+
+def test_the_divergence_is_measured_on_pairs_of_every_length(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import torch
+
+    class Policy(torch.nn.Module):
+        disable_adapter = contextlib.nullcontext
+
+    def answer(_: object, ids: dict[str, list[int]]) -> torch.Tensor:
+        return torch.zeros(len(ids["chosen"]), 1)
+
+    def scores(_: object, of: list[dict], *more: object) -> list[tuple[float, float]]:
+        return [(0.0, 0.0)] * len(of)
+
+    monkeypatch.setattr(preference_pairs, "score", scores)
+    monkeypatch.setattr(held_out_pairs, "_log_probabilities", answer)
+    pairs = [
+        {"row": size, "ids": {"prompt": [1], "chosen": [2] * size, "rejected": [3]}}
+        | {"ref_chosen_logps": 0.0, "ref_rejected_logps": 0.0}
+        for size in range(1, 641)
+    ]
+    for order in (pairs, pairs[::-1]):
+        found = held_out_pairs.compare(Policy(), order, 0, 8)["kl_tokens"]
+        assert found / held_out_pairs.KL_PAIRS == pytest.approx(320, rel=0.2)
 
 
 def tokenized(place: Path) -> list[dict]:
@@ -150,6 +192,21 @@ def test_pairs_whose_scores_overflow_are_one_line_and_no_reference(
     with pytest.raises(UserError, match="preferences: a log-probability is not a number"):
         score_reference.main(reference_command(tmp_path, "logps.jsonl"))
     assert not (tmp_path / "logps.jsonl").exists()
+
+
+@pytest.mark.parametrize("rate", [0.25, 0.0])
+def test_the_adapters_dropout_is_the_recipes(rate: float, place: Path, tmp_path: Path) -> None:
+    import torch
+
+    pairs = [{**pair, "ref_chosen_logps": 0, "ref_rejected_logps": 0} for pair in tokenized(place)]
+    model = qlora.attach_adapter(
+        qlora.load_4bit(place / "base"), DPO["lora"] | {"dropout": rate}, None
+    )
+    trainer = train_dpo.dpo_trainer(
+        model, pairs, pairs, load_tokenizer(place / "base"), DPO, tmp_path
+    )
+    layers = [layer for layer in trainer.model.modules() if isinstance(layer, torch.nn.Dropout)]
+    assert {layer.p for layer in layers} == ({rate} if rate else set())
 
 
 def test_markup_in_a_pair_is_text(place: Path) -> None:

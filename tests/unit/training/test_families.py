@@ -271,6 +271,20 @@ def test_a_chat_template_gives_the_ids_that_the_model_brings(bos: bool, tmp_path
     assert encode(tokenizer, pieces, add_beginning=False).count(end) == 3, "one after each turn"
 
 
+@pytest.mark.parametrize("begins", ["with BOS", "with another token", "with none"])
+def test_the_harness_begins_a_text_as_the_trainings_do(begins: str, tmp_path: Path) -> None:
+    model = snapshot(tmp_path / "qwen2", "qwen2", bos=begins != "with none")
+    if begins == "with another token":
+        config = read_json(model / "tokenizer_config.json")
+        del config["bos_token"]
+        (model / "tokenizer_config.json").write_text(json.dumps(config))
+    expected = encode(load_tokenizer(model), "red cat")
+    assert run_lm_eval.backend(model, HARNESS).tok_encode("red cat") == expected
+    assert len(expected) == len(encode(load_tokenizer(model), "red cat", False)) + (
+        begins != "with none"
+    )
+
+
 def test_a_template_that_cannot_be_rendered_or_hides_markup_is_one_line(tmp_path: Path) -> None:
     model = snapshot(tmp_path / "qwen2", "qwen2")
     config = read_json(model / "tokenizer_config.json")
@@ -412,6 +426,19 @@ def test_layers_that_no_adapter_fits_are_one_line(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=line) as error:
             qlora.attach_adapter(model, SFT["lora"] | {"targets": list(targets)}, None)
         assert "\n" not in str(error.value)
+
+
+def test_an_output_layer_of_its_own_gets_no_adapter(tmp_path: Path) -> None:
+    model = qlora.load_4bit(snapshot(tmp_path / "gpt_neox", "gpt_neox"))
+    for targets in (["lm_head"], ["query_key_value", "lm_head"]):
+        lora = SFT["lora"] | {"targets": targets}
+        with pytest.raises(UserError, match="lm_head is the output layer, whose adapter would"):
+            qlora.attach_adapter(model, lora, None)
+    config = {"r": lora["r"], "lora_alpha": lora["alpha"], "lora_dropout": lora["dropout"]}
+    (tmp_path / "adapter_config.json").write_text(json.dumps({**config, "target_modules": targets}))
+    with pytest.raises(UserError, match="lm_head is the output layer"):
+        qlora.attach_adapter(model, lora, tmp_path)
+    qlora.attach_adapter(model, SFT["lora"] | {"targets": ["embed_in"]}, None)
 
 
 def test_a_token_of_another_medium_needs_no_embedding(tmp_path: Path) -> None:

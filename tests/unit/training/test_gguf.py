@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 import import_base
 from bezoar.errors import UserError
+from bezoar.training.gguf import plain
 from bezoar.training.tokenizer import load_tokenizer
 from bezoar.training.weights import load_causal_lm
 
@@ -59,6 +60,21 @@ def test_a_gguf_file_becomes_the_checkpoint_that_it_was_made_from(
     for text in ("red cat", "two  blue hens\nAnswer: the dog"):
         assert mine(text)["input_ids"] == own(text)["input_ids"]
     assert mine.eos_token_id == own.eos_token_id
+
+
+def test_weights_that_were_read_are_saved_without_a_copy(tiny_base: Path, tmp_path: Path) -> None:
+    read, ids = load_causal_lm(tiny_base, torch.float32), torch.tensor([[5, 9, 20, 11]])
+    copied = type(read)(read.config)
+    copied.load_state_dict(read.state_dict())
+    copied.save_pretrained(tmp_path / "copied")
+    model = plain(read)
+    held = model.state_dict()
+    for name, weight in read.state_dict().items():
+        assert held[name].data_ptr() == weight.data_ptr(), name
+    assert torch.equal(model(ids).logits, read(ids).logits)
+    model.save_pretrained(tmp_path / "plain")
+    for name in ("model.safetensors", "config.json", "generation_config.json"):
+        assert (tmp_path / "plain" / name).read_bytes() == (tmp_path / "copied" / name).read_bytes()
 
 
 def test_the_weights_have_the_precision_that_is_asked_for(gguf: Path, tmp_path: Path) -> None:

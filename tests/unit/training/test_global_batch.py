@@ -90,6 +90,55 @@ def test_one_batch_of_eight_and_eight_of_one_give_the_same_curve(
         assert losses(place / f"{stage}-{micro}") == pytest.approx(whole, abs=TOLERANCE)
 
 
+def test_the_pairs_of_an_incomplete_last_batch_weigh_alike(place: Path, reference: Path) -> None:
+    """Five pairs of unlike length are two micro-batches, of four and of one, or a single one."""
+    changes = {
+        "batch_size": 8,
+        "epochs": 5 / 32,
+        "warmup_steps": 0,
+        "lora": {"r": 8, "alpha": 8, "dropout": 0.0, "targets": ["q_proj", "k_proj", "v_proj"]},
+    }
+    norms = []
+    for micro in (4, 8):
+        name = f"dpo-last-{micro}"
+        train_dpo.main(dpo_command(place, reference.name, name, micro_batch_size=micro, **changes))
+        rows = read_jsonl(place / name / "metrics.jsonl")
+        norms += [row["grad_norm"] for row in rows if "grad_norm" in row]
+    assert len(norms) == 2 and norms[0] == pytest.approx(norms[1], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("stage", "measures"),
+    [
+        ("sft", ("eval_loss", "eval_mean_token_accuracy")),
+        ("dpo", ("eval_loss", "eval_logps/chosen", "eval_rewards/accuracies")),
+    ],
+)
+def test_an_evaluation_does_not_depend_on_its_batches(
+    stage: str, measures: tuple[str, ...], place: Path, reference: Path
+) -> None:
+    """Seven held-out rows of unlike length are two batches, the second with three, or one."""
+    changes = {
+        "batch_size": 4,
+        "epochs": 0.13,  # one step
+        "warmup_steps": 0,
+        "validation_share": 0.18,
+        "lora": {"r": 8, "alpha": 8, "dropout": 0.0, "targets": ["q_proj", "k_proj", "v_proj"]},
+    }
+    found = []
+    for micro in (1, 4):
+        name = f"{stage}-evaluated-{micro}"
+        more = changes | {"micro_batch_size": micro}
+        if stage == "sft":
+            train_sft.main(sft_command(place, name, **more))
+        else:
+            train_dpo.main(dpo_command(place, reference.name, name, **more))
+        assert read_json(place / f"{name}.json")["facts"]["validation"] == 7
+        held = [row for row in read_jsonl(place / name / "metrics.jsonl") if "eval_loss" in row]
+        found.append([held[0][measure] for measure in measures])
+    assert found[0] == pytest.approx(found[1], abs=2e-5)
+
+
 @pytest.mark.parametrize(
     ("rows", "batch", "micro", "processes"),
     [(32, 8, 2, 2), (35, 8, 2, 2), (34, 8, 4, 2), (33, 12, 2, 3), (7, 8, 2, 2), (64, 8, 1, 8)],

@@ -101,6 +101,28 @@ def test_each_seed_has_its_own_models_on_the_runs_data(
     assert "| +0.000 (+0.000 – +0.000) |" in out.splitlines()[4]
 
 
+@pytest.mark.parametrize("recorded", ["relative", "absolute"])
+def test_the_results_may_be_named_otherwise_than_in_their_receipts(
+    recorded: str, results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = Path("results/trial")
+    if recorded == "relative":
+        given = results
+        for path in (*results.glob("receipts/*.json"), *tmp_path.glob("*.json")):
+            path.write_text(path.read_text().replace(f"{results}/", "results/trial/"))
+    repeat_trainings.main(["--results", str(given), "--seeds", "1"])
+    assert (results.with_name("trial-seed-1") / "sft/a").read_text() == "1"
+
+
+def test_results_that_lie_elsewhere_than_their_receipts_say_are_one_line(
+    results: Path, tmp_path: Path
+) -> None:
+    moved = results.rename(tmp_path / "moved")
+    with pytest.raises(UserError, match=r"moved: its receipts name .*; start where the run was"):
+        repeat_trainings.main(["--results", str(moved), "--seeds", "1"])
+
+
 def test_code_that_has_changed_since_is_refused(results: Path) -> None:
     (repeat_trainings.SCRIPTS / "merge_adapter.py").write_text("print(1)\n")
     with pytest.raises(UserError, match=r"^merge_x: its code has changed since commit 0000000;"):

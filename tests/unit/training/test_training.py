@@ -17,14 +17,14 @@ from trained import SFT, TEMPLATE, sft_command
 import merge_adapter
 import pretrain_base
 import train_sft
-from bezoar import progress
+from bezoar import precision, progress
 from bezoar.errors import UserError
 from bezoar.evaluation.generation import generate
 from bezoar.files import sha256_file, write_json
 from bezoar.readers import read_json, read_jsonl
 from bezoar.training import qlora, supervised_rows, trainer_setup
 from bezoar.training.template import Template
-from bezoar.training.tokenizer import load_tokenizer
+from bezoar.training.tokenizer import encode, load_tokenizer
 from bezoar.training.weights import load_adapter, load_causal_lm
 
 MERGE = {
@@ -334,6 +334,35 @@ def test_a_merge_layer_by_layer_has_the_weights_of_one_in_float32(
     assert all(torch.equal(merged[name], expected[name]) for name in expected)
     changed = load_causal_lm(place / "base", torch.bfloat16).state_dict()
     assert any(not torch.equal(merged[name], changed[name]) for name in expected)
+
+
+def test_the_merge_that_is_measured_is_the_model_that_is_saved(place: Path, adapter: Path) -> None:
+    merge_adapter.main(merge_command(place, "base", "sft", "measured"))
+    template, tokenizer = Template(TEMPLATE), load_tokenizer(place / "base")
+    texts = [
+        encode(tokenizer, [*template.pieces(row["instruction"]), (row["response"], False)])
+        for row in read_jsonl(place / "rows.jsonl")[: MERGE["probe_rows"]]
+    ]
+    unmerged = load_adapter(qlora.load_4bit(place / "base", cache_dequantized=True), adapter).eval()
+    saved = load_causal_lm(place / "measured", precision.compute_dtype()).eval()
+    pairs = zip(*(merge_adapter.logits(model, texts) for model in (unmerged, saved)), strict=True)
+    found = read_json(place / "measured" / "merge.json")["difference"]
+    assert merge_adapter.compare(pairs) == found
+
+
+def test_what_no_file_holds_is_not_rounded_by_a_merge(place: Path, adapter: Path) -> None:
+    merged = merge_adapter.merge(place / "base", adapter, "base")
+    plain = load_causal_lm(place / "base", torch.float32)
+    expected = dict(plain.named_buffers())
+    assert expected and all(
+        torch.equal(buffer, expected[name]) for name, buffer in merged.named_buffers()
+    )
+    ids, stored = torch.arange(2, 26).reshape(1, 24), merged.state_dict(keep_vars=True)
+    with merge_adapter.computing_in(merged, torch.float32):
+        assert merged(ids).logits.dtype == torch.float32
+    held = merged.state_dict(keep_vars=True)
+    assert all(held[name] is tensor for name, tensor in stored.items())
+    assert {tensor.dtype for tensor in held.values()} == {torch.bfloat16}
 
 
 def test_probes_are_compared_one_at_a_time() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from families import snapshot
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -375,6 +376,17 @@ def test_an_adapters_configuration_that_says_something_else_is_one_line(
     with pytest.raises(UserError, match=str(tmp_path)) as error:
         qlora.require_same_lora(tmp_path, {"r": 1, "alpha": 1, "dropout": 0.0, "targets": ["x"]})
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("family", ["qwen2", "gpt_neox"])
+def test_a_trained_model_has_no_dropout_of_its_own(family: str, tmp_path: Path) -> None:
+    model, ids = snapshot(tmp_path / "model", family), torch.arange(2, 26).reshape(1, 24)
+    setting(model, hidden_dropout=0.5, attention_dropout=0.5)
+    torch.manual_seed(0)
+    own = load_causal_lm(model, torch.float32).train()
+    assert not torch.equal(own(ids).logits, own(ids).logits)
+    trained = qlora.load_4bit(model).train()
+    assert torch.equal(trained(ids).logits, trained(ids).logits)
 
 
 def test_rows_longer_than_the_models_context_are_one_line(place: Path) -> None:
