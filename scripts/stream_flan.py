@@ -19,7 +19,7 @@ from typing import Any, NotRequired
 
 from typing_extensions import TypedDict
 
-from bezoar import hub, program, progress
+from bezoar import hub, network, program, progress
 from bezoar.data.context import Context, ContextSettings
 from bezoar.data.flan import choose, fitting, parse_row, rule_for, submix_of, system_messages
 from bezoar.errors import UserError
@@ -50,7 +50,7 @@ def _read(rows: Callable[[], Iterable[dict[str, Any]]], name: str) -> Iterator[d
             number += 1
             yield row
     except Exception as error:  # one kind of error for each format and file system
-        reason = " ".join(str(error).split())[:200]
+        reason = network.shown(" ".join(str(error).split()))[:200]
         raise UserError(
             f"{name}: row {number + 1} cannot be read ({type(error).__name__}: {reason}); fetch the"
             " data set again"

@@ -69,14 +69,17 @@ def redirected(receipt: dict[str, Any], scratch: Path) -> list[str]:
     return [*words, "--mode", "replay"] if "--store" in words else words
 
 
+def outside(receipt: dict[str, Any]) -> list[str]:
+    """Return the files that a stage would not write below a scratch directory."""
+    words = receipt["command"]
+    receipts = [word for before, word in pairwise(words) if before == "--receipt"]
+    written = {*files_in(receipt["outputs"]), *receipts}
+    return sorted(path for path in written if ".." in Path(path).parts)
+
+
 def make_again(stage: str, receipt: dict[str, Any], scratch: Path) -> list[str]:
     """Run a stage's program below `scratch`; return a line for every file whose bytes differ."""
     outputs = files_in(receipt["outputs"])
-    words = receipt["command"]
-    to_write = {*outputs, *(word for before, word in pairwise(words) if before == "--receipt")}
-    outside = sorted(path for path in to_write if ".." in Path(path).parts)
-    if outside:
-        return [f"{stage}: {outside[0]}: a path with `..`; the stage is not made again"]
     for path in outputs:
         place = below(scratch, path)
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -152,6 +155,12 @@ def main(argv: list[str] | None = None) -> None:
     wrong += [line for line in hashed if line not in absent] + audit.chain(receipts, args.results)
     light = [stage for stage, held in receipts.items() if is_light(held["command"][0])]
     chosen = [stage for stage in light if args.only is None or stage in args.only]
+    elsewhere = [
+        f"{stage}: {paths[0]}: a path with `..`; the stage is held by hashes and not made again"
+        for stage in chosen
+        if (paths := outside(receipts[stage]))
+    ]
+    chosen = [stage for stage in chosen if not outside(receipts[stage])]
     wrong += [
         f"{stage}: {path}: {what}"
         for stage, held in receipts.items()
@@ -165,7 +174,7 @@ def main(argv: list[str] | None = None) -> None:
     page = audit.verdict(
         receipts,
         wrong,
-        [*absent, *audit.reservations(receipts, args.results)],
+        [*absent, *elsewhere, *audit.reservations(receipts, args.results)],
         chosen,
         args.results,
     )

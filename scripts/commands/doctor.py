@@ -227,7 +227,7 @@ def licences(entries: list[dict[str, Any]]) -> Iterator[str]:
         if "NC" in str(entry["licence"]) and entry["id"] not in acknowledged:
             yield (
                 f"licence: {entry['id']} is {entry['licence']} (no commercial use); if you accept,"
-                f" make reproduce ACKNOWLEDGE_LICENCES={entry['id']}, or export"
+                f" ACKNOWLEDGE_LICENCES={entry['id']} on make's command line, or export"
                 " BEZOAR_ACKNOWLEDGE_LICENCES (several: id,id)"
             )
 

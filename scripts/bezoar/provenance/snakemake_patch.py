@@ -28,7 +28,7 @@ from bezoar.readers import read_json_object
 # The versions of Snakemake in which tests/workflow has passed; envs/main.lock pins one of them.
 TESTED = ("9.27.1",)
 WAKES_S = 0.5  # how often a run that waits for a cluster looks whether it is to end
-PREEMPTED_S = 300  # in which Slurm has queued a preempted job again, if it does
+GONE_S = 300  # in which Slurm has queued a preempted job again, if it does
 
 
 def job_reasons(job: Any, hashes: fingerprint.Hashes) -> list[str]:
@@ -179,19 +179,25 @@ def patient(query: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any
     """Return the Slurm executor's query for the states of jobs, so that it loses none of them.
 
     Where it fails, the executor would forget every job, and the run would neither end nor cancel
-    them; no state at all makes it ask again later. A job that was preempted it leaves to Slurm; one
-    that Slurm does not start again is taken for cancelled after `PREEMPTED_S`.
+    them; no state at all makes it ask again later. sacct names who cancelled a job (`CANCELLED by
+    1000`), which the executor takes for a job at work; so it does with one that was preempted, or
+    that Slurm has forgotten. These are cancelled, too, if they are not back in `GONE_S`.
     """
-    since: dict[str, float] = {}
+    gone: dict[str, float] = {}  # job -> since when, 0 while it is there
 
     async def states(*args: Any) -> tuple[dict[str, str], float]:
         found, took = await query(*args)
-        for job, state in (found or {}).items():
-            if state != "PREEMPTED":
-                since.pop(job, None)
-            elif time.monotonic() - since.setdefault(job, time.monotonic()) > PREEMPTED_S:
+        if found is None:
+            return {}, 0.0
+        found = {job: state.split()[0] for job, state in found.items() if state}
+        for job in gone.keys() | found.keys():
+            if found.get(job, "PREEMPTED") != "PREEMPTED":
+                gone[job] = 0.0
+            elif not gone.get(job):
+                gone[job] = time.monotonic()
+            elif time.monotonic() - gone[job] > GONE_S:
                 found[job] = "CANCELLED"
-        return found or {}, took or 0.0
+        return found, took
 
     return states
 

@@ -145,7 +145,8 @@ def trainer_arguments(recipe: Mapping[str, Any], checkpoints: Path) -> dict[str,
 
 def weigh_evaluations(trainer: Any, size: Callable[[Mapping[str, Any]], Any]) -> None:
     """Have a Trainer's evaluations give means over whatever `size` counts in a batch, tokens or
-    rows. Its own are means over batches, of which the last may be smaller.
+    rows. Its own are means over batches, of which the last may be smaller. Of several processes,
+    the rows that are repeated to give each a batch count as often.
     """
     import torch
 

@@ -248,7 +248,8 @@ class LogHandler(LogHandlerBase):
         self.display = Display(self.show)
         self.names: dict[int, str] = {}
         self.failures: dict[int, tuple[float, str, list[str]]] = {}  # job -> when, why, lines
-        self.group: list[int] = []  # the jobs of the one that failed last
+        self.group: list[int] = []  # the jobs of the one that failed last, and Slurm's logs of it
+        self.group_logs: list[str] = []
         self.guard, self.over, self.broken = threading.Lock(), threading.Event(), False
         threading.Thread(target=self._tick, daemon=True).start()
 
@@ -290,11 +291,14 @@ class LogHandler(LogHandlerBase):
             self.display.finished(self.names[record.job_id])
         elif event == LogEvent.GROUP_ERROR:
             self.group = [job["jobid"] for job in record.job_error_info]
+            self.group_logs = record.aux_logs
         elif event == LogEvent.JOB_ERROR:
             name = self.names.get(record.jobid, record.rule_name)
             said = SAID.search(record.rule_msg or "")
             why = " ".join((said[1] or said[2]).split()) if said else ""
-            others = [Path(log) for log in record.log[1:] if log]
+            in_group = record.jobid in self.group  # its own record has no log of Slurm's
+            logs = [*record.log[1:], *(self.group_logs if in_group else [])]
+            others = [Path(log) for log in logs if log]
             lines = list(self.display.failed(name, why, others[-1] if others else None))
             self.failures[record.jobid] = self.display.now(), why, lines
         elif str(record.msg).startswith("Nothing to be done"):

@@ -117,17 +117,19 @@ CONTEXT_MB = 600  # [ours] of a GPU: CUDA's context
 @dataclass(frozen=True)
 class Need:
     """What one job of a rule needs: host memory in MB, seconds at most, GPUs and memory of each of
-    them in MB. A job `with_server` runs beside the server that it asks, in one request with it;
-    the server has `cores`, and `beside_mb` is what those that ask it take.
+    them in MB. A job that runs beside the server that it asks, in one request with it, has the
+    GPUs of the server as `server_gpus`; the server has `cores`, and leaves those that ask it
+    `beside_mb` and `beside_cores`.
     """
 
     mem_mb: int
     seconds: float
     gpus: int = 0
     gpu_mb: int = 0
-    with_server: bool = False
+    server_gpus: int | None = None
     cores: int = 0
     beside_mb: int = 0
+    beside_cores: int = 0
 
     @property
     def minutes(self) -> int:
@@ -167,7 +169,7 @@ def parameters_at(place: Path) -> int:
     convention. 0 where nothing is.
     """
     if place.is_file():
-        said = re.findall(r"[QF](\d+)", place.stem.upper())
+        said = re.findall(r"(?:Q|FP?)(\d+)", place.stem.upper())
         return 8 * place.stat().st_size // max(1, int(said[-1]) if said else 16)
     return sum(path.stat().st_size for path in place.glob("*.safetensors")) // 2
 
@@ -279,11 +281,12 @@ class Needs:
         gpus = int(self.config["serve"]["tensor_parallel_size"])
         days = 0.0 if self.config["world"] else 2 * 86_400.0
         mem_mb = 100 * math.ceil((200 * MARGIN + SCHEDULED_MB) / 100)
-        asking = Need(mem_mb, days, with_server=True)
+        asking, count = Need(mem_mb, days, server_gpus=gpus), len(self.layout.generated)
         # [ours] weights pass through the host's page cache, which a limit counts only in part
         server_mb = 1000 if self.config["world"] else 32_000
-        beside_mb, cores = mem_mb * len(self.layout.generated), served.server_threads(self.layout)
-        server = Need(server_mb, days, gpus, cores=cores, beside_mb=beside_mb)
+        cores = served.server_threads(self.layout)
+        beside = {"beside_mb": mem_mb * count, "beside_cores": count}
+        server = Need(server_mb, days, gpus, cores=cores, **beside)
         return {"serve": server, **{f"generate_{s}": asking for s in self.layout.generated}}
 
     def serving(self) -> dict[str, Need]:
@@ -447,7 +450,7 @@ class Limits:
 
     def of(self, need: Need) -> Place:
         """Return the place of a job."""
-        return self.gpu if need.gpus or need.with_server else self.plain
+        return self.gpu if need.gpus or need.server_gpus else self.plain
 
     def text(self) -> str:
         """Return what `limits_of_environment` reads."""
@@ -469,14 +472,15 @@ Amount = int | str | Callable[..., int]
 
 
 def asked(need: Need, limits: Limits) -> dict[str, Amount]:
-    """Return a rule's `resources:`, so that each attempt asks for more than the one before."""
+    """Return a rule's `resources:`, so that each attempt asks for more than the one before; beside
+    a server, the server alone.
+    """
     place = limits.of(need)
 
     def mem_mb(wildcards: Any, attempt: int) -> int:
-        most = need.mem_mb * (1 if need.with_server else attempt)
-        return (
-            most if place.memory_mb is None else min(most, max(0, place.memory_mb - need.beside_mb))
-        )
+        most = need.mem_mb * (attempt if need.server_gpus is None else 1)
+        room = math.inf if place.memory_mb is None else place.memory_mb - need.beside_mb
+        return int(max(0, min(most, room)))
 
     def runtime(wildcards: Any, attempt: int) -> int:
         most = need.minutes * attempt
@@ -484,7 +488,7 @@ def asked(need: Need, limits: Limits) -> dict[str, Amount]:
 
     def cpus_per_task(wildcards: Any, threads: int) -> int:
         wanted = max(threads, need.cores)
-        return wanted if place.cores is None else min(wanted, place.cores)
+        return wanted if place.cores is None else min(wanted, place.cores - need.beside_cores)
 
     resources: dict[str, Amount] = {"mem_mb": mem_mb, "runtime": runtime}
     if need.gpus:

@@ -90,6 +90,7 @@ print(alone, GroupJob.restart_times.fget(Some(jobs=[job("none"), job(log)])))
 
 def test_a_scheduler_that_does_not_answer_loses_no_job(monkeypatch: pytest.MonkeyPatch) -> None:
     answers: list[Any] = [(None, None), ({"7": "PREEMPTED", "8": "RUNNING"}, 0.1)]
+    cancelled = ({"7": "PREEMPTED", "8": "CANCELLED by 1000"}, 0.1)
 
     async def query(*args: Any) -> Any:
         return answers[-1]
@@ -97,9 +98,12 @@ def test_a_scheduler_that_does_not_answer_loses_no_job(monkeypatch: pytest.Monke
     states = snakemake_patch.patient(query)
     assert asyncio.run(states("squeue", None)) == answers.pop()
     assert asyncio.run(states("squeue", None)) == ({}, 0.0)
-    answers.append(({"7": "PREEMPTED"}, 0.1))
-    monkeypatch.setattr(snakemake_patch, "PREEMPTED_S", -1)
-    assert asyncio.run(states("squeue", None)) == ({"7": "CANCELLED"}, 0.1)
+    answers.append(cancelled)
+    assert asyncio.run(states("squeue", None))[0] == {"7": "PREEMPTED", "8": "CANCELLED"}
+    answers.append(({}, 0.1))
+    assert asyncio.run(states("squeue", None))[0] == {}, "8 is gone for the first time"
+    monkeypatch.setattr(snakemake_patch, "GONE_S", -1)
+    assert asyncio.run(states("squeue", None))[0] == {"7": "CANCELLED", "8": "CANCELLED"}
 
 
 def test_two_sigterms_while_the_scheduler_holds_its_lock_end_the_run() -> None:

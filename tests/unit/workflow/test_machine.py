@@ -157,7 +157,7 @@ def test_a_licence_is_acknowledged_by_its_id_however_the_list_is_written(
 ) -> None:
     entry = {"id": "alpaca_seed_tasks", "licence": "CC BY-NC 4.0"}
     (line,) = doctor.licences([entry])
-    assert "make reproduce ACKNOWLEDGE_LICENCES=alpaca_seed_tasks, or export BEZOAR_ACK" in line
+    assert " ACKNOWLEDGE_LICENCES=alpaca_seed_tasks on make's command line, or export BEZ" in line
     monkeypatch.setenv("BEZOAR_ACKNOWLEDGE_LICENCES", "another, alpaca_seed_tasks")
     assert not list(doctor.licences([entry]))
     monkeypatch.delenv("BEZOAR_ACKNOWLEDGE_LICENCES")

@@ -171,7 +171,6 @@ def test_no_cpu_build_is_one_line_with_the_choices(
     assert not [request for request in machine.requests() if "torch-cuda" in request]
 
 
-@pytest.mark.skipif(os.uname().sysname == "Darwin", reason="macOS has no CUDA build")
 def test_a_full_disk_is_no_missing_build(machine: Machine) -> None:
     full = "ERROR: Could not install packages: [Errno 28] No space left on device"
     done = machine.make(OFFERED="no", SAYS=full)
@@ -195,6 +194,7 @@ def test_an_environment_beside_it_that_was_half_made_is_made_again(machine: Mach
         assert len(asked) == times
 
 
+@pytest.mark.skipif(os.uname().sysname == "Darwin", reason="macOS has no CUDA build")
 def test_cuda_is_installed_where_it_is_asked_for(machine: Machine) -> None:
     assert machine.make("cuda").returncode == 0
     requests = machine.requests()

@@ -240,6 +240,8 @@ def test_jobs_that_start_a_server_of_their_own_ask_for_it_and_have_a_line() -> N
         ("Qwen3-0.6B-Q4_K_M.gguf", 8000),
         ("model.BF16.gguf", 2000),
         ("model-iq2_xs.gguf", 16000),
+        ("model-fp8.gguf", 4000),
+        ("model-FP32.gguf", 1000),
     ],
 )
 def test_a_base_on_this_disk_is_as_large_as_its_weights(
@@ -272,6 +274,13 @@ def test_only_jobs_that_ask_the_served_model_ask_for_its_gpus() -> None:
     assert {"filter", "mtbench_judgments"} <= light, "their models are a provider's"
 
 
+def test_a_server_without_a_gpu_and_the_jobs_beside_it_have_one_place() -> None:
+    found = needs(SERVED, {"serve": {"tensor_parallel_size": 0}})
+    limits = Limits(Place("cpu"), Place("gpu"))
+    rules = ["serve", "generate_lamini", "generate_evol", "generate_orca"]
+    assert {asked(found[rule], limits)["slurm_partition"] for rule in rules} == {"cpu"}
+
+
 def test_a_replay_asks_for_no_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BEZOAR_MODE", "replay")
     for files in (SERVED, ["config/trial.yaml"]):
@@ -281,13 +290,13 @@ def test_a_replay_asks_for_no_server(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_server_and_the_jobs_beside_it_fit_on_one_node_at_every_attempt() -> None:
     node = Place("gpu", memory_mb=48_000, cores=16)
-    options = {"serve": {"options": {"threads": 12}}}
+    options = {"serve": {"options": {"threads": 16}}}
     found = needs(SERVED, options)
     limits = Limits(gpu=node)
     rules = ["serve", "generate_lamini", "generate_evol", "generate_orca"]
     for attempt in (1, 2, 3):
         each = [amounts(found[rule], limits, attempt, threads=1) for rule in rules]
         assert sum(job["mem_mb"] for job in each) <= 48_000
-        assert [job["cpus_per_task"] for job in each] == [12, 1, 1, 1]
+        assert [job["cpus_per_task"] for job in each] == [13, 1, 1, 1]
     with pytest.raises(UserError, match=r"serve: needs 34,\d00 MB"):
         cluster.fits(found, Limits(gpu=Place("gpu", memory_mb=33_000)))
