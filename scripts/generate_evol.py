@@ -14,7 +14,8 @@ stays. Columns: instruction, response, category, evolution_strategy, in-depth-ev
 (empty for in-breadth), epoch.
 
 Elimination rules: no_information_gain (an evaluator calls an instruction and its evolved form
-equal, or does not say within 6 requests), sorry (the response contains "sorry" and has fewer than
+equal, or does not say within 6 requests; more failed requests than `max_failure_share` end the
+stage), sorry (the response contains "sorry" and has fewer than
 80 words), only_stop_words (nothing but stop words and punctuation), copied_prompt (the instruction
 holds a section name of the prompt); no_answer (nothing came back); and too_long (prompt and answer
 do not fit the teacher's context: no request). Each epoch sends new requests: an instruction that
@@ -81,6 +82,7 @@ RULES = (
     "only_stop_words",
 )
 OF_THE_RESPONSE = RULES[-2:]
+UNREACHED = ("provider_error", "refused")  # of the evaluator; a text without a verdict is an answer
 CLAUSE = re.compile(r"(?:(?!\bbut\b|\band\b)[^.,;:!?\n])+[?]?|\bbut\b|\band\b")
 VERDICTS = {"equal": True, "unequal": False, "different": False}
 NEGATIONS = frozenset(
@@ -262,6 +264,12 @@ def evolve(
         ]
         verdicts = evaluator.ask_until(
             compare, [names[i] for i in alive], equal, recipe["evaluator_attempts"]
+        )
+        check_failures(
+            [(names[i], answer) for i, (_, answer) in zip(alive, verdicts, strict=True)],
+            recipe["max_failure_share"],
+            "generate evol, evaluator",
+            UNREACHED,
         )
         fate |= {
             i: "no_information_gain"
