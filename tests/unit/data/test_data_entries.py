@@ -125,11 +125,15 @@ def test_choosing_in_batches_or_shards_is_choosing_at_once(
             "original_index": i,
             "inputs": f"Ask {i}.",
             "task_name": f"t{rng.randrange(6)}",
-            "dataset_source": rng.choice(["cot", "niv2"]),
+            "dataset_source": rng.choice(["cot", "niv2", "t0"]),
         }
         for i in range(90)
     ]
-    recipe = {"quotas": {"cot": quota, "niv2": 12}, "rows_per_task": per_task, "seed": 0}
+    recipe = {
+        "quotas": {"cot": quota, "niv2": 12, "t0": quota},
+        "rows_per_task": per_task,
+        "seed": 0,
+    }
     long = {row["original_index"] for row in rows if rng.random() < 0.2}
 
     def chosen(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
