@@ -3,6 +3,7 @@ counts add up.
 """
 
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import yaml
 from scripted import Scripted
 
+import convert_items
 import describe_data
 import generate_lamini as lamini
 import generate_orca as orca
@@ -138,3 +140,19 @@ def test_what_is_in_the_chain_of_thought_files_is_found() -> None:
         "none": LINES["aqua"],
         "unlisted": 0,
     }
+
+
+def test_all_right_answers_of_truthfulqa_give_an_item_away() -> None:
+    """Of 817 questions, most have several; a wrong answer gives nothing away."""
+
+    class Mc2:
+        eval_docs = tuple(convert_items.truthfulqa(MIRROR / "lm_eval" / "TruthfulQA.csv"))
+
+        def doc_to_choice(self, doc: dict[str, Any]) -> list[str]:
+            return doc["mc2_targets"]["choices"]
+
+        def doc_to_target(self, doc: dict[str, Any]) -> int:
+            return 0
+
+    parts = Counter(row["part"] for row in list_evaluation_items.of_task("mc2", Mc2()))
+    assert parts == {"question": 817, "gold": 2587, "choice": 3295}
