@@ -9,12 +9,12 @@ Usage: describe_data.py --rows …/filter/lamini.jsonl … --made …/generate/l
 --made is empty where the data were not generated here (`entry: released`); a funnel then begins
   with the rows.
 
-Funnel: asked (requests for rows), entered (items found in the answers or files), parsed
-(well-formed items), dropped and eliminated by rule, generated, then the filter's verdicts. Lengths
-are in words, as deciles 0, 10, …, 100 %. Diversity of the instructions: distinct n-grams over all
-n-grams (Li et al. 2016, arXiv 1510.03055), entropy of the first two words in bits, and the ratio of
-bytes to bytes compressed (Shaib et al. 2024, arXiv 2403.00553: higher is more repetitive). The
-accept rate by position is over tenths of the file: a filter that drifts shows there.
+Funnel: asked (requests for rows), entered (items found in the answers or files), dropped and
+eliminated by rule, generated, then the filter's verdicts. Lengths are in words, as deciles 0, 10,
+…, 100 %. Diversity of the instructions: distinct n-grams over all n-grams (Li et al. 2016, arXiv
+1510.03055), entropy of the first two words in bits, and the ratio of bytes to bytes compressed
+(Shaib et al. 2024, arXiv 2403.00553: higher is more repetitive). The accept rate by position is
+over tenths of the file: a filter that drifts shows there.
 """
 
 import math
@@ -67,7 +67,6 @@ def funnel(made: dict[str, Any] | None, rows: Sequence[dict[str, Any]]) -> dict[
         steps |= {
             "asked": made["asked"],
             "entered": made["entered"],
-            "parsed": made["entered"] - rules.get("malformed", 0),
             "dropped": {rule: count for rule, count in rules.items() if rule not in ELIMINATIONS},
             "eliminated": {rule: count for rule, count in rules.items() if rule in ELIMINATIONS},
         }
