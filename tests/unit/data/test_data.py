@@ -271,6 +271,16 @@ def test_a_wrong_answer_in_a_row_gives_nothing_away() -> None:
     ] == [True, True, False]
 
 
+@pytest.mark.parametrize("part", ["prompt", "chosen", "rejected"])
+def test_a_preference_pair_is_searched_in_all_its_texts(part: str) -> None:
+    text = "one two three four five six seven eight nine ten"
+    pair = {"prompt": "Say something.", "chosen": "Yes.", "rejected": "No."}
+    found = contamination.matches(items_of(text), [pair, {**pair, part: text}], "pairs", SHARED)
+    assert [(line["set"], line["row"], line["contaminated"]) for line in found] == [
+        ("pairs", 2, True)
+    ]
+
+
 def test_an_n_gram_does_not_go_from_the_instruction_into_the_response() -> None:
     rows = [{"instruction": "one two three four five", "response": "six seven eight nine ten"}]
     assert (
