@@ -47,7 +47,7 @@ def _values(text: str) -> Iterator[Any]:
         yield value
 
 
-def _rating(value: Any) -> int | None:
+def rating(value: Any) -> int | None:
     """Return a rating from 1 to 10: 8, 8.0, or either as a text."""
     if isinstance(value, str) and re.fullmatch(r"\s*\d{1,2}(\.0+)?\s*", value, re.ASCII):
         value = float(value)
@@ -71,16 +71,16 @@ def verdict(text: str) -> dict[str, Any] | None:
         return None
     if len(found) != 1:
         return None
-    status, rating, reason = (found[0].get(key) for key in ("status", "rating", "reason"))
+    status, reason = (found[0].get(key) for key in ("status", "reason"))
     status = status.strip().capitalize() if isinstance(status, str) else None
-    rating = _rating(rating)
-    if status not in ("Accept", "Reject") or rating is None or not isinstance(reason, str):
+    number = rating(found[0].get("rating"))
+    if status not in ("Accept", "Reject") or number is None or not isinstance(reason, str):
         return None
     try:
         reason.encode()
     except UnicodeEncodeError:  # half a surrogate pair, which no row can hold
         return None
-    return {"status": status, "rating": rating, "reason": reason}
+    return {"status": status, "rating": number, "reason": reason}
 
 
 def by_length(rows: list[dict[str, Any]]) -> list[float]:

@@ -20,6 +20,7 @@ import generate_orca
 import import_released
 import stream_flan
 from bezoar.data.flan import choose
+from bezoar.data.verdicts import verdict
 from bezoar.errors import UserError
 from bezoar.files import sha256_file, write_json, write_jsonl
 from bezoar.readers import read_json, read_jsonl
@@ -244,6 +245,15 @@ def snapshot(folder: Path, rows: list[dict[str, Any]], kind: str) -> Path:
         },
     )
     return folder / "manifest.json"
+
+
+def test_a_released_rating_is_read_as_a_raters_own() -> None:
+    values = [9, 9.0, "9", " 9.0 ", True, "８", 9.5, 11, None]
+    read = [9, 9, 9, 9, None, None, None, None, None]
+    assert [import_released.rating(value) for value in values] == read
+    for value, expected in zip(values, read, strict=True):
+        text = json.dumps({"status": "Accept", "rating": value, "reason": "r"})
+        assert (verdict(text) or {"rating": None})["rating"] == expected
 
 
 @pytest.mark.parametrize("kind", ["parquet", "json", "csv"])
