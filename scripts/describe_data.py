@@ -21,7 +21,6 @@ import math
 import zlib
 from collections import Counter
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from bezoar import program, progress
 from bezoar.arguments import by_stem
 from bezoar.data import task_families
 from bezoar.data.texts import words_of
+from bezoar.data.verdicts import by_position
 from bezoar.errors import UserError
 from bezoar.files import write_json
 from bezoar.provenance.receipt import Receipt, stage_parser
@@ -108,16 +108,6 @@ def diversity(texts: Sequence[str]) -> dict[str, Any]:
     return result
 
 
-def accept_by_position(rows: Sequence[dict[str, Any]]) -> list[float]:
-    """Return the accept rate in ten parts of the file of equal size."""
-    edges = [len(rows) * k // 10 for k in range(11)]
-    groups = [rows[first:last] for first, last in pairwise(edges) if first < last]
-    return [
-        round(sum(row["gpt4_status"] == "Accept" for row in group) / len(group), 4)
-        for group in groups
-    ]
-
-
 def audit(
     rows: Sequence[dict[str, Any]], table: list[dict[str, Any]], tasks: list[str]
 ) -> dict[str, Any]:
@@ -159,7 +149,7 @@ def describe(
             "accept_rate": round(
                 sum(row["gpt4_status"] == "Accept" for row in rows) / len(rows), 4
             ),
-            "accept_rate_by_position_decile": accept_by_position(rows),
+            "accept_rate_by_position_decile": by_position(rows),
             "ratings": {str(rating): count for rating, count in sorted(ratings.items())},
             **{
                 key: judged[key]

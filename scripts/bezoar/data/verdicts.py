@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from bezoar.llm.reasoning import split_reasoning
@@ -83,14 +83,20 @@ def verdict(text: str) -> dict[str, Any] | None:
     return {"status": status, "rating": number, "reason": reason}
 
 
-def by_length(rows: list[dict[str, Any]]) -> list[float]:
-    """Return the accept rate in ten groups of equal size, from the shortest response to the
-    longest.
-    """
-    ordered = sorted(rows, key=lambda row: (len(training_text(row)[2]), training_text(row)[0]))
-    groups = [ordered[len(ordered) * k // 10 : len(ordered) * (k + 1) // 10] for k in range(10)]
+def by_position(rows: Sequence[dict[str, Any]]) -> list[float]:
+    """Return the accept rate in ten parts of equal size, in the order of the rows."""
+    groups = [rows[len(rows) * k // 10 : len(rows) * (k + 1) // 10] for k in range(10)]
     return [
         round(sum(row["gpt4_status"] == "Accept" for row in group) / len(group), 4)
         for group in groups
         if group
     ]
+
+
+def by_length(rows: Sequence[dict[str, Any]]) -> list[float]:
+    """Return the accept rate in ten groups of equal size, from the shortest response to the
+    longest.
+    """
+    return by_position(
+        sorted(rows, key=lambda row: (len(training_text(row)[2]), training_text(row)[0]))
+    )
