@@ -18,6 +18,7 @@ import generate_orca as orca
 import list_evaluation_items
 from bezoar.data import contamination, duplicates, task_families
 from bezoar.data.texts import words_of
+from bezoar.evaluation.mtbench import read_references
 from bezoar.readers import read_jsonl
 from bezoar.workflow.configuration import resolved
 
@@ -110,7 +111,7 @@ def test_what_is_in_the_chain_of_thought_files_is_found() -> None:
         if name in ("duplicates", "contamination")
     }
     questions = read_jsonl(MIRROR / "mt_bench" / "question.jsonl")
-    references = read_jsonl(MIRROR / "mt_bench" / "reference_answer.gpt-4.jsonl")
+    references = read_references(MIRROR / "mt_bench" / "reference_answer.gpt-4.jsonl")
     items = contamination.Items(
         list(list_evaluation_items.of_chat(questions, references)), settings["contamination"]
     )
