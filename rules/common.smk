@@ -14,7 +14,7 @@ from bezoar.files import canonical
 from bezoar.provenance import snakemake_patch
 from bezoar.provenance.code_digest import digest as code_digest
 from bezoar.workflow import configuration, dress_rehearsal, lineage, recipes, sources
-from bezoar.workflow.layout import MODELS, WORLD_FILES, Layout, alternatives
+from bezoar.workflow.layout import MODELS, PAIRS, WORLD_FILES, Layout, alternatives
 
 CONFIG_FILES = [
     str(path) for path in configuration.files_of(relpath(file) for file in workflow.configfiles)
@@ -46,6 +46,7 @@ FIRST = 1
 
 wildcard_constraints:
     scheme=alternatives(SCHEMES),
+    rows=alternatives([*SCHEMES, PAIRS]),
     model=alternatives([*EVALUATED, *LAYOUT.steps]),
     column=alternatives(LAYOUT.columns),
     extra=alternatives(EXTRA),

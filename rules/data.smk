@@ -1,9 +1,9 @@
 """
 What is in the generated data: duplicates, what they share with the evaluation, and a description;
-cards; and the rows SFT reads.
+cards; and the rows trainings read.
 
 REQUIRED INPUTS:
-    rows        = <results>/filter/{scheme}.jsonl
+    rows        = <results>/filter/{scheme}.jsonl, <results>/preferences/pairs.jsonl
     seeds       = config: sources: alpaca_seeds, dolly
     tasks       = the harness's tasks, config: sources: mt_bench_questions and mt_bench_references
     families    = config/task_families.yaml
@@ -13,7 +13,7 @@ OUTPUTS:
     matches     = <results>/data/contamination.{jsonl,json}   by row with the text, and counted
     description = <results>/data/description.json             funnel, lengths, diversity, the filter
     card        = <results>/data/cards/{scheme}/README.md     in the form of the Hugging Face hub
-    kept        = <results>/data/clean/{scheme}.jsonl         without what config: data: remove names
+    kept        = <results>/data/clean/{rows}.jsonl           without what config: data: remove names
 """
 
 
@@ -85,7 +85,7 @@ rule data_contamination:
     input:
         script="scripts/find_contamination.py",
         lock="envs/main.lock",
-        rows=expand("<results>/filter/{scheme}.jsonl", scheme=SCHEMES),
+        rows=[lineage.collected(LAYOUT, rows) for rows in (*SCHEMES, PAIRS)],
         evaluation="<results>/data/evaluation_items.jsonl",
     output:
         matches="<results>/data/contamination.jsonl",
@@ -142,21 +142,21 @@ rule data_description:
 
 
 rule data_clean:
-    """Remove what config: data: remove names from the rows of {wildcards.scheme}."""
+    """Remove what config: data: remove names from {wildcards.rows}."""
     input:
         script="scripts/remove_rows.py",
         lock="envs/main.lock",
-        rows="<results>/filter/{scheme}.jsonl",
+        rows=lambda wildcards: lineage.collected(LAYOUT, wildcards.rows),
         matches="<results>/data/contamination.jsonl",
         families="config/task_families.yaml",
     output:
-        kept="<results>/data/clean/{scheme}.jsonl",
-        counts="<results>/data/clean/{scheme}.counts.json",
-        receipt="<results>/receipts/data_clean_{scheme}.json",
+        kept="<results>/data/clean/{rows}.jsonl",
+        counts="<results>/data/clean/{rows}.counts.json",
+        receipt="<results>/receipts/data_clean_{rows}.json",
     log:
-        "<logs>/data/clean_{scheme}.txt",
+        "<logs>/data/clean_{rows}.txt",
     benchmark:
-        "<benchmarks>/data/clean_{scheme}.tsv"
+        "<benchmarks>/data/clean_{rows}.tsv"
     params:
         recipe=as_json(recipes.removal(LAYOUT)),
         code=code("scripts/remove_rows.py"),

@@ -2,7 +2,7 @@
 Direct Preference Optimisation over the merged HH-RLHF-SFT model, which is also the reference.
 
 REQUIRED INPUTS:
-    pairs     = <results>/preferences/pairs.jsonl
+    pairs     = <results>/preferences/pairs.jsonl, or <results>/data/clean/pairs.jsonl
     base      = <results>/merge/openbezoar-hh-rlhf-sft/model.safetensors
 OUTPUTS:
     reference = <results>/dpo_reference/logps.jsonl       log-probabilities; beta does not matter
@@ -15,7 +15,7 @@ rule dpo_reference:
     input:
         script="scripts/score_reference.py",
         lock="envs/main.lock",
-        pairs="<results>/preferences/pairs.jsonl",
+        pairs=lineage.used(LAYOUT, PAIRS),
         base="<results>/merge/openbezoar-hh-rlhf-sft/model.safetensors",
         template=source("chat_template"),
     output:
@@ -47,7 +47,7 @@ rule dpo:
     input:
         script="scripts/train_dpo.py",
         lock="envs/main.lock",
-        pairs="<results>/preferences/pairs.jsonl",
+        pairs=lineage.used(LAYOUT, PAIRS),
         reference="<results>/dpo_reference/logps.jsonl",
         base="<results>/merge/openbezoar-hh-rlhf-sft/model.safetensors",
         template=source("chat_template"),

@@ -5,7 +5,7 @@ REQUIRED INPUTS:
     rows    = <results>/filter/{scheme}.jsonl, data/{duplicates,contamination}.jsonl
     dropped = <results>/generate/{scheme}.dropped.jsonl
     chat    = <results>/mtbench/{model}/{answers,judgments}.jsonl
-    pairs   = <results>/preferences/pairs.jsonl, dpo/held_out.json
+    pairs   = <results>/preferences/pairs.jsonl, or data/clean/pairs.jsonl, dpo/held_out.json
     samples = <results>/lm_eval/{model}.samples.jsonl, data/evaluation_items.jsonl
 OUTPUTS:
     page    = <results>/report/rows.html
@@ -25,7 +25,7 @@ rule explorer:
         evaluation="<results>/data/evaluation_items.jsonl",
         answers=expand("<results>/mtbench/{model}/answers.jsonl", model=EVALUATED),
         judgments=expand("<results>/mtbench/{model}/judgments.jsonl", model=EVALUATED),
-        pairs="<results>/preferences/pairs.jsonl",
+        pairs=lineage.used(LAYOUT, PAIRS),
         held_out="<results>/dpo/held_out.json",
         samples=expand("<results>/lm_eval/{model}.samples.jsonl", model=EVALUATED),
     output:

@@ -2,7 +2,7 @@
 Supervised tuning of the merged SFT model on the chosen answers of HH-RLHF.
 
 REQUIRED INPUTS:
-    data    = <results>/preferences/pairs.jsonl
+    data    = <results>/preferences/pairs.jsonl, or <results>/data/clean/pairs.jsonl
     base    = <results>/merge/openbezoar-sft/model.safetensors
 OUTPUTS:
     adapter = <results>/hh_sft/adapter_model.safetensors
@@ -14,7 +14,7 @@ rule hh_sft:
     input:
         script="scripts/train_sft.py",
         lock="envs/main.lock",
-        data="<results>/preferences/pairs.jsonl",
+        data=lineage.used(LAYOUT, PAIRS),
         base="<results>/merge/openbezoar-sft/model.safetensors",
         template=source("chat_template"),
     output:

@@ -88,7 +88,7 @@ rule lm_eval_table:
     benchmark:
         "<benchmarks>/lm_eval/table.tsv"
     params:
-        recipe=recipe("lm_eval_table", pairs=LAYOUT.comparisons()),
+        recipe=as_json(recipes.harness_table(LAYOUT)),
         code=code("scripts/collect_lm_eval.py"),
     shell:
         r"""

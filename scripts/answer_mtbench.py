@@ -42,6 +42,7 @@ class Recipe(TypedDict):
 
     temperatures: dict[str, float]  # by category
     default_temperature: float
+    top_k: int  # tokens that are drawn from; 0: all
     max_new_tokens: int
     choices: int  # 1
     stop: list[str]  # texts that end an answer
@@ -148,7 +149,7 @@ def main(argv: list[str] | None = None) -> None:
         template = OwnTemplate(args.model) if own else Template(Path(args.template))
         network, tokenizer = load(args.model, recipe["dtype"], recipe["threads"])
         parts = Parts(args.answers, begun_with(receipt, template=args.template))
-        ask = partial(generate, network, tokenizer, bos=not own)
+        ask = partial(generate, network, tokenizer, bos=not own, top_k=recipe["top_k"])
         answers = answer(ask, template, questions, recipe, parts)
         write_jsonl(
             args.answers,

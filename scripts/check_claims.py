@@ -7,9 +7,11 @@ Usage: check_claims.py --claims config/claims.yaml --paper-values config/paper_v
 
 A claim names an artifact and what in it decides: the paired difference of two models with its
 interval, or a value. At another scale than the paper's differences are tested on the miniature, and
-every verdict says so. Values of the paper that a user filled in are shown beside ours.
+every verdict says so, as it does where base, teacher or data are not the paper's. Values of the
+paper that a user filled in are shown beside ours.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NotRequired
 
@@ -28,6 +30,7 @@ class Recipe(TypedDict):
     """The settings of the stage, with their units."""
 
     scale: str
+    differs: list[str]  # what of base and data is not the paper's, at the paper's scale
     judge: str  # claims about chat are decided by this model alone
     paper_judge: str
     models: list[str]  # names in our tables
@@ -156,7 +159,7 @@ def value_verdict(artifact: Any, claim: dict[str, Any], scale: str) -> tuple[str
             "reproduced"
             if found == expected
             else "not run"
-            if found == "not run"
+            if found in ("not run", "not applicable")
             else "not reproduced"
         ), f"{value['path']} is {found}"
     return (
@@ -165,9 +168,15 @@ def value_verdict(artifact: Any, claim: dict[str, Any], scale: str) -> tuple[str
 
 
 def check(
-    claims: dict[str, Any], tables: dict[str, Any], scale: str, judge: str
+    claims: dict[str, Any],
+    tables: dict[str, Any],
+    scale: str,
+    judge: str,
+    differs: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
-    """Return one row per claim; `tables` are the artifacts by their path below the results."""
+    """Return one row per claim; `tables` are the artifacts by their path below the results, and
+    `differs` is what of base and data is not the paper's.
+    """
     rows = []
     for claim in claims["claims"]:
         table, found = tables.get(claim["artifact"]), None
@@ -199,7 +208,8 @@ def check(
                 "statement": claim["statement"],
                 "where": claim["where"],
                 "scale": scale,
-                "about_the_paper": scale == "paper",
+                "differs": list(differs),
+                "about_the_paper": scale == "paper" and not differs,
                 "verdict": decided,
                 "reason": reason,
                 "tolerance_reason": claim["reason"],
@@ -215,6 +225,7 @@ def check(
                 "statement": claim["statement"],
                 "where": claim["where"],
                 "scale": scale,
+                "differs": [],
                 "about_the_paper": True,
                 "verdict": "cannot be reproduced",
                 "reason": f"because {claim['reason']}",
@@ -295,7 +306,7 @@ def main(argv: list[str] | None = None) -> None:
             paper_values.read(args.paper_values, recipe["models"]),
         )
         tables = {str(path.relative_to(args.results)): read_json(path) for path in args.artifacts}
-        rows = check(claims, tables, recipe["scale"], recipe["judge"])
+        rows = check(claims, tables, recipe["scale"], recipe["judge"], recipe["differs"])
         write_json(
             args.output,
             {
@@ -303,13 +314,14 @@ def main(argv: list[str] | None = None) -> None:
                 "judge": {"paper": recipe["paper_judge"], "used": recipe["judge"]},
                 "claims": rows,
                 "paper_values": paper_values.compare(
-                    values, tables, recipe["judge"], recipe["scale"]
+                    values, tables, recipe["judge"], recipe["scale"], recipe["differs"]
                 ),
                 "unknown": unknown(claims["unknown"], values),
             },
         )
         for row in rows:
-            print(f"{row['verdict']:>20}  {row['id']}: {row['reason']}")
+            beside = f" ({', '.join(row['differs'])})" if row["differs"] else ""
+            print(f"{row['verdict']:>20}{beside}  {row['id']}: {row['reason']}")
 
 
 if __name__ == "__main__":

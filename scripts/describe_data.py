@@ -9,19 +9,18 @@ Usage: describe_data.py --rows …/filter/lamini.jsonl … --made …/generate/l
 --made is empty where the data were not generated here (`entry: released`); a funnel then begins
   with the rows.
 
-Funnel: asked (requests for rows), entered (items found in the answers or files), parsed
-(well-formed items), dropped and eliminated by rule, generated, then the filter's verdicts. Lengths
-are in words, as deciles 0, 10, …, 100 %. Diversity of the instructions: distinct n-grams over all
-n-grams (Li et al. 2016, arXiv 1510.03055), entropy of the first two words in bits, and the ratio of
-bytes to bytes compressed (Shaib et al. 2024, arXiv 2403.00553: higher is more repetitive). The
-accept rate by position is over tenths of the file: a filter that drifts shows there.
+Funnel: asked (requests for rows), entered (items found in the answers or files), dropped and
+eliminated by rule, generated, then the filter's verdicts. Lengths are in words, as deciles 0, 10,
+…, 100 %. Diversity of the instructions: distinct n-grams over all n-grams (Li et al. 2016, arXiv
+1510.03055), entropy of the first two words in bits, and the ratio of bytes to bytes compressed
+(Shaib et al. 2024, arXiv 2403.00553: higher is more repetitive). The accept rate by position is
+over tenths of the file: a filter that drifts shows there.
 """
 
 import math
 import zlib
 from collections import Counter
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from bezoar import program, progress
 from bezoar.arguments import by_stem
 from bezoar.data import task_families
 from bezoar.data.texts import words_of
+from bezoar.data.verdicts import by_position
 from bezoar.errors import UserError
 from bezoar.files import write_json
 from bezoar.provenance.receipt import Receipt, stage_parser
@@ -67,7 +67,6 @@ def funnel(made: dict[str, Any] | None, rows: Sequence[dict[str, Any]]) -> dict[
         steps |= {
             "asked": made["asked"],
             "entered": made["entered"],
-            "parsed": made["entered"] - rules.get("malformed", 0),
             "dropped": {rule: count for rule, count in rules.items() if rule not in ELIMINATIONS},
             "eliminated": {rule: count for rule, count in rules.items() if rule in ELIMINATIONS},
         }
@@ -107,16 +106,6 @@ def diversity(texts: Sequence[str]) -> dict[str, Any]:
     raw = "\n".join(texts).encode()
     result["compression_ratio"] = round(len(raw) / len(zlib.compress(raw, 9)), 2)
     return result
-
-
-def accept_by_position(rows: Sequence[dict[str, Any]]) -> list[float]:
-    """Return the accept rate in ten parts of the file of equal size."""
-    edges = [len(rows) * k // 10 for k in range(11)]
-    groups = [rows[first:last] for first, last in pairwise(edges) if first < last]
-    return [
-        round(sum(row["gpt4_status"] == "Accept" for row in group) / len(group), 4)
-        for group in groups
-    ]
 
 
 def audit(
@@ -160,7 +149,7 @@ def describe(
             "accept_rate": round(
                 sum(row["gpt4_status"] == "Accept" for row in rows) / len(rows), 4
             ),
-            "accept_rate_by_position_decile": accept_by_position(rows),
+            "accept_rate_by_position_decile": by_position(rows),
             "ratings": {str(rating): count for rating, count in sorted(ratings.items())},
             **{
                 key: judged[key]

@@ -1,14 +1,14 @@
 """Find what the training data share with the evaluation items: every n-gram of every text of every
 item, looked for in every row.
 
-Usage: find_contamination.py --rows …/filter/lamini.jsonl … \\
+Usage: find_contamination.py --rows …/filter/lamini.jsonl … …/preferences/pairs.jsonl \\
            --items …/data/evaluation_items.jsonl --recipe '{"ngram": 8, …}' --code … \\
            --matches …/data/contamination.jsonl --summary …/data/contamination.json --receipt …
 
 Words are compared without case and punctuation. A text of at least `ngram` words is looked for by
 all its n-grams; a shorter one of at least `min_words` as a whole; one shorter still is counted as
 unchecked, since so few words occur anywhere. Instruction and response of a row are searched
-separately.
+separately; of a preference pair its prompt and both answers.
 
 Matches hold one line for each row and text: set, row, the longest run of shared words (words, and
 match as the row writes it), share (of the text's words that lie in a shared n-gram), items ([task,
@@ -44,7 +44,11 @@ def main(argv: list[str] | None = None) -> None:
     """Parse the command line and search."""
     parser = stage_parser(__doc__, Recipe)
     parser.add_argument(
-        "--rows", type=Path, nargs="+", required=True, help="rows of each scheme, JSONL"
+        "--rows",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="rows of each scheme, and preference pairs, JSONL",
     )
     parser.add_argument(
         "--items", type=Path, required=True, help="texts of the evaluation items, JSONL"
@@ -77,6 +81,8 @@ def main(argv: list[str] | None = None) -> None:
                 raise UserError(f"{path}: no rows; write or fetch them again")
             for where, row in numbered(path, rows):
                 training_text(row, where)
+                if "chosen" in row:
+                    column(row, "rejected", str, where)
             sizes[name] = len(rows)
             found += matches(items, rows, name, args.recipe)
         write_jsonl(args.matches, found)

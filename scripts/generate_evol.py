@@ -6,19 +6,21 @@ Usage: generate_evol.py --seeds dolly.jsonl --prompts prompts/evol_*.txt \\
            --recipe '{"epochs": 3, …}' --code … --rows … --counts … --receipt …  [--tokenizer
              tokenizer.json]
 
-A category's seeds are drawn row by row, so that a row added to or taken from the file changes one
-of them at most. For each category and epoch one strategy is drawn for the whole pool, for in-depth
-one of four operations; the teacher evolves each instruction and answers it; a row that passes
-elimination is written and replaces the instruction it came from in the pool; otherwise that one
-stays. Columns: instruction, response, category, evolution_strategy, in-depth-evolving_operation
-(empty for in-breadth), epoch.
+A category's seeds are drawn row by row, by the number of the row in the file: a row added or taken
+at its end changes one of them at most; elsewhere it moves the numbers of all rows behind it, and so
+the draw. For each category and epoch one strategy is drawn for the whole pool, for in-depth one of
+four operations; the teacher evolves each instruction and answers it; a row that passes elimination
+is written and replaces the instruction it came from in the pool; otherwise that one stays. Columns:
+instruction, response, category, evolution_strategy, in-depth-evolving_operation (empty for
+in-breadth), epoch.
 
 Elimination rules: no_information_gain (an evaluator calls an instruction and its evolved form
-equal, or does not say within 6 requests), sorry (the response contains "sorry" and has fewer than
-80 words), only_stop_words (nothing but stop words and punctuation), copied_prompt (the instruction
-holds a section name of the prompt); no_answer (nothing came back); and too_long (prompt and answer
-do not fit the teacher's context: no request). Each epoch sends new requests: an instruction that
-stayed and draws the same operation again gets a new answer, not the stored one.
+equal, or does not say within 6 requests; more failed requests than `max_failure_share` end the
+stage), sorry (the response contains "sorry" and has fewer than 80 words), only_stop_words (nothing
+but stop words and punctuation), copied_prompt (the instruction holds a section name of the prompt);
+no_answer (nothing came back); and too_long (prompt and answer do not fit the teacher's context: no
+request). Each epoch sends new requests: an instruction that stayed and draws the same operation
+again gets a new answer, not the stored one.
 
 WizardLM's own variants are options: `strategy_draw: item` draws strategy and operation for each
 instruction instead of each pool, and `complicate_input` adds its fifth operation.
@@ -81,6 +83,7 @@ RULES = (
     "only_stop_words",
 )
 OF_THE_RESPONSE = RULES[-2:]
+UNREACHED = ("provider_error", "refused")  # of the evaluator; a text without a verdict is an answer
 CLAUSE = re.compile(r"(?:(?!\bbut\b|\band\b)[^.,;:!?\n])+[?]?|\bbut\b|\band\b")
 VERDICTS = {"equal": True, "unequal": False, "different": False}
 NEGATIONS = frozenset(
@@ -262,6 +265,12 @@ def evolve(
         ]
         verdicts = evaluator.ask_until(
             compare, [names[i] for i in alive], equal, recipe["evaluator_attempts"]
+        )
+        check_failures(
+            [(names[i], answer) for i, (_, answer) in zip(alive, verdicts, strict=True)],
+            recipe["max_failure_share"],
+            "generate evol, evaluator",
+            UNREACHED,
         )
         fate |= {
             i: "no_information_gain"

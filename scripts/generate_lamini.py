@@ -9,8 +9,9 @@ Usage: generate_lamini.py --seeds seed_tasks.jsonl --topics topics.txt \\
 Columns: instruction, source (kind of prompt and seed set), response. Each drop has a rule id:
 malformed (no closing tag, cut off, empty), too_short (3 words or fewer), too_long (more than 150),
 not_for_text_model (images, audio, files), near_duplicate (ROUGE-L above `rouge_l` with any kept
-instruction or seed, as in Self-Instruct), surplus (beyond `rows`), no_response. The counts also say
-how many calls were sent and how many of them brought no item at all.
+instruction or seed, as in Self-Instruct), no_response, surplus (beyond `rows`; the first of them
+take the place of rows without a response). The counts also say how many calls were sent and how
+many of them brought no item at all.
 """
 
 import re
@@ -26,6 +27,7 @@ from bezoar.data.schemes import check_failures, parser_for, prompt_texts, run, u
 from bezoar.data.texts import words_of
 from bezoar.errors import UserError
 from bezoar.llm.client import LLMClient
+from bezoar.llm.language_model import Answer
 from bezoar.llm.settings import ModelSettings, ServerSettings
 from bezoar.readers import numbered, read_jsonl, read_lines
 from bezoar.rng import draw
@@ -200,8 +202,6 @@ def make(
             without_items += not items
             for item in items:
                 rule, near = rule_for(item, kept)
-                if rule == "kept" and len(rows) == recipe["rows"]:
-                    rule = "surplus"
                 if rule == "kept" and item is not None:
                     kept.add(words_of(item))
                     texts_kept.append(item)
@@ -210,16 +210,21 @@ def make(
                     like = None if near is None else texts_kept[near]
                     funnel.leave(rule, text=item, like=like)
         print(f"round {turn + 1}: {len(rows)}/{recipe['rows']} instructions", flush=True)
-        if len(rows) == recipe["rows"]:
+        if len(rows) >= recipe["rows"]:
             break
-    names = [f"lamini row {index}" for index in range(len(rows))]
-    answers = client.ask([user(row["instruction"]) for row in rows], names)
-    check_failures(zip(names, answers, strict=True), recipe["max_failure_share"], "generate lamini")
-    whole = []
-    for row, answer in zip(rows, answers, strict=True):
-        funnel.leave("kept" if answer.usable else "no_response", text=row["instruction"])
-        if answer.usable:
-            whole.append({**row, "response": answer.text})
+    whole: list[dict[str, Any]] = []
+    tried: list[tuple[str, Answer]] = []
+    while waiting := rows[len(tried) : len(tried) + recipe["rows"] - len(whole)]:
+        names = [f"lamini row {len(tried) + index}" for index in range(len(waiting))]
+        answers = client.ask([user(row["instruction"]) for row in waiting], names)
+        tried += zip(names, answers, strict=True)
+        check_failures(tried, recipe["max_failure_share"], "generate lamini")
+        for row, answer in zip(waiting, answers, strict=True):
+            funnel.leave("kept" if answer.usable else "no_response", text=row["instruction"])
+            if answer.usable:
+                whole.append({**row, "response": answer.text})
+    for row in rows[len(tried) :]:
+        funnel.leave("surplus", text=row["instruction"])
     funnel.more = {"asked": asked, "calls_without_items": without_items}
     return whole, funnel
 

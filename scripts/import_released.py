@@ -21,7 +21,7 @@ from typing_extensions import TypedDict
 
 from bezoar import program, progress
 from bezoar.data.funnel import Funnel
-from bezoar.data.verdicts import by_length
+from bezoar.data.verdicts import by_length, rating
 from bezoar.errors import UserError
 from bezoar.files import sha256_file, write_json, write_jsonl
 from bezoar.provenance.receipt import Receipt, stage_parser
@@ -108,15 +108,6 @@ def released_rows(manifest: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             raise UserError(f"{path}: not the file of the manifest; fetch the snapshot again")
         for number, row in enumerate(iter_rows(path), start=1):
             yield f"{path}: row {number}", row
-
-
-def rating(value: Any) -> int | None:
-    """Return a rating as a whole number from 1 to 10, or None."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return int(number) if number in range(1, 11) else None
 
 
 def plain(value: Any) -> Any:

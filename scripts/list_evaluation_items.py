@@ -47,7 +47,7 @@ def strings(value: Any) -> Iterator[str]:
 
 def answers_of(task: Any, doc: dict[str, Any]) -> tuple[set[str], set[str]]:
     """Return (right answers, all answers) that a task offers for a document, stripped; both empty
-    where it offers none.
+    where it offers none. Several are right where the document labels them, as TruthfulQA's does.
     """
     try:
         choices = [str(choice).strip() for choice in task.doc_to_choice(doc) or []]
@@ -57,6 +57,8 @@ def answers_of(task: Any, doc: dict[str, Any]) -> tuple[set[str], set[str]]:
         AttributeError,
     ):  # generative tasks offer none; the harness then has no rule for it
         return set(), set()
+    if right := labelled(doc, choices):
+        return right, set(choices)
     target = task.doc_to_target(doc)
     gold = (
         {choices[target]}
@@ -64,6 +66,17 @@ def answers_of(task: Any, doc: dict[str, Any]) -> tuple[set[str], set[str]]:
         else {str(target).strip()}
     )
     return gold, set(choices)
+
+
+def labelled(doc: dict[str, Any], choices: list[str]) -> set[str]:
+    """Return the choices that a document gives the label 1, if a part of it labels just these."""
+    for part in doc.values():
+        if not isinstance(part, dict) or not isinstance(part.get("choices"), list):
+            continue
+        labels, own = part.get("labels"), [str(text).strip() for text in part["choices"]]
+        if isinstance(labels, list) and len(labels) == len(choices) and own == choices:
+            return {text for text, label in zip(choices, labels, strict=True) if label == 1}
+    return set()
 
 
 def of_task(name: str, task: Any) -> Iterator[dict[str, Any]]:

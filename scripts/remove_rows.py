@@ -80,7 +80,10 @@ def main(argv: list[str] | None = None) -> None:
     """Parse the command line and remove."""
     parser = stage_parser(__doc__, Recipe)
     parser.add_argument(
-        "--rows", type=Path, required=True, help="filtered rows of one scheme, JSONL"
+        "--rows",
+        type=Path,
+        required=True,
+        help="filtered rows of one scheme, or preference pairs, JSONL",
     )
     parser.add_argument(
         "--matches", type=Path, required=True, help="what they share with the evaluation, JSONL"

@@ -5,10 +5,12 @@ Usage: score_mtbench.py --judgments results/mtbench/base/judgments.jsonl … \\
            --recipe '{"pairs": …, "seed": 0}' --code … \\
            --output results/mtbench.json --receipt …
 
-Turns and repeats of one question are not independent: intervals resample questions. Failed
-judgments are counted, and bound the mean: `all_failures_1` and `all_failures_10` are what it would
-be had they all been 1, or 10. Judges are never mixed: each has its own tables. Every score is read
-again from the judgment's text, so that running this program alone recomputes them all.
+Turns and repeats of one question are not independent: intervals resample questions. A difference
+is over the turns and repeats that are rated for both models, so that no mean of two turns is held
+against a first turn alone. Failed judgments are counted, and bound the mean: `all_failures_1` and
+`all_failures_10` are what it would be had they all been 1, or 10. Judges are never mixed: each has
+its own tables. Every score is read again from the judgment's text, so that running this program
+alone recomputes them all.
 """
 
 import math
@@ -23,7 +25,7 @@ from typing_extensions import TypedDict
 from bezoar import program
 from bezoar.errors import UserError
 from bezoar.evaluation.mtbench import checked
-from bezoar.evaluation.statistics import RESAMPLES, bootstrap_mean, paired_difference
+from bezoar.evaluation.statistics import RESAMPLES, bootstrap_mean, detectability
 from bezoar.files import write_json
 from bezoar.provenance.receipt import Receipt, stage_parser
 from bezoar.readers import read_jsonl
@@ -78,18 +80,28 @@ def summary(rows: Rows, seed: int, resamples: int = RESAMPLES) -> dict[str, Any]
 
 
 def difference(candidate: Rows, baseline: Rows, seed: int) -> dict[str, Any] | None:
-    """Return the paired difference over the questions both have, with the number of repeats and the
-    difference that this design could have shown; None if they share no question.
+    """Return the paired difference over the questions, turns and repeats that are rated in both,
+    with the number of repeats and the difference that this design could have shown; None if they
+    share none.
     """
-    a, b = by_question(candidate), by_question(baseline)
-    shared = sorted(set(a) & set(b))
-    if not shared:
+    before = {judged(row): row["score"] for row in baseline if row["state"] == "rated"}
+    gaps: dict[int, list[float]] = {}
+    for row in candidate:
+        if row["state"] == "rated" and judged(row) in before:
+            gap = row["score"] - before[judged(row)]
+            gaps.setdefault(row["question_id"], []).append(gap)
+    if not gaps:
         return None
-    found = paired_difference(
-        [a[number] for number in shared], [b[number] for number in shared], seed
-    )
+    means = [float(np.mean(gaps[number])) for number in sorted(gaps)]
+    weights = [len(gaps[number]) for number in sorted(gaps)]
+    found = bootstrap_mean(means, seed, weights=weights)
     repeats = 1 + max(row.get("repeat", 0) for row in [*candidate, *baseline])
-    return {**found, "repeats": repeats}
+    return {**found, **detectability([means], found), "repeats": repeats}
+
+
+def judged(row: dict[str, Any]) -> tuple[int, int, int]:
+    """Return what a judgment is of: question, turn and repeat."""
+    return row["question_id"], row["turn"], row.get("repeat", 0)
 
 
 def same_prompts(rows: Rows) -> dict[str, int]:

@@ -91,10 +91,10 @@ def select(
 ) -> tuple[list[dict[str, Any]], dict[str, int]]:
     """Return the rows the quotas take, and the counts.
 
-    Choosing is greedy under two nested limits, a laminar matroid: what a batch's choice rejects,
-    the choice over everything rejects as well, so that choosing batch by batch is exact and holds
-    no more than the quotas, one batch, and the rows that do not fit but would have been taken (held
-    so that they are counted exactly: a later batch may leave one no place).
+    What a batch's choice rejects, the choice over everything rejects as well (`flan.choose`), so
+    that choosing batch by batch is exact and holds no more than the quotas, one batch, and the rows
+    that do not fit but would have been taken (held so that they are counted exactly: a later batch
+    may leave one no place).
     """
     counts = {"read": 0}
     kept: list[dict[str, Any]] = []

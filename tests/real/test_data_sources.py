@@ -3,6 +3,7 @@ counts add up.
 """
 
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,14 @@ import pytest
 import yaml
 from scripted import Scripted
 
+import convert_items
 import describe_data
 import generate_lamini as lamini
 import generate_orca as orca
 import list_evaluation_items
 from bezoar.data import contamination, duplicates, task_families
 from bezoar.data.texts import words_of
+from bezoar.evaluation.mtbench import read_references
 from bezoar.readers import read_jsonl
 from bezoar.workflow.configuration import resolved
 
@@ -108,7 +111,7 @@ def test_what_is_in_the_chain_of_thought_files_is_found() -> None:
         if name in ("duplicates", "contamination")
     }
     questions = read_jsonl(MIRROR / "mt_bench" / "question.jsonl")
-    references = read_jsonl(MIRROR / "mt_bench" / "reference_answer.gpt-4.jsonl")
+    references = read_references(MIRROR / "mt_bench" / "reference_answer.gpt-4.jsonl")
     items = contamination.Items(
         list(list_evaluation_items.of_chat(questions, references)), settings["contamination"]
     )
@@ -138,3 +141,19 @@ def test_what_is_in_the_chain_of_thought_files_is_found() -> None:
         "none": LINES["aqua"],
         "unlisted": 0,
     }
+
+
+def test_all_right_answers_of_truthfulqa_give_an_item_away() -> None:
+    """Of 817 questions, most have several; a wrong answer gives nothing away."""
+
+    class Mc2:
+        eval_docs = tuple(convert_items.truthfulqa(MIRROR / "lm_eval" / "TruthfulQA.csv"))
+
+        def doc_to_choice(self, doc: dict[str, Any]) -> list[str]:
+            return doc["mc2_targets"]["choices"]
+
+        def doc_to_target(self, doc: dict[str, Any]) -> int:
+            return 0
+
+    parts = Counter(row["part"] for row in list_evaluation_items.of_task("mc2", Mc2()))
+    assert parts == {"question": 817, "gold": 2587, "choice": 3295}

@@ -35,6 +35,7 @@ FEW = max(2, EXAMPLES // 15)  # inputs of a program that computes with the model
 CHAT = {
     "temperatures": {},
     "default_temperature": 0.7,
+    "top_k": 0,
     "max_new_tokens": 2,
     "choices": 1,
     "stop": [],

@@ -194,6 +194,8 @@ DATA = {"data_duplicates": 1, "data_contamination": 1, "data_description": 1, "d
             "preferences/pairs.jsonl",
             {
                 "preferences": 1,
+                "data_contamination": 1,
+                "data_card": 3,
                 **AFTER_SFT,
                 "learning": 2,
                 "merge": 2,

@@ -135,6 +135,18 @@ def test_removal_puts_other_rows_before_sft_and_is_off_by_default() -> None:
     )
     assert re.search(r"^data_clean\s+3", text, re.MULTILINE)
     assert re.search(r"input: .*train_sft\.py.*results/decontaminated/data/clean/evol\.jsonl", text)
+    text = plan(
+        "results/decontaminated/report/index.html",
+        "--configfile",
+        "config/paper.yaml",
+        "config/decontaminated.yaml",
+    )
+    assert re.search(r"^data_clean\s+4", text, re.MULTILINE)
+    clean = r"results/decontaminated/data/clean/pairs\.jsonl"
+    for program in ("train_sft", "score_reference", "train_dpo", "build_explorer"):
+        assert re.search(rf"input: .*{program}\.py.*{clean}", text), program
+    reading = re.findall(r"input: scripts/(\w+)\.py.*preferences/pairs\.jsonl", text)
+    assert set(reading) == {"find_contamination", "remove_rows"}, "no training reads all pairs"
 
 
 def test_the_flan_submixes_are_streamed_by_default_and_the_files_are_an_overlay() -> None:

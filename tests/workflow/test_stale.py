@@ -249,7 +249,7 @@ SECTIONS = {
     "seed": "dpo",
     "scale": "claims",
 }
-# Where files lie, which rules there are, in how many processes, or which model the paper had;
+# Where files lie, which rules there are, in how many processes, or which model a value is of;
 # `base` is the import's, which the rehearsal replaces by `pretrain`.
 PLACES = {
     "pathvars",
@@ -264,6 +264,7 @@ PLACES = {
     "generate.shards",
     "generate.shard_wait_s",
     "filter.paper_rater",
+    "lm_eval_table.published_of",
 }
 
 

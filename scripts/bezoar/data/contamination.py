@@ -140,7 +140,8 @@ def matches(
         parts = []
         for number, row in enumerate(rows[first : first + CHUNK], start=first + 1):
             instruction, _, response = training_text(row)
-            parts += [(number, instruction), (number, response)]
+            texts = [instruction, response, *([row["rejected"]] if "chosen" in row else [])]
+            parts += [(number, content) for content in texts]
         best: dict[tuple[int, int], tuple[set[int], int, str]] = {}
         spans, spans_of = [], -1
         for part, text, covered, (start, size) in search(items, parts):

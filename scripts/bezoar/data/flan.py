@@ -3,7 +3,9 @@ the quotas take.
 """
 
 import re
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
+from heapq import heapify, heappop, heappush
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ MESSAGES = {  # the system messages allowed for each submix (Orca paper, table 2
     "flan2021_multiple_choice": (8, 10),
     "dialog": (1, 2, 5, 7),
 }
+EVENLY = ("niv2", "t0", "flan2021")  # Orca draws a task, then a row of it; of CoT it takes all rows
 TAB = b"\t"
 COLUMNS = ("inputs", "targets", "task_source", "task_name", "template_type")
 
@@ -194,7 +197,11 @@ def choose(
     fits: Callable[[dict[str, Any]], bool] = lambda row: True,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return a sample within the quotas, and what would have been in it but does not fit: rows in
-    an order that depends on the seed and the row alone, first come first taken.
+    an order that depends on the seed and the row alone. Of the submixes in `EVENLY`, a row of each
+    task is taken before a second row of any.
+
+    What the choice from some of the rows rejects, the choice from all of them rejects as well: more
+    rows can only push a row back, in its task as in its submix (stream_flan.py relies on it).
     """
     ordered = sorted(
         rows,
@@ -203,22 +210,30 @@ def choose(
             row["inputs"],
         ),
     )
-    taken: list[dict[str, Any]] = []
+    tasks: dict[tuple[str, str], deque[int]] = {}  # of a submix: places in that order
+    for place, row in enumerate(ordered):
+        tasks.setdefault((row["dataset_source"], row["task_name"]), deque()).append(place)
+    taken: list[int] = []
     too_long: list[dict[str, Any]] = []
-    by_submix: dict[str, int] = {}
-    by_task: dict[
-        tuple[str, str], int
-    ] = {}  # within its submix, so that the limits are nested (stream_flan.py relies on it)
-    for row in ordered:
-        submix, task = row["dataset_source"], (row["dataset_source"], row["task_name"])
+    by_submix: Counter[str] = Counter()
+    by_task: Counter[tuple[str, str]] = Counter()
+    first = [(0, places.popleft(), task) for task, places in tasks.items()]
+    heapify(first)  # the next row of each task, after how many of the task
+    while first:
+        _, place, task = heappop(first)
+        submix = task[0]
         if (
-            by_submix.get(submix, 0) < recipe["quotas"].get(submix, 0)
-            and by_task.get(task, 0) < recipe["rows_per_task"]
+            by_submix[submix] >= recipe["quotas"].get(submix, 0)
+            or by_task[task] >= recipe["rows_per_task"]
         ):
-            if not fits(row):
-                too_long.append(row)
-                continue
-            by_submix[submix] = by_submix.get(submix, 0) + 1
-            by_task[task] = by_task.get(task, 0) + 1
-            taken.append(row)
-    return taken, too_long
+            continue  # and nothing more of this task
+        if fits(ordered[place]):
+            taken.append(place)
+            by_submix[submix] += 1
+            by_task[task] += 1
+        else:
+            too_long.append(ordered[place])
+        if tasks[task]:
+            rank = by_task[task] if submix in EVENLY else 0
+            heappush(first, (rank, tasks[task].popleft(), task))
+    return [ordered[place] for place in sorted(taken)], too_long

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from bezoar.llm.reasoning import split_reasoning
@@ -47,7 +47,7 @@ def _values(text: str) -> Iterator[Any]:
         yield value
 
 
-def _rating(value: Any) -> int | None:
+def rating(value: Any) -> int | None:
     """Return a rating from 1 to 10: 8, 8.0, or either as a text."""
     if isinstance(value, str) and re.fullmatch(r"\s*\d{1,2}(\.0+)?\s*", value, re.ASCII):
         value = float(value)
@@ -71,26 +71,32 @@ def verdict(text: str) -> dict[str, Any] | None:
         return None
     if len(found) != 1:
         return None
-    status, rating, reason = (found[0].get(key) for key in ("status", "rating", "reason"))
+    status, reason = (found[0].get(key) for key in ("status", "reason"))
     status = status.strip().capitalize() if isinstance(status, str) else None
-    rating = _rating(rating)
-    if status not in ("Accept", "Reject") or rating is None or not isinstance(reason, str):
+    number = rating(found[0].get("rating"))
+    if status not in ("Accept", "Reject") or number is None or not isinstance(reason, str):
         return None
     try:
         reason.encode()
     except UnicodeEncodeError:  # half a surrogate pair, which no row can hold
         return None
-    return {"status": status, "rating": rating, "reason": reason}
+    return {"status": status, "rating": number, "reason": reason}
 
 
-def by_length(rows: list[dict[str, Any]]) -> list[float]:
-    """Return the accept rate in ten groups of equal size, from the shortest response to the
-    longest.
-    """
-    ordered = sorted(rows, key=lambda row: (len(training_text(row)[2]), training_text(row)[0]))
-    groups = [ordered[len(ordered) * k // 10 : len(ordered) * (k + 1) // 10] for k in range(10)]
+def by_position(rows: Sequence[dict[str, Any]]) -> list[float]:
+    """Return the accept rate in ten parts of equal size, in the order of the rows."""
+    groups = [rows[len(rows) * k // 10 : len(rows) * (k + 1) // 10] for k in range(10)]
     return [
         round(sum(row["gpt4_status"] == "Accept" for row in group) / len(group), 4)
         for group in groups
         if group
     ]
+
+
+def by_length(rows: Sequence[dict[str, Any]]) -> list[float]:
+    """Return the accept rate in ten groups of equal size, from the shortest response to the
+    longest.
+    """
+    return by_position(
+        sorted(rows, key=lambda row: (len(training_text(row)[2]), training_text(row)[0]))
+    )

@@ -22,14 +22,16 @@ def generate(
     temperature: float = 0.0,
     seed: int = 0,
     bos: bool = True,
+    top_k: int = 0,
 ) -> list[tuple[str, str]]:
     """Return (text, stop reason) for each prompt, in order; the reason is `eos` or `length`.
 
     An answer ends at any token that the tokenizer or generation_config.json calls an end, and where
-    the model's context does. Temperature 0 is greedy. Batches are left-padded and hold prompts of
-    like length; sampling is seeded once per batch. `bos` is False for prompts whose template writes
-    BOS itself, if there is any. An embedding may have rows that the tokenizer has no piece for;
-    such a token is no text. Raise `UserError` if a prompt fills the model's context.
+    the model's context does. Temperature 0 is greedy; any other draws from the `top_k` likeliest
+    tokens, or from all for 0. Batches are left-padded and hold prompts of like length; sampling is
+    seeded once per batch. `bos` is False for prompts whose template writes BOS itself, if there is
+    any. An embedding may have rows that the tokenizer has no piece for; such a token is no text.
+    Raise `UserError` if a prompt fills the model's context.
     """
     import torch
 
@@ -39,7 +41,7 @@ def generate(
     known = set(tokenizer.get_vocab().values())
     results: list[tuple[str, str]] = [("", "length")] * len(prompts)
     sampling = (
-        {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+        {"do_sample": True, "temperature": temperature, "top_k": top_k, "top_p": 1.0}
         if temperature > 0
         else {"do_sample": False}
     )

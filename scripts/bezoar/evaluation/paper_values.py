@@ -10,7 +10,7 @@ value).
 
 import difflib
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -112,9 +112,14 @@ def ours(row: dict[str, Any], tables: dict[str, Any], judge: str) -> dict[str, A
 
 
 def compare(
-    rows: list[dict[str, Any]], tables: dict[str, Any], judge: str, scale: str
+    rows: list[dict[str, Any]],
+    tables: dict[str, Any],
+    judge: str,
+    scale: str,
+    differs: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
-    """Return each row with ours and a verdict.
+    """Return each row with ours and a verdict; `differs` is what of base and data is not the
+    paper's.
 
     Both were measured on the same items, so the tolerance decides. Only where they differ by more
     and the paper's value still lies in our interval is the verdict undecided.
@@ -131,6 +136,8 @@ def compare(
             )
         elif scale != "paper":
             verdict, reason = "not run", f"ours is from the {scale}, not from the paper's scale"
+        elif differs:
+            verdict, reason = "not run", f"ours is of something else ({', '.join(differs)})"
         elif abs(mine["mean"] - row["value"]) <= row["tolerance"] + 1e-9:
             verdict, reason = (
                 "reproduced",

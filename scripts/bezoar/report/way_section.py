@@ -50,7 +50,7 @@ def trained(stage: str, receipts: Receipts) -> Step:
 def lane(scheme: str, funnel: dict[str, Any], receipts: Receipts) -> list[Step]:
     """Return the steps of a scheme's rows; `funnel` is its part of data/description.json."""
     generate = f"generate_{scheme}"
-    of = f" of {came_back(funnel):,}" if "parsed" in funnel else ""
+    of = f" of {came_back(funnel):,}" if "entered" in funnel else ""
     return [
         step("source", sources(receipts.get(generate)), "#deviations", generate, receipts),
         step(f"{scheme}: generated", f"{funnel['generated']:,}{of}", "#data", generate, receipts),

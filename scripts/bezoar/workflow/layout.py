@@ -30,6 +30,7 @@ BASE, SFT, HH_SFT, DPO = MODELS = (
 # The stages whose receipts hold the hashes of all others: of a whole run, and of `make evaluate`.
 # No later stage reads them; the audit's chain digest covers them.
 LAST = ("report", "evaluate")
+PAIRS = "pairs"  # of preferences, beside the schemes' rows
 WORLD_FILES = (
     "corpus.jsonl alpaca_seeds.jsonl topics.txt dolly.jsonl flan.tsv preferences.jsonl"
     " questions.jsonl references.jsonl facts.json"
@@ -367,7 +368,7 @@ class Layout:
             *(each("flan_*", self.streamed) if "orca" in self.generated else []),
             *each("filter_*", schemes),
             *"data_items data_duplicates data_contamination data_description".split(),
-            *(each("data_clean_*", schemes) if config["data"]["remove"] else []),
+            *(each("data_clean_*", [*schemes, PAIRS]) if config["data"]["remove"] else []),
             *each("data_card_*", schemes),
             *each("sft_*", schemes),
             *each("merge_*", self.merged),

@@ -4,7 +4,7 @@ continues; each merge with its base, its adapter and the trainings that it combi
 
 from dataclasses import dataclass
 
-from bezoar.workflow.layout import BASE, DPO, HH_SFT, SFT, Layout
+from bezoar.workflow.layout import BASE, DPO, HH_SFT, PAIRS, SFT, Layout
 
 ADAPTER = "adapter_model.safetensors"
 
@@ -52,9 +52,16 @@ class Merge:
         return self.trainings[-1].adapter
 
 
-def pairs(layout: Layout) -> str:
-    """Return the preference pairs."""
-    return f"{layout.results}/preferences/pairs.jsonl"
+def collected(layout: Layout, rows: str) -> str:
+    """Return the rows of a scheme as they were rated, or the preference pairs (`PAIRS`)."""
+    return f"{layout.results}/{'preferences' if rows == PAIRS else 'filter'}/{rows}.jsonl"
+
+
+def used(layout: Layout, rows: str) -> str:
+    """Return the same as trainings read them: without what the configuration has removed."""
+    if layout.config["data"]["remove"]:
+        return f"{layout.results}/data/clean/{rows}.jsonl"
+    return collected(layout, rows)
 
 
 def sft_training(layout: Layout, scheme: str) -> Training:
@@ -63,12 +70,11 @@ def sft_training(layout: Layout, scheme: str) -> Training:
     """
     place = layout.schemes.index(scheme)
     before = layout.schemes[place - 1] if place else None
-    rows = "data/clean" if layout.config["data"]["remove"] else "filter"
     carried = before and not layout.steps
     return Training(
         name=f"sft/{scheme}",
         section="sft",
-        rows=f"{layout.results}/{rows}/{scheme}.jsonl",
+        rows=used(layout, scheme),
         base=layout.weights(f"sft-{before}" if before and layout.steps else BASE),
         directory=f"{layout.results}/sft/{scheme}",
         parent=f"{layout.results}/sft/{before}/{ADAPTER}" if carried else None,
@@ -79,7 +85,7 @@ def preference_training(layout: Layout, section: str) -> Training:
     """Return the training on the preference data: `hh_sft` over the SFT model, `dpo` over that."""
     base = {"hh_sft": SFT, "dpo": HH_SFT}[section]
     directory = f"{layout.results}/{section}"
-    return Training(section, section, pairs(layout), layout.weights(base), directory)
+    return Training(section, section, used(layout, PAIRS), layout.weights(base), directory)
 
 
 def trainings(layout: Layout) -> list[Training]:
@@ -96,12 +102,12 @@ def merge(layout: Layout, model: str) -> Merge:
     preference = {HH_SFT: "hh_sft", DPO: "dpo"}
     if model in preference:
         since = [preference_training(layout, preference[model])]
-        probe = pairs(layout)
+        probe = used(layout, PAIRS)
     else:
         last = layout.schemes[-1] if model == SFT else model.removeprefix("sft-")
         schemes = layout.schemes if not layout.steps else [last]
         since = [sft_training(layout, scheme) for scheme in schemes]
-        probe = f"{layout.results}/filter/{last}.jsonl"
+        probe = collected(layout, last)
     return Merge(model, below, layout.weights(below), probe, tuple(since))
 
 

@@ -14,6 +14,17 @@ Recipe = dict[str, Any]
 
 SEEDS = {"lamini": ["alpaca_seeds", "topics"], "orca": ["flan"], "evol": ["dolly"]}
 PREFERENCES = "hh-rlhf"
+PAPERS: dict[str, list[Any]] = {  # what the paper's statements are about
+    "sources.base_model": ["open_llama_3b_v2"],
+    "teacher.model": [
+        "h2oai/h2ogpt-gm-oasst1-en-2048-falcon-40b-v2",
+        "h2ogpt-gm-oasst1-en-2048-falcon-40b-v2-Q6_K",  # in 6 bits, as the authors ran it
+    ],
+    "released.lamini": ["released_lamini"],
+    "released.orca": ["released_orca"],
+    "released.evol": ["released_evol"],
+    "data.remove": [[]],
+}
 
 
 def section(layout: Layout, name: str, **more: Any) -> Recipe:
@@ -150,12 +161,37 @@ def rejudge(layout: Layout, column: str) -> Recipe:
     return judging(layout, **layout.columns[column])
 
 
+def harness_table(layout: Layout) -> Recipe:
+    """Return the table's settings and comparisons; values that were published of another base than
+    this run's calibrate nothing.
+    """
+    settings = section(layout, "lm_eval_table", pairs=layout.comparisons())
+    if settings.pop("published_of") != layout.config["sources"]["base_model"]:
+        settings["published_base"] = None
+    return settings
+
+
+def differs(layout: Layout) -> list[str]:
+    """Return which of the base, the teacher, the released rows and what is removed from them are
+    not the paper's, as `key: value`; nothing at another scale, which says so itself.
+    """
+    config = layout.config
+    made = {"teacher.model": config["teacher"]["model"]} if layout.generated else {}
+    taken = {} if layout.generated else {f"released.{s}": layout.released(s) for s in SEEDS}
+    base = {"sources.base_model": config["sources"]["base_model"]}
+    found = {**base, **made, **taken, "data.remove": config["data"]["remove"]}
+    if config["scale"] != "paper":
+        return []
+    return [f"{key}: {value}" for key, value in found.items() if value not in PAPERS[key]]
+
+
 def claims(layout: Layout) -> Recipe:
     """Return what the verdicts depend on beside the tables."""
     judged = layout.config["mtbench"]["judgments"]
     return seeded(
         layout,
         scale=layout.config["scale"],
+        differs=differs(layout),
         paper_judge=judged["paper_judge"],
         judge=judged["judge"]["model"],
         models=layout.evaluated,

@@ -271,6 +271,16 @@ def test_a_wrong_answer_in_a_row_gives_nothing_away() -> None:
     ] == [True, True, False]
 
 
+@pytest.mark.parametrize("part", ["prompt", "chosen", "rejected"])
+def test_a_preference_pair_is_searched_in_all_its_texts(part: str) -> None:
+    text = "one two three four five six seven eight nine ten"
+    pair = {"prompt": "Say something.", "chosen": "Yes.", "rejected": "No."}
+    found = contamination.matches(items_of(text), [pair, {**pair, part: text}], "pairs", SHARED)
+    assert [(line["set"], line["row"], line["contaminated"]) for line in found] == [
+        ("pairs", 2, True)
+    ]
+
+
 def test_an_n_gram_does_not_go_from_the_instruction_into_the_response() -> None:
     rows = [{"instruction": "one two three four five", "response": "six seven eight nine ten"}]
     assert (
@@ -408,13 +418,13 @@ JUDGED = {"entered": 20, "kept": 12, "rater": "r", "accept_rate_by_length_decile
 
 def test_the_funnel_adds_up_from_asking_to_acceptance() -> None:
     funnel = describe_data.describe(ROWS, MADE, JUDGED)["funnel"]
-    assert (funnel["asked"], funnel["entered"], funnel["parsed"]) == (2, 40, 36)
-    assert (
-        funnel["entered"]
-        == sum(funnel["dropped"].values())
-        + sum(funnel["eliminated"].values())
-        + funnel["generated"]
-    )
+    steps = ["asked", "entered", "dropped", "eliminated", "generated"]
+    assert list(funnel)[: len(steps)] == steps, "no step but those whose counts add up"
+    assert funnel["asked"] == 2 and funnel["dropped"]["malformed"] == 4
+    left = funnel["entered"]
+    for step in ("dropped", "eliminated"):
+        left -= sum(funnel[step].values())
+    assert left == funnel["generated"]
     assert funnel["generated"] == funnel["accepted"] + funnel["rejected"] + funnel["unrated"] == 20
     evol = describe_data.funnel(
         {"entered": 24, "no_answer": 1, "sorry": 2, "kept": 21, "asked": 24}, ROWS

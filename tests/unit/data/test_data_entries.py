@@ -20,6 +20,7 @@ import generate_orca
 import import_released
 import stream_flan
 from bezoar.data.flan import choose
+from bezoar.data.verdicts import verdict
 from bezoar.errors import UserError
 from bezoar.files import sha256_file, write_json, write_jsonl
 from bezoar.readers import read_json, read_jsonl
@@ -125,11 +126,15 @@ def test_choosing_in_batches_or_shards_is_choosing_at_once(
             "original_index": i,
             "inputs": f"Ask {i}.",
             "task_name": f"t{rng.randrange(6)}",
-            "dataset_source": rng.choice(["cot", "niv2"]),
+            "dataset_source": rng.choice(["cot", "niv2", "t0"]),
         }
         for i in range(90)
     ]
-    recipe = {"quotas": {"cot": quota, "niv2": 12}, "rows_per_task": per_task, "seed": 0}
+    recipe = {
+        "quotas": {"cot": quota, "niv2": 12, "t0": quota},
+        "rows_per_task": per_task,
+        "seed": 0,
+    }
     long = {row["original_index"] for row in rows if rng.random() < 0.2}
 
     def chosen(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -240,6 +245,15 @@ def snapshot(folder: Path, rows: list[dict[str, Any]], kind: str) -> Path:
         },
     )
     return folder / "manifest.json"
+
+
+def test_a_released_rating_is_read_as_a_raters_own() -> None:
+    values = [9, 9.0, "9", " 9.0 ", True, "８", 9.5, 11, None]
+    read = [9, 9, 9, 9, None, None, None, None, None]
+    assert [import_released.rating(value) for value in values] == read
+    for value, expected in zip(values, read, strict=True):
+        text = json.dumps({"status": "Accept", "rating": value, "reason": "r"})
+        assert (verdict(text) or {"rating": None})["rating"] == expected
 
 
 @pytest.mark.parametrize("kind", ["parquet", "json", "csv"])

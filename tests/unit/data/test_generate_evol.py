@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted import Scripted
+from scripted import Scripted, ScriptedModel
 from simulated import SETTINGS
 from tokenizers import Regex, Tokenizer
 from tokenizers.models import WordLevel
@@ -14,6 +14,8 @@ from tokenizers.pre_tokenizers import Split
 import generate_evol as evol
 from bezoar.data.schemes import prompt_texts
 from bezoar.errors import UserError
+from bezoar.llm.client import LLMClient
+from bezoar.llm.language_model import Answer
 
 PROMPTS = Path(__file__).parents[3] / "prompts"
 RECIPE = {
@@ -54,13 +56,17 @@ def test_a_seed_is_instruction_blank_line_context_cut_to_so_many_tokens() -> Non
     assert evol.seed_text(row, 7, letters) == "Sum it "
 
 
-def test_a_seed_more_or_less_changes_one_row_of_a_pool_at_most() -> None:
+def test_a_seed_more_or_less_at_the_end_changes_one_row_of_a_pool_at_most() -> None:
+    """Elsewhere it moves the numbers that rows are drawn by, and with them the pool."""
     rows = [{"instruction": f"Question {i}?", "category": "x"} for i in range(200)]
     drawn = set(evol.pools(rows, {**RECIPE, "seeds_per_category": 50})["x"])
     assert len(drawn) == 50 and max(drawn) > 150, "from the whole file"
     fewer = set(evol.pools(rows[:-1], {**RECIPE, "seeds_per_category": 50})["x"])
     assert len(drawn - fewer) == len(fewer - drawn) == (200 in drawn)
     assert set(evol.pools(rows, {**RECIPE, "seeds_per_category": 50, "seed": 1})["x"]) != drawn
+    texts = {rows[number - 1]["instruction"] for number in drawn}
+    without_first = evol.pools(rows[1:], {**RECIPE, "seeds_per_category": 50})["x"]
+    assert len(texts - set(without_first.values())) > 10
 
 
 def test_wizardlms_ways_are_options() -> None:
@@ -257,6 +263,29 @@ def test_the_evaluator_is_asked_again_at_most_six_times() -> None:
     )
     assert funnel.left["kept"] == 8
     assert len(evaluator.asked) == 8 * 6
+
+
+@pytest.mark.parametrize("state", ["provider_error", "refused"])
+def test_an_evaluator_that_fails_ends_the_stage_and_drops_no_row(state: str) -> None:
+    class Failing(ScriptedModel):
+        def answers(self, prompts: list, *others: Any) -> list[Answer]:
+            failed = Answer(state, "", {}, "m", error="no such deployment")
+            said = super().answers(prompts, *others)
+            hit = ["Question 1 " in prompt[-1]["content"] for prompt in prompts]
+            return [failed if bad else answer for bad, answer in zip(hit, said, strict=True)]
+
+    def evolved(share: float) -> dict[str, int]:
+        evaluator = LLMClient(Failing(lambda *_: "different"))
+        seeds = {"open_qa": {n: f"Question {n} ?" for n in (1, 2, 3, 4)}}
+        changes = {"epochs": 1, "max_failure_share": share}
+        return evol.evolve(Scripted(teacher), evaluator, TEXTS, seeds, {**RECIPE, **changes})[
+            1
+        ].left
+
+    line = rf"evaluator: 1 of 4 rows failed, .*1 {state} \(no such deployment\)"
+    with pytest.raises(UserError, match=line):
+        evolved(0.2)
+    assert evolved(0.25)["no_information_gain"] == 1
 
 
 def test_text_that_looks_like_a_field_is_left_alone() -> None:

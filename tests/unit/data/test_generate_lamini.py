@@ -150,6 +150,27 @@ def test_every_item_is_counted_once_and_the_wanted_number_is_kept() -> None:
     assert all(row["response"] == f"response to {row['instruction']}" for row in rows)
 
 
+def test_surplus_instructions_take_the_place_of_rows_without_a_response() -> None:
+    """A round brings six instructions, of which four are wanted and two have no response."""
+    recipe = {**RECIPE, "rows": 4, "max_failure_share": 0.5}
+    topics = ["Tea", "Tides", "Jazz"]
+    first = lamini.make(Scripted(answers), TEXTS, SEEDS, topics, {**recipe, "rows": 6})[0]
+    lost = [row["instruction"] for row in (first[1], first[4])]
+
+    def say(prompt: str, attempt: int) -> str:
+        return "" if prompt in lost else answers(prompt, attempt)
+
+    client = Scripted(say)
+    rows, funnel = lamini.make(client, TEXTS, SEEDS, topics, recipe)
+    assert rows == [first[0], first[2], first[3], first[5]], "in order, and the next for the next"
+    assert (funnel.left["no_response"], funnel.left["surplus"]) == (2, 0)
+    assert funnel.entered == sum(funnel.left.values()) == 6 * funnel.more["asked"]
+    asked = [prompt for prompt, _ in client.asked if "<example>" not in prompt]
+    assert asked == [row["instruction"] for row in first], "none twice"
+    rows, funnel = lamini.make(Scripted(answers), TEXTS, SEEDS, topics, recipe)
+    assert (rows, funnel.left["surplus"]) == (first[:4], 2), "none is asked beyond what is wanted"
+
+
 def test_each_prompt_holds_three_tagged_examples_and_only_topic_prompts_hold_topics() -> None:
     for turn in range(3):
         made = lamini.calls(TEXTS, SEEDS, ["Tea", "Tides", "Jazz"], RECIPE, turn)

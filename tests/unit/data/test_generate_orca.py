@@ -167,6 +167,28 @@ def test_quotas_hold_for_submix_and_task_and_do_not_depend_on_the_order_of_files
     assert make([second, first], **limits)[0] == rows
 
 
+@pytest.mark.parametrize(
+    ("source", "shares"),
+    [("T0", [10, 10, 3]), ("Flan2021", [10, 10, 3]), ("NIv2", [10, 10, 3]), ("CoT", None)],
+)
+def test_a_task_has_its_share_of_rows_in_cot_alone(
+    tmp_path: Path, source: str, shares: list[int] | None
+) -> None:
+    """Orca draws a task, then one of its rows, so that no task is chosen for its size."""
+    sizes = {"large": 300, "middle": 30, "small": 3}
+    rows = [
+        flan(source, i, task_name=name, inputs=f"{name} {i}?")
+        for name, size in sizes.items()
+        for i in range(size)
+    ]
+    submix = {"T0": "t0", "Flan2021": "flan2021", "NIv2": "niv2", "CoT": "cot"}[source]
+    made, _, _ = make([write(tmp_path / "mix.jsonl", rows)], quotas={submix: 23})
+    tasks = [row["task_name"] for row in made]
+    found = [tasks.count(name) for name in sizes]
+    assert found == shares if shares else found[0] > 15
+    assert tasks != sorted(tasks), "in drawn order"
+
+
 def test_another_seed_draws_other_rows(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", [flan("CoT", i) for i in range(60)])
     drawn = [

@@ -15,6 +15,9 @@ from bezoar.errors import UserError
 from bezoar.evaluation import paper_values
 from bezoar.files import write_json
 from bezoar.readers import read_json
+from bezoar.workflow import recipes
+from bezoar.workflow.configuration import resolved
+from bezoar.workflow.layout import Layout
 
 ROOT = Path(__file__).parents[3]
 CLAIMS = ROOT / "config/claims.yaml"
@@ -119,6 +122,53 @@ def test_each_claim_is_decided_by_its_own_artifact_and_judge() -> None:
 def test_what_was_not_run_is_never_reproduced() -> None:
     assert set(verdicts(tables={}).values()) == {"not run", "cannot be reproduced"}
     assert verdicts("rehearsal")["lamini-rows"] == "not run", "a statement about the paper's scale"
+
+
+def test_a_verdict_on_another_base_or_on_other_data_is_none_about_the_paper() -> None:
+    claims = check_claims.read_claims(CLAIMS)
+
+    def about(scale: str, *differs: str) -> set[tuple[bool, tuple[str, ...]]]:
+        rows = check_claims.check(claims, TABLES, scale, "judge", differs)
+        tested = [row for row in rows if row["verdict"] != "cannot be reproduced"]
+        return {(row["about_the_paper"], tuple(row["differs"])) for row in tested}
+
+    assert about("paper") == {(True, ())}
+    assert about("paper", "teacher.model: m") == {(False, ("teacher.model: m",))}
+    assert about("trial") == {(False, ())}
+    uncalibrated = copy.deepcopy(TABLES)
+    uncalibrated["lm_eval.json"]["calibration"]["verdict"] = "not applicable"
+    assert verdicts(tables=uncalibrated)["base-as-published"] == "not run"
+
+
+@pytest.mark.parametrize(
+    ("files", "differs"),
+    [
+        (["paper.yaml"], []),
+        (["teacher-48gb.yaml"], []),
+        (["teacher-48gb.yaml", "teacher-24gb.yaml"], ["teacher.model"]),
+        (["decontaminated.yaml"], ["data.remove"]),
+        (["released.yaml"], []),
+        (["mine.yaml"], ["sources.base_model", "teacher.model"]),
+        (["released.yaml", "mine.yaml"], ["sources.base_model", "released.orca"]),
+        (["trial.yaml"], []),
+    ],
+)
+def test_what_differs_from_the_paper_follows_from_the_configuration(
+    tmp_path: Path, files: list[str], differs: list[str]
+) -> None:
+    """The base's published values calibrate no other base."""
+    mine = {
+        "sources": {"base_model": "models/qwen3-0.6b"},
+        "teacher": {"model": "qwen3:4b"},
+        "released": {"orca": {"source": "released_evol"}},
+    }
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(mine))
+    folders = {"mine.yaml": tmp_path}
+    paths = [str(folders.get(name, ROOT / "config") / name) for name in files]
+    layout = Layout(resolved(paths))
+    assert [row.split(": ")[0] for row in recipes.claims(layout)["differs"]] == differs
+    published = recipes.harness_table(layout)["published_base"]
+    assert (published is None) == ("sources.base_model" in differs)
 
 
 def test_every_claim_says_where_it_stands_what_tests_it_and_why_so_close() -> None:
@@ -264,6 +314,10 @@ def test_a_value_of_the_paper_stands_beside_ours_with_a_verdict(
     small = paper_values.compare(
         paper_values.read(filled(tmp_path, row), MODELS), TABLES, "judge", "rehearsal"
     )[0]
+    other = paper_values.compare(
+        paper_values.read(filled(tmp_path, row), MODELS), TABLES, "judge", "paper", ["base: b"]
+    )[0]
+    assert small["verdict"] == other["verdict"]
     assert small["verdict"] in ("not run", "cannot be reproduced"), (
         "a miniature reproduces no number of the paper"
     )
@@ -316,8 +370,8 @@ def test_the_program_writes_claims_values_and_what_is_unknown(tmp_path: Path) ->
     for name, content in TABLES.items():
         write_json(tmp_path / name, content)
     recipe = (
-        '{"scale": "paper", "judge": "judge", "paper_judge": "claude-2.1", "models": ["base"],'
-        ' "seed": 0}'
+        '{"scale": "paper", "differs": [], "judge": "judge", "paper_judge": "claude-2.1",'
+        ' "models": ["base"], "seed": 0}'
     )
     check_claims.main(
         [

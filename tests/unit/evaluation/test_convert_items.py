@@ -9,6 +9,7 @@ import datasets  # noqa: F401 - it reads HF_HUB_OFFLINE once, and the harness's 
 import pytest
 
 import convert_items
+import list_evaluation_items
 from bezoar.errors import UserError
 from bezoar.evaluation.harness import assignments, load_tasks
 
@@ -84,6 +85,18 @@ def test_truthfulqa_has_right_answers_before_wrong_ones(
     assert read.doc_to_text(doc).endswith("Q: What happens?\nA:")
     assert read.doc_to_choice(doc)[:right] == ["Nothing", "It passes"][:right]
     assert read.doc_to_choice(doc)[right:] == ["You grow", "You die"]
+
+
+def test_every_right_answer_of_truthfulqa_is_listed_as_one(tmp_path: Path) -> None:
+    read = loaded(
+        "truthfulqa_mc2", converted("truthfulqa_mc2", "TruthfulQA.csv", TRUTHFULQA, tmp_path)
+    )
+    parts = {row["text"]: row["part"] for row in list_evaluation_items.of_task("t", read)}
+    assert parts == {
+        "What happens?": "question",
+        **dict.fromkeys(["Nothing", "It passes"], "gold"),
+        **dict.fromkeys(["You grow", "You die"], "choice"),
+    }
 
 
 def test_the_manifest_holds_what_the_data_are(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import argparse
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -272,6 +273,34 @@ def test_failures_bound_the_mean() -> None:
         found["all_failures_1"],
         found["all_failures_10"],
     ) == (8.0, 1, 25 / 4, 34 / 4)
+
+
+def test_a_failed_judgment_moves_no_difference() -> None:
+    """Second turns score lower: two models that answer alike differ by nothing, whatever failed."""
+
+    def rows(failed: range) -> list[dict[str, Any]]:
+        return [
+            {
+                "question_id": question,
+                "turn": turn,
+                "repeat": 0,
+                "state": "truncated" if turn == 2 and question in failed else "rated",
+                "score": 8 - question % 2 if turn == 1 else 4,
+            }
+            for question in range(80)
+            for turn in (1, 2)
+        ]
+
+    whole, holed = rows(range(0)), rows(range(8))
+    found = score_mtbench.difference(holed, whole, 0)
+    assert found is not None
+    assert (found["mean"], found["low"], found["high"], found["n"]) == (0, 0, 0, 80)
+    assert score_mtbench.difference(whole, holed, 0) == found
+    better = [{**row, "score": row["score"] + (row["turn"] == 2)} for row in holed]
+    gap = score_mtbench.difference(better, whole, 0)
+    assert gap is not None and gap["mean"] == pytest.approx(72 / 152), "152 judgments, not 80 means"
+    unrated = [{**row, "state": "truncated"} for row in whole]
+    assert score_mtbench.difference(unrated, whole, 0) is None
 
 
 def test_an_edited_score_is_found_when_aggregating(judged: Path) -> None:

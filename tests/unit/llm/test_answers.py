@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[3]
 RECIPE = {
     "temperatures": {"math": 0.0},
     "default_temperature": 0.7,
+    "top_k": 0,
     "max_new_tokens": 6,
     "choices": 1,
     "stop": [],
@@ -109,6 +110,12 @@ def test_answers_have_fastchats_form_and_come_out_the_same_again(
     }
     assert answer(tmp_path, tiny_base) == rows
     assert answer(tmp_path, tiny_base, seed=1)[0] == rows[0], "temperature 0 knows no seed"
+
+
+def test_an_answer_is_drawn_from_the_likeliest_tokens(tiny_base: Path, tmp_path: Path) -> None:
+    greedy = answer(tmp_path, tiny_base, default_temperature=0.0)
+    assert answer(tmp_path, tiny_base, default_temperature=2.0) != greedy
+    assert answer(tmp_path, tiny_base, default_temperature=2.0, top_k=1) == greedy
 
 
 def test_a_stop_text_ends_an_answer_and_is_recorded(tiny_base: Path, tmp_path: Path) -> None:

@@ -41,7 +41,6 @@ def test_an_interval_that_contains_zero_is_hollow() -> None:
 def test_states_of_a_funnel_add_up_to_what_came_back() -> None:
     funnel = {
         "entered": 1010,
-        "parsed": 9,
         "generated": 6,
         "accepted": 4,
         "rejected": 1,
@@ -70,7 +69,7 @@ class Artifacts:
 
     def json(self, name: str) -> Any:
         funnel = {
-            "parsed": 10,
+            "entered": 10,
             "generated": 6,
             "accepted": 4,
             "rejected": 2,

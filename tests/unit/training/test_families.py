@@ -53,6 +53,7 @@ HARNESS = {
 ANSWERS = {
     "temperatures": {},
     "default_temperature": 0.0,
+    "top_k": 0,
     "max_new_tokens": 4,
     "choices": 1,
     "stop": [],
