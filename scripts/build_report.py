@@ -173,10 +173,10 @@ def page(
         chat=chat,
         judge_name=judge_name,
         simulated=judge_name == "simulator",
-        simulated_teacher=scale.startswith("rehearsal"),
+        simulated_teacher=overview_section.cast(receipts, judge_name)["teacher"] == ["simulator"],
         models=models,
         tasks=list(lm_eval["models"]["base"]),
-        lm_differences={(d["candidate"], d["baseline"]): d for d in lm_eval["differences"]},
+        chat_differences={(d["candidate"], d["baseline"]): d for d in chat["differences"]},
         other_judges={
             name: table for name, table in mtbench["judges"].items() if name != judge_name
         },

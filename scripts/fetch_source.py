@@ -112,7 +112,9 @@ class Download:
             request.add_header(name, value)
         token = os.environ.get("HF_TOKEN")
         login = request.has_header("Authorization")  # of a mirror, in its address
-        if token and hub.is_on_hub(self.url) and not login:  # not for the hosts that the hub redirects to
+        if (
+            token and hub.is_on_hub(self.url) and not login
+        ):  # not for the hosts that the hub redirects to
             request.add_unredirected_header("Authorization", f"Bearer {token}")
         return request, start
 

@@ -383,6 +383,7 @@ def main(argv: list[str] | None = None) -> None:
         with open_client(args, args.recipe["evaluator"], other) as evaluator:
             fresh = {category: dict(seeds) for category, seeds in pool.items()}
             written, funnel = evolve(client, evaluator, texts, fresh, args.recipe, args.tokenizer)
+            client.count_in(evaluator)
             funnel.more = {
                 "asked": funnel.entered,
                 "evaluator_states": dict(sorted(evaluator.states.items())),

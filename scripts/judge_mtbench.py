@@ -203,7 +203,12 @@ def main(argv: list[str] | None = None) -> None:
         empty = sum(not turn.strip() for row in questions for turn in answers[row["question_id"]])
         write_json(
             args.counts,
-            {"judgments": len(rows), "empty_answers": empty, **dict(sorted(states.items()))},
+            {
+                "judgments": len(rows),
+                "answers": sum(len(answers[row["question_id"]]) for row in questions),
+                "empty_answers": empty,
+                **dict(sorted(states.items())),
+            },
         )
         print(dict(states), flush=True)
 

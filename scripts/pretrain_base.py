@@ -168,7 +168,7 @@ def pretrain(
         for optimizer, held in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(held)
         first, rows = state["step"], state["rows"]
-        print(f"resuming at step {first}", flush=True)
+        progress.resumed(f"step {first}")
     device = next(model.parameters()).device
     steps = range(first, recipe["steps"])
     for step in progress.track(steps, "pretrain", first=first, unit="steps"):

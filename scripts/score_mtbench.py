@@ -62,7 +62,7 @@ def summary(rows: Rows, seed: int, resamples: int = RESAMPLES) -> dict[str, Any]
     rated = [row["score"] for row in rows if row["state"] == "rated"]
     failed = len(rows) - len(rated)
     if not rated:
-        return {"mean": None, "ratings": 0, "failures": failed}
+        return {"mean": None, "questions": 0, "ratings": 0, "failures": failed}
     weights = [len(scores) for scores in ratings(rows).values()]
     interval = bootstrap_mean(
         list(by_question(rows).values()), seed, resamples=resamples, weights=weights

@@ -155,15 +155,18 @@ def whole_directory(path: Path) -> Iterator[Path]:
     fresh = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=PARTIAL, dir=path.parent))
     try:
         yield fresh
-        for inner in [
-            fresh,
-            *fresh.rglob("*"),
-        ]:  # safetensors writes 0o600, which nobody else could read
+        for inner in [fresh, *fresh.rglob("*")]:
+            # safetensors writes 0o600, which nobody else could read
             inner.chmod(_open_mode() | 0o111 if inner.is_dir() else _open_mode())
+            if inner.is_file():
+                with open(inner, "rb") as stream:
+                    os.fsync(stream.fileno())
+        before = fresh.with_name(f"{fresh.name.removesuffix(PARTIAL)}.before{PARTIAL}")
         if path.exists():
-            shutil.rmtree(path)
+            os.replace(path, before)  # a kill from here on leaves none or the whole of one
         os.replace(fresh, path)
         _sync_directory(path.parent)
+        shutil.rmtree(before, ignore_errors=True)
     except BaseException:
         shutil.rmtree(fresh, ignore_errors=True)
         raise

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any, TextIO, TypeVar
 
 MARK = "-- "
+RESUMED = "resuming: "  # a line of a stage that goes on from an earlier run
 FIRST_S = 3.0  # until the first line; shorter programs stay silent
 EVERY_S = 10.0  # between two lines
 
@@ -66,6 +67,28 @@ def task(what: str, total: int | None = None, unit: str = "rows", first: int = 0
         yield current
     finally:
         _open.remove(current)
+
+
+_resumed = False
+
+
+def resumed(what: str) -> None:
+    """Say, once, what of an earlier run this process goes on from. The time that it takes is then
+    not the stage's.
+    """
+    global _resumed
+    if not _resumed:
+        print(f"{RESUMED}{what}", flush=True)
+    _resumed = True
+
+
+def kept(count: int) -> None:
+    """Count units of the innermost task that an earlier run has done: they say nothing of the
+    rate.
+    """
+    if _open:
+        _open[-1].done += count
+        _open[-1].first += count
 
 
 def advance(count: int = 1) -> None:

@@ -243,7 +243,7 @@ def test_jobs_are_asked_for_as_planned_get_a_gpu_each_and_go_on_when_killed(
     first, again, *gpu = sorted(jobs(slurm)[1:], key=lambda job: (job.rule, int(job.id)))
     assert (first.state, again.state) == ("CANCELLED", "COMPLETED")
     assert first.rule == again.rule == "rule_base" and len(gpu) == 2
-    assert "resuming at step 3\n" in (project / "logs/smallest/base.txt").read_text()
+    assert "resuming: step 3\n" in (project / "logs/smallest/base.txt").read_text()
 
     memory, limit, none = planned(*CONFIG, str(project / "shorter.yaml"))["base"]
     assert first[3:] == stopped[3:] == (memory, limit, none)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bezoar import progress
 from bezoar.errors import UserError
 from bezoar.files import write_json
 from bezoar.provenance.resumption import keep_if_same
@@ -36,6 +37,7 @@ class Parts:
             except UserError:
                 print(f"{name}: the kept part cannot be read and is made again", flush=True)
             else:
+                progress.resumed("parts of an interrupted run")
                 print(f"{name}: kept from an interrupted run", flush=True)
                 return value
         value = make()

@@ -149,7 +149,7 @@ class LLMClient:
             "tokens": dict(sorted(self.usage.items())),
             "sent": self.sent,
             "usd": round(self.usd, 6),
-            "used": used,
+            "answers_used": used,
             "mode": self.model.mode,
         }
 

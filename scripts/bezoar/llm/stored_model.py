@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from bezoar import progress
 from bezoar.errors import UserError
 from bezoar.llm.answer_store import Store, key_of, usable
 from bezoar.llm.batch_run import BatchRun, mark_of
@@ -127,6 +128,8 @@ class StoredModel:
             for key, request in zip(keys, requests, strict=True)
             if key not in known or key in again
         }
+        if known.keys() - missing.keys() - self._asked_again:
+            progress.resumed("stored answers")
         self._asked_again |= missing.keys()
         if missing and self.mode == "replay":
             name = next(name for name, key in zip(names, keys, strict=True) if key in missing)
@@ -201,8 +204,8 @@ class StoredModel:
                         elif name is None:
                             unsure.append(self._unsure(len(requests), asked, give_up))
                             continue
-                        cancelled.append(name)
                         await api.cancel(name)
+                        cancelled.append(name)
                     except Fault as fault:
                         if fault.status in (404, 410):
                             self.store.batch_collected(number)

@@ -202,11 +202,19 @@ class Handler(BaseHTTPRequestHandler):
 
     def batch(self, name: str) -> None:
         """GET one batch."""
-        self._send(200, self._record(name))
+        if name in self.server.provider.batches:
+            self._send(200, self._record(name))
+        else:
+            self._send(404, error(f"no such batch {name}", "not_found_error"))
 
     def cancel(self, name: str) -> None:
-        """POST …/cancel: end a batch."""
-        self.server.provider.batches[name]["cancelled"] = True
+        """POST …/cancel: end a batch; one that has ended is refused, as by both providers."""
+        provider = self.server.provider
+        if name in provider.batches and provider.batch(name)["results"] is None:
+            provider.batches[name]["cancelled"] = True
+        elif name in provider.batches:
+            self._send(409, error(f"{name} has ended already", "invalid_request_error"))
+            return
         self.batch(name)
 
     def anthropic_results(self, name: str) -> None:

@@ -28,6 +28,11 @@ def compared(lm_eval: dict[str, Any], chat: dict[str, Any]) -> dict[str, str]:
     }
 
 
+def unless_none(mean: float | None) -> float:
+    """Return a mean, or NaN for none, which leaves a gap."""
+    return float("nan") if mean is None else mean
+
+
 def by_category(chat: dict[str, Any]) -> dict[str, str]:
     """Return the ratings by category, as radar and as bars."""
     models = {name: model["categories"] for name, model in chat["models"].items()}
@@ -35,7 +40,10 @@ def by_category(chat: dict[str, Any]) -> dict[str, str]:
     return {
         "radar": plots.radar(
             names,
-            {model: [table[c]["mean"] or 0.0 for c in names] for model, table in models.items()},
+            {
+                model: [unless_none(table[c]["mean"]) for c in names]
+                for model, table in models.items()
+            },
             10,
         ),
         "bars": plots.bars(

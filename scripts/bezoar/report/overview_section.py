@@ -56,8 +56,8 @@ def used(facts: dict[str, Any]) -> dict[str, Any]:
     """Return how many answers of language models a stage used, how many of them it found stored,
     and what they cost; of a receipt that does not say so, as far as its calls tell.
     """
-    if "used" in facts:
-        return dict(facts["used"])
+    if "answers_used" in facts:
+        return dict(facts["answers_used"])
     rows = sum(facts.get("states", {}).values())
     stored = max(0, rows - facts.get("sent", 0))
     return {"answers": rows, "stored": stored, "usd": facts.get("usd", 0)}
@@ -124,10 +124,10 @@ def warnings(
     """
     found = []
     for model, counts in answered.items():
-        if (empty := counts.get("empty_answers", 0)) > FEW * counts.get("judgments", 0):
+        given = counts.get("answers", counts.get("judgments", 0))
+        if (empty := counts.get("empty_answers", 0)) > FEW * given:
             found.append(
-                f"{empty} of {model}'s {counts['judgments']} answers have no text, and the judge"
-                " rates them, too."
+                f"{empty} of {model}'s {given} answers have no text, and the judge rates them, too."
             )
     ratings: Counter[str] = Counter()
     for model in chat["models"].values():

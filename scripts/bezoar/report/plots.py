@@ -17,6 +17,19 @@ MARKERS = ("o", "s", "^", "D", "v", "P")
 Interval = dict[str, Any]  # mean, low, high and, of a difference, detectable
 
 
+HATCHES = ("", "//", "..", "xx", "--")
+
+
+def colour(index: int) -> str:
+    """Return the colour of a series."""
+    return COLOURS[index % len(COLOURS)]
+
+
+def marker(index: int) -> str:
+    """Return the marker of a series: another one where colours begin anew."""
+    return MARKERS[(index + index // len(COLOURS)) % len(MARKERS)]
+
+
 def _figure(width: float, height: float, polar: bool = False) -> tuple[Any, Any]:
     import matplotlib
 
@@ -79,9 +92,9 @@ def curves(
             places,
             values,
             label=name,
-            color=COLOURS[index % len(COLOURS)],
+            color=colour(index),
             linewidth=1.4,
-            marker=MARKERS[index % len(MARKERS)] if len(values) < 12 else None,
+            marker=marker(index) if len(values) < 12 else None,
             markersize=3.5,
         )
     axes.set_xlabel(xlabel)
@@ -104,7 +117,8 @@ def bars(groups: Sequence[str], series: dict[str, Sequence[Interval | None]], yl
             [value["mean"] - value["low"] for _, value in known],
             [value["high"] - value["mean"] for _, value in known],
         ]
-        axes.bar(places, means, width * 0.9, label=name, color=COLOURS[index % len(COLOURS)])
+        hatch = HATCHES[index // len(COLOURS) % len(HATCHES)]
+        axes.bar(places, means, width * 0.9, label=name, color=colour(index), hatch=hatch)
         axes.errorbar(places, means, errors, fmt="none", ecolor=INK, elinewidth=0.7)
     axes.set_xticks(range(len(groups)), groups, rotation=20 if len(groups) > 4 else 0)
     axes.set_ylabel(ylabel)
@@ -128,8 +142,8 @@ def shares(names: Sequence[str], series: Mapping[str, Sequence[int]], xlabel: st
             0.66,
             left=starts,
             label=part,
-            color=COLOURS[index % len(COLOURS)],
-            hatch=("", "//", "..", "xx", "--")[index % 5],
+            color=colour(index),
+            hatch=HATCHES[index % len(HATCHES)],
             edgecolor="#ffffff",
             linewidth=0.4,
         )
@@ -232,9 +246,9 @@ def radar(spokes: Sequence[str], series: dict[str, Sequence[float]], limit: floa
             [*angles, angles[0]],
             [*values, values[0]],
             label=name,
-            color=COLOURS[index % len(COLOURS)],
+            color=colour(index),
             linewidth=1.4,
-            marker=MARKERS[index % len(MARKERS)],
+            marker=marker(index),
             markersize=3,
         )
     axes.set_xticks(angles, spokes)

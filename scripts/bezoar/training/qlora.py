@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bezoar import precision
+from bezoar import precision, progress
 from bezoar.errors import UserError, shortage
 from bezoar.files import sha256_file, write_json
 from bezoar.provenance.resumption import keep_if_same
@@ -302,6 +302,7 @@ def run(
     resumed = last_checkpoint(checkpoints)
     if resumed:
         trainer.args.eval_on_start = False  # the checkpoint's log has it
+        progress.resumed(Path(resumed).name)
     try:
         trainer.train(resume_from_checkpoint=resumed)
     except (OSError, RuntimeError, SafetensorError) as error:

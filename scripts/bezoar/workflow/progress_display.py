@@ -20,7 +20,7 @@ from typing import Any
 from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
 
-from bezoar.progress import EVERY_S, MARK, clock
+from bezoar.progress import EVERY_S, MARK, RESUMED, clock
 from bezoar.workflow import duration
 from bezoar.workflow.duration import Plan, Step
 
@@ -94,6 +94,15 @@ def last_lines(path: Path, count: int) -> list[str]:
         return []
     lines = [line.rstrip().rpartition("\r")[2] for line in text.split("\n")]
     return [line for line in lines if line.strip()][-count:]
+
+
+def first_lines(path: Path) -> list[str]:
+    """Return the first lines of a log."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as stream:
+            return stream.read(20_000).splitlines()
+    except OSError:
+        return []
 
 
 def written(log: Path | None) -> tuple[int, int] | None:
@@ -192,7 +201,10 @@ class Display:
             return
         self.done += 1
         unchanged = log is not None and "unchanged:" in " ".join(last_lines(log, 3))
-        if not unchanged and self.plan.jobs is None:  # a cluster's steps wait in its queue, too
+        resumed = log is not None and any(line.startswith(RESUMED) for line in first_lines(log))
+        if (
+            not unchanged and not resumed and self.plan.jobs is None
+        ):  # a cluster's steps wait in its queue, too
             duration.record(self.plan.results, name, took, self.record)
             if name in self.seconds:
                 self.took += took

@@ -108,7 +108,7 @@ def with_models(
         if len(places) != 1:
             raise UserError(
                 f"{section}.{name}: expected one of source, hub and path, found"
-                f" {' and '.join(places) or 'none'}"
+                f" {' and '.join(places) or 'none'}; null takes away what an earlier file named"
             )
         if places == ["source"]:
             find(model["source"], entries)

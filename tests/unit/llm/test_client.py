@@ -483,11 +483,15 @@ def test_a_receipt_has_the_price_of_all_answers_used_whichever_run_paid_for_them
     again = facts(["a", "b", "c", "c"])
     assert (again["sent"], again["usd"]) == (1, pytest.approx(whole / 2))
     used = {"answers": 3, "stored": 2, "usd": pytest.approx(1.5 * whole)}
-    assert again["used"] == used
-    assert facts(["a", "b", "c", "c"], "replay")["used"] == {**used, "stored": 3}
+    assert again["answers_used"] == used
+    assert facts(["a", "b", "c", "c"], "replay")["answers_used"] == {**used, "stored": 3}
     with connect(tmp_path) as first, connect(tmp_path) as second:  # as of a filter's two raters
         for opened, texts in ((first, ["a"]), (second, ["a", "b"])):
             opened.ask(chat(texts), texts)
         first.count_in(second)
-        assert first.facts_for_receipt()["used"] == {**used, "stored": 3}
-    assert facts(["c"])["used"] == {"answers": 1, "stored": 1, "usd": pytest.approx(whole / 2)}
+        assert first.facts_for_receipt()["answers_used"] == {**used, "stored": 3}
+    assert facts(["c"])["answers_used"] == {
+        "answers": 1,
+        "stored": 1,
+        "usd": pytest.approx(whole / 2),
+    }

@@ -121,12 +121,14 @@ def test_who_took_which_part_and_when_is_read_from_the_receipts() -> None:
                 "states": {"answered": 3},
                 "sent": 2,
                 "usd": 0.2,
-                "used": {"answers": 5, "stored": 3, "usd": 0.5},
+                "answers_used": {"answers": 5, "stored": 3, "usd": 0.5},
             },
             "recipe": {},
         },
     }
     assert overview_section.used(receipts["filter_evol"]["facts"])["usd"] == 0.5
+    pairs = {"used": 800, "read": 900}  # of preferences, not answers
+    assert overview_section.used(pairs) == {"answers": 0, "stored": 0, "usd": 0}
     assert overview_section.ran(receipts) == {
         "days": ["1970-01-01", "1970-01-02"],
         "commits": ["01234567", "abcdef01"],

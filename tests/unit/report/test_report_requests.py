@@ -9,7 +9,7 @@ import pytest
 from bezoar.report import requests_section
 
 
-@pytest.mark.parametrize("used", [{}, {"used": {"answers": 1239, "stored": 9, "usd": 4.5}}])
+@pytest.mark.parametrize("used", [{}, {"answers_used": {"answers": 1239, "stored": 9, "usd": 4.5}}])
 def test_states_calls_tokens_and_money_are_those_of_the_receipts(used: dict[str, Any]) -> None:
     """Money is the price of the answers used; older receipts say what one run was charged."""
     facts = {

@@ -222,3 +222,16 @@ def test_a_record_that_is_no_record_is_none(tmp_path: Path) -> None:
     assert duration.read(tmp_path / "s.json") == {}
     (tmp_path / "s.json").write_text("[1]")
     assert duration.read(tmp_path / "s.json") == {}
+
+
+def test_a_step_that_goes_on_from_an_earlier_run_says_nothing_of_the_time_of_a_whole_one(
+    display: Display, tmp_path: Path
+) -> None:
+    log = tmp_path / "base.txt"
+    log.write_text("resuming: step 99\n-- train: 100 of 100 steps\n")
+    display.started("base", log)
+    at(display, 1.0)
+    left = display.left()
+    display.finished("base")
+    assert "base" not in duration.recorded("results/x", display.record)
+    assert display.left() == left - 99.0, "nothing is scaled by a hundredth"
