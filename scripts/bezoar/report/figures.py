@@ -28,9 +28,9 @@ def compared(lm_eval: dict[str, Any], chat: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def unless_none(mean: float | None) -> float:
-    """Return a mean, or NaN for none, which leaves a gap."""
-    return float("nan") if mean is None else mean
+def mean(rated: dict[str, Any]) -> float:
+    """Return the mean of ratings, or NaN, which leaves a gap, if there is none."""
+    return float("nan") if rated["mean"] is None else float(rated["mean"])
 
 
 def by_category(chat: dict[str, Any]) -> dict[str, str]:
@@ -39,12 +39,7 @@ def by_category(chat: dict[str, Any]) -> dict[str, str]:
     names = list(next(iter(models.values())))
     return {
         "radar": plots.radar(
-            names,
-            {
-                model: [unless_none(table[c]["mean"]) for c in names]
-                for model, table in models.items()
-            },
-            10,
+            names, {model: [mean(table[c]) for c in names] for model, table in models.items()}, 10
         ),
         "bars": plots.bars(
             names,

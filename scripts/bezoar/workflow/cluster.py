@@ -30,14 +30,7 @@ UNSET_MB = 1  # Slurm's RealMemory of a node whose memory nobody has configured
 # Partition, whether it is up, time limit, memory and cores of a node, generic resources, the state
 # of such nodes.
 COLUMNS = "%P|%a|%l|%m|%c|%G|%T"
-AWAY = (
-    "down",
-    "drain",
-    "fail",
-    "error",
-    "inval",
-    "unknown",
-)  # beginnings of the states of lost nodes
+AWAY = ("down", "drain", "fail", "error", "inval", "unknown")  # how the states of lost nodes begin
 COMMENT = "rule_"  # with which the executor begins the comment of each of its jobs
 ALIVE = "PENDING,CONFIGURING,RUNNING,SUSPENDED"  # states of a job that may still write something
 
