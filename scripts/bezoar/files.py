@@ -145,13 +145,16 @@ def whole_file(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
 
 @contextmanager
 def whole_directory(path: Path) -> Iterator[Path]:
-    """Yield an empty directory that replaces `path` only if the block succeeds; what a killed run
-    left of one is removed. Of a link, the directory that it leads to is replaced.
+    """Yield an empty directory that replaces `path` only if the block succeeds; what a run left of
+    one that was killed before this process began is removed. Of a link, the directory that it leads
+    to is replaced.
     """
     path = Path(os.path.realpath(path))
     _make_parents(path)
     for left in _partial(path):
-        shutil.rmtree(left, ignore_errors=True)
+        with suppress(OSError):
+            if left.stat().st_mtime < BEGAN:
+                shutil.rmtree(left, ignore_errors=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=PARTIAL, dir=path.parent))
     try:
         yield fresh
@@ -161,7 +164,7 @@ def whole_directory(path: Path) -> Iterator[Path]:
             if inner.is_file():
                 with open(inner, "rb") as stream:
                     os.fsync(stream.fileno())
-        before = fresh.with_name(f"{fresh.name.removesuffix(PARTIAL)}.before{PARTIAL}")
+        before = fresh.with_name(f"{fresh.name.removesuffix(PARTIAL)}-before{PARTIAL}")
         if path.exists():
             os.replace(path, before)  # a kill from here on leaves none or the whole of one
         os.replace(fresh, path)

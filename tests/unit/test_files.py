@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -87,11 +88,34 @@ def test_what_a_killed_run_left_goes_and_what_others_write_stays(tmp_path: Path)
             copy = shutil.copytree(fresh, tmp_path / "kept")
             1 / 0  # noqa: B018 - the failure is the point
         copy.rename(fresh)  # as a kill leaves it
+        os.utime(fresh, (0, 0))
     for name in ("llama-3", "llama-[3]"):
         with files.whole_directory(tmp_path / name):
             pass
     left = [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
     assert len(left) == 1 and left[0].startswith(".llama-3.1.")
+    with files.whole_directory(tmp_path / "llama-3") as others:
+        with files.whole_directory(tmp_path / "llama-3"):
+            assert others.is_dir(), "it is at work"
+
+
+def test_a_kill_while_a_directory_is_replaced_leaves_one_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "model"
+    for text in ("old", "new"):
+        with monkeypatch.context() as killed, suppress(KeyboardInterrupt):
+            if text == "new":
+                killed.setattr(shutil, "rmtree", raised)
+            with files.whole_directory(target) as fresh:
+                for name in ("config.json", "manifest.json"):
+                    (fresh / name).write_text(text)
+    assert {path.read_text() for path in target.iterdir()} == {"new"}
+    assert len(list(target.iterdir())) == 2
+
+
+def raised(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_where_a_link_leads_a_directory_is_replaced_and_the_link_stays(tmp_path: Path) -> None:

@@ -174,9 +174,11 @@ def test_what_is_audited_is_never_written_wherever_the_results_are(
     assert path.read_text() == f"old beside {path}"
 
 
-def test_a_receipt_that_would_write_outside_the_scratch_folder_is_one_line(tmp_path: Path) -> None:
+def test_a_receipt_that_would_write_outside_the_scratch_folder_is_found() -> None:
     path = f"{RESULTS}/../../../out.txt"
     held = {"inputs": {}, "outputs": {"x": {path: ""}}, "command": ["p.py", path]}
-    assert audit_results.make_again("x", held, tmp_path) == [
-        f"x: {path}: a path with `..`; the stage is not made again"
-    ]
+    assert audit_results.outside(held) == [path]
+    named = {"inputs": {}, "outputs": {}, "command": ["p.py", "--receipt", f"../{path}"]}
+    assert audit_results.outside(named) == [f"../{path}"]
+    inside = {"inputs": {}, "outputs": {"x": {f"{RESULTS}/x": ""}}, "command": ["p.py"]}
+    assert not audit_results.outside(inside)
