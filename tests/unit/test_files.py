@@ -94,9 +94,9 @@ def test_what_a_killed_run_left_goes_and_what_others_write_stays(tmp_path: Path)
             pass
     left = [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
     assert len(left) == 1 and left[0].startswith(".llama-3.1.")
-    with files.whole_directory(tmp_path / "llama-3") as others:
-        with files.whole_directory(tmp_path / "llama-3"):
-            assert others.is_dir(), "it is at work"
+    place = tmp_path / "llama-3"
+    with files.whole_directory(place) as others, files.whole_directory(place):
+        assert others.is_dir(), "it is at work"
 
 
 def test_a_kill_while_a_directory_is_replaced_leaves_one_whole(
