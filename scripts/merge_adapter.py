@@ -58,7 +58,8 @@ def logits(model: Any, texts: list[list[int]]) -> Iterator[Any]:
     for ids in progress.track(texts, "run the probe rows"):
         with torch.inference_mode():
             found = model(input_ids=torch.tensor([ids], device=model.device), use_cache=False)
-            yield found.logits[0].float().log_softmax(-1).cpu()
+            scores = found.logits[0].float().log_softmax(-1).cpu()
+        yield scores
 
 
 @contextmanager
