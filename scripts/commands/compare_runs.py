@@ -18,7 +18,7 @@ from typing import Any
 
 from bezoar import program
 from bezoar.errors import UserError, reason
-from bezoar.evaluation.statistics import paired_difference
+from bezoar.evaluation.statistics import bootstrap_mean
 from bezoar.files import differences
 from bezoar.provenance.audit import Receipts, finished
 from bezoar.provenance.fingerprint import files_in
@@ -150,13 +150,19 @@ def same_source(a: Run, b: Run, stage: str, name: str) -> bool:
 
 
 def compared(what: str, one: Values, other: Values, same: bool) -> str:
-    """Return a line on the means of two runs, with the paired difference of the items of both."""
+    """Return a line on the means of two runs, with the paired difference of the items of both; the
+    first part of an item names its cluster: the question that several turns belong to.
+    """
     means = [f"{sum(found.values()) / len(found):.3f}" for found in (one, other)]
     line = f"{what}: {means[0]} -> {means[1]}"
     items = sorted(one.keys() & other.keys()) if same else []
     if not items:
         return f"{line}, other items"
-    gap = paired_difference([other[item] for item in items], [one[item] for item in items], 0)
+    gaps: dict[Any, list[float]] = {}
+    for item in items:
+        gaps.setdefault(item[0], []).append(other[item] - one[item])
+    weights = list(map(len, gaps.values()))
+    gap = bootstrap_mean([sum(of) / len(of) for of in gaps.values()], 0, weights=weights)
     moved = sum(one[item] != other[item] for item in items)
     return (
         f"{line}, in pairs {gap['mean']:+.3f} ({gap['low']:+.3f} to {gap['high']:+.3f}),"

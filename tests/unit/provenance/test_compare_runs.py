@@ -149,3 +149,15 @@ def test_a_broken_receipt_is_one_line(tmp_path: Path) -> None:
     (a / "receipts/data_items.json").write_text(json.dumps({"stage": "data_items"}))
     with pytest.raises(UserError, match=r"data_items.*no recipe.*not a receipt"):
         compare_runs.main([str(a), str(a)])
+
+
+def test_turns_of_one_question_are_no_independent_items() -> None:
+    gaps = dict(enumerate((1.0, -1.0, 2.0, 0.0, 1.0)))
+    once = compare_runs.compared(
+        "x", {(q, 1): 5.0 for q in gaps}, {(q, 1): 5 + g for q, g in gaps.items()}, True
+    )
+    turns = [(q, turn) for q in gaps for turn in (1, 2)]
+    twice = compare_runs.compared(
+        "x", dict.fromkeys(turns, 5.0), {(q, t): 5 + gaps[q] for q, t in turns}, True
+    )
+    assert once.partition("),")[0] == twice.partition("),")[0]
