@@ -57,7 +57,7 @@ rule evaluate_lm_eval:
     benchmark:
         "<benchmarks>/evaluate/lm_eval.tsv"
     params:
-        recipe=recipe("lm_eval_table", pairs=LAYOUT.comparisons_of_extra()),
+        recipe=as_json(recipes.harness_table(LAYOUT, LAYOUT.comparisons_of_extra())),
         code=code("scripts/collect_lm_eval.py"),
     shell:
         r"""

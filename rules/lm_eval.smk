@@ -88,7 +88,7 @@ rule lm_eval_table:
     benchmark:
         "<benchmarks>/lm_eval/table.tsv"
     params:
-        recipe=as_json(recipes.harness_table(LAYOUT)),
+        recipe=as_json(recipes.harness_table(LAYOUT, LAYOUT.comparisons())),
         code=code("scripts/collect_lm_eval.py"),
     shell:
         r"""

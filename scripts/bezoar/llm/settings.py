@@ -46,7 +46,7 @@ class ModelSettings(TypedDict):
     use_batch_api: bool  # whether MODE=batch goes through the provider's batch API
     max_tokens_name: NotRequired[str]  # the parameter's name, such as max_completion_tokens
     seed: NotRequired[Literal["attempt", "request"] | None]  # drawn from the request, if not given
-    extra: NotRequired[dict[str, Any]]  # parameters such as {reasoning_effort: low}
+    extra: NotRequired[dict[str, Any] | None]  # parameters such as {reasoning_effort: low}
     api_version: NotRequired[str | None]  # `anthropic-version`, or Azure's `api-version`
     effort: NotRequired[str | None]  # how much a reasoning model reasons; null leaves it out
     context: NotRequired[int | None]  # tokens of prompt and answer together; null: no limit

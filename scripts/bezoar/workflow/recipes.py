@@ -161,11 +161,11 @@ def rejudge(layout: Layout, column: str) -> Recipe:
     return judging(layout, **layout.columns[column])
 
 
-def harness_table(layout: Layout) -> Recipe:
-    """Return the table's settings and comparisons; values that were published of another base than
-    this run's calibrate nothing.
+def harness_table(layout: Layout, pairs: list[list[str]]) -> Recipe:
+    """Return the table's settings with the models that are compared; values that were published of
+    another base than this run's calibrate nothing.
     """
-    settings = section(layout, "lm_eval_table", pairs=layout.comparisons())
+    settings = section(layout, "lm_eval_table", pairs=pairs)
     if settings.pop("published_of") != layout.config["sources"]["base_model"]:
         settings["published_base"] = None
     return settings

@@ -167,7 +167,7 @@ def test_what_differs_from_the_paper_follows_from_the_configuration(
     paths = [str(folders.get(name, ROOT / "config") / name) for name in files]
     layout = Layout(resolved(paths))
     assert [row.split(": ")[0] for row in recipes.claims(layout)["differs"]] == differs
-    published = recipes.harness_table(layout)["published_base"]
+    published = recipes.harness_table(layout, [])["published_base"]
     assert (published is None) == ("sources.base_model" in differs)
 
 

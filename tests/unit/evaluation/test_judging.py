@@ -162,6 +162,7 @@ def test_every_kind_of_failure_is_accounted_for_and_bounds_the_mean(
     assert all(row["score"] == (8 if row["state"] == "rated" else -1) for row in rows)
     counts = read_json(tmp_path / "counts.json")
     assert counts.pop("empty_answers") == 0
+    assert counts.pop("answers") == 20
     assert counts.pop("judgments") == sum(counts.values()) == 20
     found = score_mtbench.summary(rows, 0)
     assert (found["mean"], found["ratings"], found["failures"]) == (8.0, 11, 9)
