@@ -22,7 +22,7 @@ from typing_extensions import TypedDict
 from bezoar import program
 from bezoar.errors import UserError
 from bezoar.evaluation.mtbench import checked
-from bezoar.evaluation.statistics import bootstrap_mean, detectability, rank_correlation
+from bezoar.evaluation.statistics import clustered_difference, rank_correlation
 from bezoar.files import write_json
 from bezoar.provenance.receipt import Receipt, stage_parser
 from bezoar.readers import read_jsonl
@@ -60,9 +60,7 @@ def offset(gaps: dict[Key, float], seed: int) -> dict[str, Any] | None:
     groups: dict[int, list[float]] = {}
     for (_, question, _, _), gap in gaps.items():
         groups.setdefault(question, []).append(gap)
-    means = [float(np.mean(values)) for values in groups.values()]
-    found = bootstrap_mean(means, seed, weights=[len(values) for values in groups.values()])
-    return {**found, "judgments": len(gaps), **detectability([means], found)}
+    return {**clustered_difference(groups, seed), "judgments": len(gaps)}
 
 
 def bridge(first: Rows, second: Rows, seed: int) -> dict[str, Any]:

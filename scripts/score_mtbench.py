@@ -25,7 +25,7 @@ from typing_extensions import TypedDict
 from bezoar import program
 from bezoar.errors import UserError
 from bezoar.evaluation.mtbench import checked
-from bezoar.evaluation.statistics import RESAMPLES, bootstrap_mean, detectability
+from bezoar.evaluation.statistics import RESAMPLES, bootstrap_mean, clustered_difference
 from bezoar.files import write_json
 from bezoar.provenance.receipt import Receipt, stage_parser
 from bezoar.readers import read_jsonl
@@ -92,11 +92,8 @@ def difference(candidate: Rows, baseline: Rows, seed: int) -> dict[str, Any] | N
             gaps.setdefault(row["question_id"], []).append(gap)
     if not gaps:
         return None
-    means = [float(np.mean(gaps[number])) for number in sorted(gaps)]
-    weights = [len(gaps[number]) for number in sorted(gaps)]
-    found = bootstrap_mean(means, seed, weights=weights)
     repeats = 1 + max(row.get("repeat", 0) for row in [*candidate, *baseline])
-    return {**found, **detectability([means], found), "repeats": repeats}
+    return {**clustered_difference(dict(sorted(gaps.items())), seed), "repeats": repeats}
 
 
 def judged(row: dict[str, Any]) -> tuple[int, int, int]:

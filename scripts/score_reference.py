@@ -98,20 +98,16 @@ def main(argv: list[str] | None = None) -> None:
         parts, size = Parts(args.reference, begun_with(receipt)), SHARD * recipe["batch_size"]
 
         def scored(shard: list[dict]) -> list[list[float]]:
-            made.append(len(shard))
             sums = preference_pairs.score(
                 model(), shard, tokenizer.pad_token_id, recipe["batch_size"]
             )
             return list(map(list, sums))
 
         found: list[list[float]] = []
-        made: list[int] = []  # pairs of the shards that were not kept
         with progress.task("score pairs", len(rows), "pairs"):
             for start in range(0, len(rows), size):
                 shard = rows[start : start + size]
-                done = sum(made)
-                found += parts.get(f"shard {start // size}", partial(scored, shard))
-                (progress.advance if sum(made) > done else progress.kept)(len(shard))
+                found += parts.get(f"shard {start // size}", partial(scored, shard), len(shard))
         write_jsonl(
             args.reference,
             (

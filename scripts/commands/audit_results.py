@@ -155,12 +155,12 @@ def main(argv: list[str] | None = None) -> None:
     wrong += [line for line in hashed if line not in absent] + audit.chain(receipts, args.results)
     light = [stage for stage, held in receipts.items() if is_light(held["command"][0])]
     chosen = [stage for stage in light if args.only is None or stage in args.only]
+    escaping = {stage: paths[0] for stage in chosen if (paths := outside(receipts[stage]))}
+    chosen = [stage for stage in chosen if stage not in escaping]
     elsewhere = [
-        f"{stage}: {paths[0]}: a path with `..`; the stage is held by hashes and not made again"
-        for stage in chosen
-        if (paths := outside(receipts[stage]))
+        f"{stage}: {path}: a path with `..`; the stage is held by hashes and not made again"
+        for stage, path in escaping.items()
     ]
-    chosen = [stage for stage in chosen if not outside(receipts[stage])]
     wrong += [
         f"{stage}: {path}: {what}"
         for stage, held in receipts.items()

@@ -18,7 +18,7 @@ from typing import Any
 
 from bezoar import program
 from bezoar.errors import UserError, reason
-from bezoar.evaluation.statistics import bootstrap_mean
+from bezoar.evaluation.statistics import clustered_difference
 from bezoar.files import differences
 from bezoar.provenance.audit import Receipts, finished
 from bezoar.provenance.fingerprint import files_in
@@ -161,8 +161,7 @@ def compared(what: str, one: Values, other: Values, same: bool) -> str:
     gaps: dict[Any, list[float]] = {}
     for item in items:
         gaps.setdefault(item[0], []).append(other[item] - one[item])
-    weights = list(map(len, gaps.values()))
-    gap = bootstrap_mean([sum(of) / len(of) for of in gaps.values()], 0, weights=weights)
+    gap = clustered_difference(gaps, 0)
     moved = sum(one[item] != other[item] for item in items)
     return (
         f"{line}, in pairs {gap['mean']:+.3f} ({gap['low']:+.3f} to {gap['high']:+.3f}),"

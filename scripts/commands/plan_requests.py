@@ -552,7 +552,7 @@ def computing(layout: Layout) -> list[str]:
     """
     measured = resources.used(read_receipts(Path(layout.results))[0].values())
     dressed = dress_rehearsal.took(layout)
-    needs = dress_rehearsal.needs(layout).by_rule
+    needs = dress_rehearsal.raised(resources.Needs(layout).by_rule, dressed)
     lines = resources.table(layout, dressed | measured, needs)
     if names := [rule for rule in needs if rule in dressed.keys() - measured.keys()]:
         lines.append(

@@ -23,9 +23,9 @@ class Parts:
         self.folder, self.begun_with = output.with_name(f".{output.name}.parts"), begun_with
         self.checked = False
 
-    def get(self, name: str, make: Callable[[], Any]) -> Any:
+    def get(self, name: str, make: Callable[[], Any], units: int = 0) -> Any:
         """Return the part of this name, or make it and keep it; a part must survive JSON
-        unchanged.
+        unchanged. Its `units` count in the progress of the stage.
         """
         if not self.checked:
             keep_if_same(self.folder, self.begun_with)
@@ -39,9 +39,11 @@ class Parts:
             else:
                 progress.resumed("parts of an interrupted run")
                 print(f"{name}: kept from an interrupted run", flush=True)
+                progress.kept(units)
                 return value
         value = make()
         write_json(path, {"value": value})
+        progress.advance(units)
         return value
 
     def clear(self) -> None:

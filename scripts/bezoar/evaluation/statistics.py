@@ -3,7 +3,7 @@ Holm. Seeded and vectorised.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -95,6 +95,15 @@ def paired_difference(
     gaps = np.asarray(candidate, dtype=float) - np.asarray(baseline, dtype=float)
     found = bootstrap_mean(gaps, seed)
     return {**found, **detectability([gaps], found)}
+
+
+def clustered_difference(gaps: Mapping[Any, Sequence[float]], seed: int) -> dict[str, Any]:
+    """Return the same of gaps that are grouped, cluster -> its gaps, resampling clusters: the turns
+    and repeats of one question are not independent.
+    """
+    means = [float(np.mean(values)) for values in gaps.values()]
+    found = bootstrap_mean(means, seed, weights=[len(values) for values in gaps.values()])
+    return {**found, **detectability([means], found)}
 
 
 def mcnemar(candidate: Sequence[float], baseline: Sequence[float]) -> float:

@@ -210,8 +210,8 @@ class Needs:
         config, layout = self.config, self.layout
         world = config["world"] or {}
         found = {"base": self.base()}
+        largest = self.of_evaluated()
         if layout.extra:
-            largest = self.of_evaluated()
             moved = largest.moved()
             found["import_model"] = largest.host("import_model", moved, gpus=0, like="base")
         if served.replayed():
@@ -230,8 +230,8 @@ class Needs:
         found["merge"] = self.merge()
         if config["learning"]:
             found["learning"] = self.host("learning", self.learning_s(), gpus=0)
-        found["lm_eval"] = self.of_evaluated().lm_eval()
-        found["mtbench_answers"] = self.of_evaluated().answers()
+        found["lm_eval"] = largest.lm_eval()
+        found["mtbench_answers"] = largest.answers()
         return found
 
     def of_evaluated(self) -> "Needs":
