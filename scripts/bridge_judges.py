@@ -60,7 +60,9 @@ def offset(gaps: dict[Key, float], seed: int) -> dict[str, Any] | None:
     groups: dict[int, list[float]] = {}
     for (_, question, _, _), gap in gaps.items():
         groups.setdefault(question, []).append(gap)
-    return {**clustered_difference(groups, seed), "judgments": len(gaps)}
+    found = clustered_difference(groups, seed)
+    first = {name: found[name] for name in ("mean", "low", "high", "n")}  # the order in the file
+    return {**first, "judgments": len(gaps), **found}
 
 
 def bridge(first: Rows, second: Rows, seed: int) -> dict[str, Any]:
