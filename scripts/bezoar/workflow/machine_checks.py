@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,6 +134,20 @@ def gpu(need_mb: int) -> Iterator[str]:
         yield (
             f"note: GPU: {largest['name']} does not compute in bfloat16; trainings compute in"
             " float32, which takes longer and more memory"
+        )
+    yield from compiler()
+
+
+def compiler() -> Iterator[str]:
+    """Yield what Triton lacks to compile a kernel's launcher: it takes `CC`, gcc or clang."""
+    names = [os.environ["CC"]] if os.environ.get("CC") else ["gcc", "clang"]
+    headers = Path(sysconfig.get_path("include"), "Python.h")
+    missing = ["C compiler"] * (not any(map(shutil.which, names)))
+    missing += ["Python.h"] * (not headers.is_file())
+    if missing:
+        yield (
+            f"note: GPU: no {' and no '.join(missing)} found, and Triton compiles with them what"
+            " vLLM and some trainings start on a GPU; install gcc and python3-dev"
         )
 
 

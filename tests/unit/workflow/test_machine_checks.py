@@ -32,6 +32,7 @@ class Machine:
         }
         monkeypatch.setattr(machine_checks, "cards", lambda: (self.cards, self.complaint))
         monkeypatch.setattr(machine_checks, "torch_view", lambda: self.seen)
+        monkeypatch.setattr(machine_checks, "compiler", lambda: iter(()))
         monkeypatch.setattr(machine_of, "memory_gib", lambda: 64.0)
         usage = shutil._ntuple_diskusage(0, 0, 500 * 10**9)
         monkeypatch.setattr(shutil, "disk_usage", lambda place: usage)
@@ -53,6 +54,28 @@ def paper(*more: str) -> dict[str, Any]:
 
 def test_an_rtx_4090_is_good_enough(machine: Machine) -> None:
     assert list(problems(paper())) == []
+
+
+@pytest.mark.parametrize(
+    ("there", "said"),
+    [
+        (("cc", "Python.h"), []),
+        (("Python.h",), ["no C compiler found"]),
+        (("cc",), ["no Python.h found"]),
+        ((), ["no C compiler and no Python.h found"]),
+    ],
+)
+def test_triton_wants_a_compiler_and_the_headers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: tuple[str, ...], said: list[str]
+) -> None:
+    for name in there:
+        (tmp_path / name).touch(mode=0o755)
+    monkeypatch.setenv("CC", str(tmp_path / "cc"))
+    monkeypatch.setattr(machine_checks.sysconfig, "get_path", lambda name: str(tmp_path))
+    lines = list(machine_checks.compiler())
+    assert len(lines) == len(said)
+    for line, words in zip(lines, said, strict=True):
+        assert line.startswith(f"note: GPU: {words}, ") and "gcc and python3-dev" in line
 
 
 def test_a_cpu_is_refused_unless_told(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
