@@ -327,7 +327,10 @@ def require_moved(before: dict[str, Any], model: Any) -> float:
         for name, parameter in trainable(model).items()
     )
     if change == 0:
-        raise UserError("the adapter did not move: training changed nothing")
+        raise UserError(
+            "the adapter did not move: training changed nothing; a single step that warms up has a"
+            " learning rate of 0: lower warmup_steps, or train on more rows"
+        )
     return change
 
 
