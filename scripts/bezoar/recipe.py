@@ -7,7 +7,7 @@ in comments, their units. The JSON must hold exactly these keys.
 import argparse
 import inspect
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 from bezoar.errors import UserError
 from bezoar.readers import parse_json
@@ -33,14 +33,17 @@ def parse(text: str, kind: type) -> dict[str, Any]:
     return recipe
 
 
-def require(value: Any, kind: type, where: str, advice: str) -> None:
+def require(
+    value: Any, kind: type, where: str, advice: str, extra: Literal["forbid", "ignore"] = "forbid"
+) -> None:
     """Raise `UserError` in one line, from `where` to `advice`, that names every key of `value`
-    which is missing, unknown or of another type than `kind`, a `TypedDict`, gives it.
+    which is missing, unknown (unless those are ignored) or of another type than `kind`, a
+    `TypedDict`, gives it.
     """
     from pydantic import TypeAdapter, ValidationError
 
     try:
-        TypeAdapter(kind).validate_python(value, strict=True, extra="forbid")
+        TypeAdapter(kind).validate_python(value, strict=True, extra=extra)
     except ValidationError as error:
         faults = _faults(error.errors(include_url=False))
         raise UserError(f"{where}: {faults}; {advice}") from None

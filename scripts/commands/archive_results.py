@@ -5,8 +5,8 @@ Usage: archive_results.py --results results/rehearsal --output openbezoar-rehear
 100000000]
 
 Same files, same archive: entries are sorted, without times, owners and the packer's umask. To audit
-it, unpack it and run `make environment` and `make audit CONFIG=…`. Files above --max-bytes (weights
-of real models) are left out and listed; audit such an archive with --absent-ok.
+it, unpack it into an empty directory and run `make audit CONFIG=…` there. Files above --max-bytes
+(weights of real models) are left out and listed in it.
 """
 
 import argparse
@@ -29,16 +29,15 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     receipts = audit.finished(args.results)
     paths = contents(receipts, args.results)
-    behind = [
-        path
+    behind = {
+        str(path): f"larger than {args.max_bytes} bytes"
         for path in paths
         if args.max_bytes is not None and path.stat().st_size > args.max_bytes
-    ]
-    packed = [path for path in paths if path not in behind]
-    pack(packed, crate.text(receipts, args.results).encode(), args.output)
+    }
+    pack(paths, crate.text(receipts, args.results).encode(), args.output, behind)
     print(
         *(f"left out: {path}" for path in behind),
-        f"{args.output}: {len(packed) + 1} files, sha256 {sha256_file(args.output)}",
+        f"{args.output}: {len(paths) - len(behind) + 2} files, sha256 {sha256_file(args.output)}",
         sep="\n",
     )
 

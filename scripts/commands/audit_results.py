@@ -3,10 +3,11 @@ make every table again from raw rows and stored answers.
 
 Usage: audit_results.py --results results/rehearsal [--scratch DIR] [--verdict FILE]
 
-Needs no GPU, no key and no network. Stages that load a model or read rows from the hub cannot be
-made again here: their files are held by the hashes of their own receipt and of every receipt that
-read them. The others are run again with the recorded command in a scratch directory, those that ask
-language models in replay mode from a copy of their store, and compared byte by byte.
+Needs no GPU, no key and no network, and no file that an unpacked archive says it leaves out. Stages
+that load a model, read rows from the hub or need such a file cannot be made again here: their files
+are held by the hashes of their own receipt and of every receipt that read them. The others are run
+again with the recorded command in a scratch directory, those that ask language models in replay
+mode from a copy of their store, and compared byte by byte.
 
 Exit status: 0 sound · 1 something differs · 2 the audit could not be done.
 """
@@ -24,8 +25,7 @@ from typing import Any
 from bezoar import program, surroundings
 from bezoar.errors import UserError
 from bezoar.llm.answer_store import edited
-from bezoar.model_files import WEIGHTS
-from bezoar.provenance import audit
+from bezoar.provenance import archive, audit
 from bezoar.provenance.code_digest import libraries
 from bezoar.provenance.fingerprint import files_in
 
@@ -42,7 +42,8 @@ SCRIPTS = Path(__file__).parents[1]
 
 def is_light(program: str) -> bool:
     """Whether a stage's program can be run again here: it needs neither a model nor a network."""
-    return not libraries(SCRIPTS / program) & (MODELS | HUB)
+    file = SCRIPTS / program
+    return file.is_file() and not libraries(file) & (MODELS | HUB)
 
 
 def below(scratch: Path, path: str) -> Path:
@@ -75,6 +76,11 @@ def outside(receipt: dict[str, Any]) -> list[str]:
     receipts = [word for before, word in pairwise(words) if before == "--receipt"]
     written = {*files_in(receipt["outputs"]), *receipts}
     return sorted(path for path in written if ".." in Path(path).parts)
+
+
+def needed(receipt: dict[str, Any]) -> set[str]:
+    """Return the files without which a stage cannot be made again and compared."""
+    return {*files_in(receipt["inputs"]), *files_in(receipt["outputs"])}
 
 
 def make_again(stage: str, receipt: dict[str, Any], scratch: Path) -> list[str]:
@@ -132,11 +138,6 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--verdict", type=Path, help="file to write the verdict to, beside printing it"
     )
-    parser.add_argument(
-        "--absent-ok",
-        action="store_true",
-        help="weights may be absent, as in an archive without them",
-    )
     parser.add_argument("--only", nargs="*", help="make only these stages again")
     args = parser.parse_args(argv)
     if not (args.results / "receipts").is_dir():
@@ -144,22 +145,26 @@ def main(argv: list[str] | None = None) -> None:
             f"{args.results}/receipts: no such directory; name the results of a finished run"
         )
     receipts, wrong = audit.read_receipts(args.results)
-    hashed = audit.hashes(receipts)
-    absent = [
-        line
-        for line in hashed
-        if args.absent_ok
-        and audit.ABSENT in line
-        and any(f"{suffix}: " in line for suffix in WEIGHTS)
-    ]
-    wrong += [line for line in hashed if line not in absent] + audit.chain(receipts, args.results)
+    behind = {path: why for path, why in archive.left_out().items() if not Path(path).exists()}
+    wrong += audit.hashes(receipts, behind) + audit.chain(receipts, args.results)
     light = [stage for stage, held in receipts.items() if is_light(held["command"][0])]
     chosen = [stage for stage in light if args.only is None or stage in args.only]
-    escaping = {stage: paths[0] for stage in chosen if (paths := outside(receipts[stage]))}
-    chosen = [stage for stage in chosen if stage not in escaping]
-    elsewhere = [
-        f"{stage}: {path}: a path with `..`; the stage is held by hashes and not made again"
-        for stage, path in escaping.items()
+    held_back = {
+        stage: f"{paths[0]}: a path with `..`"
+        for stage in chosen
+        if (paths := outside(receipts[stage]))
+    } | {
+        stage: f"{paths[0]}: left out of the archive"
+        for stage in chosen
+        if (paths := sorted(behind.keys() & needed(receipts[stage])))
+    }
+    chosen = [stage for stage in chosen if stage not in held_back]
+    reserved = [
+        *(f"left out of the archive: {path}: {why}" for path, why in sorted(behind.items())),
+        *(
+            f"{stage}: {why}; the stage is held by hashes and not made again"
+            for stage, why in held_back.items()
+        ),
     ]
     wrong += [
         f"{stage}: {path}: {what}"
@@ -174,7 +179,7 @@ def main(argv: list[str] | None = None) -> None:
     page = audit.verdict(
         receipts,
         wrong,
-        [*absent, *elsewhere, *audit.reservations(receipts, args.results)],
+        [*reserved, *audit.reservations(receipts, args.results)],
         chosen,
         args.results,
     )

@@ -60,10 +60,9 @@ def planned(
         *contents.models(layout, receipts, namespace, acknowledged),
     ]
     behind = contents.left_behind(layout, receipts)
-    results = Path(layout.results)
-    paths = [path for path in archive.contents(receipts, results) if str(path) not in behind]
-    packed = scratch / contents.ARCHIVE
-    archive.pack(paths, crate.text(receipts, results).encode(), packed)
+    results, packed = Path(layout.results), scratch / contents.ARCHIVE
+    paths = archive.contents(receipts, results)
+    archive.pack(paths, crate.text(receipts, results).encode(), packed, behind)
     command = f'make audit CONFIG="{" ".join(config)}"'
     licence = licences.strictest(repository.licence for repository in repositories)
     card = contents.archive_card(layout, behind, command, licence)

@@ -1,15 +1,22 @@
 """The archive of a finished run, one file that a reviewer unpacks and audits elsewhere: the
 project, the receipts, every file they name, and the crate.
+
+What it leaves out is listed in it, each file with the reason, so that its audit can tell what the
+packer left out from what is lost.
 """
 
+import json
 import tarfile
+from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
 
 from bezoar.errors import UserError
 from bezoar.files import whole_file
 from bezoar.provenance import audit, crate
+from bezoar.readers import read_json_object
 
+LEFT_OUT = "left_out.json"
 PROJECT = [
     "Makefile",
     "Snakefile",
@@ -53,17 +60,28 @@ def contents(receipts: audit.Receipts, results: Path) -> list[Path]:
     )
 
 
-def pack(paths: list[Path], described: bytes, output: Path) -> None:
-    """Write the archive, whole or not at all; its description as an RO-Crate comes first."""
+def pack(paths: list[Path], described: bytes, output: Path, left_out: Mapping[str, str]) -> None:
+    """Write the archive, whole or not at all, of those `paths` that are not in `left_out`, path ->
+    why. Its description as an RO-Crate comes first, then what it leaves out.
+    """
+    listed = json.dumps(left_out, indent=1, sort_keys=True).encode()
     with (
         whole_file(output, "wb") as stream,
         tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive,
     ):
-        first = tarfile.TarInfo(crate.NAME)
-        first.size, first.mode = len(described), 0o644
-        archive.addfile(first, BytesIO(described))
-        for path in paths:
+        for name, content in ((crate.NAME, described), (LEFT_OUT, listed)):
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode = len(content), 0o644
+            archive.addfile(entry, BytesIO(content))
+        for path in (path for path in paths if str(path) not in left_out):
             entry = tarfile.TarInfo(str(path))
             entry.size, entry.mode = path.stat().st_size, 0o755 if path.suffix == ".sh" else 0o644
-            with open(path, "rb") as content:
-                archive.addfile(entry, content)
+            with open(path, "rb") as stored:
+                archive.addfile(entry, stored)
+
+
+def left_out() -> dict[str, str]:
+    """Return path -> why of what the archive that was unpacked here leaves out; nothing where none
+    was.
+    """
+    return read_json_object(Path(LEFT_OUT)) if Path(LEFT_OUT).is_file() else {}

@@ -5,9 +5,11 @@ should know before trusting it.
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
+
+from typing_extensions import TypedDict
 
 from bezoar.errors import UserError, reason
 from bezoar.files import brief, canonical, sha256_text
@@ -15,25 +17,31 @@ from bezoar.provenance.code_digest import digest
 from bezoar.provenance.fingerprint import Hashes, files_in
 from bezoar.provenance.staleness import first_row_changed
 from bezoar.readers import read_json_object
+from bezoar.recipe import require
 from bezoar.workflow import sources
 from bezoar.workflow.layout import LAST
 from bezoar.workflow.source_lock import recorded as recorded_in
 
 Receipts = dict[str, dict[str, Any]]
-ABSENT = "not there, though"
-KEYS = (
-    "stage",
-    "recipe",
-    "code",
-    "inputs",
-    "outputs",
-    "rows",
-    "facts",
-    "command",
-    "environment",
-    "git_commit",
-    "git_dirty",
-)
+FilesByName = dict[str, dict[str, str]]  # name -> path -> sha256
+
+
+class Held(TypedDict):
+    """What an audit reads of a receipt; it holds more."""
+
+    stage: str
+    recipe: dict[str, Any]
+    code: str
+    inputs: FilesByName
+    outputs: FilesByName
+    rows: dict[str, str]
+    facts: dict[str, Any]
+    command: list[str]
+    environment: dict[str, Any]
+    git_commit: str | None
+    git_dirty: bool
+    started_unix_s: float
+    wall_s: float
 
 
 def read_receipts(results: Path) -> tuple[Receipts, list[str]]:
@@ -42,14 +50,13 @@ def read_receipts(results: Path) -> tuple[Receipts, list[str]]:
     for path in sorted((results / "receipts").glob("*.json")):
         try:
             found = read_json_object(path)
-            missing = [key for key in KEYS if key not in found]
+            require(found, Held, str(path), "not a receipt", extra="ignore")
+            if not found["command"]:
+                raise UserError(f"{path}: no command; not a receipt")
         except UserError as error:
             wrong.append(f"{path.stem}: {error}")
             continue
-        if missing:
-            wrong.append(f"{path.stem}: {path}: no {', '.join(missing)}; not a receipt")
-        else:
-            receipts[path.stem] = found
+        receipts[path.stem] = found
     return receipts, wrong
 
 
@@ -94,9 +101,9 @@ def named_files(receipts: Receipts) -> set[str]:
     }
 
 
-def hashes(receipts: Receipts) -> list[str]:
+def hashes(receipts: Receipts, left_out: Container[str] = ()) -> list[str]:
     """Hash every input and output of every stage again, without a cache; return a line for each
-    that differs from its record, with the first row that does.
+    that differs from its record, with the first row that does. What is `left_out` may be absent.
     """
     wrong, seen = [], Hashes()
     now: dict[str, str | None] = {}
@@ -106,9 +113,11 @@ def hashes(receipts: Receipts) -> list[str]:
                 if path not in now:
                     now[path] = seen.of(path)
                 found = now[path]
-                if found is None:
-                    wrong.append(f"{stage}: {path}: {ABSENT} the receipt has it among its {kind}")
-                elif found != recorded:
+                if found is None and path not in left_out:
+                    wrong.append(
+                        f"{stage}: {path}: not there, though the receipt has it among its {kind}"
+                    )
+                elif found not in (None, recorded):
                     where = (
                         f" {first_row_changed(held['rows'][path], path)}:"
                         if path in held["rows"]
@@ -142,9 +151,23 @@ def snapshot_faults(path: str, recorded: str, pin: str | None) -> Iterator[str]:
     if pin and manifest["revision"] != pin:
         yield f"of revision {brief(manifest['revision'])}, but {brief(pin)} is pinned"
     name, files = str(Path(path).relative_to(snapshot)), manifest["files"]
-    listed = files.get(name) if isinstance(files, dict) else None
-    if name != "manifest.json" and listed != recorded:
+    if not isinstance(files, dict):
+        yield "the snapshot's manifest lists no files"
+    elif name != "manifest.json" and files.get(name) != recorded:
         yield "not as in the snapshot's manifest"
+
+
+def snapshot_contents(manifest: Path, used: Container[str]) -> Iterator[str]:
+    """Yield each file beside a hub snapshot's manifest that it does not list with these bytes: a
+    stage may read them by the manifest alone. Those that are `used` have hashes of their own.
+    """
+    listed, seen = read_json_object(manifest, "files")["files"], Hashes()
+    for path in sorted(manifest.parent.rglob("*")):
+        name = path.relative_to(manifest.parent)
+        if path == manifest or ".cache" in name.parts or str(path) in used or not path.is_file():
+            continue
+        if seen.of(str(path)) != listed.get(str(name)):
+            yield f"{path}: not as {manifest} lists it"
 
 
 def pin_of(identifier: str, registry: dict[str, Any], pinned: dict[str, Any]) -> str | None:
@@ -177,6 +200,7 @@ def chain(receipts: Receipts, results: Path) -> list[str]:
         for entry in registry.values()
         if "path" in entry
     }
+    read = {place_of(path) for held in receipts.values() for path in files_in(held["inputs"])}
     for stage, held in receipts.items():
         for path, recorded in files_in(held["inputs"]).items():
             place = place_of(path)
@@ -189,9 +213,10 @@ def chain(receipts: Receipts, results: Path) -> list[str]:
                     )
             elif place.startswith("data/hub/"):
                 pin = pin_of(Path(place).parts[2], registry, pinned)
-                wrong += [
-                    f"{stage}: {path}: {fault}" for fault in snapshot_faults(place, recorded, pin)
-                ]
+                faults = list(snapshot_faults(place, recorded, pin))
+                wrong += [f"{stage}: {path}: {fault}" for fault in faults]
+                if not faults and place.endswith("/manifest.json"):
+                    wrong += [f"{stage}: {line}" for line in snapshot_contents(Path(place), read)]
             elif place.startswith("data/"):
                 if known.get(place) != recorded:
                     wrong.append(
@@ -200,20 +225,20 @@ def chain(receipts: Receipts, results: Path) -> list[str]:
                     )
             elif place.startswith(f"{place_of(str(results))}/"):
                 wrong.append(f"{stage}: {path}: read, but no receipt wrote it")
+    return wrong
+
+
+def left_over(receipts: Receipts, results: Path) -> list[str]:
+    """Return the stages whose receipts the report of a finished run does not hold: those of another
+    configuration.
+    """
+    if "report" not in receipts:
+        return []
     read = {place_of(path) for held in receipts.values() for path in files_in(held["inputs"])}
-    unread = [
+    return [
         stage
         for stage in receipts
-        if "report" in receipts
-        and stage not in LAST
-        and place_of(f"{results}/receipts/{stage}.json") not in read
-    ]
-    return [
-        *wrong,
-        *(
-            f"{stage}: no later receipt holds the hash of this one; an edit of it could not be seen"
-            for stage in unread
-        ),
+        if stage not in LAST and place_of(f"{results}/receipts/{stage}.json") not in read
     ]
 
 
@@ -268,6 +293,11 @@ def reservations(receipts: Receipts, results: Path) -> list[str]:
                 " config/sources.lock alone"
             )
     found += from_elsewhere(receipts, results)
+    if left := left_over(receipts, results):
+        found.append(
+            "left over: the report holds none of these receipts, and none of their numbers is on"
+            f" it: {', '.join(left)}; of another configuration, or added"
+        )
     dirty = [
         stage for stage, held in receipts.items() if held["git_dirty"] or not held["git_commit"]
     ]
@@ -277,15 +307,16 @@ def reservations(receipts: Receipts, results: Path) -> list[str]:
             f" known: {', '.join(dirty)}"
         )
     for program in sorted({held["command"][0] for held in receipts.values()}):
+        file = Path("scripts") / program
+        code = digest(file) if file.is_file() else None
         other = [
             stage
             for stage, held in receipts.items()
-            if held["command"][0] == program and held["code"] != digest(Path("scripts") / program)
+            if held["command"][0] == program and held["code"] != code
         ]
         if other:
-            found.append(
-                f"other code: {program} or a module of it has been edited since: {', '.join(other)}"
-            )
+            what = "or a module of it has been edited since" if code else "is not there any more"
+            found.append(f"other code: {program} {what}: {', '.join(other)}")
     declared = {path for held in receipts.values() for path in files_in(held["outputs"])}
     declared |= {f"{results}/receipts/{stage}.json" for stage in receipts}
     others = sorted(

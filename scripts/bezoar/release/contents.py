@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bezoar.model_files import WEIGHTS
+from bezoar.provenance.archive import LEFT_OUT
 from bezoar.provenance.audit import Receipts, named_files
 from bezoar.provenance.fingerprint import files_in
 from bezoar.readers import read_json, read_text
@@ -233,13 +234,15 @@ def left_behind(layout: Layout, receipts: Receipts) -> dict[str, str]:
         found = {path for path in named if path.startswith(inside)}
         if entry["licence"] is None and found:
             unlicensed |= found
-            behind |= dict.fromkeys(found, f"{entry['id']} states no licence")
+            theirs = found - {f"{inside}manifest.json"}  # which holds hashes alone
+            behind |= dict.fromkeys(theirs, f"{entry['id']} states no licence")
+    copied: set[str] = set()
     copying = [held for stage, held in receipts.items() if stage.startswith(COPY_ITEMS)]
     for _ in copying:  # as many times as the longest chain of copies has links, at most
         for held in copying:
-            if unlicensed & set(files_in(held["inputs"])):
-                unlicensed |= set(files_in(held["outputs"]))
-    copied = unlicensed - set(behind)
+            if (unlicensed | copied) & set(files_in(held["inputs"])):
+                copied |= set(files_in(held["outputs"]))
+    copied -= set(behind)
     behind |= dict.fromkeys(copied, "copies evaluation items that state no licence")
     weights = {path for path in named if path.endswith(WEIGHTS)}
     return behind | dict.fromkeys(weights - set(behind), "weights, in repositories of their own")
@@ -261,9 +264,11 @@ def archive_card(layout: Layout, behind: dict[str, str], commands: str, licence:
                 f"# A run of {layout.config['model_card']['title']}",
                 f"Scale: **{layout.config['scale']}**. `{ARCHIVE}` holds the project, every receipt"
                 " and the files that they name; AUDIT.md is the verdict before it was published."
-                f" Unpack it and run `{commands}`. Files keep the licences of their sources, which"
-                " `config/sources.yaml` names.",
+                f" Unpack it into an empty directory and run `{commands}` there. Files keep the"
+                " licences of their sources, which `config/sources.yaml` names.",
                 "## Left out",
+                f"`{LEFT_OUT}` lists these files. An audit does without them: what was made"
+                " from them is held by hashes.",
                 table(("why", "files"), rows),
             ]
         )

@@ -2,13 +2,16 @@
 nowhere.
 """
 
+import json
 import sys
+import tarfile
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import yaml
 
+import archive_results
 import audit_results
 from bezoar.files import sha256_file, sha256_text, write_json
 from bezoar.provenance import audit
@@ -101,7 +104,7 @@ def findings() -> list[str]:
         ("base", "a" * 40, None, None),
         ("base", "b" * 40, None, f"of revision {'b' * 40}, but {'a' * 40} is pinned"),
         ("base", "a" * 40, {}, "not as in the snapshot's manifest"),
-        ("base", "a" * 40, ["config.json"], "not as in the snapshot's manifest"),
+        ("base", "a" * 40, ["config.json"], "the snapshot's manifest lists no files"),
         (f"me_mine_{'c' * 40}", "c" * 40, None, None),
         (f"me_mine_{'c' * 40}", "d" * 40, None, f"of revision {'d' * 40}, but"),
     ],
@@ -113,6 +116,85 @@ def test_a_snapshot_of_another_revision_is_a_finding(
     stage("base", ["import_base.py"], {f"{RESULTS}/base.json": "{}"}, (path,))
     found = findings()
     assert [line.startswith(f"base: {path}: {fault}") for line in found] == [True] * bool(fault)
+
+
+@pytest.mark.usefixtures("pins")
+@pytest.mark.parametrize("name", ["config.json", "more/test-2.parquet"])
+def test_what_a_stage_reads_beside_a_manifest_is_held_by_it(name: str) -> None:
+    """The harness is given a data set's manifest, and reads the files beside it."""
+    folder = Path(snapshot("base", "a" * 40)).parent
+    manifest = f"{folder}/manifest.json"
+    stage("lm_eval_x", ["run_lm_eval.py"], {f"{RESULTS}/x.json": "{}"}, (manifest,))
+    (folder / ".cache").mkdir()
+    (folder / ".cache/of-the-client").touch()
+    assert findings() == []
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text("edited")
+    assert findings() == [f"lm_eval_x: {folder}/{name}: not as {manifest} lists it"]
+    (folder / name).unlink()
+    assert findings() == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("inputs", [], '"inputs": input should be a valid dictionary, found []'),
+        ("outputs", {"x": "y"}, '"outputs.x": input should be a valid dictionary'),
+        ("command", [], "no command"),
+        ("rows", None, '"rows": input should be a valid dictionary'),
+        ("started_unix_s", None, '"started_unix_s": '),
+        ("git_commit", ..., 'lacks "git_commit"'),
+    ],
+)
+def test_a_damaged_receipt_is_a_finding(
+    capsys: pytest.CaptureFixture[str], key: str, value: object, said: str
+) -> None:
+    stage("a", ["merge_adapter.py"], {f"{RESULTS}/a.json": "{}"})
+    stage("b", ["merge_adapter.py"], {f"{RESULTS}/b.json": "{}"})
+    path = Path(f"{RESULTS}/receipts/a.json")
+    held = json.loads(path.read_text())
+    del held[key]
+    path.write_text(json.dumps(held if value is ... else {**held, key: value}))
+    page = audited(capsys)
+    assert page.startswith(f"# Audit of {RESULTS}: NOT SOUND, 1 findings")
+    assert f"- a: {path}: {said}" in page and "; not a receipt\n" in page
+
+
+def test_a_program_that_is_gone_and_a_receipt_left_over_are_to_be_known(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    stage("a", ["merge_adapter.py"], {f"{RESULTS}/a.json": "{}"})
+    stage("bridge_x", ["an_old_name.py"], {f"{RESULTS}/bridge.json": "{}"})
+    receipts = (f"{RESULTS}/receipts/a.json",)
+    stage("report", ["an_old_name.py"], {f"{RESULTS}/report.html": "<h1>"}, receipts)
+    page = audited(capsys)
+    assert page.startswith(f"# Audit of {RESULTS}: SOUND")
+    assert "\n- left over: " in page and "none of their numbers is on it: bridge_x; of" in page
+    assert "\n- other code: an_old_name.py is not there any more: bridge_x, report" in page
+
+
+def test_an_archive_says_what_it_leaves_out_and_its_audit_does_without(
+    tmp_path_factory: pytest.TempPathFactory,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    weights, table = f"{RESULTS}/base/model.bin", f"{RESULTS}/table.csv"
+    stage("base", ["merge_adapter.py"], {weights: "0" * 9_000_000})
+    stage("lm_eval_table", ["collect_lm_eval.py"], {table: "x"}, (weights,))
+    packed = ["--results", RESULTS, "--output", "packed.tar", "--max-bytes", "8000000"]
+    archive_results.main(packed)
+    assert f"left out: {weights}\n" in capsys.readouterr().out
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    with tarfile.open("packed.tar") as archive:
+        archive.extractall(elsewhere, filter="data")
+    monkeypatch.chdir(elsewhere)
+    page = audited(capsys)
+    assert page.startswith(f"# Audit of {RESULTS}: SOUND")
+    assert f"\n- left out of the archive: {weights}: larger than 8000000 bytes\n" in page
+    assert f"\n- lm_eval_table: {weights}: left out of the archive; the stage is held by" in page
+    Path(table).unlink()
+    page = audited(capsys)
+    assert f"\n- lm_eval_table: {table}: not there, though the receipt has it" in page
 
 
 @pytest.mark.usefixtures("pins")

@@ -346,6 +346,7 @@ def test_somebody_elses_files_without_a_licence_stay_behind(
     monkeypatch.chdir(ROOT)
     layout = Layout(resolved([str(PAPER)]))
     glue, arc = "data/hub/glue/rte.parquet", "data/hub/ai2_arc/easy.parquet"
+    listed = "data/hub/super_glue/manifest.json"
     items, matches = "results/data/evaluation_items.jsonl", "results/data/contamination.jsonl"
     page, rows = "results/report/rows.html", "results/filter/orca.jsonl"
     weights = "results/merge/openbezoar-sft/model.safetensors"
@@ -359,9 +360,10 @@ def test_somebody_elses_files_without_a_licence_stay_behind(
             "outputs": {"matches": {matches: "7"}},
         },
         "data_items": {
-            "inputs": {"data": {glue: "1", arc: "2"}},
+            "inputs": {"data": {listed: "0", arc: "2"}},
             "outputs": {"items": {items: "3"}},
         },
+        "lm_eval_base": {"inputs": {"data": {glue: "1"}}, "outputs": {}},
         "merge": {"inputs": {}, "outputs": {"model": {weights: "4"}}},
     }
     assert contents.left_behind(layout, receipts) == {
