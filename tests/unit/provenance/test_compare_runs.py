@@ -147,7 +147,7 @@ def test_what_is_no_run_is_one_line(
 def test_a_broken_receipt_is_one_line(tmp_path: Path) -> None:
     a = make(tmp_path, "a")
     (a / "receipts/data_items.json").write_text(json.dumps({"stage": "data_items"}))
-    with pytest.raises(UserError, match=r"data_items.*no recipe.*not a receipt"):
+    with pytest.raises(UserError, match=r'data_items.*lacks "recipe", .*not a receipt'):
         compare_runs.main([str(a), str(a)])
 
 

@@ -60,6 +60,8 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             "environment": {},
             "git_commit": "0" * 40,
             "git_dirty": False,
+            "started_unix_s": 0.0,
+            "wall_s": 1.0,
             "command": [
                 *(name, option, str(root / read), "--adapter", str(root / output)),
                 *("--like", str(tmp_path / f"{stage}.json"), "--receipt", str(receipt)),

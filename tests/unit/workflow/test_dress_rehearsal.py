@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 import plan_requests
-from bezoar.provenance.audit import KEYS
 from bezoar.workflow import dress_rehearsal, machine_checks, resources
 from bezoar.workflow import machine as machine_of
 from bezoar.workflow.configuration import merge, resolved
@@ -21,8 +20,12 @@ ROOT = Path(__file__).parents[3]
 
 def receipt(stage: str, mem_gb: float, gpu_gb: float) -> dict[str, Any]:
     hardware = {"gpu": "a GPU", "gpu_peak_bytes": gpu_gb * 1e9} if gpu_gb else {}
-    held = {"stage": stage, "wall_s": 61.0, "peak_memory_bytes": mem_gb * 1e9}
-    return {**dict.fromkeys(KEYS), **held, "hardware": hardware}
+    empty: dict[str, Any] = {
+        key: {} for key in "recipe inputs outputs rows facts environment".split()
+    }
+    made = {"code": "", "command": ["x.py"], "git_commit": None, "git_dirty": False}
+    took = {"started_unix_s": 0.0, "wall_s": 61.0, "peak_memory_bytes": mem_gb * 1e9}
+    return {"stage": stage, **empty, **made, **took, "hardware": hardware}
 
 
 @pytest.fixture
