@@ -6,7 +6,7 @@ REQUIRED INPUTS:
     dropped = <results>/generate/{scheme}.dropped.jsonl
     chat    = <results>/mtbench/{model}/{answers,judgments}.jsonl
     pairs   = <results>/preferences/pairs.jsonl, or data/clean/pairs.jsonl, dpo/held_out.json
-    samples = <results>/lm_eval/{model}.samples.jsonl, data/evaluation_items.jsonl
+    samples = <results>/lm_eval/{model}.samples.jsonl, lm_eval.json, data/evaluation_items.jsonl
 OUTPUTS:
     page    = <results>/report/rows.html
 """
@@ -28,6 +28,7 @@ rule explorer:
         pairs=lineage.used(LAYOUT, PAIRS),
         held_out="<results>/dpo/held_out.json",
         samples=expand("<results>/lm_eval/{model}.samples.jsonl", model=EVALUATED),
+        lm_eval="<results>/lm_eval.json",
     output:
         page="<results>/report/rows.html",
         receipt="<results>/receipts/explorer.json",
@@ -46,7 +47,7 @@ rule explorer:
             --duplicates {input.duplicates:q} --contamination {input.contamination:q} \
             --items {input.evaluation:q} --answers {input.answers:q} \
             --judgments {input.judgments:q} --samples {input.samples:q} \
-            --pairs {input.pairs:q} --held-out {input.held_out:q} \
+            --lm-eval {input.lm_eval:q} --pairs {input.pairs:q} --held-out {input.held_out:q} \
             --template {input.template:q} --output {output.page:q} \
             --recipe {params.recipe:q} --code {params.code} --receipt {output.receipt:q}
         """

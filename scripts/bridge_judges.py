@@ -8,9 +8,10 @@ Usage: bridge_judges.py --first results/mtbench/base/judgments.jsonl … \\
 
 The offset is the second rating less the first, over the (model, question, turn, repeat) that both
 rated, with an interval over questions: one question's turns, repeats and models are not
-independent. Rank agreement is Kendall's tau-b, of the models by their means and of all answers.
-`replaced` is each model's score with the second rating in place of the first wherever both are
-there: for corrected references, their effect.
+independent. Rank agreement is Kendall's tau-b over the same judgments, of the models by their means
+and of all answers. A model's `first` and `second` are its means over all that the one or the other
+rated, `replaced` its score with the second rating in place of the first wherever both are there:
+for corrected references, their effect.
 """
 
 from pathlib import Path
@@ -22,7 +23,7 @@ from typing_extensions import TypedDict
 from bezoar import program
 from bezoar.errors import UserError
 from bezoar.evaluation.mtbench import checked
-from bezoar.evaluation.statistics import clustered_difference, rank_correlation
+from bezoar.evaluation.statistics import BETWEEN_RATINGS, clustered_difference, rank_correlation
 from bezoar.files import write_json
 from bezoar.provenance.receipt import Receipt, stage_parser
 from bezoar.readers import read_jsonl
@@ -60,7 +61,7 @@ def offset(gaps: dict[Key, float], seed: int) -> dict[str, Any] | None:
     groups: dict[int, list[float]] = {}
     for (_, question, _, _), gap in gaps.items():
         groups.setdefault(question, []).append(gap)
-    found = clustered_difference(groups, seed)
+    found = clustered_difference(groups, seed, BETWEEN_RATINGS)
     first = {name: found[name] for name in ("mean", "low", "high", "n")}  # the order in the file
     return {**first, "judgments": len(gaps), **found}
 
@@ -90,8 +91,10 @@ def bridge(first: Rows, second: Rows, seed: int) -> dict[str, Any]:
         }
         for model in models
     }
-    known = [
-        row for row in means.values() if row["first"] is not None and row["second"] is not None
+    by_model = [keys for model in models if (keys := [key for key in rated if key[0] == model])]
+    ranked = [
+        [float(np.mean([rows[key]["score"] for key in keys])) for keys in by_model]
+        for rows in (first, second)
     ]
     return {
         "judgments": {
@@ -115,17 +118,9 @@ def bridge(first: Rows, second: Rows, seed: int) -> dict[str, Any]:
             for model in models
         },
         "rank_agreement": {
-            "models": (
-                rank_correlation([row["first"] for row in known], [row["second"] for row in known])
-                if known
-                else None
-            ),
-            "answers": (
-                rank_correlation(
-                    [first[key]["score"] for key in rated], [second[key]["score"] for key in rated]
-                )
-                if rated
-                else None
+            "models": rank_correlation(*ranked),
+            "answers": rank_correlation(
+                *([rows[key]["score"] for key in rated] for rows in (first, second))
             ),
         },
     }

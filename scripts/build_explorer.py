@@ -11,8 +11,9 @@ Usage: build_explorer.py --rows …/filter/lamini.jsonl … \\
            --dropped …/generate/lamini.dropped.jsonl … --duplicates …/duplicates.jsonl \\
            --contamination …/contamination.jsonl --items …/evaluation_items.jsonl \\
            --answers …/mtbench/base/answers.jsonl … --judgments …/mtbench/base/judgments.jsonl … \\
-           --samples …/lm_eval/base.samples.jsonl … --pairs …/preferences/pairs.jsonl \\
-           --held-out …/dpo/held_out.json --template … --output …/rows.html \\
+           --samples …/lm_eval/base.samples.jsonl … --lm-eval …/lm_eval.json \\
+           --pairs …/preferences/pairs.jsonl --held-out …/dpo/held_out.json \\
+           --template … --output …/rows.html \\
            --recipe '{"scale": "rehearsal", …}' --code … --receipt …
 """
 
@@ -23,6 +24,7 @@ from typing_extensions import TypedDict
 from bezoar import program
 from bezoar.files import whole_file
 from bezoar.provenance.receipt import Receipt, stage_parser
+from bezoar.readers import read_json
 from bezoar.report import rows
 
 
@@ -30,7 +32,6 @@ class Recipe(TypedDict):
     """The settings of the stage, with their units."""
 
     scale: str
-    metric: dict[str, str]  # task -> the harness's metric that the table takes
     seed: int
 
 
@@ -45,6 +46,7 @@ FILES = {
     "duplicates": "duplicates found in the rows, JSONL",
     "contamination": "evaluation items found in the rows, JSONL",
     "items": "texts of the evaluation's items, JSONL",
+    "lm_eval": "the harness's table, which names the metric of each task, JSON",
     "pairs": "preference pairs, JSONL",
     "held_out": "margins of those that DPO did not train on, JSON",
     "template": "the page's template, Jinja",
@@ -78,7 +80,7 @@ def main(argv: list[str] | None = None) -> None:
             *(rows.dropped(path) for path in args.dropped),
             rows.chat(zip(args.answers, args.judgments, strict=True), items),
             rows.preferred(args.pairs, args.held_out),
-            rows.changed_items(args.samples, items, args.recipe["metric"]),
+            rows.changed_items(args.samples, items, read_json(args.lm_eval)["metric"]),
         ]
         html = rows.page(args.template, args.recipe["scale"], sections)
         with whole_file(args.output) as stream:

@@ -87,7 +87,6 @@ class Claims(TypedDict):
 
 
 MEASURES = {"mtbench.json": ("overall",), "lm_eval.json": ("mean_of_tasks", "all_items")}
-MOST = {"overall": 9.0}  # between two ratings of 1 to 10; other measures are shares of items
 
 
 def difference_in(
@@ -110,20 +109,13 @@ def difference_in(
     }
 
 
-def verdict(difference: dict[str, Any] | None, margin: float, most: float = 1.0) -> tuple[str, str]:
+def verdict(difference: dict[str, Any] | None, margin: float) -> tuple[str, str]:
     """Return (verdict, reason) of a difference from its interval; `margin` is how far below 0 a
-    difference may be and still count, `most` the largest that an item can have.
-
-    Where all items have the same difference, their bootstrap has an interval of no width. Of n
-    items, up to 3 / n of all others can still differ from them, with 95 % confidence (the rule of
-    three: Hanley and Lippman-Hand 1983).
+    difference may be and still count.
     """
     if difference is None:
         return "not run", "the artifact has no such comparison"
     bound, low, high = -margin, difference["low"], difference["high"]
-    if low == high:
-        unseen = most * min(1.0, 3 / difference["n"])
-        low, high = low - unseen, high + unseen
     text = f"{difference['mean']:+.3f} [{low:+.3f}, {high:+.3f}], n = {difference['n']}"
     if low > bound:
         return "reproduced", f"{text}: the whole interval is above {bound:g}"
@@ -193,7 +185,7 @@ def check(
                 f"{wanted['measure']}: {wanted['candidate']} − {wanted['baseline']} >"
                 f" {-wanted['margin']:g}"
             )
-            decided, reason = verdict(found, wanted["margin"], MOST.get(wanted["measure"], 1.0))
+            decided, reason = verdict(found, wanted["margin"])
         else:
             wanted = claim["value"]
             test = f"{wanted['path']} = {wanted['expected']}" + (

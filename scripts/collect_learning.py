@@ -45,6 +45,7 @@ METRICS = {
     "evol": ("loss", "exact_match", "right"),
     "preferences": ("accuracy", "margin"),
 }
+NATS = ("loss", "margin")  # no largest difference; the others are shares
 
 Measured = dict[str, dict[str, dict[str, list[float]]]]
 
@@ -76,7 +77,10 @@ def differences(measured: Measured, seed: int) -> list[dict[str, Any]]:
             "metric": metric,
             "own": OWN.get(candidate) == name,
             **paired_difference(
-                measured[candidate][name][metric], measured[baseline][name][metric], seed
+                measured[candidate][name][metric],
+                measured[baseline][name][metric],
+                seed,
+                None if metric in NATS else 1.0,
             ),
         }
         for candidate, baseline in pairs

@@ -25,7 +25,12 @@ from typing_extensions import TypedDict
 from bezoar import program
 from bezoar.errors import UserError
 from bezoar.evaluation.mtbench import checked
-from bezoar.evaluation.statistics import RESAMPLES, bootstrap_mean, clustered_difference
+from bezoar.evaluation.statistics import (
+    BETWEEN_RATINGS,
+    RESAMPLES,
+    bootstrap_mean,
+    clustered_difference,
+)
 from bezoar.files import write_json
 from bezoar.provenance.receipt import Receipt, stage_parser
 from bezoar.readers import read_jsonl
@@ -93,7 +98,8 @@ def difference(candidate: Rows, baseline: Rows, seed: int) -> dict[str, Any] | N
     if not gaps:
         return None
     repeats = 1 + max(row.get("repeat", 0) for row in [*candidate, *baseline])
-    return {**clustered_difference(dict(sorted(gaps.items())), seed), "repeats": repeats}
+    found = clustered_difference(dict(sorted(gaps.items())), seed, BETWEEN_RATINGS)
+    return {**found, "repeats": repeats}
 
 
 def judged(row: dict[str, Any]) -> tuple[int, int, int]:

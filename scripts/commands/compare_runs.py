@@ -18,7 +18,7 @@ from typing import Any
 
 from bezoar import program
 from bezoar.errors import UserError, reason
-from bezoar.evaluation.statistics import clustered_difference
+from bezoar.evaluation.statistics import BETWEEN_RATINGS, clustered_difference
 from bezoar.files import differences
 from bezoar.provenance.audit import Receipts, finished
 from bezoar.provenance.fingerprint import files_in
@@ -143,15 +143,21 @@ def chat_items(run: Run, model: str) -> Values:
     }
 
 
+def judges(run: Run, model: str) -> list[str]:
+    """Return who judged a model's answers."""
+    return sorted({row["judge"][0] for row in run.rows(f"mtbench/{model}/judgments.jsonl")})
+
+
 def same_source(a: Run, b: Run, stage: str, name: str) -> bool:
     """Whether a stage of both runs read the same files under an input's name."""
     found = [run.receipts.get(stage, {"inputs": {}})["inputs"].get(name) for run in (a, b)]
     return None not in found and sorted(found[0].values()) == sorted(found[1].values())
 
 
-def compared(what: str, one: Values, other: Values, same: bool) -> str:
+def compared(what: str, one: Values, other: Values, same: bool, most: float = 1.0) -> str:
     """Return a line on the means of two runs, with the paired difference of the items of both; the
-    first part of an item names its cluster: the question that several turns belong to.
+    first part of an item names its cluster: the question that several turns belong to. `most` is
+    the largest difference that an item can have.
     """
     means = [f"{sum(found.values()) / len(found):.3f}" for found in (one, other)]
     line = f"{what}: {means[0]} -> {means[1]}"
@@ -161,8 +167,10 @@ def compared(what: str, one: Values, other: Values, same: bool) -> str:
     gaps: dict[Any, list[float]] = {}
     for item in items:
         gaps.setdefault(item[0], []).append(other[item] - one[item])
-    gap = clustered_difference(gaps, 0)
     moved = sum(one[item] != other[item] for item in items)
+    if not moved:
+        return f"{line}, none of {len(items)} items moved"
+    gap = clustered_difference(gaps, 0, most)
     return (
         f"{line}, in pairs {gap['mean']:+.3f} ({gap['low']:+.3f} to {gap['high']:+.3f}),"
         f" {moved} of {len(items)} items moved"
@@ -170,24 +178,27 @@ def compared(what: str, one: Values, other: Values, same: bool) -> str:
 
 
 def numbers(a: Run, b: Run) -> Iterator[str]:
-    """Yield a line for each model and benchmark that both runs have."""
-    tables = [run.json("lm_eval.json") or {"models": {}} for run in (a, b)]
+    """Yield a line for each model and benchmark that both runs have; scores by two metrics, or
+    ratings by two judges, are not compared.
+    """
+    tables = [run.json("lm_eval.json") or {"models": {}, "metric": {}} for run in (a, b)]
     same = same_source(a, b, "data_items", "tasks") and same_source(a, b, "data_items", "data")
-    table = {"recipe": {"metric": {}}}  # of a run that has not come so far
-    metrics = [run.receipts.get("lm_eval_table", table)["recipe"]["metric"] for run in (a, b)]
+    one, other = (table["metric"] for table in tables)
+    for task in [task for task in one if other.get(task, one[task]) != one[task]]:
+        yield f"{task}: by {one[task]} -> {other[task]}, not compared"
     for model in [name for name in tables[0]["models"] if name in tables[1]["models"]]:
         samples = [run.rows(f"lm_eval/{model}.samples.jsonl") for run in (a, b)]
-        for task in [name for name in metrics[0] if name in metrics[1]]:
-            found = [
-                harness_items(rows, task, metric[task])
-                for rows, metric in zip(samples, metrics, strict=True)
-            ]
+        for task in [task for task in one if one[task] == other.get(task)]:
+            found = [harness_items(rows, task, one[task]) for rows in samples]
             if all(found):
                 yield compared(f"{model}, {task}", found[0], found[1], same)
         chat = [chat_items(run, model) for run in (a, b)]
-        if all(chat):
+        by = [" and ".join(judges(run, model)) for run in (a, b)]
+        if all(chat) and by[0] != by[1]:
+            yield f"{model}, chat: judged by {by[0]} -> {by[1]}, not compared"
+        elif all(chat):
             asked = same_source(a, b, f"mtbench_judgments_{model}", "questions")
-            yield compared(f"{model}, chat", chat[0], chat[1], asked)
+            yield compared(f"{model}, chat", chat[0], chat[1], asked, BETWEEN_RATINGS)
     verdicts = [
         {
             row["statement"]: row["verdict"]

@@ -7,15 +7,18 @@ Usage: evaluate_model.py \\
 
 Snakemake is started with the model, and those evaluated before, added to the configuration: it
 imports the model, evaluates it and writes <results>/evaluate/table.csv, one row per model. Nothing
-is trained. A model that was evaluated is written into models.yaml beside the table. The table's
-first model is what the others are compared with in pairs. `models.yaml` is a configuration: added
-to CONFIG, it puts the same models into lm_eval.json and mtbench.json beside ours.
+is trained. A model that was evaluated is written into models.yaml beside the table, whatever
+another run of this command does meanwhile. The table's first model is what the others are compared
+with in pairs. `models.yaml` is a configuration: added to CONFIG, it puts the same models into
+lm_eval.json and mtbench.json beside ours.
 """
 
 import argparse
 import contextlib
 import signal
 import subprocess
+import uuid
+from typing import Any
 
 import yaml
 
@@ -75,29 +78,38 @@ def main(argv: list[str] | None = None) -> None:
         )
     config = resolved(args.config)
     models = extra_models.evaluated(config)
-    extra = extra_models.with_model(config, args.model, args.revision, args.template, args.name)
+
+    def with_model() -> dict[str, Any]:
+        return extra_models.with_model(config, args.model, args.revision, args.template, args.name)
+
+    extra = with_model()
     whole = merge(config, extra)
     check(whole, SCHEMA, [*files_of(args.config), models])
-    pending, target = (
-        models.with_name("models.pending.yaml"),
-        models.with_name("table.csv"),
-    )  # a model that cannot be evaluated must not block those after it
+    # A model that cannot be evaluated must not block those after it, nor a run those beside it.
+    pending = models.with_name(f".models.{uuid.uuid4().hex}.yaml")
+    target = models.with_name("table.csv")
     display = ["-n"] if args.dry_run else [] if own("VERBOSE") else ["--logger", "bezoar"]
     files = [*args.config, str(pending)]
     run = start.command(whole, files, [str(target)], args.profile, args.cores, display)
-    with whole_file(pending) as stream:
-        yaml.safe_dump(extra, stream, sort_keys=False)
-    failed = status_of(*run)
-    if failed or args.dry_run:
-        pending.unlink()
-    else:
-        pending.replace(models)
-        print(target.read_text(encoding="utf-8"))
+    tabled: dict[str, Any] | None = None
+    failed = 0
+    try:
+        # Again, for the table alone, if another run ended after we read its models.
+        while not failed and (extra := with_model()) != tabled:
+            with whole_file(pending) as stream:
+                yaml.safe_dump(extra, stream, sort_keys=False)
+            failed, tabled = status_of(*run), extra
+    finally:
+        pending.unlink(missing_ok=True)
     if failed:
         raise UserError(
             f"{args.model}: the evaluation failed, see above; the same command continues where it"
             " stopped"
         )
+    if not args.dry_run:
+        with whole_file(models) as stream:
+            yaml.safe_dump(extra, stream, sort_keys=False)
+        print(target.read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

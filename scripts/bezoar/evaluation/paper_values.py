@@ -3,9 +3,9 @@ config/paper_values.csv.
 
 One value per row, seven columns: table (as the paper calls it: "Table 5"), benchmark (lm_eval or
 mtbench), model (a name of our tables), task (of lm_eval, or mean_of_tasks; for mtbench overall,
-turn 1, turn 2 or a category), metric (acc or acc_norm; for mtbench the judge's name, such as
-claude-2.1), value (accuracy from 0 to 1, or rating from 1 to 10), tolerance (in the unit of the
-value).
+turn 1, turn 2 or a category), metric (acc or acc_norm; of mean_of_tasks that of every task; for
+mtbench the judge's name, such as claude-2.1), value (accuracy from 0 to 1, or rating from 1 to
+10), tolerance (in the unit of the value).
 """
 
 import difflib
@@ -122,11 +122,15 @@ def compare(
     paper's.
 
     Both were measured on the same items, so the tolerance decides. Only where they differ by more
-    and the paper's value still lies in our interval is the verdict undecided.
+    and the paper's value still lies in our interval is the verdict undecided. Nothing is decided
+    where `lm_eval: limit` took the first items alone, or of a mean over other metrics.
     """
     compared = []
     for row in rows:
         mine = ours(row, tables, judge)
+        harness = tables["lm_eval.json"] if mine and row["benchmark"] == "lm_eval" else None
+        limit = harness and harness["settings"]["limit"]
+        metrics = sorted(set(harness["metric"].values())) if harness else []
         if mine is None:
             verdict, reason = "not run", "ours has no such value"
         elif row["benchmark"] == "mtbench" and row["metric"] != judge:
@@ -138,6 +142,10 @@ def compare(
             verdict, reason = "not run", f"ours is from the {scale}, not from the paper's scale"
         elif differs:
             verdict, reason = "not run", f"ours is of something else ({', '.join(differs)})"
+        elif limit is not None:
+            verdict, reason = "not run", f"ours is of the first {limit} items of each task alone"
+        elif row["task"] == "mean_of_tasks" and metrics != [row["metric"]]:
+            verdict, reason = "not run", f"ours is the mean of tasks by {' and '.join(metrics)}"
         elif abs(mine["mean"] - row["value"]) <= row["tolerance"] + 1e-9:
             verdict, reason = (
                 "reproduced",

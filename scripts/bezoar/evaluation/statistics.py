@@ -10,6 +10,7 @@ import numpy as np
 from scipy.special import bdtr, ndtr, stdtrit
 
 RESAMPLES = 10_000
+BETWEEN_RATINGS = 9.0  # the largest difference of two ratings from 1 to 10
 FEW = 1 / 32  # distinct values, as a share of all, up to which counting is faster than drawing
 
 
@@ -82,10 +83,11 @@ def _blocks(resamples: int, size: int) -> list[int]:
 
 
 def paired_difference(
-    candidate: Sequence[float], baseline: Sequence[float], seed: int
+    candidate: Sequence[float], baseline: Sequence[float], seed: int, most: float | None = 1.0
 ) -> dict[str, Any]:
     """Return {mean, low, high, n} of candidate - baseline over the same items, resampling items
-    (paired bootstrap), and its `detectability`.
+    (paired bootstrap), and its `detectability`, for which `most` is the largest difference that an
+    item can have: 1 of shares, None where there is none.
     """
     if len(candidate) != len(baseline):
         raise ValueError(
@@ -94,16 +96,18 @@ def paired_difference(
         )
     gaps = np.asarray(candidate, dtype=float) - np.asarray(baseline, dtype=float)
     found = bootstrap_mean(gaps, seed)
-    return {**found, **detectability([gaps], found)}
+    return {**found, **detectability([gaps], found, most)}
 
 
-def clustered_difference(gaps: Mapping[Any, Sequence[float]], seed: int) -> dict[str, Any]:
+def clustered_difference(
+    gaps: Mapping[Any, Sequence[float]], seed: int, most: float | None = 1.0
+) -> dict[str, Any]:
     """Return the same of gaps that are grouped, cluster -> its gaps, resampling clusters: the turns
     and repeats of one question are not independent.
     """
     means = [float(np.mean(values)) for values in gaps.values()]
     found = bootstrap_mean(means, seed, weights=[len(values) for values in gaps.values()])
-    return {**found, **detectability([means], found)}
+    return {**found, **detectability([means], found, most)}
 
 
 def mcnemar(candidate: Sequence[float], baseline: Sequence[float]) -> float:
@@ -197,27 +201,42 @@ def detectable_difference(spread: float, n: int) -> float:
     return (1.959964 + 0.841621) * spread / math.sqrt(n)
 
 
-def detectability(groups: Sequence[Sequence[float]], interval: dict[str, float]) -> dict[str, Any]:
-    """Return {spread, detectable, excludes_zero}: what a difference of these paired gaps could have
-    shown, and whether it did.
+def detectability(
+    groups: Sequence[Sequence[float]], interval: dict[str, float], most: float | None = 1.0
+) -> dict[str, Any]:
+    """Return {low, high, spread, detectable, excludes_zero}: what a difference of these paired gaps
+    could have shown, and whether it did.
 
-    `groups` is one list of gaps, or one a task where the difference is the mean over tasks.
-    `spread` is the standard deviation of a gap, in the unit of the score (over groups: what makes
-    the interval, times the root of n); `detectable` is None where all gaps are equal, for then
-    their spread is not known; `excludes_zero` is whether the interval excludes 0.
+    `groups` is one list of gaps, or one a task where the difference is the mean over tasks;
+    `interval` has its bootstrap's {mean, low, high}. `spread` is the standard deviation of a gap,
+    in the unit of the score (over groups: what makes the interval, times the root of n);
+    `detectable` is None where all gaps are equal, for then their spread is not known;
+    `excludes_zero` is whether the interval excludes 0.
+
+    Equal gaps give a bootstrap interval of no width. But of n items, up to 3 / n of all others can
+    have another gap, with 95 % confidence (the rule of three: Hanley and Lippman-Hand 1983), as far
+    as -`most` or `most`: `low` and `high` are the means with so many of these. In a mean over tasks
+    they count most in the task of fewest items. Where `most` is None, nothing bounds them: `low`
+    and `high` stay, and exclude nothing.
     """
     n = sum(len(gaps) for gaps in groups)
-    spread = detectable = None
+    low, high, spread, detectable = interval["low"], interval["high"], None, None
+    varies = any(np.ptp(gaps) > 1e-9 for gaps in groups)  # means of equal ratings differ less
     if all(len(gaps) > 1 for gaps in groups):
         spread = math.sqrt(
             n * math.fsum(float(np.var(gaps, ddof=1)) / len(gaps) for gaps in groups)
         ) / len(groups)
-        varies = any(np.ptp(gaps) > 1e-9 for gaps in groups)  # means of equal ratings differ less
         detectable = detectable_difference(spread, n) if varies else None
+    if not varies and most is not None:
+        unseen = min(1.0, 3 / (len(groups) * min(len(gaps) for gaps in groups)))
+        seen = (1 - unseen) * interval["mean"]
+        low, high = seen - unseen * most, seen + unseen * most
     return {
+        "low": low,
+        "high": high,
         "spread": spread,
         "detectable": detectable,
-        "excludes_zero": interval["low"] > 0 or interval["high"] < 0,
+        "excludes_zero": (varies or most is not None) and (low > 0 or high < 0),
     }
 
 

@@ -75,8 +75,8 @@ def learned(learning: dict[str, Any]) -> dict[str, str]:
 
 
 def validation(curves: dict[str, Rows]) -> dict[str, str]:
-    """Return the validation losses of the SFT stages on shared axes; `curves` is stage -> log. DPO
-    is not among them: its loss is of another kind.
+    """Return the validation losses of all stages on shared axes; `curves` is stage -> log. DPO is
+    not among them: its loss is of another kind.
     """
     series = {}
     for stage, rows in curves.items():
@@ -105,7 +105,9 @@ def judged_again(bridges: dict[str, dict[str, Any]]) -> dict[str, str]:
 
 
 def curve(rows: Rows) -> str:
-    """Return the figure of one stage: losses, or margins and accuracies for preference training."""
+    """Return the figure of one stage: losses in nats per token, or of preference training its
+    margins, accuracies and losses, which have no unit in common.
+    """
     names = {"loss": "training loss", "eval_loss": "validation loss"}
     if any("rewards/margins" in row for row in rows):
         names = {
@@ -118,4 +120,4 @@ def curve(rows: Rows) -> str:
         points = [(row["step"], row[key]) for row in rows if key in row]
         if points:
             series[label] = ([step for step, _ in points], [value for _, value in points])
-    return plots.curves(series, "nats per token" if "loss" in names else "")
+    return plots.curves(series, "nats per token" if "eval_loss" in names else "")

@@ -205,9 +205,8 @@ def evaluate(layout: Layout) -> Recipe:
 
 
 def explorer(layout: Layout) -> Recipe:
-    """Return what the page of rows names: the scale, and by which metric models differ."""
-    config = layout.config
-    return seeded(layout, scale=config["scale"], metric=config["lm_eval_table"]["metric"])
+    """Return what the page of rows names: the scale."""
+    return seeded(layout, scale=layout.config["scale"])
 
 
 def report(layout: Layout, files: list[str]) -> Recipe:

@@ -13,6 +13,7 @@ import yaml
 import check_claims
 from bezoar.errors import UserError
 from bezoar.evaluation import paper_values
+from bezoar.evaluation.statistics import paired_difference
 from bezoar.files import write_json
 from bezoar.readers import read_json
 from bezoar.workflow import recipes
@@ -65,6 +66,8 @@ TABLES: dict[str, Any] = {
                 "piqa": {"acc": interval(0.770, 0.75, 0.79), "acc_norm": interval(0.78, 0.76, 0.80)}
             }
         },
+        "metric": {"piqa": "acc", "rte": "acc"},
+        "settings": {"limit": None},
         "calibration": {"verdict": "not calibrated"},
     },
     "generate/lamini.counts.json": {"kept": 1505},
@@ -285,9 +288,16 @@ def test_the_shipped_file_is_empty_and_every_table_is_unknown(tmp_path: Path) ->
 def test_an_interval_without_width_is_no_certainty(
     n: int, most: float, margin: float, expected: str
 ) -> None:
-    same = {**interval(0.0, 0.0, 0.0), "n": n}
-    assert check_claims.verdict(same, margin, most)[0] == expected
-    assert check_claims.verdict(same, 0.0, most)[0] == "undecided"
+    same = paired_difference([0.5] * n, [0.5] * n, 0, most)
+    assert check_claims.verdict(same, margin)[0] == expected
+    assert check_claims.verdict(same, 0.0)[0] == "undecided"
+
+
+@pytest.mark.parametrize("n", [1, 3, 10, 20, 100])
+def test_a_verdict_and_the_page_agree_on_equal_differences(n: int) -> None:
+    found = paired_difference([6.0] * n, [5.0] * n, 0, 9.0)
+    assert found["excludes_zero"] == (check_claims.verdict(found, 0.0)[0] == "reproduced")
+    assert found["excludes_zero"] == (n >= 100)
 
 
 @pytest.mark.parametrize(
@@ -321,6 +331,37 @@ def test_a_value_of_the_paper_stands_beside_ours_with_a_verdict(
     assert small["verdict"] in ("not run", "cannot be reproduced"), (
         "a miniature reproduces no number of the paper"
     )
+
+
+@pytest.mark.parametrize(
+    ("change", "row", "reason"),
+    [
+        (
+            {"settings": {"limit": 100}},
+            "Table 1,lm_eval,base,piqa,acc,0.77,0.01",
+            "ours is of the first 100 items of each task alone",
+        ),
+        (
+            {"metric": {"piqa": "acc", "rte": "acc_norm"}},
+            "Table 1,lm_eval,base,mean_of_tasks,acc,0.5,0.02",
+            "ours is the mean of tasks by acc and acc_norm",
+        ),
+        (
+            {},
+            "Table 1,lm_eval,base,mean_of_tasks,acc_norm,0.5,0.02",
+            "ours is the mean of tasks by acc",
+        ),
+    ],
+)
+def test_other_items_and_means_of_other_metrics_decide_nothing(
+    tmp_path: Path, change: dict[str, Any], row: str, reason: str
+) -> None:
+    tables = {**TABLES, "lm_eval.json": {**TABLES["lm_eval.json"], **change}}
+    chat = "Table 2,mtbench,openbezoar-sft,overall,judge,5.1,0.2"
+    rows = paper_values.read(filled(tmp_path, row, chat), MODELS)
+    found, other = paper_values.compare(rows, tables, "judge", "paper")
+    assert (found["verdict"], found["reason"]) == ("not run", reason)
+    assert other["verdict"] == "reproduced"
 
 
 @pytest.mark.parametrize(

@@ -265,10 +265,11 @@ def test_a_bridge_finds_the_offset_between_two_judges_by_category(
         "stem": -1,
         "coding": 0,
     }
-    assert (
-        found["categories"]["writing"]["excludes_zero"]
-        and not found["categories"]["math"]["excludes_zero"]
+    writing = found["categories"]["writing"]
+    assert (writing["low"], writing["high"]) == pytest.approx((-1.4 - 2.7, -1.4 + 2.7)), (
+        "10 questions with the same offset say little of others"
     )
+    assert not found["categories"]["math"]["excludes_zero"] and found["offset"]["excludes_zero"]
     assert found["judgments"] == {"first": 80, "second": 80, "in_both": 80, "rated_by_both": 79}
     assert found["offset"]["low"] < found["offset"]["mean"] < found["offset"]["high"] < 0
     assert 0.5 < found["rank_agreement"]["answers"] < 1
@@ -320,6 +321,20 @@ def test_corrected_references_are_judged_alone_and_their_effect_is_the_replaced_
     assert found["models"]["m"]["first"] == 5.0 and found["models"]["m"][
         "replaced"
     ] == pytest.approx((14 * 5 + 2 * 9) / 16)
+
+
+def test_models_are_ranked_by_what_both_judges_rated() -> None:
+    ratings = {"a": [9, 1, 1, 1], "b": [5, 5, 5, 5], "c": [1, 9, 9, 9]}
+    first = {
+        (model, question, 1, 0): {"state": "rated", "score": score, "category": "math"}
+        for model, scores in ratings.items()
+        for question, score in enumerate(scores)
+    }
+    second = {key: row for key, row in first.items() if key[1] == 0}
+    found = bridge_judges.bridge(first, second, 0)
+    assert found["rank_agreement"] == {"models": 1.0, "answers": 1.0}
+    assert [found["models"][model]["first"] for model in ratings] == [3, 5, 7]
+    assert bridge_judges.bridge(first, {}, 0)["rank_agreement"] == {"models": None, "answers": None}
 
 
 def test_a_judgment_that_stands_twice_is_refused_and_judges_are_never_mixed(

@@ -165,25 +165,57 @@ def test_rank_correlation_is_kendalls_tau_b() -> None:
 
 def test_what_cannot_be_told_apart_is_called_so() -> None:
     assert (
-        statistics.detectability([[1.0, -1.0, 1.0, -1.0]], {"low": -0.5, "high": 0.5})[
+        statistics.detectability([[1.0, -1.0, 1.0, -1.0]], {"mean": 0, "low": -0.5, "high": 0.5})[
             "excludes_zero"
         ]
         is False
     )
-    found = statistics.detectability([[1.0, 1.1, 0.9, 1.0]], {"low": 0.9, "high": 1.1})
+    found = statistics.detectability([[1.0, 1.1, 0.9, 1.0]], {"mean": 1, "low": 0.9, "high": 1.1})
     assert found["excludes_zero"] is True and found["detectable"] == pytest.approx(
         2.801585 * found["spread"] / 2
     )
-    assert statistics.detectability([[1.0]], {"low": 1.0, "high": 1.0})["detectable"] is None
-    equal = statistics.detectability([[0.0, 0.0], [0.0, 0.0]], {"low": 0.0, "high": 0.0})
-    assert equal == {"spread": 0.0, "detectable": None, "excludes_zero": False}
-    thirds = statistics.detectability([[0.1 + 0.2, 0.3, 0.3]], {"low": 0.3, "high": 0.3})
-    assert thirds["detectable"] is None and thirds["excludes_zero"]
+    assert (found["low"], found["high"]) == (0.9, 1.1)
     a, b = np.random.default_rng(0).normal(1, 1, 50), np.random.default_rng(1).normal(1, 2, 200)
     both = statistics.detectability([a, b], statistics.mean_of_means([a, b], 0))
     assert both["detectable"] == pytest.approx(
         2.801585 * (a.var(ddof=1) / 50 + b.var(ddof=1) / 200) ** 0.5 / 2
     )
+
+
+@pytest.mark.parametrize(
+    ("gaps", "most", "low", "high"),
+    [
+        ([1.0] * 10, 9.0, 0.7 - 2.7, 0.7 + 2.7),  # 3 in 10 others could be 9 or -9
+        ([0.1 + 0.2, *[0.3] * 99], 1.0, 0.291 - 0.03, 0.291 + 0.03),  # equal but for rounding
+        ([0.0] * 100, 1.0, -0.03, 0.03),
+        ([5.0], 9.0, -9, 9),
+        ([0.5] * 5, None, 0.5, 0.5),
+    ],
+)
+def test_an_interval_of_equal_gaps_holds_what_so_few_items_cannot_show(
+    gaps: list[float], most: float | None, low: float, high: float
+) -> None:
+    paired = statistics.paired_difference(gaps, [0.0] * len(gaps), 0, most)
+    clustered = statistics.clustered_difference({i: [g] for i, g in enumerate(gaps)}, 0, most)
+    for found in (paired, clustered):
+        assert (found["low"], found["high"]) == pytest.approx((low, high))
+        assert found["detectable"] is None
+        assert found["excludes_zero"] == (low > 0 and most is not None)
+
+
+def test_the_turns_of_one_question_exclude_nothing() -> None:
+    found = statistics.clustered_difference({81: [1.0, 3.0]}, 0, statistics.BETWEEN_RATINGS)
+    assert (found["mean"], found["low"], found["high"]) == (2, -9, 9) and not found["excludes_zero"]
+
+
+def test_in_a_mean_over_tasks_the_smallest_task_can_hide_most() -> None:
+    gaps = [[0.0] * 1000, [0.0] * 100]
+    found = statistics.detectability(gaps, statistics.mean_of_means(gaps, 0))
+    unseen = 3 / 100 / 2
+    assert found == {
+        **{"low": -unseen, "high": unseen},
+        **{"spread": 0.0, "detectable": None, "excludes_zero": False},
+    }
 
 
 def test_holm_keeps_the_order_given_and_is_monotone() -> None:

@@ -12,25 +12,32 @@ from bezoar.errors import UserError
 from bezoar.files import write_json, write_jsonl
 
 
-def make(root: Path, name: str, seed: int = 0, right: int = 3, items: str = "one") -> Path:
+def make(
+    root: Path,
+    name: str,
+    seed: int = 0,
+    right: int = 3,
+    items: str = "one",
+    metric: str = "acc",
+    judge: str = "j",
+) -> Path:
     """A run below `root` that was recorded as `results/<name>`: 10 items, `right` of them right."""
     folder = root / "results" / name
     samples = [
-        {"task": "t", "doc_id": i, "target": "0", "acc": float(i < right)} for i in range(10)
+        {"task": "t", "doc_id": i, "target": "0", metric: float(i < right)} for i in range(10)
     ]
-    judged = [
-        {"question_id": i, "turn": 1, "repeat": 0, "state": "rated", "score": 5} for i in range(4)
-    ]
+    rated = {"turn": 1, "repeat": 0, "state": "rated", "score": 5, "judge": [judge, "single-v1"]}
+    judged: list[dict[str, Any]] = [{"question_id": i, **rated} for i in range(4)]
     judged.append({**judged[0], "question_id": 9, "state": "no_rating", "score": -1})
     write_jsonl(folder / "lm_eval/base.samples.jsonl", samples)
     write_jsonl(folder / "mtbench/base/judgments.jsonl", judged)
-    write_json(folder / "lm_eval.json", {"models": {"base": {}}})
+    write_json(folder / "lm_eval.json", {"models": {"base": {}}, "metric": {"t": metric}})
     verdict = "reproduced" if right > 5 else "undecided"
     write_json(folder / "claims.json", {"claims": [{"statement": "It is.", "verdict": verdict}]})
     stages: dict[str, dict[str, Any]] = {
         "data_items": {"inputs": {"tasks": {"t.yaml": items}, "data": {}}},
         "lm_eval_base": {"outputs": {"samples": {"lm_eval/base.samples.jsonl": f"s{right}"}}},
-        "lm_eval_table": {"recipe": {"metric": {"t": "acc"}, "seed": seed}},
+        "lm_eval_table": {"recipe": {"metric": {}, "seed": seed}},
         "mtbench_judgments_base": {"inputs": {"questions": {"q.jsonl": "q"}}},
     }
     for number, (stage, more) in enumerate(stages.items()):
@@ -80,7 +87,7 @@ def test_a_run_is_the_same_as_itself_below_another_name(
 ) -> None:
     lines = compare(make(tmp_path, "a"), make(tmp_path, "b"), capsys, status=0)
     assert "  nothing" in lines and "Outputs: 4 of 4 stages wrote the same bytes." in lines
-    assert any(line.endswith("+0.000 (+0.000 to +0.000), 0 of 10 items moved") for line in lines)
+    assert "  base, t: 0.300 -> 0.300, none of 10 items moved" in lines
 
 
 def test_settings_bytes_numbers_and_verdicts_are_named_in_pairs(
@@ -95,7 +102,7 @@ def test_settings_bytes_numbers_and_verdicts_are_named_in_pairs(
         and line.endswith("5 of 10 items moved")
         for line in lines
     )
-    assert any(line.startswith("  base, chat: 5.000 -> 5.000, in pairs") for line in lines)
+    assert "  base, chat: 5.000 -> 5.000, none of 4 items moved" in lines
     assert "  claim: It is. undecided -> reproduced" in lines
 
 
@@ -103,6 +110,18 @@ def test_other_items_are_not_paired(tmp_path: Path, capsys: pytest.CaptureFixtur
     lines = compare(make(tmp_path, "a"), make(tmp_path, "b", right=8, items="two"), capsys)
     assert "  base, t: 0.300 -> 0.800, other items" in lines
     assert any("source.t.yaml: one -> two" in line for line in lines)
+
+
+def test_two_metrics_or_two_judges_are_not_paired(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    filtered = make(tmp_path, "a", metric="exact_match,strict-match")
+    same = compare(filtered, make(tmp_path, "b", metric="exact_match,strict-match"), capsys, 0)
+    assert "  base, t: 0.300 -> 0.300, none of 10 items moved" in same
+    lines = compare(filtered, make(tmp_path, "c", right=4, judge="k"), capsys)
+    assert "  t: by exact_match,strict-match -> acc, not compared" in lines
+    assert "  base, chat: judged by j -> k, not compared" in lines
+    assert not any(line.startswith(("  base, t:", "  base, chat: 5")) for line in lines)
 
 
 def test_a_stage_of_one_run_alone_is_named(

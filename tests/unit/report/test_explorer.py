@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+import build_explorer
 from bezoar.report import rows
 from browser import CHROMIUM, chromium
 
@@ -175,6 +176,36 @@ def test_only_items_on_which_models_differ_are_listed(tmp_path: Path) -> None:
         ("sft", "right: It is so."),
     ]
     assert section["scores"] == ["base", "sft"] and row["scores"] == [0, 1]
+
+
+def test_items_are_compared_by_the_metric_that_the_table_took(tmp_path: Path) -> None:
+    empty, score = write(tmp_path / "empty.jsonl", []), "exact_match,strict-match"
+    samples = [
+        write(
+            tmp_path / f"{model}.samples.jsonl",
+            [{"task": "gsm8k", "doc_id": 0, "target": "1", score: value}],
+        )
+        for model, value in (("base", 0.0), ("sft", 1.0))
+    ]
+    (tmp_path / "lm_eval.json").write_text(json.dumps({"metric": {"gsm8k": score}}))
+    (tmp_path / "held_out.json").write_text(json.dumps({"rows": [], "margins": []}))
+    files = {
+        **{"rows": write(tmp_path / "evol.jsonl", rated(("one",))), "lm-eval": "lm_eval.json"},
+        **dict.fromkeys(("duplicates", "contamination", "items", "pairs"), empty),
+        **{"answers": write(tmp_path / "base/answers.jsonl", []), "judgments": empty},
+        **{"held-out": "held_out.json", "template": TEMPLATE, "output": "rows.html"},
+        "receipt": "r.json",
+    }
+    build_explorer.main(
+        [
+            *(word for name, path in files.items() for word in (f"--{name}", str(tmp_path / path))),
+            *("--samples", *map(str, samples), "--code", "x"),
+            *("--recipe", '{"scale": "rehearsal", "seed": 0}'),
+        ]
+    )
+    page = (tmp_path / "rows.html").read_text(encoding="utf-8")
+    (data,) = re.findall(r'id="data-items">(.*?)</script>', page)
+    assert json.loads(data)["note"] == "1 of 1 items."
 
 
 def test_no_choice_is_named_that_does_not_agree_with_the_score() -> None:

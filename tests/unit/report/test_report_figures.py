@@ -1,5 +1,6 @@
 """Figures and the picture of the way of the data: what they say, and that their bytes repeat."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 
 from bezoar.report import data_section, figures, plots, templates, way_section
 
+TEMPLATES = Path(figures.__file__).parent
 UP = {"mean": 0.2, "low": 0.1, "high": 0.3, "detectable": 0.05}
 FLAT = {"mean": 0.1, "low": -0.1, "high": 0.3, "detectable": None}
 NONE = {"mean": None, "low": None, "high": None}
@@ -59,6 +61,30 @@ def test_only_losses_of_one_kind_share_their_axes() -> None:
     drawn = figures.validation({"sft": sft, "dpo": dpo})["validation"]
     assert ">sft<" in drawn and ">dpo<" not in drawn
     assert figures.validation({"dpo": dpo}) == {}
+
+
+def test_a_curve_names_the_unit_that_all_its_lines_share() -> None:
+    sft = [{"step": 1, "loss": 3.0}, {"step": 20, "eval_loss": 2.0}]
+    dpo = [{"step": 1, "loss": 0.69, "rewards/margins": 0.0, "eval_rewards/accuracies": 0.5}]
+    assert ">nats per token<" in figures.curve(sft)
+    assert ">nats per token<" not in figures.curve(dpo) and ">reward margin<" in figures.curve(dpo)
+
+
+def test_the_funnels_legend_names_its_columns() -> None:
+    text = (TEMPLATES / "report_data.html.j2").read_text(encoding="utf-8")
+    named = re.search(r"(\w+) counts requests, (\w+) the items found", text)
+    assert named is not None
+    assert all(f'<th class="n">{name}</th>' in text for name in named.groups())
+
+
+def test_a_figure_of_several_files_links_none_of_them() -> None:
+    module = templates.environment(TEMPLATES).get_template("report_figure.html.j2").module
+    drawn = [module.figure("<svg></svg>", "all", "lines", data) for data in ("a.jsonl", "")]
+    assert ['href="../a.jsonl"' in figure for figure in drawn] == [True, False]
+    assert "<a" not in drawn[1]
+    page = (TEMPLATES / "report.html.j2").read_text(encoding="utf-8")
+    (validation,) = re.findall(r"figure\(figures\.validation, .*?\) \}\}", page)
+    assert ".jsonl" not in validation
 
 
 class Artifacts:

@@ -1,12 +1,19 @@
-"""`make evaluate` leaves nothing behind on a cluster when it is told to end."""
+"""`make evaluate` leaves nothing behind on a cluster when it is told to end, and takes nothing from
+another one beside it.
+"""
 
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
+
+import evaluate_model
+from bezoar.errors import UserError
 
 ROOT = Path(__file__).parents[3]
 # Snakemake, which takes a while to cancel its jobs.
@@ -44,3 +51,88 @@ def test_a_run_that_is_told_to_end_has_time_to_cancel_its_jobs(name: str) -> Non
         else:
             parent.terminate()
         assert parent.stdout.read() == "cancelled\nstatus 1\n"
+
+
+class Evaluations:
+    """Evaluations of models in directories below a place, without Snakemake."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self.folder = place / "results/evaluate"
+        (place / "mine.yaml").write_text(
+            yaml.safe_dump({"pathvars": {"results": str(place / "results")}})
+        )
+
+    def run(self, model: str, meanwhile: Callable[[], int], *more: str) -> None:
+        """Evaluate a model; `meanwhile` happens while Snakemake is at work and returns its
+        status. What evaluates reads the models last, as jobs on a cluster do.
+        """
+        (self.place / model).mkdir(exist_ok=True)
+        (self.place / model / "config.json").write_text("{}")
+
+        def status_of(command: list[str], environment: dict[str, str]) -> int:
+            pending, table = map(Path, command)
+            status = meanwhile()
+            if not status:
+                table.write_text(" ".join(self.models(pending)))
+            return status
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(evaluate_model, "status_of", status_of)
+            patch.setattr(
+                evaluate_model.start,
+                "command",
+                lambda config, files, targets, *rest: ([files[-1], targets[0]], {}),
+            )
+            config = ["config/rehearsal.yaml", str(self.place / "mine.yaml")]
+            evaluate_model.main(["--model", str(self.place / model), *more, "--config", *config])
+
+    def models(self, path: Path) -> list[str]:
+        return list(yaml.safe_load(path.read_text(encoding="utf-8"))["extra_models"])
+
+    def found(self) -> tuple[list[str], list[str], list[str]]:
+        """The models that were evaluated, the rows of the table, all files."""
+        table = (self.folder / "table.csv").read_text(encoding="utf-8").split()
+        files = sorted(path.name for path in self.folder.iterdir())
+        return self.models(self.folder / "models.yaml"), table, files
+
+
+@pytest.fixture
+def evaluations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Evaluations:
+    monkeypatch.chdir(ROOT)
+    return Evaluations(tmp_path)
+
+
+FILES = ["models.yaml", "table.csv"]
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_a_run_that_is_refused_or_dry_takes_nothing_from_the_one_at_work(
+    evaluations: Evaluations, more: list[str]
+) -> None:
+    def at_work() -> int:
+        if more:
+            evaluations.run("b", lambda: 0, *more)
+        else:
+            with pytest.raises(UserError, match="the evaluation failed"):
+                evaluations.run("b", lambda: 2)
+        return 0
+
+    evaluations.run("a", at_work)
+    assert evaluations.found() == (["a"], ["a"], FILES)
+    evaluations.run("c", lambda: 0)
+    assert evaluations.found() == (["a", "c"], ["a", "c"], FILES)
+
+
+def test_a_run_that_ended_after_this_one_read_its_models_is_in_the_table(
+    evaluations: Evaluations,
+) -> None:
+    others = iter(["b"])
+
+    def waiting() -> int:
+        for other in others:
+            evaluations.run(other, lambda: 0)
+        return 0
+
+    evaluations.run("a", waiting)
+    assert evaluations.found() == (["b", "a"], ["b", "a"], FILES)
