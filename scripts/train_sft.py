@@ -58,7 +58,6 @@ def train(
     from bezoar.training import output_layer, padding_free, qlora, trainer_setup
     from bezoar.training.weights import require_positions
 
-    keep_to_one_gpu()
     qlora.deterministic(recipe["seed"], recipe["threads"])
     training, validation = split(rows, total, recipe["validation_share"], recipe["validation_seed"])
     if len(training) < 1 or len(validation) < 1:
@@ -140,6 +139,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--template", type=Path, required=True, help="chat template, JSON")
     parser.add_argument("--adapter", type=model_directory, required=True, help="directory to write")
     args = parser.parse_args(argv)
+    keep_to_one_gpu()
 
     from bezoar.training.qlora import ADAPTER_FILES, check_lineage, write_lineage
     from bezoar.training.tokenizer import load_tokenizer
