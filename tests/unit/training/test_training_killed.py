@@ -137,6 +137,60 @@ def test_a_checkpoint_whose_best_one_is_damaged_is_passed_over_too(
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-2"]
 
 
+def test_no_checkpoint_goes_before_every_process_has_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step, best in ((2, 2), (4, 3), (6, 6)):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        state = {"best_model_checkpoint": f"elsewhere/checkpoint-{best}"}
+        (folder / "trainer_state.json").write_text(json.dumps(state))
+        if step < 6:
+            trainer_setup.mark_complete(folder)
+    there: list[list[str]] = []
+
+    def meet() -> None:
+        there.append(sorted(path.name for path in tmp_path.iterdir()))
+
+    monkeypatch.setattr(trainer_setup, "wait_for_everyone", meet)
+    assert trainer_setup.last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-2")
+    assert there == [["checkpoint-2", "checkpoint-4", "checkpoint-6"]]
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-2"]
+
+
+def test_a_kill_before_a_checkpoint_is_marked_costs_that_checkpoint_alone(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The best one so far, which the last whole one names, goes only once a better one is whole."""
+    losses = iter([9.0, 2.0, 3.0, 4.0, 1.0])  # before the first step, and after each
+    weigh, mark = trainer_setup.weigh_evaluations, trainer_setup.mark_complete
+    work, there = place / ".unmarked.checkpoints", []
+
+    def told(trainer: Any, *more: Any) -> None:
+        weigh(trainer, *more)
+        evaluate = trainer.evaluation_loop
+
+        def loop(*given: Any, **named: Any) -> Any:
+            found = evaluate(*given, **named)
+            found.metrics["eval_loss"] = next(losses)
+            return found
+
+        trainer.evaluation_loop = loop
+
+    def dies(checkpoint: Path) -> None:
+        if checkpoint.name == "checkpoint-4":
+            there.extend(sorted(path.name for path in work.glob("checkpoint-*")))
+            raise KeyboardInterrupt
+        mark(checkpoint)
+
+    monkeypatch.setattr(trainer_setup, "weigh_evaluations", told)
+    monkeypatch.setattr(trainer_setup, "mark_complete", dies)
+    with pytest.raises(KeyboardInterrupt):
+        train_sft.main(sft_command(place, "unmarked", **SLOW))
+    assert there == ["checkpoint-1", "checkpoint-3", "checkpoint-4"]
+    assert trainer_setup.last_checkpoint(work) == str(work / "checkpoint-3")
+
+
 def test_a_file_system_that_fails_costs_no_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
