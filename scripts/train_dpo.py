@@ -41,6 +41,9 @@ class Recipe(TrainingSettings):
     max_chosen_drop: float  # nats, from the reference
 
 
+BOUNDS = ("min_accuracy", "max_chosen_drop")  # they judge the weights and make none
+
+
 def curves(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return losses, rewards (beta times the log-ratio to the reference), margins, accuracies and
     log-probabilities by step, without times.
@@ -252,25 +255,30 @@ def main(argv: list[str] | None = None) -> None:
     if not first_process():
         trained(work, {})
         return
-    with Receipt(
-        args.receipt,
-        stage="dpo",
-        recipe=args.recipe,
-        code=args.code,
-        inputs={
-            "pairs": args.pairs,
-            "reference": args.reference,
-            "base": args.base / "model.safetensors",
-            "template": args.template,
-        },
-        outputs={"adapter": [args.adapter / name for name in (*ADAPTER_FILES, "held_out.json")]},
-    ) as receipt:
-        with whole_directory(args.adapter) as fresh:
-            receipt.facts |= trained(fresh, begun_with(receipt)) | {
-                "compute_dtype": precision.name(precision.compute_dtype())
-            }
-            write_lineage(fresh, args.base, None)
-        shutil.rmtree(work, ignore_errors=True)
+    with (
+        Receipt(
+            args.receipt,
+            stage="dpo",
+            recipe=args.recipe,
+            code=args.code,
+            inputs={
+                "pairs": args.pairs,
+                "reference": args.reference,
+                "base": args.base / "model.safetensors",
+                "template": args.template,
+            },
+            outputs={
+                "adapter": [args.adapter / name for name in (*ADAPTER_FILES, "held_out.json")]
+            },
+        ) as receipt,
+        whole_directory(args.adapter) as fresh,
+    ):
+        making = {key: value for key, value in args.recipe.items() if key not in BOUNDS}
+        receipt.facts |= trained(fresh, begun_with(receipt, recipe=making)) | {
+            "compute_dtype": precision.name(precision.compute_dtype())
+        }
+        write_lineage(fresh, args.base, None)
+    shutil.rmtree(work, ignore_errors=True)
 
 
 if __name__ == "__main__":

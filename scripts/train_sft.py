@@ -168,20 +168,22 @@ def main(argv: list[str] | None = None) -> None:
     }
     if args.parent:
         inputs["parent"] = args.parent / "adapter_model.safetensors"
-    with Receipt(
-        args.receipt,
-        stage=args.stage,
-        recipe=args.recipe,
-        code=args.code,
-        inputs=inputs,
-        outputs={"adapter": [args.adapter / name for name in ADAPTER_FILES]},
-    ) as receipt:
-        with whole_directory(args.adapter) as fresh:
-            receipt.facts |= trained(fresh, begun_with(receipt)) | {
-                "compute_dtype": precision.name(precision.compute_dtype())
-            }
-            write_lineage(fresh, args.base, args.parent)
-        shutil.rmtree(work, ignore_errors=True)
+    with (
+        Receipt(
+            args.receipt,
+            stage=args.stage,
+            recipe=args.recipe,
+            code=args.code,
+            inputs=inputs,
+            outputs={"adapter": [args.adapter / name for name in ADAPTER_FILES]},
+        ) as receipt,
+        whole_directory(args.adapter) as fresh,
+    ):
+        receipt.facts |= trained(fresh, begun_with(receipt)) | {
+            "compute_dtype": precision.name(precision.compute_dtype())
+        }
+        write_lineage(fresh, args.base, args.parent)
+    shutil.rmtree(work, ignore_errors=True)
 
 
 if __name__ == "__main__":

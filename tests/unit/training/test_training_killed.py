@@ -16,15 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trained import ROOT, dpo_command, reference_command, sft_command
+from trained import ROOT, dpo_command, killed_before_the_receipt, reference_command, sft_command
 
 import pretrain_base
+import score_reference
 import train_dpo
 import train_sft
 from bezoar.errors import shortage
 from bezoar.files import canonical, sha256_file, write_jsonl
 from bezoar.readers import read_json, read_jsonl
-from bezoar.training import trainer_setup
+from bezoar.training import preference_pairs, trainer_setup
 from bezoar.training.sharing import balanced_passes
 
 KILLS = int(os.environ.get("BEZOAR_KILLS", "2"))  # a stage; the more, the longer the test takes
@@ -32,10 +33,12 @@ SLOW = {"eval_steps": 1}  # a checkpoint at every step
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT / "scripts")}
 
 
-def killed_until_done(program: str, arguments: list[str], seconds: float, seed: int) -> int:
+def killed_until_done(
+    program: str, arguments: list[str], seconds: float, seed: int
+) -> tuple[int, str]:
     """Run a program whose work takes some `seconds`, kill it `KILLS` times at random moments, and
-    let it end; return how many kills hit it alive. Where it ends before it is killed, it is faster
-    than was said, and is tried again.
+    let it end; return how many kills hit it alive, and what the last run said. Where it ends before
+    it is killed, it is faster than was said, and is tried again.
     """
     command, draw, hits = (
         [sys.executable, str(ROOT / "scripts" / program), *arguments],
@@ -56,8 +59,8 @@ def killed_until_done(program: str, arguments: list[str], seconds: float, seed: 
             child.wait()
         if hits == KILLS:
             break
-    subprocess.run(command, env=ENVIRONMENT, check=True, capture_output=True)
-    return hits
+    done = subprocess.run(command, env=ENVIRONMENT, check=True, capture_output=True, text=True)
+    return hits, done.stdout
 
 
 @pytest.mark.parametrize("stage", ["sft", "dpo", "dpo_reference", "merge"])
@@ -78,7 +81,8 @@ def test_kills_at_random_moments_do_not_show_in_the_result(
     whole = [sys.executable, str(ROOT / "scripts" / program), *arguments]
     subprocess.run(whole, env=ENVIRONMENT, check=True, capture_output=True)
     seconds = read_json(place / f"{stage}-quiet.json")["wall_s"]
-    assert killed_until_done(*command(f"{stage}-killed"), seconds, seed=0)
+    hits, said = killed_until_done(*command(f"{stage}-killed"), seconds, seed=0)
+    assert hits
     quiet, killed = (
         (
             {str(path.relative_to(root)): sha256_file(path) for path in sorted(root.rglob("*"))}
@@ -88,7 +92,43 @@ def test_kills_at_random_moments_do_not_show_in_the_result(
         for root in (place / f"{stage}-quiet", place / f"{stage}-killed")
     )
     assert killed == quiet and quiet
-    assert not list(place.glob(f".{stage}-killed*")), "nothing is left beside it"
+    if not said.startswith("unchanged"):  # as where a kill came after the receipt
+        assert not list(place.glob(f".{stage}-killed*")), "nothing is left beside it"
+
+
+@pytest.mark.parametrize("stage", ["sft", "dpo", "dpo_reference"])
+def test_a_kill_before_the_receipt_repeats_no_work(
+    stage: str,
+    place: Path,
+    adapter: Path,
+    dpo: Path,
+    reference: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    name, checkpoint = f"{stage}-unsaid", (trainer_setup, "mark_complete")
+    main, command, quiet, working = {
+        "sft": (train_sft.main, sft_command(place, name), adapter, checkpoint),
+        "dpo": (train_dpo.main, dpo_command(place, reference.name, name), dpo, checkpoint),
+        "dpo_reference": (
+            score_reference.main,
+            reference_command(place, name),
+            reference,
+            (preference_pairs, "score"),
+        ),
+    }[stage]
+    with killed_before_the_receipt():
+        main(command)
+    assert (place / name).exists() and not (place / f"{name}.json").exists()
+
+    def works(*_: object) -> None:
+        raise AssertionError("this was done before")
+
+    monkeypatch.setattr(*working, works)
+    main(command)
+    for file in quiet.iterdir() if quiet.is_dir() else [quiet]:
+        again = place / name / file.name if quiet.is_dir() else place / name
+        assert sha256_file(again) == sha256_file(file), file
+    assert not list(place.glob(f".{name}*")), "nothing is left beside it"
 
 
 def test_a_half_written_checkpoint_does_not_count_and_goes(tmp_path: Path) -> None:
