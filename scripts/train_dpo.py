@@ -36,7 +36,6 @@ class Recipe(TrainingSettings):
 
     beta: float
     max_prompt_length: int  # tokens; longer pairs are dropped and counted
-    reference_batch_size: int  # of score_reference.py
     min_accuracy: float  # held-out
     max_chosen_drop: float  # nats, from the reference
 

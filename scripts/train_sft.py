@@ -14,7 +14,7 @@ Under `accelerate launch` several processes share each global batch, and the fir
 
 import shutil
 from pathlib import Path
-from typing import Any, NotRequired
+from typing import Any
 
 from bezoar import precision, program
 from bezoar.arguments import model_directory
@@ -34,8 +34,6 @@ class Recipe(TrainingSettings):
     """The settings of the stage, with their units."""
 
     completion_only: bool  # loss on the response alone
-    order: NotRequired[list[str]]  # of the schemes; the workflow's, as is the next
-    chaining: NotRequired[str]
 
 
 def train(

@@ -37,7 +37,6 @@ DPO = {
     **{key: value for key, value in SFT.items() if key != "completion_only"},
     "beta": 0.1,
     "max_prompt_length": 64,
-    "reference_batch_size": 4,
     "min_accuracy": 0.0,
     "max_chosen_drop": 1000,
     "load_best_model_at_end": False,
