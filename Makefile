@@ -95,7 +95,7 @@ learning: environment ## three fresh seeds of the rehearsal, for docs/learning.m
 	$(RUN) python scripts/dev/repeat_rehearsal.py --seeds 39 40 41 $(CORES)
 
 plan: environment ## what CONFIG's pending requests will cost, or with MODEL= those of its evaluation
-	@$(RUN) python scripts/commands/plan_requests.py --config $(PAPER) --model "$(MODEL)" --revision "$(REVISION)" --template "$(TEMPLATE)" --name "$(NAME)"
+	@$(RUN) python scripts/commands/plan_requests.py --config $(PAPER) --model "$$BEZOAR_MODEL" --revision "$$BEZOAR_REVISION" --template "$$BEZOAR_TEMPLATE" --name "$$BEZOAR_NAME"
 
 cancel-batches: environment ## end the open batches of CONFIG; GIVE_UP=1 forgets what they would answer
 	@$(RUN) python scripts/commands/cancel_batches.py $(if $(GIVE_UP),--give-up )--config $(PAPER)

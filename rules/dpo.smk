@@ -67,7 +67,7 @@ rule dpo:
     resources:
         **NEEDS.asked("dpo"),
     params:
-        recipe=recipe("dpo"),
+        recipe=as_json(recipes.training(LAYOUT, "dpo")),
         code=code("scripts/train_dpo.py"),
         launch=LAYOUT.launch(),
         beta=config["dpo"]["beta"],

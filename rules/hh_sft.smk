@@ -32,7 +32,7 @@ rule hh_sft:
     resources:
         **NEEDS.asked("hh_sft"),
     params:
-        recipe=recipe("hh_sft"),
+        recipe=as_json(recipes.training(LAYOUT, "hh_sft")),
         code=code("scripts/train_sft.py"),
         launch=LAYOUT.launch(),
         epochs=config["hh_sft"]["epochs"],

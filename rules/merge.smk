@@ -5,7 +5,8 @@ measured.
 REQUIRED INPUTS:
     base    = the model below it
     adapter = the adapter trained on it
-    probe   = rows it was trained on
+    probe   = the first rows of <results>/filter/{scheme}.jsonl, whatever their verdict; over
+              preferences, the pairs that it was trained on
 OUTPUTS:
     model   = <results>/merge/openbezoar-{sft,hh-rlhf-sft,hh-rlhf-dpo}/model.safetensors
     report  = <results>/merge/{model}/merge.json   KL and logit differences

@@ -36,7 +36,7 @@ rule sft:
     resources:
         **NEEDS.asked("sft"),
     params:
-        recipe=recipe("sft"),
+        recipe=as_json(recipes.training(LAYOUT, "sft")),
         code=code("scripts/train_sft.py"),
         launch=LAYOUT.launch(),
         learning_rate=config["sft"]["learning_rate"],

@@ -165,7 +165,6 @@ def main(argv: list[str] | None = None) -> None:
                 for number, turns in answers.items()
             ),
         )
-        parts.clear()
         endings = Counter(ending for turns in answers.values() for _, ending in turns)
         receipt.facts |= {
             "template": args.template,
@@ -173,6 +172,7 @@ def main(argv: list[str] | None = None) -> None:
             "compute_dtype": precision.name(precision.evaluation_dtype(recipe["dtype"])),
         }
         print(dict(endings), flush=True)
+    parts.clear()
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ def import_base(snapshot: Path, base: Path, dtype: str, tokenizer: str | None) -
 def import_gguf(file: Path, base: Path, dtype: Any, tokenizer: str | None) -> dict[str, Any]:
     """Write `base` from a GGUF file in `dtype` (torch's); return facts for the receipt."""
     from bezoar.training.gguf import dequantized
-    from bezoar.training.weights import load_causal_lm
+    from bezoar.training.weights import load_causal_lm, require_finite
 
     if tokenizer not in (None, "tokenizer.json"):
         raise UserError(
@@ -88,10 +88,11 @@ def import_gguf(file: Path, base: Path, dtype: Any, tokenizer: str | None) -> di
         )
     with progress.task("dequantise the weights"):
         model, own = dequantized(file)
+    require_finite(file, model.state_dict().items(), dtype)
     with whole_directory(base) as fresh:
         model.to(dtype).save_pretrained(fresh, max_shard_size="1TB")
         own.save_pretrained(fresh)
-        load_causal_lm(fresh, dtype)  # complete, finite, and with an embedding for each token
+        load_causal_lm(fresh, dtype)  # complete, and with an embedding for each token
     return {"parameters": sum(parameter.numel() for parameter in model.parameters())}
 
 

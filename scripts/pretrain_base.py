@@ -315,7 +315,6 @@ def main(argv: list[str] | None = None) -> None:
             rows = pretrain(data, model, args.recipe, args.checkpoint, begun_with(receipt))
             model.to(torch.bfloat16).save_pretrained(fresh, max_shard_size="1TB")
         write_jsonl(args.metrics, rows)
-        args.checkpoint.unlink(missing_ok=True)
         receipt.facts |= {
             "compute_dtype": precision.name(precision.compute_dtype()),
             "parameters": model.num_parameters(),
@@ -323,6 +322,7 @@ def main(argv: list[str] | None = None) -> None:
         }
         if rows:
             receipt.facts["final_loss"] = rows[-1]["loss"]
+    args.checkpoint.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -365,12 +365,12 @@ def main(argv: list[str] | None = None) -> None:
                 key=lambda row: (row["task"], row["doc_id"]),
             ),
         )
-        parts.clear()
         receipt.facts |= {
             "results": whole["results"],
             "compute_dtype": precision.name(precision.evaluation_dtype(recipe["dtype"])),
         }
         print(json.dumps(whole["results"], indent=2))
+    parts.clear()
 
 
 if __name__ == "__main__":

@@ -119,11 +119,11 @@ def main(argv: list[str] | None = None) -> None:
                 for pair, (chosen, rejected) in zip(rows, found, strict=True)
             ),
         )
-        parts.clear()
         receipt.facts |= counts | {
             "scored": len(rows),
             "compute_dtype": precision.name(precision.compute_dtype()),
         }
+    parts.clear()
 
 
 if __name__ == "__main__":

@@ -36,9 +36,11 @@ class Recipe(TrainingSettings):
 
     beta: float
     max_prompt_length: int  # tokens; longer pairs are dropped and counted
-    reference_batch_size: int  # of score_reference.py
     min_accuracy: float  # held-out
     max_chosen_drop: float  # nats, from the reference
+
+
+BOUNDS = ("min_accuracy", "max_chosen_drop")  # they judge the weights and make none
 
 
 def curves(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -164,7 +166,6 @@ def train(
     from bezoar.training import qlora
     from bezoar.training.weights import require_positions
 
-    keep_to_one_gpu()
     qlora.deterministic(recipe["seed"], recipe["threads"])
     training, validation = split(rows, total, recipe["validation_share"], recipe["validation_seed"])
     if not training or not validation:
@@ -228,6 +229,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--template", type=Path, required=True, help="chat template, JSON")
     parser.add_argument("--adapter", type=model_directory, required=True, help="directory to write")
     args = parser.parse_args(argv)
+    keep_to_one_gpu()
 
     from bezoar.training.qlora import ADAPTER_FILES, write_lineage
     from bezoar.training.tokenizer import load_tokenizer
@@ -252,25 +254,30 @@ def main(argv: list[str] | None = None) -> None:
     if not first_process():
         trained(work, {})
         return
-    with Receipt(
-        args.receipt,
-        stage="dpo",
-        recipe=args.recipe,
-        code=args.code,
-        inputs={
-            "pairs": args.pairs,
-            "reference": args.reference,
-            "base": args.base / "model.safetensors",
-            "template": args.template,
-        },
-        outputs={"adapter": [args.adapter / name for name in (*ADAPTER_FILES, "held_out.json")]},
-    ) as receipt:
-        with whole_directory(args.adapter) as fresh:
-            receipt.facts |= trained(fresh, begun_with(receipt)) | {
-                "compute_dtype": precision.name(precision.compute_dtype())
-            }
-            write_lineage(fresh, args.base, None)
-        shutil.rmtree(work, ignore_errors=True)
+    with (
+        Receipt(
+            args.receipt,
+            stage="dpo",
+            recipe=args.recipe,
+            code=args.code,
+            inputs={
+                "pairs": args.pairs,
+                "reference": args.reference,
+                "base": args.base / "model.safetensors",
+                "template": args.template,
+            },
+            outputs={
+                "adapter": [args.adapter / name for name in (*ADAPTER_FILES, "held_out.json")]
+            },
+        ) as receipt,
+        whole_directory(args.adapter) as fresh,
+    ):
+        making = {key: value for key, value in args.recipe.items() if key not in BOUNDS}
+        receipt.facts |= trained(fresh, begun_with(receipt, recipe=making)) | {
+            "compute_dtype": precision.name(precision.compute_dtype())
+        }
+        write_lineage(fresh, args.base, None)
+    shutil.rmtree(work, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ Under `accelerate launch` several processes share each global batch, and the fir
 
 import shutil
 from pathlib import Path
-from typing import Any, NotRequired
+from typing import Any
 
 from bezoar import precision, program
 from bezoar.arguments import model_directory
@@ -34,8 +34,6 @@ class Recipe(TrainingSettings):
     """The settings of the stage, with their units."""
 
     completion_only: bool  # loss on the response alone
-    order: NotRequired[list[str]]  # of the schemes; the workflow's, as is the next
-    chaining: NotRequired[str]
 
 
 def train(
@@ -58,7 +56,6 @@ def train(
     from bezoar.training import output_layer, padding_free, qlora, trainer_setup
     from bezoar.training.weights import require_positions
 
-    keep_to_one_gpu()
     qlora.deterministic(recipe["seed"], recipe["threads"])
     training, validation = split(rows, total, recipe["validation_share"], recipe["validation_seed"])
     if len(training) < 1 or len(validation) < 1:
@@ -140,6 +137,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--template", type=Path, required=True, help="chat template, JSON")
     parser.add_argument("--adapter", type=model_directory, required=True, help="directory to write")
     args = parser.parse_args(argv)
+    keep_to_one_gpu()
 
     from bezoar.training.qlora import ADAPTER_FILES, check_lineage, write_lineage
     from bezoar.training.tokenizer import load_tokenizer
@@ -168,20 +166,22 @@ def main(argv: list[str] | None = None) -> None:
     }
     if args.parent:
         inputs["parent"] = args.parent / "adapter_model.safetensors"
-    with Receipt(
-        args.receipt,
-        stage=args.stage,
-        recipe=args.recipe,
-        code=args.code,
-        inputs=inputs,
-        outputs={"adapter": [args.adapter / name for name in ADAPTER_FILES]},
-    ) as receipt:
-        with whole_directory(args.adapter) as fresh:
-            receipt.facts |= trained(fresh, begun_with(receipt)) | {
-                "compute_dtype": precision.name(precision.compute_dtype())
-            }
-            write_lineage(fresh, args.base, args.parent)
-        shutil.rmtree(work, ignore_errors=True)
+    with (
+        Receipt(
+            args.receipt,
+            stage=args.stage,
+            recipe=args.recipe,
+            code=args.code,
+            inputs=inputs,
+            outputs={"adapter": [args.adapter / name for name in ADAPTER_FILES]},
+        ) as receipt,
+        whole_directory(args.adapter) as fresh,
+    ):
+        receipt.facts |= trained(fresh, begun_with(receipt)) | {
+            "compute_dtype": precision.name(precision.compute_dtype())
+        }
+        write_lineage(fresh, args.base, args.parent)
+    shutil.rmtree(work, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -194,11 +194,9 @@ def answers(url: str, whatever: bool = False) -> bool:
 
 def wanted(config: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the registry entries a configuration fetches."""
+    layout = Layout(config)
+    config, registry = layout.config, layout.registry
     extra, harness = config["extra_models"], config["lm_eval"]
-    registry = sources.load(Path("config/sources.yaml"))
-    registry = sources.with_models(config["released"], registry, "released", "dataset")
-    registry = sources.with_models(extra, registry)
-    config, registry = sources.with_hub_base(config, registry)
     used = dict(config["sources"]) | {"weights": (config["serve"] or {}).get("weights")}
     if config["entry"] == "released":
         used |= {

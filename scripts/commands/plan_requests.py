@@ -1,7 +1,7 @@
 """Say what a configuration will take before anything is sent or computed: requests, tokens, money
 and disk of what is pending; memory, hours and GPUs of what is computed.
 
-Usage: plan_requests.py --config config/paper.yaml [more.yaml …] [--tokenizers DIR] \\
+Usage: plan_requests.py --config config/paper.yaml [more.yaml …] \\
            [--model DIRECTORY|owner/name [--revision …] [--template …] [--name …]]
 
 With --model it is the evaluation of that model that is planned (`make evaluate`), else a whole run.
@@ -10,7 +10,7 @@ Which jobs ask which model, and with which store, is `bezoar.workflow.layout`'s 
 Each stage's own code runs against a client that sends nothing: a request whose answer is stored is
 no longer pending, any other gets a stand-in of the assumed length, on which the next stage builds.
 An input that is not there yet gets one, too, and is marked `assumed`. Tokens in are counted with
-DIR/<model>/tokenizer.json (the teacher's after its fetch), else 4 bytes a token: GPT-4's tokenizer
+the teacher's tokenizer once that is fetched, of other models as 4 bytes a token: GPT-4's tokenizer
 takes 4.4 on average and 2.8 to 5.6 in 90 of 100 texts (measured on our prompts, MT-Bench and
 Self-Instruct's seeds). A rehearsal's world is made as the run makes it, and the simulator answers
 as it will, so that its plan is exact from the start. Low: half the assumed answers, no re-asks.
@@ -176,13 +176,12 @@ class Planner:
         return Answer("answered", text, {}, self.settings.model)
 
 
-def counter(model: str, folder: Path) -> tuple[Callable[[str], int], bool]:
-    """Return a function that counts a model's tokens, and whether it is exact."""
-    path = folder / model / "tokenizer.json"
-    if not path.is_file():
-        return lambda text: -(-len(text.encode("utf-8", "surrogatepass")) // BYTES_PER_TOKEN), False
+def counter(path: Path | None) -> Callable[[str], int]:
+    """Return a function that counts tokens: a tokenizer.json's, or without one so many bytes."""
+    if path is None:
+        return lambda text: -(-len(text.encode("utf-8", "surrogatepass")) // BYTES_PER_TOKEN)
     tokenizer = read_tokenizer(path)
-    return lambda text: len(tokenizer.encode(text).ids), True
+    return lambda text: len(tokenizer.encode(text).ids)
 
 
 class Plan:
@@ -192,11 +191,9 @@ class Plan:
     only the extra models' judgments are planned.
     """
 
-    def __init__(
-        self, config: dict[str, Any], tokenizers: Path, scratch: Path, evaluation: bool = False
-    ) -> None:
+    def __init__(self, config: dict[str, Any], scratch: Path, evaluation: bool = False) -> None:
         self.layout, self.evaluation = Layout(config), evaluation
-        self.config, self.tokenizers = self.layout.config, tokenizers
+        self.config = self.layout.config
         self.results = Path(self.layout.results)
         self.loads: dict[str, Load] = {}
         self.rows: dict[str, list[dict[str, Any]]] = {}
@@ -232,6 +229,11 @@ class Plan:
         ]
         return found if all(path.is_file() for path in found) else []
 
+    def tokenizer(self, model: str) -> Path | None:
+        """Return the tokenizer.json of a model, if it is the teacher and the file is there."""
+        known = self.paths("teacher_tokenizer") if model == self.config["teacher"]["model"] else []
+        return known[0] if known else None
+
     def job(self, stage: str) -> LanguageModelJob:
         """Return the job of the DAG that a stage's receipt is named after."""
         return next(job for job in self.layout.language_model_jobs() if job.stage == stage)
@@ -254,7 +256,7 @@ class Plan:
         planner = Planner(
             load,
             second_store(store, role) if role else store,
-            counter(load.settings.model, self.tokenizers)[0],
+            counter(self.tokenizer(load.settings.model)),
             say,
             self.simulator,
         )
@@ -514,7 +516,7 @@ def table(plan: Plan, via: str) -> list[str]:
         entry = entries["models"].get(model)
         exact = (
             "its own tokenizer"
-            if counter(model, plan.tokenizers)[1]
+            if plan.tokenizer(model)
             else f"{BYTES_PER_TOKEN} bytes a token (texts vary by a third)"
         )
         lines.append(f"{model}: {exact}; {price_line(entry, entries.get('date'))}")
@@ -570,15 +572,6 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--config", nargs="+", required=True, help="configuration files, the later over the earlier"
     )
-    parser.add_argument(
-        "--tokenizers",
-        type=Path,
-        default=Path("data/tokenizers"),
-        help="folder of <model>/tokenizer.json",
-    )
-    parser.add_argument(
-        "--batch", action="store_true", help="at the price of the batch APIs, where a model has one"
-    )
     for name, text in {
         "model": "plan the evaluation of this model: a directory, or owner/name on the hub",
         "revision": "commit of the hub repository",
@@ -596,9 +589,9 @@ def main(argv: list[str] | None = None) -> None:
         files.append(extra_models.evaluated(config))
     check(config, SCHEMA, files)
     with tempfile.TemporaryDirectory(prefix="plan-") as scratch:
-        plan = Plan(config, args.tokenizers, Path(scratch), bool(args.model))
+        plan = Plan(config, Path(scratch), bool(args.model))
         plan.whole()
-    print("\n".join(table(plan, "batch" if args.batch or own("MODE") == "batch" else "online")))
+    print("\n".join(table(plan, "batch" if own("MODE") == "batch" else "online")))
     if not args.model:
         print("", *computing(plan.layout), sep="\n")
 

@@ -1,7 +1,7 @@
 """Validate ro-crate-metadata.json with roc-validator, without a network. Runs in .venv-crate (`make
 crate`), not in the workflow's environment.
 
-Usage: validate_crate.py DIRECTORY … [--severity required|recommended|optional]
+Usage: validate_crate.py DIRECTORY …
 
 The validator reads the RO-Crate 1.1 context from its address. Here that address is served from
 the copy inside the pinned `rocrate` package, and no other is needed, because the crate spells out
@@ -55,7 +55,7 @@ def keep_context(cache: Path) -> None:
     session.close()
 
 
-def findings(folder: Path, severity: str) -> list[str]:
+def findings(folder: Path) -> list[str]:
     """Return a line for each requirement of the profile, and of those it rests on, that the crate
     does not meet.
     """
@@ -69,7 +69,7 @@ def findings(folder: Path, severity: str) -> list[str]:
         settings = ValidationSettings(
             rocrate_uri=str(place),
             profile_identifier=PROFILE,
-            requirement_severity=getattr(Severity, severity.upper()),
+            requirement_severity=Severity.REQUIRED,
             offline=True,
             cache_path=Path(cache) / "http",
         )
@@ -90,9 +90,6 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "folders", type=Path, nargs="+", help="directories with ro-crate-metadata.json"
     )
-    parser.add_argument(
-        "--severity", choices=["required", "recommended", "optional"], default="required"
-    )
     args = parser.parse_args(argv)
     for folder in args.folders:
         if not (folder / "ro-crate-metadata.json").is_file():
@@ -102,9 +99,9 @@ def main(argv: list[str] | None = None) -> None:
     os.environ["ROCRATE_VALIDATOR_AUTO_WARM"] = "0"
     valid = True
     for folder in args.folders:
-        found = findings(folder, args.severity)
+        found = findings(folder)
         verdict = f"{len(found)} findings" if found else "valid"
-        print(*found, f"{folder}: {verdict} ({PROFILE}, {args.severity})", sep="\n", flush=True)
+        print(*found, f"{folder}: {verdict} ({PROFILE})", sep="\n", flush=True)
         valid = valid and not found
     raise SystemExit(not valid)
 

@@ -163,9 +163,11 @@ def ours(spec: Spec) -> None:
     from bezoar.files import sha256_file
     from bezoar.readers import read_jsonl
     from bezoar.training import preference_pairs
+    from bezoar.training.sharing import keep_to_one_gpu
     from bezoar.training.template import Template
     from bezoar.training.tokenizer import load_tokenizer
 
+    keep_to_one_gpu()
     leave_out(spec.get("without", []))
     base, recipe, out = Path(spec["base"]), spec["recipe"], Path(spec["out"])
     out.mkdir(parents=True)

@@ -1,7 +1,13 @@
 """Recipes and command lines of the smallest trainings."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
+
+from bezoar.provenance.receipt import Receipt
 
 ROOT = Path(__file__).parent.parent.parent
 TEMPLATE = ROOT / "prompts" / "chat_template.json"
@@ -31,7 +37,6 @@ DPO = {
     **{key: value for key, value in SFT.items() if key != "completion_only"},
     "beta": 0.1,
     "max_prompt_length": 64,
-    "reference_batch_size": 4,
     "min_accuracy": 0.0,
     "max_chosen_drop": 1000,
     "load_best_model_at_end": False,
@@ -108,3 +113,16 @@ def dpo_command(place: Path, reference: str, out: str, **changes: object) -> lis
         "--receipt",
         str(place / f"{out}.json"),
     ]
+
+
+@contextmanager
+def killed_before_the_receipt() -> Iterator[None]:
+    """Let the stage within end like a killed one, once all is written but its receipt."""
+
+    def dies(_: Receipt, kind: type[BaseException] | None, *__: object) -> None:
+        if kind is None:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Receipt, "__exit__", dies)
+        yield

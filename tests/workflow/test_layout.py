@@ -8,6 +8,7 @@ import pytest
 from dag import Job, jobs_of
 from smallest import ROOT
 
+from bezoar.errors import UserError
 from bezoar.workflow import duration, lineage
 from bezoar.workflow.configuration import resolved
 from bezoar.workflow.layout import LAST, Layout, models_asked
@@ -224,3 +225,17 @@ def test_the_command_of_a_receipt_is_found_behind_what_serves_its_model(
         if "receipt" in job["outputs"]:
             assert job["command"][0] == job["inputs"]["script"][0]
             assert job["command"][-1] == job["outputs"]["receipt"][0]
+
+
+def test_a_model_that_is_compared_with_none_of_those_evaluated_is_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(ROOT)
+    config = resolved(RELEASED_MODELS)
+    for name in ("openbezoar-sft", "released-hh-rlhf-dpo", None):
+        config["extra_models"]["released-sft"]["compare_with"] = name
+        assert "released-sft" in Layout(config).evaluated
+    config["extra_models"]["released-sft"]["compare_with"] = "openbezoar-stf"
+    line = r"^extra_models\.released-sft\.compare_with: expected one of base, openbezoar-sft, "
+    with pytest.raises(UserError, match=f"{line}.+, found 'openbezoar-stf'$"):
+        Layout(config)

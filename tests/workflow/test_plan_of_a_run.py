@@ -42,7 +42,7 @@ def planned(tmp_path: Path, *more: Path, evaluation: bool = False) -> dict[str, 
         _, model, _, name = EVALUATE
         config = merge(config, plan_requests.extra_models.with_model(config, model, "", "", name))
     scratch = tmp_path / f"world {len(list(tmp_path.iterdir()))}"
-    plan = plan_requests.Plan(config, Path("none"), scratch, evaluation)
+    plan = plan_requests.Plan(config, scratch, evaluation)
     plan.whole()
     return {stage: (load.requests, load.stored) for stage, load in plan.loads.items()}
 

@@ -9,6 +9,9 @@ import pytest
 from smallest import CONFIG, ROOT, SNAKEMAKE
 
 from bezoar import recipe
+from bezoar.workflow import recipes
+from bezoar.workflow.configuration import merge, resolved
+from bezoar.workflow.layout import Layout
 
 CONFIGURATIONS = {
     "paper": ["config/paper.yaml"],
@@ -47,3 +50,17 @@ def test_every_recipe_that_the_rules_hand_over_is_taken(name: str) -> None:
     if "rehearsal" not in name:  # whose programs alone execute anything of bezoar/rehearsal
         assert not dict(found).keys() & {"make_world", "pretrain_base"}
     assert (name != "models of others") or "tabulate_evaluations" in dict(found)
+
+
+def test_what_no_weight_of_a_training_depends_on_is_not_in_its_recipe(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Another order makes those trainings stale whose rows, base or parent it changes."""
+    monkeypatch.chdir(ROOT)
+    config = resolved(["config/paper.yaml"])
+    sft = {"order": ["evol", "lamini"], "chaining": "merge"}
+    other = merge(config, {"sft": sft, "dpo": {"reference_batch_size": 1}})
+    for section in ("sft", "hh_sft", "dpo"):
+        made, same = (recipes.training(Layout(each), section) for each in (config, other))
+        assert made == same and made["learning_rate"] == config[section]["learning_rate"]
+    assert recipes.reference(Layout(config)) != recipes.reference(Layout(other))

@@ -16,7 +16,8 @@ MARK = "begun_with.json"
 
 def begun_with(receipt: Receipt, **more: Any) -> dict[str, Any]:
     """Return what decides the result of a stage: recipe, code, digests of every input, locks and
-    variables, the device and its precision, the number of processes, and `more`.
+    variables, the device and its precision, the number of processes, and `more`, which may replace
+    one of these.
 
     `receipt` is one that has been entered.
     """

@@ -27,7 +27,8 @@ def processes() -> int:
 
 def keep_to_one_gpu() -> None:
     """Hide all visible GPUs but the first where one process trains: TRL refuses several. To be
-    called before anything computes on a GPU.
+    called first of all: torch counts the GPUs once, when CUDA starts, and asking for a GPU's name
+    or precision starts it.
     """
     import torch
 

@@ -20,9 +20,10 @@ COMPLETE = "complete"  # written last into a checkpoint: the sha256 of each of i
 
 def progress_callback() -> Any:
     """Return a Trainer callback that reports progress, stops on a zero gradient or a NaN, and marks
-    each checkpoint once it is complete on disk.
+    each checkpoint once it is complete on disk; only then do older ones go, all but the best.
     """
     from transformers import TrainerCallback
+    from transformers.trainer_utils import rotate_checkpoints
 
     class ProgressCallback(TrainerCallback):
         def __init__(self) -> None:
@@ -61,6 +62,7 @@ def progress_callback() -> Any:
             wait_for_everyone()  # each process writes the state of its own generators
             if state.is_world_process_zero:
                 mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+                rotate_checkpoints(args.output_dir, 2, state.best_model_checkpoint)
 
         def on_log(
             self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any
@@ -126,7 +128,6 @@ def trainer_arguments(recipe: Mapping[str, Any], checkpoints: Path) -> dict[str,
         "eval_steps": recipe["eval_steps"],
         "save_strategy": "steps",
         "save_steps": recipe["eval_steps"],
-        "save_total_limit": 2,
         "load_best_model_at_end": recipe["load_best_model_at_end"],
         "metric_for_best_model": "eval_loss",
         "greater_is_better": False,
@@ -203,24 +204,27 @@ def is_whole(checkpoint: Path) -> bool:
 
 
 def last_checkpoint(checkpoints: Path) -> str | None:
-    """Return the newest whole checkpoint of an interrupted run, or None; others are removed."""
-    found = {}
-    for path in checkpoints.glob("checkpoint-*"):
-        step = path.name.removeprefix("checkpoint-")
-        if not step.isdecimal():
-            continue  # a copy that somebody made
-        if is_whole(path):
-            found[int(step)] = str(path)
-        elif first_process():
-            shutil.rmtree(path, ignore_errors=True)
-    there = {Path(path).name for path in found.values()}
-    for _, newest in sorted(found.items(), reverse=True):
-        if _has_best(Path(newest), there):
-            return newest
-        print(f"{newest}: its best checkpoint is gone; going on without", flush=True)
-        if first_process():
-            shutil.rmtree(newest, ignore_errors=True)
-    return None
+    """Return the newest whole checkpoint of an interrupted run, or None; newer ones and those that
+    are not whole are removed, once every process has chosen.
+    """
+    steps = {
+        int(number): path
+        for path in checkpoints.glob("checkpoint-*")
+        if (number := path.name.removeprefix("checkpoint-")).isdecimal()  # no copy somebody made
+    }
+    whole = {step for step, path in steps.items() if is_whole(path)}
+    there, newest = {steps[step].name for step in whole}, None
+    for step in sorted(whole, reverse=True):
+        if _has_best(steps[step], there):
+            newest = str(steps[step])
+            break
+        print(f"{steps[step]}: its best checkpoint is gone; going on without", flush=True)
+        whole.remove(step)
+    wait_for_everyone()
+    if first_process():
+        for step in steps.keys() - whole:
+            shutil.rmtree(steps[step], ignore_errors=True)
+    return newest
 
 
 def _has_best(checkpoint: Path, there: set[str]) -> bool:

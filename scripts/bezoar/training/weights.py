@@ -36,7 +36,7 @@ def load_causal_lm(directory: Path, dtype: Any, dropout: bool = True, **options:
     _require_plain(directory)
     stored = sorted(directory.glob("*.safetensors"))
     for path in stored:
-        _require_finite(path, tensors(path), dtype)
+        require_finite(path, tensors(path), dtype)
     # Without `trust_remote_code` transformers asks at the terminal.
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
@@ -69,7 +69,7 @@ def load_causal_lm(directory: Path, dtype: Any, dropout: bool = True, **options:
             " own values of it; set tie_word_embeddings: false if those are right"
         )
     if not stored:
-        _require_finite(directory, model.state_dict().items(), dtype)
+        require_finite(directory, model.state_dict().items(), dtype)
     _require_embeddings(directory, model)
     return model
 
@@ -104,7 +104,7 @@ def load_adapter(model: Any, directory: Path, trainable: bool = False) -> Any:
         )
     _require_kinds(path)
     held = dict(tensors(path))
-    _require_finite(path, held.items(), None)
+    require_finite(path, held.items(), None)
     stored = {name: tuple(tensor.shape) for name, tensor in held.items()}
     try:
         adapted = PeftModel.from_pretrained(model, directory, is_trainable=trainable)
@@ -293,7 +293,7 @@ def _pickled_header(path: Path) -> list[tuple[str, str]]:
     ]
 
 
-def _require_finite(where: Path, named: Iterable[tuple[str, Any]], dtype: Any) -> None:
+def require_finite(where: Path, named: Iterable[tuple[str, Any]], dtype: Any) -> None:
     """Raise `UserError` naming the first floating-point tensor with a value that is not finite, or
     not in `dtype`; None is the tensor's own.
     """

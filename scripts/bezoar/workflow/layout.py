@@ -149,7 +149,8 @@ class Layout:
     are the models and adapters whose learning is measured; `tokenizer` is the file beside our
     models that decides how text is split.
 
-    Raise `UserError` if a model or a source is not in the registry.
+    Raise `UserError` if a model or a source is not in the registry, or an extra model is to be
+    compared with none of those evaluated.
     """
 
     def __init__(
@@ -165,6 +166,12 @@ class Layout:
         self.generated = self.schemes if config["entry"] == "generate" else []
         self.extra: dict[str, dict[str, Any]] = config["extra_models"]
         self.evaluated = [*MODELS, *self.extra]
+        for name, model in self.extra.items():
+            if (other := model.get("compare_with") or BASE) not in self.evaluated:
+                raise UserError(
+                    f"extra_models.{name}.compare_with: expected one of"
+                    f" {', '.join(self.evaluated)}, found {other!r}"
+                )
         self.columns: dict[str, dict[str, Any]] = config["mtbench"]["rejudge"]
         self.second_judges = [
             name for name, column in self.columns.items() if column["references"] == "upstream"

@@ -71,6 +71,13 @@ def rating(layout: Layout) -> Recipe:
     return {key: value for key, value in settings.items() if key != "paper_rater"}
 
 
+def training(layout: Layout, name: str) -> Recipe:
+    """Return a training's settings. The order of the schemes shows in what each is trained on."""
+    settings = section(layout, name)
+    others = "order", "chaining", "reference_batch_size"  # what no weight of its own depends on
+    return {key: value for key, value in settings.items() if key not in others}
+
+
 def reference(layout: Layout) -> Recipe:
     """Return what decides the reference's log-probabilities; beta and learning rate do not."""
     dpo = layout.config["dpo"]

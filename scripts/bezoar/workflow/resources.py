@@ -31,6 +31,7 @@ from bezoar.surroundings import own
 from bezoar.workflow import machine, served
 from bezoar.workflow.layout import Layout
 
+MB = 2**20  # bytes, as Slurm, nvidia-smi and Snakemake's benchmarks count
 # Peak memory in MB of the largest job of each rule, from benchmarks/rehearsal/*.tsv (max_rss) of a
 # rehearsal on two cores of a CPU. Rules that are not here stayed below 200 MB.
 MEASURED_MB = {
@@ -255,8 +256,8 @@ class Needs:
         weights = (HOST_BYTES if gpus else CPU_BYTES).get(rule, 0)
         large = max(0, self.size - 2_000_000)  # beyond the model that was measured
         mem = MARGIN * MEASURED_MB[like or rule] + SCHEDULED_MB + (CUDA_MB if gpus else 0) + more_mb
-        mem += MARGIN * (weights * large + ROW_BYTES * rows) / 1e6
-        gpu_mb = math.ceil(gpu_bytes / 1e6) + CONTEXT_MB if gpus else 0
+        mem += MARGIN * (weights * large + ROW_BYTES * rows) / MB
+        gpu_mb = math.ceil(gpu_bytes / MB) + CONTEXT_MB if gpus else 0
         return Need(100 * math.ceil(mem / 100), START_S + seconds, gpus, gpu_mb)
 
     def speed(self, gpus: int, threads: int) -> float:
@@ -300,7 +301,7 @@ class Needs:
         ]
         rules = [rule for rule in ASKING if any(stage.startswith(rule) for stage in stages)]
         weights = 0 if gpus else 2 * self.size  # [ours] at most, if it is as large as the base
-        mem_mb = 100 * math.ceil((SERVER_MB + weights / 1e6) / 100)
+        mem_mb = 100 * math.ceil((SERVER_MB + weights / MB) / 100)
         return {rule: Need(mem_mb, 86_400.0, gpus) for rule in rules}
 
     def most_rows(self) -> int:
@@ -332,7 +333,7 @@ class Needs:
         if not gpus and not self.config["pretrain"]:
             token = CPU_TOKEN_BYTES_WHOLE if whole else CPU_TOKEN_BYTES
             held = self.activations() * token + CPU_LOGIT_BYTES
-        here_mb = MARGIN * micro * held / 1e6  # the rehearsal's own is in what was measured
+        here_mb = MARGIN * micro * held / MB  # the rehearsal's own is in what was measured
         here_mb += self.cached_mb(recipe)
         need = self.host(section, seconds, gpus, gpu_bytes, rows, here_mb)
         return Need(need.mem_mb * self.processes, need.seconds, need.gpus, need.gpu_mb)
@@ -342,7 +343,7 @@ class Needs:
         them.
         """
         kept = recipe["cache_dequantized"] and not self.gpus
-        return MARGIN * CACHED_BYTES * max(0, self.size - 2_000_000) / 1e6 if kept else 0.0
+        return MARGIN * CACHED_BYTES * max(0, self.size - 2_000_000) / MB if kept else 0.0
 
     def quantised(self, recipe: dict[str, Any]) -> float:
         """Return the bytes of the 4-bit base on a GPU: NF4 with double quantisation takes 4.13 bits
@@ -374,7 +375,7 @@ class Needs:
         work = 2 * 2 * self.size * tokens / self.speed(self.gpus, recipe["threads"])
         gpu_bytes = 3 * self.size + recipe["max_length"] * LOGIT_BYTES
         held = 0.0 if self.gpus or self.config["pretrain"] else CPU_LOGIT_BYTES
-        here_mb = MARGIN * recipe["max_length"] * held / 1e6
+        here_mb = MARGIN * recipe["max_length"] * held / MB
         return self.host("merge", work + 2 * self.moved(), self.gpus, gpu_bytes, more_mb=here_mb)
 
     def learning_s(self) -> float:
@@ -407,7 +408,7 @@ class Needs:
         seconds = work / self.speed(self.gpus, recipe["threads"]) + self.moved()
         seconds += batches * recipe["max_new_tokens"] * step
         cached = 0 if self.gpus else 2 * CACHE_BYTES * self.activations()  # in float32
-        here_mb = MARGIN * read * cached / 1e6
+        here_mb = MARGIN * read * cached / MB
         return self.evaluating("mtbench_answers", recipe, seconds, gpu_bytes, here_mb)
 
     def evaluated(self, recipe: dict[str, Any]) -> float:
@@ -425,7 +426,7 @@ class Needs:
         """Return the needs of a benchmark: on the way to a GPU its weights lie in the host's
         memory.
         """
-        more_mb += MARGIN * self.evaluated(recipe) / 1e6 if self.gpus else 0
+        more_mb += MARGIN * self.evaluated(recipe) / MB if self.gpus else 0
         return self.host(rule, seconds, self.gpus, gpu_bytes, more_mb=more_mb)
 
 
@@ -530,8 +531,8 @@ def used(receipts: Iterable[dict[str, Any]]) -> dict[str, Used]:
         before = found.get(receipt["stage"], Used(0.0, 0.0))
         found[receipt["stage"]] = Used(
             max(before.seconds, receipt["wall_s"]),
-            max(before.mem_mb, receipt["peak_memory_bytes"] / 1e6),
-            max(before.gpu_mb, receipt.get("hardware", {}).get("gpu_peak_bytes", 0) / 1e6),
+            max(before.mem_mb, receipt["peak_memory_bytes"] / MB),
+            max(before.gpu_mb, receipt.get("hardware", {}).get("gpu_peak_bytes", 0) / MB),
         )
     return found
 

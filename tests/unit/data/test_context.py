@@ -73,7 +73,7 @@ def test_a_file_that_holds_no_tokenizer_is_one_line(
             read(path)
     if content is not None:
         with pytest.raises(UserError, match=found):
-            plan_requests.counter("m", tmp_path)
+            plan_requests.counter(path)
 
 
 @pytest.mark.parametrize(("count", "fits"), [(120, True), (142, True), (143, False)])

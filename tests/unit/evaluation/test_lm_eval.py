@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from harness_data import SOURCE, snapshots
+from trained import killed_before_the_receipt
 
 import collect_lm_eval
 import list_evaluation_items
@@ -282,6 +283,8 @@ def test_a_killed_evaluation_goes_on_with_the_next_task_to_the_same_bytes(
     with pytest.raises(KeyboardInterrupt):
         run("killed.json")
     assert not (tmp_path / "killed.json").exists()
+    with killed_before_the_receipt():
+        run("killed.json")
     run("killed.json")
     assert evaluated == ["piqa", "rte", "rte"]
     for end in ("json", "samples.jsonl"):

@@ -15,7 +15,7 @@ from bezoar.errors import UserError
 from bezoar.evaluation.held_out import compared
 from bezoar.files import sha256_file, write_jsonl
 from bezoar.readers import read_json, read_jsonl
-from bezoar.training import held_out_pairs, preference_pairs, qlora
+from bezoar.training import held_out_pairs, preference_pairs, qlora, trainer_setup
 from bezoar.training.template import Template
 from bezoar.training.tokenizer import load_tokenizer
 
@@ -43,6 +43,24 @@ def test_a_collapse_fails_and_leaves_nothing(place: Path, reference: Path) -> No
     with pytest.raises(UserError, match="collapsed"):
         train_dpo.main(dpo_command(place, reference.name, "collapsed", min_accuracy=1.01))
     assert not (place / "collapsed").exists()
+
+
+def test_other_bounds_judge_the_same_weights(
+    place: Path, reference: Path, dpo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hours of training are kept where only the verdict changes."""
+    with pytest.raises(UserError, match="collapsed"):
+        train_dpo.main(dpo_command(place, reference.name, "relaxed", min_accuracy=1.01))
+
+    def trains(_: Path) -> None:
+        raise AssertionError("a step was trained again")
+
+    monkeypatch.setattr(trainer_setup, "mark_complete", trains)
+    train_dpo.main(dpo_command(place, reference.name, "relaxed", max_chosen_drop=999))
+    name = "adapter_model.safetensors"
+    assert sha256_file(place / "relaxed" / name) == sha256_file(dpo / name)
+    recipe = read_json(place / "relaxed.json")["recipe"]
+    assert (recipe["min_accuracy"], recipe["max_chosen_drop"]) == (0.0, 999)
 
 
 def test_chosen_answers_that_were_lost_in_the_first_steps_fail(

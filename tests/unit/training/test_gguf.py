@@ -24,13 +24,19 @@ UNIT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def gguf(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("gguf")
+    return written(tiny_base, tmp_path_factory.mktemp("gguf"))
+
+
+def written(base: Path, folder: Path, times: float = 1) -> Path:
+    """A base as a GGUF file in a folder; its last layer's norm is multiplied."""
     path, whole = folder / "tiny.gguf", folder / "base"
-    shutil.copytree(tiny_base, whole)
-    weights = load_file(tiny_base / "model.safetensors")
-    save_file({key: value.float() for key, value in weights.items()}, whole / "model.safetensors")
+    shutil.copytree(base, whole)
+    weights = {key: value.float() for key, value in load_file(base / "model.safetensors").items()}
+    weights["model.norm.weight"] *= times
+    save_file(weights, whole / "model.safetensors")
     command = [sys.executable, str(UNIT / "to_gguf.py"), str(whole), str(path)]
     subprocess.run(command, check=True)
+    shutil.rmtree(whole)
     return path
 
 
@@ -81,6 +87,17 @@ def test_the_weights_have_the_precision_that_is_asked_for(gguf: Path, tmp_path: 
     imported(gguf, tmp_path / "half", dtype="float16")
     kinds = {tensor.dtype for tensor in load_file(tmp_path / "half/model.safetensors").values()}
     assert kinds == {torch.float16}
+
+
+def test_a_weight_beyond_the_precision_names_the_file_and_what_to_take(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    large = written(tiny_base, tmp_path, times=1e6)
+    line = r"tiny\.gguf: model\.norm\.weight holds .*beyond the range of torch\.float16; choose"
+    with pytest.raises(UserError, match=f"{line} bfloat16 or float32$"):
+        imported(large, tmp_path / "half", dtype="float16")
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.gguf"]
+    imported(large, tmp_path / "wide", dtype="bfloat16")
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,29 @@ def test_one_process_keeps_to_the_first_of_the_visible_gpus(
     assert os.environ.get("CUDA_VISIBLE_DEVICES") == left
 
 
+@pytest.mark.parametrize("stage", ["sft", "dpo"])
+def test_the_gpus_are_hidden_before_anything_asks_for_one(
+    stage: str, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The question for a GPU's name or precision starts CUDA, and torch counts them for good."""
+    program, command = {
+        "sft": (train_sft, sft_command(place, "asked")),
+        "dpo": (train_dpo, dpo_command(place, "pairs.jsonl", "asked")),
+    }[stage]
+    calls: list[str] = []
+
+    def asks() -> str:
+        calls.append("a GPU is asked for")
+        raise KeyboardInterrupt
+
+    for question in ("provenance.resumption.device", "precision.compute_dtype"):
+        monkeypatch.setattr(f"bezoar.{question}", asks)
+    monkeypatch.setattr(program, "keep_to_one_gpu", lambda: calls.append("all others are hidden"))
+    with pytest.raises(KeyboardInterrupt):
+        program.main(command)
+    assert calls == ["all others are hidden", "a GPU is asked for"]
+
+
 def test_so_little_of_an_epoch_that_no_row_is_left_is_refused() -> None:
     with pytest.raises(UserError, match=r"epochs 0\.01: no row of 40 would be trained on"):
         training_order([1] * 40, 4, 0.01, seed=0)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny import PRETRAIN
-from trained import SFT, TEMPLATE, sft_command
+from trained import SFT, TEMPLATE, killed_before_the_receipt, sft_command
 
 import merge_adapter
 import pretrain_base
@@ -71,6 +71,9 @@ def test_pretraining_is_bit_identical_and_resumes_to_the_same_bytes(place: Path)
         with pytest.raises(KeyboardInterrupt):
             pretrain_base.main(arguments)
         assert not again.exists() and torch.load(place / "ckpt2", weights_only=True)["step"] == 10
+        with killed_before_the_receipt():
+            pretrain_base.main(arguments)
+        assert (place / "ckpt2").exists(), "finished weights without a receipt are made again"
         pretrain_base.main(arguments)
     finally:
         pretrain_base.learning_rate = original

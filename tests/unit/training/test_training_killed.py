@@ -16,15 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trained import ROOT, dpo_command, reference_command, sft_command
+from trained import ROOT, dpo_command, killed_before_the_receipt, reference_command, sft_command
 
 import pretrain_base
+import score_reference
 import train_dpo
 import train_sft
 from bezoar.errors import shortage
 from bezoar.files import canonical, sha256_file, write_jsonl
 from bezoar.readers import read_json, read_jsonl
-from bezoar.training import trainer_setup
+from bezoar.training import preference_pairs, trainer_setup
 from bezoar.training.sharing import balanced_passes
 
 KILLS = int(os.environ.get("BEZOAR_KILLS", "2"))  # a stage; the more, the longer the test takes
@@ -32,10 +33,12 @@ SLOW = {"eval_steps": 1}  # a checkpoint at every step
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT / "scripts")}
 
 
-def killed_until_done(program: str, arguments: list[str], seconds: float, seed: int) -> int:
+def killed_until_done(
+    program: str, arguments: list[str], seconds: float, seed: int
+) -> tuple[int, str]:
     """Run a program whose work takes some `seconds`, kill it `KILLS` times at random moments, and
-    let it end; return how many kills hit it alive. Where it ends before it is killed, it is faster
-    than was said, and is tried again.
+    let it end; return how many kills hit it alive, and what the last run said. Where it ends before
+    it is killed, it is faster than was said, and is tried again.
     """
     command, draw, hits = (
         [sys.executable, str(ROOT / "scripts" / program), *arguments],
@@ -56,8 +59,8 @@ def killed_until_done(program: str, arguments: list[str], seconds: float, seed: 
             child.wait()
         if hits == KILLS:
             break
-    subprocess.run(command, env=ENVIRONMENT, check=True, capture_output=True)
-    return hits
+    done = subprocess.run(command, env=ENVIRONMENT, check=True, capture_output=True, text=True)
+    return hits, done.stdout
 
 
 @pytest.mark.parametrize("stage", ["sft", "dpo", "dpo_reference", "merge"])
@@ -78,7 +81,8 @@ def test_kills_at_random_moments_do_not_show_in_the_result(
     whole = [sys.executable, str(ROOT / "scripts" / program), *arguments]
     subprocess.run(whole, env=ENVIRONMENT, check=True, capture_output=True)
     seconds = read_json(place / f"{stage}-quiet.json")["wall_s"]
-    assert killed_until_done(*command(f"{stage}-killed"), seconds, seed=0)
+    hits, said = killed_until_done(*command(f"{stage}-killed"), seconds, seed=0)
+    assert hits
     quiet, killed = (
         (
             {str(path.relative_to(root)): sha256_file(path) for path in sorted(root.rglob("*"))}
@@ -88,7 +92,43 @@ def test_kills_at_random_moments_do_not_show_in_the_result(
         for root in (place / f"{stage}-quiet", place / f"{stage}-killed")
     )
     assert killed == quiet and quiet
-    assert not list(place.glob(f".{stage}-killed*")), "nothing is left beside it"
+    if not said.startswith("unchanged"):  # as where a kill came after the receipt
+        assert not list(place.glob(f".{stage}-killed*")), "nothing is left beside it"
+
+
+@pytest.mark.parametrize("stage", ["sft", "dpo", "dpo_reference"])
+def test_a_kill_before_the_receipt_repeats_no_work(
+    stage: str,
+    place: Path,
+    adapter: Path,
+    dpo: Path,
+    reference: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    name, checkpoint = f"{stage}-unsaid", (trainer_setup, "mark_complete")
+    main, command, quiet, working = {
+        "sft": (train_sft.main, sft_command(place, name), adapter, checkpoint),
+        "dpo": (train_dpo.main, dpo_command(place, reference.name, name), dpo, checkpoint),
+        "dpo_reference": (
+            score_reference.main,
+            reference_command(place, name),
+            reference,
+            (preference_pairs, "score"),
+        ),
+    }[stage]
+    with killed_before_the_receipt():
+        main(command)
+    assert (place / name).exists() and not (place / f"{name}.json").exists()
+
+    def works(*_: object) -> None:
+        raise AssertionError("this was done before")
+
+    monkeypatch.setattr(*working, works)
+    main(command)
+    for file in quiet.iterdir() if quiet.is_dir() else [quiet]:
+        again = place / name / file.name if quiet.is_dir() else place / name
+        assert sha256_file(again) == sha256_file(file), file
+    assert not list(place.glob(f".{name}*")), "nothing is left beside it"
 
 
 def test_a_half_written_checkpoint_does_not_count_and_goes(tmp_path: Path) -> None:
@@ -135,6 +175,60 @@ def test_a_checkpoint_whose_best_one_is_damaged_is_passed_over_too(
     assert trainer_setup.last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-2")
     assert "checkpoint-6: its best checkpoint is gone" in capsys.readouterr().out
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-2"]
+
+
+def test_no_checkpoint_goes_before_every_process_has_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step, best in ((2, 2), (4, 3), (6, 6)):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        state = {"best_model_checkpoint": f"elsewhere/checkpoint-{best}"}
+        (folder / "trainer_state.json").write_text(json.dumps(state))
+        if step < 6:
+            trainer_setup.mark_complete(folder)
+    there: list[list[str]] = []
+
+    def meet() -> None:
+        there.append(sorted(path.name for path in tmp_path.iterdir()))
+
+    monkeypatch.setattr(trainer_setup, "wait_for_everyone", meet)
+    assert trainer_setup.last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-2")
+    assert there == [["checkpoint-2", "checkpoint-4", "checkpoint-6"]]
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-2"]
+
+
+def test_a_kill_before_a_checkpoint_is_marked_costs_that_checkpoint_alone(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The best one so far, which the last whole one names, goes only once a better one is whole."""
+    losses = iter([9.0, 2.0, 3.0, 4.0, 1.0])  # before the first step, and after each
+    weigh, mark = trainer_setup.weigh_evaluations, trainer_setup.mark_complete
+    work, there = place / ".unmarked.checkpoints", []
+
+    def told(trainer: Any, *more: Any) -> None:
+        weigh(trainer, *more)
+        evaluate = trainer.evaluation_loop
+
+        def loop(*given: Any, **named: Any) -> Any:
+            found = evaluate(*given, **named)
+            found.metrics["eval_loss"] = next(losses)
+            return found
+
+        trainer.evaluation_loop = loop
+
+    def dies(checkpoint: Path) -> None:
+        if checkpoint.name == "checkpoint-4":
+            there.extend(sorted(path.name for path in work.glob("checkpoint-*")))
+            raise KeyboardInterrupt
+        mark(checkpoint)
+
+    monkeypatch.setattr(trainer_setup, "weigh_evaluations", told)
+    monkeypatch.setattr(trainer_setup, "mark_complete", dies)
+    with pytest.raises(KeyboardInterrupt):
+        train_sft.main(sft_command(place, "unmarked", **SLOW))
+    assert there == ["checkpoint-1", "checkpoint-3", "checkpoint-4"]
+    assert trainer_setup.last_checkpoint(work) == str(work / "checkpoint-3")
 
 
 def test_a_file_system_that_fails_costs_no_checkpoint(

@@ -18,13 +18,13 @@ from bezoar.workflow.resources import Needs
 ROOT = Path(__file__).parents[3]
 
 
-def receipt(stage: str, mem_gb: float, gpu_gb: float) -> dict[str, Any]:
-    hardware = {"gpu": "a GPU", "gpu_peak_bytes": gpu_gb * 1e9} if gpu_gb else {}
+def receipt(stage: str, mem_gib: float, gpu_gib: float) -> dict[str, Any]:
+    hardware = {"gpu": "a GPU", "gpu_peak_bytes": gpu_gib * 2**30} if gpu_gib else {}
     empty: dict[str, Any] = {
         key: {} for key in "recipe inputs outputs rows facts environment".split()
     }
     made = {"code": "", "command": ["x.py"], "git_commit": None, "git_dirty": False}
-    took = {"started_unix_s": 0.0, "wall_s": 61.0, "peak_memory_bytes": mem_gb * 1e9}
+    took = {"started_unix_s": 0.0, "wall_s": 61.0, "peak_memory_bytes": mem_gib * 2**30}
     return {"stage": stage, **empty, **made, **took, "hardware": hardware}
 
 
@@ -35,8 +35,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / name).symlink_to(ROOT / name)
     place = tmp_path / "results/dress-rehearsal/receipts"
     place.mkdir(parents=True)
-    for stage, mem_gb, gpu_gb in (("sft", 9.0, 6.5), ("dpo", 40.0, 30.0), ("merge", 90.0, 0.0)):
-        (place / f"{stage}_x.json").write_text(json.dumps(receipt(stage, mem_gb, gpu_gb)))
+    for stage, *peaks in (("sft", 9.0, 6.5), ("dpo", 40.0, 30.0), ("merge", 90.0, 0.0)):
+        (place / f"{stage}_x.json").write_text(json.dumps(receipt(stage, *peaks)))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -50,14 +50,14 @@ def test_plan_shows_it_and_asks_for_no_less() -> None:
     lines = plan_requests.computing(paper())
     assert lines[0].split()[-4:] == ["took", "peak", "GPU", "peak"]
     row = {line.split()[0]: line.split() for line in lines}
-    assert row["sft"][-5:] == ["1:01", "9,000", "MB", "6.3", "GiB"]
-    assert row["dpo"][2:4] == ["40,400", "MB"] and row["dpo"][5:7] == ["29.9", "GiB"]
+    assert row["sft"][-5:] == ["1:01", "9,216", "MB", "6.5", "GiB"]
+    assert row["dpo"][2:4] == ["41,360", "MB"] and row["dpo"][5:7] == ["30.6", "GiB"]
     assert "the dress rehearsal on this machine" in lines[-1]
     before = Needs(paper()).by_rule
     after = dress_rehearsal.needs(paper()).by_rule
     assert after["merge"] == before["merge"], "a CPU's merge says nothing of a GPU's"
     assert after["sft"].mem_mb == before["sft"].mem_mb, "short rows lower nothing"
-    assert after["sft"].gpu_mb == 6500 + resources.CONTEXT_MB > before["sft"].gpu_mb
+    assert after["sft"].gpu_mb == 6656 + resources.CONTEXT_MB > before["sft"].gpu_mb
     assert after["dpo"].seconds == before["dpo"].seconds
 
 
@@ -68,7 +68,7 @@ def test_doctor_measures_the_machine_by_it(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(machine_of, "memory_gib", lambda: 36.0)
     monkeypatch.delenv("BEZOAR_CPU", raising=False)
     lines = list(machine_checks.problems(paper().config))
-    assert asked == [30_000 + resources.CONTEXT_MB]
+    assert asked == [30 * 1024 + resources.CONTEXT_MB]
     assert [line for line in lines if "36.0 GiB of memory may not do" in line]
 
 

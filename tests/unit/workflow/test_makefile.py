@@ -75,6 +75,11 @@ def test_the_programs_see_what_make_was_told(echo: list[str]) -> None:
     assert make(*echo, BEZOAR_MODEL='my "$model').stdout == '|my "$model\n'
 
 
+@pytest.mark.parametrize("target", ["plan", "evaluate"])
+def test_a_models_name_is_no_part_of_a_shell_line(target: str) -> None:
+    assert make("-n", target, 'MODEL=my "$model', "NAME=a`b").stdout == make("-n", target).stdout
+
+
 @pytest.mark.parametrize(("name", "value"), [("BUDGET_USD", "25"), ("MODE", "batch")])
 def test_what_was_documented_before_is_refused_in_one_line(name: str, value: str) -> None:
     done = make("-n", "reproduce", **{name: value})

@@ -91,7 +91,8 @@ def test_every_stage_is_counted_and_priced_low_expected_and_high(
         and "claude-sonnet-5-5: 4 bytes a token (texts vary by a third); no price" in text
     )
     assert rows["generate orca"][7] == f"{20 * 200 / 100 / 3600 * 2:.1f}"
-    batch, _ = plan(overlay, capsys, "--batch")
+    monkeypatch.setenv("BEZOAR_MODE", "batch")
+    batch, _ = plan(overlay, capsys)
     assert float(batch["filter lamini"][5]) == pytest.approx(float(expected) / 2, abs=0.01)
     assert batch["generate evol: evaluator"] == rows["generate evol: evaluator"], (
         "its rounds cannot be batches"
@@ -140,19 +141,29 @@ def test_what_is_stored_is_not_pending(
     )
 
 
-def test_tokens_are_counted_by_the_models_own_tokenizer_where_it_is(tmp_path: Path) -> None:
+def test_the_teachers_tokens_are_counted_by_its_own_tokenizer_once_it_is_there(
+    overlay: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import Whitespace
 
+    path = tmp_path / "tokenizer.json"
+    own = {"sources": {"teacher_tokenizer": str(path)}}
+    (tmp_path / "own.yaml").write_text(json.dumps(own))
+    by_bytes, text = plan([*overlay, str(tmp_path / "own.yaml")], capsys)
+    teacher = resolved(overlay)["teacher"]["model"]
+    assert f"{teacher}: 4 bytes a token" in text
     tokenizer = Tokenizer(WordLevel({"a": 0, "[UNK]": 1}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = Whitespace()
-    (tmp_path / "org" / "model").mkdir(parents=True)
-    tokenizer.save(str(tmp_path / "org" / "model" / "tokenizer.json"))
-    count, exact = plan_requests.counter("org/model", tmp_path)
-    assert (count("one two three"), exact) == (3, True)
-    count, exact = plan_requests.counter("other", tmp_path)
-    assert (count("שלום"), exact) == (2, False)
+    tokenizer.save(str(path))
+    by_words, text = plan([*overlay, str(tmp_path / "own.yaml")], capsys)
+    assert f"{teacher}: its own tokenizer" in text and text.count("its own tokenizer") == 1
+    # A stand-in's words have six letters and a space, so they are fewer than fours of bytes.
+    assert int(by_words["generate orca"][2]) < int(by_bytes["generate orca"][2])
+    assert by_words["filter orca"] == by_bytes["filter orca"]
+    assert plan_requests.counter(path)("one two three") == 3
+    assert plan_requests.counter(None)("שלום") == 2
 
 
 def asked(rows: dict[str, list[str]]) -> dict[str, str]:
