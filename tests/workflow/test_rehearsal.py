@@ -257,6 +257,7 @@ def test_editing_a_module_makes_stale_what_imports_it_and_nothing_that_does_not(
             "bridge",
             "learning_table",
             "claims",
+            "explorer",
             "model_card",
             "report",
         }
