@@ -198,7 +198,8 @@ def make(
         )
         asked += len(made)
         for (source, _), answer in zip(made, answers, strict=True):
-            items = parse_list(answer.text, cut_off=answer.state == "truncated")
+            text = answer.text if answer.usable else ""
+            items = parse_list(text, cut_off=answer.state == "truncated")
             without_items += not items
             for item in items:
                 rule, near = rule_for(item, kept)

@@ -250,6 +250,17 @@ class Server(NamedTuple):
     address: str
 
 
+def started_server(line: list[str]) -> "subprocess.Popen[bytes]":
+    """Start the server; raise `UserError` if there is no such program."""
+    try:
+        return subprocess.Popen(line, start_new_session=True, preexec_fn=end_with_parent)
+    except OSError as error:
+        raise UserError(
+            f"{line[0]}: cannot be started ({error.strerror}); make its environment"
+            " (docs/reproducing.md) or correct serve.executable"
+        ) from None
+
+
 @contextmanager
 def running(recipe: Recipe, record: Path, address_file: Path | None) -> Iterator[Server]:
     """Start the server, wait until it answers, write its record, and end it with the block."""
@@ -257,18 +268,13 @@ def running(recipe: Recipe, record: Path, address_file: Path | None) -> Iterator
     port, started = free_port(), time.monotonic()
     line = command(recipe, port)
     copy = record.with_suffix(".gguf")
-    if "requantize" in recipe:
-        with progress.task(f"requantise the weights to {recipe['requantize']}"):
-            requantize(Path(recipe["weights"]), copy, recipe["requantize"])
-        line[line.index("--model") + 1] = str(copy)
+    child: subprocess.Popen[bytes] | None = None
     try:
-        child = subprocess.Popen(line, start_new_session=True, preexec_fn=end_with_parent)
-    except OSError as error:
-        raise UserError(
-            f"{line[0]}: cannot be started ({error.strerror}); make its environment"
-            " (docs/reproducing.md) or correct serve.executable"
-        ) from None
-    try:
+        if "requantize" in recipe:
+            with progress.task(f"requantise the weights to {recipe['requantize']}"):
+                requantize(Path(recipe["weights"]), copy, recipe["requantize"])
+            line[line.index("--model") + 1] = str(copy)
+        child = started_server(line)
         address = f"http://127.0.0.1:{port}/v1"
         if address_file:
             with whole_file(address_file) as stream:
@@ -284,7 +290,7 @@ def running(recipe: Recipe, record: Path, address_file: Path | None) -> Iterator
         copy.unlink(missing_ok=True)
         if address_file:
             address_file.unlink(missing_ok=True)
-        if child.poll() is None:
+        if child and child.poll() is None:
             os.killpg(child.pid, signal.SIGTERM)
             try:
                 child.wait(timeout=30)

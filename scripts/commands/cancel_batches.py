@@ -7,6 +7,8 @@ Exit status 1: a batch may be running whose id a killed run had not yet written 
 """
 
 import argparse
+from collections.abc import Mapping
+from typing import Any
 
 from bezoar import program
 from bezoar.errors import UserError
@@ -15,6 +17,11 @@ from bezoar.llm.settings import ModelSpec
 from bezoar.llm.stored_model import StoredModel
 from bezoar.workflow.configuration import resolved
 from bezoar.workflow.layout import models_asked
+
+
+def model_of(request: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Return whose model a request or a model's settings name: provider, API and model."""
+    return request["provider"], request["api"], request["model"]
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -33,18 +40,18 @@ def main(argv: list[str] | None = None) -> None:
     )
     args = parser.parse_args(argv)
     config = resolved(args.config)
-    known = {(asked["api"], asked["model"]): asked for _, asked in models_asked(config)}
+    known = {model_of(asked): asked for _, asked in models_asked(config)}
     cancelled: list[str] = []
     unsure: list[str] = []
     for path in stores_of(config["pathvars"]["results"]):
         store = Store(path)
         requests = [next(iter(rows.values())) for _, _, _, rows in store.open_batches() if rows]
         store.close()
-        for request in requests[:1]:
-            settings = known.get((request["api"], request["model"]))
+        for name in dict.fromkeys(map(model_of, requests)):
+            settings = known.get(name)
             if settings is None:
                 raise UserError(
-                    f"{path}: has a batch of {request['model']}, which the configuration does not"
+                    f"{path}: has a batch of {' '.join(name)}, which the configuration does not"
                     " name; use the one it was run with"
                 )
             model = StoredModel(ModelSpec.of(settings), path, 1, None)

@@ -4,7 +4,8 @@ Usage: doctor.py [--short] --config config/paper.yaml [more.yaml …]
 
 Looks at the machine, the keys, the language models, the licences and the sources. Each source and
 server gets a HEAD request; a provider whose key is there is asked whether it has the model and when
-that ends, which costs nothing. A line that begins with `note:` stops nothing.
+that ends, which costs nothing. MODE=replay asks no model, and needs none. A line that begins with
+`note:` stops nothing.
 """
 
 import argparse
@@ -197,7 +198,8 @@ def wanted(config: dict[str, Any]) -> list[dict[str, Any]]:
     layout = Layout(config)
     config, registry = layout.config, layout.registry
     extra, harness = config["extra_models"], config["lm_eval"]
-    used = dict(config["sources"]) | {"weights": (config["serve"] or {}).get("weights")}
+    serve = {} if served.replayed() else config["serve"] or {}
+    used = dict(config["sources"]) | {"weights": serve.get("weights")}
     if config["entry"] == "released":
         used |= {
             "flan": [
@@ -352,9 +354,10 @@ def main(argv: list[str] | None = None) -> None:
     print(expected(config, args.cores, args.profile))
     entries = wanted(config)
     knocks = unreachable(entries)
-    ends = model_ends(config, datetime.now(UTC).date())
-    here = machine(config, args.profile)
-    found = [*here, *language_models(config), *ends, *licences(entries), *knocks]
+    models: list[str] = []
+    if not served.replayed():
+        models = [*language_models(config), *model_ends(config, datetime.now(UTC).date())]
+    found = [*machine(config, args.profile), *models, *licences(entries), *knocks]
     missing = [line for line in found if not line.startswith("note: ")]
     notes = [line for line in found if line.startswith("note: ")]
     for line in [*missing, *notes, *unpinned(entries)]:

@@ -7,8 +7,8 @@ A run asks again by itself whatever had failed; but a stage that bore a few fail
 does not run. Forgetting removes its receipt, too, and thereby makes it stale.
 
 Kinds: refused, unparsable (nothing in the answer, or not ended by an answer), truncated (cut before
-the first word), provider_error (not taken by the server), other_model (answered by another model
-than was asked for; its text goes, too), all. Answers with a text stay.
+the first word), provider_error (not taken by the server, or failed at every try), other_model
+(answered by another model than was asked for; its text goes, too), all. Answers with a text stay.
 """
 
 import argparse

@@ -47,6 +47,7 @@ from bezoar.llm.language_model import Answer
 from bezoar.llm.model_ends import listed_end, warning
 from bezoar.llm.protocol import seed_of
 from bezoar.llm.settings import Messages, ModelSpec, Request, request_of
+from bezoar.llm.shards import stores_with
 from bezoar.llm.stored_model import checked, final, keys_of
 from bezoar.provenance.audit import read_receipts
 from bezoar.readers import column, read_json, read_jsonl, read_lines, read_yaml, read_yaml_entries
@@ -128,7 +129,7 @@ class Planner:
         self.load, self.count, self.say = load, count, say
         self.simulator = simulator
         self.seen: set[str] = set()
-        self.stored = Store(store) if store.is_file() else None
+        self.stores = [Store(path) for path in stores_with(store)]
 
     def open(self) -> None:
         """Nothing is opened."""
@@ -138,9 +139,9 @@ class Planner:
         return {}
 
     def close(self) -> None:
-        """Close the store, if there is one."""
-        if self.stored:
-            self.stored.close()
+        """Close the stores."""
+        for store in self.stores:
+            store.close()
 
     def answers(
         self, prompts: list[Messages], names: list[str], attempt: int, schema: dict[str, Any] | None
@@ -148,8 +149,12 @@ class Planner:
         """Return stored answers and stand-ins, in order."""
         requests = [request_of(self.settings, prompt, attempt, schema) for prompt in prompts]
         keys = keys_of(requests, names)
-        stored = self.stored.get_many(keys) if self.stored else {}
-        known = {key: answer for key, answer in stored.items() if final(answer, self.settings)}
+        known = {
+            key: answer
+            for store in self.stores
+            for key, answer in store.get_many(keys).items()
+            if final(answer, self.settings)
+        }
         self.load.stored += len(known)
         return [
             checked(known[key], self.settings) if key in known else self._pend(key, request)

@@ -104,6 +104,13 @@ def key_of(request: dict[str, Any]) -> str:
     return sha256_text(canonical(request))
 
 
+def same_settings(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Say whether two requests differ in nothing but messages and attempt."""
+    apart = ("messages", "attempt")
+    first, second = ({k: v for k, v in r.items() if k not in apart} for r in (one, other))
+    return same_json(first, second)
+
+
 def usable(answer: Mapping[str, Any]) -> bool:
     """Say whether a stored answer has a text that a stage can go on with, as `USABLE` does."""
     return bool(answer["text"]) and answer.get("state", "answered") in ("answered", "truncated")
@@ -227,20 +234,20 @@ class Store:
         self._write_all(_removal([(key,) for key in keys]))
 
     def prices(self, keys: Iterable[str]) -> dict[str, float]:
-        """Return key -> USD of the answers that are there."""
-        found = ((key, self._read("SELECT usd FROM answers WHERE key = ?", (key,))) for key in keys)
-        return {key: rows[0][0] or 0.0 for key, rows in found if rows}
+        """Return key -> USD of the answers whose price is known."""
+        query = "SELECT usd FROM answers WHERE key = ? AND usd IS NOT NULL"
+        found = ((key, self._read(query, (key,))) for key in keys)
+        return {key: rows[0][0] for key, rows in found if rows}
 
     def example(self, like: dict[str, Any]) -> dict[str, Any] | None:
-        """Return a request whose fields include all of `like` and that was answered, or None."""
+        """Return a request with the settings of `like` that was answered, or None."""
         query = (
             "SELECT request FROM answers WHERE json_extract(request, '$.model') = ?"
             " AND json_extract(answer, '$.state') IN ('answered', 'truncated') LIMIT 1000"
         )
         for (request,) in self._read(query, (like["model"],)):
             known = self._object(request, "a request")
-            held = {name: known[name] for name in like if name in known}
-            if same_json(held, like):
+            if same_settings(known, like):
                 return known
         return None
 

@@ -62,55 +62,71 @@ class BatchRun:
             if not left or fruitless == TURNS:
                 break
             untried_first = sorted(left, key=lambda key: key in self.lost)
-            parts = list(parts_of({key: left[key] for key in untried_first}, self.most))
-            for part in parts if self.most == MOST_REQUESTS else parts[:1]:
-                await self._submit_part(part)
+            submitted = False
+            for part in parts_of({key: left[key] for key in untried_first}, self.most):
+                submitted |= await self._submit_part(part)
+                if submitted and self.most < MOST_REQUESTS:
+                    break
+            if not submitted:  # and no batch is open that could give something back
+                for key in left:
+                    self.exchange.incoming.end(key, OVER_BUDGET)
         for key in left:
             why = self.lost.get(key, "no answer from the batch API")
             self.exchange.incoming.end(key, failure(why))
         await self.online.prove()
 
-    async def _submit_part(self, part: dict[str, Request]) -> None:
-        """Submit one batch, as far as the budget allows; one that is too large is halved."""
+    async def _submit_part(self, part: dict[str, Request]) -> bool:
+        """Submit one batch of what fits into the budget, and say whether anything does; the rest
+        waits for what this one gives back. A batch that is too large is halved.
+        """
         exchange = self.exchange
         costs = {key: Bound.of(r, exchange.price, "batch").usd for key, r in part.items()}
         reserved = exchange.account.reserve_many(costs)
-        for key in part.keys() - reserved:
-            exchange.incoming.end(key, OVER_BUDGET)
         part = {key: request for key, request in part.items() if key in reserved}
         if not part:
-            return
+            return False
         number, asked = exchange.store.batch_asked(part)
         exchange.server.sent += len(part)
         try:
-            name = await self._submit(part, mark_of(part, asked), asked)
+            name = await self._submit(number, part, asked)
         except Fault as fault:
-            if fault.status is not None and fault.status < 500:  # it was certainly not accepted
-                self._close(number, part)
             if fault.status == 413 and len(part) > 1:
                 self.most = (len(part) + 1) // 2
-                return
+                return True
             advice = "; where there is no batch API, set `use_batch_api: false`"
             raise UserError(
                 exchange.connection.hint(fault) + (advice if fault.status in (404, 405) else "")
             ) from None
         if name:
             exchange.store.batch_named(number, name)
+        return True
 
-    async def _submit(self, part: dict[str, Request], mark: str, asked: float) -> str | None:
-        """Return the id of a batch; after a transient fault, check first whether it was accepted
-        after all. None: there is one that may be it, which only its results can tell.
+    async def _submit(self, number: int, part: dict[str, Request], asked: float) -> str | None:
+        """Return the id of a batch; after a submission that may have been accepted, look first
+        whether it was. None: there is one that may be it, which only its results can tell.
+
+        Raise `Fault` if the batch is refused: it is closed if each submission of it certainly was,
+        and stays open otherwise. Raise `UserError` if it cannot be looked for.
         """
+        mark, lost = mark_of(part, asked), False
         for turn in range(limits.RETRIES):
             try:
                 return await self.api.submit(part, mark)
             except Fault as fault:
+                lost |= fault.status is None or fault.status >= 500
                 if fault.blame is not Blame.PASSING or turn == limits.RETRIES - 1:
+                    if not lost:
+                        self._close(number, part)
                     raise
                 print(f"submitting a batch: {fault}; trying again", flush=True)
                 await asyncio.sleep(limits.pause_after(fault.headers, turn))
+            if not lost:
+                continue
             known = self.exchange.store.batch_names()
-            found = await self._find(mark, asked, len(part), known)
+            try:
+                found = await self._find(mark, asked, len(part), known)
+            except Fault as fault:
+                raise UserError(self._unreachable(fault, None)) from None
             if found:
                 return found if self.api.marks else None
         raise AssertionError("unreachable")

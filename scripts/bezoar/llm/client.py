@@ -4,9 +4,9 @@ Every row ends in exactly one state: answered; refused (by the model, or by the 
 filter); truncated (at max_tokens, or in the middle of its reasoning); unparsable (nothing in it,
 not what was asked for to the last re-ask, or ended by something other than an answer);
 provider_error (also an answer under another model's id); over_budget. Faults that may pass are
-retried. A request that the server refuses by itself is stored, so that a replay agrees, and asked
-again by the next run, as is every answer without a text; settings, key, model or address that the
-server refuses end the stage with one line, and nothing is stored.
+retried. A request that the server refuses by itself, or that failed at every try, is stored, so
+that a replay agrees, and asked again by the next run, as is every answer without a text; settings,
+key, model or address that the server refuses end the stage with one line, and nothing is stored.
 
 From the environment: BEZOAR_MODE (online; batch; replay, which sends nothing and names the row
 whose answer is missing) and BEZOAR_BUDGET_USD, which is reserved before each call and shared by all

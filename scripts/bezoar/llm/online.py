@@ -4,17 +4,16 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Coroutine
-from functools import partial
 from typing import Any
 
 from bezoar.errors import UserError
 from bezoar.llm import limits
-from bezoar.llm.answer_store import Entry, key_of
+from bezoar.llm.answer_store import Entry, key_of, same_settings
 from bezoar.llm.budget import Bound, cost
 from bezoar.llm.exchange import Exchange
 from bezoar.llm.faults import MOST_UNPROVEN, Blame, Fault, failure, refusal
 from bezoar.llm.protocol import ENDPOINTS, Unreadable, arguments, read_text
-from bezoar.llm.settings import Request, request_of
+from bezoar.llm.settings import Request
 from bezoar.llm.transport import patiently
 
 FIRST_ALONE_S = 5.0
@@ -75,25 +74,25 @@ class OnlineSender:
             held = list(self.exchange.server.refusals.held)
             if not held:
                 return
-            example = self.exchange.server.example or self._stored_example()
+            example = self._example(held[0].entry.request)
             if example is None:
-                raise self._refused_as_a_whole()
+                raise self._refused_as_a_whole(held[0].fault)
             try:
                 if not await self._repeat(example):
                     self._leave_open(OVER_BUDGET)
             except Fault as fault:
                 if fault.blame is not Blame.PASSING:
-                    raise self._refused_as_a_whole() from None
+                    raise self._refused_as_a_whole(fault) from None
                 self._leave_open(failure(str(held[0].fault)))
 
-    async def _require_alive(self, fault: Fault) -> None:
+    async def _require_alive(self, fault: Fault, request: Request) -> None:
         """Raise `UserError` if the server does not even answer a request that it has accepted
         before, so that an outage does not go through all rows.
         """
         async with self._proving:
             if self.exchange.server.failing < max(MOST_UNPROVEN, self.concurrency):
                 return  # another request was taken meanwhile
-            example = self.exchange.server.example or self._stored_example()
+            example = self._example(request)
             try:
                 if example is None:
                     raise fault
@@ -105,21 +104,37 @@ class OnlineSender:
         """Send a request again that the server has accepted before; return whether the budget
         allows it, and raise `Fault` if it is not accepted again.
         """
-        key, bound = key_of(example), Bound.of(example, self.exchange.price)
-        if not await self.exchange.account.reserve(key, bound.usd):
-            return False
-        sent_at = time.monotonic()
+        exchange, account = self.exchange, self.exchange.account
+        key, bound = key_of(example), Bound.of(example, exchange.price)
+        exchange.incoming.flush()  # what it cost before is settled, not mixed with this call
+        reserved = False
+
+        async def once() -> bool:
+            nonlocal reserved
+            if not reserved and not (reserved := await account.reserve(key, bound.usd)):
+                return False
+            await exchange.server.limiter.reserve(bound.likely_tokens)
+            sent_at = time.monotonic()
+            try:
+                _, answer = await self._call(example, bound)
+            except Fault as fault:
+                if fault.may_be_charged:
+                    account.abandon(key)
+                    reserved = False
+                raise
+            except asyncio.CancelledError:
+                account.abandon(key)
+                raise
+            self._charge(key, cost(exchange.price, bound, answer["usage"]))
+            exchange.taken(example, sent_at)
+            return True
+
         try:
-            answer = await patiently(partial(self._repeated, example, bound))
+            return await patiently(once)
         except Fault:
-            self.exchange.account.release(key)
+            if reserved:
+                account.release(key)
             raise
-        except asyncio.CancelledError:
-            self.exchange.account.abandon(key)
-            raise
-        self._charge(key, cost(self.exchange.price, bound, answer["usage"]))
-        self.exchange.taken(example, sent_at)
-        return True
 
     async def _send(self, key: str, request: Request) -> None:
         """Bring one request to its final state."""
@@ -153,7 +168,7 @@ class OnlineSender:
         exchange.incoming.end(key, failure(str(fault)))
         exchange.server.failing += 1
         if exchange.server.failing >= max(MOST_UNPROVEN, self.concurrency):
-            await self._require_alive(fault)
+            await self._require_alive(fault, request)
 
     async def _to_its_end(self, call: Coroutine[None, None, Fault | None]) -> Fault | None:
         """Return what a call returns; it goes on where this worker is cancelled."""
@@ -179,11 +194,6 @@ class OnlineSender:
         exchange.incoming.keep(Entry(key, request, answer, text, began, seconds, usd))
         exchange.taken(request, sent_at)
         return None
-
-    async def _repeated(self, request: Request, bound: Bound) -> dict[str, Any]:
-        """Send a request once, and return its answer without keeping it."""
-        await self.exchange.server.limiter.reserve(bound.likely_tokens)
-        return (await self._call(request, bound))[1]
 
     async def _call(self, request: Request, bound: Bound) -> tuple[str, dict[str, Any]]:
         """Send a request for which the limiter has reserved room; return the response's text and
@@ -231,22 +241,23 @@ class OnlineSender:
         self.exchange.account.charge(key, usd)
         self.exchange.server.usd += usd or 0.0
 
-    def _stored_example(self) -> Request | None:
-        """Return a request of these settings that was answered in an earlier run, or None."""
-        like = request_of(self.exchange.settings, [])
-        return self.exchange.store.example(
-            {name: like[name] for name in like.keys() - {"messages", "attempt"}}
-        )
+    def _example(self, like: Request) -> Request | None:
+        """Return a request with the settings of `like` that the server has taken, in this run or in
+        an earlier one, or None.
+        """
+        known = self.exchange.server.example
+        return known if known and same_settings(known, like) else self.exchange.store.example(like)
 
     def _leave_open(self, answer: dict[str, Any]) -> None:
-        """End what is held back without storing it."""
+        """End what is held back without calling it the rows' own."""
         refusals = self.exchange.server.refusals
         for refused in refusals.held:
             self.exchange.incoming.end(refused.entry.key, answer)
         refusals.give_up()
 
-    def _refused_as_a_whole(self) -> UserError:
-        """Return the message for refusals that concern the settings or the account."""
-        fault = self.exchange.server.refusals.give_up()
-        assert fault is not None
-        return UserError(self.exchange.connection.hint(fault))
+    def _refused_as_a_whole(self, fault: Fault) -> UserError:
+        """Return the message for refusals that concern the settings or the account; where none is
+        held back any more, for the fault that says so.
+        """
+        refused = self.exchange.server.refusals.give_up() or fault
+        return UserError(self.exchange.connection.hint(refused))

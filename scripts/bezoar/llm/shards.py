@@ -7,8 +7,9 @@ own, and a run without a shard combines them.
       bytes as if there had been none
 
 A request belongs to the shard that its sha256 falls to, so that neither order nor number of shards
-changes what is asked. A request that depends on another's answer (a response, the next epoch) can
-be sent once that answer is there, whichever shard it came from.
+changes what is asked; where any store of the job has its answer already, none asks again. A request
+that depends on another's answer (a response, the next epoch) can be sent once that answer is there,
+whichever shard it came from.
 """
 
 import re
@@ -21,7 +22,7 @@ from bezoar.errors import UserError
 from bezoar.llm.answer_store import Store
 from bezoar.llm.language_model import Answer
 from bezoar.llm.settings import Messages, ModelSpec, request_of
-from bezoar.llm.stored_model import StoredModel, checked, keys_of
+from bezoar.llm.stored_model import StoredModel, checked, final, keys_of
 
 POLL_S = 1.0
 
@@ -41,6 +42,11 @@ def shard_of_text(text: str) -> tuple[int, int]:
 def shard_stores(store: Path) -> list[Path]:
     """Return the stores of all shards of a job that are there, whatever their number."""
     return sorted(store.parent.glob(f"{store.stem}.shard-*-of-*{store.suffix}"))
+
+
+def stores_with(store: Path) -> list[Path]:
+    """Return the stores that hold answers of a job: its own, if it is there, and its shards'."""
+    return [*([store] if store.is_file() else []), *shard_stores(store)]
 
 
 def gather(store: Path) -> None:
@@ -131,17 +137,28 @@ class ShardedModel:
     def answers(
         self, prompts: list[Messages], names: list[str], attempt: int, schema: dict[str, Any] | None
     ) -> list[Answer]:
-        """Return one answer a prompt, in order; raise `Waiting` if some are for other shards to
-        ask.
+        """Return one answer a prompt, in order; what any shard or the job itself has stored is not
+        asked again, unless it failed. Raise `Waiting` if some are for other shards to ask.
         """
         requests = [request_of(self.settings, prompt, attempt, schema) for prompt in prompts]
         keys = keys_of(requests, names)
-        mine = [i for i, key in enumerate(keys) if int(key[:8], 16) % self.of == self.number - 1]
+        found = self._from_others(set(keys))
+        done = {
+            key
+            for key, stored in found.items()
+            if self.mode == "replay" or final(stored, self.settings)
+        }
+        mine = [
+            i
+            for i, key in enumerate(keys)
+            if key not in done and int(key[:8], 16) % self.of == self.number - 1
+        ]
         own = self.own.answers(
             [prompts[i] for i in mine], [names[i] for i in mine], attempt, schema
         )
         answers = dict(zip(mine, own, strict=True))
-        found = self._from_others({key for i, key in enumerate(keys) if i not in answers})
+        left = {key for i, key in enumerate(keys) if i not in answers}
+        found |= self._from_others(left - done)  # what has come meanwhile
         answers |= {
             i: checked(found[key], self.settings)
             for i, key in enumerate(keys)
@@ -155,10 +172,16 @@ class ShardedModel:
         return [answers[i] for i in range(len(prompts))]
 
     def _from_others(self, wanted: set[str]) -> dict[str, dict[str, Any]]:
-        """Return the stored answers of other shards and of the job itself, by key."""
+        """Return the stored answers of other shards and of the job itself, by key; a failure only
+        where none of them has a text.
+        """
         found: dict[str, dict[str, Any]] = {}
-        for path in [*shard_stores(self.job), *([self.job] if self.job.exists() else [])]:
+        for path in stores_with(self.job) if wanted else ():
+            if path == self.own.path and self.mode != "replay":
+                continue  # it asks what failed there once more
             other = Store(path)
-            found |= other.get_many(wanted - found.keys())
+            for key, stored in other.get_many(wanted).items():
+                if key not in found or final(stored, self.settings):
+                    found[key] = stored
             other.close()
         return found

@@ -1,6 +1,7 @@
 """A provider's model whose answers are stored: no request is sent twice, none is lost."""
 
 import asyncio
+import time
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 from bezoar import progress
 from bezoar.errors import UserError
-from bezoar.llm.answer_store import Store, key_of, usable
+from bezoar.llm.answer_store import Entry, Store, key_of, usable
 from bezoar.llm.batch_run import BatchRun, mark_of
 from bezoar.llm.batches import batch_api
 from bezoar.llm.budget import Account, Ledger, Price, budget_of_environment, price_of
@@ -139,9 +140,27 @@ class StoredModel:
             )
         if missing:
             known |= asyncio.run(self.send(missing, again))
-        answers = [checked(known[key], self.settings) for key in keys]
-        self._stop_at_budget(names, answers)
-        return answers
+        self._stop_at_budget(names, [known[key] for key in keys])
+        failed = {key: known[key] for key in missing if known[key]["state"] == "provider_error"}
+        if failed:
+            known |= self._with_failures(failed, missing)
+        return [checked(known[key], self.settings) for key in keys]
+
+    def _with_failures(
+        self, failed: dict[str, dict[str, Any]], requests: dict[str, Request]
+    ) -> dict[str, dict[str, Any]]:
+        """Store failures that the stage goes on with, so that a replay agrees, but not in place of
+        what is stored; return what is stored of each key. Their price is unknown.
+        """
+        via, now = "batch" if self.in_batches else "online", time.time()
+        entries = [Entry(key, requests[key], failed[key], "", now, via=via) for key in failed]
+        self.store.put_rows([entry.row() for entry in entries])
+        return self.store.get_many(failed)
+
+    @property
+    def in_batches(self) -> bool:
+        """Whether mode and settings say that requests go through the provider's batch API."""
+        return self.settings.use_batch_api and self.mode == "batch"
 
     async def send(self, missing: dict[str, Request], again: set[str]) -> dict[str, dict[str, Any]]:
         """Send what is missing, and `again` what failed; answers are stored every
@@ -173,19 +192,23 @@ class StoredModel:
         mode.
         """
         online = OnlineSender(exchange, self.concurrency)
-        in_batches = self.settings.use_batch_api and self.mode == "batch"
-        if in_batches or self.store.open_batches():
-            await BatchRun(exchange, online).run(in_batches)
+        if self.in_batches or self.store.open_batches():
+            await BatchRun(exchange, online).run(self.in_batches)
         else:
             await online.send_all()
 
     def cancel(self, give_up: bool = False) -> tuple[list[str], list[str]]:
-        """Ask the provider to end this store's open batches; return their ids, and a line for each
+        """Ask the provider to end this model's open batches; return their ids, and a line for each
         that may run without that anybody can say which it is. A later run collects what was
         answered until then, unless `give_up` says that it asks anew; a batch that the provider does
         not know is given up.
         """
-        open_batches = self.store.open_batches()
+        me = (self.settings.api, self.settings.provider, self.settings.model)
+        open_batches = [
+            batch
+            for batch in self.store.open_batches()
+            if all((r["api"], r["provider"], r["model"]) == me for r in batch[3].values())
+        ]
         cancelled: list[str] = []
         unsure: list[str] = []
 
@@ -207,16 +230,18 @@ class StoredModel:
                         await api.cancel(name)
                         cancelled.append(name)
                     except Fault as fault:
-                        if fault.status in (404, 410):
+                        if name and fault.status in (404, 410):
                             self.store.batch_collected(number)
-                        elif not give_up and fault.status not in (400, 409):  # has ended already
+                        elif name and fault.status in (400, 409):
+                            pass  # it has ended already
+                        elif not give_up:
                             raise UserError(self.connection.hint(fault)) from None
                         elif name is None:
                             unsure.append(self._unsure(len(requests), asked, give_up))
 
         if open_batches:
             asyncio.run(all_of_them())
-        for number, *_ in self.store.open_batches() if give_up else ():
+        for number, *_ in open_batches if give_up else ():
             self.store.batch_collected(number)
         return cancelled, unsure
 
@@ -229,9 +254,9 @@ class StoredModel:
             + ("" if give_up else ", or run again, which finds and collects it")
         )
 
-    def _stop_at_budget(self, names: list[str], answers: list[Answer]) -> None:
+    def _stop_at_budget(self, names: list[str], answers: list[dict[str, Any]]) -> None:
         """Raise `UserError` if the budget was too small for all rows."""
-        late = [n for n, a in zip(names, answers, strict=True) if a.state == "over_budget"]
+        late = [n for n, a in zip(names, answers, strict=True) if a["state"] == "over_budget"]
         if late and self.ledger:
             raise UserError(
                 f"BEZOAR_BUDGET_USD={self.ledger.budget:g} is used up ({self.ledger.total():.4f}"

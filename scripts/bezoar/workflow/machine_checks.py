@@ -18,7 +18,7 @@ from typing import Any
 
 from bezoar.errors import UserError
 from bezoar.surroundings import own
-from bezoar.workflow import cluster, dress_rehearsal
+from bezoar.workflow import cluster, dress_rehearsal, served
 from bezoar.workflow import machine as machine_of
 from bezoar.workflow.layout import Layout
 from bezoar.workflow.resources import Need, most_gpu_mb
@@ -214,8 +214,8 @@ def teacher_gpus(config: dict[str, Any]) -> Iterator[str]:
     """Yield what is wrong with this machine's GPUs for the server that the workflow starts."""
     serve, sizes = config["serve"] or {}, machine_of.gpus()
     wanted = int(serve.get("tensor_parallel_size", 0))
-    if not sizes or config["entry"] != "generate":  # without any, `gpu` says so
-        return
+    if not sizes or config["entry"] != "generate" or served.replayed():
+        return  # without any GPU, `gpu` says so; a replay starts no server
     if len(sizes) < wanted:
         yield (
             f"teacher: its server wants {wanted} GPUs (serve: tensor_parallel_size), and"

@@ -3,6 +3,8 @@ order changes nothing.
 """
 
 import random
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from rapidfuzz.distance import LCSseq
@@ -12,6 +14,8 @@ from scripted import Scripted
 import generate_lamini as lamini
 from bezoar.data import rouge
 from bezoar.data.funnel import Funnel
+from bezoar.llm.language_model import Answer
+from bezoar.llm.settings import Messages
 
 RECIPE = {
     "rows": 6,
@@ -182,6 +186,24 @@ def test_each_prompt_holds_three_tagged_examples_and_only_topic_prompts_hold_top
             assert sum(topic in prompt for topic in ("Tea", "Tides", "Jazz")) == (
                 2 if source == "topic-own" else 0
             )
+
+
+@pytest.mark.parametrize(("state", "items"), [("refused", 0), ("unparsable", 0), ("truncated", 1)])
+def test_items_are_taken_from_texts_that_count_alone(
+    monkeypatch: pytest.MonkeyPatch, state: str, items: int
+) -> None:
+    """A refusal or a call of a tool may come with a list in it."""
+    client = Scripted(lambda *_: "1. Name a bird of prey.\n2. Name a tree of the north.")
+    of_all = client.script.answers
+
+    def ended(prompts: list[Messages], *rest: Any) -> list[Answer]:
+        return [replace(answer, state=state) for answer in of_all(prompts, *rest)]
+
+    monkeypatch.setattr(client.script, "answers", ended)
+    recipe = {**RECIPE, "rounds": 1, "max_failure_share": 1.0}
+    _, funnel = lamini.make(client, TEXTS, SEEDS, ["Tea", "Tides"], recipe)
+    assert funnel.more["calls_without_items"] == (0 if items else 2)
+    assert funnel.left["kept"] + funnel.left["no_response"] == items
 
 
 def test_calls_that_list_nothing_are_counted_and_end_after_the_last_round() -> None:

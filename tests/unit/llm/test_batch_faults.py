@@ -155,7 +155,7 @@ def test_errors_alone_are_handed_in_again_and_given_up_in_the_end(
     peer.results = lambda keys, number: (None, lines(*(bad(key, 500) for key in keys)))
     answers = ask(tmp_path)
     assert states(answers) == ["provider_error"] * 6 and len(peer.batches) == batch_run.TURNS
-    assert at_rest(tmp_path) == (0, 0.0), "nothing is stored, so that the next run asks again"
+    assert at_rest(tmp_path) == (0, 0.0) and ask(tmp_path, mode="replay") == answers
     use(peer, OPENAI)
     assert states(ask(tmp_path)) == ["answered"] * 6
 
@@ -379,6 +379,111 @@ def test_an_account_that_may_not_hand_in_is_one_line_and_nothing_stays_reserved(
     assert peer.turns["create"] == 1 and at_rest(tmp_path) == (0, 0.0)
     peer.script = lambda what, turn: None
     assert states(ask(tmp_path, settings=settings)) == ["answered"] * 6
+
+
+@BOTH
+@pytest.mark.parametrize("status", [403, 404, 429])
+def test_a_batch_that_may_have_been_accepted_stays_open_where_it_cannot_be_looked_for(
+    tmp_path: Path,
+    peer: BatchPeer,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: dict[str, Any],
+    status: int,
+) -> None:
+    monkeypatch.setattr(limits, "RETRIES", 2)
+    use(peer, settings)
+    peer.script = lambda what, turn: (
+        OUTAGES["lost reply"]
+        if (what, turn) == ("create", 0)
+        else {"status": status, "body": "{}"}
+        if what == "list"
+        else None
+    )
+    with pytest.raises(UserError, match="the next run collects"):
+        ask(tmp_path, settings=settings)
+    if settings is OPENAI:
+        with (
+            LLMClient.of(OPENAI, tmp_path / "s.sqlite", 2, None, "batch") as client,
+            pytest.raises(UserError, match=f"{status}"),
+        ):
+            client.model.cancel()  # type: ignore[attr-defined]
+    assert at_rest(tmp_path)[0] == 1
+    peer.script = lambda what, turn: None
+    assert states(ask(tmp_path, settings=settings)) == ["answered"] * 6
+    assert len(peer.batches) == 1 and at_rest(tmp_path) == (0, pytest.approx(6 * PRICE))
+
+
+@BOTH
+@pytest.mark.parametrize("status", [400, 402, 413])
+def test_a_batch_whose_reply_was_lost_is_not_closed_by_a_later_refusal(
+    tmp_path: Path, peer: BatchPeer, settings: dict[str, Any], status: int
+) -> None:
+    """A list of batches may lag behind."""
+    late = {"status": 200, "body": '{"data": [], "has_more": false}'}
+    no = {"status": status, "body": '{"error": {"message": "no"}}'}
+
+    def script(what: str, turn: int) -> dict[str, Any] | None:
+        if what == "create":
+            return OUTAGES["lost reply"] if turn == 0 else no
+        return late if (what, turn) == ("list", 0) else None
+
+    use(peer, settings)
+    peer.script = script
+    if status != 413:  # after which the run itself looks once more
+        with pytest.raises(UserError, match=f"{status} no"):
+            ask(tmp_path, settings=settings)
+        assert at_rest(tmp_path)[0] == 1
+    assert states(ask(tmp_path, settings=settings)) == ["answered"] * 6
+    assert len(peer.batches) == 1 and at_rest(tmp_path) == (0, pytest.approx(6 * PRICE))
+
+
+@BOTH
+def test_what_a_batch_gives_back_of_the_budget_is_there_for_the_rest(
+    tmp_path: Path, peer: BatchPeer, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
+) -> None:
+    bound = ((1 + 2 * 16) * 1 + 9 * 2) / 1e6 / 2  # of one request, seven times what it takes
+    use(peer, settings)
+    monkeypatch.setenv("BEZOAR_BUDGET_USD", f"{3.01 * bound:.9f}")
+    assert states(ask(tmp_path, settings=settings)) == ["answered"] * 6
+    assert [len(batch["keys"]) for batch in peer.batches] == [3, 2, 1]
+    monkeypatch.setenv("BEZOAR_BUDGET_USD", f"{1.5 * bound:.9f}")
+    with pytest.raises(UserError, match=r"is used up .*: 6 of 7 rows are done"):
+        ask(tmp_path, 7, settings=settings)
+    assert len(peer.batches) == 3 and at_rest(tmp_path) == (0, pytest.approx(6 * PRICE))
+
+
+def test_batches_of_several_providers_in_one_store_are_each_cancelled_with_its_own(
+    tmp_path: Path,
+    peer: BatchPeer,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As after a model of the configuration was replaced while its batch was under way."""
+    other, store = {**OPENAI, "model": "n"}, tmp_path / "store"
+    store.mkdir()
+    monkeypatch.setattr(batch_run, "OUTAGE_TURNS", 1)
+    for settings in (OPENAI, CLAUDE):
+        peer.script = lambda what, turn: OUTAGES["503"] if what == "look" else None
+        with pytest.raises(UserError, match="the next run collects"):
+            ask(store, settings=settings)
+    peer.script = lambda what, turn: None
+
+    def cancelled(*models: dict[str, Any]) -> str:
+        asked = [("judge", settings) for settings in models]
+        monkeypatch.setattr(cancel_batches, "models_asked", lambda _: asked)
+        cancel_batches.main(["--config", "x"])
+        return capsys.readouterr().out
+
+    config = {"pathvars": {"results": str(tmp_path)}}
+    monkeypatch.setattr(cancel_batches, "resolved", lambda _: config)
+    with pytest.raises(UserError, match="has a batch of anthropic messages m, which the config"):
+        cancelled(OPENAI, other)
+    capsys.readouterr()
+    for settings, left in ((other, 2), (OPENAI, 1)):
+        with LLMClient.of(settings, store / "s.sqlite", 2, None, "batch") as client:
+            client.model.cancel(give_up=True)  # type: ignore[attr-defined]
+        assert at_rest(store)[0] == left
+    assert "1 batches cancelled: b1" in cancelled(OPENAI, other, CLAUDE)
 
 
 def test_a_batch_that_the_provider_does_not_know_can_be_given_up(

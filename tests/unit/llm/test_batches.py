@@ -197,8 +197,8 @@ def test_a_batch_stops_at_the_budget(
             LLMClient.of(settings, tmp_path / "b.sqlite", 4, None, "batch") as client,
             pytest.raises(UserError, match="BUDGET_USD=1 is used up"),
         ):
-            client.ask(questions(40), names(40))
-        assert 0 < server.meter()["usd"] <= 1
+            client.ask(questions(200), names(200))
+        assert 0.5 < server.meter()["usd"] <= 1
 
 
 def test_a_model_without_a_batch_api_is_asked_online(

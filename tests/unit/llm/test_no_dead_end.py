@@ -15,6 +15,7 @@ import forget_failures
 from bezoar.errors import UserError
 from bezoar.llm import limits
 from bezoar.llm.answer_store import Entry, Store, key_of
+from bezoar.llm.budget import Ledger
 from bezoar.llm.client import LLMClient
 from bezoar.llm.language_model import Answer
 from bezoar.llm.shards import gather
@@ -106,8 +107,36 @@ def test_an_outage_leaves_what_was_stored(tmp_path: Path, peer: Peer) -> None:
     peer.script = lambda prompt, turn: {"text": ""} if prompt == "3" else FINE
     first = ask(tmp_path)
     peer.script = lambda prompt, turn: {"status": 500}
-    assert states(ask(tmp_path))[3] == "provider_error"
-    assert ask(tmp_path, "replay") == first
+    assert ask(tmp_path) == ask(tmp_path, "replay") == first
+
+
+@pytest.mark.parametrize("act", [{"status": 503}, {"reset": True}])
+def test_a_row_that_failed_at_every_try_is_replayed_and_asked_again_by_the_next_run(
+    tmp_path: Path, peer: Peer, act: dict[str, Any]
+) -> None:
+    peer.script = lambda prompt, turn: act if prompt == "3" else FINE
+    first = ask(tmp_path)
+    assert states(first) == ["answered"] * 3 + ["provider_error"] + ["answered"] * 2
+    before = len(peer.seen)
+    assert ask(tmp_path, "replay") == first and len(peer.seen) == before
+    peer.script = lambda prompt, turn: FINE
+    assert states(ask(tmp_path)) == states(ask(tmp_path, "replay")) == ["answered"] * 6
+    assert len(peer.seen) == before + 1
+
+
+def test_what_a_failed_row_may_have_cost_stays_reserved(
+    tmp_path: Path, peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "prices.yaml").write_text("models: {m: {input: 1, output: 2, batch_share: 0.5}}\n")
+    monkeypatch.setenv("BEZOAR_PRICES", str(tmp_path / "prices.yaml"))
+    monkeypatch.setattr(limits, "RETRIES", 2)
+    peer.script = lambda prompt, turn: {"reset": True} if prompt == "3" else FINE
+    bound = (33 * 1 + 9 * 2) / 1e6
+    for _ in range(2):  # the second only replays, and settles what the first left
+        ask(tmp_path, texts=["1", "3"] if not peer.seen else ["1"])
+        ledger = Ledger(tmp_path / "store" / "budget.db", None)
+        assert ledger.total() == pytest.approx((3 * 1 + 2 * 2) / 1e6 + 2 * bound)
+        ledger.close()
 
 
 def test_an_answer_takes_the_place_of_a_failure_in_a_job_and_its_shards(tmp_path: Path) -> None:
@@ -136,7 +165,7 @@ def test_an_outage_does_not_go_through_all_rows(
     peer.script = lambda *_: FINE if len(peer.seen) <= answered else {"status": status}
     with pytest.raises(UserError, match=f"m: {status}.*run again later; answers are kept"):
         ask(tmp_path, texts=texts)
-    assert len(peer.seen) < 20 * limits.RETRIES
+    assert len(peer.seen) < 20 * limits.RETRIES and stored(tmp_path, "s.sqlite") == answered
     before = len(peer.seen)
     peer.script = lambda *_: FINE
     assert states(ask(tmp_path, texts=texts)) == ["answered"] * 100
@@ -179,8 +208,8 @@ def failures(tmp_path: Path, peer: Peer) -> str:
     return str(path)
 
 
-def stored(folder: Path) -> int:
-    store = Store(folder / "store" / "a.sqlite")
+def stored(folder: Path, name: str = "a.sqlite") -> int:
+    store = Store(folder / "store" / name)
     count = len(list(store.rows()))
     store.close()
     return count

@@ -227,6 +227,8 @@ def test_an_example_has_the_very_settings_and_1_is_not_true(tmp_path: Path) -> N
     like = {name: request[name] for name in request.keys() - {"messages", "attempt"}}
     assert store.example(like) == request
     assert store.example(like | {"extra": {"think": True}}) is None
+    assert store.example(like | {"schema": {"type": "object"}}) is None
+    assert store.example({name: like[name] for name in like.keys() - {"extra"}}) is None
     store.close()
 
 

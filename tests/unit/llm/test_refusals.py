@@ -426,6 +426,52 @@ def test_half_a_character_in_a_row_names_the_row(tmp_path: Path, peer: Peer) -> 
             client.ask([[{"role": "user", "content": "a\ud83d"}]], [r"a\ud83d"])
 
 
+def test_a_request_of_other_settings_proves_nothing(tmp_path: Path, peer: Peer) -> None:
+    peer.script = lambda prompt, turn: FINE if "effort" in peer.seen[-1] else LONG
+    ask(tmp_path, numbers(3), concurrency=1, extra={"effort": "low"})
+    with pytest.raises(UserError, match="no request with these settings was accepted"):
+        ask(tmp_path, numbers(3), concurrency=1)
+    assert len(stored(tmp_path)) == 3 and set(stored(tmp_path).values()) == {"answered"}
+
+
+def test_credit_that_ends_while_refusals_are_proven_is_one_line(tmp_path: Path, peer: Peer) -> None:
+    """While the request that was taken before is sent again, another one is taken, and the
+    refusals are the rows' own.
+    """
+
+    def script(prompt: str, turn: int) -> dict[str, Any]:
+        if prompt == "0" and turn:
+            time.sleep(0.5)
+            return error(401, {"error": {"message": "no credit"}})
+        return LONG if 0 < int(prompt) <= 16 else FINE
+
+    peer.script = script
+    with pytest.raises(UserError, match=r"401 no credit.*PEER_KEY"):
+        ask(tmp_path, numbers(30))
+    assert list(stored(tmp_path).values()).count("provider_error") == 16
+
+
+@pytest.mark.parametrize("lost", [1, 2])
+def test_each_try_of_a_proof_that_may_have_been_charged_stays_reserved(
+    tmp_path: Path, peer: Peer, monkeypatch: pytest.MonkeyPatch, lost: int
+) -> None:
+    def script(prompt: str, turn: int) -> dict[str, Any]:
+        if prompt == "1":
+            return LONG
+        return {"reset": True} if 0 < turn <= lost else FINE
+
+    (tmp_path / "p.yaml").write_text("models: {m: {input: 1000, output: 2000, batch_share: 1}}\n")
+    monkeypatch.setenv("BEZOAR_PRICES", str(tmp_path / "p.yaml"))
+    monkeypatch.setattr(limits, "RETRIES", 2)
+    peer.script = script
+    answers = ask(tmp_path, numbers(2), concurrency=1)
+    assert [answer.state for answer in answers] == ["answered", "provider_error"]
+    ledger = Ledger(tmp_path / "budget.db", None)
+    paid, bound = (3 * 1000 + 2 * 2000) / 1e6, (33 * 1000 + 9 * 2000) / 1e6
+    assert ledger.total() == pytest.approx((3 - lost) * paid + lost * bound)
+    ledger.close()
+
+
 def test_usage_that_is_unknown_is_charged_at_its_bound(
     tmp_path: Path, peer: Peer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

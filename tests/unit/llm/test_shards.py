@@ -328,6 +328,41 @@ def test_a_shard_that_is_alone_ends_after_its_patience(
     assert "shard 2/3 waits for" in capsys.readouterr().out and network.sent > 0
 
 
+@pytest.mark.parametrize("name", ["evol", "orca"])
+def test_a_shard_asks_nothing_that_any_store_of_the_job_has(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    """Of two shards one ran; the last job asked the rest, and later there are three."""
+    network = Network(monkeypatch)
+    program, inputs, recipe = stage(name, tmp_path)
+    run(program, inputs, recipe, tmp_path, "--shard", "1/2")
+    run(program, inputs, recipe, tmp_path)
+    once = network.sent
+    for shard in ("1/2", "2/2", "1/3", "2/3", "3/3"):
+        run(program, inputs, recipe, tmp_path, "--shard", shard)
+        run(program, inputs, recipe, tmp_path, "--shard", shard, "--mode", "replay")
+    assert network.sent == once
+
+
+def test_a_shard_asks_again_what_failed_in_another_store(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    network = Network(monkeypatch)
+    program, inputs, recipe = stage("orca", tmp_path)
+    recipe["max_failure_share"] = 1.0
+    run(program, inputs, recipe, tmp_path)
+    once = network.sent
+    store = Store(tmp_path / "s.sqlite")
+    rows = list(store.rows())
+    store.forget(row[0] for row in rows)
+    lost = {"state": "refused", "text": "", "usage": {}, "model": "m"}
+    store.put([Entry(row[0], json.loads(row[1]), lost) for row in rows])
+    store.close()
+    for shard in ("1/2", "2/2"):
+        run(program, inputs, recipe, tmp_path, "--shard", shard)
+    assert network.sent == 2 * once
+
+
 def test_only_the_missing_shard_is_asked_by_the_run_that_writes(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -155,6 +155,8 @@ def test_the_server_of_the_teacher_needs_its_gpus(
     lines = list(machine_checks.teacher_gpus(paper(*(f"config/{name}.yaml" for name in names))))
     assert [line[: len(said)] for line in lines] == ([said] if said else [])
     assert all("a quantised teacher" in line for line in lines)
+    monkeypatch.setenv("BEZOAR_MODE", "replay")
+    assert not list(machine_checks.teacher_gpus(paper(*(f"config/{n}.yaml" for n in names))))
 
 
 def test_what_else_computes_there_and_an_old_card_are_noted(machine: Machine) -> None:

@@ -180,6 +180,30 @@ def test_a_server_is_found_by_any_form_of_its_address_and_without_a_key(
     assert "teacher: api_key_env is null" in "\n".join(doctor.language_models(config))
 
 
+def test_a_replay_needs_no_key_and_no_model_that_is_still_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for part in ("machine", "licences", "unpinned"):
+        monkeypatch.setattr(doctor, part, lambda *_: [])
+    monkeypatch.setattr(doctor, "unreachable", lambda entries: [])
+    overlay = tmp_path / "mine.yaml"
+    overlay.write_text("mtbench: {judgments: {judge: {model: claude-2.1}}}")
+    command = ["--config", "config/paper.yaml", str(overlay)]
+    monkeypatch.setenv("BEZOAR_MODE", "batch")
+    with pytest.raises(SystemExit):
+        doctor.main(command)
+    printed = capsys.readouterr().out
+    assert "claude-2.1 was shut down" in printed and "OPENAI_API_KEY is not set" in printed
+    monkeypatch.setenv("BEZOAR_MODE", "replay")
+    doctor.main(command)
+    assert "nothing is missing for the paper scale" in capsys.readouterr().out
+    trial = resolved(["config/trial.yaml"])
+    trial["serve"]["weights"] = "falcon_40b_teacher"
+    assert "falcon_40b_teacher" not in [entry["id"] for entry in doctor.wanted(trial)]
+    monkeypatch.delenv("BEZOAR_MODE")
+    assert "falcon_40b_teacher" in [entry["id"] for entry in doctor.wanted(trial)]
+
+
 def test_what_is_gone_stops_make_reproduce_and_what_ends_soon_does_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -139,6 +139,14 @@ def test_what_is_stored_is_not_pending(
         1,
         ["x", "y", "x"],
     )
+    planner.close()
+    (tmp_path / "some.sqlite").rename(tmp_path / "some.shard-2-of-3.sqlite")
+    planner = plan_requests.Planner(
+        plan_requests.Load(ModelSpec.of(settings)), tmp_path / "some.sqlite", len, say
+    )
+    planner.answers([[{"role": "user", "content": "b"}]], ["2"], 0, None)
+    planner.close()
+    assert (planner.load.requests, planner.load.stored) == (0, 1), "nor what a shard has stored"
 
 
 def test_the_teachers_tokens_are_counted_by_its_own_tokenizer_once_it_is_there(

@@ -72,6 +72,28 @@ def test_without_weights_there_is_nothing_to_requantise() -> None:
         serve_model.command(line, 1)
 
 
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_requantised_copy_goes_with_a_server_that_never_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ended: bool
+) -> None:
+    """SIGTERM while the copy is made, or a program that is not there."""
+
+    def requantize(weights: Path, copy: Path, kind: str) -> None:
+        copy.write_text("weights")
+        if ended:
+            sys.exit(serve_model.TERMINATED)
+
+    monkeypatch.setattr(serve_model, "requantize", requantize)
+    changes = {"weights": "w.gguf", "requantize": "Q8_0", "executable": str(tmp_path / "none")}
+    line = recipe(["serve-vllm.yaml"], program="llama.cpp", revision=None, options={}, **changes)
+    with (
+        pytest.raises(SystemExit if ended else UserError),
+        serve_model.running(line, tmp_path / "record.json", None),
+    ):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("mapped", [True, False])
 def test_the_locked_vllm_starts_with_the_shipped_configuration_and_not_without_the_mapping(
     tmp_path: Path, mapped: bool
