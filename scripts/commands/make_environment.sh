@@ -112,7 +112,7 @@ if ! is_made "$choice"; then
     sed '/^# No wheels/,$d' envs/main.lock >"$dir/wheels.lock"
     wheels -r "$dir/wheels.lock"
     pip --only-binary=:none: --no-build-isolation --use-pep517 -r envs/main.lock
-    compile_all
+    new=yes
     rm -f "$dir/wheels.lock" "$dir/pip.log"
     touch "$(stamp "$choice")"
     rm -f "$dir/.making"
@@ -125,10 +125,11 @@ add_lock() {
     [ -w "$dir" ] || fail "$dir lacks $2, and cannot be written"
     echo "adding to $dir $2"
     wheels --ignore-installed -r "envs/$1.lock"
-    compile_all
+    new=yes
     touch "$added"
 }
 case $extra in
     development) add_lock slurm 'what runs on a Slurm cluster need'; add_lock dev 'what tests and checks need' ;;
     slurm) add_lock slurm 'what runs on a Slurm cluster need' ;;
 esac
+if [ -n "${new:-}" ]; then compile_all; fi # once for all locks; where it was interrupted, Python does it at the first import

@@ -14,23 +14,31 @@ import pytest
 from bezoar import program, progress
 
 ROOT = Path(__file__).parents[2]
+BEAT_S = 0.04
+PATIENCE_S = 10.0  # a busy machine may be slow to write two lines
 
 
 def lines_of(stream: io.StringIO) -> list[str]:
     return stream.getvalue().splitlines()
 
 
+def most_since(began: float) -> float:
+    """How many lines the clock allows by now."""
+    return (time.monotonic() - began) / BEAT_S + 1
+
+
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, "FIRST_S", 0.04)
-    monkeypatch.setattr(progress, "EVERY_S", 0.04)
+    monkeypatch.setattr(progress, "FIRST_S", BEAT_S)
+    monkeypatch.setattr(progress, "EVERY_S", BEAT_S)
 
 
 def test_a_silent_phase_shows_that_it_lives(quick: None) -> None:
-    stream = io.StringIO()
+    stream, began = io.StringIO(), time.monotonic()
     with progress.signs_of_life("load the model", stream=stream):
-        time.sleep(0.15)
-    assert 2 <= len(lines_of(stream)) <= 8
+        while len(lines_of(stream)) < 2 and time.monotonic() < began + PATIENCE_S:
+            time.sleep(0.01)
+    assert 2 <= len(lines_of(stream)) <= most_since(began)
     assert set(lines_of(stream)) == {f"{progress.MARK}load the model"}
 
 
@@ -42,13 +50,13 @@ def test_a_short_program_stays_silent() -> None:
 
 
 def test_lines_come_by_the_clock_however_many_rows_pass(quick: None) -> None:
-    stream = io.StringIO()
+    stream, began = io.StringIO(), time.monotonic()
     with progress.signs_of_life("all", stream=stream):
-        until = time.monotonic() + 0.3
         for _ in progress.track(range(10**9), "read"):
-            if time.monotonic() > until:
+            passed = time.monotonic() - began
+            if passed > 0.3 and (len(lines_of(stream)) >= 2 or passed > PATIENCE_S):
                 break
-    assert 2 <= len(lines_of(stream)) <= 9
+    assert 2 <= len(lines_of(stream)) <= most_since(began)
     assert re.fullmatch(
         r"-- read: [\d,]+ of 1,000,000,000 rows, [\d,.]+/s, [\d:]+ left", lines_of(stream)[-1]
     )

@@ -207,6 +207,7 @@ def test_a_killed_judge_goes_on_where_it_was_and_asks_nothing_twice(
         command, env=os.environ | {"PYTHONPATH": str(ROOT / "scripts")}, stdout=subprocess.DEVNULL
     )
     while len(peer.seen) < 90:
+        assert child.poll() is None, "it ended before it was killed"
         time.sleep(0.02)
     child.send_signal(signal.SIGKILL)
     child.wait()

@@ -1,11 +1,12 @@
 """An edit makes stale exactly the stages that execute it; docs/reach.md says which."""
 
 import ast
-import functools
 import re
 import shutil
+from collections.abc import Callable
 from modulefinder import ModuleFinder
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -60,19 +61,36 @@ def test_an_independent_reader_of_imports_finds_the_same_modules(name: str) -> N
     assert set(executed(SCRIPTS / f"{name}.py")) == found
 
 
+class Known(dict[Path, Any]):
+    """What a function found for each path, until it is forgotten."""
+
+    def __init__(self, function: Callable[[Path], Any]) -> None:
+        self.function = function
+
+    def __missing__(self, path: Path) -> Any:
+        self[path] = self.function(path)
+        return self[path]
+
+
 def test_an_edit_of_each_module_makes_stale_exactly_the_stages_that_execute_it(
     copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    once = functools.cache(code_digest._read)  # each source is read once an edit
-    monkeypatch.setattr(code_digest, "_read", once)
+    known = {name: Known(getattr(code_digest, name)) for name in ("_read", "_imports")}
+    for name, found in known.items():
+        monkeypatch.setattr(code_digest, name, found.__getitem__)
+
+    def write(path: Path, content: bytes) -> None:
+        path.write_bytes(content)
+        for found in known.values():  # nothing else has changed
+            found.pop(path, None)
+
     before, users = digests(copied), programs(RULES)
     for module, expected in reach(SCRIPTS, RULES).items():
         path = copied / "bezoar" / module
         kept = path.read_bytes()
-        path.write_bytes(kept + b"\n_EDITED = True\n")
-        once.cache_clear()
+        write(path, kept + b"\n_EDITED = True\n")
         after = digests(copied)
-        path.write_bytes(kept)
+        write(path, kept)
         stale = [users.get(name, set()) for name in PROGRAMS if after[name] != before[name]]
         assert set().union(*stale) == expected, module
 

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from bezoar.workflow import progress_display
+
 ROOT = Path(__file__).parents[3]
 SNAKEFILE = """
 import sys
@@ -41,8 +43,8 @@ rule bad:
 """
 
 
-def run(folder: Path, status: int, *more: str) -> subprocess.CompletedProcess[str]:
-    child = start(folder, status, 9, *more)
+def run(folder: Path, status: int, sleep: int, *more: str) -> subprocess.CompletedProcess[str]:
+    child = start(folder, status, sleep, *more)
     stdout, stderr = child.communicate(timeout=60)
     return subprocess.CompletedProcess(child.args, child.returncode, stdout, stderr)
 
@@ -65,7 +67,8 @@ def start(
 
 @pytest.fixture(scope="module")
 def failed(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedProcess[str]:
-    return run(tmp_path_factory.mktemp("failed"), 2, "--logger", "bezoar")
+    seconds = 2 * int(progress_display.SHORT_S)  # long enough to be shown while it runs
+    return run(tmp_path_factory.mktemp("failed"), 2, seconds, "--logger", "bezoar")
 
 
 def test_a_run_is_lines_with_step_time_and_stage(failed: subprocess.CompletedProcess[str]) -> None:
@@ -112,7 +115,7 @@ def test_an_interrupt_ends_everything_and_the_same_command_goes_on(tmp_path: Pat
     while left := subprocess.run(["pgrep", "-g", str(child.pid)], capture_output=True).stdout:
         assert time.monotonic() < until, left
         time.sleep(0.2)
-    again = run(tmp_path, 0, "--logger", "bezoar")
+    again = run(tmp_path, 0, 0, "--logger", "bezoar")
     assert again.returncode == 0, again.stderr
     assert "[3/3]" in again.stdout
-    assert run(tmp_path, 0, "--logger", "bezoar").stdout.startswith("nothing to do: ")
+    assert run(tmp_path, 0, 0, "--logger", "bezoar").stdout.startswith("nothing to do: ")

@@ -29,7 +29,7 @@ case "$*" in
             *torch-cpu.lock) echo "$SAYS" >&2; [ "$OFFERED" = yes ] ;;
             *main.lock) [ -z "$SLOW" ] || exec sleep 30 ;;
         esac ;;
-    "-m compileall "*) ;;
+    "-m compileall "*) echo once >>"$ASKED.compiled" ;;
     *) echo "$0 $*" >>"$ASKED" ;;
 esac
 """
@@ -291,6 +291,14 @@ def test_tools_for_tests_are_added_on_demand_and_remake_nothing(machine: Machine
     assert not machine.requests()
     machine.make("cpu", "development")
     assert len(machine.requests()) == 1
+
+
+@pytest.mark.parametrize("extra", ["", "slurm", "development"])
+def test_all_that_is_installed_is_compiled_at_once(machine: Machine, extra: str) -> None:
+    compiled = machine.asked.with_name("asked.compiled")
+    for _ in range(2):  # the second time nothing is installed
+        assert machine.make("cpu", extra).returncode == 0
+        assert compiled.read_text() == "once\n"
 
 
 def test_what_a_cluster_needs_is_added_where_the_profile_is_slurms(machine: Machine) -> None:
