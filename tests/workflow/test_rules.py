@@ -94,6 +94,13 @@ def commands(text: str) -> list[str]:
     return sorted(re.findall(r"^ +exec &> .*\n(?: +.*\n)+", text, re.MULTILINE))
 
 
+def test_seeds_that_two_schemes_start_from_are_searched_once() -> None:
+    files = ["config/trial.yaml", "config/trial-without-dolly.yaml"]
+    text = plan("-p", "results/trial/data/duplicates.json", "--configfile", *files)
+    (command,) = [one for one in commands(text) if "find_duplicates.py" in one]
+    assert command.count("data/alpaca/seed_tasks.jsonl") == 1
+
+
 def test_the_snakefile_fits_a_screen_and_what_rules_share_two() -> None:
     assert len((ROOT / "Snakefile").read_text(encoding="utf-8").splitlines()) <= 50
     assert len((ROOT / "rules/common.smk").read_text(encoding="utf-8").splitlines()) <= 120

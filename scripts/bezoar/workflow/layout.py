@@ -208,6 +208,11 @@ class Layout:
         entry = self.config["sources"][name]
         return None if entry is None else self.place(entry)
 
+    def seeds(self) -> list[str]:
+        """Return the files of seeds, one that two schemes start from once."""
+        found = [self.source(name) for name in ("alpaca_seeds", "dolly")]
+        return list(dict.fromkeys(place for place in found if place))
+
     def released(self, scheme: str) -> str:
         """Return the id of the released data set of a scheme."""
         return str(sources.model_source(self.config["released"][scheme]))
