@@ -75,7 +75,9 @@ def test_the_programs_see_what_make_was_told(echo: list[str]) -> None:
     assert make(*echo, BEZOAR_MODEL='my "$model').stdout == '|my "$model\n'
 
 
-@pytest.mark.parametrize(("name", "value"), [("BUDGET_USD", "25"), ("MODE", "batch")])
+@pytest.mark.parametrize(
+    ("name", "value"), [("BUDGET_USD", "25"), ("MODE", "batch"), ("ACKNOWLEDGE_LICENCES", "x")]
+)
 def test_what_was_documented_before_is_refused_in_one_line(name: str, value: str) -> None:
     done = make("-n", "reproduce", **{name: value})
     assert done.returncode == 2
@@ -121,3 +123,19 @@ def test_every_target_that_a_text_names_exists() -> None:
     named = set(re.findall(r"make (\S+)", texts))
     written = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert len(named) > 10 and named <= written
+
+
+def test_every_setting_is_listed_with_its_variable() -> None:
+    written = (ROOT / "Makefile").read_text(encoding="utf-8")
+    page = (ROOT / "docs/environment.md").read_text(encoding="utf-8")
+    (options,) = re.findall(r"^OPTIONS := (.+)$", written, re.MULTILINE)
+    unlisted = [
+        name
+        for name in options.split()
+        if not re.search(rf"^\|.*`{name}[=`].*\|.*`BEZOAR_{name}[=`]", page, re.MULTILINE)
+    ]
+    assert unlisted == [] and len(options.split()) > 20
+    assert "| `PYTHON=" in page and "| `ENV=" in page
+    refused = re.findall(r"call unread,(\w+)", written)
+    (said,) = re.findall(r"^`.*? are refused", page, re.MULTILINE | re.DOTALL)
+    assert len(refused) == 3 and all(f"`{name}" in said for name in refused)
