@@ -55,7 +55,7 @@ rule data_duplicates:
         script="scripts/find_duplicates.py",
         lock="envs/main.lock",
         rows=expand("<results>/filter/{scheme}.jsonl", scheme=SCHEMES),
-        seeds=[source("alpaca_seeds"), source("dolly")],
+        seeds=LAYOUT.seeds(),
     output:
         pairs="<results>/data/duplicates.jsonl",
         summary="<results>/data/duplicates.json",

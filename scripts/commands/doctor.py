@@ -82,10 +82,24 @@ def server_there(serve: dict[str, Any]) -> bool:
     return tried.returncode == 0
 
 
+def servers(config: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (role, settings) of every language model behind an API; of a teacher that several
+    servers share, each server that a variable names (`generate: shards`).
+    """
+    yield from models_asked(config)
+    teacher, shards = config["teacher"], config["generate"]["shards"]
+    if config["entry"] != "generate" or shards == 1:
+        return
+    for k in range(1, shards + 1):
+        name = f"{teacher['base_url_env']}_{k}"
+        if os.environ.get(name):
+            yield f"teacher of shard {k}", {**teacher, "base_url_env": name}
+
+
 def language_models(config: dict[str, Any]) -> Iterator[str]:
     """Yield missing keys and servers that do not answer."""
     layout = Layout(config)
-    for role, settings in models_asked(config):
+    for role, settings in servers(config):
         if settings["provider"] == "simulator":
             continue
         if served_here(layout, role, settings):
@@ -129,7 +143,7 @@ def model_ends(config: dict[str, Any], today: date) -> list[str]:
     """
     layout = Layout(config)
     roles: dict[str, tuple[ModelSpec, list[str]]] = {}
-    for role, settings in models_asked(config):
+    for role, settings in servers(config):
         if settings["provider"] == "simulator" or served_here(layout, role, settings):
             continue
         spec = ModelSpec.of(settings)
@@ -218,6 +232,13 @@ def wanted(config: dict[str, Any]) -> list[dict[str, Any]]:
     names += [harness["data"][task] for task in harness["tasks"] if task in harness["data"]]
     names += [name for model in extra.values() if (name := sources.model_source(model))]
     return [sources.find(name, registry) for name in dict.fromkeys(names) if "/" not in name]
+
+
+def absent(config: dict[str, Any]) -> Iterator[str]:
+    """Yield the local files and directories under `sources:` that do not exist."""
+    for path in Layout(config).local_files():
+        if not Path(path).exists():
+            yield f"source: {path} does not exist; bring it, or correct its path under `sources:`"
 
 
 def licences(entries: list[dict[str, Any]]) -> Iterator[str]:
@@ -348,16 +369,17 @@ def main(argv: list[str] | None = None) -> None:
     check(config, SCHEMA, files_of(args.config))
     print(f"this machine: {machine_of.described()}")
     if args.short:
-        for line in (*machine(config, args.profile), *licences(wanted(config))):
+        here = machine(config, args.profile)
+        for line in (*here, *licences(wanted(config)), *absent(config)):
             print(f"note: {line.removeprefix('note: ')}")
         return
     print(expected(config, args.cores, args.profile))
     entries = wanted(config)
     knocks = unreachable(entries)
-    models: list[str] = []
+    here, models = machine(config, args.profile), list[str]()
     if not served.replayed():
         models = [*language_models(config), *model_ends(config, datetime.now(UTC).date())]
-    found = [*machine(config, args.profile), *models, *licences(entries), *knocks]
+    found = [*here, *models, *licences(entries), *absent(config), *knocks]
     missing = [line for line in found if not line.startswith("note: ")]
     notes = [line for line in found if line.startswith("note: ")]
     for line in [*missing, *notes, *unpinned(entries)]:

@@ -53,7 +53,10 @@ CONFIGURATIONS: dict[str, tuple[list[str], dict[str, object]]] = {
     "paper, a server": (["config/paper.yaml", "config/serve-vllm.yaml"], {}),
     "released": (["config/released.yaml"], {}),
     "trial": (["config/trial.yaml"], {}),
-    "trial, another judge": (["config/trial.yaml", "config/open-models.yaml"], {}),
+    "trial, another judge": (
+        ["config/trial.yaml", "config/open-models.yaml", "config/trial-open-models.yaml"],
+        {},
+    ),
     "decontaminated": (["config/paper.yaml", "config/decontaminated.yaml"], {}),
     "released, decontaminated": (["config/released.yaml", "config/decontaminated.yaml"], {}),
     "rehearsal, extra models": (["config/rehearsal.yaml"], TWO_MODELS),

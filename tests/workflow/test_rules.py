@@ -81,6 +81,21 @@ def test_a_rule_is_light_or_asks_for_what_its_jobs_need(name: str) -> None:
     assert not re.search(r"^ +(mem_mb|runtime|gpu)=", RULES[name], re.MULTILINE)
 
 
+def test_the_page_of_results_names_every_file_that_a_rule_writes() -> None:
+    page = (ROOT / "results/README.md").read_text(encoding="utf-8")
+    cells = "".join(line.rpartition("|")[0] for line in page.splitlines() if line.startswith("| `"))
+    spans = re.findall(r"`([^`]+)`", cells)
+    folders = tuple(span.partition("{")[0] for span in spans if span.endswith("/"))
+    paths = {path for text in RULES.values() for path in re.findall(r'"<results>/(.+?)"', text)}
+    unnamed = []
+    for path in sorted(paths):
+        name = re.sub(r"\{+\w+\}+|lamini|orca|evol", "", path.rpartition("/")[2])
+        known = path.startswith((*folders, "receipts/")) or name.startswith("{LAYOUT")
+        if not known and not any(span.endswith(name) for span in spans):
+            unnamed.append(path)
+    assert unnamed == [] and len(paths) > 50
+
+
 def test_what_is_asked_for_changes_no_command(monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = ("-p", "results/dpo/adapter_model.safetensors")
     usual = commands(plan(*arguments))
@@ -92,6 +107,13 @@ def test_what_is_asked_for_changes_no_command(monkeypatch: pytest.MonkeyPatch) -
 def commands(text: str) -> list[str]:
     """The shell text of every job of a plan, in an order of its own."""
     return sorted(re.findall(r"^ +exec &> .*\n(?: +.*\n)+", text, re.MULTILINE))
+
+
+def test_seeds_that_two_schemes_start_from_are_searched_once() -> None:
+    files = ["config/trial.yaml", "config/trial-without-dolly.yaml"]
+    text = plan("-p", "results/trial/data/duplicates.json", "--configfile", *files)
+    (command,) = [one for one in commands(text) if "find_duplicates.py" in one]
+    assert command.count("data/alpaca/seed_tasks.jsonl") == 1
 
 
 def test_the_snakefile_fits_a_screen_and_what_rules_share_two() -> None:

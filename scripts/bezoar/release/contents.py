@@ -86,12 +86,10 @@ def datasets(layout: Layout, acknowledged: set[str]) -> Iterator[Repository]:
 
 
 def parts_of_data(layout: Layout, scheme: str) -> list[dict[str, Any]]:
-    """Return the entries of config/sources.yaml that a scheme's rows were made from, the teacher
-    among them; what was invented here is none.
+    """Return the entries of what a scheme's rows were made from, the teacher among them; what was
+    invented here has none.
     """
-    made_from = [
-        layout.registry[name] for name in recipes.origins(layout, scheme) if "/" not in name
-    ]
+    made_from = entries_of(layout, recipes.origins(layout, scheme))
     teacher = layout.config["teacher"]["model"]
     weights = (layout.config["serve"] or {}).get("weights")
     served = [
@@ -100,6 +98,15 @@ def parts_of_data(layout: Layout, scheme: str) -> list[dict[str, Any]]:
         if entry.get("hub") == teacher or entry["id"] == weights
     ]
     return [*made_from, *(served if layout.generated else [])]
+
+
+def entries_of(layout: Layout, names: list[str]) -> list[dict[str, Any]]:
+    """Return the entries of inputs as the configuration names them, without those made here."""
+    return [
+        sources.entry_of(name, layout.registry)
+        for name in names
+        if not name.startswith(sources.MADE_HERE)
+    ]
 
 
 def models(
@@ -132,12 +139,12 @@ def parts_of_model(layout: Layout, sections: set[str]) -> list[dict[str, Any]]:
     pairs where a section trains on them.
     """
     config = layout.config
-    named = [config["sources"]["base_model"]]
+    named = [name] if (name := config["sources"]["base_model"]) else []
     if sections & {"hh_sft", "dpo"}:
         named += config["sources"]["preferences"]
     cards = config["data"]["cards"]
     data = [{"id": scheme, "licence": cards[scheme]["licence"]} for scheme in layout.schemes]
-    return [*(layout.registry[name] for name in named if name in layout.registry), *data]
+    return [*entries_of(layout, named), *data]
 
 
 def evaluations(layout: Layout, model: str) -> list[Any]:
@@ -228,14 +235,16 @@ def left_behind(layout: Layout, receipts: Receipts) -> dict[str, str]:
     behind: dict[str, str] = {}
     unlicensed: set[str] = set()
     named = named_files(receipts)
+    places = {path: path for path in layout.local_files()}
     for entry in layout.registry.values():
-        place = sources.path_of(entry["id"], {entry["id"]: entry})
-        inside = f"{Path(place).parent}/" if "hub" in entry else place
-        found = {path for path in named if path.startswith(inside)}
-        if entry["licence"] is None and found:
-            unlicensed |= found
-            theirs = found - {f"{inside}manifest.json"}  # which holds hashes alone
-            behind |= dict.fromkeys(theirs, f"{entry['id']} states no licence")
+        if entry["licence"] is None:
+            place = sources.path_of(entry["id"], {entry["id"]: entry})
+            places[entry["id"]] = f"{Path(place).parent}/" if "hub" in entry else place
+    for name, place in places.items():
+        found = {path for path in named if path.startswith(place)}
+        unlicensed |= found
+        theirs = found - {f"{place}manifest.json"}  # of a snapshot, which holds hashes alone
+        behind |= dict.fromkeys(theirs, f"{name} states no licence")
     copied: set[str] = set()
     copying = [held for stage, held in receipts.items() if stage.startswith(COPY_ITEMS)]
     for _ in copying:  # as many times as the longest chain of copies has links, at most

@@ -1,4 +1,4 @@
-"""Rows of a training pass laid one behind the other, without padding.
+"""Rows of a training pass, concatenated without padding.
 
 Rows of unlike length in one batch cost padding. Sorting a run's rows by length saves it, and makes
 batches that teach less than random ones. Laid end to end they cost neither: every layer but

@@ -226,7 +226,7 @@ def _require_plain(directory: Path) -> None:
 
 def _require_kinds(path: Path) -> int:
     """Return how many tensors a file holds; raise `UserError` for one in fewer than 16 bits, or a
-    weight of whole numbers, which transformers would take for its values.
+    weight in an integer type, which transformers would take for its values.
     """
     header = _header(path)
     for name, kind in header:

@@ -149,8 +149,8 @@ class Layout:
     are the models and adapters whose learning is measured; `tokenizer` is the file beside our
     models that decides how text is split.
 
-    Raise `UserError` if a model or a source is not in the registry, or an extra model is to be
-    compared with none of those evaluated.
+    Raise `UserError` if a model or a source is not in the registry, an extra model is to be compared
+    with none of those evaluated, or a local file lies where sources are fetched to.
     """
 
     def __init__(
@@ -161,6 +161,12 @@ class Layout:
         known = sources.with_models(config["extra_models"], known)
         config, self.registry = sources.with_hub_base(config, known)
         self.config = config = with_served_weights(config, self.registry)
+        for item in self.local_files():
+            if item.startswith("data/"):
+                raise UserError(
+                    f"sources: {item}: data/ holds what is fetched; name the id of its entry in"
+                    " config/sources.yaml, or put a file of your own elsewhere"
+                )
         self.results: str = config["pathvars"]["results"]
         self.schemes: list[str] = config["sft"]["order"]
         self.generated = self.schemes if config["entry"] == "generate" else []
@@ -214,6 +220,23 @@ class Layout:
         """Return the path of an input named under `sources:`, or None where none is named."""
         entry = self.config["sources"][name]
         return None if entry is None else self.place(entry)
+
+    def seeds(self) -> list[str]:
+        """Return the files of seeds, one that two schemes start from once."""
+        found = [self.source(name) for name in ("alpaca_seeds", "dolly")]
+        return list(dict.fromkeys(place for place in found if place))
+
+    def local_files(self) -> list[str]:
+        """Return the inputs that `sources:` names by the path of a file or directory which is
+        neither made here nor part of the project.
+        """
+        named = self.config["sources"].values()
+        items = [one for entry in named for one in (entry if isinstance(entry, list) else [entry])]
+        return [
+            item
+            for item in items
+            if item and "/" in item and not item.startswith(sources.MADE_HERE)
+        ]
 
     def released(self, scheme: str) -> str:
         """Return the id of the released data set of a scheme."""

@@ -10,6 +10,7 @@ from bezoar.errors import UserError
 from bezoar.readers import column, read_yaml_entries
 from bezoar.workflow import packages
 
+MADE_HERE = ("world/", "prompts/")  # where inputs lie that are this project's own
 HUB_MODEL = re.compile(r"(?P<hub>[\w.-]+/[\w.-]+)@(?P<revision>[0-9a-f]{40})")
 
 
@@ -43,18 +44,29 @@ def find(identifier: str, entries: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return entries[identifier]
 
 
+def entry_of(name: str, entries: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return the entry of an input as the configuration names it: by its id, or by the path of a
+    local file or directory, which states no licence.
+
+    Raise `UserError` as `find` does.
+    """
+    if "/" in name:
+        return {"id": name, "what": name, "url": "a local file", "licence": None}
+    return find(name, entries)
+
+
 def origins(names: list[str], entries: dict[str, dict[str, Any]]) -> list[dict[str, str]]:
     """Return {what, origin, licence} of inputs as the configuration names them, for a card; those
     made or written here say so.
     """
     rows = []
     for name in names:
-        if name.startswith(("world/", "prompts/")):
+        if name.startswith(MADE_HERE):
             rows.append(
                 {"what": name, "origin": "invented by this workflow", "licence": "Apache-2.0"}
             )
         else:
-            entry = find(name, entries)
+            entry = entry_of(name, entries)
             rows.append(
                 {
                     "what": entry["what"],

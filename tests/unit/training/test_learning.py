@@ -78,14 +78,17 @@ def wrong(readme: str, raw: dict[str, Any]) -> list[str]:
                 numbers
             ) != len(measured):
                 found.append(f"{cells[0]}: seed {seed}: {cell}: measured {measured}")
-    lines = [line for line in readme.splitlines() if line.startswith("Losses, too:")]
+    losses = readme.partition("\nThere are losses, too:")[2].partition("\n\n")[0]
     costs = [
         abs(round(100 * row["mean"], 1))
         for seed in raw["seeds"].values()
         for row in seed["differences"]
         if row["what"].startswith("lm-eval")
     ]
-    stated = [float(number) for line in lines for number in re.findall(r"\d+\.\d+", line)]
+    points = "".join(re.findall(r"((?:\d+\.\d+|,|and|\s)+)points\s+of\s+lm-eval", losses))
+    stated = [float(number) for number in re.findall(r"\d+\.\d+", points)]
+    if not stated:
+        found.append("points of lm-eval: none is stated among the losses")
     return found + [
         f"{number} points of lm-eval: not measured" for number in stated if number not in costs
     ]
@@ -106,6 +109,16 @@ def test_a_number_of_any_row_that_was_not_measured_is_found(raw: dict[str, Any],
     edited = line[:place] + str((int(line[place]) + 1) % 10) + line[place + 1 :]
     found = wrong(readme.replace(line, edited), raw)
     assert len(found) == 1 and found[0].startswith(f"{row}: seed ")
+
+
+def test_a_loss_that_was_not_measured_is_found(raw: dict[str, Any]) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (stated,) = re.findall(r"HH-RLHF SFT costs .*? points\s+of\s+lm-eval", readme, re.DOTALL)
+    for number in re.findall(r"\d+\.\d+", stated):
+        found = wrong(readme.replace(stated, stated.replace(number, "9.9")), raw)
+        assert found == ["9.9 points of lm-eval: not measured"]
+    found = wrong(readme.replace("There are losses, too:", "Losses:"), raw)
+    assert found == ["points of lm-eval: none is stated among the losses"]
 
 
 def test_a_row_without_a_source_is_found(raw: dict[str, Any]) -> None:

@@ -1,5 +1,5 @@
-"""Rows laid one behind the other have the log-probabilities and gradients of padded ones, and share
-a forward pass by their tokens.
+"""Concatenated rows have the log-probabilities and gradients of padded ones, and share a forward
+pass by their tokens.
 """
 
 import random

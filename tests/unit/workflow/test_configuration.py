@@ -35,6 +35,7 @@ def at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
         ["config/trial.yaml"],
         ["config/trial.yaml", "config/trial-without-dolly.yaml"],
         ["config/trial.yaml", "config/open-models.yaml"],
+        ["config/trial.yaml", "config/open-models.yaml", "config/trial-open-models.yaml"],
     ],
 )
 def test_the_shipped_configurations_are_valid(names: list[str]) -> None:

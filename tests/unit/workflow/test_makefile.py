@@ -80,7 +80,9 @@ def test_a_models_name_is_no_part_of_a_shell_line(target: str) -> None:
     assert make("-n", target, 'MODEL=my "$model', "NAME=a`b").stdout == make("-n", target).stdout
 
 
-@pytest.mark.parametrize(("name", "value"), [("BUDGET_USD", "25"), ("MODE", "batch")])
+@pytest.mark.parametrize(
+    ("name", "value"), [("BUDGET_USD", "25"), ("MODE", "batch"), ("ACKNOWLEDGE_LICENCES", "x")]
+)
 def test_what_was_documented_before_is_refused_in_one_line(name: str, value: str) -> None:
     done = make("-n", "reproduce", **{name: value})
     assert done.returncode == 2
@@ -126,3 +128,19 @@ def test_every_target_that_a_text_names_exists() -> None:
     named = set(re.findall(r"make (\S+)", texts))
     written = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert len(named) > 10 and named <= written
+
+
+def test_every_setting_is_listed_with_its_variable() -> None:
+    written = (ROOT / "Makefile").read_text(encoding="utf-8")
+    page = (ROOT / "docs/environment.md").read_text(encoding="utf-8")
+    (options,) = re.findall(r"^OPTIONS := (.+)$", written, re.MULTILINE)
+    unlisted = [
+        name
+        for name in options.split()
+        if not re.search(rf"^\|.*`{name}[=`].*\|.*`BEZOAR_{name}[=`]", page, re.MULTILINE)
+    ]
+    assert unlisted == [] and len(options.split()) > 20
+    assert "| `PYTHON=" in page and "| `ENV=" in page
+    refused = re.findall(r"call unread,(\w+)", written)
+    (said,) = re.findall(r"^`.*? are refused", page, re.MULTILINE | re.DOTALL)
+    assert len(refused) == 3 and all(f"`{name}" in said for name in refused)

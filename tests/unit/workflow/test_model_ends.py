@@ -204,6 +204,33 @@ def test_a_replay_needs_no_key_and_no_model_that_is_still_there(
     assert "falcon_40b_teacher" in [entry["id"] for entry in doctor.wanted(trial)]
 
 
+@pytest.mark.parametrize("entry", ["generate", "released"])
+def test_every_server_of_a_shared_generation_is_looked_at(
+    monkeypatch: pytest.MonkeyPatch, entry: str
+) -> None:
+    config = resolved([])
+    model = config["teacher"]["model"]
+    config = {**config, "entry": entry, "generate": {**config["generate"], "shards": 3}}
+    monkeypatch.setenv("TEACHER_API_KEY", KEY)
+    main, other = Providers(model), Providers("another")
+    for name, url in (("", main.url), ("_1", other.url), ("_4", "http://127.0.0.1:9")):
+        monkeypatch.setenv(f"TEACHER_BASE_URL{name}", f"{url}/vllm/v1")
+    monkeypatch.setenv("TEACHER_BASE_URL_3", "http://127.0.0.1:9/v1")
+    found = [line for line in doctor.language_models(config) if line.startswith("teacher")]
+    ends = doctor.model_ends(config, TODAY)
+    main.stop()
+    other.stop()
+    if entry == "released":
+        assert found == ends == []
+        return
+    assert found == [
+        "teacher of shard 3: no answer from http://127.0.0.1:9/v1; start the server or correct"
+        " TEACHER_BASE_URL_3"
+    ]
+    wrong = f"teacher of shard 1: the server in TEACHER_BASE_URL_1 serves another and not {model}"
+    assert [line[: len(wrong)] for line in ends] == [wrong]
+
+
 def test_what_is_gone_stops_make_reproduce_and_what_ends_soon_does_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

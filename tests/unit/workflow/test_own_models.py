@@ -19,7 +19,7 @@ import import_base
 from bezoar.readers import read_json, read_jsonl
 from bezoar.workflow import recipes, served
 from bezoar.workflow.configuration import resolved
-from bezoar.workflow.layout import Layout
+from bezoar.workflow.layout import Layout, models_asked
 
 ROOT = Path(__file__).parents[3]
 BLOCK = re.compile(r"### Your own models.*?```yaml\n(.*?)```", re.DOTALL)
@@ -41,7 +41,7 @@ def peer() -> Iterator[Peer]:
 def own(tmp_path: Path, **base: str) -> Layout:
     """README's lines over the trial, with another base."""
     mine: dict[str, Any] = yaml.safe_load(TEXT)
-    assert len(TEXT.splitlines()) == 5 and mine["sources"].keys() == {"base_model"}
+    assert len(TEXT.splitlines()) == 7 and mine["sources"].keys() == {"base_model"}
     mine["sources"] = base
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump(mine), encoding="utf-8")
@@ -100,6 +100,17 @@ def test_a_base_can_be_a_repository_of_the_hub(
     card = recipes.model_card(layout, "openbezoar-sft", ["config/trial.yaml"])
     assert card["base_model"] == "Some-One/tiny.1"
     assert imported(str(manifest), tmp_path, "tokenizer.model") > 0
+
+
+def test_no_model_keeps_what_only_the_trials_server_knows(tmp_path: Path) -> None:
+    trial = resolved(["config/trial.yaml"])
+    served_there = {settings["model"] for _, settings in models_asked(trial)}
+    asked = dict(models_asked(own(tmp_path, base_model="models/mine").config))
+    assert asked.keys() == {"teacher", "evaluator", "rater", "judge"}
+    assert {settings["model"] for settings in asked.values()} & served_there == set()
+    assert [role for role, settings in asked.items() if settings.get("extra")] == []
+    cut = [role for role, settings in asked.items() if settings["max_tokens"] < 256]
+    assert cut == ["evaluator"], "which answers with one word"
 
 
 def test_a_teacher_can_be_any_server_of_the_protocol(

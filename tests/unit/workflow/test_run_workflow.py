@@ -1,6 +1,7 @@
 """Promises of the program that starts a run: no run takes the place of one of another scale."""
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from bezoar.errors import UserError
 from bezoar.workflow.configuration import resolved
 
 ROOT = Path(__file__).parents[3]
+SETTING = r'CONFIG=(?:"([^"]+)"|(config/\S+?\.yaml))'
 
 
 @pytest.mark.parametrize("stage", ["data_card_orca", "model_card_openbezoar-sft", "claims"])
@@ -30,6 +32,24 @@ def test_a_run_of_another_scale_in_the_same_place_is_refused_in_one_line(
     assert "\n" not in str(raised.value) and f"{results}-rehearsal" in str(raised.value)
     run_workflow.refuse_other_scale(results, "paper")
     run_workflow.refuse_other_scale(tmp_path / "new", "rehearsal")
+
+
+def test_no_two_documented_configurations_share_a_root_at_different_scales(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(ROOT)
+    pages = [*map(Path, ("README.md", "Makefile")), *Path("docs").glob("*.md")]
+    pages += Path("config").glob("*.yaml")
+    text = "\n".join(path.read_text(encoding="utf-8") for path in pages)
+    named = {match[1] or match[2] for match in re.finditer(SETTING, text)}
+    scales: dict[str, set[str]] = {}
+    for files in (names.split() for names in sorted(named)):
+        shipped = [name for name in files if Path(name).is_file()]
+        if shipped:
+            config = resolved(shipped)
+            scales.setdefault(config["pathvars"]["results"], set()).add(config["scale"])
+    assert len(scales) > 5
+    assert {root: found for root, found in scales.items() if len(found) > 1} == {}
 
 
 def test_a_small_run_is_never_the_papers(monkeypatch: pytest.MonkeyPatch) -> None:
