@@ -149,8 +149,8 @@ class Layout:
     are the models and adapters whose learning is measured; `tokenizer` is the file beside our
     models that decides how text is split.
 
-    Raise `UserError` if a model or a source is not in the registry, an extra model is to be compared
-    with none of those evaluated, or a local file lies where sources are fetched to.
+    Raise `UserError` if a model or a source is not in the registry, an extra model is to be
+    compared with none of those evaluated, or a local file lies where sources are fetched to.
     """
 
     def __init__(
