@@ -230,13 +230,11 @@ def shown(folder: Path, sections: list[rows.Section], place: str, script: str = 
     title and its main part.
     """
     path = folder / "rows.html"
-    after = f"<script>setTimeout(() => {{ {script} }}, 1000)</script></body>"
+    done = "document.documentElement.dataset.done = 'yes'"
+    after = f"<script>setTimeout(() => {{ {script}; {done} }}, 1000)</script></body>"
     path.write_text(html(sections).replace("</body>", after), encoding="utf-8")
-    for _ in range(3):  # on a busy machine it may print the page before its script has run
-        address = f"{path.as_uri()}#{place}"
-        seen = chromium(folder, address, "--virtual-time-budget=5000", "--dump-dom")
-        if "<article" in seen.partition("<script")[0]:
-            break
+    flags = ("--virtual-time-budget=5000", "--dump-dom")
+    seen = chromium(folder, f"{path.as_uri()}#{place}", *flags, marker='data-done="yes"')
     return seen.rpartition("<main>")[2] + seen.partition("</title>")[0]
 
 
