@@ -71,8 +71,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the files with slow tests first, so that no worker is left alone with one at the end."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    """Put the files with slow tests first, so that no worker is left alone with one at the end, and
+    before them the one that mostly waits, while another worker runs the rehearsal of the others.
+    """
+
+    def place(item: pytest.Item) -> tuple[bool, bool]:
+        return item.get_closest_marker("slow") is None, item.path.name != "test_slurm.py"
+
+    items.sort(key=place)
 
 
 def not_tested(reasons: list[str]) -> list[str]:

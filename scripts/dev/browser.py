@@ -17,14 +17,19 @@ FLAGS = (
 )
 
 
-def chromium(folder: Path, address: str, *flags: str, timeout: int = 120) -> str:
-    """Return what Chromium prints of a page; its profile lies in `folder`."""
+def chromium(folder: Path, address: str, *flags: str, marker: str = "", timeout: int = 120) -> str:
+    """Return what Chromium prints of a page; its profile lies in `folder`.
+
+    On a busy machine it may print a page before its script has run. So it is started again, up to
+    ten times in all and `timeout` seconds each, until the `marker` that the script leaves is there;
+    else `RuntimeError` is raised.
+    """
     assert CHROMIUM
-    profile = f"--user-data-dir={folder / 'profile'}"
-    return subprocess.run(
-        [CHROMIUM, *FLAGS, profile, *flags, address],
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=True,
-    ).stdout
+    command = [CHROMIUM, *FLAGS, f"--user-data-dir={folder / 'profile'}", *flags, address]
+    for _ in range(10):
+        seen = subprocess.run(
+            command, capture_output=True, text=True, timeout=timeout, check=True
+        ).stdout
+        if marker in seen:
+            return seen
+    raise RuntimeError(f"{address}: printed ten times before its script had run")

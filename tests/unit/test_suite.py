@@ -1,6 +1,7 @@
 """Promises of the suite itself: it says at its end what it skipped, and why."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +29,25 @@ def test_the_suite_ends_with_what_it_skipped_and_what_would_change_that(tmp_path
     end = done.stdout.partition("not tested here: 3")[2]
     assert "    2  no chromium\n       -> install chromium" in end
     assert "    1  no llama here\n" in end
+
+
+def test_slow_files_come_first_and_before_them_the_one_that_mostly_waits(tmp_path: Path) -> None:
+    (tmp_path / "conftest.py").write_text((TESTS / "conftest.py").read_text())
+    slow = "import pytest\npytestmark = pytest.mark.slow\n"
+    for name, mark in {"a": "", "b": slow, "slurm": slow}.items():
+        (tmp_path / f"test_{name}.py").write_text(f"{mark}def test_x(): pass\n")
+    collect = ["--collect-only", "-q", "-p", "no:cacheprovider", str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *collect], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert re.findall(r"^test_(\w+)\.py::", done.stdout, re.MULTILINE) == ["slurm", "b", "a"]
+
+
+def test_every_file_that_plans_or_runs_the_workflow_is_marked_as_slow() -> None:
+    texts = {path.name: path.read_text("utf-8") for path in TESTS.glob("workflow/test_*.py")}
+    runs = {name for name, text in texts.items() if "from smallest import" in text}
+    assert runs <= {name for name, text in texts.items() if "pytest.mark.slow" in text}
+    assert len(runs) > 10 and "test_slurm.py" in runs
 
 
 def silent_exits(tree: ast.AST) -> list[str]:

@@ -1,4 +1,4 @@
-"""The one expensive fixture of the workflow's tests."""
+"""A copy of the project, and the expensive one in which the smallest rehearsal has been run."""
 
 import os
 import shutil
@@ -7,6 +7,12 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 from smallest import fresh, snakemake
+
+
+@pytest.fixture(scope="session")
+def unused(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the project in which nothing was made, so that a plan holds every job."""
+    return fresh(tmp_path_factory.mktemp("unused") / "project")
 
 
 @pytest.fixture(scope="session")

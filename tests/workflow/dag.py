@@ -4,11 +4,12 @@ Usage: dag.py CONFIGFILE… [-- TARGET…], in the root of a project folder.
 """
 
 import json
-import subprocess
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
+import forked
 from snakemake.api import SnakemakeApi
 from snakemake.settings.types import (
     ConfigSettings,
@@ -62,8 +63,8 @@ def jobs(configs: list[str], targets: list[str]) -> list[Job]:
 
 def jobs_of(folder: Path, configs: list[str], *targets: str) -> list[Job]:
     """Return the jobs of a project folder's DAG, from a process of its own."""
-    command = [sys.executable, str(Path(__file__)), *configs, "--", *targets]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    command = [str(Path(__file__)), *configs, "--", *targets]
+    done = forked.run(command, folder, dict(os.environ))
     assert done.returncode == 0, done.stderr[-4000:]
     found: list[Job] = json.loads(done.stdout.splitlines()[-1])
     return found

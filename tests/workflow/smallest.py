@@ -10,6 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import forked
+
 ROOT = Path(__file__).parents[2]
 SNAKEMAKE = Path(sys.executable).with_name("snakemake")
 CONFIG = ["config/rehearsal.yaml", "tests/workflow/smallest.yaml"]
@@ -34,28 +36,27 @@ def fresh(folder: Path) -> Path:
     return Path(shutil.copytree(ROOT, folder, ignore=ignored))
 
 
-def snakemake(
-    folder: Path, *arguments: str, more: Sequence[str] = ()
-) -> subprocess.CompletedProcess[str]:
+def call(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run Snakemake in a copy of the project, with the copy's own code."""
     environment = os.environ | {
         "PYTHONPATH": str(folder / "scripts"),
         "PATH": f"{SNAKEMAKE.parent}:{os.environ['PATH']}",
         "TOKENIZERS_PARALLELISM": "false",
     }
-    command = [
-        str(SNAKEMAKE),
-        "--profile",
-        "profiles/default",
-        "--cores",
-        "2",
-        *arguments,
-        "--configfile",
-        *CONFIG,
-        *more,
-    ]
+    command = [str(SNAKEMAKE), *arguments]
+    if "-n" in arguments:
+        return forked.run(command, folder, environment)
     return subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
+
+
+def snakemake(
+    folder: Path, *arguments: str, more: Sequence[str] = ()
+) -> subprocess.CompletedProcess[str]:
+    """Run the smallest rehearsal in a copy of the project."""
+    usual = ("--profile", "profiles/default", "--cores", "2")
+    return call(folder, *usual, *arguments, "--configfile", *CONFIG, *more)
 
 
 def messages(stderr: str) -> list[str]:

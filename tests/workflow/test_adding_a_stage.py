@@ -14,6 +14,7 @@ from smallest import RESULTS, ROOT, SCHEMES, planned, snakemake
 
 from bezoar.data.texts import words_of
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 GUIDE = ROOT / "docs/adding-a-stage.md"
 TARGET = f"{RESULTS}/words.json"
 

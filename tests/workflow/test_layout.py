@@ -14,6 +14,7 @@ from bezoar.workflow.configuration import resolved
 from bezoar.workflow.layout import LAST, Layout, models_asked
 from bezoar.workflow.progress_display import TARGET, name_of
 
+pytestmark = pytest.mark.slow
 TWO_MODELS = {
     "extra_models": {
         "mine": {"path": "scripts", "template": "tokenizer"},

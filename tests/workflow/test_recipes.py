@@ -3,15 +3,17 @@
 import importlib
 import re
 import shlex
-import subprocess
+from pathlib import Path
 
 import pytest
-from smallest import CONFIG, ROOT, SNAKEMAKE
+from smallest import CONFIG, call
 
 from bezoar import recipe
 from bezoar.workflow import recipes
 from bezoar.workflow.configuration import merge, resolved
 from bezoar.workflow.layout import Layout
+
+pytestmark = pytest.mark.slow
 
 CONFIGURATIONS = {
     "paper": ["config/paper.yaml"],
@@ -34,14 +36,11 @@ EVALUATED = "results/evaluate/table.csv"
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
-def test_every_recipe_that_the_rules_hand_over_is_taken(name: str) -> None:
+def test_every_recipe_that_the_rules_hand_over_is_taken(unused: Path, name: str) -> None:
     files = list(dict.fromkeys(["config/paper.yaml", *CONFIGURATIONS[name]]))
     targets = ["all", EVALUATED] if name == "models of others" else []
     # A server and the jobs that ask it need four cores together.
-    command = [*targets, "--cores", "4", "-n", "-p", "--configfile", *files]
-    done = subprocess.run(
-        [SNAKEMAKE, *command], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    done = call(unused, *targets, "--cores", "4", "-n", "-p", "--configfile", *files)
     assert done.returncode == 0, done.stderr[-2000:]
     found = {(program, shlex.split(text)[0]) for program, text in HANDED_OVER.findall(done.stdout)}
     assert len(found) > 20

@@ -244,40 +244,6 @@ def test_a_deleted_artifact_is_rebuilt_with_what_depends_on_it_and_nothing_else(
         hidden.rename(path)
 
 
-def test_editing_a_module_makes_stale_what_imports_it_and_nothing_that_does_not(
-    finished: Path,
-) -> None:
-    module = finished / "scripts/bezoar/evaluation/statistics.py"
-    text = module.read_text()
-    module.write_text(text + "\nONE_MORE = 1\n")
-    try:
-        assert set(planned(finished)) == {
-            "lm_eval_table",
-            "mtbench",
-            "bridge",
-            "learning_table",
-            "claims",
-            "explorer",
-            "model_card",
-            "report",
-        }
-    finally:
-        module.write_text(text)
-
-
-def test_swapping_two_values_of_the_recipe_makes_sft_stale(finished: Path) -> None:
-    config = finished / "tests/workflow/smallest.yaml"
-    text = config.read_text()
-    config.write_text(
-        text.replace("sft: {epochs: 1, eval_steps: 2}", "sft: {epochs: 2, eval_steps: 1}", 1)
-    )
-    try:
-        found = planned(finished)
-        assert found["sft"] == 3 and "generate_lamini" not in found and "filter" not in found
-    finally:
-        config.write_text(text)
-
-
 def test_a_deleted_result_comes_back_with_the_same_bytes(finished: Path) -> None:
     """Really run, for the cheapest and for a training stage."""
     kept = {}

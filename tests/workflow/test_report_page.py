@@ -158,7 +158,8 @@ def test_a_browser_shows_the_page_without_sideways_scrolling(
         " document.body.dataset.seen = event.data</script>"
     )
     window = f"--window-size={max(width, 500)},3000"
-    seen = chromium(tmp_path, frame.as_uri(), "--virtual-time-budget=5000", window, "--dump-dom")
+    waiting = ("--virtual-time-budget=5000", window, "--dump-dom")
+    seen = chromium(tmp_path, frame.as_uri(), *waiting, marker='data-seen="')
     inner, scroll, figures = map(int, re.search(r'data-seen="(\d+),(\d+),(\d+)"', seen).groups())
     assert (inner, scroll) == (width, width)
     assert figures >= 8
@@ -194,7 +195,8 @@ def test_an_accessibility_checker_finds_nothing_serious(
     )
     preference = ["--force-dark-mode"] if scheme == "dark" else []
     waiting = ("--virtual-time-budget=60000", "--timeout=60000", "--dump-dom")
-    seen = chromium(tmp_path, checked.as_uri(), *preference, *waiting, timeout=180)
+    flags = (*preference, *waiting)
+    seen = chromium(tmp_path, checked.as_uri(), *flags, marker="<title>axe:", timeout=180)
     (title,) = re.findall(r"<title>(.*?)</title>", seen, re.S)[:1]
     expected = ["dark"] if scheme == "dark" else []
     assert json.loads(html.unescape(title).removeprefix("axe:")) == expected

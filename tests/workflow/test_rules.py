@@ -3,14 +3,16 @@
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from smallest import ROOT, call
 
 from bezoar.workflow import resources
 
-ROOT = Path(__file__).parents[2]
-SNAKEMAKE = Path(sys.executable).with_name("snakemake")
+pytestmark = pytest.mark.slow
+Plan = Callable[..., str]
 
 
 def rules() -> dict[str, str]:
@@ -30,16 +32,16 @@ def rules() -> dict[str, str]:
 RULES = rules()
 
 
-def plan(*arguments: str) -> str:
-    done = subprocess.run(
-        [SNAKEMAKE, "--profile", "profiles/default", "--cores", "2", "-n", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
+@pytest.fixture(scope="module")
+def plan(unused: Path) -> Plan:
+    """What Snakemake would run, where nothing is made, with further arguments."""
+
+    def planned(*arguments: str) -> str:
+        done = call(unused, "--profile", "profiles/default", "--cores", "2", "-n", *arguments)
+        assert done.returncode == 0, done.stderr[-2000:]
+        return done.stdout
+
+    return planned
 
 
 def test_all_rules_were_found() -> None:
@@ -96,7 +98,7 @@ def test_the_page_of_results_names_every_file_that_a_rule_writes() -> None:
     assert unnamed == [] and len(paths) > 50
 
 
-def test_what_is_asked_for_changes_no_command(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_asked_for_changes_no_command(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = ("-p", "results/dpo/adapter_model.safetensors")
     usual = commands(plan(*arguments))
     place = resources.Place("other", 60, 64_000, 1)
@@ -121,7 +123,7 @@ def test_the_snakefile_fits_a_screen_and_what_rules_share_two() -> None:
     assert len((ROOT / "rules/common.smk").read_text(encoding="utf-8").splitlines()) <= 120
 
 
-def test_the_whole_paper_can_be_planned_without_any_of_it() -> None:
+def test_the_whole_paper_can_be_planned_without_any_of_it(plan: Plan) -> None:
     text = plan()
     for job in ("base", "generate_lamini", "sft", "dpo", "mtbench_judgments", "report"):
         assert re.search(rf"^{job}\s+\d", text, re.MULTILINE), job
@@ -130,13 +132,13 @@ def test_the_whole_paper_can_be_planned_without_any_of_it() -> None:
     )
 
 
-def test_a_part_of_the_paper_can_be_planned() -> None:
+def test_a_part_of_the_paper_can_be_planned(plan: Plan) -> None:
     text = plan("results/mtbench.json")
     assert re.search(r"^mtbench_judgments\s+4", text, re.MULTILINE)
     assert not re.search(r"^(lm_eval|report)\s", text, re.MULTILINE)
 
 
-def test_the_released_data_need_no_teacher_and_no_filter() -> None:
+def test_the_released_data_need_no_teacher_and_no_filter(plan: Plan) -> None:
     text = plan("--configfile", "config/released.yaml")
     assert re.search(r"^fetch_snapshot\s+12", text, re.MULTILINE), (
         "base, three data sets, and eight that the evaluation reads"
@@ -145,7 +147,7 @@ def test_the_released_data_need_no_teacher_and_no_filter() -> None:
     assert "scripts/import_released.py" in text and "scripts/filter_rows.py" not in text
 
 
-def test_removal_puts_other_rows_before_sft_and_is_off_by_default() -> None:
+def test_removal_puts_other_rows_before_sft_and_is_off_by_default(plan: Plan) -> None:
     assert not re.search(
         r"^data_clean\s", plan("results/sft/lamini/adapter_model.safetensors"), re.MULTILINE
     )
@@ -171,7 +173,7 @@ def test_removal_puts_other_rows_before_sft_and_is_off_by_default() -> None:
     assert set(reading) == {"find_contamination", "remove_rows"}, "no training reads all pairs"
 
 
-def test_the_flan_submixes_are_streamed_by_default_and_the_files_are_an_overlay() -> None:
+def test_the_flan_submixes_are_streamed_by_default_and_the_files_are_an_overlay(plan: Plan) -> None:
     assert re.search(r"^flan\s+4", plan("results/generate/orca.jsonl"), re.MULTILINE)
     text = plan(
         "results/generate/orca.jsonl", "--configfile", "config/paper.yaml", "config/flan-cot.yaml"
@@ -181,23 +183,10 @@ def test_the_flan_submixes_are_streamed_by_default_and_the_files_are_an_overlay(
     )
 
 
-def test_a_misspelt_key_stops_before_the_first_job(tmp_path: Path) -> None:
-    (tmp_path / "mine.yaml").write_text("sft: {learning_rat: 0.1}\n")
-    done = subprocess.run(
-        [
-            SNAKEMAKE,
-            "-n",
-            "--cores",
-            "1",
-            "--configfile",
-            "config/paper.yaml",
-            str(tmp_path / "mine.yaml"),
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def test_a_misspelt_key_stops_before_the_first_job(unused: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("sft: {learning_rat: 0.1}\n")
+    done = call(unused, "-n", "--cores", "1", "--configfile", "config/paper.yaml", str(mine))
     assert done.returncode != 0
     printed = done.stdout + done.stderr
     assert (
@@ -207,13 +196,13 @@ def test_a_misspelt_key_stops_before_the_first_job(tmp_path: Path) -> None:
     assert "Traceback" not in printed
 
 
-def test_an_untested_snakemake_stops_before_the_first_job_in_one_line() -> None:
+def test_an_untested_snakemake_stops_before_the_first_job_in_one_line(unused: Path) -> None:
     program = (
         "import snakemake; snakemake.__version__ = '10.1.0'; from snakemake.cli import main; main()"
     )
     done = subprocess.run(
         [sys.executable, "-c", program, "-n", "--cores", "1"],
-        cwd=ROOT,
+        cwd=unused,
         capture_output=True,
         text=True,
         check=False,
@@ -223,7 +212,9 @@ def test_an_untested_snakemake_stops_before_the_first_job_in_one_line() -> None:
     assert line.startswith("error: Snakemake 10.1.0: not tested") and "9.27.1" in line
 
 
-def test_a_schemes_requests_can_be_shared_by_jobs_at_once(tmp_path: Path) -> None:
+def test_a_schemes_requests_can_be_shared_by_jobs_at_once(
+    unused: Path, plan: Plan, tmp_path: Path
+) -> None:
     overlay = tmp_path / "shared.yaml"
     overlay.write_text("generate: {shards: 3}\n")
     configs = ("--configfile", "config/paper.yaml", str(overlay))
@@ -235,8 +226,7 @@ def test_a_schemes_requests_can_be_shared_by_jobs_at_once(tmp_path: Path) -> Non
         own = f'"${{TEACHER_BASE_URL_{number}:-$TEACHER_BASE_URL}}"'
         assert f"export TEACHER_BASE_URL={own}" in text
     assert "--shard" not in plan("results/generate/lamini.jsonl", "-p")
-    served = [SNAKEMAKE, "-n", "--cores", "1", *configs, "config/serve-vllm.yaml"]
-    refused = subprocess.run(served, cwd=ROOT, capture_output=True, text=True, check=False)
+    refused = call(unused, "-n", "--cores", "1", *configs, "config/serve-vllm.yaml")
     assert refused.returncode == 2
     assert "error: generate.shards: `serve` starts one server" in refused.stderr
 
@@ -253,7 +243,7 @@ def test_the_images_base_is_pinned_by_digest() -> None:
     )
 
 
-def test_schemes_can_be_merged_one_after_the_other() -> None:
+def test_schemes_can_be_merged_one_after_the_other(plan: Plan) -> None:
     """Each adapter stands on the model before it, and none is carried on."""
     text = plan(
         "results/merge/openbezoar-sft/model.safetensors", "-p", "--config", "sft={chaining: merge}"

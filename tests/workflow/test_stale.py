@@ -132,6 +132,8 @@ def _rename_keys_order(folder: Path) -> None:
 
 
 def _forget(folder: Path) -> None:
+    if not (folder / ".snakemake").is_dir():
+        ask(folder)
     shutil.rmtree(folder / ".snakemake")
 
 

@@ -391,7 +391,7 @@ def test_after_a_kill_only_the_missing_answers_are_asked_for(tmp_path: Path, pee
     while len(peer.seen) < 100 and child.poll() is None:
         time.sleep(0.01)
     child.send_signal(signal.SIGKILL)
-    child.wait()
+    assert child.wait() == -signal.SIGKILL and len(peer.seen) >= 100
     before = len(peer.seen)
     texts = [str(i) for i in range(before)]
     peer.script = lambda prompt, turn: {"text": f"echo {prompt}"}

@@ -357,18 +357,18 @@ def test_a_full_disk_is_one_line_and_what_was_stored_is_kept(
     )
     monkeypatch.setitem(globals(), "PROGRAM", limited)
     with simulated(tmp_path) as server:
-        child = start(tmp_path, server.environment(tmp_path), 2000)
+        child = start(tmp_path, server.environment(tmp_path), 800)
         output = child.communicate()[0]
         assert "UserError" in output.splitlines()[-1] and "free space and run again" in output, (
             output[-500:]
         )
         kept = _stored(tmp_path / "s.sqlite")
-        assert 0 < kept < 2000
+        assert 0 < kept < 800
         use(monkeypatch, server.environment(tmp_path))
         patient = {**SETTINGS, "timeout_s": 60}  # a slow machine sends nothing twice
         with LLMClient.of(patient, tmp_path / "s.sqlite", 16, None) as client:
-            assert len(client.ask(questions(2000), names(2000))) == 2000
-        assert client.sent <= 2000 - kept
+            assert len(client.ask(questions(800), names(800))) == 800
+        assert client.sent <= 800 - kept
 
 
 SCHEMA = {

@@ -45,7 +45,7 @@ def peer(monkeypatch: pytest.MonkeyPatch) -> Iterator[Peer]:
     running = Peer()
     monkeypatch.setenv("PEER_URL", f"{running.url}/v1")
     monkeypatch.setenv("PEER_KEY", "canary-0123456789")
-    monkeypatch.setattr(limits, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(limits, "FIRST_PAUSE_S", 0.001)
     yield running
     running.stop()
 

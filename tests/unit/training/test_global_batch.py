@@ -2,6 +2,7 @@
 learnt.
 """
 
+import json
 import os
 import random
 import subprocess
@@ -199,11 +200,19 @@ ENVIRONMENT = os.environ | {
 RECORD = """
 import json, os, sys
 from test_global_batch import recorded
-name, program, *arguments = sys.argv[1:]
-rank = os.environ["RANK"]
-state = {"rank": rank, "processes": os.environ["WORLD_SIZE"], "rows": recorded(program, arguments)}
-json.dump(state, open(f"{name}.{rank}", "w"))
+rank, processes = os.environ["RANK"], os.environ["WORLD_SIZE"]
+for stage, arguments in json.loads(sys.argv[1]).items():
+    state = {"rank": rank, "processes": processes, "rows": recorded(f"train_{stage}", arguments)}
+    json.dump(state, open(f"{stage}.saw.{rank}", "w"))
 """
+# Thirty-two rows, a little more than one epoch: the last batch holds three rows, so that filling it
+# up would show.
+SHARED = {
+    "batch_size": 8,
+    "micro_batch_size": 2,
+    "epochs": 35 / 32,
+    "lora": {"r": 8, "alpha": 8, "dropout": 0.0, "targets": ["q_proj", "k_proj", "v_proj"]},
+}
 
 
 def recorded(program: str, arguments: list[str]) -> list[list[int]]:
@@ -230,40 +239,37 @@ def recorded(program: str, arguments: list[str]) -> list[list[int]]:
     return seen
 
 
-def run_recorded(place: Path, name: str, stage: str, arguments: list[str]) -> list[dict]:
-    """Run a training in two processes as the workflow starts them; return what each saw."""
+def commands(place: Path, reference: Path, end: str) -> dict[str, list[str]]:
+    """Stage -> the arguments of its training, for an adapter whose name ends as said."""
+    return {
+        "sft": sft_command(place, f"sft-{end}", **SHARED),
+        "dpo": dpo_command(place, reference.name, f"dpo-{end}", **SHARED),
+    }
+
+
+@pytest.fixture(scope="module")
+def seen(place: Path, reference: Path) -> dict[str, list[dict]]:
+    """Stage -> what each of two processes saw of its training. Both trainings run in one launch,
+    like the workflow's.
+    """
     (place / "record.py").write_text(RECORD)
     command = [
         *(sys.executable, "-m", "bezoar.training.launch", "--num_processes", "2", "--config_file"),
         *(str(ROOT / "profiles" / "accelerate" / "cpu.yaml"), str(place / "record.py")),
-        *(str(place / f"{name}.saw"), f"train_{stage}", *arguments),
+        json.dumps(commands(place, reference, "two")),
     ]
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=place, env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    return [read_json(place / f"{name}.saw.{rank}") for rank in range(2)]
+    stages = ("sft", "dpo")
+    return {stage: [read_json(place / f"{stage}.saw.{rank}") for rank in "01"] for stage in stages}
 
 
 @pytest.mark.parametrize("stage", ["sft", "dpo"])
 def test_two_processes_use_each_row_once_and_give_the_curve_of_one(
-    stage: str, place: Path, reference: Path
+    stage: str, place: Path, reference: Path, seen: dict[str, list[dict]]
 ) -> None:
-    """Thirty-two rows, a little more than one epoch: the last batch holds three rows, so that
-    filling it up would show.
-    """
-    changes = {
-        "batch_size": 8,
-        "micro_batch_size": 2,
-        "epochs": 35 / 32,
-        "lora": {"r": 8, "alpha": 8, "dropout": 0.0, "targets": ["q_proj", "k_proj", "v_proj"]},
-    }
-
-    def command(name: str) -> list[str]:
-        if stage == "sft":
-            return sft_command(place, name, **changes)
-        return dpo_command(place, reference.name, name, **changes)
-
-    alone = recorded(f"train_{stage}", command(f"{stage}-alone"))
-    both = run_recorded(place, f"{stage}-two", stage, command(f"{stage}-two"))
+    both = seen[stage]
+    alone = recorded(f"train_{stage}", commands(place, reference, "alone")[stage])
     assert [(state["rank"], state["processes"]) for state in both] == [("0", "2"), ("1", "2")]
     rows = [row for state in both for row in state["rows"]]
     assert sorted(rows) == sorted(alone), "no row twice, none left out"
@@ -302,15 +308,24 @@ def test_another_number_of_processes_than_was_asked_for_is_refused(
         train_sft.main(sft_command(place, "lonely"))
 
 
-def test_an_error_in_several_processes_is_one_line_and_no_traceback(place: Path) -> None:
+FAILING = """
+from bezoar import program
+from bezoar.errors import UserError
+def main():
+    raise UserError("rows.jsonl:3: no text")
+program.run(main)
+"""
+
+
+def test_an_error_in_several_processes_is_one_line_and_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "failing.py").write_text(FAILING)
     launched = [sys.executable, "-m", "bezoar.training.launch", "--config_file"]
     launched += [str(ROOT / "profiles" / "accelerate" / "cpu.yaml"), "--num_processes", "2"]
-    arguments = sft_command(place, "uneven", batch_size=5, micro_batch_size=2)
-    command = [*launched, str(ROOT / "scripts" / "train_sft.py"), *arguments]
+    command = [*launched, str(tmp_path / "failing.py")]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr[-3000:]
     assert {line for line in done.stderr.splitlines() if line.startswith("error:")} == {
-        "error: batch_size 5: expected a multiple of micro_batch_size x processes, 4"
+        "error: rows.jsonl:3: no text"
     }
 
 

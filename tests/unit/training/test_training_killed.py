@@ -6,15 +6,15 @@ import errno
 import json
 import os
 import random
-import resource
 import shutil
-import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import limited
 import pytest
 from trained import ROOT, dpo_command, killed_before_the_receipt, reference_command, sft_command
 
@@ -33,34 +33,42 @@ SLOW = {"eval_steps": 1}  # a checkpoint at every step
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT / "scripts")}
 
 
-def killed_until_done(
-    program: str, arguments: list[str], seconds: float, seed: int
-) -> tuple[int, str]:
-    """Run a program whose work takes some `seconds`, kill it `KILLS` times at random moments, and
-    let it end; return how many kills hit it alive, and what the last run said. Where it ends before
-    it is killed, it is faster than was said, and is tried again.
+def killed_until_done(program: str, arguments: list[str], seconds: float, seed: int) -> str:
+    """Run a program whose work takes some `seconds`, kill it `KILLS` times at random moments of its
+    work, and let it end; return what all its runs printed. The clock starts when the unfinished
+    work beside its outputs appears. Where it ends before it is killed, it has to do it all again,
+    and is killed sooner.
     """
-    command, draw, hits = (
-        [sys.executable, str(ROOT / "scripts" / program), *arguments],
-        random.Random(seed),
-        0,
-    )
-    for _ in range(3 * KILLS):
-        child = subprocess.Popen(
-            command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        began = time.monotonic()
-        try:
-            child.wait(draw.uniform(0.5, 0.5 + seconds))
-            seconds = max(time.monotonic() - began - 0.5, 0.1)
-        except subprocess.TimeoutExpired:
-            hits += 1
+    command = [sys.executable, str(ROOT / "scripts" / program), *arguments]
+    receipt = Path(arguments[arguments.index("--receipt") + 1])
+    draw, hits, log = random.Random(seed), 0, receipt.with_suffix(".txt")
+
+    def unfinished() -> list[Path]:
+        return sorted(receipt.parent.glob(f".{receipt.stem}*"))
+
+    with open(log, "w") as stream:
+        while hits < KILLS:
+            before = unfinished()
+            child = subprocess.Popen(
+                command, env=ENVIRONMENT, stdout=stream, stderr=subprocess.DEVNULL
+            )
+            while unfinished() == before and child.poll() is None:
+                time.sleep(0.01)
+            began = time.monotonic()
+            with suppress(subprocess.TimeoutExpired):
+                assert child.wait(draw.uniform(0, seconds)) == 0
+            took = time.monotonic() - began
             child.kill()
             child.wait()
-        if hits == KILLS:
-            break
-    done = subprocess.run(command, env=ENVIRONMENT, check=True, capture_output=True, text=True)
-    return hits, done.stdout
+            if receipt.exists():
+                receipt.unlink()
+                seconds = took
+            else:
+                hits += 1
+        subprocess.run(
+            command, env=ENVIRONMENT, check=True, stdout=stream, stderr=subprocess.DEVNULL
+        )
+    return log.read_text()
 
 
 @pytest.mark.parametrize("stage", ["sft", "dpo", "dpo_reference", "merge"])
@@ -81,8 +89,8 @@ def test_kills_at_random_moments_do_not_show_in_the_result(
     whole = [sys.executable, str(ROOT / "scripts" / program), *arguments]
     subprocess.run(whole, env=ENVIRONMENT, check=True, capture_output=True)
     seconds = read_json(place / f"{stage}-quiet.json")["wall_s"]
-    hits, said = killed_until_done(*command(f"{stage}-killed"), seconds, seed=0)
-    assert hits
+    said = killed_until_done(*command(f"{stage}-killed"), seconds, seed=0)
+    assert ("resuming: checkpoint-" in said) == (stage in ("sft", "dpo"))
     quiet, killed = (
         (
             {str(path.relative_to(root)): sha256_file(path) for path in sorted(root.rglob("*"))}
@@ -92,8 +100,7 @@ def test_kills_at_random_moments_do_not_show_in_the_result(
         for root in (place / f"{stage}-quiet", place / f"{stage}-killed")
     )
     assert killed == quiet and quiet
-    if not said.startswith("unchanged"):  # as where a kill came after the receipt
-        assert not list(place.glob(f".{stage}-killed*")), "nothing is left beside it"
+    assert not list(place.glob(f".{stage}-killed*")), "nothing is left beside it"
 
 
 @pytest.mark.parametrize("stage", ["sft", "dpo", "dpo_reference"])
@@ -251,25 +258,19 @@ def test_a_file_system_that_fails_costs_no_checkpoint(
 def test_a_full_disk_gives_one_line_and_leaves_the_last_checkpoint_usable(
     place: Path, adapter: Path
 ) -> None:
-    """A limit on the size of a file stands for the disk: optimiser states grow beyond it, after the
-    first checkpoints of the adapter alone.
-    """
-    command = [sys.executable, str(ROOT / "scripts" / "train_sft.py"), *sft_command(place, "full")]
-
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-
-    done = subprocess.run(
-        command, env=ENVIRONMENT, preexec_fn=limit, capture_output=True, text=True
-    )
+    """A limit on the size of a file stands for the disk, full from the first checkpoint on."""
+    arguments = sft_command(place, "full")
+    full = [sys.executable, limited.__file__, "4000", "checkpoint", "train_sft", *arguments]
+    done = subprocess.run(full, env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 2, done.stderr[-2000:]
     assert (
         done.stderr.strip().splitlines()[-1].startswith("error: ")
         and "the disk is full; free some space and run again" in done.stderr
     )
     assert not (place / "full").exists()
-    subprocess.run(command, env=ENVIRONMENT, check=True, capture_output=True)
+    command = [sys.executable, str(ROOT / "scripts" / "train_sft.py"), *arguments]
+    done = subprocess.run(command, env=ENVIRONMENT, check=True, capture_output=True, text=True)
+    assert "resuming: checkpoint-" in done.stdout
     assert sha256_file(place / "full" / "adapter_model.safetensors") == sha256_file(
         adapter / "adapter_model.safetensors"
     )
@@ -320,6 +321,28 @@ def edited(path: Path, copy: Path) -> Path:
     return copy
 
 
+ONE_EPOCH = {"epochs": 1, "eval_steps": 1}
+
+
+def train_into(folder: Path, out: str, command: list[str]) -> None:
+    """Run train_sft.py with its outputs in another directory."""
+    command = list(command)
+    command[command.index("--adapter") + 1] = str(folder / out)
+    command[command.index("--receipt") + 1] = str(folder / f"{out}.json")
+    train_sft.main(command)
+
+
+@pytest.fixture(scope="module")
+def interrupted(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with what the training of the adapter `killed` left at its fourth step."""
+    folder = tmp_path_factory.mktemp("interrupted")
+    with pytest.MonkeyPatch.context() as patch:
+        stopped_at(4, patch)
+        with pytest.raises(KeyboardInterrupt):
+            train_into(folder, "killed", sft_command(place, "x", **ONE_EPOCH))
+    return folder
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
@@ -336,15 +359,14 @@ def test_a_checkpoint_of_other_settings_code_or_inputs_is_not_gone_on_from(
     message: str,
     place: Path,
     adapter: Path,
+    interrupted: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    first = sft_command(place, "x", eval_steps=1)
-    second = list(first)
+    second = sft_command(place, "x", **ONE_EPOCH)
     if changed in ("learning_rate", "batch_size"):
         value = {"learning_rate": 0.0001, "batch_size": 8}[changed]
-        second = sft_command(place, "x", eval_steps=1, **{changed: value})
+        second = sft_command(place, "x", **ONE_EPOCH, **{changed: value})
     elif changed == "code":
         second[second.index("--code") + 1] = "y"
     elif changed == "parent":
@@ -358,20 +380,10 @@ def test_a_checkpoint_of_other_settings_code_or_inputs_is_not_gone_on_from(
         else:
             copy.write_text(source.read_text().replace("Instruction", "Question"))
         second[second.index(name) + 1] = str(copy)
-
-    def run(command: list[str], out: str) -> None:
-        command = list(command)
-        command[command.index("--adapter") + 1] = str(tmp_path / out)
-        command[command.index("--receipt") + 1] = str(tmp_path / f"{out}.json")
-        train_sft.main(command)
-
-    run(second, "undisturbed")
-    with monkeypatch.context() as patch:
-        stopped_at(4, patch)
-        with pytest.raises(KeyboardInterrupt):
-            run(first, "killed")
+    shutil.copytree(interrupted, tmp_path, dirs_exist_ok=True)
+    train_into(tmp_path, "undisturbed", second)
     capsys.readouterr()
-    run(second, "killed")
+    train_into(tmp_path, "killed", second)
     lines = [line for line in capsys.readouterr().out.splitlines() if "starting afresh" in line]
     assert len(lines) == 1 and message in lines[0]
     for name in ("adapter_model.safetensors", "metrics.jsonl"):
@@ -381,7 +393,7 @@ def test_a_checkpoint_of_other_settings_code_or_inputs_is_not_gone_on_from(
 
 
 def test_a_killed_run_of_several_passes_a_step_goes_on_with_the_row_that_follows(
-    place: Path, monkeypatch: pytest.MonkeyPatch
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The last batch holds three rows, and takes fewer passes than the others."""
     changes = {"batch_size": 8, "micro_batch_size": 1, "epochs": 35 / 32, "eval_steps": 1}
@@ -397,7 +409,9 @@ def test_a_killed_run_of_several_passes_a_step_goes_on_with_the_row_that_follows
         stopped_at(2, patch)
         with pytest.raises(KeyboardInterrupt):
             train_sft.main(sft_command(place, "passes-killed", **changes))
+    capsys.readouterr()
     train_sft.main(sft_command(place, "passes-killed", **changes))
+    assert "resuming: checkpoint-2\n" in capsys.readouterr().out
     assert len(steps) == 3 and steps[0] == steps[1] == steps[2]
     count, (passes,) = steps[0]
     assert count > 1 and 4 * count < len(passes) < 5 * count
