@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from smallest import CONFIG, call
+from smallest import CONFIG, ROOT, call
 
 from bezoar import recipe
 from bezoar.workflow import recipes
