@@ -7,6 +7,7 @@ export; Ctrl-C ends it.
 
 import getpass
 import os
+import random
 import re
 import shlex
 import shutil
@@ -15,7 +16,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -74,20 +75,23 @@ def found(name: str) -> str | None:
 
 
 def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
+    """Ports that nobody uses, below 32768, where Linux begins to hand them out: the daemons bind
+    them later.
+    """
+    found: list[int] = []
+    while len(found) < count:
+        port = random.SystemRandom().randrange(20_000, 32_768)
+        with socket.socket() as one, suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            found += {port} - set(found)
+    return found
 
 
 def write_files(folder: Path, cores: int, memory_mb: int) -> None:
     for name in ("state", "spool"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     folder.chmod(0o755)  # munged wants a socket that others reach, and a key that they do not
+    (folder / "munge.key").unlink(missing_ok=True)
     (folder / "munge.key").write_bytes(os.urandom(1024))
     (folder / "munge.key").chmod(0o400)
     controller, node = free_ports(2)
@@ -111,7 +115,7 @@ def write_files(folder: Path, cores: int, memory_mb: int) -> None:
     plugin = "disabled" if number >= [23, 11] else "cgroup/v1"
     # Snakemake's executor takes SLURM_CONF away from the srun that it starts inside a job.
     inner = folder / "bin" / "srun"
-    inner.parent.mkdir()
+    inner.parent.mkdir(exist_ok=True)
     line = f"SLURM_CONF={shlex.quote(str(folder / 'slurm.conf'))} exec {found('srun')}"
     inner.write_text(f'#!/bin/sh\n{line} "$@"\n')
     inner.chmod(0o755)
@@ -125,38 +129,56 @@ def cluster(
     """Run a cluster in an empty directory; yield the variables that name it to Slurm's programs.
     Its node has the cores and the memory that are named, whatever this machine has.
     """
-    write_files(folder, cores, memory_mb)
     path = f"{folder}/bin:{os.environ.get('PATH', '')}:{PLACES}"
     variables = {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": path}
     environment = os.environ | variables
+    started: list[subprocess.Popen[bytes]] = []
+    try:
+        try:
+            write_files(folder, cores, memory_mb)
+            start(folder, environment, started)
+        except RuntimeError:  # somebody else may have taken a port meanwhile
+            stop(started)
+            write_files(folder, cores, memory_mb)
+            start(folder, environment, started)
+        yield variables
+    finally:
+        user = ["--user", getpass.getuser()]
+        subprocess.run(["scancel", *user], env=environment, capture_output=True, check=False)
+        stop(started)
+
+
+def start(
+    folder: Path, environment: dict[str, str], started: list[subprocess.Popen[bytes]]
+) -> None:
+    """Start the daemons, add them to `started`, and wait until the node is idle; raise
+    `RuntimeError` if one ends before.
+    """
     munge = [
         *("--foreground", "--force", f"--socket={folder}/munge.socket"),
         *(f"--key-file={folder}/munge.key", f"--pid-file={folder}/munge.pid"),
         *(f"--log-file={folder}/munge.log", f"--seed-file={folder}/munge.seed"),
     ]
     commands = {"munged": munge, "slurmctld": ["-D", "-c"], "slurmd": ["-D", "-c"]}
-    started: list[subprocess.Popen[bytes]] = []
-    try:
-        for name, options in commands.items():
-            with open(folder / f"{name}.out", "wb") as stream:
-                command = [str(found(name)), *options]
-                started.append(
-                    subprocess.Popen(command, stdout=stream, stderr=stream, env=environment)
-                )
-            if name == "munged":
-                wait(lambda: (folder / "munge.socket").exists(), folder)
-        wait(lambda: "idle" in states(environment), folder)
-        yield variables
-    finally:
-        user = ["--user", getpass.getuser()]
-        subprocess.run(["scancel", *user], env=environment, capture_output=True, check=False)
-        for process in reversed(started):
-            process.send_signal(signal.SIGTERM)
-        for process in started:
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
+    for name, options in commands.items():
+        with open(folder / f"{name}.out", "wb") as stream:
+            command = [str(found(name)), *options]
+            started.append(subprocess.Popen(command, stdout=stream, stderr=stream, env=environment))
+        if name == "munged":
+            wait(lambda: (folder / "munge.socket").exists(), folder, started)
+    wait(lambda: "idle" in states(environment), folder, started)
+
+
+def stop(started: list[subprocess.Popen[bytes]]) -> None:
+    """End the daemons, the last one first, and empty the list."""
+    for process in reversed(started):
+        process.send_signal(signal.SIGTERM)
+    for process in started:
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+    started.clear()
 
 
 def states(environment: dict[str, str]) -> str:
@@ -166,15 +188,15 @@ def states(environment: dict[str, str]) -> str:
     return done.stdout
 
 
-def wait(ready: object, folder: Path) -> None:
-    assert callable(ready)
+def wait(ready: Callable[[], bool], folder: Path, started: list[subprocess.Popen[bytes]]) -> None:
     deadline = time.monotonic() + START_S
     while not ready():
-        if time.monotonic() > deadline:
+        ended = any(process.poll() is not None for process in started)
+        if ended or time.monotonic() > deadline:
             logs = {
                 path.name: path.read_text(errors="replace")[-600:] for path in folder.glob("*.log")
             }
-            raise RuntimeError(f"no cluster after {START_S} s: {logs}")
+            raise RuntimeError(f"no cluster{'' if ended else f' after {START_S} s'}: {logs}")
         time.sleep(0.1)
 
 
