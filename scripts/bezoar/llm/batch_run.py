@@ -48,6 +48,7 @@ class BatchRun:
         self.api: BatchAPI = batch_api(exchange.settings.api, exchange.transport)
         self.most = MOST_REQUESTS
         self.lost: dict[str, str] = {}  # why a request has no answer yet
+        self.unfunded: set[str] = set()  # what the budget had no room for in this turn
 
     async def run(self, in_batches: bool) -> None:
         """Bring every remaining request to its final state."""
@@ -62,17 +63,17 @@ class BatchRun:
             if not left or fruitless == TURNS:
                 break
             untried_first = sorted(left, key=lambda key: key in self.lost)
+            self.unfunded.clear()
             submitted = False
             for part in parts_of({key: left[key] for key in untried_first}, self.most):
                 submitted |= await self._submit_part(part)
                 if submitted and self.most < MOST_REQUESTS:
                     break
             if not submitted:  # and no batch is open that could give something back
-                for key in left:
-                    self.exchange.incoming.end(key, OVER_BUDGET)
+                break
         for key in left:
             why = self.lost.get(key, "no answer from the batch API")
-            self.exchange.incoming.end(key, failure(why))
+            self.exchange.incoming.end(key, OVER_BUDGET if key in self.unfunded else failure(why))
         await self.online.prove()
 
     async def _submit_part(self, part: dict[str, Request]) -> bool:
@@ -82,6 +83,7 @@ class BatchRun:
         exchange = self.exchange
         costs = {key: Bound.of(r, exchange.price, "batch").usd for key, r in part.items()}
         reserved = exchange.account.reserve_many(costs)
+        self.unfunded |= part.keys() - reserved
         part = {key: request for key, request in part.items() if key in reserved}
         if not part:
             return False

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bezoar import progress
-from bezoar.llm.answer_store import Entry, Store
+from bezoar.llm.answer_store import Entry, Store, same_settings
 from bezoar.llm.budget import Account, Price
 from bezoar.llm.connection import Connection
 from bezoar.llm.faults import Refusals
@@ -101,7 +101,9 @@ class Exchange:
         """Note that the server took a request that was sent at that monotonic time; refusals that
         are thereby the rows' own are stored.
         """
-        self.server.example = self.server.example or request
+        example = self.server.example
+        if example is None or not same_settings(example, request):
+            self.server.example = request
         self.server.failing = 0
         for refused in self.server.refusals.taken(sent_at):
             self.incoming.keep(refused.entry)

@@ -256,8 +256,10 @@ class OnlineSender:
         refusals.give_up()
 
     def _refused_as_a_whole(self, fault: Fault) -> UserError:
-        """Return the message for refusals that concern the settings or the account; where none is
-        held back any more, for the fault that says so.
+        """Return the message for refusals that concern the settings or the account, as `fault`
+        shows; it is theirs, unless it concerns the account or the address, or none is held back.
         """
-        refused = self.exchange.server.refusals.give_up() or fault
-        return UserError(self.exchange.connection.hint(refused))
+        held = self.exchange.server.refusals.give_up()
+        if held is None or fault.blame in (Blame.ACCOUNT, Blame.ADDRESS):
+            held = fault
+        return UserError(self.exchange.connection.hint(held))

@@ -452,6 +452,21 @@ def test_what_a_batch_gives_back_of_the_budget_is_there_for_the_rest(
     assert len(peer.batches) == 3 and at_rest(tmp_path) == (0, pytest.approx(6 * PRICE))
 
 
+def test_rows_without_room_in_the_budget_end_with_it_though_another_row_fails_again_and_again(
+    tmp_path: Path, peer: BatchPeer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bound = ((1 + 2 * 16) * 1 + 9 * 2) / 1e6 / 2
+    monkeypatch.setenv("BEZOAR_BUDGET_USD", f"{1.5 * bound:.9f}")
+    peer.results = lambda keys, _: (None, lines(*(bad(key, 500) for key in keys)))
+    texts = ["0", *(f"{i} " * 500 for i in range(3))]
+    with (
+        LLMClient.of(OPENAI, tmp_path / "s.sqlite", 2, None, "batch") as client,
+        pytest.raises(UserError, match="is used up"),
+    ):
+        client.ask([[{"role": "user", "content": text}] for text in texts], texts)
+    assert [len(batch["keys"]) for batch in peer.batches] == [1] * batch_run.TURNS
+
+
 def test_batches_of_several_providers_in_one_store_are_each_cancelled_with_its_own(
     tmp_path: Path,
     peer: BatchPeer,

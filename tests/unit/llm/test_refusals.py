@@ -451,6 +451,20 @@ def test_credit_that_ends_while_refusals_are_proven_is_one_line(tmp_path: Path, 
     assert list(stored(tmp_path).values()).count("provider_error") == 16
 
 
+def test_credit_that_ends_while_a_refusal_is_still_held_back_is_what_is_said(
+    tmp_path: Path, peer: Peer
+) -> None:
+    def script(prompt: str, turn: int) -> dict[str, Any]:
+        if prompt == "0" and turn:
+            return error(401, {"error": {"message": "no credit"}})
+        return FINE if prompt == "0" else LONG
+
+    peer.script = script
+    with pytest.raises(UserError, match=r"401 no credit.*PEER_KEY"):
+        ask(tmp_path, numbers(2), concurrency=1)
+    assert "provider_error" not in stored(tmp_path).values()
+
+
 @pytest.mark.parametrize("lost", [1, 2])
 def test_each_try_of_a_proof_that_may_have_been_charged_stays_reserved(
     tmp_path: Path, peer: Peer, monkeypatch: pytest.MonkeyPatch, lost: int
