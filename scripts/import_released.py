@@ -99,13 +99,20 @@ def files_of_rows(names: Iterable[str], manifest: Path) -> list[str]:
     return list(files.values())
 
 
-def released_rows(manifest: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (file and row, row) of a snapshot, file after file."""
+def released_files(manifest: Path) -> list[Path]:
+    """Return a snapshot's files of rows; raise `UserError` unless each is as the manifest says."""
     listed = column(read_json_object(manifest, "files"), "files", dict, str(manifest))
-    for name in files_of_rows(listed, manifest):
+    names = files_of_rows(listed, manifest)
+    for name in names:
         path = manifest.parent / name
         if not path.is_file() or sha256_file(path) != listed[name]:
             raise UserError(f"{path}: not the file of the manifest; fetch the snapshot again")
+    return [manifest.parent / name for name in names]
+
+
+def released_rows(files: Iterable[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (file and row, row), file after file."""
+    for path in files:
         for number, row in enumerate(iter_rows(path), start=1):
             yield f"{path}: row {number}", row
 
@@ -191,17 +198,16 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--rows", type=Path, required=True, help="rows to write, JSONL")
     parser.add_argument("--counts", type=Path, required=True, help="counts to write, JSON")
     args = parser.parse_args(argv)
+    files = released_files(args.manifest)
     with Receipt(
         args.receipt,
         stage="filter",
         recipe=args.recipe,
         code=args.code,
-        inputs={"manifest": args.manifest},
+        inputs={"manifest": args.manifest, "files": files},
         outputs={"rows": args.rows, "counts": args.counts},
     ) as receipt:
-        rows, funnel = convert(
-            released_rows(args.manifest), args.recipe["scheme"], str(args.manifest)
-        )
+        rows, funnel = convert(released_rows(files), args.recipe["scheme"], str(args.manifest))
         write_jsonl(args.rows, rows)
         receipt.facts["counts"] = funnel.as_json({})
         write_json(args.counts, receipt.facts["counts"])

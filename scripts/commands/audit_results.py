@@ -159,13 +159,13 @@ def main(argv: list[str] | None = None) -> None:
         if (paths := sorted(behind.keys() & needed(receipts[stage])))
     }
     chosen = [stage for stage in chosen if stage not in held_back]
-    reserved = [
-        *(f"left out of the archive: {path}: {why}" for path, why in sorted(behind.items())),
-        *(
-            f"{stage}: {why}; the stage is held by hashes and not made again"
-            for stage, why in held_back.items()
-        ),
+    left, _ = audit.left_over(receipts, args.results)
+    wrong += [
+        f"{stage}: {held['command'][0]}: no such program in scripts/; it cannot be made again"
+        for stage, held in receipts.items()
+        if stage not in left and not (SCRIPTS / held["command"][0]).is_file()
     ]
+    missing = [f"left out of the archive: {path}: {why}" for path, why in sorted(behind.items())]
     wrong += [
         f"{stage}: {path}: {what}"
         for stage, held in receipts.items()
@@ -179,8 +179,9 @@ def main(argv: list[str] | None = None) -> None:
     page = audit.verdict(
         receipts,
         wrong,
-        [*reserved, *audit.reservations(receipts, args.results)],
+        [*missing, *audit.reservations(receipts, args.results)],
         chosen,
+        held_back,
         args.results,
     )
     print(page)

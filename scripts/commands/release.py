@@ -59,7 +59,7 @@ def planned(
         *contents.datasets(layout, acknowledged),
         *contents.models(layout, receipts, namespace, acknowledged),
     ]
-    behind = contents.left_behind(layout, receipts)
+    behind = contents.left_behind(layout, receipts, acknowledged)
     results, packed = Path(layout.results), scratch / contents.ARCHIVE
     paths = archive.contents(receipts, results)
     archive.pack(paths, crate.text(receipts, results).encode(), packed, behind)

@@ -53,7 +53,7 @@ def test_models_of_one_name_are_compared_by_what_json_says() -> None:
 def test_a_file_that_a_manifest_names_and_nobody_brought_is_one_line(tmp_path: Path) -> None:
     write_json(tmp_path / "manifest.json", {"revision": "a", "files": {"rows.jsonl": "0" * 64}})
     with pytest.raises(UserError, match=r"rows\.jsonl: not the file of the manifest"):
-        list(import_released.released_rows(tmp_path / "manifest.json"))
+        import_released.released_files(tmp_path / "manifest.json")
 
 
 def test_a_packed_configuration_has_its_reasons_too(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ should know before trusting it.
 import os
 import re
 from collections import Counter
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -225,21 +225,40 @@ def chain(receipts: Receipts, results: Path) -> list[str]:
                     )
             elif place.startswith(f"{place_of(str(results))}/"):
                 wrong.append(f"{stage}: {path}: read, but no receipt wrote it")
-    return wrong
+    _, unread = left_over(receipts, results)
+    return [
+        *wrong,
+        *(
+            f"{stage}: no later receipt holds the hash of this one; an edit of it could not be seen"
+            for stage in unread
+        ),
+    ]
 
 
-def left_over(receipts: Receipts, results: Path) -> list[str]:
+def left_over(receipts: Receipts, results: Path) -> tuple[list[str], list[str]]:
     """Return the stages whose receipts the report of a finished run does not hold: those of another
-    configuration.
+    configuration, which nothing of the run reads, and those that something of it does read.
     """
     if "report" not in receipts:
-        return []
+        return [], []
     read = {place_of(path) for held in receipts.values() for path in files_in(held["inputs"])}
-    return [
+    loose = {
         stage
         for stage in receipts
         if stage not in LAST and place_of(f"{results}/receipts/{stage}.json") not in read
-    ]
+    }
+    used: set[str] = set()
+    while True:
+        of_the_run = [held for stage, held in receipts.items() if stage not in loose - used]
+        needed = {place_of(path) for held in of_the_run for path in files_in(held["inputs"])}
+        more = {
+            stage
+            for stage in loose - used
+            if needed & set(map(place_of, files_in(receipts[stage]["outputs"])))
+        }
+        if not more:
+            return sorted(loose - used), sorted(used)
+        used |= more
 
 
 def from_elsewhere(receipts: Receipts, results: Path) -> list[str]:
@@ -293,10 +312,11 @@ def reservations(receipts: Receipts, results: Path) -> list[str]:
                 " config/sources.lock alone"
             )
     found += from_elsewhere(receipts, results)
-    if left := left_over(receipts, results):
+    left, _ = left_over(receipts, results)
+    if left:
         found.append(
-            "left over: the report holds none of these receipts, and none of their numbers is on"
-            f" it: {', '.join(left)}; of another configuration, or added"
+            f"left over: {', '.join(left)}: the report does not hold their receipts, and nothing of"
+            " the run reads what they wrote; of another configuration, or added"
         )
     dirty = [
         stage for stage, held in receipts.items() if held["git_dirty"] or not held["git_commit"]
@@ -330,18 +350,24 @@ def reservations(receipts: Receipts, results: Path) -> list[str]:
 
 
 def verdict(
-    receipts: Receipts, wrong: list[str], reserved: list[str], again: list[str], results: Path
+    receipts: Receipts,
+    wrong: list[str],
+    reserved: list[str],
+    again: list[str],
+    held_back: Mapping[str, str],
+    results: Path,
 ) -> str:
-    """Return the page a reviewer can paste."""
-    held = [stage for stage in receipts if stage not in again]
+    """Return the page a reviewer can paste; `held_back` has each stage that needs no model and was
+    not made `again` all the same, and why.
+    """
+    held = [stage for stage in receipts if stage not in again and stage not in held_back]
+    less = f", but {len(held_back)} stages that need no model were not made again"
+    sound = f"SOUND{less if held_back else ''}"
     files = named_files(receipts)
     commits = Counter(str(receipt["git_commit"])[:12] for receipt in receipts.values())
     return "\n".join(
         [
-            (
-                f"# Audit of {results}:"
-                f" {'SOUND' if not wrong else f'NOT SOUND, {len(wrong)} findings'}"
-            ),
+            f"# Audit of {results}: {f'NOT SOUND, {len(wrong)} findings' if wrong else sound}",
             "",
             (
                 f"- {len(receipts)} receipts, {len(files)} files hashed again; chain digest"
@@ -354,6 +380,10 @@ def verdict(
             (
                 "- held by hashes alone (they load a model, read from the hub, or were not asked"
                 f" for): {len(held)} stages ({', '.join(held) or 'none'})"
+            ),
+            *(
+                f"- held by hashes alone: {stage}, though it needs no model: {why}"
+                for stage, why in held_back.items()
             ),
             f"- commits: {', '.join(f'{commit} ({count})' for commit, count in commits.items())}",
             "",

@@ -227,24 +227,26 @@ def adapters_card(layout: Layout, receipts: Receipts, namespace: str, licence: s
     )
 
 
-def left_behind(layout: Layout, receipts: Receipts) -> dict[str, str]:
+def left_behind(layout: Layout, receipts: Receipts, acknowledged: set[str]) -> dict[str, str]:
     """Return path -> why a file is not in the published archive: weights have repositories of
-    their own, and what is somebody else's and states no licence may not be passed on, nor a file
-    that copies its texts.
+    their own, and what states no licence may not be passed on unless it is `acknowledged`, nor a
+    file that copies the evaluation items in it.
     """
     behind: dict[str, str] = {}
     unlicensed: set[str] = set()
     named = named_files(receipts)
-    places = {path: path for path in layout.local_files()}
+    places = {path: Path(path) for path in layout.local_files()}
+    snapshots = set()  # their manifests, which hold hashes alone
     for entry in layout.registry.values():
         if entry["licence"] is None:
-            place = sources.path_of(entry["id"], {entry["id"]: entry})
-            places[entry["id"]] = f"{Path(place).parent}/" if "hub" in entry else place
-    for name, place in places.items():
-        found = {path for path in named if path.startswith(place)}
+            place = Path(sources.path_of(entry["id"], {entry["id"]: entry}))
+            snapshots |= {str(place)} if "hub" in entry else set()
+            places[entry["id"]] = place.parent if "hub" in entry else place
+    for name in places.keys() - acknowledged:
+        place = places[name]
+        found = {path for path in named if place in (Path(path), *Path(path).parents)}
         unlicensed |= found
-        theirs = found - {f"{place}manifest.json"}  # of a snapshot, which holds hashes alone
-        behind |= dict.fromkeys(theirs, f"{name} states no licence")
+        behind |= dict.fromkeys(found - snapshots, f"{name} states no licence")
     copied: set[str] = set()
     copying = [held for stage, held in receipts.items() if stage.startswith(COPY_ITEMS)]
     for _ in copying:  # as many times as the longest chain of copies has links, at most

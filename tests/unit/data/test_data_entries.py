@@ -337,7 +337,7 @@ def test_a_released_set_in_two_forms_counts_once(tmp_path: Path) -> None:
     Dataset.from_list(rows).to_csv(str(tmp_path / "train.csv"))
     write_jsonl(tmp_path / "train.jsonl", rows)
     write_json(tmp_path / "dataset_infos.json", {"default": {"splits": {}}})
-    found = import_released.released_rows(listed(tmp_path))
+    found = import_released.released_rows(import_released.released_files(listed(tmp_path)))
     assert [row for _, row in found] == rows
 
 
@@ -358,4 +358,4 @@ def test_a_set_without_verdicts_or_with_another_file_is_refused(tmp_path: Path) 
     manifest = snapshot(tmp_path / "set", RELEASED["lamini"], "json")
     (tmp_path / "set" / "train.json").write_text("{}")
     with pytest.raises(UserError, match=r"train\.json: not the file of the manifest"):
-        list(import_released.released_rows(manifest))
+        import_released.released_files(manifest)

@@ -160,17 +160,31 @@ def test_a_damaged_receipt_is_a_finding(
     assert f"- a: {path}: {said}" in page and "; not a receipt\n" in page
 
 
-def test_a_program_that_is_gone_and_a_receipt_left_over_are_to_be_known(
+def test_what_another_configuration_left_is_to_be_known(capsys: pytest.CaptureFixture[str]) -> None:
+    stage("a", ["merge_adapter.py"], {f"{RESULTS}/a.json": "{}"})
+    stage("rejudge_x", ["an_old_name.py"], {f"{RESULTS}/x.jsonl": "{}"})
+    stage("bridge_x", ["an_old_name.py"], {f"{RESULTS}/x.json": "{}"}, (f"{RESULTS}/x.jsonl",))
+    receipts = (f"{RESULTS}/receipts/a.json",)
+    stage("report", ["merge_adapter.py"], {f"{RESULTS}/report.html": "<h1>"}, receipts)
+    page = audited(capsys)
+    assert page.startswith(f"# Audit of {RESULTS}: SOUND\n")
+    assert "\n- left over: bridge_x, rejudge_x: the report does not hold" in page
+    assert "\n- other code: an_old_name.py is not there any more: bridge_x, rejudge_x" in page
+
+
+def test_no_stage_of_the_run_is_excused_as_left_over_or_by_a_program_that_is_gone(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    stage("a", ["merge_adapter.py"], {f"{RESULTS}/a.json": "{}"})
-    stage("bridge_x", ["an_old_name.py"], {f"{RESULTS}/bridge.json": "{}"})
-    receipts = (f"{RESULTS}/receipts/a.json",)
-    stage("report", ["an_old_name.py"], {f"{RESULTS}/report.html": "<h1>"}, receipts)
+    """A forger may take a receipt out of the report's, or name another program in it."""
+    stage("dpo", ["train_dpo.py"], {f"{RESULTS}/adapter.bin": "0"})
+    stage("merge", ["merge_adapter.py"], {f"{RESULTS}/model.bin": "0"}, (f"{RESULTS}/adapter.bin",))
+    stage("claims", ["renamed.py"], {f"{RESULTS}/claims.json": "{}"})
+    held = tuple(f"{RESULTS}/receipts/{name}.json" for name in ("merge", "claims"))
+    stage("report", ["merge_adapter.py"], {f"{RESULTS}/report.html": "<h1>"}, held)
     page = audited(capsys)
-    assert page.startswith(f"# Audit of {RESULTS}: SOUND")
-    assert "\n- left over: " in page and "none of their numbers is on it: bridge_x; of" in page
-    assert "\n- other code: an_old_name.py is not there any more: bridge_x, report" in page
+    assert page.startswith(f"# Audit of {RESULTS}: NOT SOUND, 2 findings\n")
+    assert "\n- dpo: no later receipt holds the hash of this one; an edit of it could not" in page
+    assert "\n- claims: renamed.py: no such program in scripts/; it cannot be made again\n" in page
 
 
 def test_an_archive_says_what_it_leaves_out_and_its_audit_does_without(
@@ -189,9 +203,11 @@ def test_an_archive_says_what_it_leaves_out_and_its_audit_does_without(
         archive.extractall(elsewhere, filter="data")
     monkeypatch.chdir(elsewhere)
     page = audited(capsys)
-    assert page.startswith(f"# Audit of {RESULTS}: SOUND")
+    less = "SOUND, but 1 stages that need no model were not made again"
+    assert page.startswith(f"# Audit of {RESULTS}: {less}\n")
     assert f"\n- left out of the archive: {weights}: larger than 8000000 bytes\n" in page
-    assert f"\n- lm_eval_table: {weights}: left out of the archive; the stage is held by" in page
+    why = f"it needs no model: {weights}: left out of the archive"
+    assert f"\n- held by hashes alone: lm_eval_table, though {why}\n" in page
     Path(table).unlink()
     page = audited(capsys)
     assert f"\n- lm_eval_table: {table}: not there, though the receipt has it" in page

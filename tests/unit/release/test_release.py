@@ -366,7 +366,7 @@ def test_somebody_elses_files_without_a_licence_stay_behind(
         "lm_eval_base": {"inputs": {"data": {glue: "1"}}, "outputs": {}},
         "merge": {"inputs": {}, "outputs": {"model": {weights: "4"}}},
     }
-    assert contents.left_behind(layout, receipts) == {
+    assert contents.left_behind(layout, receipts, set()) == {
         glue: "glue states no licence",
         **dict.fromkeys((items, matches, page), "copies evaluation items that state no licence"),
         weights: "weights, in repositories of their own",

@@ -75,9 +75,12 @@ def test_a_local_file_is_read_where_it_lies_and_its_licence_is_not_stated(own: L
         " authors, and add it to ACKNOWLEDGE_LICENCES if they agree"
     ]
     reading = {"inputs": {"seeds": {"mine/seeds.jsonl": "1"}}, "outputs": {}}
-    assert contents.left_behind(own, {"generate_evol": reading}) == {
+    beside = {"inputs": {"seeds": {"mine/seeds.jsonl.more": "1"}}, "outputs": {}}
+    receipts = {"generate_evol": reading, "generate_orca": beside}
+    assert contents.left_behind(own, receipts, set()) == {
         "mine/seeds.jsonl": "mine/seeds.jsonl states no licence"
     }
+    assert contents.left_behind(own, receipts, {"mine/seeds.jsonl"}) == {}
     assert list(doctor.absent(own.config)) == [
         "source: mine/seeds.jsonl does not exist; bring it, or correct its path under `sources:`"
     ]
