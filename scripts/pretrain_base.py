@@ -194,7 +194,7 @@ def pretrain(
                 }
             )
             progress.note(f"loss {loss.item():.2f}")
-        if done % recipe["checkpoint_steps"] == 0 and done < recipe["steps"]:
+        if done % recipe["checkpoint_steps"] == 0 or done == recipe["steps"]:
             state = {
                 "model": model.state_dict(),
                 "optimizers": [optimizer.state_dict() for optimizer in optimizers],
