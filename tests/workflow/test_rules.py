@@ -111,7 +111,7 @@ def commands(text: str) -> list[str]:
     return sorted(re.findall(r"^ +exec &> .*\n(?: +.*\n)+", text, re.MULTILINE))
 
 
-def test_seeds_that_two_schemes_start_from_are_searched_once() -> None:
+def test_seeds_that_two_schemes_start_from_are_searched_once(plan: Plan) -> None:
     files = ["config/trial.yaml", "config/trial-without-dolly.yaml"]
     text = plan("-p", "results/trial/data/duplicates.json", "--configfile", *files)
     (command,) = [one for one in commands(text) if "find_duplicates.py" in one]

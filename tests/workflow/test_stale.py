@@ -251,8 +251,9 @@ SECTIONS = {
     "seed": "dpo",
     "scale": "claims",
 }
-# Where files lie, which rules there are, in how many processes, or which model a value is of;
-# `base` is the import's, which the rehearsal replaces by `pretrain`.
+# Where files lie, which rules there are and what they follow, in how many processes, or which model
+# a value is of; `base` is the import's, which the rehearsal replaces by `pretrain`. The reference
+# has its batch size in its own recipe, by another name.
 PLACES = {
     "pathvars",
     "sources",
@@ -267,6 +268,9 @@ PLACES = {
     "generate.shard_wait_s",
     "filter.paper_rater",
     "lm_eval_table.published_of",
+    "sft.order",
+    "sft.chaining",
+    "dpo.reference_batch_size",
 }
 
 

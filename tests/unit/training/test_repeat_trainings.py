@@ -100,7 +100,7 @@ def test_each_seed_has_its_own_models_on_the_runs_data(
         *out.splitlines()[4:5],
         "| KL divergence, nats per token | 0.010 | 0.100 | 0.200 |",
     ]
-    assert "| +0.000 (+0.000 – +0.000) |" in out.splitlines()[4]
+    assert "| +0.000 (-1.000 – +1.000) |" in out.splitlines()[4]
 
 
 @pytest.mark.parametrize("recorded", ["relative", "absolute"])

@@ -22,6 +22,7 @@ import pretrain_base
 import score_reference
 import train_dpo
 import train_sft
+from bezoar import progress
 from bezoar.errors import shortage
 from bezoar.files import canonical, sha256_file, write_jsonl
 from bezoar.readers import read_json, read_jsonl
@@ -410,6 +411,7 @@ def test_a_killed_run_of_several_passes_a_step_goes_on_with_the_row_that_follows
         with pytest.raises(KeyboardInterrupt):
             train_sft.main(sft_command(place, "passes-killed", **changes))
     capsys.readouterr()
+    monkeypatch.setattr(progress, "_resumed", False)  # it is said once a process
     train_sft.main(sft_command(place, "passes-killed", **changes))
     assert "resuming: checkpoint-2\n" in capsys.readouterr().out
     assert len(steps) == 3 and steps[0] == steps[1] == steps[2]

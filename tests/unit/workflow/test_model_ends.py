@@ -198,10 +198,10 @@ def test_a_replay_needs_no_key_and_no_model_that_is_still_there(
     doctor.main(command)
     assert "nothing is missing for the paper scale" in capsys.readouterr().out
     trial = resolved(["config/trial.yaml"])
-    trial["serve"]["weights"] = "falcon_40b_teacher"
-    assert "falcon_40b_teacher" not in [entry["id"] for entry in doctor.wanted(trial)]
+    trial["serve"]["weights"] = "truthfulqa_csv"
+    assert "truthfulqa_csv" not in [entry["id"] for entry in doctor.wanted(trial)]
     monkeypatch.delenv("BEZOAR_MODE")
-    assert "falcon_40b_teacher" in [entry["id"] for entry in doctor.wanted(trial)]
+    assert "truthfulqa_csv" in [entry["id"] for entry in doctor.wanted(trial)]
 
 
 @pytest.mark.parametrize("entry", ["generate", "released"])
