@@ -189,10 +189,12 @@ def main(argv: list[str] | None = None) -> None:
         of = commit()
         section, _, name, arguments = PARTS[part]
         words = [sys.executable, str(Path(__file__).with_name(name)), "--output", str(args.page)]
-        words += ["--section", section, *arguments] if name == TRAINING else []
+        words += [*(["--section", section] if name == TRAINING else []), *arguments]
         done = subprocess.run([*words, *shlex.split(args.arguments)], check=False)
         if done.returncode:
             raise UserError(f"{name} ended with {done.returncode}; there is no record of it")
+        if not (written := read_section(args.page, section)):
+            raise UserError(f"{name} wrote no section `{section}`; there is no record of it")
         runs.append(
             {
                 "part": part,
@@ -204,7 +206,7 @@ def main(argv: list[str] | None = None) -> None:
                 "cores": os.cpu_count(),
                 "busy": others,
                 "seconds": round(time.monotonic() - started, 1),
-                "section": read_section(args.page, section),
+                "section": written,
             }
         )
         with args.history.open("a", encoding="utf-8") as stream:

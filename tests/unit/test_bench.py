@@ -57,6 +57,26 @@ def test_every_run_is_kept_and_shown(page: Path, capsys: pytest.CaptureFixture[s
     assert "client, `--repeats 1`, 0" in table and "0.90 (" not in table
 
 
+@pytest.mark.parametrize("title", ["Data, real-looking", "Data"])
+def test_a_part_is_run_with_its_own_arguments_and_writes_its_own_section(
+    page: Path, title: str
+) -> None:
+    history = page.with_suffix(".jsonl")
+    page.with_name("bench_data.py").write_text(
+        "import sys\nfrom pathlib import Path\nfrom bench_page import replace_section\n"
+        f"replace_section(Path(sys.argv[2]), {title!r}, ' '.join(sys.argv[3:]))\n"
+    )
+    command = ["real-data", "--page", str(page), "--history", str(history)]
+    if title == "Data":
+        with pytest.raises(UserError, match="wrote no section `Data, real-looking`"):
+            bench.main(command)
+        assert not history.exists()
+        return
+    bench.main(command)
+    (record,) = map(json.loads, history.read_text().splitlines())
+    assert record["section"].strip() == "--texts real-looking"
+
+
 def test_a_number_stands_beside_its_change_on_such_a_processor() -> None:
     run = {"part": "client", "arguments": "", "processor": "A", "flags": "avx2", "cores": 2}
     first, other, last = (
