@@ -78,11 +78,6 @@ def outside(receipt: dict[str, Any]) -> list[str]:
     return sorted(path for path in written if ".." in Path(path).parts)
 
 
-def needed(receipt: dict[str, Any]) -> set[str]:
-    """Return the files without which a stage cannot be made again and compared."""
-    return {*files_in(receipt["inputs"]), *files_in(receipt["outputs"])}
-
-
 def make_again(stage: str, receipt: dict[str, Any], scratch: Path) -> list[str]:
     """Run a stage's program below `scratch`; return a line for every file whose bytes differ."""
     outputs = files_in(receipt["outputs"])
@@ -156,7 +151,7 @@ def main(argv: list[str] | None = None) -> None:
     } | {
         stage: f"{paths[0]}: left out of the archive"
         for stage in chosen
-        if (paths := sorted(behind.keys() & needed(receipts[stage])))
+        if (paths := sorted(behind.keys() & audit.named_files({stage: receipts[stage]})))
     }
     chosen = [stage for stage in chosen if stage not in held_back]
     left, _ = audit.left_over(receipts, args.results)

@@ -7,21 +7,14 @@ Exit status 1: a batch may be running whose id a killed run had not yet written 
 """
 
 import argparse
-from collections.abc import Mapping
-from typing import Any
 
 from bezoar import program
 from bezoar.errors import UserError
 from bezoar.llm.answer_store import Store, stores_of
-from bezoar.llm.settings import ModelSpec
+from bezoar.llm.settings import ModelSpec, model_of
 from bezoar.llm.stored_model import StoredModel
 from bezoar.workflow.configuration import resolved
 from bezoar.workflow.layout import models_asked
-
-
-def model_of(request: Mapping[str, Any]) -> tuple[str, str, str]:
-    """Return whose model a request or a model's settings name: provider, API and model."""
-    return request["provider"], request["api"], request["model"]
 
 
 def main(argv: list[str] | None = None) -> None:

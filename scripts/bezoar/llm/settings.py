@@ -78,6 +78,11 @@ def server_count(options: Mapping[str, Any], name: str) -> int:
     return found
 
 
+def model_of(settings: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Return whose model a request or a model's settings name: provider, API and model."""
+    return settings["provider"], settings["api"], settings["model"]
+
+
 @dataclass(frozen=True)
 class ModelSpec:
     """The settings of one language model. The seed is `request` (drawn from the whole request, so

@@ -18,7 +18,7 @@ from bezoar.llm.exchange import Exchange, Incoming, ServerState
 from bezoar.llm.faults import Fault
 from bezoar.llm.language_model import Answer
 from bezoar.llm.online import OnlineSender
-from bezoar.llm.settings import Messages, ModelSpec, Request, request_of, same_model
+from bezoar.llm.settings import Messages, ModelSpec, Request, model_of, request_of, same_model
 from bezoar.surroundings import own
 
 MODES = ("online", "batch", "replay")
@@ -203,11 +203,11 @@ class StoredModel:
         answered until then, unless `give_up` says that it asks anew; a batch that the provider does
         not know is given up.
         """
-        me = (self.settings.api, self.settings.provider, self.settings.model)
+        me = model_of(vars(self.settings))
         open_batches = [
             batch
             for batch in self.store.open_batches()
-            if all((r["api"], r["provider"], r["model"]) == me for r in batch[3].values())
+            if all(model_of(request) == me for request in batch[3].values())
         ]
         cancelled: list[str] = []
         unsure: list[str] = []

@@ -5,7 +5,7 @@ should know before trusting it.
 import os
 import re
 from collections import Counter
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +179,11 @@ def pin_of(identifier: str, registry: dict[str, Any], pinned: dict[str, Any]) ->
     return published or (named[1] if named else None)
 
 
+def places_read(held: Iterable[dict[str, Any]]) -> set[str]:
+    """Return the paths of all inputs of receipts, as the project names them."""
+    return {place_of(path) for receipt in held for path in files_in(receipt["inputs"])}
+
+
 def chain(receipts: Receipts, results: Path) -> list[str]:
     """Follow every input to the stage that wrote it, to a pinned source or to a file of the
     project; return a line for each that leads nowhere.
@@ -200,7 +205,7 @@ def chain(receipts: Receipts, results: Path) -> list[str]:
         for entry in registry.values()
         if "path" in entry
     }
-    read = {place_of(path) for held in receipts.values() for path in files_in(held["inputs"])}
+    read, beside = places_read(receipts.values()), dict[str, list[str]]()
     for stage, held in receipts.items():
         for path, recorded in files_in(held["inputs"]).items():
             place = place_of(path)
@@ -216,7 +221,9 @@ def chain(receipts: Receipts, results: Path) -> list[str]:
                 faults = list(snapshot_faults(place, recorded, pin))
                 wrong += [f"{stage}: {path}: {fault}" for fault in faults]
                 if not faults and place.endswith("/manifest.json"):
-                    wrong += [f"{stage}: {line}" for line in snapshot_contents(Path(place), read)]
+                    if place not in beside:  # most manifests are read by every evaluation
+                        beside[place] = list(snapshot_contents(Path(place), read))
+                    wrong += [f"{stage}: {line}" for line in beside[place]]
             elif place.startswith("data/"):
                 if known.get(place) != recorded:
                     wrong.append(
@@ -241,24 +248,19 @@ def left_over(receipts: Receipts, results: Path) -> tuple[list[str], list[str]]:
     """
     if "report" not in receipts:
         return [], []
-    read = {place_of(path) for held in receipts.values() for path in files_in(held["inputs"])}
+    read = places_read(receipts.values())
     loose = {
         stage
         for stage in receipts
         if stage not in LAST and place_of(f"{results}/receipts/{stage}.json") not in read
     }
-    used: set[str] = set()
-    while True:
-        of_the_run = [held for stage, held in receipts.items() if stage not in loose - used]
-        needed = {place_of(path) for held in of_the_run for path in files_in(held["inputs"])}
-        more = {
-            stage
-            for stage in loose - used
-            if needed & set(map(place_of, files_in(receipts[stage]["outputs"])))
-        }
-        if not more:
-            return sorted(loose - used), sorted(used)
-        used |= more
+    left, needed = set(loose), places_read(receipts[stage] for stage in receipts.keys() - loose)
+    while used := {
+        stage for stage in left if needed & set(map(place_of, files_in(receipts[stage]["outputs"])))
+    }:
+        left -= used
+        needed |= places_read(receipts[stage] for stage in used)
+    return sorted(left), sorted(loose - left)
 
 
 def from_elsewhere(receipts: Receipts, results: Path) -> list[str]:

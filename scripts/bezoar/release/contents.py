@@ -242,9 +242,8 @@ def left_behind(layout: Layout, receipts: Receipts, acknowledged: set[str]) -> d
             place = Path(sources.path_of(entry["id"], {entry["id"]: entry}))
             snapshots |= {str(place)} if "hub" in entry else set()
             places[entry["id"]] = place.parent if "hub" in entry else place
-    for name in places.keys() - acknowledged:
-        place = places[name]
-        found = {path for path in named if place in (Path(path), *Path(path).parents)}
+    for name in sorted(places.keys() - acknowledged):
+        found = {path for path in named if Path(path).is_relative_to(places[name])}
         unlicensed |= found
         behind |= dict.fromkeys(found - snapshots, f"{name} states no licence")
     copied: set[str] = set()
