@@ -166,7 +166,8 @@ def test_a_duplicate_is_named_with_the_row_and_set_it_repeats() -> None:
     assert counted["near"] == {"a": {"a": 1, "b": 1}, "b": {"a": 0, "b": 0}}
 
 
-def test_no_pair_is_called_near_that_is_not_and_few_that_are_escape() -> None:
+@pytest.mark.parametrize("hashes", [{}, {"permutations": 100, "bands": 25}])
+def test_no_pair_is_called_near_that_is_not_and_few_that_are_escape(hashes: dict[str, int]) -> None:
     """Against every pair compared: precision is exact, recall is that of the hashing."""
     rng = random.Random(1)
     texts = {" ".join(rng.choices("abcdefghij", k=8))}
@@ -182,7 +183,7 @@ def test_no_pair_is_called_near_that_is_not_and_few_that_are_escape() -> None:
         for j in range(i)
         if (s := jaccard(parts[i], parts[j])) >= 0.7
     }
-    listed = list(duplicates.near_pairs(ordered, NEAR))
+    listed = list(duplicates.near_pairs(ordered, NEAR | hashes))
     found = {(i, j): s for i, j, s in listed}
     assert len(listed) == len(found)
     assert found.items() <= near.items()
