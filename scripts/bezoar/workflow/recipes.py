@@ -169,13 +169,13 @@ def rejudge(layout: Layout, column: str) -> Recipe:
 
 
 def harness_table(layout: Layout, pairs: list[list[str]]) -> Recipe:
-    """Return the table's settings with the models that are compared; values that were published of
-    another base than this run's calibrate nothing.
+    """Return the table's settings with the models that are compared, and of the published values
+    those of this run's base.
     """
     settings = section(layout, "lm_eval_table", pairs=pairs)
-    if settings.pop("published_of") != layout.config["sources"]["base_model"]:
-        settings["published_base"] = None
-    return settings
+    published = settings["published_base"] or {}
+    of_base = {sources.base_name(base): values for base, values in published.items()}
+    return settings | {"published_base": of_base.get(layout.config["sources"]["base_model"])}
 
 
 def differs(layout: Layout) -> list[str]:
