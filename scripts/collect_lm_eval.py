@@ -252,7 +252,9 @@ def table(scores: dict[str, Scores], settings: dict[str, Any], recipe: Recipe) -
             for task, found in scores[first].items()
         },
         "models": {
-            model: {task: bootstrap_mean(items, seed, bounds=SHARES) for task, items in tasks.items()}
+            model: {
+                task: bootstrap_mean(items, seed, bounds=SHARES) for task, items in tasks.items()
+            }
             for model, tasks in values.items()
         },
         "mean_of_tasks": {

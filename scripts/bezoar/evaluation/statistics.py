@@ -45,22 +45,15 @@ def bootstrap_mean(
     mean = float((data * size).sum() / size.sum())
     if bounds and not _varies([data]):
         low, high = _unseen([data], mean, *bounds)
-    return {
-        "mean": mean,
-        "low": float(low),
-        "high": float(high),
-        "n": int(data.size),
-    }
+    return {"mean": mean, "low": float(low), "high": float(high), "n": int(data.size)}
 
 
-def _varies(groups: Sequence[Sequence[float]]) -> bool:
+def _varies(groups: Sequence[Any]) -> bool:
     """Whether the values of any group differ; means of equal ratings do, by rounding."""
     return any(np.ptp(values) > 1e-9 for values in groups)
 
 
-def _unseen(
-    groups: Sequence[Sequence[float]], mean: float, least: float, most: float
-) -> tuple[float, float]:
+def _unseen(groups: Sequence[Any], mean: float, least: float, most: float) -> tuple[float, float]:
     """Return (low, high) of the mean of groups whose values do not vary.
 
     Of n equal values, up to 3 / n of all others can differ, with 95 % confidence (the rule of

@@ -186,12 +186,12 @@ def test_sft_moves_the_adapter_and_writes_curves_and_lineage(place: Path, adapte
 def test_the_loss_of_the_last_step_is_that_of_the_adapter_if_no_better_one_is_loaded(
     place: Path,
 ) -> None:
-    command = sft_command(
-        place, "last", load_best_model_at_end=False, learning_rate=0.3, schedule="constant"
-    )
-    train_sft.main(command)
-    held = [row["eval_loss"] for row in read_jsonl(place / "last/metrics.jsonl") if "eval_loss" in row]
-    assert held[-1] > min(held)
+    settings = {"epochs": 1, "learning_rate": 0.3, "schedule": "constant"}
+    train_sft.main(sft_command(place, "last", load_best_model_at_end=False, **settings))
+    held = [
+        row["eval_loss"] for row in read_jsonl(place / "last/metrics.jsonl") if "eval_loss" in row
+    ]
+    assert held[-1] > min(held[1:]) + 0.01
     assert read_json(place / "last.json")["facts"]["saved_eval_loss"] == pytest.approx(held[-1])
 
 
