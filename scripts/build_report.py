@@ -222,7 +222,7 @@ def page(
             for stage, receipt in sorted(
                 receipts.items(), key=lambda item: item[1]["started_unix_s"]
             )
-            if receipt["facts"].get("best_eval_loss") is not None
+            if receipt["facts"].get("saved_eval_loss") is not None
             and "first_eval_loss" in receipt["facts"]
         },
         way_section=way_section.section(environment, artifacts, lm_eval, chat, receipts),

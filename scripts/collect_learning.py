@@ -17,7 +17,7 @@ from typing_extensions import TypedDict
 
 from bezoar import program
 from bezoar.arguments import by_stem
-from bezoar.evaluation.statistics import bootstrap_mean, paired_difference
+from bezoar.evaluation.statistics import SHARES, bootstrap_mean, paired_difference
 from bezoar.files import write_json
 from bezoar.provenance.receipt import Receipt, stage_parser
 from bezoar.readers import read_json
@@ -54,7 +54,12 @@ def table(measured: Measured, seed: int) -> dict[str, Any]:
     """Return state -> set -> metric -> {mean, low, high, n}."""
     return {
         state: {
-            name: {metric: bootstrap_mean(values[metric], seed) for metric in METRICS[name]}
+            name: {
+                metric: bootstrap_mean(
+                    values[metric], seed, bounds=None if metric in NATS else SHARES
+                )
+                for metric in METRICS[name]
+            }
             for name, values in sets.items()
         }
         for state, sets in measured.items()

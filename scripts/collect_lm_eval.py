@@ -24,6 +24,7 @@ from bezoar import program
 from bezoar.arguments import by_stem
 from bezoar.errors import UserError
 from bezoar.evaluation.statistics import (
+    SHARES,
     bootstrap_mean,
     detectability,
     holm,
@@ -251,15 +252,21 @@ def table(scores: dict[str, Scores], settings: dict[str, Any], recipe: Recipe) -
             for task, found in scores[first].items()
         },
         "models": {
-            model: {task: bootstrap_mean(items, seed) for task, items in tasks.items()}
+            model: {
+                task: bootstrap_mean(items, seed, bounds=SHARES) for task, items in tasks.items()
+            }
             for model, tasks in values.items()
         },
         "mean_of_tasks": {
-            model: mean_of_means(list(tasks.values()), seed) for model, tasks in values.items()
+            model: mean_of_means(list(tasks.values()), seed, bounds=SHARES)
+            for model, tasks in values.items()
         },
         "metrics": {
             model: {
-                task: {name: bootstrap_mean(items, seed) for name, items in metrics.items()}
+                task: {
+                    name: bootstrap_mean(items, seed, bounds=SHARES)
+                    for name, items in metrics.items()
+                }
                 for task, metrics in tasks.items()
             }
             for model, tasks in scores.items()

@@ -15,12 +15,13 @@ import io
 import json
 import math
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
 from typing_extensions import TypedDict
 
-from bezoar import precision, program, progress
+from bezoar import program, progress
 from bezoar.arguments import model_directory
 from bezoar.errors import UserError, reason, shortage
 from bezoar.files import canonical, differences, whole_directory, whole_file, write_jsonl
@@ -28,6 +29,7 @@ from bezoar.provenance.receipt import Receipt, stage_parser
 from bezoar.provenance.resumption import begun_with
 from bezoar.readers import read_jsonl
 
+EMBEDDINGS = re.compile("embed|lm_head")  # the parameters at both ends of the model
 # What torch raises for a file that is no checkpoint of ours.
 UNREADABLE = (
     *(OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError),
@@ -133,8 +135,9 @@ def optimizers_of(model: Any, weight_decay: float) -> list[Any]:
     from bezoar.rehearsal.muon import Muon
 
     named = list(model.named_parameters())
-    hidden = [weight for name, weight in named if weight.ndim > 1 and "embed" not in name]
-    embedding = [weight for name, weight in named if weight.ndim > 1 and "embed" in name]
+    matrices = [(name, weight) for name, weight in named if weight.ndim > 1]
+    hidden = [weight for name, weight in matrices if not EMBEDDINGS.search(name)]
+    embedding = [weight for name, weight in matrices if EMBEDDINGS.search(name)]
     vectors = [weight for _, weight in named if weight.ndim <= 1]
     groups = [
         {"params": embedding, "weight_decay": weight_decay},
@@ -149,8 +152,8 @@ def optimizers_of(model: Any, weight_decay: float) -> list[Any]:
 def pretrain(
     data: Any, model: Any, recipe: Recipe, checkpoint: Path, begun_with: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    """Train `model` in place; return one row every 50 steps: step, loss (nats per token),
-    learning_rate.
+    """Train `model` in place, on the CPU and in float32 whatever else the machine has; return one
+    row every 50 steps: step, loss (nats per token), learning_rate.
 
     A checkpoint of a run that was not `begun_with` the same is ignored, and a line says so.
     """
@@ -169,14 +172,12 @@ def pretrain(
             optimizer.load_state_dict(held)
         first, rows = state["step"], state["rows"]
         progress.resumed(f"step {first}")
-    device = next(model.parameters()).device
     steps = range(first, recipe["steps"])
     for step in progress.track(steps, "pretrain", first=first, unit="steps"):
         for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = learning_rate(step, recipe)
-        batch = batch_of(data, step, recipe).to(device)
-        with precision.autocast(device):
-            loss = model(input_ids=batch, labels=batch, use_cache=False).loss
+        batch = batch_of(data, step, recipe)
+        loss = model(input_ids=batch, labels=batch, use_cache=False).loss
         if not torch.isfinite(loss):
             raise UserError(f"pretrain: loss is {loss.item()} at step {step}; lower learning_rate")
         loss.backward()
@@ -312,11 +313,12 @@ def main(argv: list[str] | None = None) -> None:
             with progress.task("tokenize the corpus"):
                 data = windows(texts, tokenizer, args.recipe["window"])
             model = build(args.recipe, tokenizer.pad_token_id)
-            rows = pretrain(data, model, args.recipe, args.checkpoint, begun_with(receipt))
+            begun = begun_with(receipt, device="cpu", compute_dtype="float32")
+            rows = pretrain(data, model, args.recipe, args.checkpoint, begun)
             model.to(torch.bfloat16).save_pretrained(fresh, max_shard_size="1TB")
         write_jsonl(args.metrics, rows)
         receipt.facts |= {
-            "compute_dtype": precision.name(precision.compute_dtype()),
+            "compute_dtype": "float32",
             "parameters": model.num_parameters(),
             "tokens": data.numel(),
         }

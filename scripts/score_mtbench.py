@@ -27,6 +27,7 @@ from bezoar.errors import UserError
 from bezoar.evaluation.mtbench import checked
 from bezoar.evaluation.statistics import (
     BETWEEN_RATINGS,
+    RATINGS,
     RESAMPLES,
     bootstrap_mean,
     clustered_difference,
@@ -69,9 +70,8 @@ def summary(rows: Rows, seed: int, resamples: int = RESAMPLES) -> dict[str, Any]
     if not rated:
         return {"mean": None, "questions": 0, "ratings": 0, "failures": failed}
     weights = [len(scores) for scores in ratings(rows).values()]
-    interval = bootstrap_mean(
-        list(by_question(rows).values()), seed, resamples=resamples, weights=weights
-    )
+    means = list(by_question(rows).values())
+    interval = bootstrap_mean(means, seed, resamples=resamples, weights=weights, bounds=RATINGS)
     return {
         "mean": float(np.mean(rated)),
         "low": interval["low"],

@@ -163,7 +163,7 @@ def train(
     """Train one adapter into `out` on `rows` of a file that has `total`; `work` holds the
     checkpoints of a run that was `begun_with` the same. Return facts for the receipt.
     """
-    from bezoar.training import qlora
+    from bezoar.training import qlora, trainer_setup
     from bezoar.training.weights import require_positions
 
     qlora.deterministic(recipe["seed"], recipe["threads"])
@@ -195,6 +195,7 @@ def train(
         "evaluated": len(held_out),
         "largest_change": qlora.require_moved(before, trainer.model),
         "steps": trainer.state.global_step,
+        "optimizer": trainer_setup.optimizer(trainer),
     }
     if first_process():
         policy = trainer.accelerator.unwrap_model(trainer.model)

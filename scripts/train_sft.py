@@ -102,6 +102,7 @@ def train(
         output_layer.lighten(trainer.model.get_base_model())
     qlora.run(trainer, work, begun_with, before, passes)
     moved = qlora.require_moved(before, trainer.model)
+    held = [row["eval_loss"] for row in trainer.state.log_history if "eval_loss" in row]
     if first_process():
         qlora.save_adapter(trainer.model, out)
         write_jsonl(out / "metrics.jsonl", curves(trainer.state.log_history))
@@ -111,10 +112,11 @@ def train(
         "evaluated": len(held_out),
         "largest_change": moved,
         "steps": trainer.state.global_step,
-        "first_eval_loss": next(
-            r["eval_loss"] for r in trainer.state.log_history if "eval_loss" in r
+        "optimizer": trainer_setup.optimizer(trainer),
+        "first_eval_loss": held[0],
+        "saved_eval_loss": (
+            trainer.state.best_metric if recipe["load_best_model_at_end"] else held[-1]
         ),
-        "best_eval_loss": trainer.state.best_metric,
     }
 
 

@@ -101,13 +101,19 @@ def lineage(
 def settings(
     receipts: list[dict[str, Any]], tags: dict[str, dict[str, str]]
 ) -> list[tuple[str, str, str, str]]:
-    """Return (stage, setting, value, tag) of everything that decided the weights."""
+    """Return (stage, setting, value, tag) of everything that decided the weights; where another
+    optimiser trained than the recipe names, both.
+    """
     rows = []
     for receipt in receipts:
         section = tags.get(receipt["stage"], {})
+        values = {key: canonical(value) for key, value in receipt["recipe"].items()}
+        trained = canonical(receipt["facts"]["optimizer"])
+        if trained != values["optimizer"]:
+            values["optimizer"] = f"{trained}, for {values['optimizer']}"
         rows += [
-            (receipt["stage"], key, canonical(value), section.get(key, ""))
-            for key, value in sorted(receipt["recipe"].items())
+            (receipt["stage"], key, value, section.get(key, ""))
+            for key, value in sorted(values.items())
         ]
     return list(dict.fromkeys(rows))  # three stages of one section share their settings
 
@@ -136,8 +142,8 @@ def card(
 ) -> str:
     """Return the whole card."""
     facts = [
-        (receipt["stage"], name, receipt["facts"][name])
-        for receipt in receipts
+        (adapter.name, name, receipt["facts"][name])
+        for receipt, adapter in zip(receipts, adapters, strict=True)
         for name in COUNTED
         if name in receipt["facts"]
     ]
@@ -149,7 +155,7 @@ def card(
         "## Where it comes from",
         table(("what", "sha256"), lineage(receipts, merge, adapters)),
         "## Rows",
-        table(("stage", "what", "number"), facts),
+        table(("training", "what", "number"), facts),
         "## Settings",
         (
             "Where each value comes from: the paper's publications, the authors' code, inferred"

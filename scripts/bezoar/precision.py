@@ -1,6 +1,7 @@
 """The precision of every product with a model's weights, decided in one place.
 
-Pretraining, QLoRA, DPO and its reference, the probes of a merge, and both benchmarks ask here.
+QLoRA, DPO and its reference, the probes of a merge, and both benchmarks ask here; the rehearsal's
+base is pretrained on the CPU.
 Weights are stored as the configuration says (`base: dtype`); this is about what is computed.
 
 On a CPU it is float32. Only some processors have bfloat16 units; elsewhere a bfloat16 product is

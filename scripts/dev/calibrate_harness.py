@@ -25,7 +25,7 @@ from typing import Any
 from bench_evaluation import SCRIPTS, run
 from bezoar import program
 from bezoar.errors import UserError
-from bezoar.evaluation.statistics import bootstrap_mean
+from bezoar.evaluation.statistics import SHARES, bootstrap_mean
 from bezoar.files import canonical
 from bezoar.readers import read_json_object, read_jsonl
 from bezoar.workflow.configuration import resolved
@@ -118,7 +118,7 @@ def line(
         if not all(metric in row for row in (*mine.values(), *theirs.values())):
             continue
         scores = [[row[metric] for row in of.values()] for of in (mine, theirs)]
-        found = bootstrap_mean(scores[0], seed=0)
+        found = bootstrap_mean(scores[0], seed=0, bounds=SHARES)
         other = sum(scores[1]) / len(scores[1])
         differ = sum(a != b for a, b in zip(*scores, strict=True))
         equal = "equal" if found["mean"] == other else f"{found['mean'] - other:+.4f}"

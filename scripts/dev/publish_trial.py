@@ -14,11 +14,12 @@ import lzma
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from bezoar import program
 from bezoar.errors import UserError
-from bezoar.files import sha256_file, write_json
+from bezoar.files import sha256_file, whole_file, write_json
 from bezoar.workflow.configuration import resolved
 
 PLACE = Path("docs/trial")
@@ -37,16 +38,19 @@ def main(argv: list[str] | None = None) -> None:
     found = sorted({path for pattern in DIGESTS for path in results.glob(pattern)})
     if not (results / "filter/lamini.jsonl").is_file():
         raise UserError(f"{results}: no rated rows of LaMini; run `make trial`")
-    PLACE.mkdir(exist_ok=True)
+    exchange = [sys.executable, "scripts/commands/exchange_answers.py", "export"]
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "answers.jsonl.xz"
+        subprocess.run([*exchange, "--config", *args.config, "--file", str(file)], check=True)
+        with lzma.open(file, "rt", encoding="utf-8") as stream:
+            kept = [line for line in stream if JUDGED not in json.loads(line)["request"]]
+    with (
+        whole_file(PLACE / "answers.jsonl.xz", "wb") as raw,
+        lzma.open(raw, "wt", encoding="utf-8", preset=9) as stream,
+    ):
+        stream.writelines(kept)
     write_json(PLACE / "digests.json", {str(p.relative_to(results)): sha256_file(p) for p in found})
     shutil.copyfile(results / "generate/lamini.jsonl", PLACE / "lamini.jsonl")
-    exchange = [sys.executable, "scripts/commands/exchange_answers.py", "export"]
-    file = PLACE / "answers.jsonl.xz"
-    subprocess.run([*exchange, "--config", *args.config, "--file", str(file)], check=True)
-    with lzma.open(file, "rt", encoding="utf-8") as stream:
-        kept = [line for line in stream if JUDGED not in json.loads(line)["request"]]
-    with lzma.open(file, "wt", encoding="utf-8", preset=9) as stream:
-        stream.writelines(kept)
     size = sum(path.stat().st_size for path in PLACE.iterdir())
     print(f"{PLACE}: {len(kept)} answers, {len(found)} digests, {size / 1e6:.1f} MB")
 

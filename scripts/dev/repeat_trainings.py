@@ -115,9 +115,9 @@ def learned(root: Path) -> dict[str, str]:
     receipts, found = finished(root), {}
     for stage, receipt in receipts.items():
         facts = receipt["facts"]
-        if receipt["command"][0] == "train_sft.py" and facts.get("best_eval_loss") is not None:
+        if receipt["command"][0] == "train_sft.py" and facts.get("saved_eval_loss") is not None:
             found[f"{stage}: held-out loss, nats per token"] = (
-                f"{facts['first_eval_loss']:.3f} → {facts['best_eval_loss']:.3f}"
+                f"{facts['first_eval_loss']:.3f} → {facts['saved_eval_loss']:.3f}"
                 f" (n = {facts['evaluated']})"
             )
     file = root / "dpo/held_out.json"

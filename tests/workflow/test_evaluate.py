@@ -120,7 +120,8 @@ def test_another_model_is_another_row_and_a_name_is_given_once(project: Path) ->
         (["--model", ""], "MODEL is not set"),
         (["--model", "nowhere"], "neither a directory nor owner/name of a hub repository"),
         (["--model", "scripts"], "no config.json; expected a Hugging Face model directory"),
-        (["--model", "a/b", "--revision", "main"], "revision"),
+        (["--model", "a/b", "--revision", "main"], "REVISION=main: expected a commit of a/b"),
+        (["--model", "a/table"], "'table': cannot be a model's name here"),
     ],
 )
 def test_a_model_that_cannot_be_found_is_one_line(

@@ -267,7 +267,6 @@ PLACES = {
     "generate.shards",
     "generate.shard_wait_s",
     "filter.paper_rater",
-    "lm_eval_table.published_of",
     "sft.order",
     "sft.chaining",
     "dpo.reference_batch_size",

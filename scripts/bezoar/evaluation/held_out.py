@@ -4,7 +4,7 @@ from the margins that training kept.
 
 from typing import Any
 
-from bezoar.evaluation.statistics import bootstrap_mean, paired_difference
+from bezoar.evaluation.statistics import SHARES, bootstrap_mean, paired_difference
 
 
 def compared(found: dict[str, Any], seed: int) -> dict[str, Any]:
@@ -16,8 +16,8 @@ def compared(found: dict[str, Any], seed: int) -> dict[str, Any]:
     )
     return {
         "pairs": len(reference),
-        "reference": bootstrap_mean(reference, seed),
-        "policy": bootstrap_mean(policy, seed),
+        "reference": bootstrap_mean(reference, seed, bounds=SHARES),
+        "policy": bootstrap_mean(policy, seed, bounds=SHARES),
         "difference": paired_difference(policy, reference, seed),
         "kl_nats_per_token": found["kl_nats_per_token"],
     }

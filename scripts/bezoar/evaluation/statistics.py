@@ -10,7 +10,9 @@ import numpy as np
 from scipy.special import bdtr, ndtr, stdtrit
 
 RESAMPLES = 10_000
-BETWEEN_RATINGS = 9.0  # the largest difference of two ratings from 1 to 10
+SHARES = (0.0, 1.0)  # right and wrong, and accuracies
+RATINGS = (1.0, 10.0)
+BETWEEN_RATINGS = RATINGS[1] - RATINGS[0]  # the largest difference of two
 FEW = 1 / 32  # distinct values, as a share of all, up to which counting is faster than drawing
 
 
@@ -20,6 +22,7 @@ def bootstrap_mean(
     level: float = 0.95,
     resamples: int = RESAMPLES,
     weights: Sequence[float] | None = None,
+    bounds: tuple[float, float] | None = None,
 ) -> dict[str, float]:
     """Return {mean, low, high, n} of independent values, by the expanded percentile bootstrap
     (Hesterberg 2015, American Statistician 69:371).
@@ -27,8 +30,10 @@ def bootstrap_mean(
     `values` has shape (n,). For clustered data give one mean per cluster, and the clusters' sizes
     as `weights`. The plain percentile interval is too narrow for few values, by the factor sqrt((n
     - 1) / n) and by the normal quantile where Student's belongs: with ten ratings, a category of
-    MT-Bench, it covers the mean in 92 cases of 100. The tails are chosen to correct both. The
-    interval of a single value is that value.
+    MT-Bench, it covers the mean in 92 cases of 100. The tails are chosen to correct both.
+
+    Equal values, or a single one, give an interval of no width, unless `bounds` are the least and
+    the largest value that there can be: then it is as wide as `_unseen` says.
     """
     data = np.asarray(values, dtype=float)
     if data.size == 0:
@@ -37,12 +42,29 @@ def bootstrap_mean(
     generator = np.random.default_rng(seed)
     means = _resampled(data * size, size, generator, resamples)
     low, high = np.quantile(means, _tails(data.size, level))
-    return {
-        "mean": float((data * size).sum() / size.sum()),
-        "low": float(low),
-        "high": float(high),
-        "n": int(data.size),
-    }
+    mean = float((data * size).sum() / size.sum())
+    if bounds and not _varies([data]):
+        low, high = _unseen([data], mean, *bounds)
+    return {"mean": mean, "low": float(low), "high": float(high), "n": int(data.size)}
+
+
+def _varies(groups: Sequence[Any]) -> bool:
+    """Whether the values of any group differ; means of equal ratings do, by rounding."""
+    return any(np.ptp(values) > 1e-9 for values in groups)
+
+
+def _unseen(groups: Sequence[Any], mean: float, least: float, most: float) -> tuple[float, float]:
+    """Return (low, high) of the mean of groups whose values do not vary.
+
+    Of n equal values, up to 3 / n of all others can differ, with 95 % confidence (the rule of
+    three: Hanley and Lippman-Hand 1983), and be as small as `least` or as large as `most`. They
+    count most in one of the groups.
+    """
+    means = [float(np.mean(values)) for values in groups]
+    shares = [min(1.0, 3 / len(values)) / len(groups) for values in groups]
+    low = max(share * (one - least) for share, one in zip(shares, means, strict=True))
+    high = max(share * (most - one) for share, one in zip(shares, means, strict=True))
+    return mean - low, mean + high
 
 
 def _resampled(
@@ -155,13 +177,17 @@ def paired_p(candidate: Sequence[float], baseline: Sequence[float], seed: int) -
 
 
 def mean_of_means(
-    groups: Sequence[Sequence[float]], seed: int, level: float = 0.95, resamples: int = RESAMPLES
+    groups: Sequence[Sequence[float]],
+    seed: int,
+    level: float = 0.95,
+    resamples: int = RESAMPLES,
+    bounds: tuple[float, float] | None = None,
 ) -> dict[str, float]:
     """Return {mean, low, high, n} of the unweighted mean of the groups' means, resampling within
     each group (stratified bootstrap).
 
     A leaderboard's average over tasks is of this kind: a task of 300 items counts as much as one of
-    10,000. `n` counts all values.
+    10,000. `n` counts all values; `bounds` are those of `bootstrap_mean`.
     """
     generator = np.random.default_rng(seed)
     total = np.zeros(resamples)
@@ -171,6 +197,8 @@ def mean_of_means(
     smallest = min(len(group) for group in groups)
     low, high = np.quantile(total / len(groups), _tails(smallest, level))
     mean = float(np.mean([np.mean(group) for group in groups]))
+    if bounds and not _varies(groups):
+        low, high = _unseen(groups, mean, *bounds)
     return {
         "mean": mean,
         "low": float(low),
@@ -213,24 +241,20 @@ def detectability(
     `detectable` is None where all gaps are equal, for then their spread is not known;
     `excludes_zero` is whether the interval excludes 0.
 
-    Equal gaps give a bootstrap interval of no width. But of n items, up to 3 / n of all others can
-    have another gap, with 95 % confidence (the rule of three: Hanley and Lippman-Hand 1983), as far
-    as -`most` or `most`: `low` and `high` are the means with so many of these. In a mean over tasks
-    they count most in the task of fewest items. Where `most` is None, nothing bounds them: `low`
-    and `high` stay, and exclude nothing.
+    Equal gaps give a bootstrap interval of no width; `low` and `high` are then those of `_unseen`,
+    with gaps from -`most` to `most`. Where `most` is None, nothing bounds them: `low` and `high`
+    stay, and exclude nothing.
     """
     n = sum(len(gaps) for gaps in groups)
     low, high, spread, detectable = interval["low"], interval["high"], None, None
-    varies = any(np.ptp(gaps) > 1e-9 for gaps in groups)  # means of equal ratings differ less
+    varies = _varies(groups)
     if all(len(gaps) > 1 for gaps in groups):
         spread = math.sqrt(
             n * math.fsum(float(np.var(gaps, ddof=1)) / len(gaps) for gaps in groups)
         ) / len(groups)
         detectable = detectable_difference(spread, n) if varies else None
     if not varies and most is not None:
-        unseen = min(1.0, 3 / (len(groups) * min(len(gaps) for gaps in groups)))
-        seen = (1 - unseen) * interval["mean"]
-        low, high = seen - unseen * most, seen + unseen * most
+        low, high = _unseen(groups, interval["mean"], -most, most)
     return {
         "low": low,
         "high": high,

@@ -144,6 +144,13 @@ def trainer_arguments(recipe: Mapping[str, Any], checkpoints: Path) -> dict[str,
     }
 
 
+def optimizer(trainer: Any) -> str:
+    """Return transformers' name of the optimiser that trains: without a GPU, no paged one does."""
+    from transformers.training_args import OptimizerNames
+
+    return str(OptimizerNames(trainer.args.optim).value)
+
+
 def weigh_evaluations(trainer: Any, size: Callable[[Mapping[str, Any]], Any]) -> None:
     """Have a Trainer's evaluations give means over whatever `size` counts in a batch, tokens or
     rows. Its own are means over batches, of which the last may be smaller. Of several processes,

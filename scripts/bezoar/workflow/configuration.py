@@ -92,12 +92,14 @@ def _describe(error: ValidationError) -> tuple[list[Any], str]:
         )
     if error.validator == "type":
         return path, f"expected {error.validator_value}, found {error.instance!r}{about}"
+    if error.validator == "not":
+        return path, f"{error.instance!r} is taken; give it another name{about}"
     return path, f"{error.message}{about}"
 
 
 def check(config: dict[str, Any], schema: Path, files: list[Path]) -> None:
-    """Raise `UserError` with one line if `config`, merged from `files` in order, breaks
-    `schema`.
+    """Raise `UserError` with one line if `config`, merged from those of `files` that are there, in
+    order, breaks `schema`.
     """
     error = best_match(Draft202012Validator(load(schema)).iter_errors(config))
     if error is None:
@@ -105,7 +107,7 @@ def check(config: dict[str, Any], schema: Path, files: list[Path]) -> None:
     path, what = _describe(error)
     written = path[:-1] if error.validator == "required" else path  # the part that a file holds
     holder = next(
-        (file for file in reversed(files) if _holds(load(file), written)),
+        (file for file in reversed(files) if file.is_file() and _holds(load(file), written)),
         files[0] if files else schema,
     )
     raise UserError(f"{holder}: `{'.'.join(map(str, path)) or 'config'}`: {what}")

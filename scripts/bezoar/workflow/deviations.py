@@ -5,7 +5,7 @@ the comments beside the values.
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -127,58 +127,74 @@ def in_a_line(found: dict[str, Any], key: str) -> str:
     return text.removesuffix("...\n").strip()
 
 
-def ours(paths: list[Path]) -> list[dict[str, Any]]:
-    """Return the values that are only ours and in force, in the order of the files; a later one
-    overrides an earlier one. Of each: file, key, value (all of a block's that are in force, in one
-    line, without parts that have rows of their own), reason, `instead`, what it replaces of an
-    earlier file, each with its tag, and `count`, how many values these are.
+class Value(NamedTuple):
+    """A value in force: what it is, the row (file and key) that says why, if any does, that row's
+    tag, and what it replaces of an earlier file.
+    """
 
-    What a later file says without a tag is ours, too, but for `NO_VALUES`.
+    value: Any
+    row: tuple[str, str] | None
+    tag: str | None
+    instead: str | None
+
+
+def in_force(paths: list[Path], rows: list[dict[str, Any]]) -> dict[str, Value]:
+    """Return dotted key -> `Value` of what the files give together; `rows` are their tagged ones. A
+    later file overrides an earlier one; what it says as that one does is that one's.
+
+    The row of a value is the innermost tagged key around it. What a later file says without a tag
+    is ours, too, but for `NO_VALUES`.
+    """
+    tags = {(row["file"], row["key"]): row["tag"] for row in rows}
+    found: dict[str, Value] = {}
+    for path in paths:
+        later = path.name != paths[0].name
+        for key, value in sorted(leaves(yaml.load(read_text(path), Loader=LOADER) or {}).items()):
+            old = found.get(key)
+            if old and old.value == value:
+                continue
+            around = ((path.name, outer) for outer in outers(key))
+            row = next((name for name in around if name in tags), None)
+            if row is None and later and key.partition(".")[0] not in NO_VALUES:
+                row = path.name, key
+            instead = None
+            if old:
+                of_old = f" [{tags[old.row]}]" if old.row in tags else ""
+                instead = in_a_line({key: old.value}, key) + of_old
+            found[key] = Value(value, row, row and tags.get(row, "ours"), instead)
+    return found
+
+
+def ours(paths: list[Path]) -> list[dict[str, Any]]:
+    """Return the values that are only ours and in force, in the order of the files. Of each: file,
+    key, value (all of a block's that are in force, in one line, without parts that have rows of
+    their own), reason, `instead`, what it replaces of an earlier file, each with its tag, and
+    `count`, how many values these are.
     """
     rows = with_reasons(tagged(paths))
-    tags = {(row["file"], row["key"]): row["tag"] for row in rows}
-    said: dict[str, Any] = {}  # so far
-    by: dict[str, str] = {}  # which file says it
-    before: dict[str, str] = {}  # what it replaces
-
-    def row_of(key: str) -> tuple[str, str] | None:
-        """Return the row that a value belongs to: the innermost tagged key around it."""
-        return next((name for k in outers(key) if (name := (by[key], k)) in tags), None)
-
-    for path in paths:
-        for key, value in sorted(leaves(yaml.load(read_text(path), Loader=LOADER) or {}).items()):
-            if key in said and said[key] == value:
-                continue
-            if key in said:
-                place = row_of(key)
-                tag = f" [{tags[place]}]" if place else ""
-                before[key] = in_a_line({key: said[key]}, key) + tag
-            said[key], by[key] = value, path.name
+    found = in_force(paths, rows)
     parts: dict[tuple[str, str], list[str]] = {}
-    for key in said:
-        place = row_of(key)
-        untagged = by[key] != paths[0].name and key.partition(".")[0] not in NO_VALUES
-        if place is None and untagged:
-            place = by[key], key
-        if place:
-            parts.setdefault(place, []).append(key)
+    for key, one in found.items():
+        if one.row and one.tag == "ours":
+            parts.setdefault(one.row, []).append(key)
     reasons = {(row["file"], row["key"]): row["reason"] for row in rows}
     order = {path.name: number for number, path in enumerate(paths)}
     return [
         {
             "file": file,
             "key": key,
-            "value": in_a_line({k: said[k] for k in held}, key),
+            "value": in_a_line({k: found[k].value for k in held}, key),
             "reason": reasons.get((file, key), NO_REASON),
             "instead": "; ".join(
-                f"{k[len(key) + 1 :]}: {before[k]}".removeprefix(": ") for k in held if k in before
+                f"{k[len(key) + 1 :]}: {found[k].instead}".removeprefix(": ")
+                for k in held
+                if found[k].instead is not None
             ),
             "count": len(held),
         }
         for (file, key), held in sorted(
             parts.items(), key=lambda item: (order[item[0][0]], item[0][1])
         )
-        if tags.get((file, key), "ours") == "ours"
     ]
 
 

@@ -4,10 +4,12 @@ import re
 from pathlib import Path
 from typing import Any
 
+from jsonschema import Draft202012Validator
+
 from bezoar.errors import UserError
 from bezoar.files import same_json
 from bezoar.readers import shown
-from bezoar.workflow.configuration import load
+from bezoar.workflow.configuration import SCHEMA, load
 
 
 def entry(model: str, revision: str, template: str) -> dict[str, Any]:
@@ -20,6 +22,8 @@ def entry(model: str, revision: str, template: str) -> dict[str, Any]:
         return {"path": model, "template": template}
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", model):
         raise UserError(f"MODEL={model}: neither a directory nor owner/name of a hub repository")
+    if revision and not re.fullmatch(r"[0-9a-f]{40}", revision):
+        raise UserError(f"REVISION={revision}: expected a commit of {model}, 40 hex digits")
     return {"hub": model, "revision": revision or None, "template": template}
 
 
@@ -33,6 +37,16 @@ def name_of(model: str, revision: str) -> str:
         Path(model).resolve().name if Path(model).is_dir() else model.split("/")[-1],
     )
     return f"{base}-{revision[:8]}" if revision else base
+
+
+def named(name: str) -> str:
+    """Return a name that the table can have; raise `UserError` if it cannot."""
+    allowed = load(SCHEMA)["properties"]["extra_models"]["propertyNames"]
+    if not Draft202012Validator(allowed).is_valid(name):
+        raise UserError(
+            f"{name!r}: cannot be a model's name here ({allowed['description']}); give it a NAME"
+        )
+    return name
 
 
 def add(models: dict[str, Any], name: str, new: dict[str, Any]) -> dict[str, Any]:
@@ -59,4 +73,4 @@ def with_model(
     if not isinstance(known, dict):
         raise UserError(f"{models}: expected models under `extra_models`, found {shown(known)}")
     new = entry(model, revision, template or config["sources"]["chat_template"])
-    return {"extra_models": add(known, name or name_of(model, revision), new)}
+    return {"extra_models": add(known, named(name or name_of(model, revision)), new)}

@@ -135,16 +135,17 @@ def data_card(layout: Layout, scheme: str) -> Recipe:
 
 def model_card(layout: Layout, model: str, files: list[str]) -> Recipe:
     """Return what the card of a merged model says beside the numbers: names, licence, and the tags
-    of the settings in the configuration's `files`.
+    in force of the settings in the configuration's `files`.
     """
     merge, base = lineage.merge(layout, model), layout.config["sources"]["base_model"]
     hub = (base and layout.registry.get(base, {}).get("hub")) or f"{layout.results}/base"
     sections = {training.section for training in merge.trainings}
-    tags: dict[str, dict[str, str]] = {}
-    for row in deviations.tagged([Path(file) for file in files]):
-        name, _, key = row["key"].partition(".")
-        if name in sections and key:
-            tags.setdefault(name, {})[key.partition(".")[0]] = row["tag"]
+    paths = [Path(file) for file in files]
+    tags: dict[str, dict[str, list[str]]] = {}
+    for name, value in deviations.in_force(paths, deviations.tagged(paths)).items():
+        group, key = f"{name}.".split(".")[:2]
+        if group in sections and key and value.tag:
+            tags.setdefault(group, {}).setdefault(key, []).append(value.tag)
     data = {"sft": layout.schemes, "hh_sft": [PREFERENCES], "dpo": [PREFERENCES]}
     return seeded(
         layout,
@@ -153,7 +154,10 @@ def model_card(layout: Layout, model: str, files: list[str]) -> Recipe:
         scale=layout.config["scale"],
         base_model=hub if merge.below == BASE else merge.below,
         datasets=sorted({name for section in sections for name in data[section]}),
-        tags=tags,
+        tags={
+            group: {key: ", ".join(sorted(set(of))) for key, of in found.items()}
+            for group, found in tags.items()
+        },
     )
 
 
@@ -169,13 +173,13 @@ def rejudge(layout: Layout, column: str) -> Recipe:
 
 
 def harness_table(layout: Layout, pairs: list[list[str]]) -> Recipe:
-    """Return the table's settings with the models that are compared; values that were published of
-    another base than this run's calibrate nothing.
+    """Return the table's settings with the models that are compared, and of the published values
+    those of this run's base.
     """
     settings = section(layout, "lm_eval_table", pairs=pairs)
-    if settings.pop("published_of") != layout.config["sources"]["base_model"]:
-        settings["published_base"] = None
-    return settings
+    published = settings["published_base"] or {}
+    of_base = {sources.base_name(base): values for base, values in published.items()}
+    return settings | {"published_base": of_base.get(layout.config["sources"]["base_model"])}
 
 
 def differs(layout: Layout) -> list[str]:

@@ -144,12 +144,21 @@ def with_hub_base(
     """Return configuration and registry in which a base that is named by its repository and commit,
     `owner/name@<40 hex>`, has an entry of its own.
     """
-    found = HUB_MODEL.fullmatch(config["sources"]["base_model"] or "")
+    base = config["sources"]["base_model"]
+    found = HUB_MODEL.fullmatch(base or "")
     if not found:
         return config, entries
     model = found.groupdict()
-    named = {**config["sources"], "base_model": model_source(model)}
+    named = {**config["sources"], "base_model": base_name(base)}
     return {**config, "sources": named}, with_models({model["hub"]: model}, entries, "sources")
+
+
+def base_name(base: str) -> str | None:
+    """Return a base as `with_hub_base` names it: the id of its entry for a repository and its
+    commit, and any other as it is.
+    """
+    found = HUB_MODEL.fullmatch(base)
+    return model_source(found.groupdict()) if found else base
 
 
 def model_source(model: dict[str, Any]) -> str | None:

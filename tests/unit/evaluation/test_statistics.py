@@ -216,6 +216,35 @@ def test_in_a_mean_over_tasks_the_smallest_task_can_hide_most() -> None:
         **{"low": -unseen, "high": unseen},
         **{"spread": 0.0, "detectable": None, "excludes_zero": False},
     }
+    few = [[0.0, 0.0], [1.0, 1.0]]  # all others of one task can be -1, or 1
+    found = statistics.detectability(few, statistics.mean_of_means(few, 0))
+    assert (found["low"], found["high"]) == (-0.5, 1)
+
+
+@pytest.mark.parametrize(
+    ("values", "bounds", "low", "high"),
+    [
+        ([0.0] * 360, statistics.SHARES, 0, 3 / 360),
+        ([1.0] * 3, statistics.SHARES, 0, 1),
+        ([1.0] * 10, statistics.RATINGS, 1, 3.7),
+        ([0.1 + 0.2, *[0.3] * 99], statistics.SHARES, 0.291, 0.321),  # equal but for rounding
+    ],
+)
+def test_an_interval_of_equal_values_holds_what_so_few_items_cannot_show(
+    values: list[float], bounds: tuple[float, float], low: float, high: float
+) -> None:
+    for found in (
+        statistics.bootstrap_mean(values, 0, bounds=bounds),
+        statistics.mean_of_means([values], 0, bounds=bounds),
+    ):
+        assert (found["low"], found["high"]) == pytest.approx((low, high))
+        assert found["mean"] == pytest.approx(values[-1])
+
+
+def test_bounds_change_no_interval_of_values_that_vary() -> None:
+    values, tasks = [0.0, 1.0, 1.0], [[0.0, 1.0, 1.0], [1.0, 1.0, 1.0]]
+    for of, given in ((statistics.bootstrap_mean, values), (statistics.mean_of_means, tasks)):
+        assert of(given, 0) == of(given, 0, bounds=statistics.SHARES)
 
 
 def test_holm_keeps_the_order_given_and_is_monotone() -> None:

@@ -13,6 +13,7 @@ from simulated import SETTINGS, names, questions, simulated
 
 import cancel_batches
 import exchange_answers
+import publish_trial
 from bezoar.errors import UserError
 from bezoar.llm.answer_store import Store, digest, key_of
 from bezoar.llm.batches import batch_api
@@ -159,3 +160,30 @@ def test_open_batches_are_cancelled_by_one_command(
         assert "1 batches cancelled: batch_0" in capsys.readouterr().out
         with LLMClient.of(SETTINGS, tmp_path / "mine" / "store" / "c.sqlite", 4, None) as client:
             assert client.ask(questions(1), names(1))[0].state == "answered"
+
+
+def test_what_a_trial_does_not_publish_is_never_beside_what_it_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, results = tmp_path / "published", tmp_path / "mine"
+    for path in (results / "generate/lamini.jsonl", results / "filter/lamini.jsonl"):
+        path.parent.mkdir(parents=True)
+        path.touch()
+    lines = [json.dumps({"request": text}) + "\n" for text in ("a", publish_trial.JUDGED, "b")]
+
+    def export(command: list[str], check: bool) -> None:
+        assert not Path(command[-1]).is_relative_to(place)
+        with lzma.open(command[-1], "wt", encoding="utf-8") as stream:
+            stream.writelines(lines)
+
+    monkeypatch.setattr(publish_trial, "PLACE", place)
+    monkeypatch.setattr(publish_trial.subprocess, "run", export)
+    arguments = ["--config", config(tmp_path, "mine")]
+    publish_trial.main(arguments)
+    before = {path: path.read_bytes() for path in place.iterdir()}
+    with lzma.open(place / "answers.jsonl.xz", "rt", encoding="utf-8") as stream:
+        assert stream.readlines() == [lines[0], lines[2]]
+    lines.append("damaged")
+    with pytest.raises(json.JSONDecodeError):
+        publish_trial.main(arguments)
+    assert {path: path.read_bytes() for path in place.iterdir()} == before

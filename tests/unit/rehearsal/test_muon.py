@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from tiny import PRETRAIN
 
+import pretrain_base
 from bezoar.rehearsal.muon import Muon, orthogonalized
 
 
@@ -42,3 +44,16 @@ def test_a_matrix_without_a_gradient_stays() -> None:
     weight = torch.nn.Parameter(torch.ones(4, 4))
     Muon([weight], lr=0.1).step()
     assert torch.equal(weight, torch.ones(4, 4))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_base_has_it_in_its_hidden_layers_alone(tied: bool) -> None:
+    model = pretrain_base.build(PRETRAIN | {"tie_word_embeddings": tied}, 3)
+    names = {id(weight): name for name, weight in model.named_parameters()}
+    muon, adamw = (
+        [[names[id(weight)] for weight in group["params"]] for group in optimizer.param_groups]
+        for optimizer in pretrain_base.optimizers_of(model, 0.1)
+    )
+    assert muon and all(name.startswith("model.layers.") for group in muon for name in group)
+    assert adamw[0] == ["model.embed_tokens.weight", *([] if tied else ["lm_head.weight"])]
+    assert sum(map(len, [*muon, *adamw])) == len(names)

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 from trained import DPO, REFERENCE, TEMPLATE, dpo_command, reference_command
 
@@ -33,6 +34,8 @@ def test_dpo_prefers_the_chosen_answer_and_is_compared_with_its_reference(dpo: P
         found["policy"]["mean"] - found["reference"]["mean"]
     )
     assert len(set(raw["rows"])) == 8 and all(row >= 1 for row in raw["rows"])
+    trained = DPO["optimizer"] if torch.cuda.is_available() else "adamw_torch"
+    assert read_json(dpo.with_name("dpo.json"))["facts"]["optimizer"] == trained
     assert (
         sum(policy > reference for reference, policy in raw["margins"]) / 8
         == held[-1]["eval_rewards/accuracies"]
@@ -78,8 +81,6 @@ def test_chosen_answers_that_were_lost_in_the_first_steps_fail(
 def test_the_divergence_is_measured_on_pairs_of_every_length(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    import torch
-
     class Policy(torch.nn.Module):
         disable_adapter = contextlib.nullcontext
 
@@ -214,8 +215,6 @@ def test_pairs_whose_scores_overflow_are_one_line_and_no_reference(
 
 @pytest.mark.parametrize("rate", [0.25, 0.0])
 def test_the_adapters_dropout_is_the_recipes(rate: float, place: Path, tmp_path: Path) -> None:
-    import torch
-
     pairs = [{**pair, "ref_chosen_logps": 0, "ref_rejected_logps": 0} for pair in tokenized(place)]
     model = qlora.attach_adapter(
         qlora.load_4bit(place / "base"), DPO["lora"] | {"dropout": rate}, None

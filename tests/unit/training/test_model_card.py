@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from test_training import merge_command
 
@@ -68,6 +69,8 @@ def test_a_card_holds_the_lineage_the_settings_with_their_tags_and_the_losses(
     ):
         assert sha256_file(place / path) in body
     assert "| sft | learning_rate | 0.003 | ours |" in body and "| sft | training | 32 |" in body
+    trained = "" if torch.cuda.is_available() else '"adamw_torch", for '
+    assert f'| sft | optimizer | {trained}"paged_adamw_8bit" |' in body
     assert (
         "| kl nats per token |"
         f" {read_json(merged / 'merge.json')['difference']['kl_nats_per_token']} |" in body
@@ -99,3 +102,16 @@ def test_a_lineage_with_a_gap_is_refused(
     with pytest.raises(UserError, match=message):
         write_model_card.main(command(place, "gap"))
     assert not (place / "card.md").exists()
+
+
+def test_the_rows_of_a_card_are_those_of_each_training(place: Path, merged: Path) -> None:
+    shutil.copytree(place / "sft", place / "orca")
+    receipt = read_json(place / "sft.json")
+    receipt["facts"] |= {"training": 31}
+    (place / "orca.json").write_text(json.dumps(receipt))
+    before = {"parent_adapter": sha256_file(place / "sft/adapter_model.safetensors")}
+    lineage = read_json(place / "sft/lineage.json") | before
+    (place / "orca/lineage.json").write_text(json.dumps(lineage))
+    write_model_card.main(command(place, "sft", "orca"))
+    body = (place / "card.md").read_text()
+    assert "| sft | training | 32 |" in body and "| orca | training | 31 |" in body

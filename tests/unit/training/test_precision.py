@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny import PRETRAIN
 from torch.utils._python_dispatch import TorchDispatchMode
 from trained import ROOT, SFT, TEMPLATE, dpo_command, reference_command, sft_command
 
@@ -51,6 +52,18 @@ def test_a_gpu_computes_in_bfloat16_where_it_has_the_units(gpu: dict[str, bool])
     assert precision.evaluation_dtype("float16") == torch.float16
     gpu["bfloat16"] = False
     assert precision.compute_dtype() == torch.float32
+
+
+def test_the_base_is_pretrained_in_float32_beside_a_gpu_too(
+    gpu: dict[str, bool], tmp_path: Path
+) -> None:
+    import pretrain_base
+
+    recipe = PRETRAIN | {"steps": 1}
+    windows = torch.arange(recipe["batch_size"] * recipe["window"]).view(-1, recipe["window"])
+    with Products() as products:
+        pretrain_base.pretrain(windows, pretrain_base.build(recipe, 3), recipe, tmp_path / "c", {})
+    assert set(products.seen) == {torch.float32}
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU computes in bfloat16")

@@ -26,7 +26,7 @@ if out.parent.name == "dpo":
     out.with_name("held_out.json").write_text(json.dumps(
         {"rows": [1, 2], "margins": [[-1, 1], [1, 1]], "kl_nats_per_token": seed / 10}))
 held = json.loads(Path(given["--like"]).read_text())
-held["facts"] = {"first_eval_loss": 3, "best_eval_loss": 3 - seed / 10, "evaluated": 7}
+held["facts"] = {"first_eval_loss": 3, "saved_eval_loss": 3 - seed / 10, "evaluated": 7}
 held["recipe"] = {"seed": seed}
 Path(given["--receipt"]).write_text(json.dumps(held))
 """
@@ -56,7 +56,7 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             "inputs": {"x": {str(root / read): "0"}},
             "outputs": {"x": {str(root / output): "0"}},
             "rows": {},
-            "facts": {"first_eval_loss": 3, "best_eval_loss": 2.5, "evaluated": 7},
+            "facts": {"first_eval_loss": 3, "saved_eval_loss": 2.5, "evaluated": 7},
             "environment": {},
             "git_commit": "0" * 40,
             "git_dirty": False,

@@ -175,12 +175,24 @@ def test_sft_moves_the_adapter_and_writes_curves_and_lineage(place: Path, adapte
     assert any("loss" in row for row in rows)
     held = {row["step"]: row["eval_loss"] for row in rows if "eval_loss" in row}
     assert receipt["facts"]["first_eval_loss"] == pytest.approx(held[0], abs=1e-6)
-    assert receipt["facts"]["best_eval_loss"] == pytest.approx(min(held.values()), abs=1e-6)
+    assert receipt["facts"]["saved_eval_loss"] == pytest.approx(min(held.values()), abs=1e-6)
     assert held[0] > min(held.values())
     assert read_json(adapter / "lineage.json")["base"] == sha256_file(
         place / "base" / "model.safetensors"
     )
     assert not list(place.glob(".sft.checkpoints"))
+
+
+def test_the_loss_of_the_last_step_is_that_of_the_adapter_if_no_better_one_is_loaded(
+    place: Path,
+) -> None:
+    settings = {"epochs": 1, "learning_rate": 0.3, "schedule": "constant"}
+    train_sft.main(sft_command(place, "last", load_best_model_at_end=False, **settings))
+    held = [
+        row["eval_loss"] for row in read_jsonl(place / "last/metrics.jsonl") if "eval_loss" in row
+    ]
+    assert held[-1] > min(held[1:]) + 0.01
+    assert read_json(place / "last.json")["facts"]["saved_eval_loss"] == pytest.approx(held[-1])
 
 
 def test_a_learning_rate_of_nothing_is_an_error(place: Path) -> None:

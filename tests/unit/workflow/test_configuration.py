@@ -9,6 +9,7 @@ import doctor
 from bezoar.errors import UserError
 from bezoar.workflow import configuration, sources
 from bezoar.workflow.configuration import files_of, resolved
+from bezoar.workflow.layout import MODELS, each
 
 ROOT = Path(__file__).parents[3]
 
@@ -69,6 +70,10 @@ def test_the_shipped_configurations_are_valid(names: list[str]) -> None:
             r"mine\.yaml: `teacher\.timeout_s`: expected number, found '10m' .*seconds",
         ),
         ("dpo: {completion_only: true}", r"mine\.yaml: `dpo\.completion_only`: unknown key"),
+        (
+            "extra_models: {table: {path: x, template: tokenizer}}",
+            r"mine\.yaml: `extra_models`: 'table' is taken; give it another name \(letters",
+        ),
         ("sft: [1", r"mine\.yaml:1: expected YAML"),
     ],
 )
@@ -98,6 +103,12 @@ def test_every_value_of_the_papers_config_has_a_tag() -> None:
 def test_every_key_of_the_schema_is_set_by_the_papers_config_or_the_rehearsals() -> None:
     schema = configuration.load(configuration.SCHEMA)
     assert set(schema["properties"]) == set(resolved(["config/rehearsal.yaml"]))
+
+
+def test_no_other_model_can_have_the_name_of_one_of_ours_or_of_a_table() -> None:
+    names = configuration.load(configuration.SCHEMA)["properties"]["extra_models"]["propertyNames"]
+    schemes = resolved([])["sft"]["order"]
+    assert set(names["not"]["enum"]) == {*MODELS, *each("sft-*", schemes), "table"}
 
 
 def test_every_source_is_found_and_the_nearest_id_is_named() -> None:

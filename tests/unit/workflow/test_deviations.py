@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from bezoar.workflow import deviations
+from bezoar.workflow import deviations, recipes
+from bezoar.workflow.configuration import resolved
+from bezoar.workflow.layout import Layout
 from write_deviations import main
 
 ROOT = Path(__file__).parents[3]
@@ -119,3 +121,22 @@ def test_a_missing_reason_is_called_one_and_counted(project: Path) -> None:
     text = written(project)
     assert "no counterpart" not in text
     assert f"{text.count('| no reason given')} of them without a reason beside them" in text
+
+
+@pytest.mark.parametrize(
+    ("files", "warmup", "lora"),
+    [
+        (["config/paper.yaml"], "code", "paper"),
+        (["config/paper.yaml", "config/rehearsal.yaml"], "ours", "paper"),
+        (["config/paper.yaml", "mine.yaml"], "ours", "ours, paper"),
+        (["config/paper.yaml", "untagged.yaml"], "ours", "ours, paper"),
+    ],
+)
+def test_a_model_card_has_the_tags_that_are_in_force(
+    project: Path, files: list[str], warmup: str, lora: str
+) -> None:
+    mine = "sft:\n  warmup_steps: 2   # [ours]\n  lora: {r: 8}   # [ours]\n"
+    (project / "mine.yaml").write_text(mine)
+    (project / "untagged.yaml").write_text(mine.replace("   # [ours]", ""))
+    tags = recipes.model_card(Layout(resolved(files)), "openbezoar-sft", files)["tags"]["sft"]
+    assert (tags["warmup_steps"], tags["lora"], tags["schedule"]) == (warmup, lora, "code")

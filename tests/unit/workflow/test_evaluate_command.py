@@ -136,3 +136,18 @@ def test_a_run_that_ended_after_this_one_read_its_models_is_in_the_table(
 
     evaluations.run("a", waiting)
     assert evaluations.found() == (["b", "a"], ["b", "a"], FILES)
+
+
+def test_a_mistake_in_the_configuration_of_the_first_evaluation_is_named(
+    evaluations: Evaluations,
+) -> None:
+    with (evaluations.place / "mine.yaml").open("a") as stream:
+        stream.write("sft: {epoch: 2}\n")
+    with pytest.raises(UserError, match=r"/mine\.yaml: `sft\.epoch`: unknown key"):
+        evaluations.run("a", lambda: 0)
+
+
+@pytest.mark.parametrize("name", ["table", "sft-evol", "openbezoar-sft", "-a", "a b"])
+def test_a_name_that_the_table_cannot_have_is_one_line(evaluations: Evaluations, name: str) -> None:
+    with pytest.raises(UserError, match=rf"'{name}': cannot be a model's name here .* a NAME"):
+        evaluations.run("a", lambda: 0, f"--name={name}")

@@ -141,3 +141,18 @@ def test_a_teacher_can_be_any_server_of_the_protocol(
     assert {(asked["model"], asked["path"]) for asked in peer.seen} == {
         (yaml.safe_load(TEXT)["teacher"]["model"], "/v1/chat/completions")
     }
+
+
+@pytest.mark.parametrize("base", ["models/mine", f"Some-One/tiny.1@{'0' * 40}"])
+def test_the_values_published_of_a_base_calibrate_it_and_no_other(
+    tmp_path: Path, base: str
+) -> None:
+    trial = Layout(resolved(["config/trial.yaml"]))
+    of_trial = {"hellaswag": {"acc_norm": 0.4299}}
+    assert recipes.harness_table(trial, [])["published_base"] == of_trial
+    values = {"boolq": {"acc": 0.7}}
+    for known in ({}, {base: values}):
+        mine = {"sources": {"base_model": base}, "lm_eval_table": {"published_base": known}}
+        (tmp_path / "mine.yaml").write_text(yaml.safe_dump(mine), encoding="utf-8")
+        layout = Layout(resolved(["config/trial.yaml", str(tmp_path / "mine.yaml")]))
+        assert recipes.harness_table(layout, [])["published_base"] == known.get(base)
