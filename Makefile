@@ -23,8 +23,8 @@ REHEARSAL = $(or $(CONFIG),config/rehearsal.yaml)
 DRESS = $(or $(CONFIG),config/rehearsal.yaml config/dress-rehearsal.yaml)
 TRIAL = $(or $(CONFIG),config/trial.yaml)
 PAPER = $(or $(CONFIG),config/paper.yaml)
-RESULTS = $(RUN) python -c "from bezoar.workflow.configuration import resolved; print(resolved('$(REHEARSAL)'.split())['pathvars']['results'])"
-WHERE = $(RUN) python -c "from bezoar.workflow.configuration import resolved; print('report:', resolved('$1'.split())['pathvars']['results'] + '/report/index.html')"
+RESULTS = $$($(RUN) python -c "from bezoar.workflow.configuration import resolved; print(resolved('$1'.split())['pathvars']['results'])")
+REPORT = $(call RESULTS,$1)/report/index.html
 PYTHON_FILES := scripts tests
 # The environments that a part of `make bench` needs for its peers.
 PEERS_data := .venv-bench
@@ -35,7 +35,7 @@ PEERS_sft := .venv-bench-training
 .PHONY: help rehearsal dress-rehearsal trial reproduce evaluate doctor report learning plan cancel-batches export-answers import-answers test fuzz bench check fix lock pin clean environment development stale audit compare archive crate release evidence
 
 help: ## print this
-	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z.-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
 	@echo; echo "  CONFIG=file…  MIRROR=dir  PROFILE=profiles/slurm  JOBS=n  TORCH=auto|cpu|cuda  PYTHON=python3.12  VERBOSE=1"
 
 environment: ## make .venv from the locks, once
@@ -47,7 +47,7 @@ development: ## the same, with what tests and checks need
 rehearsal: environment ## the whole recipe in miniature, on a CPU
 	@$(LOOK) --config $(REHEARSAL)
 	@$(WORKFLOW) --small --config $(REHEARSAL)
-	@$(call WHERE,$(REHEARSAL))
+	@echo "report: $(call REPORT,$(REHEARSAL))"
 
 dress-rehearsal: environment ## every stage once at the paper's shape, on random weights: what fits, and how long it takes
 	@$(LOOK) --config $(DRESS)
@@ -57,25 +57,26 @@ dress-rehearsal: environment ## every stage once at the paper's shape, on random
 trial: environment .venv-llama-cpp ## the whole recipe on a small real model and real data, on a CPU
 	@$(LOOK) --config $(TRIAL)
 	@$(WORKFLOW) --small --config $(TRIAL)
-	@$(call WHERE,$(TRIAL))
+	@echo "report: $(call REPORT,$(TRIAL))"
 
 reproduce: doctor ## the whole recipe at the paper's scale (GPU, keys)
 	@$(WORKFLOW) --config $(PAPER)
+	@echo "report: $(call REPORT,$(PAPER))"
 
 stale: environment ## which stages of CONFIG are stale, and why
 	@$(RUN) python scripts/commands/list_stale.py $(REHEARSAL)
 
 audit: environment ## hash CONFIG's results again and recompute what needs no model; no GPU, key or network
-	@$(RUN) python scripts/commands/audit_results.py --results "$$($(RESULTS))"
+	@$(RUN) python scripts/commands/audit_results.py --results "$(call RESULTS,$(REHEARSAL))"
 
 compare: environment ## two runs, A= and B= (results or archives): settings, inputs, code, numbers
 	@$(RUN) python scripts/commands/compare_runs.py "$$BEZOAR_A" "$$BEZOAR_B"
 
 archive: environment ## CONFIG's results, receipts and stores as one file to audit elsewhere
-	@$(RUN) python scripts/commands/archive_results.py --results "$$($(RESULTS))" --output openbezoar.tar
+	@$(RUN) python scripts/commands/archive_results.py --results "$(call RESULTS,$(REHEARSAL))" --output openbezoar.tar
 
 crate: environment .venv-crate ## CONFIG's run as a Workflow Run RO-Crate, validated; ro-crate-metadata.json
-	@$(RUN) python scripts/commands/write_crate.py --results "$$($(RESULTS))"
+	@$(RUN) python scripts/commands/write_crate.py --results "$(call RESULTS,$(REHEARSAL))"
 	@PYTHONPATH=scripts .venv-crate/bin/python scripts/commands/validate_crate.py .
 
 release: environment ## publish CONFIG's run on the hub as NAMESPACE=owner, with HF_TOKEN; DRY=1 only shows it
@@ -89,9 +90,10 @@ evaluate: environment ## both benchmarks on MODEL=directory or owner/name [REVIS
 
 report: environment ## rebuild the report of CONFIG; OPEN=1 shows it in a browser
 	@$(WORKFLOW) --config $(REHEARSAL) --target report
-	@$(if $(OPEN),$(RUN) python -m webbrowser "file://$$PWD/$$($(RESULTS))/report/index.html")
+	@echo "report: $(call REPORT,$(REHEARSAL))"
+	@$(if $(OPEN),$(RUN) python -m webbrowser "file://$$PWD/$(call REPORT,$(REHEARSAL))")
 
-learning: environment ## three fresh seeds of the rehearsal, for docs/learning.md
+learning: environment ## seeds 39 to 41 of the rehearsal, for docs/learning.md
 	$(RUN) python scripts/dev/repeat_rehearsal.py --seeds 39 40 41 $(CORES)
 
 plan: environment ## what CONFIG's pending requests will cost, or with MODEL= those of its evaluation
@@ -116,7 +118,7 @@ test: development ## all tests
 	$(RUN) python -m pytest --numprocesses $(or $(JOBS),$$($(RUN) python -c 'from bezoar.workflow.machine import cores; print(cores())')) --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 fuzz: development ## N (2,000) damaged inputs for each reader, program and provider; reports how each ended
-	FUZZ_EXAMPLES=$(or $(N),2000) $(RUN) python -m pytest tests/unit/test_fuzz*.py -p no:cacheprovider
+	BEZOAR_EXAMPLES=$(or $(N),2000) $(RUN) python -m pytest tests/unit/test_fuzz*.py -p no:cacheprovider
 
 evidence: development .venv-crate ## try to break every promise, beside Snakemake's own triggers; half an hour; for docs/evidence.md
 	$(RUN) python scripts/dev/measure_evidence.py --output docs/evidence.md
@@ -127,6 +129,7 @@ bench: environment $(if $(PART),$(foreach part,$(PART),$(PEERS_$(part))),$(PEERS
 SIDE := .venv-bench .venv-bench-training .venv-curator .venv-crate .venv-llama-cpp .venv-serve
 .PHONY: $(SIDE)
 $(SIDE): .venv-%: .venv-%/.made
+.venv-serve: ## an environment for vLLM, which serves the teacher (docs/reproducing.md)
 
 $(SIDE:=/.made): .venv-%/.made: envs/%.lock | environment # for training, with the torch that .venv has
 	@scripts/commands/make_side_environment.sh "$(ENV)" $(@D) $< $(if $(findstring training,$@),envs/torch-$(if $(wildcard $(ENV)/.made-cuda-*),cuda,cpu).lock)

@@ -4,7 +4,7 @@ artifact.
 Usage: build_report.py --results results \\
            --artifacts results/claims.json results/lm_eval.json … \\
            --receipts results/receipts/*.json \\
-           --template …/report.html.j2 --recipe '{"scale": "paper"}' --code … --output
+           --template …/report.html.j2 --recipe '{"scale": "paper", …}' --code … --output
              results/report/index.html --receipt …
 
 Only the files named in --artifacts, --receipts and --template are read. Times and memory of the

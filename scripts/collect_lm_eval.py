@@ -121,25 +121,14 @@ def score_named(wanted: str, found: Iterable[str], task: str, model: str) -> str
 
 
 def values_of(scores: dict[str, Scores], metric: dict[str, str]) -> Values:
-    """Return the values that are compared, of every model; every model must have answered the same
-    items.
-    """
-    values: Values = {}
-    for model, tasks in scores.items():
-        values[model] = {
+    """Return the values that are compared, of every model."""
+    return {
+        model: {
             task: found[score_named(metric.get(task, "acc"), found, task, model)]
             for task, found in tasks.items()
         }
-    first = next(iter(values))
-    for model, items in values.items():
-        if {task: len(row) for task, row in items.items()} != {
-            task: len(row) for task, row in values[first].items()
-        }:
-            raise UserError(
-                f"lm_eval: {model} and {first} were not evaluated on the same items; evaluate them"
-                " with one config"
-            )
-    return values
+        for model, tasks in scores.items()
+    }
 
 
 def settings_of(results: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Import a base model from a local snapshot or a GGUF file: one safetensors file in the given
 precision, with its own tokenizer.
 
-Usage: import_base.py --snapshot data/models/open_llama_3b_v2 --recipe '{"dtype": "float16"}' \\
+Usage: import_base.py --snapshot data/models/open_llama_3b_v2 --recipe '{"dtype": "float16", …}' \\
            --code … \\
            --base results/base --receipt results/base/receipt.json
 

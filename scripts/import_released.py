@@ -2,7 +2,7 @@
 generation and filter write here.
 
 Usage: import_released.py --manifest data/hub/released_lamini/manifest.json \\
-           --recipe '{"scheme": "lamini"}' --code … \\
+           --recipe '{"scheme": "lamini", …}' --code … \\
            --rows …/filter/lamini.jsonl --counts …/filter/lamini.counts.json --receipt …
 
 The snapshot's files (Parquet, JSON or CSV, perhaps compressed) are each checked against the

@@ -1,7 +1,7 @@
 """Turn HH-RLHF dialogues into (prompt, chosen, rejected) rows; every pair is used or dropped with a
 rule id.
 
-Usage: prepare_preferences.py --data FILE.jsonl[.gz] … --recipe '{"first": 100000}' --code … \\
+Usage: prepare_preferences.py --data FILE.jsonl[.gz] … --recipe '{"first": 100000, …}' --code … \\
            --pairs results/preferences/pairs.jsonl --counts …/counts.json --receipt …/receipt.json
 
 "The first N examples" are the first N rows of the files in the given order, dropped ones included.

@@ -2,9 +2,10 @@
 model, with TRL's DPOTrainer.
 
 Usage: train_dpo.py --pairs results/preferences/pairs.jsonl \\
+           --reference results/dpo_reference/logps.jsonl \\
            --base results/merge/openbezoar-hh-rlhf-sft --template template.json \\
-           --recipe '{"beta": 0.1, …}' --code … --adapter results/dpo --receipt
-             results/dpo/receipt.json
+           --recipe '{"beta": 0.1, …}' --code … --adapter results/dpo \\
+           --receipt results/receipts/dpo.json
 
 The reference is the base itself (the adapter switched off); its log-probabilities come from
 score_reference.py. held_out.json has reference and policy on the validation pairs: their margins,

@@ -16,6 +16,7 @@ from bezoar import program
 from bezoar.files import sha256_file
 from bezoar.provenance import audit, crate
 from bezoar.provenance.archive import contents, pack
+from bezoar.workflow.wording import counted
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -37,7 +38,8 @@ def main(argv: list[str] | None = None) -> None:
     pack(paths, crate.text(receipts, args.results).encode(), args.output, behind)
     print(
         *(f"left out: {path}" for path in behind),
-        f"{args.output}: {len(paths) - len(behind) + 2} files, sha256 {sha256_file(args.output)}",
+        f"{args.output}: {counted(len(paths) - len(behind) + 2, 'file')}, sha256"
+        f" {sha256_file(args.output)}",
         sep="\n",
     )
 

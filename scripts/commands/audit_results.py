@@ -1,7 +1,7 @@
 """Audit a finished run: hash everything again, follow the chain of receipts to the sources, and
 make every table again from raw rows and stored answers.
 
-Usage: audit_results.py --results results/rehearsal [--scratch DIR] [--verdict FILE]
+Usage: audit_results.py --results results/rehearsal [--verdict FILE]
 
 Needs no GPU, no key and no network, and no file that an unpacked archive says it leaves out. Stages
 that load a model, read rows from the hub or need such a file cannot be made again here: their files
@@ -126,11 +126,6 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--results", type=Path, required=True, help="root of the results")
     parser.add_argument(
-        "--scratch",
-        type=Path,
-        help="directory in which stages are made again; a temporary one by default",
-    )
-    parser.add_argument(
         "--verdict", type=Path, help="file to write the verdict to, beside printing it"
     )
     parser.add_argument("--only", nargs="*", help="make only these stages again")
@@ -168,7 +163,7 @@ def main(argv: list[str] | None = None) -> None:
         if path.endswith(".sqlite") and Path(path).is_file()
         for what in edited(Path(path))
     ]
-    with tempfile.TemporaryDirectory(prefix="audit-", dir=args.scratch) as scratch:
+    with tempfile.TemporaryDirectory(prefix="audit-") as scratch:
         for stage in chosen:
             wrong += make_again(stage, receipts[stage], Path(scratch))
     page = audit.verdict(

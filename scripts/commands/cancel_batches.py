@@ -15,6 +15,7 @@ from bezoar.llm.settings import ModelSpec, model_of
 from bezoar.llm.stored_model import StoredModel
 from bezoar.workflow.configuration import resolved
 from bezoar.workflow.layout import models_asked
+from bezoar.workflow.wording import counted
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -56,8 +57,8 @@ def main(argv: list[str] | None = None) -> None:
             cancelled += of_store[0]
             unsure += of_store[1]
     if cancelled or not unsure:
-        names = ", ".join(cancelled)
-        print(f"{len(cancelled)} batches cancelled: {names}" if cancelled else "no batch is open")
+        batches, names = counted(len(cancelled), "batch", "batches"), ", ".join(cancelled)
+        print(f"{batches} cancelled: {names}" if cancelled else "no batch is open")
     if unsure:
         print(*unsure, sep="\n")
         raise SystemExit(1)

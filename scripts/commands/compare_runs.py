@@ -23,6 +23,7 @@ from bezoar.files import differences
 from bezoar.provenance.audit import Receipts, finished
 from bezoar.provenance.fingerprint import files_in
 from bezoar.readers import read_json, read_jsonl
+from bezoar.workflow.wording import counted
 
 HERE = "<results>"  # in place of the root's own name in paths
 NAMED = 4  # stages that a line names; more are counted
@@ -213,7 +214,10 @@ def numbers(a: Run, b: Run) -> Iterator[str]:
 
 def page(a: Run, b: Run, moved: list[str]) -> list[str]:
     """Return the comparison, a line each; `moved` are the stages that wrote other bytes."""
-    lines = [f"A: {a.root}, {len(a.receipts)} stages", f"B: {b.root}, {len(b.receipts)} stages"]
+    lines = [
+        f"{name}: {run.root}, {counted(len(run.receipts), 'stage')}"
+        for name, run in (("A", a), ("B", b))
+    ]
     for title, run, than in (("only in A", a, b), ("only in B", b, a)):
         if names := [stage for stage in run.receipts if stage not in than.receipts]:
             lines.append(f"{title}: {', '.join(names)}")

@@ -39,6 +39,7 @@ from bezoar.workflow.cluster import is_slurm
 from bezoar.workflow.configuration import SCHEMA, check, files_of, resolved
 from bezoar.workflow.layout import Layout, models_asked
 from bezoar.workflow.source_lock import recorded
+from bezoar.workflow.wording import counted
 
 LEAST_GIB = {"dress-rehearsal": 28}  # of disk; of any other small scale:
 FEW_GIB = 3
@@ -288,9 +289,9 @@ def unreachable(entries: list[dict[str, Any]]) -> list[str]:
         setting = " and HF_ENDPOINT" if host == hub.endpoint() else ""
         look = network.advice(host, str(why)) or f"check the network{setting}"
         lines.append(
-            f"source: no answer from {network.shown(host)} ({why}), which has {len(names)} sources"
-            f" ({', '.join(names)}); {look}, or set MIRROR to a directory that holds them"
-            ' (docs/reproducing.md, "Without a network")'
+            f"source: no answer from {network.shown(host)} ({why}), which has"
+            f" {counted(len(names), 'source')} ({', '.join(names)}); {look}, or set MIRROR to a"
+            ' directory that holds them (docs/reproducing.md, "Without a network")'
         )
     return lines
 
@@ -333,9 +334,9 @@ def unpinned(entries: list[dict[str, Any]]) -> Iterator[str]:
     ]
     if names:
         yield (
-            f"note: {len(names)} sources have no published hash or revision ({', '.join(names)});"
-            f" the first fetch records what came in {lock}, keep that file, or pin the hub's"
-            " commits of today first: make pin"
+            f"note: {counted(len(names), 'source has', 'sources have')} no published hash or"
+            f" revision ({', '.join(names)}); the first fetch records what came in {lock}, keep"
+            " that file, or pin the hub's commits of today first: make pin"
         )
 
 
@@ -385,7 +386,7 @@ def main(argv: list[str] | None = None) -> None:
     for line in [*missing, *notes, *unpinned(entries)]:
         print(line)
     print(
-        f"{len(missing)} things are missing for the {config['scale']} scale"
+        f"{counted(len(missing), 'thing is', 'things are')} missing for the {config['scale']} scale"
         if missing
         else f"nothing is missing for the {config['scale']} scale"
     )

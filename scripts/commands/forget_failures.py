@@ -25,6 +25,7 @@ from bezoar.provenance import audit
 from bezoar.provenance.fingerprint import files_in
 from bezoar.workflow.configuration import resolved
 from bezoar.workflow.layout import models_asked
+from bezoar.workflow.wording import counted
 
 KINDS = ("refused", "unparsable", "truncated", "provider_error", "other_model")
 
@@ -99,7 +100,7 @@ def main(argv: list[str] | None = None) -> None:
         for kind, count in sorted(counts.items()):
             print(f"{path.name}: {count} {kind}")
     verb = "would be forgotten" if args.dry_run else "forgotten; the next run asks again"
-    print(f"{total} failures {verb}" if total else "no failure of these kinds is stored")
+    print(f"{counted(total, 'failure')} {verb}" if total else "no failure of these kinds is stored")
 
 
 if __name__ == "__main__":

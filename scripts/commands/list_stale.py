@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> None:
     planned = ", ".join(f"{name} ({count})" if count > 1 else name for name, count in jobs.items())
     print(
         *lines,
-        f"to look at, with what is downstream: {planned}" if jobs else "nothing is stale",
+        f"would be checked, with everything downstream: {planned}" if jobs else "nothing is stale",
         sep="\n",
     )
     if jobs:

@@ -19,6 +19,7 @@ from bezoar.errors import UserError
 from bezoar.files import whole_file
 from bezoar.workflow import sources
 from bezoar.workflow.source_lock import recorded
+from bezoar.workflow.wording import counted
 
 MOVING = re.compile(rf"{re.escape(hub.HUB)}/(datasets/)?([^/]+/[^/]+)/resolve/main/")
 
@@ -87,10 +88,12 @@ def main(argv: list[str] | None = None) -> None:
     if count:
         with whole_file(args.registry) as stream:
             stream.write(text)
-    print(f"{count} sources pinned in {args.registry}" + ("; commit that file" if count else ""))
+    pinned = f"{counted(count, 'source')} pinned in {args.registry}"
+    print(pinned + ("; commit that file" if count else ""))
     if left:
         print(*left, sep="\n")
-        raise UserError(f"{len(left)} sources have no revision yet; see above, and try again")
+        lacking = counted(len(left), "source has", "sources have")
+        raise UserError(f"{lacking} no revision yet; see above, and try again")
 
 
 if __name__ == "__main__":

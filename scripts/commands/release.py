@@ -27,6 +27,7 @@ from bezoar.release import contents, licences, upload
 from bezoar.surroundings import own
 from bezoar.workflow.configuration import SCHEMA, check, files_of, resolved
 from bezoar.workflow.layout import MODELS, Layout
+from bezoar.workflow.wording import counted
 
 AUDIT = Path(__file__).with_name("audit_results.py")
 
@@ -79,10 +80,10 @@ def planned(
 
 def described(repository: contents.Repository, namespace: str) -> list[str]:
     """Return what would go where: a line for the repository and one for each file."""
-    size = repository.size()
+    size, files = repository.size(), counted(len(repository.files), "file")
     lines = [
         f"{hub.page(f'{namespace}/{repository.name}', repository.kind)}"
-        f"  {repository.kind}, {repository.licence}, {len(repository.files)} files, {size:,} bytes"
+        f"  {repository.kind}, {repository.licence}, {files}, {size:,} bytes"
     ]
     for name, file in sorted(repository.files.items()):
         lines.append(f"  {contents.size_of(file):>15,}  {name}")
@@ -158,10 +159,12 @@ def main(argv: list[str] | None = None) -> None:
             for line in refused:
                 print(f"refused: {line}")
             size = sum(repository.size() for repository in repositories)
-            verdict = f"{len(refused)} things forbid it" if refused else "nothing forbids it"
+            verdict = "nothing forbids it"
+            if refused:
+                verdict = counted(len(refused), "thing forbids it", "things forbid it")
             print(
-                f"{len(repositories)} repositories, {size:,} bytes in all; {verdict}; nothing was"
-                " sent"
+                f"{counted(len(repositories), 'repository', 'repositories')}, {size:,} bytes in"
+                f" all; {verdict}; nothing was sent"
             )
         elif refused:
             print(*(f"error: {line}" for line in refused[:-1]), sep="\n", file=sys.stderr)

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from bezoar import program
 from bezoar.errors import UserError
+from bezoar.workflow.wording import counted
 
 PROFILE, CONTEXT = "provenance-run-crate", "https://w3id.org/ro/crate/1.1/context"
 
@@ -100,7 +101,7 @@ def main(argv: list[str] | None = None) -> None:
     valid = True
     for folder in args.folders:
         found = findings(folder)
-        verdict = f"{len(found)} findings" if found else "valid"
+        verdict = counted(len(found), "finding") if found else "valid"
         print(*found, f"{folder}: {verdict} ({PROFILE})", sep="\n", flush=True)
         valid = valid and not found
     raise SystemExit(not valid)

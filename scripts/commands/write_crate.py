@@ -14,6 +14,7 @@ from pathlib import Path
 from bezoar import program
 from bezoar.files import sha256_file, whole_file
 from bezoar.provenance import audit, crate
+from bezoar.workflow.wording import counted
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -29,7 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     receipts = audit.finished(args.results)
     with whole_file(args.output) as stream:
         stream.write(crate.text(receipts, args.results))
-    print(f"{args.output}: {len(receipts)} jobs, sha256 {sha256_file(args.output)}")
+    print(f"{args.output}: {counted(len(receipts), 'job')}, sha256 {sha256_file(args.output)}")
 
 
 if __name__ == "__main__":

@@ -3,11 +3,12 @@
 Usage: bench.py [PART ...] [--busy] [--arguments "--repeats 5"] [--page docs/benchmarks.md] \\
            [--history docs/benchmarks.jsonl]
 
-Each part replaces its section of the page. Before it starts, this says how long its last runs took,
-or about how long it may take. On a busy machine it is refused, unless `--busy` is given, and then
-the result says so. A line of the history holds date, commit, processor with its flags, and the
-section as it was written; the section "Over time" has the numbers to watch, a row for each run,
-each with its change from the run before on such a processor.
+Each part replaces its section of the page, up to a heading `### Findings`: what stands below it is
+written by hand, and has to be checked against the new numbers. Before a part starts, this says how
+long its last runs took, or about how long it may take. On a busy machine it is refused, unless
+`--busy` is given, and then the result says so. A line of the history holds date, commit, processor
+with its flags, and the section as it was written; the section "Over time" has the numbers to watch,
+a row for each run, each with its change from the run before on such a processor.
 """
 
 import argparse

@@ -35,7 +35,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench_page import HH_RLHF, flags, peak_mib, processor, replace_section, source
+from bench_page import HH_RLHF, PYTHON, flags, peak_mib, processor, replace_section, source
 from bezoar import program
 from bezoar.data import contamination, duplicates
 from bezoar.data.hh_rlhf import turns
@@ -54,7 +54,7 @@ ROUGE, MOST_ROUGE = (
     100_000,
 )  # LaMini's own rule; every kept row is a candidate for every new one
 NAIVE = """
-import json, resource, sys, time
+import json, sys, time
 from datasketch import MinHash, MinHashLSH
 texts = [json.loads(line)["text"].lower().split() for line in open(sys.argv[1])]
 started, pairs = time.perf_counter(), 0
@@ -65,8 +65,9 @@ for number, words in enumerate(texts):
         sketch.update(part.encode())
     pairs += bool(index.query(sketch))
     index.insert(number, sketch)
-print(json.dumps({"seconds": time.perf_counter() - started, "found": pairs,
-                  "bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))
+seconds, status = time.perf_counter() - started, open("/proc/self/status").read()
+print(json.dumps({"seconds": seconds, "found": pairs,
+                  "bytes": int(status.partition("VmHWM:")[2].split()[0]) * 1024}))
 """
 
 
@@ -317,7 +318,7 @@ def main(argv: list[str] | None = None) -> None:
                     {"tool": tool, "rows": count, **middle, "all": [run["seconds"] for run in runs]}
                 )
                 print(results[-1], flush=True)
-    text = section(results, f"python scripts/dev/bench_data.py {' '.join(sys.argv[1:])}".strip())
+    text = section(results, f"{PYTHON} scripts/dev/bench_data.py {' '.join(sys.argv[1:])}".strip())
     print(text)
     if args.output:
         replace_section(args.output, SECTIONS[args.texts], text)

@@ -24,7 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench_page import replace_section
+from bench_page import SCRIPTS, make_base, replace_section, run
 from bezoar import program
 from bezoar.errors import UserError
 from bezoar.evaluation.mtbench import (
@@ -40,50 +40,9 @@ from bezoar.readers import read_json, read_jsonl
 from bezoar.training.tokenizer import load_tokenizer
 from bezoar.workflow.configuration import resolved
 
-SCRIPTS = Path(__file__).parents[1]
 # of the items: an untrained model has near ties, which a batch of both tasks decides otherwise than
 # one of each
 TIES = 0.02
-
-
-def run(*command: str | Path) -> None:
-    """Run a process; raise `UserError` with the end of what it printed if it fails."""
-    done = subprocess.run(
-        [sys.executable, *map(str, command)], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise UserError(f"{Path(str(command[0])).name} failed: {done.stderr[-500:]}")
-
-
-def prepare(folder: Path, config: dict[str, Any]) -> None:
-    """Make the world and a base below `folder`."""
-    stage = ("--code", "bench", "--receipt", folder / "receipt.json")
-    run(
-        SCRIPTS / "make_world.py",
-        "--system-messages",
-        "prompts/orca_system_messages.yaml",
-        "--template",
-        "prompts/chat_template.json",
-        "--world",
-        folder / "world",
-        "--recipe",
-        canonical(config["world"] | {"seed": 0}),
-        *stage,
-    )
-    run(
-        SCRIPTS / "pretrain_base.py",
-        "--corpus",
-        folder / "world/corpus.jsonl",
-        "--base",
-        folder / "base",
-        "--checkpoint",
-        folder / "checkpoint.pt",
-        "--metrics",
-        folder / "metrics.jsonl",
-        "--recipe",
-        canonical(config["pretrain"] | {"seed": 0, "steps": 1}),
-        *stage,
-    )
 
 
 def with_fast_tokenizer(base: Path, copy: Path) -> None:
@@ -311,7 +270,7 @@ def main(argv: list[str] | None = None) -> None:
     config = resolved(["config/rehearsal.yaml"])
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        prepare(folder, config)
+        make_base(folder, config["pretrain"] | {"seed": 0, "steps": 1})
         seconds, items = harness(folder, config, args.runs)
         text = lines(
             f"LM Eval Harness, {items} items",

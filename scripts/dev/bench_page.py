@@ -1,5 +1,5 @@
 """What the benchmarks share: a section of docs/benchmarks.md, the processor, a process of its own
-and its memory.
+and its memory, the rehearsal's world and a base in it.
 """
 
 import json
@@ -9,28 +9,37 @@ import statistics
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+SCRIPTS = Path(__file__).parents[1]
+TEMPLATE = "prompts/chat_template.json"
 HH_RLHF = "hh_rlhf/harmless-base.test.jsonl.gz"  # of config/sources.yaml
+PYTHON = "PYTHONPATH=scripts .venv/bin/python"  # what starts a program of scripts/dev
+FINDINGS = "\n### Findings\n"  # of a section: what somebody has written about its numbers
 FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "bf16")
 
 
 def read_section(page: Path, title: str) -> str:
-    """Return the text under `## title` of a page; "" without one."""
+    """Return what a program wrote under `## title` of a page, without the findings; "" without
+    one.
+    """
     text = page.read_text(encoding="utf-8") if page.is_file() else ""
-    return text.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+    section = text.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+    return section.partition(FINDINGS)[0]
 
 
 def replace_section(page: Path, title: str, text: str) -> None:
-    """Replace the text under `## title` by `text`; sections written by other programs stay."""
+    """Replace the text under `## title` by `text`; the section's findings and all other sections
+    stay.
+    """
     from bezoar.files import whole_file  # not at the top: bench_client's peer has no such package
 
     old = page.read_text(encoding="utf-8") if page.is_file() else "# Benchmarks\n"
     before, _, after = old.partition(f"\n## {title}\n")
-    rest = after.partition("\n## ")
+    section, *others = after.partition("\n## ")
+    findings = section.partition(FINDINGS)[1:]
     with whole_file(page) as stream:
-        stream.write(
-            f"{before.rstrip()}\n\n## {title}\n{text}" + (f"\n## {rest[2]}" if rest[1] else "")
-        )
+        stream.write("".join((f"{before.rstrip()}\n\n## {title}\n{text}", *findings, *others)))
 
 
 def source(path: str) -> Path | None:
@@ -97,6 +106,43 @@ def in_own_process(
     if done.returncode:
         raise UserError(f"{name}: failed: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
     return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def run(*command: str | Path) -> None:
+    """Run a process; raise `UserError` with the end of what it printed if it fails."""
+    from bezoar.errors import UserError  # not at the top, likewise
+
+    done = subprocess.run(
+        [sys.executable, *map(str, command)], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise UserError(f"{Path(str(command[0])).name} failed: {done.stderr[-500:]}")
+
+
+def make_world(folder: Path) -> None:
+    """Make the rehearsal's world below `folder`."""
+    from bezoar.files import canonical  # not at the top, likewise
+    from bezoar.workflow.configuration import resolved
+
+    recipe = resolved(["config/rehearsal.yaml"])["world"] | {"seed": 0}
+    run(
+        *(SCRIPTS / "make_world.py", "--system-messages", "prompts/orca_system_messages.yaml"),
+        *("--template", TEMPLATE, "--world", folder / "world", "--recipe", canonical(recipe)),
+        *("--code", "bench", "--receipt", folder / "world.json"),
+    )
+
+
+def make_base(folder: Path, recipe: dict[str, Any]) -> None:
+    """Make the rehearsal's world and pretrain a base in it, both below `folder`."""
+    from bezoar.files import canonical  # not at the top, likewise
+
+    make_world(folder)
+    run(
+        *(SCRIPTS / "pretrain_base.py", "--corpus", folder / "world/corpus.jsonl"),
+        *("--base", folder / "base", "--checkpoint", folder / "checkpoint.pt"),
+        *("--metrics", folder / "metrics.jsonl", "--recipe", canonical(recipe)),
+        *("--code", "bench", "--receipt", folder / "receipt.json"),
+    )
 
 
 def _cpuinfo() -> str:

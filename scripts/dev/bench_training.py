@@ -33,18 +33,24 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench_evaluation import run
-from bench_page import HH_RLHF, flags, processor, replace_section, source, spread
+from bench_page import (
+    HH_RLHF,
+    SCRIPTS,
+    TEMPLATE,
+    flags,
+    make_base,
+    processor,
+    replace_section,
+    source,
+    spread,
+)
 from bezoar import program
 from bezoar.data.hh_rlhf import convert, rows_of
 from bezoar.errors import UserError
-from bezoar.files import canonical, write_jsonl
+from bezoar.files import write_jsonl
 from bezoar.readers import read_jsonl
 from bezoar.rehearsal.world import COURTESY
-from bezoar.workflow.configuration import resolved
 
-SCRIPTS = Path(__file__).parents[1]
-TEMPLATE = "prompts/chat_template.json"
 TOLERANCE = 0.1
 THREADS = {
     "OMP_NUM_THREADS": "2",
@@ -211,26 +217,6 @@ class Words:
         return " ".join(found)
 
 
-def make_world(folder: Path) -> None:
-    """Make the rehearsal's world below `folder`."""
-    recipe = resolved(["config/rehearsal.yaml"])["world"] | {"seed": 0}
-    run(
-        SCRIPTS / "make_world.py",
-        "--system-messages",
-        "prompts/orca_system_messages.yaml",
-        "--template",
-        TEMPLATE,
-        "--world",
-        folder / "world",
-        "--recipe",
-        canonical(recipe),
-        "--code",
-        "bench",
-        "--receipt",
-        folder / "world.json",
-    )
-
-
 def prepare(folder: Path, small: bool) -> dict[str, int]:
     """Make the base and the rows below `folder`; return the steps of each shape."""
     from bezoar.training import preference_pairs
@@ -239,24 +225,7 @@ def prepare(folder: Path, small: bool) -> dict[str, int]:
     from bezoar.training.template import Template
     from bezoar.training.tokenizer import load_tokenizer
 
-    make_world(folder)
-    run(
-        SCRIPTS / "pretrain_base.py",
-        "--corpus",
-        folder / "world/corpus.jsonl",
-        "--base",
-        folder / "base",
-        "--checkpoint",
-        folder / "c.pt",
-        "--metrics",
-        folder / "m.jsonl",
-        "--recipe",
-        canonical(PRETRAIN | ({"steps": 5} if small else {})),
-        "--code",
-        "bench",
-        "--receipt",
-        folder / "receipt.json",
-    )
+    make_base(folder, PRETRAIN | ({"steps": 5} if small else {}))
     tokenizer, template, steps = load_tokenizer(folder / "base"), Template(Path(TEMPLATE)), {}
     words, frame = (
         Words([row["text"] for row in read_jsonl(folder / "world/corpus.jsonl")], tokenizer),

@@ -19,7 +19,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from bench_training import RECIPE, TEMPLATE, Words, make_world, measured
+from bench_page import TEMPLATE, make_world
+from bench_training import RECIPE, Words, measured
 from bezoar import program
 from bezoar.errors import UserError
 from bezoar.files import write_json, write_jsonl

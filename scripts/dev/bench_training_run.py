@@ -11,12 +11,13 @@ recipe that all share. LLaMA-Factory runs in its own environment and imports not
 
 import json
 import math
-import resource
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from bench_page import peak_mib
 
 Spec = dict[str, Any]
 STEP = {
@@ -43,11 +44,9 @@ def peak() -> float:
     """
     import torch
 
-    return (
-        torch.cuda.max_memory_allocated() / 1024
-        if torch.cuda.is_available()
-        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    ) / 1024
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return peak_mib()
 
 
 def watch_trainers() -> None:

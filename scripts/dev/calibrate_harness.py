@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench_evaluation import SCRIPTS, run
+from bench_page import SCRIPTS, run
 from bezoar import program
 from bezoar.errors import UserError
 from bezoar.evaluation.statistics import SHARES, bootstrap_mean

@@ -7,7 +7,7 @@ docs/evidence.md]
 DIR is a project in which the smallest rehearsal has been run; with --only, these parts are measured
 again and the others stay.
 
-Runs the tests of the promises (tests/workflow, with EVIDENCE=1: all of them), asks Snakemake
+Runs the tests of the promises (tests/workflow, with BEZOAR_EVIDENCE=1: all of them), asks Snakemake
 without our planning about the same mutations, and times the commands. Raw results go to a .json
 beside the page, which is written from them. About half an hour on two cores.
 """
@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+from bench_page import processor
 from bezoar import program
 from bezoar.errors import UserError
 from bezoar.files import whole_file, write_json
@@ -226,15 +227,7 @@ def times(finished: Path, empty: Path) -> dict[str, Any]:
 
 def machine() -> str:
     """Name processor, cores and Python."""
-    cpu = next(
-        (
-            line.split(":", 1)[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ),
-        "?",
-    )
-    return f"{cpu}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    return f"{processor()}, {os.cpu_count()} cores, Python {platform.python_version()}"
 
 
 def page(raw: dict[str, Any]) -> str:

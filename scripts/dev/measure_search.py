@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from bench_page import PYTHON
 from bezoar import program
 from bezoar.data.contamination import Items, matches
 from bezoar.data.duplicates import Classes, duplicates
@@ -156,8 +157,8 @@ def table(texts: int, seed: int) -> str:
         "# What the searches find of what was seeded",
         "",
         (
-            f"Written by `python scripts/dev/measure_search.py --texts {texts} --seed {seed}`;"
-            f" {texts:,} texts and {texts // 4:,} seeded ones a line. Duplicates: Jaccard"
+            f"Written by `{PYTHON} scripts/dev/measure_search.py --texts {texts} --seed"
+            f" {seed}`; {texts:,} texts and {texts // 4:,} seeded ones a line. Duplicates: Jaccard"
             f" {config['duplicates']['jaccard']}; contamination:"
             f" {config['contamination']['ngram']}-grams, share"
             f" {config['contamination']['contaminated_share']}. Precision counts every kind"

@@ -102,11 +102,11 @@ def differences_of(seed: int) -> list[dict[str, Any]]:
         if d["own"] and d["metric"] in ("loss", "exact_match", "accuracy")
     ]
     rows += [
-        (f"lm-eval, all items: {d['candidate']} against {d['baseline']}", d["all_items"], 1)
+        (f"{d['candidate']} against {d['baseline']}: lm-eval, all items", d["all_items"], 1)
         for d in harness["differences"]
     ]
     rows += [
-        (f"chat: {d['candidate']} against {d['baseline']}", d, 1)
+        (f"{d['candidate']} against {d['baseline']}: chat", d, 1)
         for d in next(iter(chat["judges"].values()))["differences"]
     ]
     return [
@@ -146,12 +146,15 @@ def page(raw: dict[str, Any]) -> str:
     seeds = list(raw["seeds"].values())
     columns = " | ".join(f"seed {seed}" for seed in raw["seeds"])
     rule = "|---" * (len(seeds) + 2) + "|"
+    command = f"scripts/dev/repeat_rehearsal.py --seeds {' '.join(raw['seeds'])}"
     text = [
         "# What the rehearsal learns",
         "",
         (
-            "Written by `make learning` (`scripts/dev/repeat_rehearsal.py --seeds"
-            f" {' '.join(raw['seeds'])}`)."
+            f"Written by `{command} --finished` from runs that were there already; `make learning`"
+            " makes them, all in one place."
+            if raw["finished"]
+            else f"Written by `make learning` (`{command}`)."
         ),
         *(f"Seed {seed}: {found['machine']}." for seed, found in raw["seeds"].items()),
         "The numbers in full: [learning.json](learning.json), from which this page is made.",
@@ -165,7 +168,7 @@ def page(raw: dict[str, Any]) -> str:
         "",
         "A **bold** difference is an improvement whose interval excludes zero.",
         "",
-        f"| difference | | {columns} |",
+        f"| difference | measure | {columns} |",
         rule,
     ]
     for found in zip(*(seed["differences"] for seed in seeds), strict=True):
@@ -198,6 +201,7 @@ def main(argv: list[str] | None = None) -> None:
         print(f"seed {seed}", file=sys.stderr)
         run(seed, args.cores)
     raw = {
+        "finished": args.finished,
         "seeds": {
             str(seed): {
                 "machine": machine_of(seed),
@@ -205,7 +209,7 @@ def main(argv: list[str] | None = None) -> None:
                 "states": states_of(seed),
             }
             for seed in args.seeds
-        }
+        },
     }
     write_json(args.output.with_suffix(".json"), raw)
     with whole_file(args.output) as stream:

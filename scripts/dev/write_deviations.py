@@ -42,7 +42,12 @@ def substitutions(config: dict[str, Any]) -> list[str]:
         ("evaluator of Evol-Instruct", config["generate"]["evol"]["evaluator"]),
         ("judge", judge["judge"]),
     ):
-        if settings["revision"] is None:
+        if settings["revision"] is None and settings["base_url_env"] is None:
+            found.append(
+                f"The {name} is `{settings['model']}`, an id of its provider's; what is behind it"
+                " cannot be verified, and the receipt records what answered."
+            )
+        elif settings["revision"] is None:
             found.append(
                 f"The {name} is `{settings['model']}` without a pinned revision; the receipt"
                 " records what answered."

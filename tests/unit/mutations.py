@@ -9,7 +9,7 @@ from typing import Any
 
 from hypothesis import HealthCheck, Phase, settings
 
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "20"))
+EXAMPLES = int(os.environ.get("BEZOAR_EXAMPLES", "20"))
 COUNTS: Counter[tuple[str, str]] = Counter()  # (what was tried, how it ended)
 
 

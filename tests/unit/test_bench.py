@@ -57,6 +57,25 @@ def test_every_run_is_kept_and_shown(page: Path, capsys: pytest.CaptureFixture[s
     assert "client, `--repeats 1`, 0" in table and "0.90 (" not in table
 
 
+def test_findings_outlive_the_numbers_and_are_no_part_of_the_record(page: Path) -> None:
+    run(page)
+    findings = f"{SECTION}\n### Findings\n- Faster than before.\n"
+    page.write_text(page.read_text().replace(SECTION, findings))
+    assert [record["section"] for record in run(page)] == [SECTION, SECTION]
+    assert page.read_text().count(f"{findings}\n## Over time\n") == 1
+
+
+def test_what_is_written_by_hand_is_among_the_findings() -> None:
+    texts = [bench.read_section(PAGE, part.section) for part in bench.PARTS.values()]
+    assert [line for text in texts for line in text.splitlines() if line.startswith("- ")] == []
+
+
+def test_a_peak_is_the_process_s_own() -> None:
+    """getrusage's counts the memory of the process that started it, too."""
+    texts = Path(bench_data.__file__).parent.glob("*.py")
+    assert [path for path in texts if "RUSAGE_SELF).ru_maxrss" in path.read_text("utf-8")] == []
+
+
 @pytest.mark.parametrize("title", ["Data, real-looking", "Data"])
 def test_a_part_is_run_with_its_own_arguments_and_writes_its_own_section(
     page: Path, title: str
@@ -168,8 +187,11 @@ def test_growth_is_written_from_all_runs_that_are_kept(tmp_path: Path) -> None:
     cost = {"seconds": 7.4, "mem_mb": 504, "at_most_s": 36.0, "asked_mb": 1200}
     runs = [
         {"scale": scale, "parameters": size, "machine": "2 x A", "commit": "c0ffee1"}
-        | {"rules": {rule: cost}}
-        for scale, size, rule in (("trial", 135_000_000, "sft"), ("rehearsal", 2_400_000, "merge"))
+        | {"rules": {rule: cost | {"seconds": seconds}}}
+        for scale, size, rule, seconds in (
+            ("trial", 135_000_000, "sft", 36.4),
+            ("rehearsal", 2_400_000, "merge", 7.4),
+        )
     ]
     kept, page, drawn = (tmp_path / name for name in ("runs.jsonl", "page.md", "figure.svg"))
     write_jsonl(kept, runs)
@@ -179,6 +201,7 @@ def test_growth_is_written_from_all_runs_that_are_kept(tmp_path: Path) -> None:
     text = page.read_text()
     assert "| seconds / at most | 1. rehearsal, 2.4 M | 2. trial, 135 M |" in text
     assert "| merge | 7 / 36 | – |" in text and "| sft | – | 504 / 1,200 |" in text
+    assert "\nLonger than the bound: sft in run 2.\n" in text
     assert drawn.read_text().count("2. trial, 135 M") == 1
     assert "| **a cluster, 8 GPUs a training** |" in text
     measure_growth.main(places)

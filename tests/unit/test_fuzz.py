@@ -1,7 +1,7 @@
 """Whatever a file holds, a program ends in a right result or in one line that names it, and then
 nothing is written.
 
-A few inputs for each program in every run; `make fuzz` tries FUZZ_EXAMPLES of them (2,000) and
+A few inputs for each program in every run; `make fuzz` tries BEZOAR_EXAMPLES of them (2,000) and
 states how many ended in which way.
 """
 

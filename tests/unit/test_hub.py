@@ -398,7 +398,7 @@ def test_one_command_pins_what_has_no_revision_and_names_what_the_hub_does_not_g
     lock.write_text(json.dumps({"fetched": "a" * 40}))
     model = hub.add("model", "owner/model", FILES).head
     arguments = ["--registry", str(registry), "--lock", str(lock)]
-    with pytest.raises(UserError, match="1 sources have no revision yet"):
+    with pytest.raises(UserError, match="1 source has no revision yet"):
         pin_sources.main(arguments)
     assert "some_data: owner/data: no such dataset at" in capsys.readouterr().out
     data = hub.add("dataset", "owner/data", FILES).head
@@ -406,7 +406,7 @@ def test_one_command_pins_what_has_no_revision_and_names_what_the_hub_does_not_g
     expected = UNPINNED.replace("resolve/main", f"resolve/{model}")
     expected = expected.replace("null\n    licence", f"{'a' * 40}\n    licence")
     assert registry.read_text() == expected.replace("revision: null", f"revision: {data}")
-    assert "1 sources pinned" in capsys.readouterr().out
+    assert "1 source pinned" in capsys.readouterr().out
     hub.asked.clear()
     pin_sources.main(arguments)
     assert hub.asked == [], "nothing is left to ask for"

@@ -1,6 +1,8 @@
 """How a program ends: in one line that a user can act on, or as a bug that says that it is one."""
 
+import ast
 import errno
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,30 @@ from bezoar import program
 
 SCRIPTS = Path(program.__file__).parents[1]
 START = "import errno, os, sys\nfrom bezoar import program\nfrom bezoar.errors import UserError\n"
+
+
+PROGRAMS = [path for room in (".", "commands", "dev") for path in (SCRIPTS / room).glob("*.py")]
+
+
+def required(tree: ast.Module) -> list[str]:
+    """The options without which a program does not start."""
+    found = []
+    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+        if getattr(call.func, "id", "") == "stage_parser":
+            found += ["--recipe", "--code", "--receipt"]
+        if any(word.arg == "required" for word in call.keywords):
+            found += [str(name.value) for name in call.args if isinstance(name, ast.Constant)]
+    return found
+
+
+@pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.stem)
+def test_the_usage_of_a_program_can_be_followed(path: Path) -> None:
+    """It has every required option, and a recipe with all its keys or a `…` for the others."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    usage = ast.get_docstring(tree) or ""
+    assert [option for option in required(tree) if option not in usage] == []
+    recipes = re.findall(r"--recipe '(\{.*?\})'", usage, re.DOTALL)
+    assert [recipe for recipe in recipes if "…" not in recipe and '"seed"' not in recipe] == []
 
 
 def ran(body: str, **options: object) -> "subprocess.CompletedProcess[str]":

@@ -3,9 +3,9 @@ environment works as an ordinary user.
 
 Needs root, buildah, podman and debootstrap; minutes and gigabytes, so only with
 BEZOAR_TEST_IMAGE=1.
-IMAGE_OPTIONS: more options for `buildah bud`, such as the volumes and variables by which pip and
-apt find a mirror. Debian comes from where this machine's apt has it, else from debootstrap's own
-default.
+BEZOAR_IMAGE_OPTIONS: more options for `buildah bud`, such as the volumes and variables by which pip
+and apt find a mirror. Debian comes from where this machine's apt has it, else from debootstrap's
+own default.
 """
 
 import os
@@ -61,7 +61,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> str:
         "BASE=localhost/openbezoar-test-base",
         "--build-arg",
         "TORCH=cpu",
-        *shlex.split(os.environ.get("IMAGE_OPTIONS", "")),
+        *shlex.split(os.environ.get("BEZOAR_IMAGE_OPTIONS", "")),
         "-t",
         "localhost/openbezoar-test",
         ROOT,

@@ -1,8 +1,8 @@
 """Somebody else can rerun it: elsewhere, with other settings, without a network, after a kill, and
-beside another run. EVIDENCE=1 tries all of it.
+beside another run. BEZOAR_EVIDENCE=1 tries all of it.
 
-By default the second run is of the first stages and one training; with EVIDENCE=1 it is the whole
-smallest rehearsal, and every rule is killed.
+By default the second run is of the first stages and one training; with BEZOAR_EVIDENCE=1 it is the
+whole smallest rehearsal, and every rule is killed.
 """
 
 import os

@@ -21,6 +21,7 @@ from bezoar.recipe import require
 from bezoar.workflow import sources
 from bezoar.workflow.layout import LAST
 from bezoar.workflow.source_lock import recorded as recorded_in
+from bezoar.workflow.wording import counted
 
 Receipts = dict[str, dict[str, Any]]
 FilesByName = dict[str, dict[str, str]]  # name -> path -> sha256
@@ -363,25 +364,27 @@ def verdict(
     not made `again` all the same, and why.
     """
     held = [stage for stage in receipts if stage not in again and stage not in held_back]
-    less = f", but {len(held_back)} stages that need no model were not made again"
-    sound = f"SOUND{less if held_back else ''}"
-    files = named_files(receipts)
+    less = counted(
+        len(held_back), "stage that needs no model was", "stages that need no model were"
+    )
+    sound = f"SOUND, but {less} not made again" if held_back else "SOUND"
+    findings, files = counted(len(wrong), "finding"), counted(len(named_files(receipts)), "file")
     commits = Counter(str(receipt["git_commit"])[:12] for receipt in receipts.values())
     return "\n".join(
         [
-            f"# Audit of {results}: {f'NOT SOUND, {len(wrong)} findings' if wrong else sound}",
+            f"# Audit of {results}: {f'NOT SOUND, {findings}' if wrong else sound}",
             "",
             (
-                f"- {len(receipts)} receipts, {len(files)} files hashed again; chain digest"
+                f"- {counted(len(receipts), 'receipt')}, {files} hashed again; chain digest"
                 f" `{chain_digest(receipts)}`"
             ),
             (
-                f"- made again, byte for byte compared: {len(again)} stages"
+                f"- made again, byte for byte compared: {counted(len(again), 'stage')}"
                 f" ({', '.join(again) or 'none'})"
             ),
             (
                 "- held by hashes alone (they load a model, read from the hub, or were not asked"
-                f" for): {len(held)} stages ({', '.join(held) or 'none'})"
+                f" for): {counted(len(held), 'stage')} ({', '.join(held) or 'none'})"
             ),
             *(
                 f"- held by hashes alone: {stage}, though it needs no model: {why}"

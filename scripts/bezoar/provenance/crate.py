@@ -21,6 +21,7 @@ from bezoar.provenance.fingerprint import Hashes, files_in
 from bezoar.provenance.staleness import CACHE
 from bezoar.readers import read_yaml_entries
 from bezoar.workflow import sources
+from bezoar.workflow.wording import counted
 
 Entity = dict[str, Any]
 
@@ -254,8 +255,8 @@ def add_root(crate: Crate, receipts: Receipts, results: Path, ended: float) -> N
         "https://w3id.org/workflowhub/workflow-ro-crate/1.0",
     )
     description = (
-        f"What {len(receipts)} jobs of the workflow read and wrote, by sha256, with the settings,"
-        " code and environment of each."
+        f"What {counted(len(receipts), 'job')} of the workflow read and wrote, by sha256, with the"
+        " settings, code and environment of each."
     )
     crate.add(
         "./",
@@ -326,7 +327,7 @@ def add_workflow(crate: Crate, receipts: Receipts, results: Path, ended: float) 
         "#workflow-run",
         "CreateAction",
         name=f"run of {results}",
-        description=f"{len(receipts)} jobs",
+        description=counted(len(receipts), "job"),
         **span,
     )
     crate.link(run, "instrument", WORKFLOW)

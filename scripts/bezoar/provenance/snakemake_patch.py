@@ -24,6 +24,7 @@ from bezoar.errors import UserError
 from bezoar.files import NO_LOCKS, UNLOCKABLE, differences
 from bezoar.provenance import code_digest, fingerprint, staleness
 from bezoar.readers import read_json_object
+from bezoar.workflow.wording import counted
 
 # The versions of Snakemake in which tests/workflow has passed; envs/main.lock pins one of them.
 TESTED = ("9.27.1",)
@@ -116,17 +117,14 @@ def messages(stale: dict[Any, list[str]]) -> list[str]:
         Path(job.output.get("receipt", job.output[0])).stem: found for job, found in stale.items()
     }
     waiting = sum(found == [staleness.NEVER] for found in names.values())
+    unmade = counted(waiting, "stage or source", "stages and sources")
     lines = [
         f"stale: {name}: {reason}"
         for name, found in sorted(names.items())
         if found != [staleness.NEVER]
         for reason in found
     ]
-    return [
-        *lines,
-        *([f"not made yet: {waiting} stages and sources"] if waiting else []),
-        *([""] if names else []),
-    ]
+    return [*lines, *([f"not made yet: {unmade}"] if waiting else []), *([""] if names else [])]
 
 
 def can_be_written(folder: Path) -> bool:

@@ -21,6 +21,7 @@ from bezoar.errors import UserError
 from bezoar.readers import read_yaml
 from bezoar.surroundings import own
 from bezoar.workflow.resources import Limits, Need, Place
+from bezoar.workflow.wording import counted
 
 WAIT_S = 60  # for an answer of the cluster
 # A job that has ended is known for so long (MinJobAge). The executor asks every 30 s, of a busy
@@ -57,8 +58,8 @@ class Nodes:
         """Return them in a few words."""
         memory = f"{self.memory_mb:,} MB" if self.memory_mb > UNSET_MB else "memory not configured"
         limit = f"{self.minutes} min" if self.minutes is not None else "no time limit"
-        gpus = f", {self.gpus} GPU{'s' if self.gpus > 1 else ''} a node" if self.gpus else ""
-        return f"{self.partition} ({self.cores} cores, {memory}, {limit}{gpus})"
+        gpus = f", {counted(self.gpus, 'GPU')} a node" if self.gpus else ""
+        return f"{self.partition} ({counted(self.cores, 'core')}, {memory}, {limit}{gpus})"
 
 
 @dataclass(frozen=True)
@@ -322,5 +323,5 @@ def plan(folder: str, cores: int, needs: Mapping[str, Need]) -> Plan:
     return Plan(
         tuple(options),
         {"BEZOAR_LIMITS": limits.text()},
-        f"{line} steps that need a network or a moment run here{too_short(needs, limits)}",
+        f"{line} steps that need a network or take only moments run here{too_short(needs, limits)}",
     )

@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from bezoar.workflow.wording import counted
+
 PROBE_S = 20.0  # nvidia-smi loads a driver that may be asleep
 # Microseconds of processor time, and in how many: of a control group, version 2 and version 1.
 QUOTAS = (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"))
@@ -105,14 +107,13 @@ def gpus() -> list[float]:
 def described() -> str:
     """Return the machine on one line."""
     flags, cards = bfloat16(), gpus()
-    count = cores()
     return "; ".join(
         [
-            f"{count} core{'s' if count > 1 else ''} ({platform.machine()})",
+            f"{counted(cores(), 'core')} ({platform.machine()})",
             f"{memory_gib():.1f} GiB of memory",
             f"bfloat16 units ({', '.join(flags)})" if flags else "no bfloat16 units",
             f"Python {platform.python_version()}",
             f"{shutil.disk_usage('.').free / 2**30:.0f} GiB of disk free",
-            f"{len(cards)} GPU{'s' if len(cards) > 1 else ''}" if cards else "no GPU",
+            counted(len(cards), "GPU") if cards else "no GPU",
         ]
     )

@@ -97,7 +97,7 @@ def gpu(need_mb: int) -> Iterator[str]:
     shown, complaint = cards()
     seen = torch_view()
     if not seen["version"]:
-        yield f"torch: cannot be loaded ({seen['error']}); make clean, then make environment"
+        yield f"torch: cannot be loaded ({seen['error']}); remove .venv, then make environment"
         return
     if not shown and not seen["devices"]:
         yield (
@@ -107,8 +107,8 @@ def gpu(need_mb: int) -> Iterator[str]:
         return
     if seen["cuda"] is None:
         yield (
-            f"torch: {seen['version']} is the CPU build, and there is a GPU ({shown[0].name}); make"
-            " clean, then make environment TORCH=cuda"
+            f"torch: {seen['version']} is the CPU build, and there is a GPU ({shown[0].name}); run"
+            " `make environment TORCH=cuda`"
         )
         return
     if not seen["devices"]:
@@ -202,8 +202,8 @@ def on_cluster(profile: str, needs: Mapping[str, Need]) -> Iterator[str]:
         yield str(error)
     if most_gpu_mb(needs.values()) and torch_view()["cuda"] is None:
         yield (
-            "torch: the CPU build, and jobs are to compute on GPUs; make clean, then make"
-            f" environment TORCH=cuda PROFILE={profile}"
+            "torch: the CPU build, and jobs are to compute on GPUs; run `make environment"
+            f" TORCH=cuda PROFILE={profile}`"
         )
 
 

@@ -23,6 +23,7 @@ from snakemake_interface_logger_plugins.common import LogEvent
 from bezoar.progress import EVERY_S, MARK, RESUMED, clock
 from bezoar.workflow import duration
 from bezoar.workflow.duration import Plan, Step
+from bezoar.workflow.wording import counted
 
 SHORT_S = 3.0  # a step that has ended by then is shown only once
 LINES = 8  # of running steps, every ten seconds
@@ -134,7 +135,6 @@ class Display:
         """Start with the steps of a plan and the seconds expected of them."""
         self.plan, self.seconds = plan, seconds
         self.total = sum(name != TARGET for name in plan.steps)
-        cores = f"{plan.cores} core{'s' if plan.cores > 1 else ''}"
         left = self.left()
         why = "from earlier runs" if own else "estimated; corrected as it goes"
         about = (
@@ -143,8 +143,8 @@ class Display:
         if plan.jobs:
             about = f"on a cluster, {plan.jobs} at once: how long depends on its queue"
         else:
-            about = f"on {cores}: {about}"
-        self.write(f"{self.total} steps {about}")
+            about = f"on {counted(plan.cores, 'core')}: {about}"
+        self.write(f"{counted(self.total, 'step')} {about}")
         self.write("Ctrl-C stops it; the same command continues from there.")
 
     def left(self) -> float | None:

@@ -48,7 +48,7 @@ MEASURED_MB = {
     "data_duplicates": 60,
     "data_contamination": 60,
 }
-# Steps that need a network, or take a moment: they run where Snakemake does. Nodes of a cluster
+# Steps that need a network or take only moments: they run where Snakemake does. Nodes of a cluster
 # often have no network, and a queue costs more than such a step.
 LIGHT = frozenset(
     "fetch_file fetch_snapshot world flan generate_lamini generate_evol generate_orca filter"
@@ -79,7 +79,7 @@ HOST_BYTES = {
 }
 DTYPE_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
 # The same where a CPU computes, in float32. A training's is the 16-bit checkpoint on its way into
-# 4 bits: of a base of the paper's shape (`make dress-rehearsal`) SFT and the merge took 10.7 GB
+# 4 bits: of a base of the paper's shape (`make dress-rehearsal`) SFT and the merge took 10.6 GB
 # each, 3.1 bytes a parameter.
 CPU_BYTES = HOST_BYTES | {
     **dict.fromkeys(("sft", "hh_sft", "dpo_reference", "dpo"), 3.2),

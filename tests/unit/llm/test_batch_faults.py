@@ -498,7 +498,7 @@ def test_batches_of_several_providers_in_one_store_are_each_cancelled_with_its_o
         with LLMClient.of(settings, store / "s.sqlite", 2, None, "batch") as client:
             client.model.cancel(give_up=True)  # type: ignore[attr-defined]
         assert at_rest(store)[0] == left
-    assert "1 batches cancelled: b1" in cancelled(OPENAI, other, CLAUDE)
+    assert "1 batch cancelled: b1" in cancelled(OPENAI, other, CLAUDE)
 
 
 def test_a_batch_that_the_provider_does_not_know_can_be_given_up(
@@ -565,7 +565,7 @@ def test_a_batch_whose_id_was_not_written_down_is_not_overlooked_by_cancelling(
     monkeypatch.setattr(cancel_batches, "models_asked", lambda _: [("judge", settings)])
     if settings is OPENAI:
         cancel_batches.main(["--config", "x"])
-        assert "1 batches cancelled: b0" in capsys.readouterr().out and peer.turns["cancel"] == 1
+        assert "1 batch cancelled: b0" in capsys.readouterr().out and peer.turns["cancel"] == 1
         return
     for more in ([], ["--give-up"]):
         with pytest.raises(SystemExit) as ended:

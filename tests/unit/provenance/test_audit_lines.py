@@ -66,7 +66,7 @@ def test_rows_streamed_from_the_hub_are_held_by_hashes(
     monkeypatch.setattr(audit_results, "make_again", lambda stage, *_: [f"{stage}: made again"])
     page = audited(capsys)
     assert page.startswith(f"# Audit of {RESULTS}: SOUND")
-    assert "read from the hub, or were not asked for): 1 stages (flan_niv2)" in page
+    assert "read from the hub, or were not asked for): 1 stage (flan_niv2)" in page
     assert audit_results.is_light("generate_orca.py")
 
 
@@ -156,7 +156,7 @@ def test_a_damaged_receipt_is_a_finding(
     del held[key]
     path.write_text(json.dumps(held if value is ... else {**held, key: value}))
     page = audited(capsys)
-    assert page.startswith(f"# Audit of {RESULTS}: NOT SOUND, 1 findings")
+    assert page.startswith(f"# Audit of {RESULTS}: NOT SOUND, 1 finding\n")
     assert f"- a: {path}: {said}" in page and "; not a receipt\n" in page
 
 
@@ -203,7 +203,7 @@ def test_an_archive_says_what_it_leaves_out_and_its_audit_does_without(
         archive.extractall(elsewhere, filter="data")
     monkeypatch.chdir(elsewhere)
     page = audited(capsys)
-    less = "SOUND, but 1 stages that need no model were not made again"
+    less = "SOUND, but 1 stage that needs no model was not made again"
     assert page.startswith(f"# Audit of {RESULTS}: {less}\n")
     assert f"\n- left out of the archive: {weights}: larger than 8000000 bytes\n" in page
     why = f"it needs no model: {weights}: left out of the archive"

@@ -27,9 +27,9 @@ ROWS: dict[str, list[tuple[str, str] | str]] = {
     "preference accuracy: SFT → HH-RLHF SFT → DPO": [
         ("preferences: accuracy", MODELS[name]) for name in ("SFT", "HH-RLHF SFT", "DPO")
     ],
-    "lm-eval, all items: SFT over base": ["lm-eval, all items: openbezoar-sft against base"],
+    "lm-eval, all items: SFT over base": ["openbezoar-sft against base: lm-eval, all items"],
     "chat, 1–10: base → SFT → HH-RLHF SFT → DPO": [(CHAT, name) for name in MODELS.values()],
-    "chat: DPO over HH-RLHF SFT": ["chat: openbezoar-hh-rlhf-dpo against openbezoar-hh-rlhf-sft"],
+    "chat: DPO over HH-RLHF SFT": ["openbezoar-hh-rlhf-dpo against openbezoar-hh-rlhf-sft: chat"],
 }
 
 
@@ -83,7 +83,7 @@ def wrong(readme: str, raw: dict[str, Any]) -> list[str]:
         abs(round(100 * row["mean"], 1))
         for seed in raw["seeds"].values()
         for row in seed["differences"]
-        if row["what"].startswith("lm-eval")
+        if row["what"].endswith(": lm-eval, all items")
     ]
     points = "".join(re.findall(r"((?:\d+\.\d+|,|and|\s)+)points\s+of\s+lm-eval", losses))
     stated = [float(number) for number in re.findall(r"\d+\.\d+", points)]
@@ -128,6 +128,12 @@ def test_a_row_without_a_source_is_found(raw: dict[str, Any]) -> None:
         .replace("| chat: DPO over HH-RLHF SFT |", "| chat: better |")
     )
     assert wrong(readme, raw) == ["chat: better: no source is known for this row"]
+
+
+def test_the_page_says_whether_its_runs_were_there_already(raw: dict[str, Any]) -> None:
+    command = "scripts/dev/repeat_rehearsal.py --seeds 39 40 41"
+    assert f"Written by `{command} --finished` from runs" in page(raw | {"finished": True})
+    assert f"Written by `make learning` (`{command}`)." in page(raw | {"finished": False})
 
 
 def test_the_page_of_all_seeds_is_made_from_the_numbers(raw: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """docs/deviations.md says what the configuration says, no more and no less."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -65,6 +66,15 @@ def test_the_judge_in_place_of_the_papers_is_named_and_disappears_with_it(projec
 def test_the_rater_in_place_of_the_papers_is_named() -> None:
     committed = (ROOT / "docs/deviations.md").read_text(encoding="utf-8")
     assert "Rows are rated by `gpt-5.5-2026-04-23`; the paper's rater was `gpt-4`" in committed
+
+
+def test_an_id_of_a_provider_is_not_called_a_missing_revision(project: Path) -> None:
+    text = written(project)
+    assert re.findall(r"^- The (.*) is `.*` without a pinned revision", text, re.MULTILINE) == [
+        "teacher"
+    ]
+    whose = re.findall(r"^- The (.*) is `.*`, an id of its provider's; what", text, re.MULTILINE)
+    assert whose == ["filter", "evaluator of Evol-Instruct", "judge"]
 
 
 def test_a_new_prompt_shows(project: Path) -> None:

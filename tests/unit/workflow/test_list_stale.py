@@ -41,6 +41,7 @@ def test_a_users_quiet_profile_and_locale_change_nothing(tmp_path: Path, unmade:
     lines = done.stdout.decode().splitlines()
     assert done.returncode == 1, done.stderr
     assert lines[0].startswith("not made yet: ") and "world, base" in lines[1]
+    assert lines[1].startswith("would be checked, with everything downstream: ")
 
 
 def test_a_configuration_that_is_not_valid_is_said_without_a_traceback(tmp_path: Path) -> None:

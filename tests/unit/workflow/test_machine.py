@@ -9,6 +9,7 @@ import doctor
 from bezoar.errors import UserError
 from bezoar.workflow import duration, machine
 from bezoar.workflow.configuration import resolved
+from bezoar.workflow.wording import counted
 
 REHEARSAL = "config/rehearsal.yaml"
 
@@ -67,6 +68,14 @@ def test_a_containers_share_counts_in_control_groups_of_either_version(
         (tmp_path / name).write_text(f"{text}\n")
     assert machine.cores() == min(cores, share or cores)
     assert machine.memory_gib() == (limit_gib or memory)
+
+
+def test_a_noun_is_counted_as_english_does() -> None:
+    assert [counted(number, "step") for number in (0, 1, 2)] == ["0 steps", "1 step", "2 steps"]
+    assert [counted(number, "thing is", "things are") for number in (1, 3)] == [
+        "1 thing is",
+        "3 things are",
+    ]
 
 
 def tool(folder: Path, output: str) -> str:

@@ -95,9 +95,12 @@ def test_a_cpu_is_refused_unless_told(machine: Machine, monkeypatch: pytest.Monk
     [
         (
             {"version": "", "error": "libcudart.so.13: cannot open"},
-            "torch: cannot be loaded (libcu",
+            "cannot open); remove .venv, then make environment",
         ),
-        ({"version": "2.13.0+cpu", "cuda": None, "devices": []}, "is the CPU build"),
+        (
+            {"version": "2.13.0+cpu", "cuda": None, "devices": []},
+            "; run `make environment TORCH=cuda`",
+        ),
         (
             {"devices": [], "error": "CUDA initialization: The NVIDIA driver is too old"},
             "cannot use it (CUDA initialization: The NVIDIA driver is too old); it is built for"
@@ -113,6 +116,12 @@ def test_a_torch_that_cannot_use_the_gpu_is_a_problem(
     machine.seen |= changed
     (line,) = gpu(NEED_MB)
     assert said in line and not line.startswith("note: ")
+
+
+def test_no_remedy_removes_the_other_environments() -> None:
+    """`make clean` removes vLLM's and llama.cpp's, too; `make environment` remakes .venv alone."""
+    texts = Path(machine_checks.__file__).parents[2].rglob("*.py")
+    assert [path for path in texts if "make clean" in path.read_text(encoding="utf-8")] == []
 
 
 def test_memory_that_may_do_is_a_note_and_less_is_a_problem() -> None:
@@ -192,7 +201,8 @@ def test_on_a_cluster_the_cluster_is_looked_at(
     monkeypatch.setattr(cluster, "plan", lambda *_: cluster.Plan((), {}, "cluster: Slurm 22"))
     lines = list(problems(paper(), "profiles/slurm"))
     assert lines[0] == "note: cluster: Slurm 22"
-    assert lines[1].startswith("torch: the CPU build, and jobs are to compute on GPUs")
+    assert lines[1].startswith("torch: the CPU build, and jobs are to compute on GPUs; run `make")
+    assert lines[1].endswith("environment TORCH=cuda PROFILE=profiles/slurm`")
     machine.seen["cuda"] = "13.0"
     assert list(problems(paper(), "profiles/slurm")) == lines[:1]
 

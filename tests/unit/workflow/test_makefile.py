@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from bezoar.workflow import cluster
+
 ROOT = Path(__file__).parents[3]
 pytestmark = pytest.mark.skipif(not shutil.which("make"), reason="no make")
 FOREIGN = {
@@ -61,6 +63,17 @@ def test_a_setting_is_read_from_the_command_line_or_under_our_name(
     arguments: list[str], more: dict[str, str]
 ) -> None:
     assert "--cores 3 " in make("-n", "rehearsal", *arguments, **more).stdout
+
+
+@pytest.mark.parametrize("target", ["rehearsal", "trial", "reproduce", "report"])
+def test_a_run_ends_with_the_path_of_its_report(target: str) -> None:
+    assert 'echo "report: ' in make("-n", target).stdout
+
+
+def test_the_help_is_one_column() -> None:
+    shown = [line for line in make("help").stdout.splitlines() if line.startswith("  make ")]
+    assert {len(line) - len(line.split(maxsplit=2)[2]) for line in shown} == {24}
+    assert any(line.startswith("  make .venv-serve ") for line in shown)
 
 
 @pytest.fixture
@@ -128,6 +141,22 @@ def test_every_target_that_a_text_names_exists() -> None:
     named = set(re.findall(r"make (\S+)", texts))
     written = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert len(named) > 10 and named <= written
+
+
+def test_the_number_of_jobs_on_a_cluster_is_explained() -> None:
+    page = (ROOT / "docs/environment.md").read_text(encoding="utf-8")
+    (row,) = re.findall(r"^\| `JOBS=.*", page, re.MULTILINE)
+    jobs = cluster.read_profile(str(ROOT / "profiles/slurm"))["jobs"]
+    assert f"jobs on the cluster at once (default: the profile's `jobs`, {jobs})" in row
+
+
+def test_every_setting_of_the_tests_has_our_prefix_and_is_listed() -> None:
+    page = (ROOT / "docs/environment.md").read_text(encoding="utf-8")
+    texts = [path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py")]
+    read = {name for text in texts for name in re.findall(r'environ\.get\("(\w+)"', text)}
+    assert "BEZOAR_EXAMPLES" in read
+    assert {name for name in read - {"CUDA_VISIBLE_DEVICES"} if f"`{name}`" not in page} == set()
+    assert all(name.startswith("BEZOAR_") for name in read - {"CUDA_VISIBLE_DEVICES"})
 
 
 def test_every_setting_is_listed_with_its_variable() -> None:
