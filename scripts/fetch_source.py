@@ -33,25 +33,16 @@ from typing import Any
 from bezoar import hub, network, program, progress
 from bezoar.errors import UserError
 from bezoar.files import sha256_file, whole_directory, whole_file, write_json
-from bezoar.readers import (
-    HEAD,
-    ZSTD,
-    column,
-    json_argument,
-    read_json,
-    refuse_stand_ins,
-    shown,
-    stand_in,
-)
+from bezoar.readers import HEAD, ZSTD, json_argument, refuse_stand_ins, shown, stand_in
 from bezoar.surroundings import own
 from bezoar.workflow import packages
-from bezoar.workflow.source_lock import require
+from bezoar.workflow.mirror import MANIFEST, in_mirror, manifest_of, with_content
+from bezoar.workflow.source_lock import pinned, require
 
 ATTEMPTS = 5
 TIMEOUT_S = 30
 PROXIED = ("http", "https")  # kinds of proxies that urllib takes
 UNREACHABLE = (errno.ENETDOWN, errno.ENETUNREACH, errno.ENETRESET, errno.EHOSTUNREACH)
-MANIFEST = "manifest.json"
 THEIRS = "manifest.original.json"  # what a repository itself has under that name
 PAGES = (".html", ".htm", ".xml")
 MAGIC: dict[str, bytes | tuple[bytes, ...]] = {
@@ -61,27 +52,6 @@ MAGIC: dict[str, bytes | tuple[bytes, ...]] = {
     ".parquet": b"PAR1",
 }
 ERROR_KEYS = {"error", "message", "status", "code", "detail", "request_id"}
-
-
-def in_mirror(mirror: Path, entry: dict[str, Any]) -> Path | None:
-    """Return the mirror's copy of a file: under its path, or under its name with the right
-    content.
-    """
-    place = mirror / entry["path"]
-    if place.is_symlink() and not place.exists():
-        raise UserError(
-            f"{place}: a link to a file that does not exist; fetch it, for git-annex with `git"
-            " annex get`"
-        )
-    if place.is_file():
-        return place
-    return with_content(mirror, place.suffix, entry["sha256"]) if entry["sha256"] else None
-
-
-def with_content(mirror: Path, suffix: str, sha256: str) -> Path | None:
-    """Return a file anywhere in the mirror with this suffix and this content, if there is one."""
-    candidates = (path for path in sorted(mirror.rglob(f"*{suffix}")) if path.is_file())
-    return next((path for path in candidates if sha256_file(path) == sha256), None)
 
 
 def is_of_connection(error: OSError) -> bool:
@@ -275,20 +245,6 @@ def fetch_file(entry: dict[str, Any], output: Path, lock: Path, mirror: Path | N
     part.unlink()
 
 
-def manifest_of(copy: Path) -> dict[str, Any]:
-    """Return the manifest that a fetch wrote into a snapshot; an empty one if there is none, also
-    where a repository has a file of its own by that name.
-    """
-    path = copy / MANIFEST
-    content = read_json(path) if path.is_file() else None
-    keys = {"id", "hub", "revision", "files"}
-    if not isinstance(content, dict) or "revision" not in content or not keys.issuperset(content):
-        return {}
-    if "files" in content:
-        column(content, "files", dict, str(path))
-    return content
-
-
 def keep_theirs(folder: Path) -> None:
     """Move a repository's own file out of the place of our manifest."""
     if (folder / MANIFEST).is_file() and not manifest_of(folder):
@@ -308,10 +264,10 @@ def digests_of(folder: Path) -> dict[str, str]:
 
 
 def fetch_snapshot(entry: dict[str, Any], output: Path, lock: Path, mirror: Path | None) -> None:
-    """Fetch a hub repository into `output`'s directory, and write the manifest of its files
-    last.
+    """Fetch a hub repository into `output`'s directory, at its commit or the one that the first
+    fetch recorded, and write the manifest of its files last.
     """
-    folder = output.parent
+    folder, entry = output.parent, pinned(entry, lock)
     copy = mirror / "hub" / entry["id"] if mirror else None
     if copy and copy.is_dir():
         refuse_stand_ins(copy)

@@ -88,8 +88,10 @@ def command(recipe: Recipe, port: int) -> list[str]:
 
 
 def require_no_revision(recipe: Recipe) -> None:
-    """Raise `UserError` if a revision is asked for that the program would not serve."""
-    if recipe["revision"]:
+    """Raise `UserError` if a revision is asked for that the program would not serve; beside weights
+    that are a file it only says which these are.
+    """
+    if recipe["revision"] and "weights" not in recipe:
         raise UserError(
             f"teacher.revision: {recipe['program']} serves what it finds, not"
             f" {recipe['revision'][:12]}…; leave it null, or take program: vllm"

@@ -7,10 +7,11 @@ Usage: BEZOAR_MIRROR=dir stream_flan.py --entry '{"id": "flan_niv2_submix", "hub
            --code … --rows …/flan/flan_niv2_submix.jsonl --counts … --receipt …
 
 Rows come through `datasets`, at the entry's revision, from the hub or from MIRROR/hub/<id>; where
-no revision is published, the first one used is written to --lock. original_index is the position of
-a row in the stream, from 0. The counts say how many rows were read and how many each rule dropped;
-the rules and the draw are those of generate_orca.py, which chooses the same rows from the whole
-submix as from the rows kept here; so a row that the teacher has no room for is dropped here, too.
+no revision is published, the first one used is written to --lock, and is the one from then on. The
+receipt's facts have it. original_index is the position of a row in the stream, from 0. The counts
+say how many rows were read and how many each rule dropped; the rules and the draw are those of
+generate_orca.py, which chooses the same rows from the whole submix as from the rows kept here; so a
+row that the teacher has no room for is dropped here, too.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -27,7 +28,8 @@ from bezoar.files import write_json, write_jsonl
 from bezoar.provenance.receipt import Receipt, stage_parser
 from bezoar.readers import json_argument, refuse_stand_ins
 from bezoar.surroundings import own
-from bezoar.workflow.source_lock import require
+from bezoar.workflow.mirror import manifest_of
+from bezoar.workflow.source_lock import pinned, require
 
 
 class Recipe(TypedDict):
@@ -63,9 +65,12 @@ def stream(entry: dict[str, Any], mirror: Path | None, lock: Path) -> Iterator[d
     """
     import datasets
 
+    entry = pinned(entry, lock)
     local = mirror / "hub" / entry["id"] if mirror else None
     if local and local.is_dir():
         refuse_stand_ins(local)
+        if revision := manifest_of(local).get("revision"):
+            require(entry["id"], "revision", revision, entry["revision"], lock)
         yield from _read(
             lambda: datasets.load_dataset(str(local), split="train", streaming=True), str(local)
         )
@@ -160,7 +165,8 @@ def main(argv: list[str] | None = None) -> None:
             [{key: value for key, value in row.items() if key != "dataset_source"} for row in rows],
         )
         write_json(args.counts, counts)
-        receipt.facts |= {"source": args.entry["hub"], **counts}
+        revision = pinned(args.entry, args.lock)["revision"]
+        receipt.facts |= {"source": args.entry["hub"], "revision": revision, **counts}
         print(counts, flush=True)
 
 

@@ -9,6 +9,7 @@ from urllib.parse import unquote, urlsplit
 from urllib.request import Request, getproxies_environment, proxy_bypass
 
 from bezoar.errors import UserError, reason
+from bezoar.surroundings import exempt_this_machine
 
 KINDS = ("http", "https", "all")  # of proxies, as their variables begin
 ENCODE = "in a name or password, # / ? @ are written %23 %2F %3F %40"
@@ -17,10 +18,11 @@ CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 
 def require_network() -> None:
     """Raise `UserError` that names the variable if no client can be made with the proxies and
-    certificates that the environment names.
+    certificates that the environment names; no proxy is asked for this machine from here on.
     """
     import httpx2
 
+    exempt_this_machine(os.environ)
     try:
         httpx2.Client().close()
     except Exception as error:  # of many kinds: no SOCKS, an unknown scheme or port, no such file
@@ -52,9 +54,11 @@ def shown(text: str) -> str:
 
 
 def request(url: str, method: str = "GET") -> Request:
-    """Return a request. urllib takes a name and password in the URL for a part of the host; here
-    they become a header, which goes to no host that the server redirects to.
+    """Return a request, for which no proxy is asked if it is to this machine. urllib takes a name
+    and password in the URL for a part of the host; here they become a header, which goes to no host
+    that the server redirects to.
     """
+    exempt_this_machine(os.environ)
     parts = urlsplit(url)
     login, _, host = parts.netloc.rpartition("@")
     found = Request(parts._replace(netloc=host).geturl(), method=method)

@@ -81,10 +81,18 @@ def clean(environ: MutableMapping[str, str], scripts: Path) -> None:
     for name in [name for name in environ if foreign(name)]:
         del environ[name]
     environ.update(OURS, PYTHONPATH=str(scripts))
-    for name in ("NO_PROXY", "no_proxy"):
-        hosts = [host for host in environ.get(name, "").split(",") if host]
-        environ[name] = ",".join(dict.fromkeys([*hosts, *LOOPBACK]))
+    exempt_this_machine(environ)
     provide_home(environ)
+
+
+def exempt_this_machine(environ: MutableMapping[str, str]) -> None:
+    """Have no proxy asked for this machine itself. Both spellings of NO_PROXY get the hosts of the
+    one that counts, which is the small one if both are set; `*`, every host, counts only alone.
+    """
+    held = environ.get("no_proxy", environ.get("NO_PROXY", ""))
+    hosts = [host for name in held.split(",") if (host := name.strip())]
+    exempt = "*" if "*" in hosts else ",".join(dict.fromkeys([*hosts, *LOOPBACK]))
+    environ.update(NO_PROXY=exempt, no_proxy=exempt)
 
 
 def provide_home(environ: MutableMapping[str, str]) -> None:

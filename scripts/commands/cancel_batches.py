@@ -3,7 +3,8 @@ charged, and the next run collects it; with `--give-up` the next run asks for it
 
 Usage: cancel_batches.py [--give-up] --config config/paper.yaml
 
-Exit status 1: a batch may be running whose id a killed run had not yet written down.
+Exit status 1: a batch may be running whose id a killed run had not yet written down, or that was
+given up although it could not be cancelled.
 """
 
 import argparse

@@ -32,18 +32,21 @@ from bezoar.llm.faults import Fault
 from bezoar.llm.model_ends import asked_end, listed_end, not_served, warning
 from bezoar.llm.settings import ModelSpec
 from bezoar.progress import clock
+from bezoar.release.licences import acknowledged, terms
 from bezoar.surroundings import own
 from bezoar.workflow import duration, machine_checks, packages, served, sources
 from bezoar.workflow import machine as machine_of
 from bezoar.workflow.cluster import is_slurm
 from bezoar.workflow.configuration import SCHEMA, check, files_of, resolved
 from bezoar.workflow.layout import Layout, models_asked
-from bezoar.workflow.source_lock import recorded
+from bezoar.workflow.mirror import in_mirror, with_content
+from bezoar.workflow.source_lock import pinned, recorded
 from bezoar.workflow.wording import counted
 
 LEAST_GIB = {"dress-rehearsal": 28}  # of disk; of any other small scale:
 FEW_GIB = 3
 KNOCK_S = 3
+LOCK = Path("config/sources.lock")
 
 
 def machine(config: dict[str, Any], profile: str = "profiles/default") -> Iterator[str]:
@@ -244,9 +247,9 @@ def absent(config: dict[str, Any]) -> Iterator[str]:
 
 def licences(entries: list[dict[str, Any]]) -> Iterator[str]:
     """Yield licences that forbid commercial use and are not acknowledged."""
-    acknowledged = [name.strip() for name in own("ACKNOWLEDGE_LICENCES").split(",")]
+    accepted = acknowledged()
     for entry in entries:
-        if "NC" in str(entry["licence"]) and entry["id"] not in acknowledged:
+        if "nc" in terms(entry["licence"] or "") and entry["id"] not in accepted:
             yield (
                 f"licence: {entry['id']} is {entry['licence']} (no commercial use); if you accept,"
                 f" ACKNOWLEDGE_LICENCES={entry['id']} on make's command line, or export"
@@ -254,18 +257,34 @@ def licences(entries: list[dict[str, Any]]) -> Iterator[str]:
             )
 
 
+def to_fetch(layout: Layout, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the sources without the submixes whose rows a stage has kept: nothing else of those is
+    ever stored.
+    """
+    kept = {name for name in layout.streamed if Path(layout.rows_of(name)).is_file()}
+    return [entry for entry in entries if entry["id"] not in kept]
+
+
 def lies_here(entry: dict[str, Any]) -> bool:
-    """Say whether a source has been fetched, or MIRROR holds it."""
-    place = entry.get("path") or f"hub/{entry['id']}"
-    mirror = own("MIRROR")
-    return (Path("data") / place).exists() or bool(mirror and (Path(mirror) / place).exists())
+    """Say whether a source has been fetched, or MIRROR holds it, wherever the fetch looks for it;
+    raise `UserError` if it holds a link to nothing.
+    """
+    if Path(sources.path_of(entry["id"], {entry["id"]: entry})).exists():
+        return True
+    if not own("MIRROR"):
+        return False
+    mirror = Path(own("MIRROR"))
+    if "hub" in entry:
+        return (mirror / "hub" / entry["id"]).is_dir()
+    wheel = entry["package_sha256"] if packages.member_of(entry["url"]) else None
+    return bool(in_mirror(mirror, entry) or (wheel and with_content(mirror, ".whl", wheel)))
 
 
 def host_of(entry: dict[str, Any]) -> str | None:
-    """Return the address of the host that a source is fetched from; None for pip's, and for what
-    is taken from the hub's cache.
+    """Return the address of the host that a source is fetched from; None for pip's, and for the
+    hub's where it is not to be asked.
     """
-    if "hub" in entry:
+    if "hub" in entry or hub.is_on_hub(entry["url"]):
         return None if hub.offline() else hub.endpoint()
     if packages.member_of(entry["url"]):
         return None
@@ -277,13 +296,20 @@ def unreachable(entries: list[dict[str, Any]]) -> list[str]:
     """Return what is wrong with sources: one line for each host that does not answer at all, and
     one for each source that the others do not have.
     """
-    there = {entry["id"]: host_of(entry) for entry in entries if not lies_here(entry)}
+    there, lines = dict[str, str | None](), list[str]()
+    for entry in entries:
+        try:
+            if not lies_here(entry):
+                there[entry["id"]] = host_of(entry)
+        except UserError as error:
+            lines.append(f"source: {error}")
     hosts = list(dict.fromkeys(host for host in there.values() if host))
     with ThreadPoolExecutor(32) as pool:
         silent = {host: why for host, why in zip(hosts, pool.map(knock, hosts), strict=True)}
         silent = {host: why for host, why in silent.items() if isinstance(why, str)}
-        asked = [entry for entry in entries if there.get(entry["id"]) not in silent]
-        lines = [problem for problem in pool.map(reachable, asked) if problem]
+        missing = [entry for entry in entries if entry["id"] in there]
+        asked = [entry for entry in missing if there[entry["id"]] not in silent]
+        lines += [problem for problem in pool.map(reachable, asked) if problem]
     for host, why in silent.items():
         names = [name for name, place in there.items() if place == host]
         setting = " and HF_ENDPOINT" if host == hub.endpoint() else ""
@@ -297,9 +323,7 @@ def unreachable(entries: list[dict[str, Any]]) -> list[str]:
 
 
 def reachable(entry: dict[str, Any]) -> str | None:
-    """Return what is wrong with a source, or None."""
-    if lies_here(entry):
-        return None
+    """Return what is wrong with a source that does not lie here, or None."""
     place = entry.get("path") or f"hub/{entry['id']}"
     if "url" in entry and (member := packages.member_of(entry["url"])):
         if packages.offered(member, KNOCK_S):
@@ -309,9 +333,14 @@ def reachable(entry: dict[str, Any]) -> str | None:
             f" put it into MIRROR/{place}"
         )
     if "hub" in entry:
-        lacking = hub.lacking(entry, KNOCK_S)
+        lacking = hub.lacking(pinned(entry, LOCK), KNOCK_S)
         return f"source: {lacking}" if lacking else None
     url = hub.address(entry["url"])
+    if hub.is_on_hub(entry["url"]) and hub.offline():
+        return (
+            f"source: {entry['id']} is not in MIRROR, and HF_HUB_OFFLINE is set; unset it, or put"
+            f" it into MIRROR/{place}"
+        )
     return (
         None
         if answers(url)
@@ -324,8 +353,7 @@ def reachable(entry: dict[str, Any]) -> str | None:
 
 def unpinned(entries: list[dict[str, Any]]) -> Iterator[str]:
     """Yield a note that names the sources that nothing pins yet."""
-    lock = Path("config/sources.lock")
-    held = recorded(lock)
+    held = recorded(LOCK)
     names = [
         entry["id"]
         for entry in entries
@@ -335,7 +363,7 @@ def unpinned(entries: list[dict[str, Any]]) -> Iterator[str]:
     if names:
         yield (
             f"note: {counted(len(names), 'source has', 'sources have')} no published hash or"
-            f" revision ({', '.join(names)}); the first fetch records what came in {lock}, keep"
+            f" revision ({', '.join(names)}); the first fetch records what came in {LOCK}, keep"
             " that file, or pin the hub's commits of today first: make pin"
         )
 
@@ -376,7 +404,7 @@ def main(argv: list[str] | None = None) -> None:
         return
     print(expected(config, args.cores, args.profile))
     entries = wanted(config)
-    knocks = unreachable(entries)
+    knocks = unreachable(to_fetch(Layout(config), entries))
     here, models = machine(config, args.profile), list[str]()
     if not served.replayed():
         models = [*language_models(config), *model_ends(config, datetime.now(UTC).date())]

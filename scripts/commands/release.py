@@ -24,7 +24,6 @@ from bezoar.errors import UserError
 from bezoar.files import whole_file
 from bezoar.provenance import archive, audit, crate
 from bezoar.release import contents, licences, upload
-from bezoar.surroundings import own
 from bezoar.workflow.configuration import SCHEMA, check, files_of, resolved
 from bezoar.workflow.layout import MODELS, Layout
 from bezoar.workflow.wording import counted
@@ -51,7 +50,7 @@ def planned(
     """Return the repositories and everything that forbids publishing them; the archive is written
     below `scratch`.
     """
-    acknowledged = set(own("ACKNOWLEDGE_LICENCES").split(","))
+    acknowledged = licences.acknowledged()
     verdict = scratch / "AUDIT.md"
     refused = audited(layout.results, verdict)
     if refused:  # a file that a receipt names may be missing

@@ -15,24 +15,31 @@ from bezoar.errors import UserError
 from bezoar.readers import read_json_object
 from bezoar.workflow import machine, start
 from bezoar.workflow.configuration import SCHEMA, check, files_of, resolved
+from bezoar.workflow.recipes import RELEASED_RATER
 
 # Stages whose receipts name the scale, the first of them soon after the filter.
 SCALED = ("data_card_*", "model_card_*", "claims", "evaluate")
 
 
-def refuse_other_scale(results: Path, scale: str) -> None:
-    """Raise `UserError` if a results root holds a run of another scale: its stages would be made
-    again in place of that run's.
+def refuse_other_run(results: Path, scale: str, entry: str) -> None:
+    """Raise `UserError` if a results root holds a run of another scale, or from rows that were
+    released where this one generates its own or the other way round: its stages would be made again
+    in place of that run's.
     """
     for name in SCALED:
         for path in sorted((results / "receipts").glob(f"{name}.json")):
-            held = read_json_object(path).get("recipe", {}).get("scale", scale)
-            if held != scale:
-                raise UserError(
-                    f"{results}: holds a run of the {held} scale, and this one is of the {scale}"
-                    " scale; name another place in a configuration of your own, such as `pathvars:"
-                    f" {{results: {results}-{scale}}}`, or move that run away"
-                )
+            recipe = read_json_object(path).get("recipe", {})
+            began = "released" if recipe.get("rater") == RELEASED_RATER else "generate"
+            for which, held, ours in (
+                ("of the {} scale", recipe.get("scale", scale), scale),
+                ("with `entry: {}`", began if "rater" in recipe else entry, entry),
+            ):
+                if held != ours:
+                    raise UserError(
+                        f"{results}: holds a run {which.format(held)}, and this one is"
+                        f" {which.format(ours)}; name another place in a configuration of your own,"
+                        f" such as `pathvars: {{results: {results}-{ours}}}`, or move that run away"
+                    )
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -56,7 +63,7 @@ def main(argv: list[str] | None = None) -> None:
             f"{' '.join(args.config)}: of the paper's scale, which `make reproduce` runs; leave"
             " CONFIG out, or unset BEZOAR_CONFIG"
         )
-    refuse_other_scale(Path(config["pathvars"]["results"]), config["scale"])
+    refuse_other_run(Path(config["pathvars"]["results"]), config["scale"], config["entry"])
     display = [] if args.verbose else ["--logger", "bezoar"]
     run = start.command(config, args.config, args.target, args.profile, args.cores, display)
     os.execve(sys.executable, *run)

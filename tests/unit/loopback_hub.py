@@ -12,7 +12,7 @@ import http.server
 import json
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -37,9 +37,10 @@ class Repository:
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     gated: bool = False
 
-    def commit(self, files: dict[str, bytes]) -> str:
-        """Lay files over those of main, and return the new commit."""
-        held = {**self.at("main"), **files} if self.commits else files
+    def commit(self, files: dict[str, bytes], gone: Collection[str] = ()) -> str:
+        """Lay files over those of main without what is gone, and return the new commit."""
+        before = self.at("main") if self.commits else {}
+        held = {**{name: before[name] for name in before if name not in gone}, **files}
         names = [self.name, len(self.commits), sorted((n, blob(c)) for n, c in held.items())]
         sha = hashlib.sha1(json.dumps(names).encode()).hexdigest()
         self.commits[sha] = held
@@ -289,14 +290,16 @@ def commit(handler: Handler, body: bytes, kinds: str, name: str, revision: str, 
     repository = handler.found(KINDS[kinds], name, revision)
     if repository is None:
         return
-    files = {}
+    files, gone = {}, []
     for line in map(json.loads, body.splitlines()):
         value = line["value"]
-        if line["key"] == "file":
+        if line["key"] == "deletedFile":
+            gone.append(value["path"])
+        elif line["key"] == "file":
             files[value["path"]] = base64.b64decode(value["content"])
         elif line["key"] == "lfsFile":
             files[value["path"]] = handler.hub.objects[value["oid"]]
-    sha = repository.commit(files)
+    sha = repository.commit(files, gone)
     handler.json({"commitUrl": f"{handler.hub.address}/{name}/commit/{sha}", "commitOid": sha})
 
 

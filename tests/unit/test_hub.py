@@ -21,8 +21,11 @@ import fetch_source
 import pin_sources
 import stream_flan
 from bezoar.errors import UserError
+from bezoar.files import sha256_text, write_json
 from bezoar.readers import read_json
 from bezoar.workflow import sources
+from bezoar.workflow.configuration import resolved
+from bezoar.workflow.layout import Layout
 
 ROOT = Path(__file__).parents[2]
 REGISTRY = sources.load(ROOT / "config/sources.yaml")
@@ -245,6 +248,41 @@ def test_a_submix_is_streamed_from_another_endpoint(
     assert [row["inputs"] for row in found] == ["a", "b"]
 
 
+def test_a_repository_is_asked_for_at_the_commit_of_its_first_fetch_whatever_main_has_by_then(
+    tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(datasets.config, "HF_ENDPOINT", hub.address)
+    rows, entry = b'{"inputs": "a"}\n', ENTRY | {"hub": "owner/mix", "type": "dataset"}
+    held = hub.add("dataset", "owner/mix", {"train.jsonl": rows})
+    first, lock = held.head, tmp_path / "config/sources.lock"
+    fetch(tmp_path, entry)
+    lock.parent.mkdir()
+    shutil.copy(tmp_path / "sources.lock", lock)
+    later = held.commit({"train.jsonl": b'{"inputs": "b"}\n'})
+    shutil.rmtree(tmp_path / "data")
+    hub.asked.clear()
+    assert doctor.unreachable([entry]) == []
+    manifest = fetch(tmp_path, entry)
+    assert (manifest.parent / "train.jsonl").read_bytes() == rows
+    assert [row["inputs"] for row in stream_flan.stream(entry, None, lock)] == ["a"]
+    asked = [path for _, path in hub.asked]
+    assert any(first in path for path in asked) and not [path for path in asked if later in path]
+    del held.commits[first]
+    shutil.rmtree(tmp_path / "data")
+    assert doctor.unreachable([entry])[0].startswith(f"source: owner/mix: no revision {first}")
+
+
+def test_a_submix_in_the_mirror_is_held_to_its_commit(tmp_path: Path) -> None:
+    copy, lock = tmp_path / "hub/some_model", tmp_path / "lock"
+    copy.mkdir(parents=True)
+    came = {"id": "some_model", "hub": "owner/model", "revision": "a" * 40, "files": {}}
+    write_json(copy / "manifest.json", came)
+    write_json(lock, {"some_model": "b" * 40})
+    with pytest.raises(UserError, match=r"some_model: expected revision b+, found a+; fetch"):
+        list(stream_flan.stream(ENTRY, tmp_path, lock))
+
+
 def program(folder: Path, entry: dict[str, Any], **environment: str) -> tuple[int, str]:
     """Run the program as a user does, with these variables; return its status and stderr."""
     known = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
@@ -346,6 +384,46 @@ def test_doctor_names_a_host_that_does_not_answer_once_with_all_its_sources(
     (line,) = doctor.unreachable([ENTRY, missing])
     assert "2 sources (some_model, gone); check the network and HF_ENDPOINT" in line
     assert hub.asked == []
+
+
+def test_doctor_finds_a_source_wherever_the_fetch_does(
+    tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
+    mirror = tmp_path / "mirror"
+    monkeypatch.setenv("BEZOAR_MIRROR", str(mirror))
+    file = {"id": "file", "url": f"{bezoar.hub.HUB}/owner/f", "path": "some/f.tsv"}
+    file |= {"sha256": sha256_text("rows")}
+    member = {"id": "member", "url": "pkg:pypi/some-package@1.2#some/rows.json"}
+    member |= {"package_sha256": sha256_text("wheel"), "path": "some/rows.json"}
+    member |= {"sha256": sha256_text("{}")}
+    for name, content in (("other/renamed.tsv", "rows"), ("wheels/a.whl", "wheel")):
+        (mirror / name).parent.mkdir(parents=True)
+        (mirror / name).write_text(content)
+    (mirror / "hub/some_model").mkdir(parents=True)
+    assert doctor.unreachable([file, member, ENTRY]) == []
+    (mirror / "some").mkdir()
+    (mirror / "some/f.tsv").symlink_to("gone")
+    (line,) = doctor.unreachable([file])
+    assert line.startswith(f"source: {mirror}/some/f.tsv: a link to a file that does not exist")
+    monkeypatch.delenv("BEZOAR_MIRROR")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (line,) = doctor.unreachable([file])
+    assert line.startswith("source: file is not in MIRROR, and HF_HUB_OFFLINE is set; unset it, or")
+
+
+def test_doctor_looks_for_no_submix_whose_rows_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    config = resolved(["config/paper.yaml"])
+    config["pathvars"]["results"] = str(tmp_path)
+    (tmp_path / "flan").mkdir()
+    (tmp_path / "flan/flan_t0_submix.jsonl").touch()
+    entries = doctor.wanted(config)
+    left = doctor.to_fetch(Layout(config), entries)
+    assert [entry["id"] for entry in entries if entry not in left] == ["flan_t0_submix"]
 
 
 def test_an_endpoint_that_does_not_answer_is_named(tmp_path: Path) -> None:

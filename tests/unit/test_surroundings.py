@@ -71,9 +71,14 @@ def test_what_a_user_means_for_us_or_the_machine_does(tmp_path: Path) -> None:
 
 
 def test_a_proxy_is_not_asked_for_this_machine(tmp_path: Path) -> None:
-    seen = cleaned({"NO_PROXY": "intra.net,localhost", "HOME": str(tmp_path)})
-    assert seen["NO_PROXY"] == "intra.net,localhost,127.0.0.1,::1"
-    assert seen["no_proxy"] == "localhost,127.0.0.1,::1"
+    for variables, exempt in (
+        ({}, "localhost,127.0.0.1,::1"),
+        ({"NO_PROXY": "intra.net, localhost"}, "intra.net,localhost,127.0.0.1,::1"),
+        ({"NO_PROXY": "lost", "no_proxy": "intra.net"}, "intra.net,localhost,127.0.0.1,::1"),
+        ({"NO_PROXY": "*"}, "*"),
+    ):
+        seen = cleaned({**variables, "HOME": str(tmp_path)})
+        assert seen["NO_PROXY"] == seen["no_proxy"] == exempt
 
 
 @pytest.mark.parametrize("home", ["/", "/nonexistent", ""])

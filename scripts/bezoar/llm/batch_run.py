@@ -29,7 +29,7 @@ from bezoar.llm.exchange import Exchange
 from bezoar.llm.faults import Blame, Fault, failure, refusal
 from bezoar.llm.online import OVER_BUDGET, OnlineSender
 from bezoar.llm.protocol import Unreadable, read_text
-from bezoar.llm.settings import Request
+from bezoar.llm.settings import Request, model_of
 from bezoar.llm.transport import patiently
 
 TURNS = 6  # submissions in a row that bring no further answer
@@ -139,15 +139,17 @@ class BatchRun:
         )
 
     async def _collect_open(self) -> None:
-        """Collect the open batches as they end."""
+        """Collect this model's open batches as they end: another one's have another price, and may
+        be at another address.
+        """
+        me = model_of(vars(self.exchange.settings))
         for number, name, asked, requests in self.exchange.store.open_batches():
             first = next(iter(requests.values()), None)
-            if first and (first["api"], first["provider"]) != (
-                self.exchange.settings.api,
-                self.exchange.settings.provider,
-            ):
+            if first and model_of(first) != me:
                 print(
-                    f"batch {name} of {first['model']} stays open: it belongs to another provider"
+                    f"batch {name or 'without an id'} of {' '.join(model_of(first))} stays open: it"
+                    " is another model's; run with that one to collect it, or cancel it with `make"
+                    " cancel-batches` and its CONFIG"
                 )
                 continue
             try:

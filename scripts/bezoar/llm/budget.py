@@ -187,6 +187,12 @@ class Ledger:
         )
         return dict(self.execute(query, (store,)).fetchall())
 
+    def reserved_by_others(self, store: str) -> float:
+        """Return USD that other stores' calls have reserved and may give back."""
+        query = "SELECT total(usd) FROM spent WHERE store <> ? AND NOT settled"
+        usd: float = self.execute(query, (store,)).fetchone()[0]
+        return usd
+
     def total(self) -> float:
         """Return USD spent and reserved."""
         usd: float = self.execute("SELECT total(usd) FROM spent").fetchone()[0]

@@ -199,9 +199,9 @@ class StoredModel:
 
     def cancel(self, give_up: bool = False) -> tuple[list[str], list[str]]:
         """Ask the provider to end this model's open batches; return their ids, and a line for each
-        that may run without that anybody can say which it is. A later run collects what was
-        answered until then, unless `give_up` says that it asks anew; a batch that the provider does
-        not know is given up.
+        that may run on: nobody can say which it is, or it is given up without the provider's word.
+        A later run collects what was answered until then, unless `give_up` says that it asks anew;
+        a batch that the provider does not know is given up.
         """
         me = model_of(vars(self.settings))
         open_batches = [
@@ -238,6 +238,12 @@ class StoredModel:
                             raise UserError(self.connection.hint(fault)) from None
                         elif name is None:
                             unsure.append(self._unsure(len(requests), asked, give_up))
+                        else:
+                            unsure.append(
+                                f"{self.path.name}: batch {name} could not be cancelled ({fault}):"
+                                " it may be running, and charged; cancel it in the provider's"
+                                " console"
+                            )
 
         if open_batches:
             asyncio.run(all_of_them())
@@ -258,10 +264,14 @@ class StoredModel:
         """Raise `UserError` if the budget was too small for all rows."""
         late = [n for n, a in zip(names, answers, strict=True) if a["state"] == "over_budget"]
         if late and self.ledger:
+            share, remedy = "", "raise it and run again"
+            if others := self.ledger.reserved_by_others(self.path.name):
+                share = f", {others:.4f} of it reserved by other jobs"
+                remedy = "run the same command again once those have ended, or raise it"
             raise UserError(
                 f"BEZOAR_BUDGET_USD={self.ledger.budget:g} is used up ({self.ledger.total():.4f}"
-                f" spent or reserved): {len(answers) - len(late)} of {len(answers)} rows are done"
-                f" and stored, {len(late)} over budget from {late[0]} on; raise it and run again"
+                f" spent or reserved{share}): {len(answers) - len(late)} of {len(answers)} rows are"
+                f" done and stored, {len(late)} over budget from {late[0]} on; {remedy}"
             )
 
 

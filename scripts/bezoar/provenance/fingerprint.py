@@ -1,4 +1,5 @@
-"""What a receipt records of files, command line and environment, and whether they are as recorded.
+"""What a receipt records of files, command line, source and environment, and whether they are as
+recorded.
 
 Only the standard library is imported, because every program asks this before its heavy imports.
 """
@@ -14,7 +15,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from bezoar.errors import UserError
 from bezoar.files import SETTLED_S, same_json, sha256_file, whole_file
+from bezoar.readers import read_json_object
 
 LOCKS = Path(__file__).parents[3] / "envs"
 AGAIN = "BEZOAR_AGAIN"  # set: a program runs even if nothing has changed
@@ -111,14 +114,26 @@ def row_digests(path: Path | str) -> str:
     )
 
 
+def repository(command: list[str]) -> dict[str, Any]:
+    """Return which repository of the hub a command reads, as the facts of its receipt have it: its
+    name, and the commit of its entry or else of the lock; nothing if it reads none.
+    """
+    if "--entry" not in command[:-1]:
+        return {}
+    entry = json.loads(command[command.index("--entry") + 1])
+    lock = Path(command[command.index("--lock") + 1])
+    held = read_json_object(lock) if lock.is_file() else {}
+    return {"source": entry["hub"], "revision": entry["revision"] or held.get(entry["id"])}
+
+
 def arguments(command: list[str]) -> list[str]:
-    """Return a command line without program, recipe and code (which are compared on their own) and
-    without options of the run.
+    """Return a command line without program, recipe, code and source (which are compared on their
+    own) and without options of the run.
     """
     kept: list[str] = []
     rest = iter(command[1:])
     for word in rest:
-        if word in ("--recipe", "--code", *RUNTIME):
+        if word in ("--recipe", "--code", "--entry", *RUNTIME):
             next(rest, None)
         else:
             kept.append(word)
@@ -139,10 +154,13 @@ def nothing_to_do(command: list[str]) -> bool:
             and same_json(held["recipe"], recipe)
             and same_json(held["environment"], environment())
             and arguments(held["command"]) == arguments(command)
+            and repository(command).items() <= held["facts"].items()
             and all(hashes.of(path) == digest for path, digest in files.items())
         )
     except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError, IndexError):
         return False  # no receipt, or none that can be trusted: run
+    except UserError:
+        return False  # of the lock of sources, which the program reads, too
 
 
 def recorded_command() -> list[str]:

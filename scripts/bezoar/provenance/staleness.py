@@ -18,6 +18,7 @@ from bezoar.provenance.fingerprint import (
     arguments,
     environment,
     files_in,
+    repository,
     row_digests,
     rows_in_a_block,
 )
@@ -98,7 +99,9 @@ def reasons(
             for path, digest in files_in(held["outputs"]).items()
             if not path.endswith(".sqlite")
         }
+        source = repository(command)
         return [
+            *differences({name: held["facts"].get(name) for name in source}, source),
             *differences(held["recipe"], json.loads(recipe), "recipe"),
             *differences(held["code"], code, "code"),
             *differences(held["environment"], environment(), "environment"),
@@ -112,6 +115,8 @@ def reasons(
                 "output", made, [path for path in outputs if path != str(receipt)], hashes
             ),
         ]
+    except UserError as error:  # of the lock of sources
+        return [str(error)]
     except OSError as error:
         return [f"{error.filename}: cannot be read ({error.strerror})"]
     except (KeyError, TypeError, AttributeError, ValueError) as error:

@@ -10,10 +10,17 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from bezoar.surroundings import own
+
 
 def terms(licence: str) -> set[str]:
     """Return which of `nc`, `sa` and `nd` a licence's name or hub id holds."""
     return {"nc", "sa", "nd"} & set(re.split(r"[^a-z0-9]+", licence.lower()))
+
+
+def acknowledged() -> set[str]:
+    """Return the ids of parts that the user may use for another reason than their licence."""
+    return {name.strip() for name in own("ACKNOWLEDGE_LICENCES").split(",")} - {""}
 
 
 def strictest(names: Iterable[str]) -> str:

@@ -1,4 +1,5 @@
-"""The upload of repositories to the hub, each in one commit.
+"""The upload of repositories to the hub, each in one commit that leaves there what was sent and
+nothing of an earlier release.
 
 Large files go first, and the hub knows them by their sha256; the commit that names them comes
 last. So an interrupted upload shows nothing half-written, and a repeated one sends only what the
@@ -7,9 +8,11 @@ hub does not hold yet.
 
 from typing import Any
 
-from bezoar import hub
+from bezoar import hub, network
 from bezoar.errors import UserError
 from bezoar.release.contents import Repository
+
+HUBS_OWN = ".gitattributes"  # the hub writes it: which files are large
 
 
 def send(repository: Repository, namespace: str, token: str) -> str:
@@ -17,15 +20,22 @@ def send(repository: Repository, namespace: str, token: str) -> str:
 
     Raise `UserError` if the hub refuses or the upload breaks off.
     """
-    from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
+    network.require_network()
     name = f"{namespace}/{repository.name}"
     api = HfApi(endpoint=hub.endpoint(), token=token)
     try:
         api.create_repo(name, repo_type=repository.kind, exist_ok=True)
+        held = set(api.list_repo_files(name, repo_type=repository.kind))
+        old = sorted(held - repository.files.keys() - {HUBS_OWN})
+        new = sorted(repository.files.items())
         done = api.create_commit(
             name,
-            [CommitOperationAdd(path, file) for path, file in sorted(repository.files.items())],
+            [
+                *(CommitOperationDelete(path) for path in old),
+                *(CommitOperationAdd(path, file) for path, file in new),
+            ],
             repo_type=repository.kind,
             commit_message="A run of the OpenBezoar reproduction",
         )

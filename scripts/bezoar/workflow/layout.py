@@ -87,9 +87,10 @@ def sha256_of(item: str, entries: dict[str, dict[str, Any]]) -> str:
 def with_served_weights(
     config: dict[str, Any], registry: dict[str, dict[str, Any]]
 ) -> dict[str, Any]:
-    """Return the configuration in which the sha256 of `serve: weights`, with the type they are
-    requantised to, is the revision of every model that they are served as, so that no stored answer
-    of other weights is taken for theirs.
+    """Return the configuration in which what is served is the revision of every model that it is
+    served as, so that no stored answer of other weights is taken for theirs: the sha256 of `serve:
+    weights`, with the type they are requantised to, or the commit that the registry has of the
+    teacher's repository, if vLLM serves that; other programs take none.
 
     Raise `UserError` if the teacher's variables have no names, or the weights no known sha256.
     """
@@ -102,16 +103,21 @@ def with_served_weights(
                 f"teacher.{name}: expected the name of a variable, because `serve` puts the"
                 " server's into it; name one, such as TEACHER_BASE_URL and TEACHER_API_KEY"
             )
-    if not serve.get("weights"):
+    served: str | None
+    if serve.get("weights"):
+        served = f"sha256:{sha256_of(serve['weights'], registry)[:16]}"
+    else:
+        pins = (e["revision"] for e in registry.values() if e.get("hub") == teacher["model"])
+        served = next(pins, None) if serve["program"] == "vllm" else None
+    if not served:
         return config
-    digest = sha256_of(serve["weights"], registry)
 
     def filled(value: Any, section: str, key: str) -> Any:
         if isinstance(value, dict):
             same = value.get("base_url_env") == teacher["base_url_env"]
             if same and (key == "teacher" or per_job(config)) and value["revision"] is None:
                 again = serve.get("requantize", {}).get(section)
-                return {**value, "revision": f"sha256:{digest[:16]}{f' {again}' if again else ''}"}
+                return {**value, "revision": f"{served}{f' {again}' if again else ''}"}
             return {name: filled(inner, section, name) for name, inner in value.items()}
         return value
 
@@ -275,10 +281,14 @@ class Layout:
             return []
         return [f"{self.results}/generate/.{scheme}.{k}.rows" for k in range(1, self.shards + 1)]
 
+    def rows_of(self, submix: str) -> str:
+        """Return where the rows that are taken of a streamed submix are kept."""
+        return f"{self.results}/flan/{submix}.jsonl"
+
     def flan_files(self) -> list[str]:
         """Return the files of Flan rows that Orca reads."""
         return [
-            f"{self.results}/flan/{name}.jsonl" if name in self.streamed else self.place(name)
+            self.rows_of(name) if name in self.streamed else self.place(name)
             for name in self.config["sources"]["flan"]
         ]
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bezoar.errors import UserError
+from bezoar.readers import read_yaml
 from bezoar.surroundings import own
 from bezoar.workflow import cluster, dress_rehearsal, served
 from bezoar.workflow import machine as machine_of
@@ -92,8 +93,10 @@ def torch_view() -> dict[str, Any]:
 DRIVERS = {"12": "525", "13": "580"}
 
 
-def gpu(need_mb: int) -> Iterator[str]:
-    """Yield what is wrong with this machine's GPU for jobs that need `need_mb` of its memory."""
+def gpu(need_mb: int, processes: int = 1) -> Iterator[str]:
+    """Yield what is wrong with this machine's GPUs for jobs that need `need_mb` of the memory of
+    each, a training in as many `processes`: they take the first ones.
+    """
     shown, complaint = cards()
     seen = torch_view()
     if not seen["version"]:
@@ -123,19 +126,35 @@ def gpu(need_mb: int) -> Iterator[str]:
     if seen["error"]:
         built = f"torch is built for CUDA {seen['cuda']}"
         yield f"GPU: a product on it fails ({seen['error']}); {built}"
-    largest = max(seen["devices"], key=lambda device: int(device["total_mb"]))
-    yield from memory(f"GPU: {largest['name']}", largest["total_mb"], need_mb, GPU_REMEDY)
-    if largest["free_mb"] < need_mb <= largest["total_mb"]:
+    used = seen["devices"][:processes]
+    if len(used) < processes:
         yield (
-            f"note: GPU: {largest['free_mb'] / 1024:.1f} GiB are free now, and jobs need"
+            f"GPU: {len(used)} can be seen, and a training is to start {processes} processes, each"
+            f" on one of its own; `launch: {{processes: {len(used)}}}` takes what is there"
+        )
+    least = min(used, key=lambda device: int(device["total_mb"]))
+    yield from memory(f"GPU: {least['name']}", least["total_mb"], need_mb, GPU_REMEDY)
+    fullest = min(used, key=lambda device: int(device["free_mb"]))
+    if fullest["free_mb"] < need_mb <= least["total_mb"]:
+        yield (
+            f"note: GPU: {fullest['free_mb'] / 1024:.1f} GiB are free now, and jobs need"
             f" {need_mb / 1024:.1f}; end what else computes there (nvidia-smi lists it)"
         )
-    if tuple(largest["capability"]) < BF16_CAPABILITY:
+    oldest = min(used, key=lambda device: tuple(device["capability"]))
+    if tuple(oldest["capability"]) < BF16_CAPABILITY:
         yield (
-            f"note: GPU: {largest['name']} does not compute in bfloat16; trainings compute in"
+            f"note: GPU: {oldest['name']} does not compute in bfloat16; trainings compute in"
             " float32, which takes longer and more memory"
         )
     yield from compiler()
+
+
+def processes_on_gpus(launch: dict[str, Any]) -> int:
+    """Return on how many GPUs of this machine a training computes."""
+    file = Path(launch["accelerate"] or "")
+    settings = read_yaml(file) if file.is_file() else {}
+    on_cpu = isinstance(settings, dict) and settings.get("use_cpu") is True
+    return 1 if on_cpu else int(launch["processes"])
 
 
 def compiler() -> Iterator[str]:
@@ -162,7 +181,7 @@ def place() -> Iterator[str]:
             return
 
 
-GPU_REMEDY = "take a larger one, or lower micro_batch_size and batch_size"
+GPU_REMEDY = "take a larger one, as the first, or lower micro_batch_size and batch_size"
 HOST_REMEDY = "use a machine with more, or a smaller model"
 
 
@@ -246,5 +265,5 @@ def problems(config: dict[str, Any], profile: str = "profiles/default") -> Itera
         hours = sum(need.seconds for need in needs.values()) / 3600
         yield f"note: CPU=1: computing without a GPU takes about {hours:,.0f} hours here, or more"
         return
-    yield from gpu(most_gpu_mb(needs.values()))
+    yield from gpu(most_gpu_mb(needs.values()), processes_on_gpus(config["launch"]))
     yield from teacher_gpus(config)

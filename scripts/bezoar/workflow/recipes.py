@@ -14,6 +14,7 @@ Recipe = dict[str, Any]
 
 SEEDS = {"lamini": ["alpaca_seeds", "topics"], "orca": ["flan"], "evol": ["dolly"]}
 PREFERENCES = "hh-rlhf"
+RELEASED_RATER = "GPT-4, as released"
 PAPERS: dict[str, list[Any]] = {  # what the paper's statements are about
     "sources.base_model": ["open_llama_3b_v2"],
     "teacher.model": [
@@ -107,7 +108,7 @@ def data_card(layout: Layout, scheme: str) -> Recipe:
     config, made = layout.config, bool(layout.generated)
     names = origins(layout, scheme)
     teacher = config["teacher"]["model"]
-    rater = config["filter"]["rater"]["model"] if made else "GPT-4, as released"
+    rater = config["filter"]["rater"]["model"] if made else RELEASED_RATER
 
     def origin_of(what: str, model: dict[str, Any]) -> dict[str, str]:
         return sources.model_origin(

@@ -99,17 +99,12 @@ def recipe(layout: Layout, job: str, *models: Settings | None) -> dict[str, Any]
 
 
 def server_recipe(layout: Layout, job: str = "generate") -> dict[str, Any]:
-    """Return the recipe of a job's server itself. Without a revision in the configuration vLLM's is
-    the registry's of that repository, if it has one; other programs take none.
-    """
+    """Return the recipe of a job's server itself."""
     config, found = layout.config, settings(layout, job)
     if "weights" in found:
         found["weights"] = layout.place(found["weights"])
-    model, revision = config["teacher"]["model"], config["teacher"]["revision"]
-    for entry in layout.registry.values():
-        if found["program"] == "vllm" and revision is None and entry.get("hub") == model:
-            revision = entry["revision"]
-    return {**found, "model": model, "revision": revision, "seed": config["seed"]}
+    named = {name: config["teacher"][name] for name in ("model", "revision")}
+    return {**found, **named, "seed": config["seed"]}
 
 
 def before(layout: Layout, job: str, *models: Settings | None) -> str:

@@ -19,6 +19,13 @@ def recorded(lock: Path) -> dict[str, Any]:
     return read_json_object(lock) if lock.is_file() else {}
 
 
+def pinned(entry: dict[str, Any], lock: Path) -> dict[str, Any]:
+    """Return a hub repository's entry with its commit: its own, or the one that the first fetch
+    recorded; None before that.
+    """
+    return {**entry, "revision": entry["revision"] or recorded(lock).get(entry["id"])}
+
+
 @contextmanager
 def locked(lock: Path) -> Iterator[dict[str, Any]]:
     """Yield the lock file's content for change; one process at a time."""

@@ -37,10 +37,14 @@ def _environment(peer: BatchPeer, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def ask(
-    folder: Path, count: int = 6, mode: str = "batch", settings: dict[str, Any] = OPENAI
+    folder: Path,
+    count: int = 6,
+    mode: str = "batch",
+    settings: dict[str, Any] = OPENAI,
+    store: str = "s.sqlite",
 ) -> list[Answer]:
     texts = [str(i) for i in range(count)]
-    with LLMClient.of(settings, folder / "s.sqlite", 2, None, mode) as client:
+    with LLMClient.of(settings, folder / store, 2, None, mode) as client:
         return client.ask([[{"role": "user", "content": text}] for text in texts], texts)
 
 
@@ -67,6 +71,82 @@ def at_rest(folder: Path) -> tuple[int, float]:
 
 
 PRICE = (3 * 1 + 2 * 2) / 1e6 / 2  # of one answer
+BOUND = ((1 + 2 * 16) * 1 + 9 * 2) / 1e6 / 2  # of one request
+
+
+def leave_open(folder: Path, peer: BatchPeer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Submit a batch of six requests and end before it is collected."""
+    with monkeypatch.context() as patch:
+        patch.setattr(batch_run, "OUTAGE_TURNS", 2)
+        peer.script = lambda what, turn: OUTAGES["503"] if what == "look" else None
+        with pytest.raises(UserError, match="the next run collects what was submitted"):
+            ask(folder)
+        peer.script = lambda what, turn: None
+    assert at_rest(folder) == (1, pytest.approx(6 * BOUND))
+
+
+def test_an_open_batch_of_another_model_stays_open_at_its_own_price(
+    tmp_path: Path,
+    peer: BatchPeer,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    leave_open(tmp_path, peer, monkeypatch)
+    hundredfold = "{input: 100, output: 200, batch_share: 0.5}"
+    ours = "{input: 1, output: 2, batch_share: 0.5}"
+    (tmp_path / "prices.yaml").write_text(f"models:\n  m: {ours}\n  n: {hundredfold}\n")
+    other = {**OPENAI, "model": "n", "reported_as": "m"}
+    assert states(ask(tmp_path, settings=other)) == ["answered"] * 6
+    assert "batch b0 of openai chat m stays open: it is another model's" in capsys.readouterr().out
+    assert at_rest(tmp_path) == (1, pytest.approx(6 * BOUND + 600 * PRICE))
+    assert states(ask(tmp_path)) == ["answered"] * 6 and len(peer.batches) == 2
+    assert at_rest(tmp_path) == (0, pytest.approx(606 * PRICE))
+
+
+def test_a_budget_that_another_jobs_open_batch_holds_is_not_called_spent(
+    tmp_path: Path, peer: BatchPeer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BEZOAR_BUDGET_USD", f"{6.5 * BOUND:.8f}")
+    leave_open(tmp_path, peer, monkeypatch)
+    line = (
+        r"0\.0002 spent or reserved, 0\.0002 of it reserved by other jobs\): 0 of 6 rows are done"
+        " .*; run the same command again once those have ended, or raise it$"
+    )
+    with pytest.raises(UserError, match=line):
+        ask(tmp_path, store="t.sqlite")
+    assert states(ask(tmp_path)) == ["answered"] * 6
+    assert states(ask(tmp_path, store="t.sqlite")) == ["answered"] * 6
+    assert at_rest(tmp_path) == (0, pytest.approx(12 * PRICE))
+    monkeypatch.setenv("BEZOAR_BUDGET_USD", f"{12.5 * PRICE:.8f}")
+    with pytest.raises(UserError, match=r"spent or reserved\): .*; raise it and run again$"):
+        ask(tmp_path, 7)
+
+
+@BOTH
+def test_a_batch_that_is_given_up_but_could_not_be_cancelled_is_named(
+    tmp_path: Path,
+    peer: BatchPeer,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    settings: dict[str, Any],
+) -> None:
+    peer.script = lambda what, turn: {"status": 401, "body": "{}"} if what == "look" else None
+    with pytest.raises(UserError, match="PEER_KEY"):
+        ask(tmp_path, settings=settings)
+    (tmp_path / "store").mkdir()
+    (tmp_path / "s.sqlite").rename(tmp_path / "store" / "s.sqlite")
+    config = {"pathvars": {"results": str(tmp_path)}}
+    monkeypatch.setattr(cancel_batches, "resolved", lambda _: config)
+    monkeypatch.setattr(cancel_batches, "models_asked", lambda _: [("judge", settings)])
+    peer.script = lambda what, turn: OUTAGES["503"] if what == "cancel" else None
+    with pytest.raises(SystemExit) as ended:
+        cancel_batches.main(["--give-up", "--config", "x"])
+    lines = capsys.readouterr().out.splitlines()
+    assert ended.value.code == 1 and len(lines) == 1
+    assert lines[0].startswith("s.sqlite: batch b0 could not be cancelled (503")
+    assert lines[0].endswith("it may be running, and charged; cancel it in the provider's console")
+    cancel_batches.main(["--config", "x"])
+    assert capsys.readouterr().out == "no batch is open\n"
 
 
 @BOTH

@@ -91,6 +91,30 @@ def test_what_the_rule_now_says_is_compared(
     assert why(**changed) == [reason]
 
 
+def test_of_the_hubs_repository_its_name_and_its_commit_are_compared(finished: Path) -> None:
+    """Pinning the commit that came, or a word about it, streams nothing again."""
+    entry = {"id": "mix", "hub": "owner/mix", "revision": None, "why": "questions"}
+    came, other = "a" * 40, "b" * 40
+
+    def asked(**changed: Any) -> list[str]:
+        return [*COMMAND, "--entry", json.dumps(entry | changed), "--lock", "sources.lock"]
+
+    facts = {"source": "owner/mix", "revision": came, "read": 9}
+    held = json.loads(Path("receipt.json").read_text())
+    write_json(Path("receipt.json"), held | {"command": asked(), "facts": facts})
+    write_json(Path("sources.lock"), {"mix": came})
+    for same in (asked(), asked(revision=came), asked(why="rows")):
+        assert why(command=same) == [] and nothing_to_do(same)
+    for moved, line in (
+        (asked(revision=other), f"revision: {came} -> {other}"),
+        (asked(hub="new/mix"), "source: owner/mix -> new/mix"),
+    ):
+        assert why(command=moved) == [line] and not nothing_to_do(moved)
+    Path("sources.lock").write_text("[]")
+    assert why(command=asked())[0].startswith("sources.lock: expected a JSON object")
+    assert not nothing_to_do(asked())
+
+
 def test_how_many_requests_run_at_once_is_no_change(finished: Path) -> None:
     other = [word if word != "4" else "9" for word in COMMAND]
     assert why(command=other) == [] and nothing_to_do(other)

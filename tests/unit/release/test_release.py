@@ -25,7 +25,7 @@ from bezoar.files import canonical, write_json, write_jsonl
 from bezoar.provenance.archive import PROJECT
 from bezoar.provenance.receipt import Receipt
 from bezoar.readers import read_json
-from bezoar.release import contents, licences
+from bezoar.release import contents, licences, upload
 from bezoar.workflow import lineage, sources
 from bezoar.workflow.configuration import PAPER, resolved
 from bezoar.workflow.layout import MODELS, Layout
@@ -249,6 +249,15 @@ def test_an_interrupted_upload_goes_on_without_what_has_arrived(hub: Hub) -> Non
     publish()
     assert hub.sent() == []
     assert {key: held.head for key, held in hub.repositories.items()} == heads
+
+
+def test_a_second_release_leaves_nothing_of_the_first(hub: Hub) -> None:
+    first = {"tokenizer.json": b"{}", "sub/old.safetensors": b"old", "config.json": b"{}"}
+    for files in (first, {"tokenizer.model": b"new", "config.json": b'{"a": 1}'}):
+        upload.send(contents.Repository("some", "model", "mit", dict(files)), "me", TOKEN)
+        held = hub.repositories["model", "me/some"].at("main")
+        assert {name: held[name] for name in held if name != ".gitattributes"} == files
+        assert ".gitattributes" in held
 
 
 def test_an_unsound_audit_is_never_published(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 import doctor
 from bezoar.errors import UserError
+from bezoar.release import licences
 from bezoar.workflow import duration, machine
 from bezoar.workflow.configuration import resolved
 from bezoar.workflow.wording import counted
@@ -167,8 +168,11 @@ def test_a_licence_is_acknowledged_by_its_id_however_the_list_is_written(
     entry = {"id": "alpaca_seed_tasks", "licence": "CC BY-NC 4.0"}
     (line,) = doctor.licences([entry])
     assert " ACKNOWLEDGE_LICENCES=alpaca_seed_tasks on make's command line, or export BEZ" in line
+    of_hub, other = entry | {"licence": "cc-by-nc-4.0"}, entry | {"licence": "See LICENCE"}
+    assert len(list(doctor.licences([of_hub, other, entry | {"licence": None}]))) == 1
     monkeypatch.setenv("BEZOAR_ACKNOWLEDGE_LICENCES", "another, alpaca_seed_tasks")
     assert not list(doctor.licences([entry]))
+    assert licences.acknowledged() == {"another", "alpaca_seed_tasks"}, "the release's, too"
     monkeypatch.delenv("BEZOAR_ACKNOWLEDGE_LICENCES")
     monkeypatch.setenv("ACKNOWLEDGE_LICENCES", "alpaca_seed_tasks")
     with pytest.raises(UserError, match="write BEZOAR_ACKNOWLEDGE_LICENCES=alpaca_seed_tasks"):

@@ -175,6 +175,28 @@ def test_what_else_computes_there_and_an_old_card_are_noted(machine: Machine) ->
     assert "2.9 GiB are free now" in notes[0] and "does not compute in bfloat16" in notes[1]
 
 
+A100 = {"name": "NVIDIA A100", "total_mb": 81_000, "free_mb": 80_000, "capability": [8, 0]}
+OLD = {"name": "Tesla P4", "total_mb": 7_600, "free_mb": 7_500, "capability": [6, 1]}
+
+
+def test_the_gpus_that_jobs_take_are_the_first_ones_and_the_least_of_them_counts(
+    machine: Machine,
+) -> None:
+    machine.seen["devices"] = [A100, OLD]
+    assert list(gpu(NEED_MB)) == []
+    problem, note = gpu(NEED_MB, 2)
+    assert problem.startswith("GPU: Tesla P4: 7.4 GiB of memory, and a job needs about 12.6 GiB")
+    assert note.startswith("note: GPU: Tesla P4 does not compute in bfloat16")
+    machine.seen["devices"] = [OLD, A100]
+    assert list(gpu(NEED_MB)) == [problem, note]
+    machine.seen["devices"] = [A100, A100]
+    (line,) = gpu(NEED_MB, 4)
+    assert line.startswith("GPU: 2 can be seen, and a training is to start 4 processes, each on")
+    for kind, count in (("gpus", 4), ("cpu", 1)):
+        launch = {"processes": 4, "accelerate": f"profiles/accelerate/{kind}.yaml"}
+        assert machine_checks.processes_on_gpus(launch) == count
+
+
 def test_the_disk_holds_the_models_and_what_lies_there_counts(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

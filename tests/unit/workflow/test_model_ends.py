@@ -3,9 +3,13 @@ starts, by the provider itself where its key is there, else from a dated list.
 """
 
 import ast
+import os
 import re
+import threading
+import urllib.request
 from collections.abc import Iterator
 from datetime import date, datetime
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -158,6 +162,40 @@ def test_a_server_of_ones_own_must_serve_the_model(
     running.stop()
     wrong = "teacher: the server in TEACHER_BASE_URL serves teacher and not h2oai/h2ogpt"
     assert [line[: len(wrong)] for line in found] == ([wrong] if served == "teacher" else [])
+
+
+def test_a_server_on_this_machine_is_not_asked_through_the_users_proxy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[str] = []
+
+    class Proxy(BaseHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_error(403)
+
+        do_HEAD = do_CONNECT = do_GET
+
+    for name in [name for name in os.environ if name.upper().endswith("_PROXY")]:
+        monkeypatch.delenv(name)
+    config = resolved([])
+    running = Providers(config["teacher"]["model"])
+    with HTTPServer(("127.0.0.1", 0), Proxy) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setattr(urllib.request, "_opener", None)  # it holds the proxies of its start
+        monkeypatch.setenv("TEACHER_BASE_URL", f"{running.url}/vllm/v1")
+        monkeypatch.setenv("TEACHER_API_KEY", KEY)
+        lines = [line for line in doctor.language_models(config) if line.startswith("teacher")]
+        monkeypatch.delenv("NO_PROXY")
+        monkeypatch.delenv("no_proxy")
+        lines += doctor.model_ends(config, TODAY)
+        server.shutdown()
+    running.stop()
+    assert (lines, asked) == ([], [])
 
 
 @pytest.mark.parametrize("base", ["", "/v1", "/v1/"])

@@ -1,4 +1,6 @@
-"""Promises of the program that starts a run: no run takes the place of one of another scale."""
+"""Promises of the program that starts a run: no run takes the place of one of another scale, or of
+another entry.
+"""
 
 import json
 import re
@@ -30,8 +32,23 @@ def test_a_run_of_another_scale_in_the_same_place_is_refused_in_one_line(
     with pytest.raises(UserError, match="holds a run of the paper scale") as raised:
         run_workflow.main(["--config", *files])
     assert "\n" not in str(raised.value) and f"{results}-rehearsal" in str(raised.value)
-    run_workflow.refuse_other_scale(results, "paper")
-    run_workflow.refuse_other_scale(tmp_path / "new", "rehearsal")
+    run_workflow.refuse_other_run(results, "paper", "released")
+    run_workflow.refuse_other_run(tmp_path / "new", "rehearsal", "released")
+
+
+def test_a_run_from_released_rows_and_one_that_generates_its_own_do_not_replace_each_other(
+    tmp_path: Path,
+) -> None:
+    receipt = tmp_path / "receipts/data_card_orca.json"
+    receipt.parent.mkdir()
+    for rater, held, other in (
+        ("GPT-4, as released", "released", "generate"),
+        ("gpt-5.5-2026-04-23", "generate", "released"),
+    ):
+        receipt.write_text(json.dumps({"recipe": {"scale": "paper", "rater": rater}}))
+        with pytest.raises(UserError, match=f"holds a run with `entry: {held}`, and this one is"):
+            run_workflow.refuse_other_run(tmp_path, "paper", other)
+        run_workflow.refuse_other_run(tmp_path, "paper", held)
 
 
 def test_no_two_documented_configurations_share_a_root_at_different_scales(

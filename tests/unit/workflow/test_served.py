@@ -14,8 +14,10 @@ from typing import Any
 
 import pytest
 
+import serve_model
 from bezoar.errors import UserError
-from bezoar.workflow import recipes, served
+from bezoar.llm.settings import request_of
+from bezoar.workflow import recipes, served, sources
 from bezoar.workflow.configuration import resolved
 from bezoar.workflow.layout import Layout
 
@@ -244,11 +246,32 @@ def test_the_teacher_is_served_at_the_revision_of_the_registry_unless_the_config
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(ROOT)
+    registry = sources.load(Path("config/sources.yaml"))
     config = resolved(["config/serve-vllm.yaml"])
-    layout = Layout(config)
-    layout.registry["falcon_40b_teacher"]["revision"] = "a" * 40
-    assert served.server_recipe(layout)["revision"] == "a" * 40
-    config["teacher"]["revision"] = "b" * 40
-    assert served.server_recipe(layout)["revision"] == "b" * 40
-    config["teacher"] |= {"revision": None, "model": "another"}
-    assert served.server_recipe(layout)["revision"] is None
+
+    def revision(commit: str | None = None, **changed: Any) -> str | None:
+        registry["falcon_40b_teacher"]["revision"] = commit
+        here = Layout({**config, "teacher": config["teacher"] | changed}, registry)
+        found = here.config["teacher"]["revision"]
+        assert served.server_recipe(here)["revision"] == found
+        assert recipes.generation(here, "orca")["teacher"]["revision"] == found
+        assert request_of(here.config["teacher"], [])["revision"] == found
+        return None if found is None else str(found)
+
+    assert revision() is None
+    assert revision("a" * 40) == "a" * 40
+    assert revision("b" * 40) == "b" * 40, "what was served at a commit is not another's answer"
+    assert revision("a" * 40, revision="c" * 40) == "c" * 40
+    assert revision("a" * 40, model="another") is None
+    served_by_another = {**config["serve"], "program": "transformers"}
+    assert (
+        Layout({**config, "serve": served_by_another}, registry).config["teacher"]
+        == (config["teacher"])
+    )
+
+
+def test_the_trials_weights_are_served_as_what_they_are() -> None:
+    trial = layout("trial.yaml")
+    assert str(trial.config["teacher"]["revision"]).startswith("sha256:")
+    line = serve_model.command(served.server_recipe(trial), 9)  # type: ignore[arg-type]
+    assert line[line.index("--model") + 1] == trial.place(trial.config["serve"]["weights"])
