@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from bezoar.files import SETTLED_S, same_json, sha256_file, whole_file
+from bezoar.files import SETTLED_S, differences, same_json, sha256_file, whole_file
 
 LOCKS = Path(__file__).parents[3] / "envs"
 AGAIN = "BEZOAR_AGAIN"  # set: a program runs even if nothing has changed
@@ -23,9 +23,12 @@ AGAIN = "BEZOAR_AGAIN"  # set: a program runs even if nothing has changed
 VARIABLES = [
     "BEZOAR_IMAGE",
     "NVIDIA_TF32_OVERRIDE",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",  # set by NVIDIA's containers
     "ONEDNN_DEFAULT_FPMATH_MODE",
+    "DNNL_DEFAULT_FPMATH_MODE",  # oneDNN's former prefix, which it still reads
     "ATEN_CPU_CAPABILITY",
     "ONEDNN_MAX_CPU_ISA",
+    "DNNL_MAX_CPU_ISA",
     "MKL_ENABLE_INSTRUCTIONS",
     "MKL_CBWR",
 ]
@@ -137,7 +140,7 @@ def nothing_to_do(command: list[str]) -> bool:
         return (
             held["code"] == command[command.index("--code") + 1]
             and same_json(held["recipe"], recipe)
-            and same_json(held["environment"], environment())
+            and not any(differences(held["environment"], environment()))
             and arguments(held["command"]) == arguments(command)
             and all(hashes.of(path) == digest for path, digest in files.items())
         )
