@@ -57,7 +57,7 @@ rule learning_table:
     benchmark:
         "<benchmarks>/learning/table.tsv"
     params:
-        recipe=recipe("learning"),
+        recipe=as_json(recipes.seeded(LAYOUT)),
         code=code("scripts/collect_learning.py"),
     shell:
         r"""

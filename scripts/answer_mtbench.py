@@ -44,7 +44,6 @@ class Recipe(TypedDict):
     default_temperature: float
     top_k: int  # tokens that are drawn from; 0: all
     max_new_tokens: int
-    choices: int  # 1
     stop: list[str]  # texts that end an answer
     batch_size: int
     dtype: str  # torch's name

@@ -7,8 +7,8 @@ Usage: check_claims.py --claims config/claims.yaml --paper-values config/paper_v
 
 A claim names an artifact and what in it decides: the paired difference of two models with its
 interval, or a value. At another scale than the paper's differences are tested on the miniature, and
-every verdict says so, as it does where base, teacher or data are not the paper's. Values of the
-paper that a user filled in are shown beside ours.
+every verdict says so, as it does where base, teacher, data or questions are not the paper's. Values
+of the paper that a user filled in are shown beside ours.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ class Recipe(TypedDict):
     """The settings of the stage, with their units."""
 
     scale: str
-    differs: list[str]  # what of base and data is not the paper's, at the paper's scale
+    differs: list[str]  # what of base, data and questions is not the paper's, at its scale
     judge: str  # claims about chat are decided by this model alone
     paper_judge: str
     models: list[str]  # names in our tables

@@ -26,9 +26,6 @@ from bezoar.readers import read_json
 class Recipe(TypedDict):
     """The settings of the stage, with their units."""
 
-    max_new_tokens: int  # of the measurement, as are the next two
-    batch_size: int
-    threads: int
     seed: int
 
 

@@ -10,8 +10,8 @@ Columns: instruction, source (kind of prompt and seed set), response. Each drop 
 malformed (no closing tag, cut off, empty), too_short (3 words or fewer), too_long (more than 150),
 not_for_text_model (images, audio, files), near_duplicate (ROUGE-L above `rouge_l` with any kept
 instruction or seed, as in Self-Instruct), no_response, surplus (beyond `rows`; the first of them
-take the place of rows without a response). The counts also say how many calls were sent and how
-many of them brought no item at all.
+take the place of rows without a response, and another round follows where they do not suffice). The
+counts also say how many calls were sent and how many of them brought no item at all.
 """
 
 import re
@@ -188,15 +188,17 @@ def make(
         kept.add(words_of(text))
     texts_kept = list(seeds)  # in the order of `kept`
     rows: list[dict[str, Any]] = []
-    asked = without_items = 0
+    whole: list[dict[str, Any]] = []
+    called: list[tuple[str, Answer]] = []
+    tried: list[tuple[str, Answer]] = []
+    share, without_items = recipe["max_failure_share"], 0
     for turn in range(recipe["rounds"]):
         made = calls(texts, seeds, topics, recipe, turn)
         names = [f"lamini round {turn} call {index}" for index in range(len(made))]
         answers = client.ask([user(prompt) for _, prompt in made], names)
-        check_failures(
-            zip(names, answers, strict=True), recipe["max_failure_share"], "generate lamini"
-        )
-        asked += len(made)
+        called += zip(names, answers, strict=True)
+        most = recipe["rounds"] * recipe["calls_per_round"]
+        check_failures(called, share, "generate lamini", planned=most)
         for (source, _), answer in zip(made, answers, strict=True):
             text = answer.text if answer.usable else ""
             items = parse_list(text, cut_off=answer.state == "truncated")
@@ -211,22 +213,22 @@ def make(
                     like = None if near is None else texts_kept[near]
                     funnel.leave(rule, text=item, like=like)
         print(f"round {turn + 1}: {len(rows)}/{recipe['rows']} instructions", flush=True)
-        if len(rows) >= recipe["rows"]:
+        if len(rows) < recipe["rows"] and turn + 1 < recipe["rounds"]:
+            continue
+        while waiting := rows[len(tried) : len(tried) + recipe["rows"] - len(whole)]:
+            names = [f"lamini row {len(tried) + index}" for index in range(len(waiting))]
+            answers = client.ask([user(row["instruction"]) for row in waiting], names)
+            tried += zip(names, answers, strict=True)
+            check_failures(tried, share, "generate lamini")
+            for row, answer in zip(waiting, answers, strict=True):
+                funnel.leave("kept" if answer.usable else "no_response", text=row["instruction"])
+                if answer.usable:
+                    whole.append({**row, "response": answer.text})
+        if len(whole) == recipe["rows"]:
             break
-    whole: list[dict[str, Any]] = []
-    tried: list[tuple[str, Answer]] = []
-    while waiting := rows[len(tried) : len(tried) + recipe["rows"] - len(whole)]:
-        names = [f"lamini row {len(tried) + index}" for index in range(len(waiting))]
-        answers = client.ask([user(row["instruction"]) for row in waiting], names)
-        tried += zip(names, answers, strict=True)
-        check_failures(tried, recipe["max_failure_share"], "generate lamini")
-        for row, answer in zip(waiting, answers, strict=True):
-            funnel.leave("kept" if answer.usable else "no_response", text=row["instruction"])
-            if answer.usable:
-                whole.append({**row, "response": answer.text})
     for row in rows[len(tried) :]:
         funnel.leave("surplus", text=row["instruction"])
-    funnel.more = {"asked": asked, "calls_without_items": without_items}
+    funnel.more = {"asked": len(called), "calls_without_items": without_items}
     return whole, funnel
 
 

@@ -44,7 +44,6 @@ class Recipe(TypedDict):
 
     judge: ModelSettings
     references: NotRequired[Literal["upstream", "corrected"]]
-    paper_judge: str  # for the report
     repeats: int
     max_failure_share: float  # of rows without a rating
     serve: NotRequired[ServerSettings]  # of the judge, where the workflow serves it

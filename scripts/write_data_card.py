@@ -141,9 +141,9 @@ def origin(recipe: Recipe, rows: int, accepted: int) -> list[str]:
             ("part", "origin", "licence"),
             [(part["what"], part["origin"], part["licence"]) for part in recipe["sources"]],
         ),
-        f"Responses were written by `{recipe['teacher']}`, verdicts by `{recipe['rater']}`. The set"
-        f" as a whole is under `{recipe['licence']}`, the strictest licence among its parts; a"
-        " provider's terms on the use of its outputs apply as well.",
+        f"Responses: `{recipe['teacher']}`. Verdicts: `{recipe['rater']}`. The set as a whole is"
+        f" under `{recipe['licence']}`, the strictest licence among its parts; a provider's terms"
+        " on the use of its outputs apply as well.",
     ]
 
 

@@ -84,7 +84,7 @@ def make_again(stage: str, receipt: dict[str, Any], scratch: Path) -> list[str]:
     for path in outputs:
         place = below(scratch, path)
         place.parent.mkdir(parents=True, exist_ok=True)
-        if path.endswith(".sqlite"):
+        if path.endswith(".sqlite") and Path(path).is_file():
             shutil.copyfile(path, place)
     program, *arguments = redirected(receipt, scratch)
     hidden = {

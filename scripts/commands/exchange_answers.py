@@ -9,7 +9,9 @@ One JSON object per line: store (the job's file name) and the columns of bezoar.
 the order of store and key, so that equal answers give equal files. An import checks every line
 first (key against request, hash against answer) and changes nothing if one is wrong; an answer that
 is already there stays, a different answer to the same request is an error, and a failure gives way
-to an answer. Imported answers are not counted as spent: somebody else paid for them.
+to an answer. In a finished run, a store that gets answers loses the receipts that hold its hash:
+the next run makes those stages again. Imported answers are not counted as spent: somebody else paid
+for them.
 """
 
 import argparse
@@ -26,6 +28,7 @@ from bezoar.errors import UserError
 from bezoar.files import sha256_text, whole_file
 from bezoar.llm.answer_store import COLUMNS, Store, digest, usable
 from bezoar.llm.language_model import STATES, Answer
+from bezoar.provenance.audit import receipts_of
 from bezoar.readers import column, iter_jsonl, parse_json
 from bezoar.workflow.configuration import resolved
 
@@ -112,30 +115,38 @@ def take_in(folder: Path, file: Path) -> tuple[int, int]:
     rows: dict[str, list[tuple[Any, ...]]] = defaultdict(list)
     for _, row in lines(file):
         rows[row["store"]].append(tuple(row[column] for column in COLUMNS))
-    for name, answers in rows.items():
-        refuse_others(folder / name, answers)
+    wanted = {name: [*news(folder / name, answers)] for name, answers in rows.items()}
     new = 0
-    for name, answers in rows.items():
+    for name, answers in wanted.items():
+        if not answers:
+            continue
+        for receipt in receipts_of(folder / name):  # first, as `forget_failures.py` does
+            receipt.unlink()
         store = Store(folder / name)
         new += store.put_rows(answers)
         store.close()
     return sum(map(len, rows.values())), new
 
 
-def refuse_others(path: Path, answers: list[tuple[Any, ...]]) -> None:
-    """Raise `UserError` if a store already has another answer to a request."""
-    if not path.is_file():
-        return
-    store = Store(path)
-    known = {row[0]: row[4] for row in store.rows() if usable(json.loads(row[2]))}
-    store.close()
-    good = [row for row in answers if usable(json.loads(row[2]))]
-    other = next((row for row in good if known.get(row[0], row[4]) != row[4]), None)
-    if other is not None:
-        raise UserError(
-            f"{path}: already has another answer to {other[0][:12]}…; import into a fresh results"
-            " folder"
-        )
+def news(path: Path, answers: list[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
+    """Yield the answers that a store lacks, or has a failure in place of; raise `UserError` if it
+    has another answer to a request.
+    """
+    known: dict[str, tuple[str, bool]] = {}
+    if path.is_file():
+        store = Store(path)
+        known = {row[0]: (row[4], usable(json.loads(row[2]))) for row in store.rows()}
+        store.close()
+    for row in answers:
+        sha256, final = known.get(row[0], ("", False))
+        good = usable(json.loads(row[2]))
+        if good and final and sha256 != row[4]:
+            raise UserError(
+                f"{path}: already has another answer to {row[0][:12]}…; import into a fresh results"
+                " folder"
+            )
+        if row[0] not in known or (good and not final):
+            yield row
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -14,15 +14,15 @@ the first word), provider_error (not taken by the server, or failed at every try
 import argparse
 import json
 from collections import Counter
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from bezoar import program
 from bezoar.errors import UserError
-from bezoar.llm.answer_store import Store, stores_of, usable
+from bezoar.llm.answer_store import Store, job_of, stores_of, usable
 from bezoar.llm.settings import same_model
-from bezoar.provenance import audit
-from bezoar.provenance.fingerprint import files_in
+from bezoar.provenance.audit import receipts_of
 from bezoar.workflow.configuration import resolved
 from bezoar.workflow.layout import models_asked
 from bezoar.workflow.wording import counted
@@ -40,19 +40,9 @@ def kind_of(request: dict[str, Any], answer: dict[str, Any], aliases: dict[str, 
     return None if usable(answer) else str(answer["state"])
 
 
-def receipts_of(path: Path) -> list[Path]:
-    """Return the receipts of the stages that keep their answers in a store."""
-    receipts, _ = audit.read_receipts(path.parents[1])
-    return [
-        path.parents[1] / "receipts" / f"{stage}.json"
-        for stage, held in receipts.items()
-        if path in map(Path, files_in(held["outputs"]))
-    ]
-
-
-def forget(path: Path, kinds: set[str], aliases: dict[str, str], dry_run: bool) -> Counter[str]:
-    """Take the failures of these kinds out of a store, and its stages' receipts away; return how
-    many failures there were of each kind.
+def forget(path: Path, kinds: set[str], aliases: dict[str, str], dry_run: bool) -> dict[str, str]:
+    """Take the failures of these kinds out of a store, and its stages' receipts away; return the
+    kind of each failure, by its key.
     """
     store, found = Store(path), {}
     for key, request, answer, *_ in store.rows():
@@ -69,7 +59,7 @@ def forget(path: Path, kinds: set[str], aliases: dict[str, str], dry_run: bool) 
             receipt.unlink()
         store.forget(found)
     store.close()
-    return Counter(found.values())
+    return found
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -94,11 +84,13 @@ def main(argv: list[str] | None = None) -> None:
     }
     kinds = set(KINDS) if "all" in args.kind else set(args.kind)
     total = 0
-    for path in stores_of(config["pathvars"]["results"]):
-        counts = forget(path, kinds, aliases, args.dry_run)
-        total += counts.total()
-        for kind, count in sorted(counts.items()):
-            print(f"{path.name}: {count} {kind}")
+    for job, stores in groupby(stores_of(config["pathvars"]["results"]), job_of):
+        found: dict[str, str] = {}  # what a shard's store and the job's own both hold, once
+        for path in stores:
+            found |= forget(path, kinds, aliases, args.dry_run)
+        total += len(found)
+        for kind, count in sorted(Counter(found.values()).items()):
+            print(f"{job}: {count} {kind}")
     verb = "would be forgotten" if args.dry_run else "forgotten; the next run asks again"
     print(f"{counted(total, 'failure')} {verb}" if total else "no failure of these kinds is stored")
 

@@ -15,7 +15,7 @@ from bezoar.errors import UserError
 from bezoar.readers import read_json_object
 from bezoar.workflow import machine, start
 from bezoar.workflow.configuration import SCHEMA, check, files_of, resolved
-from bezoar.workflow.recipes import RELEASED_RATER
+from bezoar.workflow.recipes import AS_RELEASED
 
 # Stages whose receipts name the scale, the first of them soon after the filter.
 SCALED = ("data_card_*", "model_card_*", "claims", "evaluate")
@@ -29,7 +29,7 @@ def refuse_other_run(results: Path, scale: str, entry: str) -> None:
     for name in SCALED:
         for path in sorted((results / "receipts").glob(f"{name}.json")):
             recipe = read_json_object(path).get("recipe", {})
-            began = "released" if recipe.get("rater") == RELEASED_RATER else "generate"
+            began = "released" if AS_RELEASED in str(recipe.get("rater")) else "generate"
             for which, held, ours in (
                 ("of the {} scale", recipe.get("scale", scale), scale),
                 ("with `entry: {}`", began if "rater" in recipe else entry, entry),

@@ -37,7 +37,6 @@ CHAT = {
     "default_temperature": 0.7,
     "top_k": 0,
     "max_new_tokens": 2,
-    "choices": 1,
     "stop": [],
     "batch_size": 2,
     "dtype": "float32",

@@ -234,6 +234,17 @@ def test_a_store_cannot_be_edited_unseen(project: Path, text: bytes, what: str) 
     assert re.search(f"^- filter_orca: {path}: {what}$", done.stdout, re.MULTILINE)
 
 
+def test_a_store_that_is_gone_is_a_finding(project: Path) -> None:
+    path = Path(RESULTS, "store/filter-orca.sqlite")
+    with restored(path):
+        path.unlink()
+        done = run(project, "filter_orca")
+    assert done.returncode == 1 and ": NOT SOUND, 2 findings" in done.stdout.splitlines()[0]
+    assert f"- filter_orca: {path}: not there, though the receipt has it" in done.stdout
+    assert "- filter_orca: cannot be made again: " in done.stdout
+    assert f"store/filter-orca.sqlite: no stored answer for {RESULTS}/generate/orca" in done.stdout
+
+
 def test_a_file_that_no_receipt_wrote_is_listed(project: Path) -> None:
     extra = Path(RESULTS, "better.json")
     extra.write_text("{}")

@@ -63,3 +63,31 @@ def test_what_no_weight_of_a_training_depends_on_is_not_in_its_recipe(
         made, same = (recipes.training(Layout(each), section) for each in (config, other))
         assert made == same and made["learning_rate"] == config[section]["learning_rate"]
     assert recipes.reference(Layout(config)) != recipes.reference(Layout(other))
+
+
+def test_the_name_of_the_papers_judge_is_in_the_claims_and_in_no_judgment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(ROOT)
+    config = resolved(["config/paper.yaml", "config/second-judge.yaml"])
+    other = merge(config, {"mtbench": {"judgments": {"paper_judge": "another"}}})
+    made, renamed = Layout(config), Layout(other)
+    assert recipes.judging(made) == recipes.judging(renamed)
+    for column in made.columns:
+        assert recipes.rejudge(made, column) == recipes.rejudge(renamed, column)
+    assert recipes.claims(made) != recipes.claims(renamed)
+
+
+def test_the_card_of_other_released_rows_names_no_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who wrote them is not known here; who wrote the paper's is."""
+    monkeypatch.chdir(ROOT)
+    config = resolved(["config/released.yaml"])
+    mine = {"lamini": {"source": None, "hub": "me/x", "revision": "a" * 40}}
+    other = Layout(merge(config, {"released": mine, "teacher": {"model": "qwen"}}))
+    card = recipes.data_card(other, "lamini")
+    assert (card["teacher"], card["rater"]) == ("as released by me/x",) * 2
+    verdicts = [row["origin"] for row in card["sources"] if row["what"] == "verdicts"]
+    assert verdicts == ["as released by me/x"]
+    for layout, scheme in ((other, "orca"), (Layout(config), "lamini")):
+        card = recipes.data_card(layout, scheme)
+        assert "falcon-40b" in card["teacher"] and card["rater"] == "GPT-4, as released"

@@ -46,6 +46,7 @@ def parser_for(description: str | None, recipe: type) -> argparse.ArgumentParser
         default=0.0,
         help="seconds that a shard waits for the next answer of the others, where it needs them",
     )
+    parser.set_defaults(asked_again=set())  # by a shard, however often it opens its stores
     parser.add_argument("--rows", type=Path, required=True, help="rows to write, JSONL")
     parser.add_argument("--counts", type=Path, required=True, help="the funnel to write, JSON")
     parser.add_argument(
@@ -86,23 +87,22 @@ def check_failures(
     share: float,
     stage: str,
     failed: tuple[str, ...] = FAILED,
+    planned: int = 0,
 ) -> None:
-    """Raise `UserError` naming rows if more than `share` of the rows ended in one of the states
-    `failed`, or were cut off before there was any text.
+    """Raise `UserError` naming rows if more than `share` of the rows, or of those `planned` where
+    more follow, ended in one of the states `failed`, or were cut off before there was any text.
     """
     rows = list(answers)
     lost = [(name, answer) for name, answer in rows if answer.state in failed or answer.cut_off]
-    if rows and len(lost) > share * len(rows):
+    count = max(len(rows), planned)
+    if len(lost) > share * count:
         names = ", ".join(name for name, _ in lost[:5])
         states = ", ".join(
             f"{count} {state}"
             for state, count in sorted(Counter(answer.state for _, answer in lost).items())
         )
         why = next((f" ({answer.error})" for _, answer in lost if answer.error), "")
-        what = (
-            f"{len(lost)} of {len(rows)} rows failed, more than {share:.0%}: {states}{why}:"
-            f" {names}…"
-        )
+        what = f"{len(lost)} of {count} rows failed, more than {share:.0%}: {states}{why}: {names}…"
         raise UserError(f"{stage}: {what}; run again; answers are kept")
 
 
@@ -112,21 +112,23 @@ def open_client(args: argparse.Namespace, settings: ModelSettings, store: Path) 
     """
     if not args.shard:
         gather(store)
-    return LLMClient.of(settings, store, args.concurrency, args.facts, args.mode, args.shard)
+    asked = args.asked_again if args.shard else None
+    return LLMClient.of(settings, store, args.concurrency, args.facts, args.mode, args.shard, asked)
 
 
 def ask_share(args: argparse.Namespace, settings: str, make: Callable[[LLMClient], Any]) -> None:
-    """Ask one shard's requests; those that follow from other shards' answers as these come."""
+    """Ask one shard's requests, what failed once; those that follow from other shards' answers as
+    these come.
+    """
     while True:
-        seen = change(args.store)
+        seen = change(args.store, args.shard)
         try:
             with open_client(args, args.recipe[settings], args.store) as client:
                 make(client)
             print("every answer is there; run without --shard to write the rows", flush=True)
             return
         except Waiting as waiting:
-            # What this shard has stored itself counts as a change: the worst is one more look.
-            if not wait_for_others(args.store, seen, args.wait):
+            if not wait_for_others(args.store, args.shard, seen, args.wait):
                 print(waiting, flush=True)
                 return
 

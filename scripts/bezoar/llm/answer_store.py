@@ -23,6 +23,7 @@ may answer. Each job has a store of its own, so that jobs on several machines ne
 `exchange_answers.py` combines them into one file, `forget_failures.py` removes failures.
 """
 
+import re
 import sqlite3
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -126,6 +127,11 @@ def is_shard(store: Path) -> bool:
     return ".shard-" in store.name
 
 
+def job_of(store: Path) -> str:
+    """Return the name of a job's own store, also for the store of one of its shards."""
+    return re.sub(r"\.shard-\d+-of-\d+", "", store.name)
+
+
 def _removal(keys: list[tuple[Any, ...]]) -> list[Step]:
     """Return the steps that remove answers which otherwise stay."""
     return [
@@ -140,13 +146,18 @@ def digest(answer: str, response: str) -> str:
     return sha256_text(f"{answer}\n{response}")
 
 
+def _connect_still(path: Path) -> sqlite3.Connection:
+    """Connect to a store that nobody writes meanwhile, without a lock and without a log."""
+    return sqlite3.connect(f"{path.resolve().as_uri()}?immutable=1", uri=True)
+
+
 def edited(path: Path) -> list[str]:
     """Return what is wrong with a store's rows, which nothing but an edit by hand explains: a
     request that is not its key's, an answer that is not its hash's. The file is only read.
     """
     found = []
     try:
-        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?immutable=1", uri=True)) as held:
+        with closing(_connect_still(path)) as held:
             for key, request, answer, response, sha256 in held.execute(
                 "SELECT key, request, answer, response, sha256 FROM answers ORDER BY key"
             ):
@@ -164,18 +175,23 @@ class Store:
 
     A shard's store has SQLite's rollback journal: shards on other machines read it, and a
     write-ahead log needs memory that all its readers share. The others have that log, which takes
-    half the time.
+    half the time; one that is `still`, because nobody writes it meanwhile, is read without it,
+    unless a killed run left answers there.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, still: bool = False) -> None:
         self.path = path
+        log = path.with_name(f"{path.name}-wal")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self.connection = sqlite3.connect(path, timeout=BUSY_S)
-            if not is_shard(path):
-                self.connection.execute("PRAGMA journal_mode=WAL")
-            self.connection.execute("PRAGMA synchronous=FULL")
-            self.connection.executescript(SCHEMA)
+            if still and not (log.is_file() and log.stat().st_size):
+                self.connection = _connect_still(path)
+            else:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self.connection = sqlite3.connect(path, timeout=BUSY_S)
+                if not is_shard(path):
+                    self.connection.execute("PRAGMA journal_mode=WAL")
+                self.connection.execute("PRAGMA synchronous=FULL")
+                self.connection.executescript(SCHEMA)
             self.connection.execute(f"SELECT {','.join(COLUMNS)} FROM answers LIMIT 1")
         except (sqlite3.Error, OSError) as error:
             kind = str(getattr(error, "sqlite_errorname", ""))

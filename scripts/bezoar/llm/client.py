@@ -56,14 +56,16 @@ class LLMClient:
         facts: Path | None,
         mode: str | None = None,
         shard: tuple[int, int] | None = None,
+        asked_again: set[str] | None = None,
     ) -> "LLMClient":
         """Return a client of one model of a job: of all its requests, or of one shard of them.
-        `store` is the job's own file of answers; `facts` are those of the rehearsal's world.
+        `store` is the job's own file of answers; `facts` are those of the rehearsal's world;
+        `asked_again` is as of a `StoredModel`.
         """
         read = ModelSpec.of(settings)
         if shard:
-            return cls(ShardedModel(read, store, concurrency, facts, mode, shard))
-        return cls(StoredModel(read, store, concurrency, facts, mode))
+            return cls(ShardedModel(read, store, concurrency, facts, mode, shard, asked_again))
+        return cls(StoredModel(read, store, concurrency, facts, mode, asked_again))
 
     def __enter__(self) -> "LLMClient":
         self.model.open()

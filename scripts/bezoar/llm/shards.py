@@ -39,6 +39,12 @@ def shard_of_text(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
+def store_of(job: Path, shard: tuple[int, int]) -> Path:
+    """Return the store of one shard of a job."""
+    number, of = shard
+    return job.with_name(f"{job.stem}.shard-{number}-of-{of}{job.suffix}")
+
+
 def shard_stores(store: Path) -> list[Path]:
     """Return the stores of all shards of a job that are there, whatever their number."""
     return sorted(store.parent.glob(f"{store.stem}.shard-*-of-*{store.suffix}"))
@@ -58,10 +64,14 @@ def gather(store: Path) -> None:
         whole.close()
 
 
-def change(store: Path) -> list[tuple[str, int, int]]:
-    """Return what changes when a shard of a job, or of its second model, stores an answer."""
-    found = []
+def change(store: Path, shard: tuple[int, int]) -> list[tuple[str, int, int]]:
+    """Return what changes when another shard of a job than `shard`, or of its second model, stores
+    an answer.
+    """
+    found, own = [], store_of(store, shard).name.removeprefix(store.stem)
     for path in store.parent.glob(f"{store.stem}*.shard-*"):
+        if own in path.name:
+            continue
         with suppress(FileNotFoundError):  # SQLite's own, gone meanwhile
             facts = path.stat()
             # Journals come and go, and readers write the other, too.
@@ -70,12 +80,14 @@ def change(store: Path) -> list[tuple[str, int, int]]:
     return sorted(found)
 
 
-def wait_for_others(store: Path, seen: list[tuple[str, int, int]], seconds: float) -> bool:
-    """Wait until other shards have stored something since `seen`; say whether they have within
-    `seconds`.
+def wait_for_others(
+    store: Path, shard: tuple[int, int], seen: list[tuple[str, int, int]], seconds: float
+) -> bool:
+    """Wait until other shards than `shard` have stored something since `seen`; say whether they
+    have within `seconds`.
     """
     deadline = time.monotonic() + seconds
-    while change(store) == seen:
+    while change(store, shard) == seen:
         if time.monotonic() >= deadline:
             return False
         time.sleep(min(POLL_S, seconds))
@@ -85,7 +97,7 @@ def wait_for_others(store: Path, seen: list[tuple[str, int, int]], seconds: floa
 class ShardedModel:
     """Asks one shard's requests of a model and takes the others' answers from their stores.
 
-    `job` is the job's own store, `shard` is (k, n).
+    `job` is the job's own store, `shard` is (k, n); `asked_again` is as of a `StoredModel`.
     """
 
     def __init__(
@@ -96,11 +108,12 @@ class ShardedModel:
         facts: Path | None,
         mode: str | None,
         shard: tuple[int, int],
+        asked_again: set[str] | None = None,
     ) -> None:
         self.number, self.of = shard
         self.job = job
-        path = job.with_name(f"{job.stem}.shard-{self.number}-of-{self.of}{job.suffix}")
-        self.own = StoredModel(settings, path, concurrency, facts, mode)
+        path = store_of(job, shard)
+        self.own = StoredModel(settings, path, concurrency, facts, mode, asked_again)
 
     @property
     def settings(self) -> ModelSpec:
@@ -179,7 +192,7 @@ class ShardedModel:
         for path in stores_with(self.job) if wanted else ():
             if path == self.own.path and self.mode != "replay":
                 continue  # it asks what failed there once more
-            other = Store(path)
+            other = Store(path, still=path == self.job)
             for key, stored in other.get_many(wanted).items():
                 if key not in found or final(stored, self.settings):
                     found[key] = stored

@@ -28,7 +28,8 @@ class StoredModel:
     """Answers from its store, and asks the provider for what is missing there.
 
     `path` is this job's own store; `concurrency` is how many requests are under way at once;
-    `facts` are those of the rehearsal's world, for the simulator.
+    `facts` are those of the rehearsal's world, for the simulator; `asked_again` are the keys that
+    this process has sent already, where it opens the store more than once.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class StoredModel:
         concurrency: int,
         facts: Path | None,
         mode: str | None = None,
+        asked_again: set[str] | None = None,
     ) -> None:
         self.settings, self.path, self.concurrency = settings, path, concurrency
         self.mode = mode or own("MODE") or "online"
@@ -48,7 +50,7 @@ class StoredModel:
         self.price: Price | None = None
         self.ledger: Ledger | None = None
         self._store: Store | None = None
-        self._asked_again: set[str] = set()
+        self._asked_again: set[str] = set() if asked_again is None else asked_again
         self._used: set[str] = set()
 
     @property
@@ -131,7 +133,7 @@ class StoredModel:
         }
         if known.keys() - missing.keys() - self._asked_again:
             progress.resumed("stored answers")
-        self._asked_again |= missing.keys()
+        self._asked_again.update(missing)  # in place: a shard hands it on
         if missing and self.mode == "replay":
             name = next(name for name, key in zip(names, keys, strict=True) if key in missing)
             raise UserError(

@@ -71,6 +71,19 @@ def finished(results: Path) -> Receipts:
     return receipts
 
 
+def receipts_of(store: Path) -> list[Path]:
+    """Return the receipts of the stages that keep their answers in a store. A command that changes
+    the store removes them first: they hold its hash, and what is stale does not follow from stores.
+    """
+    results = store.parents[1]
+    receipts, _ = read_receipts(results)
+    return [
+        results / "receipts" / f"{stage}.json"
+        for stage, held in receipts.items()
+        if store in map(Path, files_in(held["outputs"]))
+    ]
+
+
 def first_difference(old: Path, new: Path, scratch: str = "") -> str | None:
     """Return the row where two files first differ, None if they are the same. A new file that names
     its neighbours names them below `scratch`.
@@ -306,14 +319,20 @@ def reservations(receipts: Receipts, results: Path) -> list[str]:
         if "report" in receipts
         else ["unfinished: there is no report, whose receipt holds the hashes of the others"]
     )
-    used = {path for held in receipts.values() for path in files_in(held["inputs"])}
-    for entry in sources.load(Path("config/sources.yaml")).values():
-        place = sources.path_of(entry["id"], {entry["id"]: entry})
-        if place in used and not (entry.get("sha256") or entry.get("revision")):
-            found.append(
-                f"unpinned: {entry['id']} has no published hash or revision; it is held by"
-                " config/sources.lock alone"
-            )
+    used, registry = places_read(receipts.values()), sources.load(Path("config/sources.yaml"))
+    unpinned = [
+        name
+        for name, entry in registry.items()
+        if sources.path_of(name, registry) in used
+        and not (entry.get("sha256") or entry.get("revision"))
+    ]
+    fetched = {Path(path).parts[2] for path in used if path.startswith("data/hub/")}
+    unpinned += sorted(name for name in fetched - registry.keys() if not pin_of(name, {}, {}))
+    found += [
+        f"unpinned: {name} has no published hash or revision; it is held by config/sources.lock"
+        " alone"
+        for name in unpinned
+    ]
     found += from_elsewhere(receipts, results)
     left, _ = left_over(receipts, results)
     if left:
@@ -347,9 +366,24 @@ def reservations(receipts: Receipts, results: Path) -> list[str]:
         for path in results.rglob("*")
         if path.is_file() and str(path) not in declared and "/." not in str(path)
     )
-    kept = (f"{results}/store/", f"{results}/serve/")  # answers, and what served them
-    others = [path for path in others if not path.startswith(kept)]
-    return [*found, *(f"undeclared: {path}: no receipt wrote it" for path in others)]
+    runs = sorted(
+        str(path.parent)
+        for path in results.rglob("receipts")
+        if path.is_dir() and path.parent != results
+    )
+    found += [f"another run: {path}: it has receipts of its own" for path in runs]
+    kept = (  # answers, what served them, and what is not of this run
+        *(f"{results}/{name}/" for name in ("store", "serve")),
+        *(f"{path}/" for path in runs),
+    )
+    return [
+        *found,
+        *(
+            f"undeclared: {path}: no receipt wrote it"
+            for path in others
+            if not path.startswith(kept) and place_of(path) != "results/README.md"
+        ),
+    ]
 
 
 def verdict(

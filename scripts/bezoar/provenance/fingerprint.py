@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bezoar.errors import UserError
-from bezoar.files import SETTLED_S, same_json, sha256_file, whole_file
+from bezoar.files import SETTLED_S, differences, same_json, sha256_file, whole_file
 from bezoar.readers import read_json_object
 
 LOCKS = Path(__file__).parents[3] / "envs"
@@ -26,9 +26,12 @@ AGAIN = "BEZOAR_AGAIN"  # set: a program runs even if nothing has changed
 VARIABLES = [
     "BEZOAR_IMAGE",
     "NVIDIA_TF32_OVERRIDE",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",  # set by NVIDIA's containers
     "ONEDNN_DEFAULT_FPMATH_MODE",
+    "DNNL_DEFAULT_FPMATH_MODE",  # oneDNN's former prefix, which it still reads
     "ATEN_CPU_CAPABILITY",
     "ONEDNN_MAX_CPU_ISA",
+    "DNNL_MAX_CPU_ISA",
     "MKL_ENABLE_INSTRUCTIONS",
     "MKL_CBWR",
 ]
@@ -152,7 +155,7 @@ def nothing_to_do(command: list[str]) -> bool:
         return (
             held["code"] == command[command.index("--code") + 1]
             and same_json(held["recipe"], recipe)
-            and same_json(held["environment"], environment())
+            and not any(differences(held["environment"], environment()))
             and arguments(held["command"]) == arguments(command)
             and repository(command).items() <= held["facts"].items()
             and all(hashes.of(path) == digest for path, digest in files.items())

@@ -7,6 +7,7 @@ that is not in here can change without making the stage stale.
 from pathlib import Path
 from typing import Any
 
+from bezoar.files import brief
 from bezoar.workflow import deviations, lineage, served, sources
 from bezoar.workflow.layout import BASE, Layout
 
@@ -14,18 +15,41 @@ Recipe = dict[str, Any]
 
 SEEDS = {"lamini": ["alpaca_seeds", "topics"], "orca": ["flan"], "evol": ["dolly"]}
 PREFERENCES = "hh-rlhf"
-RELEASED_RATER = "GPT-4, as released"
+AS_RELEASED = "as released"  # in the name of a rater that was not asked here
 PAPERS: dict[str, list[Any]] = {  # what the paper's statements are about
     "sources.base_model": ["open_llama_3b_v2"],
     "teacher.model": [
         "h2oai/h2ogpt-gm-oasst1-en-2048-falcon-40b-v2",
         "h2ogpt-gm-oasst1-en-2048-falcon-40b-v2-Q6_K",  # in 6 bits, as the authors ran it
     ],
+    "sources.dolly": ["databricks_dolly_15k"],
+    "sources.flan": [["flan_cot_submix", "flan_niv2_submix", "flan_t0_submix", "flan_2021_submix"]],
     "released.lamini": ["released_lamini"],
     "released.orca": ["released_orca"],
     "released.evol": ["released_evol"],
     "data.remove": [[]],
+    "sft.order": [["lamini", "orca", "evol"]],
+    "sources.preferences": [
+        [
+            "hh_rlhf_harmless_base_train",
+            "hh_rlhf_helpful_base_train",
+            "hh_rlhf_helpful_online_train",
+            "hh_rlhf_helpful_rejection_sampled_train",
+        ]
+    ],
+    "preferences.first": [100_000],
+    "lm_eval.tasks": [
+        [
+            *("arc_challenge", "arc_easy", "boolq", "hellaswag", "openbookqa", "piqa", "rte"),
+            *("truthfulqa_mc2", "wic", "winogrande"),
+        ]
+    ],
+    "lm_eval.limit": [None],
+    "sources.mt_bench_questions": ["mt_bench_questions"],
+    "sources.mt_bench_references": ["mt_bench_references"],
+    "sources.mt_bench_judge_prompts": ["mt_bench_judge_prompts"],
 }
+OF_GENERATION = ("teacher.model", "sources.dolly", "sources.flan")
 
 
 def section(layout: Layout, name: str, **more: Any) -> Recipe:
@@ -107,8 +131,13 @@ def data_card(layout: Layout, scheme: str) -> Recipe:
     """Return what the card of a scheme's rows says beside the numbers: titles, licences, models."""
     config, made = layout.config, bool(layout.generated)
     names = origins(layout, scheme)
-    teacher = config["teacher"]["model"]
-    rater = config["filter"]["rater"]["model"] if made else RELEASED_RATER
+    teacher, rater = config["teacher"]["model"], config["filter"]["rater"]["model"]
+    if not made:
+        released = layout.released(scheme)
+        theirs = released in PAPERS[f"released.{scheme}"]
+        unknown = f"{AS_RELEASED} by {sources.origins([released], layout.registry)[0]['origin']}"
+        teacher = PAPERS["teacher.model"][0] if theirs else unknown
+        rater = f"GPT-4, {AS_RELEASED}" if theirs else unknown
 
     def origin_of(what: str, model: dict[str, Any]) -> dict[str, str]:
         return sources.model_origin(
@@ -163,8 +192,11 @@ def model_card(layout: Layout, model: str, files: list[str]) -> Recipe:
 
 
 def judging(layout: Layout, **more: Any) -> Recipe:
-    """Return the settings of the main judgments, or with `more` of a column."""
+    """Return the settings of the main judgments, or with `more` of a column; which judge the paper
+    had decides nothing.
+    """
     settings = section(layout, "mtbench.judgments", **more)
+    del settings["paper_judge"]
     return settings | served.recipe(layout, "judge", settings["judge"])
 
 
@@ -184,17 +216,19 @@ def harness_table(layout: Layout, pairs: list[list[str]]) -> Recipe:
 
 
 def differs(layout: Layout) -> list[str]:
-    """Return which of the base, the teacher, the released rows and what is removed from them are
-    not the paper's, as `key: value`; nothing at another scale, which says so itself.
+    """Return what of a run's base, data and questions is not the paper's, as `key: value`; nothing
+    at another scale, which says so itself.
     """
-    config = layout.config
-    made = {"teacher.model": config["teacher"]["model"]} if layout.generated else {}
-    taken = {} if layout.generated else {f"released.{s}": layout.released(s) for s in SEEDS}
-    base = {"sources.base_model": config["sources"]["base_model"]}
-    found = {**base, **made, **taken, "data.remove": config["data"]["remove"]}
-    if config["scale"] != "paper":
+    if layout.config["scale"] != "paper":
         return []
-    return [f"{key}: {value}" for key, value in found.items() if value not in PAPERS[key]]
+    unused = ("released.",) if layout.generated else OF_GENERATION
+
+    def value_of(key: str) -> Any:
+        name, _, inner = key.partition(".")
+        return layout.released(inner) if name == "released" else layout.config[name][inner]
+
+    found = {key: value_of(key) for key in PAPERS if not key.startswith(unused)}
+    return [f"{key}: {brief(value)}" for key, value in found.items() if value not in PAPERS[key]]
 
 
 def claims(layout: Layout) -> Recipe:

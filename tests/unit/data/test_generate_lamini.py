@@ -14,6 +14,7 @@ from scripted import Scripted
 import generate_lamini as lamini
 from bezoar.data import rouge
 from bezoar.data.funnel import Funnel
+from bezoar.errors import UserError
 from bezoar.llm.language_model import Answer
 from bezoar.llm.settings import Messages
 
@@ -173,6 +174,45 @@ def test_surplus_instructions_take_the_place_of_rows_without_a_response() -> Non
     assert asked == [row["instruction"] for row in first], "none twice"
     rows, funnel = lamini.make(Scripted(answers), TEXTS, SEEDS, topics, recipe)
     assert (rows, funnel.left["surplus"]) == (first[:4], 2), "none is asked beyond what is wanted"
+
+
+def test_another_round_is_asked_where_surplus_instructions_do_not_suffice() -> None:
+    recipe = {**RECIPE, "max_failure_share": 0.5}
+    topics = ["Tea", "Tides", "Jazz"]
+    first = lamini.make(Scripted(answers), TEXTS, SEEDS, topics, recipe)[0]
+    lost = [row["instruction"] for row in (first[1], first[4])]
+
+    def say(prompt: str, attempt: int) -> str:
+        return "" if prompt in lost else answers(prompt, attempt)
+
+    rows, funnel = lamini.make(Scripted(say), TEXTS, SEEDS, topics, recipe)
+    assert len(rows) == RECIPE["rows"] and rows[:4] == [first[i] for i in (0, 2, 3, 5)]
+    assert (funnel.more["asked"], funnel.left["no_response"], funnel.left["surplus"]) == (4, 2, 4)
+    assert funnel.entered == sum(funnel.left.values()) == 6 * funnel.more["asked"]
+    few = lamini.make(Scripted(say), TEXTS, SEEDS, topics, {**recipe, "rounds": 1})[0]
+    assert few == rows[:4], "no round is left"
+
+
+@pytest.mark.parametrize(("refused", "ends"), [(4, False), (5, True)])
+def test_the_share_of_calls_that_fail_is_one_of_all_rounds(refused: int, ends: bool) -> None:
+    """Of one round's 20 calls, 1 % would be none."""
+    recipe = {**RECIPE, "rows": 10**6, "rounds": 20, "calls_per_round": 20}
+    recipe["max_failure_share"] = 0.01
+    calls = 0
+
+    def say(prompt: str, attempt: int) -> str:
+        nonlocal calls
+        calls += "<example>" in prompt
+        lost = "<example>" in prompt and calls % 20 == 0 and calls <= 20 * refused
+        return "" if lost else answers(prompt, attempt)
+
+    asked = (Scripted(say), TEXTS, SEEDS, ["Tea", "Tides"], recipe)
+    if ends:
+        with pytest.raises(UserError, match="5 of 400 rows failed, more than 1%"):
+            lamini.make(*asked)
+        assert calls == 100, "it ends as soon as it is certain"
+    else:
+        assert lamini.make(*asked)[1].more["asked"] == calls == 400
 
 
 def test_each_prompt_holds_three_tagged_examples_and_only_topic_prompts_hold_topics() -> None:

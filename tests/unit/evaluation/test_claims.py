@@ -143,6 +143,13 @@ def test_a_verdict_on_another_base_or_on_other_data_is_none_about_the_paper() ->
     assert verdicts(tables=uncalibrated)["base-as-published"] == "not run"
 
 
+SEEDS = ["sources.dolly", "sources.flan"]
+OTHERS = [
+    *("sft.order", "sources.preferences", "preferences.first", "lm_eval.tasks", "lm_eval.limit"),
+    *(f"sources.mt_bench_{name}" for name in ("questions", "references", "judge_prompts")),
+]
+
+
 @pytest.mark.parametrize(
     ("files", "differs"),
     [
@@ -153,6 +160,9 @@ def test_a_verdict_on_another_base_or_on_other_data_is_none_about_the_paper() ->
         (["released.yaml"], []),
         (["mine.yaml"], ["sources.base_model", "teacher.model"]),
         (["released.yaml", "mine.yaml"], ["sources.base_model", "released.orca"]),
+        (["flan-cot.yaml"], ["sources.flan"]),
+        (["data.yaml"], [*SEEDS, *OTHERS]),
+        (["released.yaml", "data.yaml"], OTHERS),
         (["trial.yaml"], []),
     ],
 )
@@ -166,7 +176,16 @@ def test_what_differs_from_the_paper_follows_from_the_configuration(
         "released": {"orca": {"source": "released_evol"}},
     }
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(mine))
-    folders = {"mine.yaml": tmp_path}
+    data: dict[str, Any] = {
+        "sources": {"dolly": "mine/dolly.jsonl", "flan": ["flan_cot_aqua"]},
+        "sft": {"order": ["orca", "lamini", "evol"]},
+        "preferences": {"first": 100},
+        "lm_eval": {"tasks": ["boolq"], "limit": 10},
+    }
+    data["sources"] |= {key.partition(".")[2]: "mine/x" for key in OTHERS if "mt_bench" in key}
+    data["sources"]["preferences"] = ["hh_rlhf_harmless_base_test"]
+    (tmp_path / "data.yaml").write_text(yaml.safe_dump(data))
+    folders = {"mine.yaml": tmp_path, "data.yaml": tmp_path}
     paths = [str(folders.get(name, ROOT / "config") / name) for name in files]
     layout = Layout(resolved(paths))
     assert [row.split(": ")[0] for row in recipes.claims(layout)["differs"]] == differs

@@ -100,7 +100,6 @@ def arguments(
     )
     recipe = {
         "judge": JUDGE | {"model": judge},
-        "paper_judge": "claude-2.1",
         "repeats": 1,
         "max_failure_share": share,
         "seed": 0,

@@ -147,15 +147,7 @@ def judge(place: Path, name: str, mode: str = "online", share: float = 0.5) -> N
             "--concurrency",
             "4",
             "--recipe",
-            json.dumps(
-                {
-                    "judge": SIMULATOR,
-                    "paper_judge": "claude-2.1",
-                    "repeats": 2,
-                    "max_failure_share": share,
-                    "seed": 0,
-                }
-            ),
+            json.dumps({"judge": SIMULATOR, "repeats": 2, "max_failure_share": share, "seed": 0}),
             "--code",
             "x",
             "--judgments",

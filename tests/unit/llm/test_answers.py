@@ -25,7 +25,6 @@ RECIPE = {
     "default_temperature": 0.7,
     "top_k": 0,
     "max_new_tokens": 6,
-    "choices": 1,
     "stop": [],
     "batch_size": 4,
     "dtype": "float32",

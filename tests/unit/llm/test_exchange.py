@@ -5,6 +5,7 @@ keys is replayed.
 import asyncio
 import json
 import lzma
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from bezoar.llm.batches import batch_api
 from bezoar.llm.client import LLMClient
 from bezoar.llm.language_model import Answer
 from bezoar.llm.settings import request_of
+from bezoar.provenance import audit
+from bezoar.provenance.receipt import Receipt
 
 
 def config(folder: Path, results: str) -> str:
@@ -125,6 +128,35 @@ def test_an_import_never_replaces_an_answer(tmp_path: Path, asked: list[Answer])
     with pytest.raises(UserError, match=r"b\.sqlite: already has another answer"):
         exchange_answers.take_in(tmp_path / "mine" / "store", file)
     assert not (tmp_path / "mine" / "store" / "a.sqlite").exists(), "no store is written before"
+
+
+def test_an_import_takes_away_the_receipts_of_the_stores_that_grow(
+    tmp_path: Path, asked: list[Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They hold the store's hash, which an audit compares, though no longer store makes a stage
+    stale.
+    """
+    results, file = tmp_path / "mine", tmp_path / "x.xz"
+    monkeypatch.setattr(sys, "argv", ["filter_rows.py"])
+    for name in ("a", "b"):
+        store = results / "store" / f"{name}.sqlite"
+        receipt = results / "receipts" / f"{name}.json"
+        with Receipt(receipt, stage=name, recipe={}, code="", inputs={}, outputs={"store": store}):
+            pass
+    exchange_answers.export(results / "store", file)
+    receipts = sorted((results / "receipts").iterdir())
+    assert exchange_answers.take_in(results / "store", file) == (50, 0)
+    assert sorted((results / "receipts").iterdir()) == receipts
+    assert audit.hashes(audit.finished(results)) == []
+    rows = [row for _, row in exchange_answers.lines(file)]
+    held = {row["key"] for row in rows if row["store"] == "a.sqlite"}
+    with lzma.open(file, "wt") as stream:
+        for row in rows:
+            if row["key"] not in held:
+                stream.write(json.dumps(row | {"store": "a.sqlite"}) + "\n")
+    assert exchange_answers.take_in(results / "store", file) == (10, 10)
+    assert sorted((results / "receipts").iterdir()) == [results / "receipts" / "b.json"]
+    assert audit.hashes(audit.finished(results)) == []
 
 
 def test_a_file_that_is_no_export_is_one_line(tmp_path: Path) -> None:

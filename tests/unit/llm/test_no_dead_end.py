@@ -23,6 +23,7 @@ from bezoar.provenance import staleness
 from bezoar.provenance.fingerprint import Hashes, recorded_command
 from bezoar.provenance.receipt import Receipt
 
+SHARD = ".shard-1-of-2.sqlite"
 TEXTS = [str(i) for i in range(6)]
 FINE = {"text": "fine"}
 LONG = json.dumps({"error": {"message": "This model's maximum context length is 2048 tokens"}})
@@ -238,6 +239,22 @@ def test_one_command_forgets_failures_of_a_kind(
     assert stored(tmp_path) == before - count
     forget_failures.main(["--config", failures, "--kind", kind])
     assert "no failure of these kinds is stored" in capsys.readouterr().out
+
+
+def test_a_failure_that_a_shards_store_holds_too_is_counted_once(
+    tmp_path: Path, failures: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, part = (Store(tmp_path / "store" / f"a{name}") for name in (".sqlite", SHARD))
+    part.put_rows(list(store.rows()))
+    for each in (store, part):
+        each.close()
+    forget_failures.main(["--config", failures, "--kind", "truncated"])
+    assert capsys.readouterr().out.splitlines() == [
+        "a.sqlite: 1 truncated",
+        "b.sqlite: 1 truncated",
+        "2 failures forgotten; the next run asks again",
+    ]
+    assert stored(tmp_path, f"a{SHARD}") == stored(tmp_path) == stored(tmp_path, "b.sqlite")
 
 
 def test_what_is_forgotten_makes_exactly_its_stages_stale(tmp_path: Path, failures: str) -> None:

@@ -7,6 +7,7 @@ import json
 import random
 import tempfile
 import threading
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import filter_rows
 import generate_evol
 import generate_lamini
 import generate_orca
+from bezoar.data import schemes
 from bezoar.errors import UserError
 from bezoar.files import write_jsonl
 from bezoar.llm import shards
@@ -80,12 +82,13 @@ def say(request: dict[str, Any]) -> str:
 
 class Network:
     """Stands for the provider; ends the process after `left` answers, the stored ones of which
-    stay.
+    stay, and refuses the first request if it `refuses`, as often as it comes.
     """
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, refuses: bool = False) -> None:
         self.left = 10**9
         self.sent = 0
+        self.asked: Counter[str] = Counter()
         network = self
 
         async def send(
@@ -97,9 +100,11 @@ class Network:
                     raise Killed
                 network.left -= 1
                 network.sent += 1
+                network.asked[key] += 1
+                refused = refuses and key == next(iter(network.asked))
                 answers[key] = {
-                    "state": "answered",
-                    "text": say(request),
+                    "state": "refused" if refused else "answered",
+                    "text": "" if refused else say(request),
                     "usage": {},
                     "model": "m",
                     "error": "",
@@ -308,12 +313,13 @@ def test_a_shards_store_needs_no_memory_that_its_readers_share(tmp_path: Path) -
     job = tmp_path / "job.sqlite"
     path = tmp_path / "job.shard-1-of-2.sqlite"
     writer, reader = Store(path), Store(path)
-    before = shards.change(job)
+    before = shards.change(job, (2, 2))
     for number in range(3):
         writer.put([Entry(f"{number}", {}, {"text": "x"})])
         assert reader.get(f"{number}") == {"text": "x"}
         assert [found.name for found in tmp_path.iterdir()] == [path.name], "no log beside it"
-    assert shards.change(job) != before
+    assert shards.change(job, (2, 2)) != before
+    assert shards.change(job, (1, 2)) == [], "what a shard stores itself is no other's answer"
     reader.close()
     writer.close()
 
@@ -326,6 +332,56 @@ def test_a_shard_that_is_alone_ends_after_its_patience(
     program, inputs, recipe = stage("evol", tmp_path)
     run(program, inputs, recipe, tmp_path, "--shard", "2/3", "--wait", "0.2")
     assert "shard 2/3 waits for" in capsys.readouterr().out and network.sent > 0
+
+
+@pytest.mark.parametrize("looks", [1, 3])
+def test_a_waiting_shard_asks_what_failed_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, looks: int
+) -> None:
+    """However often it looks whether other shards have answers."""
+    monkeypatch.setattr(shards, "POLL_S", 0.02)
+    network, wait_for_others = Network(monkeypatch, refuses=True), schemes.wait_for_others
+    seen: list[Any] = []
+
+    def wait(*arguments: Any) -> bool:
+        seen.append(arguments)
+        return len(seen) < looks or wait_for_others(*arguments)
+
+    monkeypatch.setattr(schemes, "wait_for_others", wait)
+    program, inputs, recipe = stage("orca", tmp_path)
+    recipe["max_failure_share"] = 1.0
+    run(program, inputs, recipe, tmp_path, "--shard", "2/3", "--wait", "0.1")
+    assert len(seen) == looks
+    assert set(network.asked.values()) == {1}
+    run(program, inputs, recipe, tmp_path, "--shard", "2/3")
+    assert sorted(network.asked.values())[-2:] == [1, 2], "once a process"
+
+
+def test_a_shard_leaves_no_log_beside_the_jobs_own_store(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Shards run on several machines, which share no memory; what a killed job has left in its log
+    is read all the same.
+    """
+    network = Network(monkeypatch)
+    program, inputs, recipe = stage("orca", tmp_path)
+    run(program, inputs, recipe, tmp_path)
+    once, get_many, beside = network.sent, Store.get_many, set[str]()
+
+    def get(store: Store, keys: Any) -> dict[str, dict[str, Any]]:
+        beside.update(path.name for path in tmp_path.glob("s.sqlite-*"))
+        return get_many(store, keys)
+
+    monkeypatch.setattr(Store, "get_many", get)
+    run(program, inputs, recipe, tmp_path, "--shard", "1/1")
+    assert (network.sent, beside) == (once, set())
+    killed = Store(tmp_path / "s.sqlite")
+    rows = list(killed.rows())
+    killed.forget(row[0] for row in rows)
+    killed.put_rows(rows)
+    run(program, inputs, recipe, tmp_path, "--shard", "1/1")
+    assert network.sent == once and beside
+    killed.close()
 
 
 @pytest.mark.parametrize("name", ["evol", "orca"])

@@ -250,6 +250,33 @@ def test_what_is_read_from_elsewhere_is_in_the_verdict(
     assert f"- from elsewhere: {outside.parent}: x.jsonl: read by sft; no stage made it" in page
 
 
+@pytest.mark.usefixtures("pins")
+def test_a_repository_that_the_lock_alone_pins_is_to_be_known(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Of those that a configuration names, only some with their commit."""
+    write_json(Path("config/sources.lock"), {"me_mine": "c" * 40})
+    named = f"me_other_{'d' * 40}"
+    paths = [snapshot("base", "a" * 40), snapshot("me_mine", "c" * 40), snapshot(named, "d" * 40)]
+    stage("base", ["import_base.py"], {f"{RESULTS}/base.json": "{}"}, tuple(paths))
+    page = audited(capsys)
+    assert page.startswith(f"# Audit of {RESULTS}: SOUND")
+    assert page.count("\n- unpinned: ") == page.count("\n- unpinned: me_mine has no published") == 1
+
+
+def test_what_other_runs_below_have_written_is_not_undeclared() -> None:
+    """The paper's results are in results/, those of a rehearsal in results/rehearsal/."""
+    stage("a", ["merge_adapter.py"], {f"{RESULTS}/a.json": "{}"})
+    for path in ("results/receipts/x.json", "results/y.json", "results/README.md"):
+        Path(path).parent.mkdir(exist_ok=True)
+        Path(path).touch()
+    held = {"x": audit.read_receipts(Path(RESULTS))[0]["a"]}
+    lines = audit.reservations(held, Path("results"))
+    assert f"another run: {RESULTS}: it has receipts of its own" in lines
+    undeclared = [line for line in lines if line.startswith("undeclared: ")]
+    assert undeclared == ["undeclared: results/y.json: no receipt wrote it"]
+
+
 PROGRAM = """import sys
 from pathlib import Path
 Path(sys.argv[1]).write_text(sys.argv[2] + " beside " + sys.argv[1])
@@ -270,6 +297,17 @@ def test_what_is_audited_is_never_written_wherever_the_results_are(
     (tmp_path / "scratch").mkdir()
     assert len(audit_results.make_again("x", held, tmp_path / "scratch")) == found
     assert path.read_text() == f"old beside {path}"
+
+
+def test_a_store_that_is_gone_is_left_to_the_stage_to_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit_results, "SCRIPTS", tmp_path)
+    (tmp_path / "p.py").write_text("raise SystemExit('s.sqlite: no stored answer for row 1')")
+    held = {"inputs": {}, "outputs": {"x": {f"{RESULTS}/s.sqlite": ""}}, "command": ["p.py"]}
+    assert audit_results.make_again("x", held, tmp_path / "scratch") == [
+        "x: cannot be made again: s.sqlite: no stored answer for row 1"
+    ]
 
 
 def test_a_receipt_that_would_write_outside_the_scratch_folder_is_found() -> None:

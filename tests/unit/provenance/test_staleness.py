@@ -222,14 +222,39 @@ def test_a_failed_stage_leaves_no_receipt(finished: Path) -> None:
     assert why() == [staleness.NEVER]
 
 
-def test_variables_that_move_results_are_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "name",
+    [
+        "BEZOAR_IMAGE",
+        "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+        "DNNL_DEFAULT_FPMATH_MODE",
+        "DNNL_MAX_CPU_ISA",
+    ],
+)
+def test_variables_that_move_results_are_recorded(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     fingerprint.environment.cache_clear()
     before = fingerprint.environment()
     fingerprint.environment.cache_clear()
-    monkeypatch.setenv("BEZOAR_IMAGE", "sha256:12")
+    monkeypatch.setenv(name, "sha256:12")
     assert list(differences(before, fingerprint.environment(), "environment")) == [
-        "environment.variables.BEZOAR_IMAGE: null -> sha256:12"
+        f"environment.variables.{name}: null -> sha256:12"
     ]
+    fingerprint.environment.cache_clear()
+
+
+def test_a_receipt_that_knows_less_variables_holds_while_the_others_are_not_set(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = json.loads(Path("receipt.json").read_text())
+    del held["environment"]["variables"]["DNNL_MAX_CPU_ISA"]
+    write_json(Path("receipt.json"), held)
+    assert why() == [] and nothing_to_do(COMMAND)
+    monkeypatch.setenv("DNNL_MAX_CPU_ISA", "AVX2")
+    fingerprint.environment.cache_clear()
+    assert why() == ["environment.variables.DNNL_MAX_CPU_ISA: null -> AVX2"]
+    assert not nothing_to_do(COMMAND)
     fingerprint.environment.cache_clear()
 
 

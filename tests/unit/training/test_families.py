@@ -55,7 +55,6 @@ ANSWERS = {
     "default_temperature": 0.0,
     "top_k": 0,
     "max_new_tokens": 4,
-    "choices": 1,
     "stop": [],
     "batch_size": 4,
     "dtype": "float32",
