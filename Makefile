@@ -32,7 +32,7 @@ PEERS_real-data := .venv-bench
 PEERS_client := .venv-curator
 PEERS_sft := .venv-bench-training
 
-.PHONY: help rehearsal dress-rehearsal trial reproduce evaluate doctor report learning plan cancel-batches export-answers import-answers test fuzz bench check fix lock pin clean environment development stale audit compare archive crate release evidence
+.PHONY: help rehearsal dress-rehearsal trial reproduce evaluate doctor report learning plan cancel-batches export-answers import-answers forget test fuzz bench check fix lock pin clean environment development stale audit compare archive crate release evidence
 
 help: ## print this
 	@sed -n 's/^\([a-z.-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
