@@ -221,7 +221,7 @@ LEAVES: list[tuple[str, Any, str]] = [
     ("generate.evol.breadth_share", 0.4, "generate_evol report"),
     ("generate.orca.rows_per_task", 61, "generate_orca report"),
     ("filter.attempts", 9, "filter_* report"),
-    ("sft.lora.r", 9, "sft_* report"),
+    ("sft.lora.r", 9, "sft_* model_card_openbezoar-sft report"),  # whose setting it is, too
     ("hh_sft.learning_rate", 0.9, "hh_sft report"),
     ("dpo.beta", 0.2, "dpo report"),
     ("merge.probe_rows", 5, "merge_* report"),

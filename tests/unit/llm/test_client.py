@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from peer import SETTINGS, Peer
 
+from bezoar import network
 from bezoar.errors import UserError
 from bezoar.llm import limits, transport
 from bezoar.llm.client import LLMClient
@@ -341,6 +342,7 @@ def test_a_proxy_that_does_not_answer_is_named_and_no_other_variable(
     tmp_path: Path, peer: Peer, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
     unset_proxies(monkeypatch)
+    monkeypatch.setattr(network, "exempt_this_machine", lambda environ: None)  # the peer is here
     monkeypatch.setenv(variable, "http://user:secret@127.0.0.1:9")
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
     with pytest.raises(UserError, match=f"; check the proxy in {variable}$") as raised:

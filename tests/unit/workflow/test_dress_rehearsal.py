@@ -64,7 +64,7 @@ def test_plan_shows_it_and_asks_for_no_less() -> None:
 @pytest.mark.usefixtures("project")
 def test_doctor_measures_the_machine_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
-    monkeypatch.setattr(machine_checks, "gpu", lambda need_mb: iter(asked.append(need_mb) or []))
+    monkeypatch.setattr(machine_checks, "gpu", lambda need_mb, _: iter(asked.append(need_mb) or []))
     monkeypatch.setattr(machine_of, "memory_gib", lambda: 36.0)
     monkeypatch.delenv("BEZOAR_CPU", raising=False)
     lines = list(machine_checks.problems(paper().config))
