@@ -361,15 +361,16 @@ def reservations(receipts: Receipts, results: Path) -> list[str]:
             found.append(f"other code: {program} {what}: {', '.join(other)}")
     declared = {path for held in receipts.values() for path in files_in(held["outputs"])}
     declared |= {f"{results}/receipts/{stage}.json" for stage in receipts}
+    there = list(results.rglob("*"))
     others = sorted(
         str(path)
-        for path in results.rglob("*")
+        for path in there
         if path.is_file() and str(path) not in declared and "/." not in str(path)
     )
     runs = sorted(
         str(path.parent)
-        for path in results.rglob("receipts")
-        if path.is_dir() and path.parent != results
+        for path in there
+        if path.name == "receipts" and path.is_dir() and path.parent != results
     )
     found += [f"another run: {path}: it has receipts of its own" for path in runs]
     kept = (  # answers, what served them, and what is not of this run

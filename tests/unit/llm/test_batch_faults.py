@@ -103,6 +103,14 @@ def test_an_open_batch_of_another_model_stays_open_at_its_own_price(
     assert at_rest(tmp_path) == (0, pytest.approx(606 * PRICE))
 
 
+def configure(results: Path, monkeypatch: pytest.MonkeyPatch, *models: dict[str, Any]) -> None:
+    """Have `cancel_batches` find a configuration with these results and models."""
+    config = {"pathvars": {"results": str(results)}}
+    asked = [("judge", settings) for settings in models]
+    monkeypatch.setattr(cancel_batches, "resolved", lambda _: config)
+    monkeypatch.setattr(cancel_batches, "models_asked", lambda _: asked)
+
+
 def test_a_budget_that_another_jobs_open_batch_holds_is_not_called_spent(
     tmp_path: Path, peer: BatchPeer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,9 +143,7 @@ def test_a_batch_that_is_given_up_but_could_not_be_cancelled_is_named(
         ask(tmp_path, settings=settings)
     (tmp_path / "store").mkdir()
     (tmp_path / "s.sqlite").rename(tmp_path / "store" / "s.sqlite")
-    config = {"pathvars": {"results": str(tmp_path)}}
-    monkeypatch.setattr(cancel_batches, "resolved", lambda _: config)
-    monkeypatch.setattr(cancel_batches, "models_asked", lambda _: [("judge", settings)])
+    configure(tmp_path, monkeypatch, settings)
     peer.script = lambda what, turn: OUTAGES["503"] if what == "cancel" else None
     with pytest.raises(SystemExit) as ended:
         cancel_batches.main(["--give-up", "--config", "x"])
@@ -564,13 +570,10 @@ def test_batches_of_several_providers_in_one_store_are_each_cancelled_with_its_o
     peer.script = lambda what, turn: None
 
     def cancelled(*models: dict[str, Any]) -> str:
-        asked = [("judge", settings) for settings in models]
-        monkeypatch.setattr(cancel_batches, "models_asked", lambda _: asked)
+        configure(tmp_path, monkeypatch, *models)
         cancel_batches.main(["--config", "x"])
         return capsys.readouterr().out
 
-    config = {"pathvars": {"results": str(tmp_path)}}
-    monkeypatch.setattr(cancel_batches, "resolved", lambda _: config)
     with pytest.raises(UserError, match="has a batch of anthropic messages m, which the config"):
         cancelled(OPENAI, other)
     capsys.readouterr()
@@ -640,9 +643,7 @@ def test_a_batch_whose_id_was_not_written_down_is_not_overlooked_by_cancelling(
             ask(tmp_path, settings=settings)
     (tmp_path / "store").mkdir()
     (tmp_path / "s.sqlite").rename(tmp_path / "store" / "s.sqlite")
-    config = {"pathvars": {"results": str(tmp_path)}}
-    monkeypatch.setattr(cancel_batches, "resolved", lambda _: config)
-    monkeypatch.setattr(cancel_batches, "models_asked", lambda _: [("judge", settings)])
+    configure(tmp_path, monkeypatch, settings)
     if settings is OPENAI:
         cancel_batches.main(["--config", "x"])
         assert "1 batch cancelled: b0" in capsys.readouterr().out and peer.turns["cancel"] == 1
