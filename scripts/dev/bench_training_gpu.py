@@ -2,7 +2,7 @@
 tokens/s, share of the bf16 peak, memory.
 
 Usage: bench_training_gpu.py [--sequences 512 2048] [--micro 8] [--batch 32] [--steps 8] [--peak
-989] [--raw numbers.json] [--shape tiny]
+989] [--raw numbers.json] [--shape tiny] [--methods dpo] [--only "TRL, defaults" "ours"]
 
 Rows fill the sequence, so there is hardly any padding to save: this is the speed of the arithmetic.
 Each run is a process of its own, on one GPU; its first step, which loads kernels, does not count.
@@ -61,6 +61,11 @@ WAYS: dict[str, dict[str, dict[str, Any]]] = {
         "TRL, gradients not checkpointed": {"way": "trl", "settings": PLAIN},
         "ours, first run": {"way": "ours", "scored": True},
         "ours, first run, prompts twice": {"way": "ours", "scored": True, "without": ["shared"]},
+        "ours, neither cached": {
+            "way": "ours",
+            "scored": True,
+            "recipe": {"gradient_checkpointing": True, "cache_dequantized": False},
+        },
         "ours, second run": {"way": "ours"},
     },
 }
@@ -176,6 +181,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=32, help="rows per step")
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--peak", type=float, help="bf16 TFLOPS of the card")
+    parser.add_argument("--methods", nargs="+", choices=sorted(WAYS), default=list(WAYS))
+    parser.add_argument("--only", nargs="+", help="names of the table's lines to measure; else all")
     parser.add_argument("--raw", type=Path, help="file to write the raw numbers to, JSON")
     args = parser.parse_args(argv)
 
@@ -211,7 +218,8 @@ def main(argv: list[str] | None = None) -> None:
             " bf16 peak | peak MiB |\n|---|---|---|---|---|---|"
         )
         for length in args.sequences:
-            for method, ways in WAYS.items():
+            for method in args.methods:
+                ways = {n: w for n, w in WAYS[method].items() if n in (args.only or WAYS[method])}
                 data = rows(
                     method,
                     math.ceil(args.steps * args.batch / (1 - RECIPE["validation_share"])),

@@ -26,8 +26,9 @@ edit. `make plan` prints the same for any configuration.
 Memory is the host's, with what Snakemake itself takes in a job; a MB is 2^20 bytes, as for Slurm
 and nvidia-smi. The rehearsal's is measured; what a larger model adds, GPU memory and time are
 estimates. Of the paper's shape every stage of `make dress-rehearsal` has been measured on two cores
-of a CPU with AVX2 alone, and all but the scoring of pairs and DPO on a GPU ([growth.md](growth.md)
-has both beside what is asked for here; [benchmarks.md](benchmarks.md), "The dress rehearsal").
+of a CPU with AVX2 alone and, but for the evaluation of the last model, on a GPU
+([growth.md](growth.md) has both beside what is asked for here;
+[benchmarks.md](benchmarks.md), "The dress rehearsal").
 
 Time is an upper bound: rows as long as `max_length`, on a GPU that sustains {gpu}
 TFLOP/s, a quarter of an RTX 4090's peak, or a CPU of {cpu} GFLOP/s a thread. Counted in the same

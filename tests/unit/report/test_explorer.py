@@ -262,7 +262,9 @@ def shown(folder: Path, sections: list[rows.Section], place: str, script: str = 
     """
     path = folder / "rows.html"
     done = "document.documentElement.dataset.done = 'yes'"
-    after = f"<script>setTimeout(() => {{ {script}; {done} }}, 1000)</script></body>"
+    listed = "if (!document.getElementById('rows')) return; clearInterval(waiting)"
+    wait = f"const waiting = setInterval(() => {{ {listed}; {script}; {done} }}, 100)"
+    after = f"<script>{{ {wait} }}</script></body>"
     path.write_text(html(sections).replace("</body>", after), encoding="utf-8")
     flags = ("--virtual-time-budget=5000", "--dump-dom")
     seen = chromium(folder, f"{path.as_uri()}#{place}", *flags, marker='data-done="yes"')
