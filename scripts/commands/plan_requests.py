@@ -68,6 +68,7 @@ OUT = {
     "verdict": 45,
     "judgment": 180,
 }  # tokens out [ours], until answers tell
+THOUGHT = 500  # and what a model with an effort thinks before, which counts as output [ours]
 STAND_IN_VERDICT = '{"status": "Accept", "rating": 9, "reason": "a stand-in"}'
 
 
@@ -165,13 +166,15 @@ class Planner:
         text, kind = self.say(request["messages"][-1]["content"])
         if key not in self.seen:
             self.seen.add(key)
-            most = request["max_tokens"] or OUT[kind]
+            thinks = self.settings.effort not in (None, "none")
+            expected = OUT[kind] + (THOUGHT if thinks else 0)
+            most = request["max_tokens"] or expected
             self.load.requests += 1
             self.load.tokens_in += self.count(
                 "\n".join(message["content"] for message in request["messages"])
                 + (request["prompt_form"] or "")
             )
-            for case, tokens in {"low": OUT[kind] / 2, "expected": OUT[kind], "high": most}.items():
+            for case, tokens in {"low": expected / 2, "expected": expected, "high": most}.items():
                 self.load.out[case] += min(tokens, most)
         if self.simulator and self.settings.provider == "simulator":
             model, words = request["model"], self.settings.max_tokens

@@ -5,10 +5,10 @@ Usage: measure_growth.py --run results/rehearsal config/rehearsal.yaml \\
            --run results/trial config/trial.yaml config/trial-without-dolly.yaml \\
            [--page docs/growth.md] [--runs docs/growth.jsonl] [--figure docs/growth.svg]
 
-Each `--run` is a finished run of this machine; it is kept in `--runs`, in place of an earlier one
-of its scale on such a processor, and the page and its figure are written from all that are kept.
-Measured is the largest job of a rule, from its receipts: seconds from its start to its end, and the
-peak of its resident memory. Estimated is what `bezoar.workflow.resources` asks for today: seconds
+Each `--run` is a run of this machine, or of another one with a GPU, whose receipts name it; it is
+kept in `--runs`, in place of an earlier one of its scale on such a machine, and the page and its
+figure are written from all that are kept. Measured is the largest job of a rule, from its receipts:
+seconds from its start to its end, and the peak of its resident memory. Estimated is what `bezoar.workflow.resources` asks for today: seconds
 at most, for rows as long as allowed; memory with its margin.
 """
 
@@ -66,18 +66,21 @@ def tenfold(config: dict[str, Any], apart: int = 1) -> dict[str, Any]:
 
 
 def measured(results: Path, config: list[str]) -> dict[str, Any]:
-    """Return what is kept of a finished run."""
+    """Return what is kept of a run: of the rules that it came to."""
     if not config:
         raise UserError(f"--run {results}: expected its configuration files behind the directory")
     layout = Layout(resolved(config))
-    needs = resources.Needs(layout)
     receipts = finished(results).values()
+    on_gpu = [held for receipt in receipts if "gpu" in (held := receipt.get("hardware", {}))]
+    scale = layout.config["scale"]
+    needs = resources.Needs(layout, min(1, len(on_gpu)) if scale == "dress-rehearsal" else None)
+    here = f"{os.cpu_count()} x {processor()} ({flags()})"
     took = resources.used(receipts)
     commits = {receipt["git_commit"] or "?" for receipt in receipts}
     return {
-        "scale": layout.config["scale"],
+        "scale": scale,
         "parameters": needs.size,
-        "machine": f"{os.cpu_count()} x {processor()} ({flags()})",
+        "machine": "{gpu}, {cores} cores".format_map(on_gpu[0]) if on_gpu else here,
         "commit": ", ".join(sorted(commit[:7] for commit in commits)),
         "rules": {
             rule: {

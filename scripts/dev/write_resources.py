@@ -26,13 +26,14 @@ edit. `make plan` prints the same for any configuration.
 Memory is the host's, with what Snakemake itself takes in a job; a MB is 2^20 bytes, as for Slurm
 and nvidia-smi. The rehearsal's is measured; what a larger model adds, GPU memory and time are
 estimates. Of the paper's shape every stage of `make dress-rehearsal` has been measured on two cores
-of a CPU with AVX2 alone and, but for the evaluation of the last model, on a GPU
+of a CPU with AVX2 alone, and on a GPU all but the last merge and what evaluates that model
 ([growth.md](growth.md) has both beside what is asked for here;
 [benchmarks.md](benchmarks.md), "The dress rehearsal").
 
 Time is an upper bound: rows as long as `max_length`, on a GPU that sustains {gpu}
 TFLOP/s, a quarter of an RTX 4090's peak, or a CPU of {cpu} GFLOP/s a thread. Counted in the same
-way, SFT with `config/paper.yaml`'s settings sustained 83 TFLOP/s on an H200. The limit is what a
+way, SFT with `config/paper.yaml`'s settings for memory, but 2,048 tokens a pass in place of 1,024,
+sustained 83 TFLOP/s on an H200. The limit is what a
 scheduler is asked for first; a job that is killed for memory or time asks for twice as much, then
 three times.
 """

@@ -71,6 +71,7 @@ class BatchPeer:
         self.turns: Counter[str] = Counter()
         self.batches: list[dict[str, Any]] = []
         self.files: list[list[str]] = []
+        self.handed_in: list[tuple[dict[str, Any], Any]] = []  # requests, and the headers around
         peer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -112,7 +113,7 @@ class BatchPeer:
         status, body = 200, b""
         if "status" not in act and (not act.get("reset") or act.get("after")):
             try:
-                body = self.work(what, path, content)
+                body = self.work(what, path, content, handler.headers)
             except LookupError:  # no such batch or file
                 status, body = 404, b'{"error": {"message": "not found"}}'
         if act.get("reset"):
@@ -146,16 +147,18 @@ class BatchPeer:
             return "cancel"
         return "look" if "/batches/" in path else "ask"
 
-    def work(self, what: str, path: str, content: bytes) -> bytes:
+    def work(self, what: str, path: str, content: bytes, headers: Any) -> bytes:
         claude = "/messages" in path
         if what == "upload":
             rows = [json.loads(line) for line in content.split(b"\n") if line.startswith(b'{"')]
+            self.handed_in += [(row["body"], headers) for row in rows]
             self.files.append([row["custom_id"] for row in rows])
             return json.dumps({"id": f"file-{len(self.files) - 1}"}).encode()
         if what == "create":
             body = json.loads(content)
             if claude:
                 keys, mark = [row["custom_id"] for row in body["requests"]], None
+                self.handed_in += [(row["params"], headers) for row in body["requests"]]
             else:
                 keys = self.files[int(body["input_file_id"].split("-")[1])]
                 mark = body["metadata"]

@@ -183,6 +183,18 @@ def test_real_looking_texts_follow_each_other_as_the_real_ones_do(tmp_path: Path
     assert len(read_jsonl(path)) == 20
 
 
+def test_a_run_of_a_machine_with_a_gpu_is_kept_under_its_name(monkeypatch: Any) -> None:
+    receipt = {"stage": "dpo", "wall_s": 38.5, "peak_memory_bytes": 7.9e9, "git_commit": "c0ffee1"}
+    there = {"cores": 16, "gpu": "NVIDIA H200", "gpu_peak_bytes": 2.3e9}
+    runs = [{"dpo": receipt | {"hardware": hardware}} for hardware in (there, {"cores": 2})]
+    monkeypatch.setattr(measure_growth, "finished", lambda results: runs.pop(0))
+    dress = ["config/rehearsal.yaml", "config/dress-rehearsal.yaml"]
+    found, here = (measure_growth.measured(Path("results"), dress) for _ in range(2))
+    assert found["machine"] == "NVIDIA H200, 16 cores" and " x " in here["machine"]
+    assert list(found["rules"]) == ["dpo"] and found["rules"]["dpo"]["seconds"] == 38.5
+    assert found["rules"]["dpo"]["at_most_s"] < here["rules"]["dpo"]["at_most_s"]
+
+
 def test_growth_is_written_from_all_runs_that_are_kept(tmp_path: Path) -> None:
     cost = {"seconds": 7.4, "mem_mb": 504, "at_most_s": 36.0, "asked_mb": 1200}
     runs = [

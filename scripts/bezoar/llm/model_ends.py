@@ -75,8 +75,8 @@ def warning(settings: ModelSpec, end: ModelEnd | None, today: date) -> str:
 async def asked_end(settings: ModelSpec) -> ModelEnd:
     """Ask a provider when its model ends.
 
-    Raises `Fault` if it does not answer, and `UserError` with one line if it does not know the
-    model, refuses the key, or the key is not there.
+    Raises `Fault` if it does not answer, or not to this key; `UserError` with one line if it does
+    not know the model, does not know the key, or the key is not there.
     """
     body = await _get(settings, f"/v1/models/{settings.model}")
     try:
@@ -120,6 +120,9 @@ async def _get(settings: ModelSpec, path: str) -> Any:
         try:
             return (await connection.transport(sdk_client).get(path)).json()
         except Fault as fault:
-            if fault.blame is Blame.PASSING or (settings.base_url_env and fault.status == 404):
+            # A key may be allowed to ask a model, and not to read of one.
+            closed = fault.status == 403 or "missing scopes" in str(fault).lower()
+            nameless = settings.base_url_env and fault.status == 404
+            if fault.blame is Blame.PASSING or closed or nameless:
                 raise
             raise UserError(connection.hint(fault)) from None

@@ -247,6 +247,25 @@ def teacher_gpus(config: dict[str, Any]) -> Iterator[str]:
         )
 
 
+def teacher_disk(config: dict[str, Any]) -> Iterator[str]:
+    """Yield as a note that what the workflow's server fetches may not fit into its cache: some of
+    it may lie there already.
+    """
+    from huggingface_hub.constants import HF_HOME
+
+    wanted = (config["serve"] or {}).get("fetched_gb", 0)
+    if not wanted or config["entry"] != "generate" or served.replayed():
+        return
+    cache = Path(HF_HOME)
+    there = next(path for path in (cache, *cache.absolute().parents) if path.is_dir())
+    free = shutil.disk_usage(there).free / 1e9
+    if free < wanted:
+        yield (
+            f"note: disk: the teacher's server fetches {wanted:.0f} GB into {cache}, and"
+            f" {free:.0f} are free there; set HF_HOME to a larger volume, unless it has them"
+        )
+
+
 def problems(config: dict[str, Any], profile: str = "profiles/default") -> Iterator[str]:
     """Yield what this machine, or the cluster of a profile, lacks for a configuration."""
     layout = Layout(config)
@@ -267,3 +286,4 @@ def problems(config: dict[str, Any], profile: str = "profiles/default") -> Itera
         return
     yield from gpu(most_gpu_mb(needs.values()), processes_on_gpus(config["launch"]))
     yield from teacher_gpus(config)
+    yield from teacher_disk(config)

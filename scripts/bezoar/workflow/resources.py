@@ -185,12 +185,15 @@ def gpus(scale: str) -> int:
 
 
 class Needs:
-    """The needs of every rule of a configuration that is not light: `by_rule`."""
+    """The needs of every rule of a configuration that is not light: `by_rule`.
 
-    def __init__(self, layout: Layout) -> None:
+    `devices` are the GPUs that a job asks for where that is known of another machine than this.
+    """
+
+    def __init__(self, layout: Layout, devices: int | None = None) -> None:
         self.layout, self.config = layout, layout.config
         self.size = parameters(layout)
-        self.gpus = gpus(self.config["scale"])
+        self.gpus = gpus(self.config["scale"]) if devices is None else devices
         self.processes = int(self.config["launch"]["processes"])
         self.by_rule = self.of_all()
         self.limits = limits_of_environment()

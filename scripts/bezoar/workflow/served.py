@@ -83,7 +83,7 @@ def settings(layout: Layout, job: str) -> dict[str, Any]:
     it is started does not, nor what `make doctor` looks for.
     """
     serve = layout.config["serve"]
-    apart = ("shared", "gpu_gib", "requantize")
+    apart = ("shared", "gpu_gib", "fetched_gb", "requantize")
     named = {key: value for key, value in serve.items() if key not in apart}
     kind = job.partition("-")[0]
     if again := serve.get("requantize", {}).get(SECTIONS.get(kind, kind)):

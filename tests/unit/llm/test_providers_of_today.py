@@ -5,14 +5,16 @@ with the settings it has there, and what they no longer take ends in one line.
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from batch_peer import BatchPeer, good, good_message, lines
 from peer import SETTINGS
 from provider_rules import KEY, Providers
 
 from bezoar.errors import UserError
-from bezoar.llm import connection
+from bezoar.llm import batch_run, connection
 from bezoar.llm.answer_store import Store
 from bezoar.llm.client import LLMClient
 from bezoar.llm.connection import Connection
@@ -86,6 +88,28 @@ def test_every_model_of_a_shipped_configuration_is_taken_as_it_is_set(
     for role, settings in roles.items():
         answer = ask(tmp_path / role, settings)
         assert (answer.state, answer.model) == ("answered", settings["model"]), role
+
+
+@pytest.mark.parametrize("names", CONFIGS)
+def test_a_batch_holds_what_the_provider_takes_online(
+    tmp_path: Path, providers: Providers, monkeypatch: pytest.MonkeyPatch, names: list[str]
+) -> None:
+    peer = BatchPeer()
+    monkeypatch.setattr(
+        connection, "ADDRESSES", {"openai": f"{peer.url}/v1", "anthropic": peer.url}
+    )
+    monkeypatch.setattr(batch_run, "POLL_S", 0.01)
+    batched = {role: s for role, s in commercial(names).items() if s["use_batch_api"]}
+    assert "judge" in batched
+    for role, settings in batched.items():
+        line = good_message if settings["provider"] == "anthropic" else good
+        peer.results = lambda keys, _, line=line: (lines(*map(line, keys)), None)
+        with LLMClient.of(settings, tmp_path / f"{role}.sqlite", 1, None, "batch") as client:
+            client.ask([[{"role": "user", "content": "Fine?"}]], ["a"])
+        (body, headers), peer.handed_in = peer.handed_in[0], []
+        takes = getattr(providers, settings["provider"])
+        assert takes("", body, SimpleNamespace(headers=headers))["model"] == settings["model"]
+    peer.stop()
 
 
 def test_the_rater_is_asked_greedily_and_does_not_reason(

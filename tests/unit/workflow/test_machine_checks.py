@@ -168,6 +168,28 @@ def test_the_server_of_the_teacher_needs_its_gpus(
     assert not list(machine_checks.teacher_gpus(paper(*(f"config/{n}.yaml" for n in names))))
 
 
+def test_the_weights_that_the_teachers_server_fetches_need_room_in_its_cache(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path / "not" / "made"))
+    asked = []
+
+    def usage(path: Path) -> Any:
+        asked.append(path)
+        return shutil._ntuple_diskusage(0, 0, 50 * 10**9)
+
+    monkeypatch.setattr(machine_checks.shutil, "disk_usage", usage)
+    (line,) = machine_checks.teacher_disk(paper("config/serve-vllm.yaml"))
+    assert line.startswith("note: disk: the teacher's server fetches 84 GB into") and asked == [
+        tmp_path
+    ]
+    assert "50 are free there; set HF_HOME" in line
+    assert not list(machine_checks.teacher_disk(paper("config/teacher-48gb.yaml")))
+    assert not list(machine_checks.teacher_disk(paper()))
+    monkeypatch.setenv("BEZOAR_MODE", "replay")
+    assert not list(machine_checks.teacher_disk(paper("config/serve-vllm.yaml")))
+
+
 def test_what_else_computes_there_and_an_old_card_are_noted(machine: Machine) -> None:
     machine.seen["devices"] = [RTX_4090 | {"capability": [7, 5], "free_mb": 3_000}]
     notes = list(gpu(NEED_MB))

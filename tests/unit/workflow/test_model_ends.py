@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import yaml
-from provider_rules import KEY, Providers
+from provider_rules import KEY, Providers, openai_error
 
 import doctor
 from bezoar.llm import connection
@@ -136,6 +136,22 @@ def test_a_key_that_is_refused_is_one_line_without_the_key(
     found = doctor.model_ends(resolved([]), TODAY)
     assert len(found) == 1 and "check the key in OPENAI_API_KEY" in found[0]
     assert "canary" not in found[0]
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_key_that_may_ask_models_and_not_read_of_them_is_a_note_and_the_list_counts(
+    providers: Providers, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    def refuse(*_: object) -> dict[str, Any]:
+        message = "You have insufficient permissions. Missing scopes: api.model.read."
+        raise openai_error(status, "missing_scope", None, message)
+
+    monkeypatch.setattr(providers, "model", refuse)
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    found = doctor.model_ends(configured(**{RATER: "gpt-5"}), TODAY)
+    asked, listed = (line for line in found if "gpt-5.5" in line), "rater: gpt-5 ends on"
+    assert all(line.startswith("note: ") for line in found)
+    assert "Missing scopes" in next(asked) and any(listed in line for line in found)
 
 
 def test_a_provider_that_does_not_answer_is_a_note_and_the_list_counts(
