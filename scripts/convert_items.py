@@ -8,13 +8,17 @@ metrics are the harness's. Known forms:
 
 - hellaswag: six lines an item: `activity: context`, the number of the right ending, four endings.
   Where the context goes on in a new sentence (`ctx_b`) is not marked; it is what follows the last
-  end of a sentence before a small letter, in items without WikiHow's brackets. The harness writes
-  it with a capital.
+  end of a sentence before a small letter, in items of ActivityNet. The harness writes it with a
+  capital. Those of WikiHow, whose contexts begin with "How to" or keep its brackets, have none.
 - openbookqa: tab-separated, with `Question Stem`, `Choices` as "(A) … (B) …", and `Answer Key`.
 - truthfulqa_mc1, truthfulqa_mc2: TruthfulQA's own CSV; several answers in a cell are separated by
   semicolons.
+
+Items are written in an order drawn with the seed, because an evaluation with a `limit` takes the
+first: HellaSwag's file has all of ActivityNet's before all of WikiHow's.
 """
 
+import random
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,6 +36,7 @@ from bezoar.readers import iter_rows, numbered_lines, shown
 Row = dict[str, Any]
 ENDINGS = 4
 CONTINUED = re.compile(r"(?P<a>.*[.!?]) (?P<b>[a-z].*)", re.DOTALL)
+WIKIHOW = re.compile(r"How to |.*\[", re.DOTALL)
 LETTER = re.compile(r"\(([A-Z])\) ")
 OPENBOOKQA = ("ID", "Question Stem", "Choices", "Answer Key")
 
@@ -40,7 +45,7 @@ class Recipe(TypedDict):
     """The settings of the stage, with their units."""
 
     num_fewshot: int  # of the evaluation; a file of items holds no examples
-    seed: int
+    seed: int  # of the order of the items
 
 
 class Form(NamedTuple):
@@ -65,7 +70,7 @@ def hellaswag(path: Path) -> Iterator[Row]:
                 f"{path}:{lines[start][0]}: expected `activity: context`, and below it the number"
                 f" of the right ending, 0 to {ENDINGS - 1}; fetch the file again"
             )
-        parts = None if "[" in context else CONTINUED.fullmatch(context)
+        parts = None if WIKIHOW.match(context) else CONTINUED.fullmatch(context)
         a, b = (parts["a"], parts["b"]) if parts else (context, "")
         yield {
             "activity_label": activity,
@@ -191,7 +196,7 @@ def main(argv: list[str] | None = None) -> None:
         rows = list(form.read(args.file))
         if not rows:
             raise UserError(f"{args.file}: no items; fetch the file again")
-        write(rows, form, args.data)
+        write(random.Random(args.recipe["seed"]).sample(rows, len(rows)), form, args.data)
         receipt.facts["items"] = len(rows)
         print(f"{args.task}: {len(rows):,} items", flush=True)
 

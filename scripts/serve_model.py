@@ -273,6 +273,7 @@ def running(recipe: Recipe, record: Path, address_file: Path | None) -> Iterator
     child: subprocess.Popen[bytes] | None = None
     try:
         if "requantize" in recipe:
+            copy.parent.mkdir(parents=True, exist_ok=True)
             with progress.task(f"requantise the weights to {recipe['requantize']}"):
                 requantize(Path(recipe["weights"]), copy, recipe["requantize"])
             line[line.index("--model") + 1] = str(copy)

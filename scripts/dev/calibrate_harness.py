@@ -121,7 +121,7 @@ def line(
         found = bootstrap_mean(scores[0], seed=0, bounds=SHARES)
         other = sum(scores[1]) / len(scores[1])
         differ = sum(a != b for a, b in zip(*scores, strict=True))
-        equal = "equal" if found["mean"] == other else f"{found['mean'] - other:+.4f}"
+        equal = f"{found['mean'] - other:+.4f}" if differ else "equal"
         lines.append(
             f"| {task} | {metric} | {len(mine):,} | {found['mean']:.4f} ({found['low']:.4f} –"
             f" {found['high']:.4f}) | {other:.4f} | {equal} |"

@@ -50,7 +50,7 @@ def requantize(weights: Path, copy: Path, kind: str) -> int:
         writer.close()
     except Exception as error:  # the package raises whatever a damaged file leads to
         copy.unlink(missing_ok=True)
-        if shortage(error):
+        if shortage(error) or isinstance(error, OSError):
             raise
         raise UserError(
             f"{weights}: cannot be requantised to {kind} ({reason(error)}); fetch it again, or"

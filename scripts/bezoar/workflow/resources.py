@@ -96,8 +96,8 @@ EVALUATION_MB = {"data_items": 2000, "data_duplicates": 1000, "data_contaminatio
 GPU_FLOPS, CPU_FLOPS = 4e13, 2.5e10
 GPU_TOKEN_S, CPU_TOKEN_S = 0.05, 0.05  # [ours] of one step of generation, a batch at a time
 LM_EVAL_TOKENS = 1_000_000  # [ours] a task: hellaswag has four times as many, rte a tenth
-# Of a weight, on a CPU: to quantise it, and to pass it some eight times for what a training tries of
-# its model before the first step. The dress rehearsal's trainings took less with AVX2 alone.
+# Of a weight, on a CPU: to quantise it, and to pass it some eight times for what a training tries
+# of its model before the first step. The dress rehearsal's took less with AVX2 alone.
 CPU_SETUP_S = 7e-8
 DISK_BYTES_S = 1e8  # [ours] a network file system
 START_S = 30  # of a process: imports and reading, 7 to 20 s on the machines that were measured

@@ -38,6 +38,7 @@ A,B,What happens?,Nothing,Nothing; It passes,You grow; You die,https://example.o
 
 
 def converted(task: str, name: str, text: str, tmp_path: Path, examples: int = 0) -> Path:
+    tmp_path.mkdir(exist_ok=True)
     file = tmp_path / name
     file.write_bytes(bz2.compress(text.encode()) if name.endswith("bz2") else text.encode())
     manifest = tmp_path / "data" / task / "manifest.json"
@@ -59,13 +60,46 @@ def test_hellaswag_has_the_harness_s_prompt_with_a_capital_after_the_context(
     tmp_path: Path,
 ) -> None:
     task = loaded("hellaswag", converted("hellaswag", "val.txt.bz2", HELLASWAG, tmp_path))
-    first, second = task.eval_docs
+    first, second = sorted(task.eval_docs, key=lambda doc: doc["activity_label"])
     assert task.doc_to_text(first) == (
         "Clean and jerk: A lady walks to a barbell. She bends down. The lady"
     )
     assert task.doc_to_choice(first)[3] == "stands up." and int(task.doc_to_target(first)) == 3
     assert task.doc_to_text(second) == "Home and Garden: How to sweep. Take a broom. Use it"
     assert task.doc_to_choice(second)[3] == " at night.", "the harness removes WikiHow's marks"
+
+
+@pytest.mark.parametrize(
+    ("context", "after"),
+    [
+        ("A man bends down. he lifts", "he lifts"),
+        ("How to write to u.s. citizens. Say who you are (e.g. a friend)", ""),
+        ("How to clean dr. brown's bottles", ""),
+        ("How to sweep. [step] Take a broom. use it", ""),
+        ("A title [title] Ask mr. brown. he knows", ""),
+    ],
+)
+def test_a_context_of_wikihow_goes_on_in_no_new_sentence(
+    tmp_path: Path, context: str, after: str
+) -> None:
+    path = tmp_path / "val.txt"
+    path.write_text(f"Activity: {context}\n0\na\nb\nc\nd\n")
+    (item,) = convert_items.hellaswag(path)
+    assert item["ctx_b"] == after
+    assert " ".join(filter(None, (item["ctx_a"], item["ctx_b"]))) == context
+
+
+def test_what_a_limit_takes_is_drawn_from_all_items(tmp_path: Path) -> None:
+    items = [f"{'AB'[i >= 30]}: Item {i}\n0\na\nb\nc\nd\n" for i in range(100)]
+    orders = [
+        converted("hellaswag", "val.txt", "".join(items), tmp_path / place)
+        .with_name("validation.jsonl")
+        .read_text()
+        for place in "xy"
+    ]
+    labels = [json.loads(line)["activity_label"] for line in orders[0].splitlines()]
+    assert orders[0] == orders[1] and sorted(labels) == ["A"] * 30 + ["B"] * 70
+    assert "B" in labels[:10]
 
 
 def test_openbookqa_has_the_choices_of_its_letters(tmp_path: Path) -> None:

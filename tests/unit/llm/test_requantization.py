@@ -37,6 +37,13 @@ def weights(tmp_path: Path) -> Path:
     return tmp_path / "w.gguf"
 
 
+def test_a_copy_that_cannot_be_written_is_no_fault_of_the_weights(
+    weights: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(FileNotFoundError):
+        requantize(weights, tmp_path / "not made" / "copy.gguf", "Q8_0")
+
+
 def test_only_quantised_weights_of_another_type_change(weights: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy.gguf"
     assert requantize(weights, copy, "Q8_0") == 1

@@ -88,10 +88,10 @@ def test_a_requantised_copy_goes_with_a_server_that_never_starts(
     line = recipe(["serve-vllm.yaml"], program="llama.cpp", revision=None, options={}, **changes)
     with (
         pytest.raises(SystemExit if ended else UserError),
-        serve_model.running(line, tmp_path / "record.json", None),
+        serve_model.running(line, tmp_path / "serve" / "record.json", None),
     ):
         pass
-    assert not list(tmp_path.iterdir())
+    assert list(tmp_path.rglob("*")) == [tmp_path / "serve"]
 
 
 @pytest.mark.parametrize("mapped", [True, False])
