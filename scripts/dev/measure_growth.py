@@ -8,8 +8,9 @@ Usage: measure_growth.py --run results/rehearsal config/rehearsal.yaml \\
 Each `--run` is a run of this machine, or of another one with a GPU, whose receipts name it; it is
 kept in `--runs`, in place of an earlier one of its scale on such a machine, and the page and its
 figure are written from all that are kept. Measured is the largest job of a rule, from its receipts:
-seconds from its start to its end, and the peak of its resident memory. Estimated is what `bezoar.workflow.resources` asks for today: seconds
-at most, for rows as long as allowed; memory with its margin.
+seconds from its start to its end, and the peak of its resident memory. Estimated is what
+`bezoar.workflow.resources` asks for today: seconds at most, for rows as long as allowed; memory
+with its margin.
 """
 
 import argparse
