@@ -46,7 +46,7 @@ def export(folder: Path, file: Path) -> int:
         lzma.open(raw, "wt", encoding="utf-8", newline="\n") as stream,
     ):
         for path in stores:
-            store = Store(path)
+            store = Store(path, to_read=True)
             for row in store.rows():
                 stream.write(
                     json.dumps(

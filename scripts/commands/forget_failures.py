@@ -44,7 +44,7 @@ def forget(path: Path, kinds: set[str], aliases: dict[str, str], dry_run: bool) 
     """Take the failures of these kinds out of a store, and its stages' receipts away; return the
     kind of each failure, by its key.
     """
-    store, found = Store(path), {}
+    store, found = Store(path, to_read=dry_run), {}
     for key, request, answer, *_ in store.rows():
         kind = kind_of(json.loads(request), json.loads(answer), aliases)
         if kind in kinds:

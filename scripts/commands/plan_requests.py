@@ -130,7 +130,7 @@ class Planner:
         self.load, self.count, self.say = load, count, say
         self.simulator = simulator
         self.seen: set[str] = set()
-        self.stores = [Store(path) for path in stores_with(store)]
+        self.stores = [Store(path, to_read=True) for path in stores_with(store)]
 
     def open(self) -> None:
         """Nothing is opened."""

@@ -234,8 +234,8 @@ class OddBatchPeer(BatchPeer):
 
     damage: Any = None
 
-    def work(self, what: str, path: str, content: bytes) -> bytes:
-        body = super().work(what, path, content)
+    def work(self, what: str, path: str, content: bytes, headers: Any) -> bytes:
+        body = super().work(what, path, content, headers)
         return self.damage(what, body) if self.damage else body
 
 

@@ -102,7 +102,8 @@ def check_failures(
             for state, count in sorted(Counter(answer.state for _, answer in lost).items())
         )
         why = next((f" ({answer.error})" for _, answer in lost if answer.error), "")
-        what = f"{len(lost)} of {count} rows failed, more than {share:.0%}: {states}{why}: {names}…"
+        of = f"{count:,} planned" if count > len(rows) else f"{count:,}"
+        what = f"{len(lost)} of {of} rows failed, more than {share:.0%}: {states}{why}: {names}…"
         raise UserError(f"{stage}: {what}; run again; answers are kept")
 
 

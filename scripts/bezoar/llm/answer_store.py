@@ -24,10 +24,12 @@ may answer. Each job has a store of its own, so that jobs on several machines ne
 """
 
 import re
+import shutil
 import sqlite3
+import tempfile
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,6 +69,8 @@ INSERT = f"INSERT OR IGNORE INTO answers VALUES ({','.join('?' * len(COLUMNS))})
 DISK_ERRORS = ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_CANTOPEN", "SQLITE_READONLY")
 AT_ONCE = 500  # keys a query; SQLite's oldest limit on variables is 999
 BUSY_S = 60  # how long to wait for another process that holds the file
+LOG_HEADER = 32  # bytes at the start of a write-ahead log, others each time it begins anew
+COPIES = 9  # tries to copy a file and its log before that begins anew
 
 
 @dataclass(frozen=True)
@@ -151,6 +155,40 @@ def _connect_still(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(f"{path.resolve().as_uri()}?immutable=1", uri=True)
 
 
+def _log_of(path: Path) -> Path:
+    """Return the write-ahead log of a file."""
+    return path.with_name(f"{path.name}-wal")
+
+
+def _log_header(path: Path) -> bytes:
+    """Return how a store's log begins; nothing if it holds nothing."""
+    try:
+        with _log_of(path).open("rb") as log:
+            return log.read(LOG_HEADER)
+    except FileNotFoundError:
+        return b""
+
+
+def _connect_to_read(path: Path) -> sqlite3.Connection:
+    """Connect to a store that another process may write, on whatever machine, without a lock, and
+    without a write to it or to its log. What the log holds is read from a copy.
+    """
+    for _ in range(COPIES):
+        header = _log_header(path)
+        if not header:
+            return _connect_still(path)
+        with tempfile.TemporaryDirectory() as folder:
+            copy = Path(folder, path.name)
+            shutil.copyfile(path, copy)  # first: the log has whatever is moved here meanwhile
+            with suppress(FileNotFoundError):
+                shutil.copyfile(_log_of(path), _log_of(copy))
+            if _log_header(copy) == _log_header(path) == header:
+                with closing(sqlite3.connect(copy)) as whole:
+                    whole.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                return _connect_still(copy)  # its file goes with the connection
+    raise UserError(f"{path}: is written faster than it can be copied; try again later")
+
+
 def edited(path: Path) -> list[str]:
     """Return what is wrong with a store's rows, which nothing but an edit by hand explains: a
     request that is not its key's, an answer that is not its hash's. The file is only read.
@@ -175,16 +213,18 @@ class Store:
 
     A shard's store has SQLite's rollback journal: shards on other machines read it, and a
     write-ahead log needs memory that all its readers share. The others have that log, which takes
-    half the time; one that is `still`, because nobody writes it meanwhile, is read without it,
-    unless a killed run left answers there.
+    half the time; opened `to_read`, they are left as they are, whoever writes them.
     """
 
-    def __init__(self, path: Path, still: bool = False) -> None:
+    def __init__(self, path: Path, to_read: bool = False) -> None:
         self.path = path
-        log = path.with_name(f"{path.name}-wal")
         try:
-            if still and not (log.is_file() and log.stat().st_size):
-                self.connection = _connect_still(path)
+            if to_read and not is_shard(path):
+                self.connection = _connect_to_read(path)
+                table = "SELECT 1 FROM sqlite_master WHERE name = 'answers'"
+                if not self.connection.execute(table).fetchone():  # not made yet, or killed before
+                    self.connection = sqlite3.connect(":memory:")
+                    self.connection.executescript(SCHEMA)
             else:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 self.connection = sqlite3.connect(path, timeout=BUSY_S)

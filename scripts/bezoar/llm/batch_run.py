@@ -22,6 +22,7 @@ from bezoar.llm.batches import (
     Result,
     Results,
     batch_api,
+    other_model,
     parts_of,
 )
 from bezoar.llm.budget import Bound, cost
@@ -29,7 +30,7 @@ from bezoar.llm.exchange import Exchange
 from bezoar.llm.faults import Blame, Fault, failure, refusal
 from bezoar.llm.online import OVER_BUDGET, OnlineSender
 from bezoar.llm.protocol import Unreadable, read_text
-from bezoar.llm.settings import Request, model_of
+from bezoar.llm.settings import Request
 from bezoar.llm.transport import patiently
 
 TURNS = 6  # submissions in a row that bring no further answer
@@ -142,15 +143,17 @@ class BatchRun:
         """Collect this model's open batches as they end: another one's have another price, and may
         be at another address.
         """
-        me = model_of(vars(self.exchange.settings))
+        said = self.exchange.server.left_open
         for number, name, asked, requests in self.exchange.store.open_batches():
-            first = next(iter(requests.values()), None)
-            if first and model_of(first) != me:
-                print(
-                    f"batch {name or 'without an id'} of {' '.join(model_of(first))} stays open: it"
-                    " is another model's; run with that one to collect it, or cancel it with `make"
-                    " cancel-batches` and its CONFIG"
-                )
+            if other := other_model(requests, self.exchange.settings):
+                if number not in said:
+                    said.add(number)
+                    print(
+                        f"batch {name or 'without an id'} of {' '.join(other)} stays open: it is"
+                        " another model's; run with that one to collect it, or cancel it with `make"
+                        " cancel-batches` and its CONFIG",
+                        flush=True,
+                    )
                 continue
             try:
                 await self._collect(number, name, asked, requests)
@@ -159,12 +162,7 @@ class BatchRun:
 
     def _unreachable(self, fault: Fault, name: str | None) -> str:
         """Return the line for a batch that can be neither found nor read."""
-        if fault.status in (404, 410) and name:
-            return (
-                f"batch {name}: {fault}; it is not known to this address with this key: use the"
-                " ones it was submitted with, or give it up with `make cancel-batches GIVE_UP=1`"
-            )
-        return f"{self.exchange.connection.hint(fault)}; {LATER}"
+        return unknown_batch(name, fault) or f"{self.exchange.connection.hint(fault)}; {LATER}"
 
     async def _collect(
         self, number: int, name: str | None, asked: float, requests: dict[str, Request]
@@ -294,6 +292,16 @@ class BatchRun:
             self.exchange.account.release(key)
         self.exchange.incoming.flush()
         self.exchange.store.batch_collected(number)
+
+
+def unknown_batch(name: str | None, fault: Fault) -> str:
+    """Return the line for a batch that the provider does not know; nothing for any other fault."""
+    if not name or fault.status not in (404, 410):
+        return ""
+    return (
+        f"batch {name}: {fault}; it is not known to this address with this key: use the ones it was"
+        " submitted with, or give it up with `make cancel-batches GIVE_UP=1`"
+    )
 
 
 def mark_of(requests: dict[str, Request], asked: float) -> str:

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from bezoar.llm.faults import Fault, error_of, message_of, one_line
 from bezoar.llm.protocol import ENDPOINTS, arguments
-from bezoar.llm.settings import Request
+from bezoar.llm.settings import ModelSpec, Request, model_of
 from bezoar.llm.transport import Response, Transport
 from bezoar.readers import parse_response
 
@@ -120,6 +120,14 @@ class BatchAPI(Protocol):
 def batch_api(api: str, transport: Transport) -> BatchAPI:
     """Return the batch API that goes with a model's `api`."""
     return AnthropicBatches(transport) if api == "messages" else OpenAIBatches(transport)
+
+
+def other_model(
+    requests: Mapping[str, Request], settings: ModelSpec
+) -> tuple[str, str, str] | None:
+    """Return the model that a batch asks, if it is not that of the settings; one batch asks one."""
+    asked = next(map(model_of, requests.values()), None)
+    return None if asked == model_of(vars(settings)) else asked
 
 
 def parts_of(requests: dict[str, Request], most: int) -> Iterator[dict[str, Request]]:

@@ -31,6 +31,7 @@ class ServerState:
     failing: int = 0  # requests that it gave no answer, since it last took one
     sent: int = 0  # calls
     usd: float = 0.0  # charged for them
+    left_open: set[int] = field(default_factory=set)  # other models' batches, each said once
 
 
 class Incoming:

@@ -192,7 +192,7 @@ class ShardedModel:
         for path in stores_with(self.job) if wanted else ():
             if path == self.own.path and self.mode != "replay":
                 continue  # it asks what failed there once more
-            other = Store(path, still=path == self.job)
+            other = Store(path, to_read=True)
             for key, stored in other.get_many(wanted).items():
                 if key not in found or final(stored, self.settings):
                     found[key] = stored

@@ -10,15 +10,15 @@ from typing import Any
 from bezoar import progress
 from bezoar.errors import UserError
 from bezoar.llm.answer_store import Entry, Store, key_of, usable
-from bezoar.llm.batch_run import BatchRun, mark_of
-from bezoar.llm.batches import batch_api
+from bezoar.llm.batch_run import BatchRun, mark_of, unknown_batch
+from bezoar.llm.batches import batch_api, other_model
 from bezoar.llm.budget import Account, Ledger, Price, budget_of_environment, price_of
 from bezoar.llm.connection import Connection
 from bezoar.llm.exchange import Exchange, Incoming, ServerState
 from bezoar.llm.faults import Fault
 from bezoar.llm.language_model import Answer
 from bezoar.llm.online import OnlineSender
-from bezoar.llm.settings import Messages, ModelSpec, Request, model_of, request_of, same_model
+from bezoar.llm.settings import Messages, ModelSpec, Request, request_of, same_model
 from bezoar.surroundings import own
 
 MODES = ("online", "batch", "replay")
@@ -202,14 +202,11 @@ class StoredModel:
     def cancel(self, give_up: bool = False) -> tuple[list[str], list[str]]:
         """Ask the provider to end this model's open batches; return their ids, and a line for each
         that may run on: nobody can say which it is, or it is given up without the provider's word.
-        A later run collects what was answered until then, unless `give_up` says that it asks anew;
-        a batch that the provider does not know is given up.
+        A later run collects what was answered until then, unless `give_up` says that it asks anew.
+        Raise `UserError` at a batch that cannot be cancelled and is not given up.
         """
-        me = model_of(vars(self.settings))
         open_batches = [
-            batch
-            for batch in self.store.open_batches()
-            if all(model_of(request) == me for request in batch[3].values())
+            batch for batch in self.store.open_batches() if not other_model(batch[3], self.settings)
         ]
         cancelled: list[str] = []
         unsure: list[str] = []
@@ -223,8 +220,11 @@ class StoredModel:
                             known = self.store.batch_names()
                             mark = mark_of(requests, asked)
                             name = await api.find(mark, asked, len(requests), known)
-                            if name is None:
-                                continue  # it was never accepted
+                            if name is None:  # it was never accepted
+                                if give_up and self.ledger:
+                                    free = dict.fromkeys(requests, 0.0)
+                                    self.ledger.settle(self.path.name, free)
+                                continue
                             self.store.batch_named(number, name)
                         elif name is None:
                             unsure.append(self._unsure(len(requests), asked, give_up))
@@ -232,12 +232,11 @@ class StoredModel:
                         await api.cancel(name)
                         cancelled.append(name)
                     except Fault as fault:
-                        if name and fault.status in (404, 410):
-                            self.store.batch_collected(number)
-                        elif name and fault.status in (400, 409):
+                        if name and fault.status in (400, 409):
                             pass  # it has ended already
                         elif not give_up:
-                            raise UserError(self.connection.hint(fault)) from None
+                            line = unknown_batch(name, fault) or self.connection.hint(fault)
+                            raise UserError(line) from None
                         elif name is None:
                             unsure.append(self._unsure(len(requests), asked, give_up))
                         else:

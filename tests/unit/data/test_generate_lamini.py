@@ -208,7 +208,7 @@ def test_the_share_of_calls_that_fail_is_one_of_all_rounds(refused: int, ends: b
 
     asked = (Scripted(say), TEXTS, SEEDS, ["Tea", "Tides"], recipe)
     if ends:
-        with pytest.raises(UserError, match="5 of 400 rows failed, more than 1%"):
+        with pytest.raises(UserError, match="5 of 400 planned rows failed, more than 1%"):
             lamini.make(*asked)
         assert calls == 100, "it ends as soon as it is certain"
     else:

@@ -1,6 +1,7 @@
 """Promises of the store of answers: append-only, checked on reading, whole after a kill."""
 
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from bezoar.errors import UserError
+from bezoar.llm import answer_store
 from bezoar.llm.answer_store import Entry, Store, key_of
 
 REQUEST = {"model": "m", "messages": [{"role": "user", "content": "שלום\u2028"}], "attempt": 0}
@@ -69,6 +71,70 @@ def test_a_file_that_is_no_database_is_one_clear_line(tmp_path: Path) -> None:
         Store(path)
     with pytest.raises(UserError, match="cannot be used as a store"):
         Store(tmp_path)
+
+
+def test_what_only_reads_a_store_leaves_it_and_its_log_as_they_are(tmp_path: Path) -> None:
+    """It may be on another machine than the job that writes, and has no part in its memory."""
+    path = tmp_path / "live" / "s.sqlite"
+    writer = Store(path)
+    for number in range(9):
+        writer.put([Entry(f"{number}", {}, {"text": "x"})])
+        before = {found.name: found.read_bytes() for found in path.parent.iterdir()}
+        assert before["s.sqlite-wal"]
+        reader = Store(path, to_read=True)
+        writer.put([Entry("later", {}, {"text": "y"})])
+        writer.forget(["later"])
+        during = {found.name: found.read_bytes() for found in path.parent.iterdir()}
+        assert [row[0] for row in reader.rows()] == [f"{i}" for i in range(number + 1)]
+        with pytest.raises(UserError, match="readonly"):
+            reader.put([Entry("mine", {}, {"text": "x"})])
+        reader.close()
+        after = {found.name: found.read_bytes() for found in path.parent.iterdir()}
+        assert before.keys() == after.keys() and during == after
+    writer.close()
+    quiet = path.read_bytes()
+    reader = Store(path, to_read=True)
+    assert len(list(reader.rows())) == 9
+    reader.close()
+    assert [found.name for found in path.parent.iterdir()] == ["s.sqlite"]
+    assert path.read_bytes() == quiet
+
+
+def test_a_log_that_begins_anew_while_it_is_copied_is_copied_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, copyfile, turns = tmp_path / "s.sqlite", shutil.copyfile, 0
+    writer = Store(path)
+    writer.put([Entry("1", {}, {"text": "x"})])
+
+    def copy(source: Path, target: Path) -> None:
+        nonlocal turns
+        copyfile(source, target)
+        turns += 1
+        if turns == 1:  # the file is copied, its log is not
+            writer.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            writer.put([Entry("2", {}, {"text": "x"})])
+
+    monkeypatch.setattr(shutil, "copyfile", copy)
+    reader = Store(path, to_read=True)
+    assert ([row[0] for row in reader.rows()], turns) == (["1", "2"], 4)
+    reader.close()
+    monkeypatch.setattr(answer_store, "COPIES", 0)
+    with pytest.raises(UserError, match=r"s\.sqlite: is written faster than it can be copied"):
+        Store(path, to_read=True)
+    writer.close()
+
+
+@pytest.mark.parametrize("statement", ["", "PRAGMA journal_mode=WAL"])
+def test_a_store_without_its_table_yet_is_read_as_empty(tmp_path: Path, statement: str) -> None:
+    path = tmp_path / "s.sqlite"
+    path.touch()
+    connection = sqlite3.connect(path)
+    connection.execute(statement)
+    connection.close()
+    store = Store(path, to_read=True)
+    assert list(store.rows()) == []
+    store.close()
 
 
 def test_what_was_put_survives_a_kill(tmp_path: Path) -> None:

@@ -96,10 +96,13 @@ def test_an_open_batch_of_another_model_stays_open_at_its_own_price(
     ours = "{input: 1, output: 2, batch_share: 0.5}"
     (tmp_path / "prices.yaml").write_text(f"models:\n  m: {ours}\n  n: {hundredfold}\n")
     other = {**OPENAI, "model": "n", "reported_as": "m"}
-    assert states(ask(tmp_path, settings=other)) == ["answered"] * 6
-    assert "batch b0 of openai chat m stays open: it is another model's" in capsys.readouterr().out
+    with LLMClient.of(other, tmp_path / "s.sqlite", 2, None, "batch") as client:
+        for text in map(str, range(6)):
+            assert states(client.ask([[{"role": "user", "content": text}]], [text])) == ["answered"]
+    line = "batch b0 of openai chat m stays open: it is another model's"
+    assert capsys.readouterr().out.count(line) == 1
     assert at_rest(tmp_path) == (1, pytest.approx(6 * BOUND + 600 * PRICE))
-    assert states(ask(tmp_path)) == ["answered"] * 6 and len(peer.batches) == 2
+    assert states(ask(tmp_path)) == ["answered"] * 6 and len(peer.batches) == 7
     assert at_rest(tmp_path) == (0, pytest.approx(606 * PRICE))
 
 
@@ -584,20 +587,40 @@ def test_batches_of_several_providers_in_one_store_are_each_cancelled_with_its_o
     assert "1 batch cancelled: b1" in cancelled(OPENAI, other, CLAUDE)
 
 
-def test_a_batch_that_the_provider_does_not_know_can_be_given_up(
-    tmp_path: Path, peer: BatchPeer
+@pytest.mark.parametrize("status", [404, 410])
+def test_a_batch_that_the_provider_does_not_know_is_given_up_only_where_that_is_said(
+    tmp_path: Path, peer: BatchPeer, status: int
 ) -> None:
-    gone = {"status": 404, "body": '{"error": {"message": "No batch found"}}'}
+    """It may be another project's key, or another address."""
+    gone = {"status": status, "body": '{"error": {"message": "No batch found"}}'}
+    line = r"batch b0: .*use the ones it was submitted with, or give it up with .* GIVE_UP=1`$"
     peer.script = lambda what, turn: gone if what == "look" else None
-    with pytest.raises(
-        UserError, match=r"batch b0: .*give it up with `make cancel-batches GIVE_UP=1`"
-    ):
+    with pytest.raises(UserError, match=line):
         ask(tmp_path)
     assert at_rest(tmp_path)[0] == 1
     peer.script = lambda what, turn: gone if what == "cancel" else None
     with LLMClient.of(OPENAI, tmp_path / "s.sqlite", 2, None, "batch") as client:
-        client.model.cancel()  # type: ignore[attr-defined]
+        with pytest.raises(UserError, match=line):
+            client.model.cancel()  # type: ignore[attr-defined]
+        assert len(client.model.store.open_batches()) == 1  # type: ignore[attr-defined]
+        cancelled, unsure = client.model.cancel(give_up=True)  # type: ignore[attr-defined]
+    assert cancelled == [] and "it may be running, and charged" in unsure[0]
+    assert at_rest(tmp_path) == (0, pytest.approx(6 * BOUND))
     assert states(ask(tmp_path)) == ["answered"] * 6 and len(peer.batches) == 2
+
+
+def test_a_batch_that_was_never_accepted_gives_its_budget_back_when_it_is_given_up(
+    tmp_path: Path, peer: BatchPeer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(limits, "RETRIES", 1)
+        peer.script = lambda what, turn: OUTAGES["503"] if what == "create" else None
+        with pytest.raises(UserError, match="503"):
+            ask(tmp_path)
+    assert at_rest(tmp_path) == (1, pytest.approx(6 * BOUND))
+    with LLMClient.of(OPENAI, tmp_path / "s.sqlite", 2, None, "batch") as client:
+        assert client.model.cancel(give_up=True) == ([], [])  # type: ignore[attr-defined]
+    assert at_rest(tmp_path) == (0, 0.0)
 
 
 def test_an_open_batch_is_collected_in_any_mode_and_whatever_the_setting(

@@ -109,8 +109,8 @@ def test_a_number_that_is_none_in_results_and_records_is_no_traceback(
 
     work = peer.work
 
-    def odd(what: str, path: str, content: bytes) -> bytes:
-        body = work(what, path, content)
+    def odd(what: str, path: str, content: bytes, headers: Any) -> bytes:
+        body = work(what, path, content, headers)
         return body.replace(b'"total": 3', f'"total": {number}'.encode()) if turns(what) else body
 
     asked: dict[str, int] = {}
