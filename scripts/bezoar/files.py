@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -64,8 +65,8 @@ def sha256_text(text: str) -> str:
 
 _DIGESTS: dict[tuple[int, ...], str] = {}  # of this process: device, inode, size, times -> sha256
 # A younger file may change again within one tick of the file system's clock, so its hash is not
-# kept.
-SETTLED_S = 0.1
+# kept. Some file systems have times in whole seconds.
+SETTLED_S = 2.0
 
 
 def sha256_file(path: Path | str) -> str:
@@ -80,8 +81,9 @@ def sha256_file(path: Path | str) -> str:
         key = (facts.st_dev, facts.st_ino, facts.st_size, *times)
         if key in _DIGESTS:
             return _DIGESTS[key]
+        settled = time.time() - facts.st_ctime > SETTLED_S
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    if time.time() - facts.st_ctime > SETTLED_S:
+    if settled:
         _DIGESTS[key] = digest
     return digest
 
@@ -111,11 +113,19 @@ def _make_parents(path: Path) -> None:
         ) from None
 
 
-def _partial(path: Path) -> list[Path]:
-    """Return what lies beside `path` of attempts to write it."""
+@cache
+def _partial_at_first(folder: str) -> list[str]:
+    """Return what attempts to write something had left in a directory when this process first wrote
+    there: a stage may write thousands of files into one.
+    """
+    return [name for name in os.listdir(folder) if name.endswith(PARTIAL)]
+
+
+def _partial(path: Path, names: Iterable[str]) -> list[Path]:
+    """Return which of the names beside `path` are of attempts to write it."""
     # Not .NAME.1.x.partial, which is of another name.
     name = re.compile(rf"\.{re.escape(path.name)}\.[^.]+{re.escape(PARTIAL)}")
-    return [left for left in path.parent.iterdir() if name.fullmatch(left.name)]
+    return [path.with_name(left) for left in names if name.fullmatch(left)]
 
 
 @contextmanager
@@ -124,7 +134,7 @@ def whole_file(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     rename); what a run left of one that was killed before this process began is removed.
     """
     _make_parents(path)
-    for left in _partial(path):
+    for left in _partial(path, _partial_at_first(os.path.abspath(path.parent))):
         with suppress(OSError):  # another process may write it now, or have removed it
             if left.stat().st_mtime < BEGAN:
                 left.unlink()
@@ -151,7 +161,7 @@ def whole_directory(path: Path) -> Iterator[Path]:
     """
     path = Path(os.path.realpath(path))
     _make_parents(path)
-    for left in _partial(path):
+    for left in _partial(path, os.listdir(path.parent)):
         with suppress(OSError):
             if left.stat().st_mtime < BEGAN:
                 shutil.rmtree(left, ignore_errors=True)

@@ -32,6 +32,7 @@ from bezoar.llm.faults import Fault
 from bezoar.llm.model_ends import asked_end, listed_end, not_served, warning
 from bezoar.llm.settings import ModelSpec
 from bezoar.progress import clock
+from bezoar.provenance.fingerprint import recorded
 from bezoar.release.licences import acknowledged, terms
 from bezoar.surroundings import own
 from bezoar.workflow import duration, machine_checks, packages, served, sources
@@ -40,13 +41,12 @@ from bezoar.workflow.cluster import is_slurm
 from bezoar.workflow.configuration import SCHEMA, check, files_of, resolved
 from bezoar.workflow.layout import Layout, models_asked
 from bezoar.workflow.mirror import in_mirror, with_content
-from bezoar.workflow.source_lock import pinned, recorded
+from bezoar.workflow.source_lock import LOCK, pinned
 from bezoar.workflow.wording import counted
 
 LEAST_GIB = {"dress-rehearsal": 28}  # of disk; of any other small scale:
 FEW_GIB = 3
 KNOCK_S = 3
-LOCK = Path("config/sources.lock")
 
 
 def machine(config: dict[str, Any], profile: str = "profiles/default") -> Iterator[str]:
@@ -280,11 +280,16 @@ def lies_here(entry: dict[str, Any]) -> bool:
     return bool(in_mirror(mirror, entry) or (wheel and with_content(mirror, ".whl", wheel)))
 
 
+def is_of_hub(entry: dict[str, Any]) -> bool:
+    """Whether a source is a repository of the hub, or a file of one."""
+    return "hub" in entry or hub.is_on_hub(entry["url"])
+
+
 def host_of(entry: dict[str, Any]) -> str | None:
     """Return the address of the host that a source is fetched from; None for pip's, and for the
     hub's where it is not to be asked.
     """
-    if "hub" in entry or hub.is_on_hub(entry["url"]):
+    if is_of_hub(entry):
         return None if hub.offline() else hub.endpoint()
     if packages.member_of(entry["url"]):
         return None
@@ -296,11 +301,13 @@ def unreachable(entries: list[dict[str, Any]]) -> list[str]:
     """Return what is wrong with sources: one line for each host that does not answer at all, and
     one for each source that the others do not have.
     """
-    there, lines = dict[str, str | None](), list[str]()
+    there, of_hub, lines = dict[str, str | None](), set[str | None](), list[str]()
     for entry in entries:
         try:
             if not lies_here(entry):
                 there[entry["id"]] = host_of(entry)
+                if is_of_hub(entry):
+                    of_hub.add(there[entry["id"]])
         except UserError as error:
             lines.append(f"source: {error}")
     hosts = list(dict.fromkeys(host for host in there.values() if host))
@@ -312,14 +319,14 @@ def unreachable(entries: list[dict[str, Any]]) -> list[str]:
         lines += [problem for problem in pool.map(reachable, asked) if problem]
     for host, why in silent.items():
         names = [name for name, place in there.items() if place == host]
-        setting = " and HF_ENDPOINT" if host == hub.endpoint() else ""
+        setting = " and HF_ENDPOINT" if host in of_hub else ""
         look = network.advice(host, str(why)) or f"check the network{setting}"
         lines.append(
             f"source: no answer from {network.shown(host)} ({why}), which has"
             f" {counted(len(names), 'source')} ({', '.join(names)}); {look}, or set MIRROR to a"
             ' directory that holds them (docs/reproducing.md, "Without a network")'
         )
-    return lines
+    return list(dict.fromkeys(lines))  # what is wrong with HF_ENDPOINT is so for every source
 
 
 def reachable(entry: dict[str, Any]) -> str | None:
@@ -335,12 +342,12 @@ def reachable(entry: dict[str, Any]) -> str | None:
     if "hub" in entry:
         lacking = hub.lacking(pinned(entry, LOCK), KNOCK_S)
         return f"source: {lacking}" if lacking else None
-    url = hub.address(entry["url"])
     if hub.is_on_hub(entry["url"]) and hub.offline():
         return (
             f"source: {entry['id']} is not in MIRROR, and HF_HUB_OFFLINE is set; unset it, or put"
             f" it into MIRROR/{place}"
         )
+    url = hub.address(entry["url"])
     return (
         None
         if answers(url)

@@ -18,6 +18,7 @@ import contextlib
 import signal
 import subprocess
 import uuid
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -85,6 +86,7 @@ def main(argv: list[str] | None = None) -> None:
     extra = with_model()
     whole = merge(config, extra)
     check(whole, SCHEMA, [*files_of(args.config), models])
+    start.refuse_other_run(Path(config["pathvars"]["results"]), config["scale"])
     # A model that cannot be evaluated must not block those after it, nor a run those beside it.
     pending = models.with_name(f".models.{uuid.uuid4().hex}.yaml")
     target = models.with_name("table.csv")

@@ -17,8 +17,10 @@ from typing import Any
 from bezoar import hub, program
 from bezoar.errors import UserError
 from bezoar.files import whole_file
+from bezoar.provenance.fingerprint import recorded
 from bezoar.workflow import sources
-from bezoar.workflow.source_lock import recorded
+from bezoar.workflow.layout import REGISTRY
+from bezoar.workflow.source_lock import LOCK
 from bezoar.workflow.wording import counted
 
 MOVING = re.compile(rf"{re.escape(hub.HUB)}/(datasets/)?([^/]+/[^/]+)/resolve/main/")
@@ -73,7 +75,7 @@ def main(argv: list[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     for name, what in {"registry": "sources to pin", "lock": "what fetches recorded"}.items():
-        default = Path("config/sources.yaml" if name == "registry" else "config/sources.lock")
+        default = REGISTRY if name == "registry" else LOCK
         parser.add_argument(f"--{name}", type=Path, default=default, help=what)
     args = parser.parse_args(argv)
     if hub.offline():

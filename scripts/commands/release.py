@@ -89,6 +89,13 @@ def described(repository: contents.Repository, namespace: str) -> list[str]:
     return lines
 
 
+def deletions(repository: contents.Repository, namespace: str, token: str) -> list[str]:
+    """Return a line that names the files of an earlier release that go, if there are any."""
+    old = upload.superseded(repository, namespace, token)
+    address = hub.page(f"{namespace}/{repository.name}", repository.kind)
+    return [f"{address}: deletes {counted(len(old), 'file')}: {', '.join(old)}"] if old else []
+
+
 def overlay(
     layout: Layout, namespace: str, repositories: list[contents.Repository], commits: dict[str, str]
 ) -> str:
@@ -155,6 +162,12 @@ def main(argv: list[str] | None = None) -> None:
         if args.dry:
             for repository in repositories:
                 print(*described(repository, namespace), sep="\n")
+            try:
+                for repository in repositories:
+                    for line in deletions(repository, namespace, token):
+                        print(line)
+            except UserError as error:
+                print(f"note: what is deleted of an earlier release is not known: {error}")
             for line in refused:
                 print(f"refused: {line}")
             size = sum(repository.size() for repository in repositories)
@@ -180,6 +193,8 @@ def publish(
     """Send every repository and write the overlay of what was published."""
     commits = {}
     for repository in repositories:
+        for line in deletions(repository, namespace, token):
+            print(line, flush=True)
         commits[repository.name] = upload.send(repository, namespace, token)
         address = hub.page(f"{namespace}/{repository.name}", repository.kind)
         print(f"{address}: {commits[repository.name]}", flush=True)

@@ -12,34 +12,8 @@ from pathlib import Path
 
 from bezoar import program
 from bezoar.errors import UserError
-from bezoar.readers import read_json_object
 from bezoar.workflow import machine, start
 from bezoar.workflow.configuration import SCHEMA, check, files_of, resolved
-from bezoar.workflow.recipes import AS_RELEASED
-
-# Stages whose receipts name the scale, the first of them soon after the filter.
-SCALED = ("data_card_*", "model_card_*", "claims", "evaluate")
-
-
-def refuse_other_run(results: Path, scale: str, entry: str) -> None:
-    """Raise `UserError` if a results root holds a run of another scale, or from rows that were
-    released where this one generates its own or the other way round: its stages would be made again
-    in place of that run's.
-    """
-    for name in SCALED:
-        for path in sorted((results / "receipts").glob(f"{name}.json")):
-            recipe = read_json_object(path).get("recipe", {})
-            began = "released" if AS_RELEASED in str(recipe.get("rater")) else "generate"
-            for which, held, ours in (
-                ("of the {} scale", recipe.get("scale", scale), scale),
-                ("with `entry: {}`", began if "rater" in recipe else entry, entry),
-            ):
-                if held != ours:
-                    raise UserError(
-                        f"{results}: holds a run {which.format(held)}, and this one is"
-                        f" {which.format(ours)}; name another place in a configuration of your own,"
-                        f" such as `pathvars: {{results: {results}-{ours}}}`, or move that run away"
-                    )
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -63,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
             f"{' '.join(args.config)}: of the paper's scale, which `make reproduce` runs; leave"
             " CONFIG out, or unset BEZOAR_CONFIG"
         )
-    refuse_other_run(Path(config["pathvars"]["results"]), config["scale"], config["entry"])
+    start.refuse_other_run(Path(config["pathvars"]["results"]), config["scale"], config["entry"])
     display = [] if args.verbose else ["--logger", "bezoar"]
     run = start.command(config, args.config, args.target, args.profile, args.cores, display)
     os.execve(sys.executable, *run)

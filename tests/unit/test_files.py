@@ -9,6 +9,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -60,6 +61,40 @@ def test_the_hash_of_a_file_that_has_just_changed_is_not_kept(tmp_path: Path) ->
     for content in (b"1", b"2", b"3"):  # within one tick
         path.write_bytes(content)
         assert files.sha256_file(path) == hashlib.sha256(content).hexdigest()
+
+
+def test_an_edit_is_seen_where_times_are_in_whole_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts_of = os.fstat
+
+    def coarse(descriptor: int) -> SimpleNamespace:
+        facts = facts_of(descriptor)
+        fine = {name: getattr(facts, name) for name in ("st_dev", "st_ino", "st_size")}
+        second = began // 10**9
+        return SimpleNamespace(**fine, st_mtime_ns=second, st_ctime_ns=second, st_ctime=second)
+
+    path, began = tmp_path / "rows", time.time_ns()
+    monkeypatch.setattr(files.os, "fstat", coarse)
+    for content in (b"1", b"2"):
+        path.write_bytes(content)
+        monkeypatch.setattr(files.time, "time", lambda: began // 10**9 + 0.9)
+        assert files.sha256_file(path) == hashlib.sha256(content).hexdigest()
+
+
+def test_a_directory_of_many_files_is_listed_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed, listdir = [], os.listdir
+
+    def counted(folder):
+        listed.append(folder)
+        return listdir(folder)
+
+    monkeypatch.setattr(os, "listdir", counted)
+    for number in range(5):
+        files.write_json(tmp_path / f"{number}.json", number)
+    assert len(listed) == 1
 
 
 def test_a_written_file_has_the_mode_of_a_plain_open(tmp_path: Path) -> None:

@@ -18,9 +18,9 @@ import import_released
 from bezoar.errors import UserError
 from bezoar.files import write_json
 from bezoar.provenance import code_digest
-from bezoar.provenance.fingerprint import Hashes
+from bezoar.provenance.fingerprint import Hashes, recorded
 from bezoar.workflow import deviations, duration, extra_models
-from bezoar.workflow.source_lock import recorded, require
+from bezoar.workflow.source_lock import require
 
 
 @pytest.mark.parametrize("content", ["[]", "7", "{", '{"a": 1, "a": 2}'])

@@ -384,6 +384,10 @@ def test_doctor_names_a_host_that_does_not_answer_once_with_all_its_sources(
     (line,) = doctor.unreachable([ENTRY, missing])
     assert "2 sources (some_model, gone); check the network and HF_ENDPOINT" in line
     assert hub.asked == []
+    monkeypatch.setenv("HF_ENDPOINT", "no address")
+    of_hub, of_host = doctor.unreachable([*files, ENTRY, missing])
+    assert of_hub.startswith("source: HF_ENDPOINT: expected an address")
+    assert "check the network, or set MIRROR" in of_host
 
 
 def test_doctor_finds_a_source_wherever_the_fetch_does(

@@ -15,12 +15,13 @@ from bezoar.errors import UserError, reason
 from bezoar.files import brief, canonical, sha256_text
 from bezoar.provenance.code_digest import digest
 from bezoar.provenance.fingerprint import Hashes, files_in
+from bezoar.provenance.fingerprint import recorded as recorded_in
 from bezoar.provenance.staleness import first_row_changed
 from bezoar.readers import read_json_object
 from bezoar.recipe import require
 from bezoar.workflow import sources
 from bezoar.workflow.layout import LAST
-from bezoar.workflow.source_lock import recorded as recorded_in
+from bezoar.workflow.source_lock import LOCK
 from bezoar.workflow.wording import counted
 
 Receipts = dict[str, dict[str, Any]]
@@ -41,8 +42,10 @@ class Held(TypedDict):
     environment: dict[str, Any]
     git_commit: str | None
     git_dirty: bool
+    versions: dict[str, str]
     started_unix_s: float
     wall_s: float
+    peak_memory_bytes: float
 
 
 def read_receipts(results: Path) -> tuple[Receipts, list[str]]:
@@ -212,8 +215,7 @@ def chain(receipts: Receipts, results: Path) -> list[str]:
             made[place] = (stage, recorded)
         made[place_of(f"{results}/receipts/{stage}.json")] = (stage, "")
     registry = sources.load(Path("config/sources.yaml"))
-    lock = Path("config/sources.lock")
-    pinned = recorded_in(lock)
+    pinned = recorded_in(LOCK)
     known = {
         f"data/{entry['path']}": entry["sha256"] or pinned.get(entry["id"])
         for entry in registry.values()

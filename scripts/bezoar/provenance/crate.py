@@ -317,7 +317,9 @@ def add_workflow(crate: Crate, receipts: Receipts, results: Path, ended: float) 
     )
     crate.link(WORKFLOW, "programmingLanguage", language)
     crate.link("./", "mainEntity", WORKFLOW)
-    versions = ", ".join(sorted({held["versions"]["snakemake"] for held in receipts.values()}))
+    versions = ", ".join(
+        sorted({held["versions"].get("snakemake", "unknown") for held in receipts.values()})
+    )
     engine = crate.add(
         ENGINE, "SoftwareApplication", name="Snakemake", softwareVersion=versions, url=ENGINE
     )

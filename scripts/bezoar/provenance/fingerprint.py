@@ -63,10 +63,11 @@ class Hashes:
             found = self.known.get(str(path))
             if found and found[:4] == key:
                 return str(found[4])
+            settled = time.time() - facts.st_ctime > SETTLED_S
             digest = sha256_file(path)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return None
-        if time.time() - facts.st_ctime > SETTLED_S:
+        if settled:
             self.known[str(path)] = [*key, digest]
             self.changed = True
         return digest
@@ -117,6 +118,19 @@ def row_digests(path: Path | str) -> str:
     )
 
 
+def recorded(lock: Path) -> dict[str, Any]:
+    """Return what the lock file holds; nothing where there is none."""
+    return read_json_object(lock) if lock.is_file() else {}
+
+
+def pin(entry: dict[str, Any], lock: Path) -> str | None:
+    """Return the sha256 of a file's entry or the commit of a hub repository's: its own, or the one
+    that the first fetch recorded; None before that.
+    """
+    published: str | None = entry["sha256" if "path" in entry else "revision"]
+    return published or recorded(lock).get(entry["id"])
+
+
 def repository(command: list[str]) -> dict[str, Any]:
     """Return which repository of the hub a command reads, as the facts of its receipt have it: its
     name, and the commit of its entry or else of the lock; nothing if it reads none.
@@ -125,8 +139,7 @@ def repository(command: list[str]) -> dict[str, Any]:
         return {}
     entry = json.loads(command[command.index("--entry") + 1])
     lock = Path(command[command.index("--lock") + 1])
-    held = read_json_object(lock) if lock.is_file() else {}
-    return {"source": entry["hub"], "revision": entry["revision"] or held.get(entry["id"])}
+    return {"source": entry["hub"], "revision": pin(entry, lock)}
 
 
 def arguments(command: list[str]) -> list[str]:

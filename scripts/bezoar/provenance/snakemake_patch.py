@@ -24,6 +24,7 @@ from bezoar.errors import UserError
 from bezoar.files import NO_LOCKS, UNLOCKABLE, differences
 from bezoar.provenance import code_digest, fingerprint, staleness
 from bezoar.readers import read_json_object
+from bezoar.workflow.source_lock import LOCK
 from bezoar.workflow.wording import counted
 
 # The versions of Snakemake in which tests/workflow has passed; envs/main.lock pins one of them.
@@ -76,10 +77,7 @@ def shell_of(job: Any) -> str:
 
 
 def source_reasons(
-    path: str,
-    entry: dict[str, Any],
-    hashes: fingerprint.Hashes,
-    lock: Path = Path("config/sources.lock"),
+    path: str, entry: dict[str, Any], hashes: fingerprint.Hashes, lock: Path = LOCK
 ) -> list[str]:
     """Return why a fetched file, or any file of a fetched snapshot, is not what the registry or the
     first fetch says.
@@ -87,11 +85,10 @@ def source_reasons(
     if not Path(path).is_file():
         return [staleness.NEVER]
     try:
-        pinned = read_json_object(lock) if lock.is_file() else {}
+        expected = fingerprint.pin(entry, lock)
     except UserError as error:
         return [str(error)]
     if "path" in entry:
-        expected = entry["sha256"] or pinned.get(entry["id"])
         if not expected:
             return [
                 f"source {path}: no hash is published, and none recorded in {lock}; fetching"
@@ -104,9 +101,8 @@ def source_reasons(
         return [str(error)]
     folder = Path(path).parent
     files = {str(folder / name): digest for name, digest in held["files"].items()}
-    revision = entry["revision"] or pinned.get(entry["id"])
     return [
-        *differences(held["revision"], revision, "revision"),
+        *differences(held["revision"], expected, "revision"),
         *staleness.changed_files("source", files, [], hashes),
     ]
 

@@ -15,6 +15,25 @@ from bezoar.release.contents import Repository
 HUBS_OWN = ".gitattributes"  # the hub writes it: which files are large
 
 
+def superseded(repository: Repository, namespace: str, token: str) -> list[str]:
+    """Return the files of an earlier release that `send` deletes; none where there is no such
+    repository, or none that may be seen with this token.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    network.require_network()
+    name = f"{namespace}/{repository.name}"
+    try:
+        api = HfApi(endpoint=hub.endpoint(), token=token or False)
+        held = set(api.list_repo_files(name, repo_type=repository.kind))
+    except RepositoryNotFoundError:
+        return []
+    except Exception as error:  # the client raises many kinds
+        raise _explained(name, namespace, error, "its files could not be listed") from None
+    return sorted(held - repository.files.keys() - {HUBS_OWN})
+
+
 def send(repository: Repository, namespace: str, token: str) -> str:
     """Publish one repository below `namespace` and return its commit.
 
@@ -23,12 +42,10 @@ def send(repository: Repository, namespace: str, token: str) -> str:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
     network.require_network()
-    name = f"{namespace}/{repository.name}"
+    name, old = f"{namespace}/{repository.name}", superseded(repository, namespace, token)
     api = HfApi(endpoint=hub.endpoint(), token=token)
     try:
         api.create_repo(name, repo_type=repository.kind, exist_ok=True)
-        held = set(api.list_repo_files(name, repo_type=repository.kind))
-        old = sorted(held - repository.files.keys() - {HUBS_OWN})
         new = sorted(repository.files.items())
         done = api.create_commit(
             name,
@@ -40,12 +57,12 @@ def send(repository: Repository, namespace: str, token: str) -> str:
             commit_message="A run of the OpenBezoar reproduction",
         )
     except Exception as error:  # the client raises many kinds
-        raise _explained(name, namespace, error) from None
+        raise _explained(name, namespace, error, "the upload broke off") from None
     return str(done.oid)
 
 
-def _explained(name: str, namespace: str, error: BaseException) -> UserError:
-    """Return the one line that a user can act on for an upload that broke off."""
+def _explained(name: str, namespace: str, error: BaseException, what: str) -> UserError:
+    """Return the one line that a user can act on for an error of the hub's client."""
     status: Any = None
     cause: BaseException | None = error
     while cause is not None and status is None:
@@ -62,6 +79,6 @@ def _explained(name: str, namespace: str, error: BaseException) -> UserError:
         )
     reason = f"status {status}" if status else type(error).__name__
     return UserError(
-        f"{name}: the upload broke off ({reason} from {hub.shown_endpoint()}); run it again, and"
+        f"{name}: {what} ({reason} from {hub.shown_endpoint()}); run it again, and"
         " what has arrived is not sent again"
     )

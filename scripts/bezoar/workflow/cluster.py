@@ -226,8 +226,8 @@ def with_gpus(cluster: Cluster, plain: Nodes, wanted: str, needs: Iterable[Need]
 
 
 def fits(needs: Mapping[str, Need], limits: Limits) -> None:
-    """Raise `UserError` naming the first rule whose jobs ask for more memory than a node has, with
-    the jobs that run beside them.
+    """Raise `UserError` naming the first rule whose jobs ask for more memory or cores than a node
+    has, with the jobs that run beside them.
     """
     for rule, need in needs.items():
         place = limits.of(need)
@@ -236,6 +236,13 @@ def fits(needs: Mapping[str, Need], limits: Limits) -> None:
             raise UserError(
                 f"{rule}: needs {mem_mb:,} MB of memory, and no such node of partition"
                 f" {place.partition} has more than {place.memory_mb:,}; name another under"
+                " slurm_partition in the profile"
+            )
+        cores = 1 + need.beside_cores
+        if place.cores and cores > place.cores:
+            raise UserError(
+                f"{rule}: needs {counted(cores, 'core')}, and no such node of partition"
+                f" {place.partition} has more than {place.cores}; name another under"
                 " slurm_partition in the profile"
             )
 

@@ -3,6 +3,7 @@ the comments beside the values.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -83,7 +84,7 @@ def tagged(paths: list[Path]) -> list[dict[str, Any]]:
                 parts = match["before"].strip(), match["reason"].strip()
                 found.append(
                     {
-                        "file": path.name,
+                        "file": str(path),
                         "key": last,
                         "value": value,
                         "tag": match["tag"],
@@ -148,15 +149,15 @@ def in_force(paths: list[Path], rows: list[dict[str, Any]]) -> dict[str, Value]:
     tags = {(row["file"], row["key"]): row["tag"] for row in rows}
     found: dict[str, Value] = {}
     for path in paths:
-        later = path.name != paths[0].name
+        later = path != paths[0]
         for key, value in sorted(leaves(yaml.load(read_text(path), Loader=LOADER) or {}).items()):
             old = found.get(key)
             if old and old.value == value:
                 continue
-            around = ((path.name, outer) for outer in outers(key))
+            around = ((str(path), outer) for outer in outers(key))
             row = next((name for name in around if name in tags), None)
             if row is None and later and key.partition(".")[0] not in NO_VALUES:
-                row = path.name, key
+                row = str(path), key
             instead = None
             if old:
                 of_old = f" [{tags[old.row]}]" if old.row in tags else ""
@@ -166,10 +167,10 @@ def in_force(paths: list[Path], rows: list[dict[str, Any]]) -> dict[str, Value]:
 
 
 def ours(paths: list[Path]) -> list[dict[str, Any]]:
-    """Return the values that are only ours and in force, in the order of the files. Of each: file,
-    key, value (all of a block's that are in force, in one line, without parts that have rows of
-    their own), reason, `instead`, what it replaces of an earlier file, each with its tag, and
-    `count`, how many values these are.
+    """Return the values that are only ours and in force, in the order of the files. Of each: file
+    (by its path where two have the same name), key, value (all of a block's that are in force, in
+    one line, without parts that have rows of their own), reason, `instead`, what it replaces of an
+    earlier file, each with its tag, and `count`, how many values these are.
     """
     rows = with_reasons(tagged(paths))
     found = in_force(paths, rows)
@@ -178,10 +179,11 @@ def ours(paths: list[Path]) -> list[dict[str, Any]]:
         if one.row and one.tag == "ours":
             parts.setdefault(one.row, []).append(key)
     reasons = {(row["file"], row["key"]): row["reason"] for row in rows}
-    order = {path.name: number for number, path in enumerate(paths)}
+    order = {str(path): number for number, path in enumerate(paths)}
+    names = Counter(path.name for path in set(paths))
     return [
         {
-            "file": file,
+            "file": Path(file).name if names[Path(file).name] == 1 else file,
             "key": key,
             "value": in_a_line({k: found[k].value for k in held}, key),
             "reason": reasons.get((file, key), NO_REASON),

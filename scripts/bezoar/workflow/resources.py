@@ -496,7 +496,8 @@ def asked(need: Need, limits: Limits) -> dict[str, Amount]:
 
     def cpus_per_task(wildcards: Any, threads: int) -> int:
         wanted = max(threads, need.cores)
-        return wanted if place.cores is None else min(wanted, place.cores - need.beside_cores)
+        room = wanted if place.cores is None else place.cores - need.beside_cores
+        return max(1, min(wanted, room))
 
     resources: dict[str, Amount] = {"mem_mb": mem_mb, "runtime": runtime}
     if need.gpus:

@@ -11,19 +11,14 @@ from typing import Any
 
 from bezoar.errors import UserError
 from bezoar.files import NO_LOCKS, UNLOCKABLE, write_json
-from bezoar.readers import read_json_object
+from bezoar.provenance.fingerprint import pin, recorded
 
-
-def recorded(lock: Path) -> dict[str, Any]:
-    """Return what the lock file holds; nothing where there is none."""
-    return read_json_object(lock) if lock.is_file() else {}
+LOCK = Path("config/sources.lock")
 
 
 def pinned(entry: dict[str, Any], lock: Path) -> dict[str, Any]:
-    """Return a hub repository's entry with its commit: its own, or the one that the first fetch
-    recorded; None before that.
-    """
-    return {**entry, "revision": entry["revision"] or recorded(lock).get(entry["id"])}
+    """Return a hub repository's entry with its commit, if that is known."""
+    return {**entry, "revision": pin(entry, lock)}
 
 
 @contextmanager

@@ -144,6 +144,9 @@ def test_what_a_stage_reads_beside_a_manifest_is_held_by_it(name: str) -> None:
         ("rows", None, '"rows": input should be a valid dictionary'),
         ("started_unix_s", None, '"started_unix_s": '),
         ("git_commit", ..., 'lacks "git_commit"'),
+        ("peak_memory_bytes", ..., 'lacks "peak_memory_bytes"'),
+        ("wall_s", "1", '"wall_s": '),
+        ("versions", ..., 'lacks "versions"'),
     ],
 )
 def test_a_damaged_receipt_is_a_finding(

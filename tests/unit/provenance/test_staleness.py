@@ -122,8 +122,9 @@ def test_how_many_requests_run_at_once_is_no_change(finished: Path) -> None:
 
 @pytest.mark.parametrize("name", ["in.jsonl", "out.jsonl"])
 def test_an_edit_with_the_same_size_and_date_is_seen_through_the_cache(
-    finished: Path, name: str
+    finished: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
+    monkeypatch.setattr(fingerprint, "SETTLED_S", 0.1)
     time.sleep(2 * fingerprint.SETTLED_S)
     assert why(Hashes()) == []
     cache = Hashes(Path(".snakemake/hashes.json"))
@@ -140,6 +141,7 @@ def test_an_edit_with_the_same_size_and_date_is_seen_through_the_cache(
 
 
 def test_the_cache_saves_reading(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fingerprint, "SETTLED_S", 0.1)
     time.sleep(2 * fingerprint.SETTLED_S)
     cache = Hashes(Path(".snakemake/hashes.json"))
     expected = cache.of("in.jsonl")
@@ -332,7 +334,7 @@ def test_a_tagged_value_is_found_with_its_key_and_reason_wherever_its_line_stand
             "count": 1,
         }
     ]
-    assert tagged([first]) == tagged([second])
+    assert [row | {"file": str(second)} for row in tagged([first])] == tagged([second])
     assert json.dumps(ours([first])) == json.dumps(ours([second]))
     overlay = tmp_path / "overlay.yaml"
     overlay.write_text("b:   # [ours] smaller\n  c: 3\n")
@@ -347,6 +349,15 @@ def test_a_tagged_value_is_found_with_its_key_and_reason_wherever_its_line_stand
         ("a", "4", "1 [paper]"),
         ("b.d", "[5]", ""),
     ]
+
+
+def test_two_configurations_of_one_base_name_keep_their_tags_apart(tmp_path: Path) -> None:
+    config, overlay = tmp_path / "config/paper.yaml", tmp_path / "lab/paper.yaml"
+    for path, text in ((config, "a: 1   # [paper] known\n"), (overlay, "a: 2\n")):
+        path.parent.mkdir()
+        path.write_text(text)
+    (row,) = ours([config, overlay])
+    assert (row["file"], row["key"], row["instead"]) == (str(overlay), "a", "1 [paper]")
 
 
 def test_a_receipt_of_weights_holds_what_is_loaded_with_them(

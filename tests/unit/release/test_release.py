@@ -227,8 +227,35 @@ def test_a_dry_run_sends_nothing_and_needs_no_token(
     size = sum(int(found.replace(",", "")) for found in sizes)
     last = f"{len(sizes)} repositories, {size:,} bytes in all; nothing forbids it; nothing was sent"
     assert sizes and shown.splitlines()[-1] == last
-    assert hub.asked == []
+    assert {method for method, _ in hub.asked} == {"GET"}
+    assert "deletes" not in shown
     assert not Path("openbezoar-released.yaml").exists()
+
+
+@pytest.mark.usefixtures("sound")
+@pytest.mark.parametrize("more", [["--dry"], []])
+def test_what_a_release_deletes_is_said_before(
+    hub: Hub, capsys: pytest.CaptureFixture[str], more: list[str]
+) -> None:
+    old = {"old.jsonl": b"{}", "evol.jsonl": b"{}", ".gitattributes": b""}
+    hub.add("dataset", "me/openbezoar-evol-tiny", old)
+    publish(*more)
+    shown = capsys.readouterr().out.splitlines()
+    place = f"{hub.address}/datasets/me/openbezoar-evol-tiny: "
+    assert [line for line in shown if " deletes " in line] == [f"{place}deletes 1 file: old.jsonl"]
+    if not more:
+        assert shown[shown.index(f"{place}deletes 1 file: old.jsonl") + 1].startswith(place)
+
+
+@pytest.mark.usefixtures("sound")
+def test_a_dry_run_without_the_hub_says_what_it_does_not_know(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], hub: Hub
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
+    publish("--dry")
+    (line,) = [row for row in capsys.readouterr().out.splitlines() if row.startswith("note: ")]
+    assert "not known: me/openbezoar-" in line and "its files could not be listed (" in line
+    assert hub.asked == []
 
 
 @pytest.mark.usefixtures("sound")

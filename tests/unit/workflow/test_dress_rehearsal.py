@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[3]
 def receipt(stage: str, mem_gib: float, gpu_gib: float) -> dict[str, Any]:
     hardware = {"gpu": "a GPU", "gpu_peak_bytes": gpu_gib * 2**30} if gpu_gib else {}
     empty: dict[str, Any] = {
-        key: {} for key in "recipe inputs outputs rows facts environment".split()
+        key: {} for key in "recipe inputs outputs rows facts environment versions".split()
     }
     made = {"code": "", "command": ["x.py"], "git_commit": None, "git_dirty": False}
     took = {"started_unix_s": 0.0, "wall_s": 61.0, "peak_memory_bytes": mem_gib * 2**30}
@@ -59,6 +59,14 @@ def test_plan_shows_it_and_asks_for_no_less() -> None:
     assert after["sft"].mem_mb == before["sft"].mem_mb, "short rows lower nothing"
     assert after["sft"].gpu_mb == 6656 + resources.CONTEXT_MB > before["sft"].gpu_mb
     assert after["dpo"].seconds == before["dpo"].seconds
+
+
+def test_a_damaged_receipt_of_it_says_nothing(project: Path) -> None:
+    path = project / "results/dress-rehearsal/receipts/dpo_x.json"
+    held = json.loads(path.read_text())
+    del held["peak_memory_bytes"]
+    path.write_text(json.dumps(held))
+    assert sorted(dress_rehearsal.took(paper())) == ["merge", "sft"]
 
 
 @pytest.mark.usefixtures("project")

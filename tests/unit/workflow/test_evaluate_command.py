@@ -147,6 +147,14 @@ def test_a_mistake_in_the_configuration_of_the_first_evaluation_is_named(
         evaluations.run("a", lambda: 0)
 
 
+def test_an_evaluation_takes_the_place_of_no_run_of_another_scale(evaluations: Evaluations) -> None:
+    receipts = evaluations.place / "results/receipts"
+    receipts.mkdir(parents=True)
+    (receipts / "claims.json").write_text('{"recipe": {"scale": "paper"}}')
+    with pytest.raises(UserError, match="holds a run of the paper scale, and this one is of the"):
+        evaluations.run("a", lambda: 0)
+
+
 @pytest.mark.parametrize("name", ["table", "sft-evol", "openbezoar-sft", "-a", "a b"])
 def test_a_name_that_the_table_cannot_have_is_one_line(evaluations: Evaluations, name: str) -> None:
     with pytest.raises(UserError, match=rf"'{name}': cannot be a model's name here .* a NAME"):

@@ -312,3 +312,8 @@ def test_the_server_and_the_jobs_beside_it_fit_on_one_node_at_every_attempt() ->
         assert [job["cpus_per_task"] for job in each] == [13, 1, 1, 1]
     with pytest.raises(UserError, match=r"serve: needs 34,\d00 MB"):
         cluster.fits(found, Limits(gpu=Place("gpu", memory_mb=33_000)))
+    with pytest.raises(UserError, match=r"serve: needs 4 cores, and no such node of partition gpu"):
+        cluster.fits(found, Limits(gpu=Place("gpu", cores=3)))
+    cluster.fits(found, Limits(gpu=Place("gpu", cores=4)))
+    few = Limits(gpu=Place("gpu", cores=3))
+    assert amounts(found["serve"], few, 1, threads=1)["cpus_per_task"] == 1

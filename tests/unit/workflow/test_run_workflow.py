@@ -11,6 +11,7 @@ import pytest
 
 import run_workflow
 from bezoar.errors import UserError
+from bezoar.workflow import start
 from bezoar.workflow.configuration import resolved
 
 ROOT = Path(__file__).parents[3]
@@ -32,23 +33,36 @@ def test_a_run_of_another_scale_in_the_same_place_is_refused_in_one_line(
     with pytest.raises(UserError, match="holds a run of the paper scale") as raised:
         run_workflow.main(["--config", *files])
     assert "\n" not in str(raised.value) and f"{results}-rehearsal" in str(raised.value)
-    run_workflow.refuse_other_run(results, "paper", "released")
-    run_workflow.refuse_other_run(tmp_path / "new", "rehearsal", "released")
+    start.refuse_other_run(results, "paper", "released")
+    start.refuse_other_run(tmp_path / "new", "rehearsal", "released")
 
 
 def test_a_run_from_released_rows_and_one_that_generates_its_own_do_not_replace_each_other(
     tmp_path: Path,
 ) -> None:
-    receipt = tmp_path / "receipts/data_card_orca.json"
+    receipt = tmp_path / "receipts/filter_orca.json"
     receipt.parent.mkdir()
-    for rater, held, other in (
-        ("GPT-4, as released", "released", "generate"),
-        ("gpt-5.5-2026-04-23", "generate", "released"),
+    for program, held, other in (
+        ("import_released.py", "released", "generate"),
+        ("filter_rows.py", "generate", "released"),
     ):
-        receipt.write_text(json.dumps({"recipe": {"scale": "paper", "rater": rater}}))
+        receipt.write_text(json.dumps({"recipe": {}, "command": [program]}))
         with pytest.raises(UserError, match=f"holds a run with `entry: {held}`, and this one is"):
-            run_workflow.refuse_other_run(tmp_path, "paper", other)
-        run_workflow.refuse_other_run(tmp_path, "paper", held)
+            start.refuse_other_run(tmp_path, "paper", other)
+        start.refuse_other_run(tmp_path, "paper", held)
+        start.refuse_other_run(tmp_path, "paper")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"recipe": [], "command": {}}', '{"command": []}'])
+def test_a_damaged_receipt_ends_no_run(tmp_path: Path, text: str) -> None:
+    (tmp_path / "receipts").mkdir()
+    for stage in ("data_card_evol", "filter_evol"):
+        (tmp_path / f"receipts/{stage}.json").write_text(text)
+    start.refuse_other_run(tmp_path, "paper", "released")
+    whole = {"recipe": {"scale": "trial"}}
+    (tmp_path / "receipts/data_card_orca.json").write_text(json.dumps(whole))
+    with pytest.raises(UserError, match="holds a run of the trial scale"):
+        start.refuse_other_run(tmp_path, "paper", "released")
 
 
 def test_no_two_documented_configurations_share_a_root_at_different_scales(
