@@ -60,8 +60,10 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             "environment": {},
             "git_commit": "0" * 40,
             "git_dirty": False,
+            "versions": {},
             "started_unix_s": 0.0,
             "wall_s": 1.0,
+            "peak_memory_bytes": 1,
             "command": [
                 *(name, option, str(root / read), "--adapter", str(root / output)),
                 *("--like", str(tmp_path / f"{stage}.json"), "--receipt", str(receipt)),
