@@ -265,7 +265,7 @@ def test_a_whole_rehearsal_asks_for_every_job_as_planned(
 ) -> None:
     before = len(jobs(slurm))
     settings = ["PROFILE=profiles/quick", f"CONFIG={' '.join(CONFIG)}", f"ENV={sys.prefix}"]
-    with started(project, slurm, "make", "rehearsal", *settings) as run:
+    with started(project, slurm, "make", "--no-print-directory", "rehearsal", *settings) as run:
         run.wait(1200)
     stdout, stderr = said(project)
     assert run.returncode == 0, stdout[-3000:] + stderr[-3000:]

@@ -18,11 +18,11 @@ from bezoar.errors import UserError
 ROOT = Path(__file__).parents[3]
 # Snakemake, which takes a while to cancel its jobs.
 CHILD = """
-import signal, sys, time
+import os, signal, sys, time
 def end(number, frame):
     time.sleep(1)
-    print("cancelled", flush=True)
-    sys.exit(1)
+    os.write(1, b"cancelled\\n")  # the signal may come while `print` is at work
+    os._exit(1)
 signal.signal(signal.{name}, end)
 print("started", flush=True)
 time.sleep(60)
