@@ -69,6 +69,11 @@ _DIGESTS: dict[tuple[int, ...], str] = {}  # of this process: device, inode, siz
 SETTLED_S = 2.0
 
 
+def settled(facts: os.stat_result) -> bool:
+    """Tell whether a hash of what a file holds now can be kept: a change would not look alike."""
+    return time.time() - facts.st_ctime > SETTLED_S
+
+
 def sha256_file(path: Path | str) -> str:
     """Return the hex sha256 of a file's bytes, read in blocks.
 
@@ -81,9 +86,9 @@ def sha256_file(path: Path | str) -> str:
         key = (facts.st_dev, facts.st_ino, facts.st_size, *times)
         if key in _DIGESTS:
             return _DIGESTS[key]
-        settled = time.time() - facts.st_ctime > SETTLED_S
+        lasting = settled(facts)
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    if settled:
+    if lasting:
         _DIGESTS[key] = digest
     return digest
 

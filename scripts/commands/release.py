@@ -89,11 +89,13 @@ def described(repository: contents.Repository, namespace: str) -> list[str]:
     return lines
 
 
-def deletions(repository: contents.Repository, namespace: str, token: str) -> list[str]:
-    """Return a line that names the files of an earlier release that go, if there are any."""
+def say_superseded(repository: contents.Repository, namespace: str, token: str) -> list[str]:
+    """Return the files of an earlier release that go, and name them in a line if there are any."""
     old = upload.superseded(repository, namespace, token)
-    address = hub.page(f"{namespace}/{repository.name}", repository.kind)
-    return [f"{address}: deletes {counted(len(old), 'file')}: {', '.join(old)}"] if old else []
+    if old:
+        address = hub.page(f"{namespace}/{repository.name}", repository.kind)
+        print(f"{address}: deletes {counted(len(old), 'file')}: {', '.join(old)}", flush=True)
+    return old
 
 
 def overlay(
@@ -164,8 +166,7 @@ def main(argv: list[str] | None = None) -> None:
                 print(*described(repository, namespace), sep="\n")
             try:
                 for repository in repositories:
-                    for line in deletions(repository, namespace, token):
-                        print(line)
+                    say_superseded(repository, namespace, token)
             except UserError as error:
                 print(f"note: what is deleted of an earlier release is not known: {error}")
             for line in refused:
@@ -193,9 +194,8 @@ def publish(
     """Send every repository and write the overlay of what was published."""
     commits = {}
     for repository in repositories:
-        for line in deletions(repository, namespace, token):
-            print(line, flush=True)
-        commits[repository.name] = upload.send(repository, namespace, token)
+        old = say_superseded(repository, namespace, token)
+        commits[repository.name] = upload.send(repository, namespace, token, old)
         address = hub.page(f"{namespace}/{repository.name}", repository.kind)
         print(f"{address}: {commits[repository.name]}", flush=True)
     with whole_file(place) as stream:

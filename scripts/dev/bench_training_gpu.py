@@ -45,27 +45,21 @@ PEAKS = {
     "L4": 121.0,
 }  # TFLOPS, dense bf16, by the makers' data sheets
 PLAIN = {"gradient_checkpointing": False}
+LEAST_MEMORY = {"gradient_checkpointing": True, "cache_dequantized": False}
 WAYS: dict[str, dict[str, dict[str, Any]]] = {
     "sft": {
         "TRL, defaults": {"way": "trl"},
         "TRL, gradients not checkpointed": {"way": "trl", "settings": PLAIN},
         "ours": {"way": "ours"},
         "ours, gradients checkpointed": {"way": "ours", "recipe": {"gradient_checkpointing": True}},
-        "ours, neither cached": {
-            "way": "ours",
-            "recipe": {"gradient_checkpointing": True, "cache_dequantized": False},
-        },
+        "ours, neither cached": {"way": "ours", "recipe": LEAST_MEMORY},
     },
     "dpo": {
         "TRL, defaults": {"way": "trl"},
         "TRL, gradients not checkpointed": {"way": "trl", "settings": PLAIN},
         "ours, first run": {"way": "ours", "scored": True},
         "ours, first run, prompts twice": {"way": "ours", "scored": True, "without": ["shared"]},
-        "ours, neither cached": {
-            "way": "ours",
-            "scored": True,
-            "recipe": {"gradient_checkpointing": True, "cache_dequantized": False},
-        },
+        "ours, neither cached": {"way": "ours", "scored": True, "recipe": LEAST_MEMORY},
         "ours, second run": {"way": "ours"},
     },
 }
@@ -182,7 +176,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--peak", type=float, help="bf16 TFLOPS of the card")
     parser.add_argument("--methods", nargs="+", choices=sorted(WAYS), default=list(WAYS))
-    parser.add_argument("--only", nargs="+", help="names of the table's lines to measure; else all")
+    names = sorted({name for ways in WAYS.values() for name in ways})
+    parser.add_argument("--only", nargs="+", choices=names, default=names, help="lines to measure")
     parser.add_argument("--raw", type=Path, help="file to write the raw numbers to, JSON")
     args = parser.parse_args(argv)
 
@@ -219,7 +214,7 @@ def main(argv: list[str] | None = None) -> None:
         )
         for length in args.sequences:
             for method in args.methods:
-                ways = {n: w for n, w in WAYS[method].items() if n in (args.only or WAYS[method])}
+                ways = {name: way for name, way in WAYS[method].items() if name in args.only}
                 data = rows(
                     method,
                     math.ceil(args.steps * args.batch / (1 - RECIPE["validation_share"])),

@@ -74,7 +74,7 @@ def measured(results: Path, config: list[str]) -> dict[str, Any]:
     receipts = finished(results).values()
     on_gpu = [held for receipt in receipts if "gpu" in (held := receipt.get("hardware", {}))]
     scale = layout.config["scale"]
-    needs = resources.Needs(layout, min(1, len(on_gpu)) if scale == "dress-rehearsal" else None)
+    needs = resources.Needs(layout, int(bool(on_gpu)) if scale == "dress-rehearsal" else None)
     here = f"{os.cpu_count()} x {processor()} ({flags()})"
     took = resources.used(receipts)
     commits = {receipt["git_commit"] or "?" for receipt in receipts}

@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import sys
-import time
 from contextlib import suppress
 from functools import cache
 from importlib import metadata
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bezoar.errors import UserError
-from bezoar.files import SETTLED_S, differences, same_json, sha256_file, whole_file
+from bezoar.files import differences, same_json, settled, sha256_file, whole_file
 from bezoar.readers import read_json_object
 
 LOCKS = Path(__file__).parents[3] / "envs"
@@ -63,11 +62,11 @@ class Hashes:
             found = self.known.get(str(path))
             if found and found[:4] == key:
                 return str(found[4])
-            settled = time.time() - facts.st_ctime > SETTLED_S
+            lasting = settled(facts)
             digest = sha256_file(path)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return None
-        if settled:
+        if lasting:
             self.known[str(path)] = [*key, digest]
             self.changed = True
         return digest

@@ -6,6 +6,7 @@ last. So an interrupted upload shows nothing half-written, and a repeated one se
 hub does not hold yet.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from bezoar import hub, network
@@ -34,15 +35,16 @@ def superseded(repository: Repository, namespace: str, token: str) -> list[str]:
     return sorted(held - repository.files.keys() - {HUBS_OWN})
 
 
-def send(repository: Repository, namespace: str, token: str) -> str:
-    """Publish one repository below `namespace` and return its commit.
+def send(repository: Repository, namespace: str, token: str, old: Sequence[str]) -> str:
+    """Publish one repository below `namespace`, without the `old` files that `superseded` found
+    there, and return its commit.
 
     Raise `UserError` if the hub refuses or the upload breaks off.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
     network.require_network()
-    name, old = f"{namespace}/{repository.name}", superseded(repository, namespace, token)
+    name = f"{namespace}/{repository.name}"
     api = HfApi(endpoint=hub.endpoint(), token=token)
     try:
         api.create_repo(name, repo_type=repository.kind, exist_ok=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bezoar import program
+from bezoar import files, program
 from bezoar.files import differences, sha256_file, write_json
 from bezoar.provenance import fingerprint, staleness
 from bezoar.provenance.fingerprint import Hashes, nothing_to_do, row_digests
@@ -124,8 +124,8 @@ def test_how_many_requests_run_at_once_is_no_change(finished: Path) -> None:
 def test_an_edit_with_the_same_size_and_date_is_seen_through_the_cache(
     finished: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr(fingerprint, "SETTLED_S", 0.1)
-    time.sleep(2 * fingerprint.SETTLED_S)
+    monkeypatch.setattr(files, "SETTLED_S", 0.1)
+    time.sleep(2 * files.SETTLED_S)
     assert why(Hashes()) == []
     cache = Hashes(Path(".snakemake/hashes.json"))
     assert why(cache) == []
@@ -141,8 +141,8 @@ def test_an_edit_with_the_same_size_and_date_is_seen_through_the_cache(
 
 
 def test_the_cache_saves_reading(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fingerprint, "SETTLED_S", 0.1)
-    time.sleep(2 * fingerprint.SETTLED_S)
+    monkeypatch.setattr(files, "SETTLED_S", 0.1)
+    time.sleep(2 * files.SETTLED_S)
     cache = Hashes(Path(".snakemake/hashes.json"))
     expected = cache.of("in.jsonl")
     cache.save()

@@ -281,7 +281,9 @@ def test_an_interrupted_upload_goes_on_without_what_has_arrived(hub: Hub) -> Non
 def test_a_second_release_leaves_nothing_of_the_first(hub: Hub) -> None:
     first = {"tokenizer.json": b"{}", "sub/old.safetensors": b"old", "config.json": b"{}"}
     for files in (first, {"tokenizer.model": b"new", "config.json": b'{"a": 1}'}):
-        upload.send(contents.Repository("some", "model", "mit", dict(files)), "me", TOKEN)
+        repository = contents.Repository("some", "model", "mit", dict(files))
+        old = upload.superseded(repository, "me", TOKEN)
+        upload.send(repository, "me", TOKEN, old)
         held = hub.repositories["model", "me/some"].at("main")
         assert {name: held[name] for name in held if name != ".gitattributes"} == files
         assert ".gitattributes" in held

@@ -18,7 +18,7 @@ from bezoar.errors import UserError
 ROOT = Path(__file__).parents[3]
 # Snakemake, which takes a while to cancel its jobs.
 CHILD = """
-import os, signal, sys, time
+import os, signal, time
 def end(number, frame):
     time.sleep(1)
     os.write(1, b"cancelled\\n")  # the signal may come while `print` is at work
