@@ -6,7 +6,8 @@ Usage: filter_rows.py --data results/generate/lamini.jsonl --prompts prompts/fil
            --recipe '{"rater": {…}, …}' --code … --rows results/filter/lamini.jsonl --counts …
              --receipt …
 
-Adds gpt4_status (Accept, Reject, or Unrated where no verdict could be read), gpt4_rating (1-10 or
+The rater reads the instruction, behind its system message if the row has one (Orca's), and the
+response. Adds gpt4_status (Accept, Reject, or Unrated where no verdict could be read), gpt4_rating (1-10 or
 null) and gpt4_reason. Training keeps Accept. The columns keep the paper's names whichever model the
 configuration puts in GPT-4's place; the receipt says which.
 
@@ -34,13 +35,12 @@ from bezoar.data.schemes import (
     second_store,
     user,
 )
-from bezoar.data.verdicts import PROMPTS, VERDICT, by_length, verdict
+from bezoar.data.verdicts import PROMPTS, VERDICT, by_length, rater_prompt, verdict
 from bezoar.errors import UserError
 from bezoar.evaluation.agreement import cohen_kappa
 from bezoar.llm.client import LLMClient
 from bezoar.llm.settings import ModelSettings, ServerSettings
 from bezoar.readers import numbered, read_jsonl
-from bezoar.training.template import training_text
 
 
 class Recipe(TypedDict):
@@ -115,8 +115,7 @@ def rate(
     """Return every row with its verdict, and the counts."""
     prompts, names = [], []
     for where, row in numbered(Path(name), rows):
-        instruction, _, response = training_text(row, where)
-        prompts.append(user(template.format(instruction=instruction, response=response)))
+        prompts.append(user(rater_prompt(template, row, where)))
         names.append(where)
     funnel, rated = Funnel("reject", "unrated"), []
     for row, (status, rating, reason) in zip(

@@ -6,9 +6,8 @@ Usage: generate_evol.py --seeds dolly.jsonl --prompts prompts/evol_*.txt \\
            --recipe '{"epochs": 3, …}' --code … --rows … --counts … --receipt …  [--tokenizer
              tokenizer.json]
 
-A category's seeds are drawn row by row, by the number of the row in the file: a row added or taken
-at its end changes one of them at most; elsewhere it moves the numbers of all rows behind it, and so
-the draw. For each category and epoch one strategy is drawn for the whole pool, for in-depth one of
+A category's seeds are drawn row by row, by their text: a row added to the file or taken from it, at
+any place, changes one of them at most. For each category and epoch one strategy is drawn for the whole pool, for in-depth one of
 four operations; the teacher evolves each instruction and answers it; a row that passes elimination
 is written and replaces the instruction it came from in the pool; otherwise that one stays. Columns:
 instruction, response, category, evolution_strategy, in-depth-evolving_operation (empty for
@@ -180,19 +179,17 @@ def pools(
     """Return category -> {row number: seed instruction}: the `seeds_per_category` rows with the
     lowest draws.
     """
-    by_category: dict[str, list[int]] = {}
+    by_category: dict[str, list[tuple[float, int]]] = {}
     for number, row in enumerate(rows, start=1):
-        by_category.setdefault(row["category"], []).append(number)
-    chosen = {}
-    for category, numbers in sorted(by_category.items()):
-        ordered = sorted(
-            numbers, key=lambda number: draw(recipe["seed"], "evol", "seed", number).random()
-        )
-        chosen[category] = {
-            n: seed_text(rows[n - 1], recipe["max_seed_tokens"], tokenizer)
-            for n in ordered[: recipe["seeds_per_category"]]
+        drawn = draw(recipe["seed"], "evol", "seed", row["instruction"], row.get("context") or "")
+        by_category.setdefault(row["category"], []).append((drawn.random(), number))
+    return {
+        category: {
+            number: seed_text(rows[number - 1], recipe["max_seed_tokens"], tokenizer)
+            for _, number in sorted(draws)[: recipe["seeds_per_category"]]
         }
-    return chosen
+        for category, draws in sorted(by_category.items())
+    }
 
 
 def operations(recipe: Recipe) -> tuple[str, ...]:

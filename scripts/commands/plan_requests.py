@@ -38,7 +38,7 @@ from bezoar import program
 from bezoar.data.context import read_tokenizer
 from bezoar.data.flan import system_messages
 from bezoar.data.schemes import prompt_texts, second_store, user
-from bezoar.data.verdicts import PROMPTS, VERDICT, verdict
+from bezoar.data.verdicts import PROMPTS, VERDICT, rater_prompt, verdict
 from bezoar.evaluation.mtbench import override, read_judge_prompts, read_questions, read_references
 from bezoar.llm.answer_store import Store
 from bezoar.llm.budget import PRICES, budget_of_environment, price_of
@@ -54,7 +54,6 @@ from bezoar.readers import column, read_json, read_jsonl, read_lines, read_yaml,
 from bezoar.rehearsal.simulator import Simulator
 from bezoar.rehearsal.world import World
 from bezoar.surroundings import own
-from bezoar.training.template import training_text
 from bezoar.workflow import dress_rehearsal, extra_models, resources
 from bezoar.workflow.configuration import SCHEMA, check, files_of, merge, resolved
 from bezoar.workflow.layout import OVERRIDES, LanguageModelJob, Layout
@@ -392,11 +391,7 @@ class Plan:
             path = self.results / "generate" / f"{scheme}.jsonl"
             rows = read_jsonl(path) if path.is_file() else self.rows[scheme]
             job = self.job(f"filter_{scheme}")
-            texts = [training_text(row) for row in rows]
-            prompts = [
-                user(template.format(instruction=instruction, response=response))
-                for instruction, _, response in texts
-            ]
+            prompts = [user(rater_prompt(template, row)) for row in rows]
             names = [str(i) for i in range(len(rows))]
             for role in ("", *job.second):
                 label = f"filter {scheme}{f': {role}' if role else ''}"

@@ -36,8 +36,9 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     results = Path(resolved(args.config)["pathvars"]["results"])
     found = sorted({path for pattern in DIGESTS for path in results.glob(pattern)})
-    if not (results / "filter/lamini.jsonl").is_file():
-        raise UserError(f"{results}: no rated rows of LaMini; run `make trial`")
+    for scheme in ("lamini", "evol", "orca"):
+        if not (results / f"filter/{scheme}.jsonl").is_file():
+            raise UserError(f"{results}: no rated rows of {scheme}; run `make trial`")
     exchange = [sys.executable, "scripts/commands/exchange_answers.py", "export"]
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "answers.jsonl.xz"

@@ -83,6 +83,15 @@ def verdict(text: str) -> dict[str, Any] | None:
     return {"status": status, "rating": number, "reason": reason}
 
 
+def rater_prompt(template: str, row: dict[str, Any], name: str = "a row") -> str:
+    """Return what a rater reads of a row, which errors call `name`: the instruction, behind the
+    system message if there is one, and the response.
+    """
+    instruction, system, response = training_text(row, name)
+    asked = "\n\n".join(filter(None, (system, instruction)))
+    return template.format(instruction=asked, response=response)
+
+
 def by_position(rows: Sequence[dict[str, Any]]) -> list[float]:
     """Return the accept rate in ten parts of equal size, in the order of the rows."""
     groups = [rows[len(rows) * k // 10 : len(rows) * (k + 1) // 10] for k in range(10)]

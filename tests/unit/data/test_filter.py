@@ -125,6 +125,14 @@ def test_every_row_is_kept_in_order_with_its_verdict_and_the_counts_add_up() -> 
     assert len(client.asked) == 20 + 8 + 4
 
 
+def test_a_rater_reads_the_system_message_before_the_instruction() -> None:
+    row = {"inputs": "Why?", "explained_targets": "Because.", "system_message": "Think aloud."}
+    _, _, client = rate(lambda prompt, _: GOOD, [row, {**row, "system_message": ""}])
+    with_one, without = (prompt for prompt, _ in client.asked)
+    assert "Instruction:\nThink aloud.\n\nWhy?\n\nResponse:\nBecause.\n" in with_one
+    assert "Instruction:\nWhy?\n\nResponse:\nBecause.\n" in without
+
+
 def test_the_accept_rate_is_told_by_length_of_the_response() -> None:
     _, funnel, _ = rate(
         lambda prompt, _: GOOD if "rrrrrrrrrr" in prompt else GOOD.replace("Accept", "Reject")

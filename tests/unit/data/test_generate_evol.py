@@ -56,17 +56,26 @@ def test_a_seed_is_instruction_blank_line_context_cut_to_so_many_tokens() -> Non
     assert evol.seed_text(row, 7, letters) == "Sum it "
 
 
-def test_a_seed_more_or_less_at_the_end_changes_one_row_of_a_pool_at_most() -> None:
-    """Elsewhere it moves the numbers that rows are drawn by, and with them the pool."""
+def test_a_seed_more_or_less_changes_one_row_of_a_pool_at_most() -> None:
     rows = [{"instruction": f"Question {i}?", "category": "x"} for i in range(200)]
-    drawn = set(evol.pools(rows, {**RECIPE, "seeds_per_category": 50})["x"])
-    assert len(drawn) == 50 and max(drawn) > 150, "from the whole file"
-    fewer = set(evol.pools(rows[:-1], {**RECIPE, "seeds_per_category": 50})["x"])
-    assert len(drawn - fewer) == len(fewer - drawn) == (200 in drawn)
-    assert set(evol.pools(rows, {**RECIPE, "seeds_per_category": 50, "seed": 1})["x"]) != drawn
-    texts = {rows[number - 1]["instruction"] for number in drawn}
-    without_first = evol.pools(rows[1:], {**RECIPE, "seeds_per_category": 50})["x"]
-    assert len(texts - set(without_first.values())) > 10
+    recipe = {**RECIPE, "seeds_per_category": 50}
+    pool = evol.pools(rows, recipe)["x"]
+    assert len(pool) == 50 and max(pool) > 150, "from the whole file"
+    drawn = set(pool.values())
+    assert set(evol.pools(rows, {**recipe, "seed": 1})["x"].values()) != drawn
+    lost = []
+    for left_out in range(0, 200, 5):
+        fewer = set(evol.pools(rows[:left_out] + rows[left_out + 1 :], recipe)["x"].values())
+        assert drawn - fewer == drawn & {rows[left_out]["instruction"]}
+        lost.append(len(drawn - fewer))
+    assert set(lost) == {0, 1}
+
+
+def test_seeds_that_differ_in_their_context_alone_are_drawn_apart() -> None:
+    rows = [
+        {"instruction": "Sum it up.", "context": f"Text {i}.", "category": "x"} for i in range(200)
+    ]
+    assert max(evol.pools(rows, {**RECIPE, "seeds_per_category": 20})["x"]) > 100
 
 
 def test_wizardlms_ways_are_options() -> None:

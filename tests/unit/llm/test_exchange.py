@@ -198,9 +198,9 @@ def test_what_a_trial_does_not_publish_is_never_beside_what_it_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place, results = tmp_path / "published", tmp_path / "mine"
-    for path in (results / "generate/lamini.jsonl", results / "filter/lamini.jsonl"):
-        path.parent.mkdir(parents=True)
-        path.touch()
+    for path in ("generate/lamini.jsonl", *(f"filter/{s}.jsonl" for s in ("lamini", "orca"))):
+        (results / path).parent.mkdir(parents=True, exist_ok=True)
+        (results / path).touch()
     lines = [json.dumps({"request": text}) + "\n" for text in ("a", publish_trial.JUDGED, "b")]
 
     def export(command: list[str], check: bool) -> None:
@@ -211,6 +211,9 @@ def test_what_a_trial_does_not_publish_is_never_beside_what_it_does(
     monkeypatch.setattr(publish_trial, "PLACE", place)
     monkeypatch.setattr(publish_trial.subprocess, "run", export)
     arguments = ["--config", config(tmp_path, "mine")]
+    with pytest.raises(UserError, match="no rated rows of evol; run `make trial`"):
+        publish_trial.main(arguments)
+    (results / "filter/evol.jsonl").touch()
     publish_trial.main(arguments)
     before = {path: path.read_bytes() for path in place.iterdir()}
     with lzma.open(place / "answers.jsonl.xz", "rt", encoding="utf-8") as stream:
