@@ -190,7 +190,7 @@ def calibration(
     if limit is not None:
         return {
             "verdict": "not run",
-            "reason": f"only the first {limit} items of each task were evaluated",
+            "reason": f"only {limit} items of each task were evaluated",
         }
     missing = [
         task

@@ -1,11 +1,12 @@
-"""Repeat the trainings of a finished run with other seeds, on its data and its base, and show what
-each seed learned beside the run itself.
+"""Repeat the trainings of a finished run with other seeds, on its data and its base.
+measure_held_out.py shows what each seed learned beside the run itself.
 
-Usage: repeat_trainings.py --results results/trial --seeds 1 2
+Usage: repeat_trainings.py --results results/trial --seeds 1 2 [--only dpo]
 
 A seed decides the adapter's first weights, the order of the rows and dropout; the held-out rows are
 the same. Each training and merge is the run's own recorded command with another seed, below
-`<results>-seed-1` and so on; what is there already is not computed again. Prints Markdown.
+`<results>-seed-1` and so on; what is there already is not computed again. With --only, the named
+stages alone are repeated, from what the run itself has trained before them.
 """
 
 import argparse
@@ -23,7 +24,6 @@ from bezoar.files import canonical
 from bezoar.provenance.audit import Receipts, finished
 from bezoar.provenance.code_digest import digest
 from bezoar.provenance.fingerprint import files_in
-from bezoar.readers import read_json
 
 SCRIPTS = Path(__file__).parents[1]
 PROGRAMS = ("train_sft.py", "merge_adapter.py", "score_reference.py", "train_dpo.py")
@@ -81,23 +81,21 @@ def seed_root(results: Path, seed: int) -> Path:
 
 
 def command(receipt: dict[str, Any], results: Path, made: set[str], seed: int) -> list[str]:
-    """Return a recorded command with another seed, in which whatever lies in one of the directories
-    `made` of the results is below the seed's root.
+    """Return a recorded command with another seed, in which the files `made` and the receipt are
+    below the seed's root.
     """
     line = list(receipt["command"])
     for place, word in enumerate(line):
-        if word.startswith(f"{results}/"):
-            below = Path(word).relative_to(results)
-            line[place] = str(seed_root(results, seed) / below) if below.parts[0] in made else word
+        if word in made or word.startswith(f"{results}/receipts/"):
+            line[place] = str(seed_root(results, seed) / Path(word).relative_to(results))
     line[line.index("--recipe") + 1] = canonical(receipt["recipe"] | {"seed": seed})
     return line
 
 
 def repeat(results: Path, held: Receipts, seed: int) -> None:
     """Run every stage with another seed; raise `UserError` if one fails."""
-    written = {path for receipt in held.values() for path in files_in(receipt["outputs"])}
-    made = {"receipts"} | {Path(path).relative_to(results).parts[0] for path in written}
-    for path in (*written, results / "receipts/stage.json"):
+    made = {path for receipt in held.values() for path in files_in(receipt["outputs"])}
+    for path in (*made, results / "receipts/stage.json"):
         folder = seed_root(results, seed) / Path(path).relative_to(results).parent
         folder.mkdir(parents=True, exist_ok=True)
     for stage, receipt in held.items():
@@ -110,55 +108,24 @@ def repeat(results: Path, held: Receipts, seed: int) -> None:
             raise UserError(f"seed {seed}: {stage} failed; its last lines above say why")
 
 
-def learned(root: Path) -> dict[str, str]:
-    """Return what the models below `root` have learned, each measure with its value."""
-    receipts, found = finished(root), {}
-    for stage, receipt in receipts.items():
-        facts = receipt["facts"]
-        if receipt["command"][0] == "train_sft.py" and facts.get("saved_eval_loss") is not None:
-            found[f"{stage}: held-out loss, nats per token"] = (
-                f"{facts['first_eval_loss']:.3f} → {facts['saved_eval_loss']:.3f}"
-                f" (n = {facts['evaluated']})"
-            )
-    file = root / "dpo/held_out.json"
-    if file.is_file():
-        dpo = compared(read_json(file), receipts["dpo"]["recipe"]["seed"])
-        before, after, gap = dpo["reference"], dpo["policy"], dpo["difference"]
-        found["preference accuracy before → after DPO"] = (
-            f"{before['mean']:.3f} → {after['mean']:.3f} (n = {dpo['pairs']})"
-        )
-        found["its paired difference"] = (
-            f"{gap['mean']:+.3f} ({gap['low']:+.3f} – {gap['high']:+.3f})"
-        )
-        found["KL divergence, nats per token"] = f"{dpo['kl_nats_per_token']:.3f}"
-    return found
-
-
-def table(columns: dict[str, dict[str, str]]) -> str:
-    """Return the Markdown table of several seeds."""
-    lines = [f"| measure | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
-    for measure in next(iter(columns.values())):
-        values = " | ".join(column.get(measure, "–") for column in columns.values())
-        lines.append(f"| {measure} | {values} |")
-    return "\n".join(lines)
-
-
 def main(argv: list[str] | None = None) -> None:
-    """Parse the command line, train, print."""
+    """Parse the command line and train."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--results", type=Path, required=True, help="directory of a finished run")
     parser.add_argument("--seeds", type=int, nargs="+", required=True, help="further seeds")
+    parser.add_argument("--only", nargs="+", metavar="STAGE", help="stages to repeat; else all")
     args = parser.parse_args(argv)
     held = trainings(args.results)
     results = as_recorded(args.results, held)
-    own = next(iter(held.values()))["recipe"]["seed"]
-    columns = {f"seed {own}": learned(results)}
+    if unknown := sorted({*(args.only or ())} - held.keys()):
+        raise UserError(f"--only {unknown[0]}: expected one of {', '.join(held)}")
+    held = {stage: receipt for stage, receipt in held.items() if stage in (args.only or held)}
     for seed in args.seeds:
         repeat(results, held, seed)
-        columns[f"seed {seed}"] = learned(seed_root(results, seed))
-    print(table(columns))
+    roots = [args.results, *(seed_root(args.results, seed) for seed in args.seeds)]
+    print(f"what was learned: measure_held_out.py --results {' '.join(map(str, roots))}")
 
 
 if __name__ == "__main__":

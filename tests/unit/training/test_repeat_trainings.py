@@ -22,11 +22,7 @@ for name in ("--data", "--base", "--adapter-of"):
         sys.exit(f"{given[name]}: not there")
 out = Path(given["--adapter"])
 out.write_text(str(seed))
-if out.parent.name == "dpo":
-    out.with_name("held_out.json").write_text(json.dumps(
-        {"rows": [1, 2], "margins": [[-1, 1], [1, 1]], "kl_nats_per_token": seed / 10}))
 held = json.loads(Path(given["--like"]).read_text())
-held["facts"] = {"first_eval_loss": 3, "saved_eval_loss": 3 - seed / 10, "evaluated": 7}
 held["recipe"] = {"seed": seed}
 Path(given["--receipt"]).write_text(json.dumps(held))
 """
@@ -56,7 +52,7 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             "inputs": {"x": {str(root / read): "0"}},
             "outputs": {"x": {str(root / output): "0"}},
             "rows": {},
-            "facts": {"first_eval_loss": 3, "saved_eval_loss": 2.5, "evaluated": 7},
+            "facts": {},
             "environment": {},
             "git_commit": "0" * 40,
             "git_dirty": False,
@@ -72,9 +68,6 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         }
         for path in (receipt, tmp_path / f"{stage}.json"):
             path.write_text(json.dumps(held))
-    (root / "dpo/held_out.json").write_text(
-        json.dumps({"rows": [1, 2], "margins": [[-1, -1], [1, 1]], "kl_nats_per_token": 0.01})
-    )
     return root
 
 
@@ -92,17 +85,16 @@ def test_each_seed_has_its_own_models_on_the_runs_data(
     seed = results.with_name("trial-seed-2")
     assert (seed / "sft/a").read_text() == "2" and not (seed / "filter").exists()
     assert before == {path: path.read_bytes() for path in results.rglob("*") if path.is_file()}
-    assert out.splitlines() == [
-        "| measure | seed 0 | seed 1 | seed 2 |",
-        "|---|---|---|---|",
-        "| sft_x: held-out loss, nats per token | 3.000 → 2.500 (n = 7) | 3.000 → 2.900 (n = 7)"
-        " | 3.000 → 2.800 (n = 7) |",
-        "| preference accuracy before → after DPO | 0.500 → 0.500 (n = 2) | 0.500 → 1.000 (n = 2)"
-        " | 0.500 → 1.000 (n = 2) |",
-        *out.splitlines()[4:5],
-        "| KL divergence, nats per token | 0.010 | 0.100 | 0.200 |",
-    ]
-    assert "| +0.000 (-1.000 – +1.000) |" in out.splitlines()[4]
+    assert out.endswith(f"--results {results} {results}-seed-1 {results}-seed-2\n")
+
+
+def test_one_stage_is_repeated_from_what_the_run_trained_before_it(results: Path) -> None:
+    (results / "merge/m").write_text("of the run")
+    repeat_trainings.main(["--results", str(results), "--seeds", "1", "--only", "dpo"])
+    seed = results.with_name("trial-seed-1")
+    assert [path.name for path in seed.rglob("*") if path.is_file()] == ["a", "dpo.json"]
+    with pytest.raises(UserError, match="^--only dop: expected one of sft_x, merge_x, dpo$"):
+        repeat_trainings.main(["--results", str(results), "--seeds", "1", "--only", "dop"])
 
 
 @pytest.mark.parametrize("recorded", ["relative", "absolute"])
