@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 # Settings are given on make's command line (`make rehearsal JOBS=4`), or in the environment under a
 # name of our own (`BEZOAR_JOBS=4 make rehearsal`): NAME, MODE or MIRROR of another program are ignored here.
-OPTIONS := CONFIG JOBS TORCH PROFILE MIRROR MODEL REVISION TEMPLATE NAME NAMESPACE DRY FILE KIND MODE BUDGET_USD PRICES ACKNOWLEDGE_LICENCES CPU VERBOSE GIVE_UP UPGRADE OPEN PART BUSY N A B
+OPTIONS := CONFIG JOBS TORCH PROFILE MIRROR MODEL REVISION TEMPLATE NAME NAMESPACE DRY FILE KIND STORE MODE BUDGET_USD PRICES ACKNOWLEDGE_LICENCES CPU VERBOSE GIVE_UP UPGRADE OPEN PART BUSY N A B
 unread = $(if $(BEZOAR_$1),,$(if $(filter environment,$(origin $1)),$(error $1=$($1) in the environment is not read; write BEZOAR_$1=$($1) make …, or make … $1=$($1))))
 $(call unread,BUDGET_USD)
 $(call unread,ACKNOWLEDGE_LICENCES)
@@ -111,8 +111,8 @@ import-answers: environment ## add the answers of such a file; then make … MOD
 pin: environment ## write the hub's commit of today for each source without a revision into config/sources.yaml
 	@$(RUN) python scripts/commands/pin_sources.py
 
-forget: environment ## stored failures of KIND=refused, unparsable, truncated, provider_error, other_model or all of CONFIG
-	@$(RUN) python scripts/commands/forget_failures.py --config $(REHEARSAL) --kind $(or $(KIND),none)
+forget: environment ## stored failures of KIND=refused, unparsable, truncated, provider_error, other_model or all of CONFIG; with STORE=file all its answers; DRY=1 counts
+	@$(RUN) python scripts/commands/forget_failures.py --config $(REHEARSAL) $(if $(STORE),--store "$$BEZOAR_STORE" $(if $(KIND),--kind $(KIND)),--kind $(or $(KIND),none)) $(if $(DRY),--dry-run)
 
 test: development ## all tests
 	$(RUN) python -m pytest --numprocesses $(or $(JOBS),$$($(RUN) python -c 'from bezoar.workflow.machine import cores; print(cores())')) --maxprocesses 8 --dist loadfile --no-loadscope-reorder
