@@ -23,7 +23,7 @@ REHEARSAL = $(or $(CONFIG),config/rehearsal.yaml)
 DRESS = $(or $(CONFIG),config/rehearsal.yaml config/dress-rehearsal.yaml)
 TRIAL = $(or $(CONFIG),config/trial.yaml)
 PAPER = $(or $(CONFIG),config/paper.yaml)
-RESULTS = $$($(RUN) python -c "from bezoar.workflow.configuration import resolved; print(resolved('$1'.split())['pathvars']['results'])")
+RESULTS = $$($(RUN) python scripts/commands/show_results.py $1)
 REPORT = $(call RESULTS,$1)/report/index.html
 PYTHON_FILES := scripts tests
 # The environments that a part of `make bench` needs for its peers.
@@ -67,16 +67,16 @@ stale: environment ## which stages of CONFIG are stale, and why
 	@$(RUN) python scripts/commands/list_stale.py $(REHEARSAL)
 
 audit: environment ## hash CONFIG's results again and recompute what needs no model; no GPU, key or network
-	@$(RUN) python scripts/commands/audit_results.py --results "$(call RESULTS,$(REHEARSAL))"
+	@results="$(call RESULTS,$(REHEARSAL))" && $(RUN) python scripts/commands/audit_results.py --results "$$results"
 
 compare: environment ## two runs, A= and B= (results or archives): settings, inputs, code, numbers
 	@$(RUN) python scripts/commands/compare_runs.py "$$BEZOAR_A" "$$BEZOAR_B"
 
 archive: environment ## CONFIG's results, receipts and stores as one file to audit elsewhere
-	@$(RUN) python scripts/commands/archive_results.py --results "$(call RESULTS,$(REHEARSAL))" --output openbezoar.tar
+	@results="$(call RESULTS,$(REHEARSAL))" && $(RUN) python scripts/commands/archive_results.py --results "$$results" --output openbezoar.tar
 
 crate: environment .venv-crate ## CONFIG's run as a Workflow Run RO-Crate, validated; ro-crate-metadata.json
-	@$(RUN) python scripts/commands/write_crate.py --results "$(call RESULTS,$(REHEARSAL))"
+	@results="$(call RESULTS,$(REHEARSAL))" && $(RUN) python scripts/commands/write_crate.py --results "$$results"
 	@PYTHONPATH=scripts .venv-crate/bin/python scripts/commands/validate_crate.py .
 
 release: environment ## publish CONFIG's run on the hub as NAMESPACE=owner, with HF_TOKEN; DRY=1 only shows it
