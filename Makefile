@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 # Settings are given on make's command line (`make rehearsal JOBS=4`), or in the environment under a
 # name of our own (`BEZOAR_JOBS=4 make rehearsal`): NAME, MODE or MIRROR of another program are ignored here.
-OPTIONS := CONFIG JOBS TORCH PROFILE MIRROR MODEL REVISION TEMPLATE NAME NAMESPACE DRY FILE KIND MODE BUDGET_USD PRICES ACKNOWLEDGE_LICENCES CPU VERBOSE GIVE_UP UPGRADE OPEN PART BUSY N A B
+OPTIONS := CONFIG JOBS TORCH PROFILE MIRROR MODEL REVISION TEMPLATE NAME NAMESPACE DRY FILE KIND STORE MODE BUDGET_USD PRICES ACKNOWLEDGE_LICENCES CPU VERBOSE GIVE_UP UPGRADE OPEN PART BUSY N A B
 unread = $(if $(BEZOAR_$1),,$(if $(filter environment,$(origin $1)),$(error $1=$($1) in the environment is not read; write BEZOAR_$1=$($1) make …, or make … $1=$($1))))
 $(call unread,BUDGET_USD)
 $(call unread,ACKNOWLEDGE_LICENCES)
@@ -23,7 +23,7 @@ REHEARSAL = $(or $(CONFIG),config/rehearsal.yaml)
 DRESS = $(or $(CONFIG),config/rehearsal.yaml config/dress-rehearsal.yaml)
 TRIAL = $(or $(CONFIG),config/trial.yaml)
 PAPER = $(or $(CONFIG),config/paper.yaml)
-RESULTS = $$($(RUN) python -c "from bezoar.workflow.configuration import resolved; print(resolved('$1'.split())['pathvars']['results'])")
+RESULTS = $$($(RUN) python scripts/commands/show_results.py $1)
 REPORT = $(call RESULTS,$1)/report/index.html
 PYTHON_FILES := scripts tests
 # The environments that a part of `make bench` needs for its peers.
@@ -67,16 +67,16 @@ stale: environment ## which stages of CONFIG are stale, and why
 	@$(RUN) python scripts/commands/list_stale.py $(REHEARSAL)
 
 audit: environment ## hash CONFIG's results again and recompute what needs no model; no GPU, key or network
-	@$(RUN) python scripts/commands/audit_results.py --results "$(call RESULTS,$(REHEARSAL))"
+	@results="$(call RESULTS,$(REHEARSAL))" && $(RUN) python scripts/commands/audit_results.py --results "$$results"
 
 compare: environment ## two runs, A= and B= (results or archives): settings, inputs, code, numbers
 	@$(RUN) python scripts/commands/compare_runs.py "$$BEZOAR_A" "$$BEZOAR_B"
 
 archive: environment ## CONFIG's results, receipts and stores as one file to audit elsewhere
-	@$(RUN) python scripts/commands/archive_results.py --results "$(call RESULTS,$(REHEARSAL))" --output openbezoar.tar
+	@results="$(call RESULTS,$(REHEARSAL))" && $(RUN) python scripts/commands/archive_results.py --results "$$results" --output openbezoar.tar
 
 crate: environment .venv-crate ## CONFIG's run as a Workflow Run RO-Crate, validated; ro-crate-metadata.json
-	@$(RUN) python scripts/commands/write_crate.py --results "$(call RESULTS,$(REHEARSAL))"
+	@results="$(call RESULTS,$(REHEARSAL))" && $(RUN) python scripts/commands/write_crate.py --results "$$results"
 	@PYTHONPATH=scripts .venv-crate/bin/python scripts/commands/validate_crate.py .
 
 release: environment ## publish CONFIG's run on the hub as NAMESPACE=owner, with HF_TOKEN; DRY=1 only shows it
@@ -111,8 +111,8 @@ import-answers: environment ## add the answers of such a file; then make … MOD
 pin: environment ## write the hub's commit of today for each source without a revision into config/sources.yaml
 	@$(RUN) python scripts/commands/pin_sources.py
 
-forget: environment ## stored failures of KIND=refused, unparsable, truncated, provider_error, other_model or all of CONFIG
-	@$(RUN) python scripts/commands/forget_failures.py --config $(REHEARSAL) --kind $(or $(KIND),none)
+forget: environment ## stored failures of KIND=refused, unparsable, truncated, provider_error, other_model or all of CONFIG; with STORE=file all its answers; DRY=1 counts
+	@$(RUN) python scripts/commands/forget_failures.py --config $(REHEARSAL) $(if $(STORE),--store "$$BEZOAR_STORE" $(if $(KIND),--kind $(KIND)),--kind $(or $(KIND),none)) $(if $(DRY),--dry-run)
 
 test: development ## all tests
 	$(RUN) python -m pytest --numprocesses $(or $(JOBS),$$($(RUN) python -c 'from bezoar.workflow.machine import cores; print(cores())')) --maxprocesses 8 --dist loadfile --no-loadscope-reorder

@@ -7,9 +7,9 @@ Usage: filter_rows.py --data results/generate/lamini.jsonl --prompts prompts/fil
              --receipt …
 
 The rater reads the instruction, behind its system message if the row has one (Orca's), and the
-response. Adds gpt4_status (Accept, Reject, or Unrated where no verdict could be read), gpt4_rating (1-10 or
-null) and gpt4_reason. Training keeps Accept. The columns keep the paper's names whichever model the
-configuration puts in GPT-4's place; the receipt says which.
+response. Adds gpt4_status (Accept, Reject, or Unrated where no verdict could be read), gpt4_rating
+(1-10 or null) and gpt4_reason. Training keeps Accept. The columns keep the paper's names whichever
+model the configuration puts in GPT-4's place; the receipt says which.
 
 A second rater may read the same rows with the same prompt. Its verdict goes to second_status,
 second_rating and second_reason and decides nothing; the counts say how far the two agree: Cohen's
@@ -92,9 +92,11 @@ def verdicts(
     )
     unrated = [n for n, (found, _) in zip(names, results, strict=True) if not found]
     if len(unrated) > recipe["max_unrated_share"] * len(names):
+        unread = any(answer.text for found, answer in results if not found)
         raise UserError(
             f"filter: {len(unrated)} of {len(names)} rows without a verdict, more than"
-            f" {recipe['max_unrated_share']:.0%}: {', '.join(unrated[:5])}…"
+            f" {recipe['max_unrated_share']:.0%}: {', '.join(unrated[:5])}…;"
+            f" {client.remedy(unread)}"
         )
     for found, answer in results:
         yield (

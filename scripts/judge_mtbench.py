@@ -128,14 +128,14 @@ def read_answers(path: Path, questions: list[dict]) -> tuple[str, dict[int, list
     return rows[0]["model_id"], answers
 
 
-def require_rated(rows: list[dict[str, Any]], share: float) -> None:
-    """Raise `UserError` naming a judgment if more than `share` of them have no rating."""
+def require_rated(rows: list[dict[str, Any]], share: float, client: LLMClient) -> None:
+    """Raise `UserError` naming a judgment if more than `share` of the client's have no rating."""
     bad = [row for row in rows if row["state"] != "rated"]
     if len(bad) > share * len(rows):
         raise UserError(
             f"mtbench: {len(bad)} of {len(rows)} judgments without a rating, e.g. question"
-            f" {bad[0]['question_id']} turn {bad[0]['turn']} ({bad[0]['state']}); run again;"
-            " answers are kept"
+            f" {bad[0]['question_id']} turn {bad[0]['turn']} ({bad[0]['state']});"
+            f" {client.remedy(any(row['judgment'] for row in bad))}"
         )
 
 
@@ -196,7 +196,7 @@ def main(argv: list[str] | None = None) -> None:
                 client, questions, answers, references, prompts, name, args.recipe["repeats"]
             )
             receipt.facts |= client.facts_for_receipt()
-        require_rated(rows, args.recipe["max_failure_share"])
+        require_rated(rows, args.recipe["max_failure_share"], client)
         states = Counter(row["state"] for row in rows)
         write_jsonl(args.judgments, rows)
         empty = sum(not turn.strip() for row in questions for turn in answers[row["question_id"]])

@@ -2,10 +2,10 @@
 
 Usage: doctor.py [--short] --config config/paper.yaml [more.yaml …]
 
-Looks at the machine, the keys, the language models, the licences and the sources. Each source and
-server gets a HEAD request; a provider whose key is there is asked whether it has the model and when
-that ends, which costs nothing. MODE=replay asks no model, and needs none. A line that begins with
-`note:` stops nothing.
+Looks at the machine, the keys, the language models, the licences and the sources. Each source gets
+a HEAD request; each server is asked for the list of its models, and a provider whose key is there
+whether it has the model and when that ends, which costs nothing. MODE=replay asks no model, and
+needs none. A line that begins with `note:` stops nothing.
 """
 
 import argparse
@@ -134,11 +134,26 @@ def language_models(config: dict[str, Any]) -> Iterator[str]:
                 f"{role}: {settings['base_url_env']}: expected an address such as"
                 f" https://example.org/v1, found something else; correct it ({network.ENCODE})"
             )
-        elif address and not answers(models_url(settings, address), whatever=True):
-            yield (
-                f"{role}: no answer from {network.shown(address)}; start the server or correct"
-                f" {settings['base_url_env']}"
-            )
+        elif address:
+            yield from elsewhere(role, settings, address)
+
+
+def elsewhere(role: str, settings: dict[str, Any], address: str) -> Iterator[str]:
+    """Yield that no server answers at an address, or that it lists its models below /v1, or
+    nowhere.
+    """
+    name, place = settings["base_url_env"], network.shown(address)
+    below = f"{root_of(address, messages=False)}/v1"
+    found = knock(models_url(settings, address), "GET")
+    if isinstance(found, str):
+        yield f"{role}: no answer from {place}; start the server or correct {name}"
+    elif found == 404 and has(f"{below}/models", "GET"):
+        yield f"{role}: {name}: {place} has no list of models, and /v1 has one; add /v1 to its end"
+    elif found == 404:
+        yield (
+            f"note: {role}: {name}: {place} has no list of models; unless the server has none at"
+            " all, correct the address, which as a rule ends in /v1"
+        )
 
 
 def model_ends(config: dict[str, Any], today: date) -> list[str]:
@@ -191,10 +206,10 @@ def models_url(settings: dict[str, Any], address: str) -> str:
     return f"{root_of(address, messages)}{'/v1' if messages else ''}/models"
 
 
-def knock(url: str) -> int | str:
+def knock(url: str, method: str = "HEAD") -> int | str:
     """Return the status with which anything answers at `url`, or why nothing does."""
     try:
-        with urllib.request.urlopen(network.request(url, "HEAD"), timeout=KNOCK_S) as response:
+        with urllib.request.urlopen(network.request(url, method), timeout=KNOCK_S) as response:
             return int(response.status)
     except urllib.error.HTTPError as error:
         return error.code
@@ -203,12 +218,10 @@ def knock(url: str) -> int | str:
         return reason(cause if isinstance(cause, Exception) else error)
 
 
-def answers(url: str, whatever: bool = False) -> bool:
-    """Say whether anything answers at `url`; a refusal by the server is an answer, and so is
-    `whatever` it says of a path that it may not have.
-    """
-    found = knock(url)
-    return isinstance(found, int) and (whatever or found != 404)
+def has(url: str, method: str = "HEAD") -> bool:
+    """Say whether a server has what `url` names; a refusal to show it is a yes."""
+    found = knock(url, method)
+    return isinstance(found, int) and found != 404
 
 
 def wanted(config: dict[str, Any]) -> list[dict[str, Any]]:
@@ -350,7 +363,7 @@ def reachable(entry: dict[str, Any]) -> str | None:
     url = hub.address(entry["url"])
     return (
         None
-        if answers(url)
+        if has(url)
         else (
             f"source: {entry['id']} is not in MIRROR and {network.shown(url)} does not answer; put"
             f" it into MIRROR/{place}"

@@ -1,19 +1,23 @@
-"""Forget stored failures of a kind, so that the next run asks again and what was made of them is
-made anew.
+"""Forget stored failures of a kind, or every answer of a store, so that the next run asks again and
+what was made of them is made anew.
 
 Usage: forget_failures.py --config config/paper.yaml --kind refused [provider_error …] [--dry-run]
+       forget_failures.py --config config/paper.yaml --store results/store/filter-lamini.sqlite …
 
 A run asks again by itself whatever had failed; but a stage that bore a few failures is done and
 does not run. Forgetting removes its receipt, too, and thereby makes it stale.
 
 Kinds: refused, unparsable (nothing in the answer, or not ended by an answer), truncated (cut before
 the first word), provider_error (not taken by the server, or failed at every try), other_model
-(answered by another model than was asked for; its text goes, too), all. Answers with a text stay.
+(answered by another model than was asked for; its text goes, too), all. Answers with a text stay
+but for those of a --store, which goes with its shards': that a server was mended whose texts no
+stage could read is nothing that a store sees.
 """
 
 import argparse
 import json
 from collections import Counter
+from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -28,6 +32,8 @@ from bezoar.workflow.layout import models_asked
 from bezoar.workflow.wording import counted
 
 KINDS = ("refused", "unparsable", "truncated", "provider_error", "other_model")
+TEXTS = "a text that its stage cannot read is none: STORE=file forgets all answers of a store"
+Kind = Callable[[dict[str, Any], dict[str, Any]], str | None]  # of a request and its answer
 
 
 def kind_of(request: dict[str, Any], answer: dict[str, Any], aliases: dict[str, str]) -> str | None:
@@ -40,15 +46,44 @@ def kind_of(request: dict[str, Any], answer: dict[str, Any], aliases: dict[str, 
     return None if usable(answer) else str(answer["state"])
 
 
-def forget(path: Path, kinds: set[str], aliases: dict[str, str], dry_run: bool) -> dict[str, str]:
-    """Take the failures of these kinds out of a store, and its stages' receipts away; return the
-    kind of each failure, by its key.
+def of_kinds(config: dict[str, Any], kinds: set[str]) -> Kind:
+    """Return the function that finds a configuration's failures of these kinds."""
+    aliases = {
+        settings["model"]: settings["reported_as"]
+        for _, settings in models_asked(config)
+        if settings.get("reported_as")
+    }
+
+    def found(request: dict[str, Any], answer: dict[str, Any]) -> str | None:
+        kind = kind_of(request, answer, aliases)
+        return kind if kind in kinds else None
+
+    return found
+
+
+def state_of(request: dict[str, Any], answer: dict[str, Any]) -> str:
+    """Return the state of any answer."""
+    return str(answer["state"])
+
+
+def of_job(store: Path) -> list[Path]:
+    """Return a job's store and those of its shards; raise `UserError` if there is none."""
+    beside = sorted(store.parent.glob("*.sqlite"))
+    found = [path for path in beside if job_of(path) == job_of(store)]
+    if not found:
+        names = ", ".join(dict.fromkeys(map(job_of, beside))) or "those in results/store"
+        raise UserError(f"{store}: no such store; name one of {names}")
+    return found
+
+
+def forget(path: Path, kind: Kind, dry_run: bool) -> dict[str, str]:
+    """Take the answers that have a kind out of a store, and its stages' receipts away; return the
+    kind of each, by its key.
     """
     store, found = Store(path, to_read=dry_run), {}
     for key, request, answer, *_ in store.rows():
-        kind = kind_of(json.loads(request), json.loads(answer), aliases)
-        if kind in kinds:
-            found[key] = kind
+        if name := kind(json.loads(request), json.loads(answer)):
+            found[key] = name
     if found and not dry_run:
         if store.open_batches():
             store.close()
@@ -73,26 +108,30 @@ def main(argv: list[str] | None = None) -> None:
         required=True,
         help="configuration files; they say where the results and the models are",
     )
-    parser.add_argument("--kind", nargs="+", required=True, choices=(*KINDS, "all"), help="which")
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--kind", nargs="+", choices=(*KINDS, "all"), help="failures of which kinds")
+    which.add_argument("--store", type=Path, help="a job's store, all of whose answers go")
     parser.add_argument("--dry-run", action="store_true", help="count, and forget nothing")
     args = parser.parse_args(argv)
-    config = resolved(args.config)
-    aliases = {
-        settings["model"]: settings["reported_as"]
-        for _, settings in models_asked(config)
-        if settings.get("reported_as")
-    }
-    kinds = set(KINDS) if "all" in args.kind else set(args.kind)
+    kind: Kind
+    if args.store:
+        noun, none = "answer", f"{args.store}: no answer is stored"
+        stores, kind = of_job(args.store), state_of
+    else:
+        noun, none = "failure", f"no failure of these kinds is stored; {TEXTS}"
+        config = resolved(args.config)
+        kinds = set(KINDS) if "all" in args.kind else set(args.kind)
+        stores, kind = stores_of(config["pathvars"]["results"]), of_kinds(config, kinds)
     total = 0
-    for job, stores in groupby(stores_of(config["pathvars"]["results"]), job_of):
+    for job, paths in groupby(stores, job_of):
         found: dict[str, str] = {}  # what a shard's store and the job's own both hold, once
-        for path in stores:
-            found |= forget(path, kinds, aliases, args.dry_run)
+        for path in paths:
+            found |= forget(path, kind, args.dry_run)
         total += len(found)
-        for kind, count in sorted(Counter(found.values()).items()):
-            print(f"{job}: {count} {kind}")
+        for name, count in sorted(Counter(found.values()).items()):
+            print(f"{job}: {count} {name}")
     verb = "would be forgotten" if args.dry_run else "forgotten; the next run asks again"
-    print(f"{counted(total, 'failure')} {verb}" if total else "no failure of these kinds is stored")
+    print(f"{counted(total, noun)} {verb}" if total else none)
 
 
 if __name__ == "__main__":

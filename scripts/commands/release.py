@@ -143,7 +143,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     args = parser.parse_args(argv)
     namespace, token = args.namespace.strip(), os.environ.get("HF_TOKEN", "").strip()
-    if not namespace or "/" in namespace:
+    if not upload.is_name(f"{namespace}/{MODELS[-1]}"):
         raise UserError(
             f"NAMESPACE={namespace}: expected a user or an organisation of the hub, as in"
             " `make release NAMESPACE=owner`"
@@ -156,6 +156,12 @@ def main(argv: list[str] | None = None) -> None:
     config = resolved(args.config)
     check(config, SCHEMA, files_of(args.config))
     layout = Layout(config)
+    ending = contents.suffix(layout)
+    if not upload.is_name(f"{namespace}/{MODELS[-1]}{ending}"):
+        raise UserError(
+            f"{layout.results}: its last part ends the repositories' names, and {ending!r} can end"
+            " none on the hub (letters, digits and single - . _); make the run under another root"
+        )
     receipts = audit.finished(Path(layout.results))
     if "report" not in receipts:
         raise UserError(f"{layout.results}: no report yet; finish the run before publishing it")

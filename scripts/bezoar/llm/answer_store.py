@@ -17,10 +17,11 @@ What an auditor needs: `<results>/store/*.sqlite`, one file per job, each readab
     batches               what was submitted to a batch API: its id, the requests in it by key, and
       whether it was collected
 `Store.get(key_of(request_of(settings, messages, attempt)))` is the stored answer or None. An answer
-with a text is never changed. What has none (a refusal, nothing, a cut before the first word, an
-error) is kept for a replay, and gives way as soon as there is another: a new server, SDK or account
-may answer. Each job has a store of its own, so that jobs on several machines never share a writer;
-`exchange_answers.py` combines them into one file, `forget_failures.py` removes failures.
+with a text stays until its store is named to `make forget`. What has none (a refusal, nothing, a
+cut before the first word, an error) is kept for a replay, and gives way as soon as there is
+another: a new server, SDK or account may answer. Each job has a store of its own, so that jobs on
+several machines never share a writer; `exchange_answers.py` combines them into one file,
+`forget_failures.py` removes failures, or all of a named store.
 """
 
 import re

@@ -19,6 +19,7 @@ sending), and `stored_model`, which puts them together. `language_model.Language
 protocol that everything which answers has.
 """
 
+import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -37,11 +38,11 @@ ASKED_AGAIN = ("answered", "refused", "truncated", "unparsable")
 class LLMClient:
     """Context manager around a `LanguageModel`; `ask` takes lists of chat messages and returns
     their answers in the same order. `states` and `usage` count rows, `unnamed` those whose server
-    did not say which model answered.
+    did not say which model answered; `store` is the job's own file of answers, if it has one.
     """
 
-    def __init__(self, model: LanguageModel) -> None:
-        self.model = model
+    def __init__(self, model: LanguageModel, store: Path | None = None) -> None:
+        self.model, self.store = model, store
         self.states: Counter[str] = Counter()
         self.usage: Counter[str] = Counter()
         self.unnamed = 0
@@ -64,8 +65,9 @@ class LLMClient:
         """
         read = ModelSpec.of(settings)
         if shard:
-            return cls(ShardedModel(read, store, concurrency, facts, mode, shard, asked_again))
-        return cls(StoredModel(read, store, concurrency, facts, mode, asked_again))
+            sharded = ShardedModel(read, store, concurrency, facts, mode, shard, asked_again)
+            return cls(sharded, store)
+        return cls(StoredModel(read, store, concurrency, facts, mode, asked_again), store)
 
     def __enter__(self) -> "LLMClient":
         self.model.open()
@@ -88,6 +90,17 @@ class LLMClient:
     def usd(self) -> float:
         """What they were charged."""
         return self.model.usd
+
+    def remedy(self, unread: bool) -> str:
+        """Return what to do about answers that a stage cannot use; `unread`: some have a text, so
+        that they are stored for good.
+        """
+        if not unread:
+            return "run again; answers are kept"
+        return (
+            f"correct the settings of {self.settings.model} and run again, or correct its server,"
+            f" `make forget STORE={shlex.quote(str(self.store or 'file'))}` and run again"
+        )
 
     def ask(
         self,

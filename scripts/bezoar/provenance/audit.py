@@ -78,12 +78,13 @@ def receipts_of(store: Path) -> list[Path]:
     """Return the receipts of the stages that keep their answers in a store. A command that changes
     the store removes them first: they hold its hash, and what is stale does not follow from stores.
     """
-    results = store.parents[1]
+    place = os.path.abspath(store)
+    results = Path(place).parents[1]
     receipts, _ = read_receipts(results)
     return [
         results / "receipts" / f"{stage}.json"
         for stage, held in receipts.items()
-        if store in map(Path, files_in(held["outputs"]))
+        if place in map(os.path.abspath, files_in(held["outputs"]))
     ]
 
 

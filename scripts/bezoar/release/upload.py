@@ -16,6 +16,18 @@ from bezoar.release.contents import Repository
 HUBS_OWN = ".gitattributes"  # the hub writes it: which files are large
 
 
+def is_name(name: str) -> bool:
+    """Whether the hub takes `owner/name` as a repository's name."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
+
+
 def superseded(repository: Repository, namespace: str, token: str) -> list[str]:
     """Return the files of an earlier release that `send` deletes; none where there is no such
     repository, or none that may be seen with this token.

@@ -23,6 +23,7 @@ from bezoar.workflow import cluster, dress_rehearsal, served
 from bezoar.workflow import machine as machine_of
 from bezoar.workflow.layout import Layout
 from bezoar.workflow.resources import Need, most_gpu_mb
+from bezoar.workflow.wording import counted
 
 PROBE_S = 180  # a cold file system reads torch's libraries in a minute
 # Estimates are this far off at most, we think: below this share of the need it cannot work, above
@@ -233,11 +234,12 @@ def teacher_gpus(config: dict[str, Any]) -> Iterator[str]:
     """Yield what is wrong with this machine's GPUs for the server that the workflow starts."""
     serve, sizes = config["serve"] or {}, machine_of.gpus()
     wanted = int(serve.get("tensor_parallel_size", 0))
-    if not sizes or config["entry"] != "generate" or served.replayed():
-        return  # without any GPU, `gpu` says so; a replay starts no server
+    said = not sizes and not own("CPU")  # by `gpu`
+    if said or config["entry"] != "generate" or served.replayed():
+        return  # a replay starts no server
     if len(sizes) < wanted:
         yield (
-            f"teacher: its server wants {wanted} GPUs (serve: tensor_parallel_size), and"
+            f"teacher: its server wants {counted(wanted, 'GPU')} (serve: tensor_parallel_size), and"
             f" {len(sizes)} can be seen; {TEACHER_REMEDY}"
         )
     elif wanted and "gpu_gib" in serve:
@@ -283,7 +285,7 @@ def problems(config: dict[str, Any], profile: str = "profiles/default") -> Itera
     if own("CPU"):
         hours = sum(need.seconds for need in needs.values()) / 3600
         yield f"note: CPU=1: computing without a GPU takes about {hours:,.0f} hours here, or more"
-        return
-    yield from gpu(most_gpu_mb(needs.values()), processes_on_gpus(config["launch"]))
+    else:
+        yield from gpu(most_gpu_mb(needs.values()), processes_on_gpus(config["launch"]))
     yield from teacher_gpus(config)
     yield from teacher_disk(config)

@@ -20,8 +20,10 @@ def share(layout: Layout) -> Callable[[Any], str]:
 
 
 def own_server(layout: Layout) -> Callable[[Any], str]:
-    """Return the shell line that gives a shard the server of its number, where one is named."""
+    """Return the shell line that gives a shard the server of its number, where one is named; a
+    replay needs none at all.
+    """
     name = layout.config["teacher"]["base_url_env"]
     if not name:
         return lambda _: ""
-    return lambda wildcards: f'export {name}="${{{name}_{wildcards.number}:-${name}}}"'
+    return lambda wildcards: f'export {name}="${{{name}_{wildcards.number}:-${{{name}-}}}}"'

@@ -143,7 +143,8 @@ def test_the_accept_rate_is_told_by_length_of_the_response() -> None:
 def test_a_stage_with_too_many_rows_without_a_verdict_fails_and_names_them() -> None:
     with pytest.raises(
         UserError,
-        match=r"4 of 20 rows without a verdict, more than 10%: rows\.jsonl:1, rows\.jsonl:6",
+        match=r"4 of 20 rows without a verdict, more than 10%: rows\.jsonl:1, rows\.jsonl:6.*"
+        r"; correct the settings of m and run again, or correct its server, `make forget STORE=",
     ):
         rate(say, max_unrated_share=0.1)
 

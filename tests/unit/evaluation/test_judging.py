@@ -4,6 +4,7 @@ asked once, and what is lost is bounded.
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import yaml
 from peer import Peer
 
 import bridge_judges
+import forget_failures
 import judge_mtbench
 import score_mtbench
 from bezoar.errors import UserError
@@ -168,6 +170,21 @@ def test_every_kind_of_failure_is_accounted_for_and_bounds_the_mean(
     assert found["all_failures_1"] == pytest.approx((88 + 9) / 20) and found[
         "all_failures_10"
     ] == pytest.approx((88 + 90) / 20)
+
+
+def test_a_judge_whose_texts_cannot_be_read_is_asked_again_once_it_is_mended(
+    tmp_path: Path, peer: Peer
+) -> None:
+    peer.script = lambda prompt, turn: {"text": "A fine answer."}
+    line = f"make forget STORE={tmp_path}/judge.sqlite`"
+    for _ in range(2):
+        with pytest.raises(UserError, match=re.escape(line)):
+            judged(tmp_path, 3, share=0.05)
+    assert len(peer.seen) == 6, "a text is final"
+    config = str(ROOT / "config/rehearsal.yaml")
+    forget_failures.main(["--config", config, "--store", f"{tmp_path}/judge.sqlite"])
+    peer.script = lambda prompt, turn: {"text": "Rating: [[8]]"}
+    assert {row["score"] for row in judged(tmp_path, 3, share=0.05)} == {8}
 
 
 def test_faults_of_the_network_are_waited_out_and_leave_no_trace_in_the_scores(

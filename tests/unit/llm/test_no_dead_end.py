@@ -1,8 +1,9 @@
 """Promises that a store is never a dead end: what a new server, SDK or account could answer
-differently is asked again, and one command forgets failures of a kind.
+differently is asked again, and one command forgets failures of a kind, or a whole store.
 """
 
 import json
+import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -257,7 +258,10 @@ def test_a_failure_that_a_shards_store_holds_too_is_counted_once(
     assert stored(tmp_path, f"a{SHARD}") == stored(tmp_path) == stored(tmp_path, "b.sqlite")
 
 
-def test_what_is_forgotten_makes_exactly_its_stages_stale(tmp_path: Path, failures: str) -> None:
+@pytest.mark.parametrize("named", [False, True])
+def test_what_is_forgotten_makes_exactly_its_stages_stale(
+    tmp_path: Path, failures: str, named: bool
+) -> None:
     hashes, stages = Hashes(), {"filter": ("a", "{}"), "other": ("c", "[]")}
     Store(tmp_path / "store" / "c.sqlite").close()  # without a failure
     for stage, (name, text) in stages.items():
@@ -284,9 +288,11 @@ def test_what_is_forgotten_makes_exactly_its_stages_stale(tmp_path: Path, failur
             hashes=hashes,
         )
 
-    forget_failures.main(["--config", failures, "--kind", "all", "--dry-run"])
+    store = os.path.relpath(tmp_path / "store/a.sqlite")
+    which = ["--store", store] if named else ["--kind", "all"]
+    forget_failures.main(["--config", failures, *which, "--dry-run"])
     assert (stale("filter"), stale("other")) == ([], [])
-    forget_failures.main(["--config", failures, "--kind", "all"])
+    forget_failures.main(["--config", failures, *which])
     assert (stale("filter"), stale("other")) == ([staleness.NEVER], [])
 
 
@@ -298,6 +304,39 @@ def test_an_answer_is_never_forgotten(tmp_path: Path, failures: str) -> None:
         store.connection.execute("DELETE FROM answers")
     store.connection.rollback()
     store.close()
+
+
+def test_a_named_store_is_emptied_of_texts_too_with_its_shards(
+    tmp_path: Path, failures: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, part = (Store(tmp_path / "store" / f"a{name}") for name in (".sqlite", SHARD))
+    part.put_rows(list(store.rows()))
+    for each in (store, part):
+        each.close()
+    command = ["--config", failures, "--store", str(tmp_path / "store" / "a.sqlite")]
+    forget_failures.main([*command, "--dry-run"])
+    assert "9 answers would be forgotten" in capsys.readouterr().out and stored(tmp_path) == 9
+    forget_failures.main(command)
+    printed = capsys.readouterr().out.splitlines()
+    assert "a.sqlite: 2 answered" in printed, "that of another model is one"
+    assert printed[-1] == "9 answers forgotten; the next run asks again"
+    assert stored(tmp_path, f"a{SHARD}") == stored(tmp_path) == 0 < stored(tmp_path, "b.sqlite")
+    forget_failures.main(command)
+    assert capsys.readouterr().out == f"{command[-1]}: no answer is stored\n"
+
+
+def test_a_store_that_is_not_there_is_one_line_that_names_those_that_are(
+    tmp_path: Path, failures: str
+) -> None:
+    with pytest.raises(UserError, match=r"no such store; name one of a\.sqlite, b\.sqlite$"):
+        forget_failures.main(["--config", failures, "--store", f"{tmp_path}/store/c.sqlite"])
+
+
+def test_a_kind_and_a_store_are_not_mixed(failures: str, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        store = f"{tmp_path}/store/a.sqlite"
+        forget_failures.main(["--config", failures, "--kind", "refused", "--store", store])
+    assert stored(tmp_path) == 9
 
 
 def test_what_is_in_an_open_batch_is_not_forgotten(tmp_path: Path, failures: str) -> None:

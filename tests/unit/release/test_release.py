@@ -320,6 +320,7 @@ def test_a_licence_that_a_part_forbids_is_refused(hub: Hub) -> None:
         (TOKEN, "somebody-else", "HF_TOKEN may not write to somebody-else; use a token"),
         (TOKEN, "", "expected a user or an organisation of the hub"),
         (TOKEN, "me/model", "expected a user or an organisation of the hub"),
+        (TOKEN, "two words", "expected a user or an organisation of the hub"),
     ],
 )
 @pytest.mark.usefixtures("sound")
@@ -331,6 +332,13 @@ def test_who_may_not_write_gets_one_line_without_the_token(
         release.main(["--config", *CONFIG, "--namespace", namespace])
     assert not token or token not in str(caught.value)
     assert not Path("openbezoar-released.yaml").exists()
+
+
+def test_a_root_that_no_name_on_the_hub_can_end_with_is_refused(hub: Hub) -> None:
+    Path("spaced.yaml").write_text("pathvars: {results: results/my run}")
+    with pytest.raises(UserError, match="results/my run: its last part ends the repositories'"):
+        release.main(["--config", *CONFIG, "spaced.yaml", "--namespace", "me"])
+    assert hub.asked == []
 
 
 @pytest.mark.usefixtures("sound")

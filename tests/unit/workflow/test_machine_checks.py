@@ -168,6 +168,17 @@ def test_the_server_of_the_teacher_needs_its_gpus(
     assert not list(machine_checks.teacher_gpus(paper(*(f"config/{n}.yaml" for n in names))))
 
 
+def test_a_run_on_the_cpu_has_no_gpu_for_the_teachers_server_either(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine.without_gpu()
+    monkeypatch.setattr(machine_of, "gpus", lambda: [])
+    monkeypatch.setenv("BEZOAR_CPU", "1")
+    lines = list(problems(paper("config/serve-vllm.yaml")))
+    (problem,) = (line for line in lines if not line.startswith("note: "))
+    assert problem.startswith("teacher: its server wants 2 GPUs") and "and 0 can be seen" in problem
+
+
 def test_the_weights_that_the_teachers_server_fetches_need_room_in_its_cache(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -93,6 +93,21 @@ def test_a_models_name_is_no_part_of_a_shell_line(target: str) -> None:
     assert make("-n", target, 'MODEL=my "$model', "NAME=a`b").stdout == make("-n", target).stdout
 
 
+@pytest.mark.parametrize("target", ["audit", "archive"])
+def test_a_configuration_that_is_not_there_is_one_line(target: str) -> None:
+    done = make(target, "CONFIG=nope.yaml")
+    first, last = done.stderr.splitlines()
+    assert done.returncode == 2 and first.startswith("error: nope.yaml: ")
+    assert last.startswith("make: ***") and done.stdout == ""
+
+
+def test_what_make_forgets_is_a_kind_or_a_store() -> None:
+    assert "--kind none" in make("-n", "forget").stdout
+    shown = make("-n", "forget", "STORE=a b.sqlite", "DRY=1").stdout
+    assert '--store "$BEZOAR_STORE"' in shown and "--dry-run" in shown and "--kind" not in shown
+    assert "--kind refused" in make("-n", "forget", "STORE=a", "KIND=refused").stdout
+
+
 @pytest.mark.parametrize(
     ("name", "value"), [("BUDGET_USD", "25"), ("MODE", "batch"), ("ACKNOWLEDGE_LICENCES", "x")]
 )

@@ -220,7 +220,7 @@ def test_a_server_is_found_by_any_form_of_its_address_and_without_a_key(
     monkeypatch: pytest.MonkeyPatch, base: str, key: str | None
 ) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(doctor, "answers", lambda url, whatever: asked.append(url) or True)
+    monkeypatch.setattr(doctor, "knock", lambda url, method: asked.append(url) or 200)
     monkeypatch.setenv("TEACHER_BASE_URL", f"http://127.0.0.1:9{base}")
     monkeypatch.setenv("TEACHER_API_KEY", KEY)
     config = resolved([])
@@ -232,6 +232,29 @@ def test_a_server_is_found_by_any_form_of_its_address_and_without_a_key(
     )
     config["teacher"] |= {"base_url_env": None, "api_key_env": None}
     assert "teacher: api_key_env is null" in "\n".join(doctor.language_models(config))
+
+
+@pytest.mark.parametrize(
+    ("address", "models", "said"),
+    [
+        ("http://h:1/v1", {"http://h:1/v1/models": 401}, None),
+        ("http://h:1/", {"http://h:1/v1/models": 401}, "teacher: TEACHER_BASE_URL: http://h:1/"),
+        ("http://h:1/v1/chat", {"http://h:1/v1/models": 200}, "note: teacher: TEACHER_BASE_URL: "),
+        ("http://h:1/x", {"http://h:1/x/models": 404}, "note: teacher: TEACHER_BASE_URL: "),
+        ("http://h:1", {"http://h:1/models": "refused"}, "teacher: no answer from http://h:1; "),
+    ],
+)
+def test_an_address_below_which_no_models_are_is_named(
+    monkeypatch: pytest.MonkeyPatch, address: str, models: dict[str, int | str], said: str | None
+) -> None:
+    monkeypatch.setattr(doctor, "knock", lambda url, method: models.get(url, 404))
+    monkeypatch.setenv("TEACHER_BASE_URL", address)
+    monkeypatch.setenv("TEACHER_API_KEY", KEY)
+    found = [line for line in doctor.language_models(resolved([])) if "teacher: " in line]
+    assert [line[: len(said or "")] for line in found] == ([said] if said else [])
+    assert [line.endswith("add /v1 to its end") for line in found].count(True) == (
+        address == "http://h:1/"
+    )
 
 
 def test_a_replay_needs_no_key_and_no_model_that_is_still_there(

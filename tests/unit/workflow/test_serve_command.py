@@ -218,10 +218,10 @@ def test_whatever_listens_at_an_address_doctor_and_server_say_it_in_a_line() -> 
     import doctor
 
     with speaking(b"SSH-2.0-OpenSSH_9.2\r\n") as address:
-        assert not doctor.answers(f"{address}/models", whatever=True)
+        assert not isinstance(doctor.knock(f"{address}/models"), int)
         assert "SSH-2.0" in serve_model.answers(address, "m")
     with speaking(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n") as address:
-        assert doctor.answers(f"{address}/models", whatever=True)
-        assert not doctor.answers(f"{address}/file")
+        assert doctor.knock(f"{address}/models", "GET") == 404
+        assert not doctor.has(f"{address}/file")
     for wrong in ("http://127.0.0.1:80x0/v1", "http://my host:80/v1", "http://127.0.0.1:80\r/v1"):
-        assert not doctor.answers(wrong, whatever=True)
+        assert not doctor.has(wrong)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ import pytest
 import serve_model
 from bezoar.errors import UserError
 from bezoar.llm.settings import request_of
-from bezoar.workflow import recipes, served, sources
+from bezoar.workflow import recipes, served, shared_generation, sources
 from bezoar.workflow.configuration import resolved
 from bezoar.workflow.layout import Layout
 
@@ -62,6 +63,24 @@ def test_a_shared_server_is_the_teacher_s_alone() -> None:
     assert "--await results/serve/teacher.url" in line and line.endswith("TEACHER_API_KEY=none")
     assert served.before(paper, "filter-orca", teacher) == "", "even with the same settings"
     assert served.threads(paper, "generate-orca", teacher) == 1
+
+
+@pytest.mark.parametrize(
+    ("named", "taken"),
+    [
+        ({"TEACHER_BASE_URL": "all", "TEACHER_BASE_URL_2": "second"}, "second"),
+        ({"TEACHER_BASE_URL": "all", "TEACHER_BASE_URL_1": "first"}, "all"),
+        ({}, ""),  # as in a replay
+    ],
+)
+def test_a_shard_has_the_server_of_its_number_or_the_common_one_or_none(
+    named: dict[str, str], taken: str
+) -> None:
+    line = shared_generation.own_server(layout("paper.yaml"))(SimpleNamespace(number="2"))
+    strict = ["bash", "-euo", "pipefail", "-c", f'{line}\necho "$TEACHER_BASE_URL"']
+    environment = {"PATH": os.environ["PATH"], **named}
+    done = subprocess.run(strict, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == taken
 
 
 def test_a_job_of_the_trial_starts_its_own_server_for_every_model_behind_it() -> None:
