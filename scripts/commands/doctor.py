@@ -186,6 +186,20 @@ async def model_end(settings: ModelSpec, today: date) -> str:
     return warning(settings, end, today) or unasked
 
 
+def lacks_for_evaluation(config: dict[str, Any], profile: str) -> list[str]:
+    """Return what the evaluation of other people's models lacks, as `make evaluate` asks before it
+    starts: of the machine, which a small scale only notes, and the judge.
+    """
+    judge = {**config["mtbench"], "rejudge": {}}
+    config = {**config, "entry": "released", "mtbench": judge}  # asks no teacher and no rater
+    lines = list(machine_checks.problems(config, profile, machine_checks.EVALUATION))
+    if config["scale"] != "paper":
+        lines = [f"note: {line.removeprefix('note: ')}" for line in lines]
+    if not served.replayed():
+        lines += [*language_models(config), *model_ends(config, datetime.now(UTC).date())]
+    return lines
+
+
 def models_url(settings: dict[str, Any], address: str) -> str:
     """Return where a server lists its models."""
     messages = speaks_messages(settings["provider"], settings["api"])
