@@ -73,7 +73,7 @@ compare: environment ## two runs, A= and B= (results or archives): settings, inp
 	@$(RUN) python scripts/commands/compare_runs.py "$$BEZOAR_A" "$$BEZOAR_B"
 
 archive: environment ## CONFIG's results, receipts and stores as one file to audit elsewhere
-	@results="$(call RESULTS,$(REHEARSAL))" && $(RUN) python scripts/commands/archive_results.py --results "$$results" --output openbezoar.tar
+	@results="$(call RESULTS,$(REHEARSAL))" && $(RUN) python scripts/commands/archive_results.py --results "$$results" --config $(REHEARSAL) --output openbezoar.tar
 
 crate: environment .venv-crate ## CONFIG's run as a Workflow Run RO-Crate, validated; ro-crate-metadata.json
 	@results="$(call RESULTS,$(REHEARSAL))" && $(RUN) python scripts/commands/write_crate.py --results "$$results"

@@ -1,12 +1,13 @@
 """Pack a finished run into one file that a reviewer unpacks and audits elsewhere: the project, the
 receipts, every file they name, and the crate.
 
-Usage: archive_results.py --results results/rehearsal --output openbezoar-rehearsal.tar [--max-bytes
-100000000]
+Usage: archive_results.py --results results/rehearsal --output openbezoar-rehearsal.tar \\
+           [--config config/rehearsal.yaml …] [--max-bytes 100000000]
 
 Same files, same archive: entries are sorted, without times, owners and the packer's umask. To audit
-it, unpack it into an empty directory and run `make audit CONFIG=…` there. Files above --max-bytes
-(weights of real models) are left out and listed in it.
+it, unpack it into an empty directory and run `make audit CONFIG=…` there; the files of --config are
+in it, wherever in the project they lie. Files above --max-bytes (weights of real models) are left
+out and listed in it.
 """
 
 import argparse
@@ -26,10 +27,13 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--results", type=Path, required=True, help="root of the results")
     parser.add_argument("--output", type=Path, required=True, help="archive to write, .tar")
+    parser.add_argument(
+        "--config", type=Path, nargs="*", default=[], help="configuration files of the run to pack"
+    )
     parser.add_argument("--max-bytes", type=int, help="leave out larger files")
     args = parser.parse_args(argv)
     receipts = audit.finished(args.results)
-    paths = contents(receipts, args.results)
+    paths = contents(receipts, args.results, args.config)
     behind = {
         str(path): f"larger than {args.max_bytes} bytes"
         for path in paths

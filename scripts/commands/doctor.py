@@ -38,7 +38,7 @@ from bezoar.surroundings import own
 from bezoar.workflow import duration, machine_checks, packages, served, sources
 from bezoar.workflow import machine as machine_of
 from bezoar.workflow.cluster import is_slurm
-from bezoar.workflow.configuration import SCHEMA, check, files_of, resolved
+from bezoar.workflow.configuration import SCHEMA, check, files_of, most_processes, resolved
 from bezoar.workflow.layout import Layout, models_asked
 from bezoar.workflow.mirror import in_mirror, with_content
 from bezoar.workflow.source_lock import LOCK, pinned
@@ -62,10 +62,11 @@ def machine(config: dict[str, Any], profile: str = "profiles/default") -> Iterat
     except OSError:
         yield "temporary files: no directory can be written; set TMPDIR to one that can"
     sizes, processes = machine_of.gpus(), config["launch"]["processes"]
-    if len(sizes) > 1 and processes == 1:
+    shared = most_processes(config, len(sizes))
+    if processes == 1 < shared:
         yield (
-            f"note: GPU: {len(sizes)} are visible, and a training uses the first; to use all:"
-            f" `launch: {{processes: {len(sizes)}, accelerate: profiles/accelerate/gpus.yaml}}`"
+            f"note: GPU: {len(sizes)} are visible, and a training uses the first; to use {shared}:"
+            f" `launch: {{processes: {shared}, accelerate: profiles/accelerate/gpus.yaml}}`"
         )
     yield from machine_checks.problems(config, profile)
 
@@ -198,6 +199,20 @@ async def model_end(settings: ModelSpec, today: date) -> str:
             if not settings.base_url_env:
                 unasked = f"note: {settings.model}: its provider could not be asked ({fault})"
     return warning(settings, end, today) or unasked
+
+
+def lacks_for_evaluation(config: dict[str, Any], profile: str) -> list[str]:
+    """Return what the evaluation of other people's models lacks, as `make evaluate` asks before it
+    starts: of the machine, which a small scale only notes, and the judge.
+    """
+    judge = {**config["mtbench"], "rejudge": {}}
+    config = {**config, "entry": "released", "mtbench": judge}  # asks no teacher and no rater
+    lines = list(machine_checks.problems(config, profile, machine_checks.EVALUATION))
+    if config["scale"] != "paper":
+        lines = [f"note: {line.removeprefix('note: ')}" for line in lines]
+    if not served.replayed():
+        lines += [*language_models(config), *model_ends(config, datetime.now(UTC).date())]
+    return lines
 
 
 def models_url(settings: dict[str, Any], address: str) -> str:

@@ -7,22 +7,25 @@ Usage: evaluate_model.py \\
 
 Snakemake is started with the model, and those evaluated before, added to the configuration: it
 imports the model, evaluates it and writes <results>/evaluate/table.csv, one row per model. Nothing
-is trained. A model that was evaluated is written into models.yaml beside the table, whatever
-another run of this command does meanwhile. The table's first model is what the others are compared
-with in pairs. `models.yaml` is a configuration: added to CONFIG, it puts the same models into
-lm_eval.json and mtbench.json beside ours.
+is trained, and nothing starts where the machine or the judge is missing. A model that was evaluated
+is written into models.yaml beside the table, whatever another run of this command does meanwhile.
+The table's first model is what the others are compared with in pairs. `models.yaml` is a
+configuration: added to CONFIG, it puts the same models into lm_eval.json and mtbench.json beside
+ours.
 """
 
 import argparse
 import contextlib
 import signal
 import subprocess
+import sys
 import uuid
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+import doctor
 from bezoar import program
 from bezoar.errors import UserError
 from bezoar.files import whole_file
@@ -41,6 +44,21 @@ def status_of(command: list[str], environment: dict[str, str]) -> int:
         with contextlib.suppress(KeyboardInterrupt):
             child.wait()
     return child.returncode
+
+
+def look(config: dict[str, Any], profile: str) -> None:
+    """Print what may be missing, and raise `UserError` if something is: it would show after hours
+    of answers.
+    """
+    found = doctor.lacks_for_evaluation(config, profile)
+    missing = [line for line in found if not line.startswith("note: ")]
+    for line in found:
+        if line not in missing:
+            print(line, flush=True)
+    for line in missing[:-1]:
+        print(f"error: {line}", file=sys.stderr)
+    if missing:
+        raise UserError(missing[-1])
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -87,6 +105,8 @@ def main(argv: list[str] | None = None) -> None:
     whole = merge(config, extra)
     check(whole, SCHEMA, [*files_of(args.config), models])
     start.refuse_other_run(Path(config["pathvars"]["results"]), config["scale"])
+    if not args.dry_run:
+        look(whole, args.profile)
     # A model that cannot be evaluated must not block those after it, nor a run those beside it.
     pending = models.with_name(f".models.{uuid.uuid4().hex}.yaml")
     target = models.with_name("table.csv")

@@ -7,7 +7,7 @@ packer left out from what is lost.
 
 import json
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from io import BytesIO
 from pathlib import Path
 
@@ -34,11 +34,11 @@ PROJECT = [
 ]
 
 
-def contents(receipts: audit.Receipts, results: Path) -> list[Path]:
-    """Return the project's files, the receipts, and every file that a receipt read or wrote,
-    sorted; all must be there.
+def contents(receipts: audit.Receipts, results: Path, config: Iterable[Path] = ()) -> list[Path]:
+    """Return the project's files with those of the run's configuration, the receipts, and every
+    file that a receipt read or wrote, sorted; all must be there.
     """
-    named = {Path(path) for path in audit.named_files(receipts)}
+    named = {Path(path) for path in audit.named_files(receipts)}.union(config)
     named |= {results / "receipts" / f"{stage}.json" for stage in receipts}
     for name in PROJECT:
         place = Path(name)

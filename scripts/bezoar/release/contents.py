@@ -148,9 +148,13 @@ def parts_of_model(layout: Layout, sections: set[str]) -> list[dict[str, Any]]:
 
 
 def evaluations(layout: Layout, model: str) -> list[Any]:
-    """Return a model's results as the hub's cards hold them, from the run's two tables."""
+    """Return a model's results as the hub's cards hold them, from the run's two tables; none of a
+    model between two schemes, which is not evaluated.
+    """
     from huggingface_hub import EvalResult
 
+    if model not in layout.evaluated:
+        return []
     harness = read_json(Path(f"{layout.results}/lm_eval.json"))
     chat = read_json(Path(f"{layout.results}/mtbench.json"))
     task: dict[str, Any] = {"task_type": "text-generation", "task_name": "Text generation"}
@@ -194,8 +198,9 @@ def model_card(layout: Layout, model: str, namespace: str) -> str:
     preferences = {recipes.PREFERENCES: "Anthropic/hh-rlhf"}
     known = published | (preferences if not layout.config["world"] else {})
     card.data.datasets = [known[name] for name in card.data.datasets if name in known]
-    card.data.model_name = f"{model}{suffix(layout)}"
-    card.data.eval_results = evaluations(layout, model)
+    if results := evaluations(layout, model):
+        card.data.model_name = f"{model}{suffix(layout)}"
+        card.data.eval_results = results
     return str(card)
 
 

@@ -20,7 +20,7 @@ from typing import Any
 from bezoar.errors import UserError
 from bezoar.readers import read_yaml
 from bezoar.surroundings import own
-from bezoar.workflow.resources import Limits, Need, Place
+from bezoar.workflow.resources import ASKING, Limits, Need, Place
 from bezoar.workflow.wording import counted
 
 WAIT_S = 60  # for an answer of the cluster
@@ -146,6 +146,11 @@ def accounts(settings: Mapping[str, str]) -> bool:
     return True
 
 
+def nodes() -> tuple[Nodes, ...]:
+    """Return the nodes that can be had; raise `UserError` if there is no cluster."""
+    return nodes_in(answer("sinfo", "--noheader", "--exact", "--format", COLUMNS))
+
+
 def detected() -> Cluster:
     """Return what the cluster says of itself; raise `UserError` if there is none."""
     settings = settings_in(answer("scontrol", "show", "config"))
@@ -153,7 +158,7 @@ def detected() -> Cluster:
         settings.get("SLURM_VERSION", "of an unknown version"),
         accounts(settings),
         number_in(settings.get("MinJobAge", "300")),
-        nodes_in(answer("sinfo", "--noheader", "--exact", "--format", COLUMNS)),
+        nodes(),
     )
 
 
@@ -285,6 +290,19 @@ def default_resource(profile: Mapping[str, Any], name: str) -> str:
     return str(given.get(name) or "")
 
 
+def devices(folder: str, scale: str) -> int | None:
+    """Return how many GPUs a job asks for on a profile's cluster, where what it has decides that:
+    of a dress rehearsal. None where it does not, or the cluster gives no answer, of which `plan`
+    says why.
+    """
+    if scale != "dress-rehearsal" or own("CPU") or not is_slurm(folder):
+        return None
+    try:
+        return int(any(kind.gpus for kind in nodes()))
+    except UserError:
+        return None
+
+
 @dataclass(frozen=True)
 class Plan:
     """How Snakemake is started: options, variables for it and its jobs, and a line that says what
@@ -313,7 +331,7 @@ def plan(folder: str, cores: int, needs: Mapping[str, Need]) -> Plan:
     cluster, wanted = detected(), default_resource(profile, "slurm_partition")
     plain = usual(cluster, wanted)
     gpu = with_gpus(cluster, plain, wanted, needs.values())
-    limits = Limits(plain.place(), gpu.place())
+    limits = Limits(plain.place(), gpu.place(), any(kind.gpus for kind in cluster.nodes))
     fits(needs, limits)
     nothing_at_work()
     options = ["--jobs", own("JOBS") or str(profile.get("jobs", 16))]
@@ -327,8 +345,8 @@ def plan(folder: str, cores: int, needs: Mapping[str, Need]) -> Plan:
     states = "accounting (sacct)" if cluster.accounting else "no accounting (squeue)"
     places = [plain.described(), *([f"GPUs in {gpu.described()}"] if gpu != plain else [])]
     line = f"cluster: Slurm {cluster.version}, {states}, partition {'; '.join(places)};"
+    line += " steps that need a network or take only moments run here"
+    line += ", but for those that ask the workflow's server" if needs.keys() & set(ASKING) else ""
     return Plan(
-        tuple(options),
-        {"BEZOAR_LIMITS": limits.text()},
-        f"{line} steps that need a network or take only moments run here{too_short(needs, limits)}",
+        tuple(options), {"BEZOAR_LIMITS": limits.text()}, f"{line}{too_short(needs, limits)}"
     )

@@ -15,6 +15,7 @@ from bezoar.readers import read_yaml
 
 PAPER = Path("config/paper.yaml")
 SCHEMA = Path("config/schema.yaml")
+TRAININGS = ("sft", "hh_sft", "dpo")
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -97,17 +98,55 @@ def _describe(error: ValidationError) -> tuple[list[Any], str]:
     return path, f"{error.message}{about}"
 
 
+def _holder(files: list[Path], path: list[Any]) -> Path | None:
+    """Return the last of those files that are there which holds the key; none of them: None."""
+    there = (file for file in reversed(files) if file.is_file())
+    return next((file for file in there if _holds(load(file), path)), None)
+
+
+def most_processes(config: dict[str, Any], most: int) -> int:
+    """Return how many processes, up to `most`, can share the global batch of every training: each
+    takes micro-batches, as many as the others. 0 if not even one can.
+    """
+    recipes = [config[section] for section in TRAININGS]
+    return max(
+        (
+            count
+            for count in range(1, most + 1)
+            if not any(r["batch_size"] % (r["micro_batch_size"] * count) for r in recipes)
+        ),
+        default=0,
+    )
+
+
+def _check_batches(config: dict[str, Any], files: list[Path]) -> None:
+    """Raise `UserError` if the processes of a training cannot share its global batch."""
+    processes = config["launch"]["processes"]
+    for section in TRAININGS:
+        batch, micro = (config[section][key] for key in ("batch_size", "micro_batch_size"))
+        if batch % (micro * processes) == 0:
+            continue
+        keys = [["launch", "processes"], [section, "micro_batch_size"], [section, "batch_size"]]
+        holders = [(file, key) for key in keys if (file := _holder(files, key))]
+        order = {file: number for number, file in enumerate(files)}
+        holder, key = max(holders, key=lambda held: order[held[0]], default=(SCHEMA, keys[0]))
+        fewer = most_processes(config, processes)
+        remedy = f"take {fewer} processes, or change" if 0 < fewer < processes else "change"
+        raise UserError(
+            f"{holder}: `{'.'.join(key)}`: expected {section}.batch_size, {batch}, to be a multiple"
+            f" of micro_batch_size x processes, {micro} x {processes}; {remedy} one of the sizes"
+        )
+
+
 def check(config: dict[str, Any], schema: Path, files: list[Path]) -> None:
     """Raise `UserError` with one line if `config`, merged from those of `files` that are there, in
-    order, breaks `schema`.
+    order, breaks `schema`, or has a global batch that its processes cannot share.
     """
     error = best_match(Draft202012Validator(load(schema)).iter_errors(config))
     if error is None:
+        _check_batches(config, files)
         return
     path, what = _describe(error)
     written = path[:-1] if error.validator == "required" else path  # the part that a file holds
-    holder = next(
-        (file for file in reversed(files) if file.is_file() and _holds(load(file), written)),
-        files[0] if files else schema,
-    )
+    holder = _holder(files, written) or (files[0] if files else schema)
     raise UserError(f"{holder}: `{'.'.join(map(str, path)) or 'config'}`: {what}")

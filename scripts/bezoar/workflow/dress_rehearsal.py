@@ -44,8 +44,10 @@ def raised(needs: Mapping[str, Need], measured: Mapping[str, Used]) -> dict[str,
     return found
 
 
-def needs(layout: Layout) -> Needs:
-    """Return the needs of a configuration with what the dress rehearsal here took."""
-    found = Needs(layout)
+def needs(layout: Layout, devices: int | None = None) -> Needs:
+    """Return the needs of a configuration with what the dress rehearsal here took; `devices` are
+    the GPUs that a job asks for where that is known of another machine than this.
+    """
+    found = Needs(layout, devices)
     found.by_rule = raised(found.by_rule, took(layout))
     return found

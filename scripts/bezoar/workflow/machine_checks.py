@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,8 @@ from bezoar.readers import read_yaml
 from bezoar.surroundings import own
 from bezoar.workflow import cluster, dress_rehearsal, served
 from bezoar.workflow import machine as machine_of
-from bezoar.workflow.layout import Layout
-from bezoar.workflow.resources import Need, most_gpu_mb
+from bezoar.workflow.layout import Layout, models_asked
+from bezoar.workflow.resources import ASKING, UNKNOWN_TIME, Need, Needs, jobs, most_gpu_mb
 from bezoar.workflow.wording import counted
 
 PROBE_S = 180  # a cold file system reads torch's libraries in a minute
@@ -32,6 +32,8 @@ TOO_LITTLE, ENOUGH = 0.7, 1.1
 SOURCES_GB = 20  # [ours] data sets, stores of answers, adapters with their checkpoints
 BF16_CAPABILITY = (8, 0)
 CPU_HINT = "CPU=1 computes without one all the same"
+# The rules of `make evaluate` whose jobs are not light.
+EVALUATION = ("import_model", "lm_eval", "mtbench_answers", "mtbench_judgments")
 
 # What torch sees, in a process of its own: a driver that hangs or crashes ends that one alone.
 PROBE = """
@@ -94,9 +96,10 @@ def torch_view() -> dict[str, Any]:
 DRIVERS = {"12": "525", "13": "580"}
 
 
-def gpu(need_mb: int, processes: int = 1) -> Iterator[str]:
+def gpu(need_mb: int, processes: int = 1, server: bool = False) -> Iterator[str]:
     """Yield what is wrong with this machine's GPUs for jobs that need `need_mb` of the memory of
-    each, a training in as many `processes`: they take the first ones.
+    each, a training in as many `processes`: they take the first ones. With `server`, one that the
+    run asks and does not start may compute here.
     """
     shown, complaint = cards()
     seen = torch_view()
@@ -131,7 +134,7 @@ def gpu(need_mb: int, processes: int = 1) -> Iterator[str]:
     if len(used) < processes:
         yield (
             f"GPU: {len(used)} can be seen, and a training is to start {processes} processes, each"
-            f" on one of its own; `launch: {{processes: {len(used)}}}` takes what is there"
+            " on one of its own; lower `launch: processes`"
         )
     least = min(used, key=lambda device: int(device["total_mb"]))
     yield from memory(f"GPU: {least['name']}", least["total_mb"], need_mb, GPU_REMEDY)
@@ -140,6 +143,7 @@ def gpu(need_mb: int, processes: int = 1) -> Iterator[str]:
         yield (
             f"note: GPU: {fullest['free_mb'] / 1024:.1f} GiB are free now, and jobs need"
             f" {need_mb / 1024:.1f}; end what else computes there (nvidia-smi lists it)"
+            + (OWN_SERVER if server else "")
         )
     oldest = min(used, key=lambda device: tuple(device["capability"]))
     if tuple(oldest["capability"]) < BF16_CAPABILITY:
@@ -148,6 +152,19 @@ def gpu(need_mb: int, processes: int = 1) -> Iterator[str]:
             " float32, which takes longer and more memory"
         )
     yield from compiler()
+
+
+OWN_SERVER = (
+    "; a server that the run asks gets other GPUs than the run (CUDA_VISIBLE_DEVICES of both), or"
+    " leaves it room (vLLM: --gpu-memory-utilization)"
+)
+
+
+def asks_own_server(config: dict[str, Any]) -> bool:
+    """Whether a run asks a server that neither it nor a provider starts."""
+    ours = config["teacher"]["base_url_env"] if config["serve"] else None
+    asked = {settings["base_url_env"] for _, settings in models_asked(config)}
+    return not served.replayed() and bool(asked - {None, "", ours})
 
 
 def processes_on_gpus(launch: dict[str, Any]) -> int:
@@ -268,24 +285,80 @@ def teacher_disk(config: dict[str, Any]) -> Iterator[str]:
         )
 
 
-def problems(config: dict[str, Any], profile: str = "profiles/default") -> Iterator[str]:
-    """Yield what this machine, or the cluster of a profile, lacks for a configuration."""
+def asked_from_nodes(layout: Layout, needs: Mapping[str, Need]) -> Iterator[str]:
+    """Yield as notes what jobs on a cluster's nodes ask the network for: those beside a server of
+    the workflow ask a provider from there, and the server may fetch its weights.
+    """
+    from_there = {
+        f"{job.stage} asks {model['model']}"
+        for job in layout.language_model_jobs()
+        if any(job.stage.startswith(rule) for rule in ASKING if rule in needs)
+        for model in (job.settings, *job.second.values())
+        if not model["base_url_env"] and model["provider"] != "simulator"
+    }
+    see = '(docs/reproducing.md, "On a cluster")'
+    if from_there:
+        yield (
+            f"note: network: {', '.join(sorted(from_there))} from a node, beside the server; if"
+            f" nodes have no network, ask a server that they reach {see}"
+        )
+    wanted = (layout.config["serve"] or {}).get("fetched_gb", 0)
+    if wanted and UNKNOWN_TIME & needs.keys():
+        yield (
+            f"note: network: the teacher's server fetches {wanted:.0f} GB on a node; if nodes have"
+            f" no network, fill an HF_HOME that they share beforehand {see}"
+        )
+
+
+def with_threads(settings: Any, most: int) -> Any:
+    """Return settings in which no `threads` are more than `most`."""
+    if not isinstance(settings, dict):
+        return settings
+    return {
+        key: min(value, most)
+        if key == "threads" and isinstance(value, int)
+        else with_threads(value, most)
+        for key, value in settings.items()
+    }
+
+
+def cpu_hours(config: dict[str, Any], rules: Collection[str] | None = None) -> float:
+    """Return the hours in which this machine computes without a GPU what all jobs of a run do, or
+    one job of each of these `rules`.
+    """
+    layout = Layout(with_threads(config, machine_of.cores()))
+    counts = jobs(layout)
+    return sum(
+        need.seconds * (counts[rule] if rules is None else rule in rules) / 3600
+        for rule, need in Needs(layout).by_rule.items()
+        if rule not in UNKNOWN_TIME
+    )
+
+
+def problems(
+    config: dict[str, Any], profile: str = "profiles/default", rules: Collection[str] | None = None
+) -> Iterator[str]:
+    """Yield what this machine, or the cluster of a profile, lacks for a configuration; of `rules`,
+    for the jobs of these alone.
+    """
     layout = Layout(config)
-    made = dress_rehearsal.needs(layout)
-    needs = made.by_rule
-    if config["scale"] == "paper":
+    made = dress_rehearsal.needs(layout, cluster.devices(profile, config["scale"]))
+    needs = {rule: n for rule, n in made.by_rule.items() if rules is None or rule in rules}
+    if config["scale"] == "paper" and rules is None:
         yield from disk(layout, made.size)
     if cluster.is_slurm(profile):
         yield from on_cluster(profile, needs)
+        yield from asked_from_nodes(layout, needs)
         return
     most = max(need.mem_mb for need in needs.values())
     yield from memory("memory", 1024 * machine_of.memory_gib(), most, HOST_REMEDY)
     if config["scale"] != "paper":
         return
     if own("CPU"):
-        hours = sum(need.seconds for need in needs.values()) / 3600
+        hours = cpu_hours(config, rules)
         yield f"note: CPU=1: computing without a GPU takes about {hours:,.0f} hours here, or more"
     else:
-        yield from gpu(most_gpu_mb(needs.values()), processes_on_gpus(config["launch"]))
+        processes = processes_on_gpus(config["launch"]) if rules is None else 1
+        yield from gpu(most_gpu_mb(needs.values()), processes, asks_own_server(config))
     yield from teacher_gpus(config)
     yield from teacher_disk(config)

@@ -61,6 +61,8 @@ LIGHT = frozenset(
 ASKING = (
     "generate_lamini generate_evol generate_orca filter mtbench_judgments mtbench_rejudge".split()
 )
+# Rules whose seconds are a limit alone: how long a server and what asks it take is not estimated.
+UNKNOWN_TIME = frozenset(["serve", *ASKING])
 SERVER_MB = 1200  # llama.cpp beside a client: its buffers, keys and values of a small model
 MARGIN = 1.3  # between two runs, and between machines
 SCHEDULED_MB = 400  # Snakemake itself, twice: it starts each job of a scheduler
@@ -180,11 +182,15 @@ def parameters_at(place: Path) -> int:
 
 def gpus(scale: str) -> int:
     """Return how many GPUs a job that computes asks for: the paper's scale needs one, the dress
-    rehearsal takes one where it is, and two of its jobs at once might not fit.
+    rehearsal takes one where it is, here or on the cluster, and two of its jobs at once might not
+    fit.
     """
     if own("CPU"):
         return 0
-    return int(scale == "paper" or (scale == "dress-rehearsal" and bool(machine.gpus())))
+    if scale != "dress-rehearsal":
+        return int(scale == "paper")
+    there = limits_of_environment().gpus
+    return int(bool(machine.gpus()) if there is None else there)
 
 
 class Needs:
@@ -451,10 +457,13 @@ class Place:
 
 @dataclass(frozen=True)
 class Limits:
-    """The places of jobs with a GPU and of all others."""
+    """The places of jobs with a GPU and of all others; whether the cluster has GPUs at all, None
+    where none was asked.
+    """
 
     plain: Place = Place()
     gpu: Place = Place()
+    gpus: bool | None = None
 
     def of(self, need: Need) -> Place:
         """Return the place of a job."""
@@ -469,7 +478,9 @@ def limits_of_environment() -> Limits:
     """Return the limits in BEZOAR_LIMITS, which `bezoar.workflow.cluster` sets; none by default."""
     text = own("LIMITS")
     try:
-        return Limits(**{kind: Place(**place) for kind, place in json.loads(text or "{}").items()})
+        held = json.loads(text or "{}")
+        gpus = held.pop("gpus", None)
+        return Limits(**{kind: Place(**place) for kind, place in held.items()}, gpus=gpus)
     except (ValueError, TypeError, AttributeError):
         raise UserError(
             f"BEZOAR_LIMITS: expected the limits that make finds out, found {text[:60]!r}; unset it"
@@ -559,9 +570,13 @@ def table(
     on_gpu = any(found.gpu_mb for found in measured.values())
     heads += f"{'took':>12}{'peak':>10}" if measured else ""
     lines = [heads + (f"{'GPU peak':>12}" if on_gpu else "")]
-    counts, hours = jobs(layout), 0.0
+    counts, hours, limits = jobs(layout), 0.0, 0.0
     for rule, need in (needs or Needs(layout).by_rule).items():
-        hours += counts[rule] * need.gpus * need.seconds / 3600
+        of_gpus = counts[rule] * need.gpus * need.seconds / 3600
+        if rule in UNKNOWN_TIME:
+            limits += of_gpus
+        else:
+            hours += of_gpus
         gpu = f"{need.gpu_mb / 1024:.1f} GiB" if need.gpu_mb else "-"
         line = (
             f"{rule:<20}{counts[rule]:>5}{need.mem_mb:>7,} MB{need.gpus or '-':>6}{gpu:>10}"
@@ -571,9 +586,10 @@ def table(
             line += f"{clock(took.seconds):>12}{took.mem_mb:>7,.0f} MB"
             line += f"{took.gpu_mb / 1024:>8.1f} GiB" if took.gpu_mb else ""
         lines.append(line)
-    if hours:
+    if hours or limits:
         lines.append(
             f"{hours:.0f} GPU-hours at most, of a GPU with {GPU_FLOPS / 1e12:.0f} TFLOP/s sustained"
+            + (f"; and {limits:.0f} if the teacher's server takes all its time" if limits else "")
         )
     return lines
 

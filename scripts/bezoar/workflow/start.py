@@ -64,7 +64,8 @@ def command(
     """
     for problem in machine_checks.place():
         raise UserError(problem)
-    planned = cluster.plan(profile, cores, dress_rehearsal.needs(Layout(config)).by_rule)
+    gpus = cluster.devices(profile, config["scale"])
+    planned = cluster.plan(profile, cores, dress_rehearsal.needs(Layout(config), gpus).by_rule)
     if planned.line:
         print(planned.line, flush=True)
     arguments = [

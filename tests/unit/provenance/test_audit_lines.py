@@ -17,6 +17,7 @@ from bezoar.files import sha256_file, sha256_text, write_json
 from bezoar.provenance import audit
 from bezoar.provenance.archive import PROJECT
 from bezoar.provenance.receipt import Receipt
+from bezoar.workflow.configuration import resolved
 
 ROOT = Path(__file__).parents[3]
 RESULTS = "results/tiny"
@@ -198,13 +199,15 @@ def test_an_archive_says_what_it_leaves_out_and_its_audit_does_without(
     weights, table = f"{RESULTS}/base/model.bin", f"{RESULTS}/table.csv"
     stage("base", ["merge_adapter.py"], {weights: "0" * 9_000_000})
     stage("lm_eval_table", ["collect_lm_eval.py"], {table: "x"}, (weights,))
+    Path("mine.yaml").write_text(f"pathvars: {{results: {RESULTS}}}")
     packed = ["--results", RESULTS, "--output", "packed.tar", "--max-bytes", "8000000"]
-    archive_results.main(packed)
+    archive_results.main([*packed, "--config", "config/paper.yaml", "mine.yaml"])
     assert f"left out: {weights}\n" in capsys.readouterr().out
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     with tarfile.open("packed.tar") as archive:
         archive.extractall(elsewhere, filter="data")
     monkeypatch.chdir(elsewhere)
+    assert resolved(["config/paper.yaml", "mine.yaml"])["pathvars"]["results"] == RESULTS
     page = audited(capsys)
     less = "SOUND, but 1 stage that needs no model was not made again"
     assert page.startswith(f"# Audit of {RESULTS}: {less}\n")

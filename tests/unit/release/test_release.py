@@ -5,6 +5,7 @@ on a small finished run with a hub on loopback.
 import hashlib
 import json
 import re
+import shutil
 import sys
 import tarfile
 from collections.abc import Iterator
@@ -85,8 +86,9 @@ def make_run(layout: Layout) -> None:
         (folder / "README.md").write_text(CARD)
         stage(f"merge_{model}", [f"{folder}/model.safetensors"])
         stage(f"model_card_{model}", [f"{folder}/README.md"])
-        scores["models"][model] = {"arc_easy": {"mean": 0.25 + number / 100}}
-        tables["models"][model] = {"overall": {"mean": 5.5}}
+        if model in layout.evaluated:
+            scores["models"][model] = {"arc_easy": {"mean": 0.25 + number / 100}}
+            tables["models"][model] = {"overall": {"mean": 5.5}}
     write_json(Path(f"{RESULTS}/lm_eval.json"), scores)
     write_json(Path(f"{RESULTS}/mtbench.json"), {"judges": {"a judge": tables}})
     stage("mtbench", [f"{RESULTS}/mtbench.json", f"{RESULTS}/lm_eval.json"])
@@ -191,6 +193,34 @@ def test_adapters_verdict_and_an_archive_without_weights_are_published(hub: Hub)
     assert f"{RESULTS}/receipts/report.json" in names
     assert not [name for name in names if name.endswith(".safetensors")]
     assert TOKEN.encode() not in run["openbezoar.tar"]
+
+
+@pytest.mark.usefixtures("sound")
+def test_the_archive_has_the_configuration_that_its_card_names(
+    hub: Hub, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish()
+    run = hub.repositories["dataset", "me/openbezoar-run-tiny"].at("main")
+    (files,) = re.findall(r'make audit CONFIG="(.*?)"', run["README.md"].decode())
+    monkeypatch.chdir(tmp_path_factory.mktemp("reviewer"))
+    with tarfile.open(fileobj=BytesIO(run["openbezoar.tar"])) as packed:
+        packed.extractall(filter="data")
+    results = resolved(files.split())["pathvars"]["results"]
+    assert Path(results, "receipts/report.json").is_file()
+
+
+@pytest.mark.usefixtures("sound")
+def test_a_model_between_two_schemes_is_published_without_an_evaluation(hub: Hub) -> None:
+    shutil.rmtree(RESULTS)
+    held = yaml.safe_load(Path("tiny.yaml").read_text())
+    Path("tiny.yaml").write_text(yaml.safe_dump(held | {"sft": {"chaining": "merge"}}))
+    make_run(Layout(resolved(CONFIG)))
+    publish()
+    cards = {
+        name: hub.repositories["model", f"me/{name}-tiny"].at("main")["README.md"]
+        for name in ("sft-lamini", MODELS[1])
+    }
+    assert [b"model-index:" in card for card in cards.values()] == [False, True]
 
 
 @pytest.mark.usefixtures("sound")

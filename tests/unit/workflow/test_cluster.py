@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 from bezoar.errors import UserError
-from bezoar.workflow import cluster, resources
+from bezoar.workflow import cluster, dress_rehearsal, resources, start
 from bezoar.workflow.cluster import gpus_in, minutes_in, nodes_in
-from bezoar.workflow.resources import Limits, Need, Place
+from bezoar.workflow.configuration import resolved
+from bezoar.workflow.layout import Layout
+from bezoar.workflow.resources import Limits, Need, Needs, Place
 
 NONE = "AccountingStorageType   = accounting_storage/none\n"
 SLURMDBD = "AccountingStorageType   = accounting_storage/slurmdbd\n"
@@ -94,10 +96,29 @@ def test_jobs_with_a_gpu_go_where_gpus_are(tools: Tools, monkeypatch: pytest.Mon
     tools.set(sinfo=MANY)
     found = plan(TRAINED)
     assert limits(found, monkeypatch) == Limits(
-        Place("cpu", 1440, 64_000, 16), Place("gpu", 4 * 1440 + 750, 256_000, 32)
+        Place("cpu", 1440, 64_000, 16), Place("gpu", 4 * 1440 + 750, 256_000, 32), True
     )
     assert "partition cpu (16 cores, 64,000 MB, 1440 min); GPUs in gpu (" in found.line
     assert limits(plan(), monkeypatch).gpu.partition == "cpu"
+
+
+def test_a_dress_rehearsal_takes_the_clusters_gpus_where_the_submitting_host_has_none(
+    tools: Tools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dressed = resolved(dress_rehearsal.CONFIG)
+    for nodes, gpus in ((MANY, 1), (ONE, 0)):
+        tools.set(sinfo=nodes)
+        assert cluster.devices("profiles/slurm", dressed["scale"]) == gpus
+        _, environment = start.command(dressed, dress_rehearsal.CONFIG, [], "profiles/slurm", 2)
+        monkeypatch.setenv("BEZOAR_LIMITS", environment["BEZOAR_LIMITS"])
+        found = resources.limits_of_environment()
+        assert (found.gpus, found.gpu.partition) == (bool(gpus), "gpu" if gpus else "main")
+        assert Needs(Layout(dressed)).by_rule["sft"].gpus == gpus, "as Snakemake reads it"
+        monkeypatch.delenv("BEZOAR_LIMITS")
+    for profile, scale in (("profiles/slurm", "paper"), ("profiles/default", dressed["scale"])):
+        assert cluster.devices(profile, scale) is None
+    tools.set(status=1, sinfo="")
+    assert cluster.devices("profiles/slurm", dressed["scale"]) is None
 
 
 def test_a_partition_of_the_profile_is_taken(
@@ -137,7 +158,7 @@ def test_nodes_of_one_partition_are_not_one_large_node(
         sinfo="all*|up|infinite|64000|16|gpu:1|idle\nall*|up|infinite|1000000|128|(null)|idle\n"
     )
     found = limits(plan(TRAINED), monkeypatch)
-    assert found == Limits(Place("all", None, 1_000_000, 128), Place("all", None, 64_000, 16))
+    assert found == Limits(Place("all", None, 1_000_000, 128), Place("all", None, 64_000, 16), True)
     with pytest.raises(UserError, match=r"sft: needs 100,000 MB.* has more than 64,000"):
         plan({**PLAIN, "sft": Need(100_000, 60, gpus=1)})
 

@@ -75,6 +75,16 @@ def test_the_shipped_configurations_are_valid(names: list[str]) -> None:
             r"mine\.yaml: `extra_models`: 'table' is taken; give it another name \(letters",
         ),
         ("sft: [1", r"mine\.yaml:1: expected YAML"),
+        (
+            "launch: {processes: 3, accelerate: profiles/accelerate/gpus.yaml}",
+            r"mine\.yaml: `launch\.processes`: expected sft\.batch_size, 128, to be a multiple of"
+            r" micro_batch_size x processes, 4 x 3; take 2 processes, or change one of the sizes$",
+        ),
+        (
+            "hh_sft: {micro_batch_size: 48}",
+            r"mine\.yaml: `hh_sft\.micro_batch_size`: expected hh_sft\.batch_size, 128, .* 48 x 1;"
+            r" change one of the sizes$",
+        ),
     ],
 )
 def test_a_mistake_is_one_line_with_key_file_and_what_was_meant(
@@ -85,6 +95,18 @@ def test_a_mistake_is_one_line_with_key_file_and_what_was_meant(
     with pytest.raises(UserError, match=message) as error:
         configuration.check(resolved([str(mine)]), configuration.SCHEMA, files_of([str(mine)]))
     assert "\n" not in str(error.value)
+
+
+def test_a_card_of_80_gb_has_batches_for_four_processes_and_no_more(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    names = ["config/gpu-80gb.yaml", str(mine)]
+    launch = "launch: {{processes: {}, accelerate: profiles/accelerate/gpus.yaml}}"
+    for processes in (1, 2, 4):
+        mine.write_text(launch.format(processes))
+        configuration.check(resolved(names), configuration.SCHEMA, files_of(names))
+    mine.write_text(launch.format(8))
+    with pytest.raises(UserError, match=r"128, .* 32 x 8; take 4 processes, or"):
+        configuration.check(resolved(names), configuration.SCHEMA, files_of(names))
 
 
 def test_every_value_of_the_papers_config_has_a_tag() -> None:

@@ -72,7 +72,7 @@ def test_a_damaged_receipt_of_it_says_nothing(project: Path) -> None:
 @pytest.mark.usefixtures("project")
 def test_doctor_measures_the_machine_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
-    monkeypatch.setattr(machine_checks, "gpu", lambda need_mb, _: iter(asked.append(need_mb) or []))
+    monkeypatch.setattr(machine_checks, "gpu", lambda need, *_: iter(asked.append(need) or []))
     monkeypatch.setattr(machine_of, "memory_gib", lambda: 36.0)
     monkeypatch.delenv("BEZOAR_CPU", raising=False)
     lines = list(machine_checks.problems(paper().config))

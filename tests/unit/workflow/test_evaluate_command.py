@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+import doctor
 import evaluate_model
 from bezoar.errors import UserError
+from bezoar.workflow import machine, machine_checks
 
 ROOT = Path(__file__).parents[3]
 # Snakemake, which takes a while to cancel its jobs.
@@ -159,3 +161,31 @@ def test_an_evaluation_takes_the_place_of_no_run_of_another_scale(evaluations: E
 def test_a_name_that_the_table_cannot_have_is_one_line(evaluations: Evaluations, name: str) -> None:
     with pytest.raises(UserError, match=rf"'{name}': cannot be a model's name here .* a NAME"):
         evaluations.run("a", lambda: 0, f"--name={name}")
+
+
+def test_an_evaluation_without_a_gpu_or_the_judges_key_does_not_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At the paper's scale they would be missed after hours of answers."""
+    for name in ("ANTHROPIC_API_KEY", "BEZOAR_CPU", "BEZOAR_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    seen = {"version": "2.13.0+cpu", "cuda": None, "devices": [], "error": ""}
+    monkeypatch.setattr(machine_checks, "cards", lambda: ([], "no nvidia-smi"))
+    monkeypatch.setattr(machine_checks, "torch_view", lambda: seen)
+    monkeypatch.setattr(machine, "memory_gib", lambda: 64.0)
+    monkeypatch.setattr(doctor, "model_ends", lambda *_: [])
+    monkeypatch.setattr(evaluate_model, "status_of", lambda *_: 3)
+    (tmp_path / "config.json").write_text("{}")
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(yaml.safe_dump({"pathvars": {"results": str(tmp_path / "results")}}))
+    monkeypatch.chdir(ROOT)
+    command = ["--model", str(tmp_path), "--config", str(mine)]
+    with pytest.raises(UserError, match=r"^judge: ANTHROPIC_API_KEY is not set; put the key"):
+        evaluate_model.main(command)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: GPU: none found (no nvidia-smi)"), "and asks for no teacher"
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "none")
+    monkeypatch.setenv("BEZOAR_CPU", "1")
+    with pytest.raises(UserError, match="the evaluation failed"):
+        evaluate_model.main(command)
+    assert "note: CPU=1: computing without a GPU takes about" in capsys.readouterr().out

@@ -117,12 +117,18 @@ def test_that_one_of_two_gpus_is_used_is_a_note(
 ) -> None:
     monkeypatch.setenv("PATH", tool(tmp_path, TWO) + ":/usr/bin:/bin")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    config = resolved([REHEARSAL])
+    monkeypatch.setattr(doctor.machine_checks, "problems", lambda *_: iter(()))
+    config = resolved(["config/paper.yaml"])
     assert [line for line in doctor.machine(config) if line.startswith("note: GPU: 2 are visible")]
     config["launch"]["processes"] = 2
     assert not [line for line in doctor.machine(config) if "visible" in line]
     config["launch"]["processes"] = 1
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    monkeypatch.setattr(machine, "gpus", lambda: [24.0] * 3)
+    (line,) = (line for line in doctor.machine(config) if "3 are visible" in line)
+    assert "to use 2: `launch: {processes: 2, accelerate: " in line, "3 share no batch of 128"
+    config["sft"]["micro_batch_size"] = 128
+    assert not [line for line in doctor.machine(config) if "visible" in line]
+    monkeypatch.setattr(machine, "gpus", lambda: [24.0])
     assert not [line for line in doctor.machine(config) if "visible" in line]
 
 

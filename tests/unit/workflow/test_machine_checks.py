@@ -13,6 +13,7 @@ from bezoar.workflow import machine as machine_of
 from bezoar.workflow.configuration import resolved
 from bezoar.workflow.layout import Layout
 from bezoar.workflow.machine_checks import Card, disk, gpu, memory, problems
+from bezoar.workflow.resources import Needs, jobs
 
 NEED_MB = 12_900
 RTX_4090 = {"name": "NVIDIA GeForce RTX 4090", "total_mb": 24_080, "free_mb": 23_600}
@@ -88,6 +89,35 @@ def test_a_cpu_is_refused_unless_told(machine: Machine, monkeypatch: pytest.Monk
     assert "hours" in lines[-1]
     monkeypatch.delenv("BEZOAR_CPU")
     assert list(problems(resolved(["config/rehearsal.yaml"]))) == []
+
+
+def test_the_hours_of_a_cpu_are_those_of_every_job_on_the_cores_that_are_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("BEZOAR_CPU", "1")
+    monkeypatch.setattr(machine_of, "cores", lambda: 64)
+    layout = Layout(paper())
+    needs, counts = Needs(layout).by_rule, jobs(layout)
+    hours = sum(counts[rule] * need.seconds for rule, need in needs.items()) / 3600
+    assert machine_checks.cpu_hours(paper()) == pytest.approx(hours)
+    assert machine_checks.cpu_hours(paper("config/serve-vllm.yaml")) == pytest.approx(hours)
+    one = machine_checks.cpu_hours(paper(), ["lm_eval"])
+    assert one == pytest.approx(needs["lm_eval"].seconds / 3600)
+    threads = paper()["sft"]["threads"]
+    monkeypatch.setattr(machine_of, "cores", lambda: threads // 4)
+    assert 3.5 * hours < machine_checks.cpu_hours(paper()) < 4 * hours
+
+
+def test_a_server_of_ones_own_and_the_run_need_gpus_of_their_own(machine: Machine) -> None:
+    machine.seen["devices"] = [RTX_4090 | ADA | {"free_mb": 2_400}]
+    (line,) = problems(paper())
+    assert line.startswith("note: GPU: 2.3 GiB are free now")
+    assert "gets other GPUs than the run (CUDA_VISIBLE_DEVICES of both)" in line
+    served = ["config/serve-vllm.yaml", "config/open-models.yaml"]
+    assert not machine_checks.asks_own_server(paper(served[0]))
+    assert machine_checks.asks_own_server(paper(*served))
+    (line,) = gpu(NEED_MB)
+    assert line.endswith("end what else computes there (nvidia-smi lists it)")
 
 
 @pytest.mark.parametrize(
@@ -260,6 +290,12 @@ def test_on_a_cluster_the_cluster_is_looked_at(
     assert lines[1].endswith("environment TORCH=cuda PROFILE=profiles/slurm`")
     machine.seen["cuda"] = "13.0"
     assert list(problems(paper(), "profiles/slurm")) == lines[:1]
+    served = paper("config/serve-vllm.yaml")
+    asking, fetching = list(problems(served, "profiles/slurm"))[1:]
+    assert asking.startswith("note: network: generate_evol asks gpt-5.5-2026-04-23 from a node, b")
+    assert fetching.startswith("note: network: the teacher's server fetches 84 GB on a node; if")
+    own = paper("config/serve-vllm.yaml", "config/open-models.yaml")
+    assert list(problems(own, "profiles/slurm"))[1:] == [fetching]
 
 
 def test_nvidia_smi_is_read_and_its_complaint_kept(

@@ -70,6 +70,11 @@ def test_a_run_ends_with_the_path_of_its_report(target: str) -> None:
     assert 'echo "report: ' in make("-n", target).stdout
 
 
+def test_an_archive_gets_the_files_of_the_configuration() -> None:
+    shown = make("-n", "archive", "CONFIG=config/paper.yaml mine.yaml").stdout
+    assert " --config config/paper.yaml mine.yaml --output openbezoar.tar" in shown
+
+
 def test_the_help_is_one_column() -> None:
     shown = [line for line in make("help").stdout.splitlines() if line.startswith("  make ")]
     assert {len(line) - len(line.split(maxsplit=2)[2]) for line in shown} == {24}

@@ -85,6 +85,10 @@ def test_a_dress_rehearsal_takes_one_gpu_a_job_where_there_is_one(
         monkeypatch.setattr(resources.machine, "gpus", lambda cards=cards: cards)
         assert {need.gpus for rule, need in needs(dressed).items() if rule in DRESSED} == {expected}
         assert needs(REHEARSAL)["sft"].gpus == 0
+        for of_cluster in (True, False):  # whatever the submitting host has
+            monkeypatch.setenv("BEZOAR_LIMITS", Limits(gpus=of_cluster).text())
+            assert needs(dressed)["sft"].gpus == int(of_cluster)
+        monkeypatch.delenv("BEZOAR_LIMITS")
 
 
 # (GB of host memory, GB of GPU memory) at their peak, on an H200 (docs/benchmarks.md).
@@ -183,7 +187,7 @@ def test_an_attempt_asks_for_more_than_the_one_before_up_to_what_there_is() -> N
 
 
 def test_limits_pass_through_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    limits = Limits(Place("cpu", 60, 0, 4), Place("gpu", None, 2500))
+    limits = Limits(Place("cpu", 60, 0, 4), Place("gpu", None, 2500), True)
     monkeypatch.setenv("BEZOAR_LIMITS", limits.text())
     assert resources.limits_of_environment() == limits
     monkeypatch.delenv("BEZOAR_LIMITS")
@@ -224,6 +228,8 @@ def test_the_table_has_a_line_for_each_rule_with_its_jobs() -> None:
     sft = next(line for line in lines if line.startswith("sft "))
     assert sft.split()[1] == "3" and " GPU-hours at most" in lines[-1]
     assert "GPU-hours" not in resources.table(layout(REHEARSAL))[-1]
+    apart = "; and 96 if the teacher's server takes all its time"
+    assert resources.table(layout(SERVED))[-1] == lines[-1] + apart
 
 
 def test_the_page_is_what_the_code_says() -> None:
