@@ -23,7 +23,7 @@ from bezoar.errors import UserError
 from bezoar.llm.answer_store import Store, job_of, stores_of, usable
 from bezoar.llm.settings import same_model
 from bezoar.provenance.audit import receipts_of
-from bezoar.workflow.configuration import resolved
+from bezoar.workflow.configuration import checked
 from bezoar.workflow.layout import models_asked
 from bezoar.workflow.wording import counted
 
@@ -76,7 +76,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--kind", nargs="+", required=True, choices=(*KINDS, "all"), help="which")
     parser.add_argument("--dry-run", action="store_true", help="count, and forget nothing")
     args = parser.parse_args(argv)
-    config = resolved(args.config)
+    config = checked(args.config)
     aliases = {
         settings["model"]: settings["reported_as"]
         for _, settings in models_asked(config)

@@ -189,7 +189,7 @@ def test_open_batches_are_cancelled_by_one_command(
 
             client.model.store.batch_named(number, asyncio.run(submit()))
         cancel_batches.main(["--config", config(tmp_path, "mine")])
-        assert "1 batch cancelled: batch_0" in capsys.readouterr().out
+        assert "c.sqlite: batch batch_0 cancelled" in capsys.readouterr().out
         with LLMClient.of(SETTINGS, tmp_path / "mine" / "store" / "c.sqlite", 4, None) as client:
             assert client.ask(questions(1), names(1))[0].state == "answered"
 

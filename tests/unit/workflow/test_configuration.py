@@ -2,10 +2,16 @@
 
 import json
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+import cancel_batches
 import doctor
+import evaluate_model
+import exchange_answers
+import forget_failures
+import plan_requests
 from bezoar.errors import UserError
 from bezoar.workflow import configuration, sources
 from bezoar.workflow.configuration import files_of, resolved
@@ -85,6 +91,33 @@ def test_a_mistake_is_one_line_with_key_file_and_what_was_meant(
     with pytest.raises(UserError, match=message) as error:
         configuration.check(resolved([str(mine)]), configuration.SCHEMA, files_of([str(mine)]))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("pathvars:", r"`pathvars`: expected object, found None"),
+        ("pathvar: {results: x}", r"`pathvar`: unknown key; the nearest valid key is `pathvars`"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("command", "more"),
+    [
+        (forget_failures, ["--kind", "all"]),
+        (cancel_batches, []),
+        (exchange_answers, ["export", "--file", "x"]),
+        (exchange_answers, ["import", "--file", "x"]),
+        (evaluate_model, ["--model", "owner/name"]),
+        (plan_requests, ["--model", "owner/name"]),
+    ],
+)
+def test_no_command_acts_on_a_configuration_that_breaks_the_schema(
+    tmp_path: Path, command: ModuleType, more: list[str], text: str, message: str
+) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(text)
+    with pytest.raises(UserError, match=rf"mine\.yaml: {message}"):
+        command.main([*more, "--config", "config/paper.yaml", str(mine)])
 
 
 def test_every_value_of_the_papers_config_has_a_tag() -> None:
