@@ -7,9 +7,9 @@ Usage: filter_rows.py --data results/generate/lamini.jsonl --prompts prompts/fil
              --receipt …
 
 The rater reads the instruction, behind its system message if the row has one (Orca's), and the
-response. Adds gpt4_status (Accept, Reject, or Unrated where no verdict could be read), gpt4_rating (1-10 or
-null) and gpt4_reason. Training keeps Accept. The columns keep the paper's names whichever model the
-configuration puts in GPT-4's place; the receipt says which.
+response. Adds gpt4_status (Accept, Reject, or Unrated where no verdict could be read), gpt4_rating
+(1-10 or null) and gpt4_reason. Training keeps Accept. The columns keep the paper's names whichever
+model the configuration puts in GPT-4's place; the receipt says which.
 
 A second rater may read the same rows with the same prompt. Its verdict goes to second_status,
 second_rating and second_reason and decides nothing; the counts say how far the two agree: Cohen's

@@ -7,11 +7,11 @@ Usage: generate_evol.py --seeds dolly.jsonl --prompts prompts/evol_*.txt \\
              tokenizer.json]
 
 A category's seeds are drawn row by row, by their text: a row added to the file or taken from it, at
-any place, changes one of them at most. For each category and epoch one strategy is drawn for the whole pool, for in-depth one of
-four operations; the teacher evolves each instruction and answers it; a row that passes elimination
-is written and replaces the instruction it came from in the pool; otherwise that one stays. Columns:
-instruction, response, category, evolution_strategy, in-depth-evolving_operation (empty for
-in-breadth), epoch.
+any place, changes one of them at most. For each category and epoch one strategy is drawn for the
+whole pool, for in-depth one of four operations; the teacher evolves each instruction and answers
+it; a row that passes elimination is written and replaces the instruction it came from in the pool;
+otherwise that one stays. Columns: instruction, response, category, evolution_strategy,
+in-depth-evolving_operation (empty for in-breadth), epoch.
 
 Elimination rules: no_information_gain (an evaluator calls an instruction and its evolved form
 equal, or does not say within 6 requests; more failed requests than `max_failure_share` end the
