@@ -35,13 +35,7 @@ from bezoar.errors import UserError
 from bezoar.files import sha256_file, whole_directory, whole_file, write_json
 from bezoar.readers import HEAD, ZSTD, json_argument, refuse_stand_ins, shown, stand_in
 from bezoar.workflow import packages
-from bezoar.workflow.mirror import (
-    MANIFEST,
-    in_mirror,
-    manifest_of,
-    mirror_directory,
-    with_content,
-)
+from bezoar.workflow.mirror import MANIFEST, in_mirror, manifest_of, mirror_directory, with_content
 from bezoar.workflow.source_lock import pinned, require
 
 ATTEMPTS = 5

@@ -213,8 +213,6 @@ def test_a_renamed_repository_is_followed_and_named_in_one_line(
     assert notes == ["note: owner/model is called owner/new-name now; correct the source's entry"]
 
 
-@pytest.mark.parametrize("token", ["", TOKEN])
-@pytest.mark.parametrize("kind", ["model", "dataset"])
 @pytest.mark.parametrize(
     "error",
     [
@@ -237,6 +235,8 @@ def test_a_full_disk_or_memory_is_not_the_hubs_fault(
     assert raised.value is error
 
 
+@pytest.mark.parametrize("token", ["", TOKEN])
+@pytest.mark.parametrize("kind", ["model", "dataset"])
 def test_a_missing_repository_is_one_line(
     tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch, token: str, kind: str
 ) -> None:

@@ -125,9 +125,7 @@ def corrected(
 ) -> list[dict[str, Any]]:
     """Return the questions whose reference answers `override` has changed."""
     return [
-        row
-        for row in questions
-        if after.get(row["question_id"]) != before.get(row["question_id"])
+        row for row in questions if after.get(row["question_id"]) != before.get(row["question_id"])
     ]
 
 

@@ -174,7 +174,7 @@ def test_a_submix_does_not_come_from_the_hub_where_the_mirror_is_misspelt(
     names = ("lock", "prompts", "rows", "counts", "receipt")
     places = [text for name in names for text in (f"--{name}", str(tmp_path / name))]
     more = ["--entry", json.dumps(ENTRY), "--recipe", json.dumps(QUOTAS), "--code", "c"]
-    with pytest.raises(UserError, match="MIRROR=.*none: no such directory; set it to one that"):
+    with pytest.raises(UserError, match=r"MIRROR=.*none: no such directory; set it to one that"):
         stream_flan.main([*places, *more])
     assert not list(tmp_path.iterdir())
 
