@@ -13,8 +13,9 @@ from bezoar.errors import UserError
 from bezoar.files import canonical
 from bezoar.provenance import snakemake_patch
 from bezoar.provenance.code_digest import digest as code_digest
+from bezoar.rehearsal.world import WORLD_FILES
 from bezoar.workflow import configuration, dress_rehearsal, lineage, recipes, sources
-from bezoar.workflow.layout import MODELS, PAIRS, WORLD_FILES, Layout, alternatives
+from bezoar.workflow.layout import MODELS, PAIRS, Layout, alternatives
 
 CONFIG_FILES = [
     str(path) for path in configuration.files_of(relpath(file) for file in workflow.configfiles)

@@ -47,12 +47,10 @@ class Recipe(TypedDict):
     seed: int
 
 
-Scores = dict[
-    str, dict[str, list[float]]
-]  # task -> metric -> value an item, in the order of doc_id
-Values = dict[
-    str, dict[str, list[float]]
-]  # model -> task -> value an item of the metric that is compared
+# task -> metric -> value an item, in the order of doc_id
+Scores = dict[str, dict[str, list[float]]]
+# model -> task -> value an item of the metric that is compared
+Values = dict[str, dict[str, list[float]]]
 ROW = {"task", "doc_id", "target", "loglikelihoods"}
 
 

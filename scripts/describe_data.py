@@ -45,14 +45,15 @@ class Recipe(TypedDict):
     seed: int
 
 
-ELIMINATIONS = (
-    "no_information_gain",
-    "copied_prompt",
-    "sorry",
-    "only_stop_words",
-)  # rules that remove complete rows; all others drop items
+# Rules that remove complete rows; all others drop items.
+ELIMINATIONS = ("no_information_gain", "copied_prompt", "sorry", "only_stop_words")
 NOT_RULES = (
-    *("entered", "kept", "asked", "states", "calls_without_items", "evaluator_states"),
+    "entered",
+    "kept",
+    "asked",
+    "states",
+    "calls_without_items",
+    "evaluator_states",
     "examples",
 )
 

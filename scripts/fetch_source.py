@@ -34,9 +34,8 @@ from bezoar import hub, network, program, progress
 from bezoar.errors import UserError
 from bezoar.files import sha256_file, whole_directory, whole_file, write_json
 from bezoar.readers import HEAD, ZSTD, json_argument, refuse_stand_ins, shown, stand_in
-from bezoar.surroundings import own
 from bezoar.workflow import packages
-from bezoar.workflow.mirror import MANIFEST, in_mirror, manifest_of, with_content
+from bezoar.workflow.mirror import MANIFEST, in_mirror, manifest_of, mirror_directory, with_content
 from bezoar.workflow.source_lock import pinned, require
 
 ATTEMPTS = 5
@@ -82,9 +81,8 @@ class Download:
             request.add_header(name, value)
         token = os.environ.get("HF_TOKEN")
         login = request.has_header("Authorization")  # of a mirror, in its address
-        if (
-            token and hub.is_on_hub(self.url) and not login
-        ):  # not for the hosts that the hub redirects to
+        # Not for the hosts that the hub redirects to.
+        if token and hub.is_on_hub(self.url) and not login:
             request.add_unredirected_header("Authorization", f"Bearer {token}")
         return request, start
 
@@ -314,13 +312,8 @@ def main(argv: list[str] | None = None) -> None:
         "--lock", type=Path, required=True, help="hashes of what has none published, JSON"
     )
     args = parser.parse_args(argv)
-    mirror = Path(own("MIRROR")) if own("MIRROR") else None
-    if mirror and not mirror.is_dir():
-        raise UserError(
-            f"MIRROR={mirror}: no such directory; set it to one that holds the sources, or unset it"
-        )
     fetch = fetch_file if "path" in args.entry else fetch_snapshot
-    fetch(args.entry, args.output, args.lock, mirror)
+    fetch(args.entry, args.output, args.lock, mirror_directory())
 
 
 if __name__ == "__main__":

@@ -66,8 +66,13 @@ NEEDED = {
 NUMBERS = ("epoch", "original_index")
 SUFFIXES = (".parquet", ".jsonl", ".json", ".csv")
 PACKED = ("", ".gz", ".xz", ".bz2", ".zst")
-NOT_ROWS = (  # what the hub's libraries write beside data
-    *("config.json", "dataset_dict.json", "dataset_info.json", "dataset_infos.json", "state.json"),
+# What the hub's libraries write beside data.
+NOT_ROWS = (
+    "config.json",
+    "dataset_dict.json",
+    "dataset_info.json",
+    "dataset_infos.json",
+    "state.json",
 )
 
 

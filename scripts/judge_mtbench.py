@@ -23,13 +23,14 @@ from typing_extensions import TypedDict
 from bezoar import program
 from bezoar.errors import UserError
 from bezoar.evaluation.mtbench import (
+    by_question,
+    corrected,
     judge_messages,
     override,
     read_judge_prompts,
     read_questions,
     read_rating,
     read_references,
-    turns_of,
 )
 from bezoar.files import write_json, write_jsonl
 from bezoar.llm.arguments import add_client_arguments
@@ -106,17 +107,14 @@ def read_answers(path: Path, questions: list[dict]) -> tuple[str, dict[int, list
     question is answered once.
     """
     rows = read_jsonl(path)
-    answers: dict[int, list[str]] = {}
     for where, row in numbered(path, rows):
-        number, model = column(row, "question_id", int, where), column(row, "model_id", str, where)
+        model = column(row, "model_id", str, where)
         if model != rows[0]["model_id"]:
             raise UserError(
                 f"{where}: model_id {model!r}, but the rows before it are of"
                 f" {rows[0]['model_id']!r}; give each model's answers a file of their own"
             )
-        if number in answers:
-            raise UserError(f"{where}: question_id {number} appears twice; remove one")
-        answers[number] = turns_of(row, where)
+    answers = by_question(path, rows)
     missing = [
         question["question_id"] for question in questions if question["question_id"] not in answers
     ]
@@ -184,11 +182,7 @@ def main(argv: list[str] | None = None) -> None:
         )
         if args.overrides:
             upstream, references = references, override(references, args.overrides)
-            questions = [
-                row
-                for row in questions
-                if references.get(row["question_id"]) != upstream.get(row["question_id"])
-            ]
+            questions = corrected(questions, upstream, references)
         with LLMClient.of(
             args.recipe["judge"], args.store, args.concurrency, args.facts, args.mode
         ) as client:

@@ -51,11 +51,8 @@ def answers_of(task: Any, doc: dict[str, Any]) -> tuple[set[str], set[str]]:
     """
     try:
         choices = [str(choice).strip() for choice in task.doc_to_choice(doc) or []]
-    except (
-        TypeError,
-        KeyError,
-        AttributeError,
-    ):  # generative tasks offer none; the harness then has no rule for it
+    # Generative tasks offer none; the harness then has no rule for it.
+    except (TypeError, KeyError, AttributeError):
         return set(), set()
     if right := labelled(doc, choices):
         return right, set(choices)

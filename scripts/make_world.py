@@ -26,7 +26,7 @@ from bezoar.readers import read_json
 from bezoar.rehearsal.corpus import corpus
 from bezoar.rehearsal.evaluation_data import held_out, lm_eval_task, questions
 from bezoar.rehearsal.training_data import alpaca_seeds, dolly, flan, preferences
-from bezoar.rehearsal.world import ATTRIBUTES, SKILLS, World, held, taught
+from bezoar.rehearsal.world import ATTRIBUTES, SKILLS, WORLD_FILES, World, held, taught
 
 
 class Recipe(TypedDict):
@@ -42,14 +42,6 @@ class Recipe(TypedDict):
     held_out_preference_pairs: int
     questions_per_category: int
     seed: int
-
-
-OUTPUTS = (
-    "corpus.jsonl alpaca_seeds.jsonl topics.txt dolly.jsonl flan.tsv preferences.jsonl"
-    " questions.jsonl references.jsonl facts.json lm_eval/world_facts.jsonl"
-    " lm_eval/world_facts.yaml lm_eval/world_skills.jsonl lm_eval/world_skills.yaml"
-    " heldout/lamini.jsonl heldout/orca.jsonl heldout/evol.jsonl heldout/preferences.jsonl"
-).split()
 
 
 def make(
@@ -108,14 +100,14 @@ def main(argv: list[str] | None = None) -> None:
         recipe=args.recipe,
         code=args.code,
         inputs={"system_messages": args.system_messages, "template": args.template},
-        outputs={"world": [args.world / name for name in OUTPUTS]},
+        outputs={"world": [args.world / name for name in WORLD_FILES]},
     ) as receipt:
         messages = system_messages(args.system_messages)
         with whole_directory(args.world) as fresh:
             make(world, fresh, args.world, args.recipe, messages, read_json(args.template))
         receipt.facts["rows"] = {
             name: len((args.world / name).read_text().splitlines())
-            for name in OUTPUTS
+            for name in WORLD_FILES
             if name.endswith((".jsonl", ".tsv"))
         }
         print(json.dumps(receipt.facts["rows"], indent=2))

@@ -38,9 +38,6 @@ class Recipe(TypedDict):
     seed: int
 
 
-SETS = ("lamini", "orca", "evol")
-
-
 def measure_set(
     model: Any, tokenizer: Any, template: Template, rows: list[dict], recipe: Recipe
 ) -> dict[str, list[float]]:

@@ -187,9 +187,8 @@ def answers(address: str, model: str) -> str:
     request = urllib.request.Request(
         f"{address}/completions", body, {"Content-Type": "application/json"}
     )
-    opener = urllib.request.build_opener(
-        urllib.request.ProxyHandler({})
-    )  # a proxy from the environment cannot reach our own child process
+    # A proxy from the environment cannot reach our own child process.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         opener.open(request, timeout=60).close()
     except urllib.error.HTTPError as error:
@@ -350,6 +349,8 @@ def main(argv: list[str] | None = None) -> None:
     if args.awaited:
         print(awaited(args.awaited, args.record))
         return
+    if args.recipe is None:
+        parser.error("--recipe is required, unless --await says to wait for a server")
     end_with_parent()
     if args.command:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))

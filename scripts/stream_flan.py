@@ -23,12 +23,11 @@ from typing_extensions import TypedDict
 from bezoar import hub, network, program, progress
 from bezoar.data.context import Context, ContextSettings
 from bezoar.data.flan import choose, fitting, parse_row, rule_for, submix_of, system_messages
-from bezoar.errors import UserError
+from bezoar.errors import UserError, shortage
 from bezoar.files import write_json, write_jsonl
 from bezoar.provenance.receipt import Receipt, stage_parser
 from bezoar.readers import json_argument, refuse_stand_ins
-from bezoar.surroundings import own
-from bezoar.workflow.mirror import manifest_of
+from bezoar.workflow.mirror import manifest_of, mirror_directory
 from bezoar.workflow.source_lock import pinned, require
 
 
@@ -52,6 +51,8 @@ def _read(rows: Callable[[], Iterable[dict[str, Any]]], name: str) -> Iterator[d
             number += 1
             yield row
     except Exception as error:  # one kind of error for each format and file system
+        if shortage(error) in hub.LOCAL:
+            raise
         reason = network.shown(" ".join(str(error).split()))[:200]
         raise UserError(
             f"{name}: row {number + 1} cannot be read ({type(error).__name__}: {reason}); fetch the"
@@ -140,7 +141,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--rows", type=Path, required=True, help="rows to write, JSONL")
     parser.add_argument("--counts", type=Path, required=True, help="counts to write, JSON")
     args = parser.parse_args(argv)
-    mirror = Path(own("MIRROR")) if own("MIRROR") else None
+    mirror = mirror_directory()
     with Receipt(
         args.receipt,
         stage="flan",

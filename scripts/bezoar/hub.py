@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from bezoar import network
-from bezoar.errors import UserError, reason
+from bezoar.errors import UserError, reason, shortage
 from bezoar.files import whole_directory
 
 HUB = "https://huggingface.co"
+LOCAL = ("disk", "memory")  # of `shortage`; a limit or file system may be the network's, too
 TRUE = ("1", "ON", "YES", "TRUE")  # as huggingface_hub reads its switches
 
 
@@ -74,8 +75,11 @@ def login(place: str, status: int) -> str:
 def explained(entry: dict[str, Any], error: Exception, revision: str | None = None) -> UserError:
     """Return the one line that a user can act on for an error of the hub's client.
 
-    `entry` is the repository's: `hub`, `type`, and `id`, under which MIRROR may hold it.
+    `entry` is the repository's: `hub`, `type`, and `id`, under which MIRROR may hold it. Raise the
+    error itself if it is the machine's disk or memory that is full.
     """
+    if shortage(error) in LOCAL:
+        raise error
     from httpx2 import TransportError
     from huggingface_hub import errors
 

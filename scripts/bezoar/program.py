@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from io import TextIOWrapper
+from typing import NoReturn
 
 from bezoar.errors import MACHINE, UserError, number, shortage
 from bezoar.files import NO_LOCKS, UNLOCKABLE
@@ -41,9 +42,8 @@ def run(main: Callable[[], None], quiet: bool = False, forked: bool = False) -> 
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(
-                errors="replace"
-            )  # a locale that lacks a letter must not end the program
+            # A locale that lacks a letter must not end the program.
+            stream.reconfigure(errors="replace")
     from bezoar.provenance.fingerprint import AGAIN, nothing_to_do, recorded_command
 
     try:
@@ -106,7 +106,7 @@ def _advice(error: Exception) -> str:
     return ""
 
 
-def _end(message: str, status: int) -> None:
+def _end(message: str, status: int) -> NoReturn:
     """End the program with one line on stderr."""
     with suppress(OSError):
         print(f"error: {message}", file=sys.stderr)

@@ -131,11 +131,8 @@ def signs_of_life(what: str, stream: TextIO | None = None) -> Iterator[None]:
             wait = EVERY_S
             try:
                 print(f"{MARK}{_open[-1].line()}", file=to, flush=True)
-            except (
-                OSError,
-                ValueError,
-                IndexError,
-            ):  # the reader is gone, or the task has just ended
+            # The reader is gone, or the task has just ended.
+            except (OSError, ValueError, IndexError):
                 continue
 
     with task(what):

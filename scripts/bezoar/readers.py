@@ -37,6 +37,7 @@ BOM = b"\xef\xbb\xbf"
 HEAD = 512  # bytes that tell what a file is
 MAX_PACKED = 2  # times that a file may be compressed; some files unpack to themselves for ever
 MAX_DEPTH = 100  # levels of lists and mappings; writing recurses, so the limit is not Python's own
+TOO_DEEP = f"at most {MAX_DEPTH} levels of lists and mappings, found more"
 MAX_DIGITS = 308  # of a whole number; one with more does not fit a double
 MAX_VALUES = 1_000_000  # of a YAML file, aliases followed
 PARQUET = b"PAR1"
@@ -355,7 +356,7 @@ def _values(value: Any) -> Iterator[tuple[Any, int]]:
 
 def _require_shallow(value: Any) -> None:
     if any(depth > MAX_DEPTH + 1 for _, depth in _values(value)):
-        raise _Refused(f"at most {MAX_DEPTH} levels of lists and mappings, found more")
+        raise _Refused(TOO_DEEP)
 
 
 def parse_json(raw: bytes | str, where: str, what: str = "JSON") -> Any:
@@ -372,8 +373,7 @@ def parse_json(raw: bytes | str, where: str, what: str = "JSON") -> Any:
         place = f":{error.lineno}" if "\n" in text else ""
         raise UserError(f"{where}{place}: expected {what}, {error.msg}; fix the file") from None
     except RecursionError:
-        problem = f"at most {MAX_DEPTH} levels of lists and mappings, found more"
-        raise UserError(f"{where}: expected {problem}; fix or remove it") from None
+        raise UserError(f"{where}: expected {TOO_DEEP}; fix or remove it") from None
     except _Refused as error:
         raise UserError(f"{where}: expected {error}; fix or remove it") from None
 
@@ -501,7 +501,7 @@ def _loaded(text: str, loader: Any) -> Any:
         depth += isinstance(event, yaml.CollectionStartEvent)
         depth -= isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_DEPTH:
-            raise _Refused(f"at most {MAX_DEPTH} levels of lists and mappings, found more")
+            raise _Refused(TOO_DEEP)
     return yaml.load(text, Loader=loader)
 
 
@@ -509,7 +509,7 @@ def _require_plain(value: Any) -> None:
     """Raise `_Refused` unless a value of YAML could be written as JSON and read back."""
     for number, (inner, depth) in enumerate(_values(value)):
         if depth > MAX_DEPTH + 1:
-            raise _Refused(f"at most {MAX_DEPTH} levels of lists and mappings, found more")
+            raise _Refused(TOO_DEEP)
         if number > MAX_VALUES:
             raise _Refused(f"at most {MAX_VALUES} values, found more (aliases count each time)")
         if isinstance(inner, float) and not math.isfinite(inner):
@@ -540,8 +540,7 @@ def parse_yaml(text: str, where: str) -> Any:
         problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
         raise UserError(f"{where}:{line}: expected YAML, {' '.join(problem.split())}") from None
     except RecursionError:
-        problem = f"at most {MAX_DEPTH} levels of lists and mappings, found more"
-        raise UserError(f"{where}: expected {problem}; fix it") from None
+        raise UserError(f"{where}: expected {TOO_DEEP}; fix it") from None
     except (ValueError, OverflowError) as error:  # !!int x, 2024-99-99, a number of 5,000 digits
         what = str(error) if isinstance(error, _Refused) else f"YAML, {error}"
         raise UserError(f"{where}: expected {what}; fix it") from None

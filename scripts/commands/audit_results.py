@@ -24,18 +24,14 @@ from typing import Any
 
 from bezoar import program, surroundings
 from bezoar.errors import UserError
+from bezoar.files import whole_file
 from bezoar.llm.answer_store import edited
 from bezoar.provenance import archive, audit
 from bezoar.provenance.code_digest import libraries
 from bezoar.provenance.fingerprint import files_in
 
-MODELS = {
-    "torch",
-    "trl",
-    "peft",
-    "lm_eval",
-    "bitsandbytes",
-}  # a stage that imports one of these loads or trains a model
+# A stage that imports one of these loads or trains a model.
+MODELS = {"torch", "trl", "peft", "lm_eval", "bitsandbytes"}
 HUB = {"datasets"}  # a stage that imports this reads rows from the hub
 SCRIPTS = Path(__file__).parents[1]
 
@@ -176,7 +172,8 @@ def main(argv: list[str] | None = None) -> None:
     )
     print(page)
     if args.verdict:
-        args.verdict.write_text(page + "\n", encoding="utf-8")
+        with whole_file(args.verdict) as stream:
+            stream.write(page + "\n")
     if wrong:
         raise SystemExit(1)
 

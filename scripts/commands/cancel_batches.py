@@ -14,9 +14,8 @@ from bezoar.errors import UserError
 from bezoar.llm.answer_store import Store, stores_of
 from bezoar.llm.settings import ModelSpec, model_of
 from bezoar.llm.stored_model import StoredModel
-from bezoar.workflow.configuration import resolved
+from bezoar.workflow.configuration import checked
 from bezoar.workflow.layout import models_asked
-from bezoar.workflow.wording import counted
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -34,7 +33,7 @@ def main(argv: list[str] | None = None) -> None:
         "--give-up", action="store_true", help="forget the batches, whatever the provider says"
     )
     args = parser.parse_args(argv)
-    config = resolved(args.config)
+    config = checked(args.config)
     known = {model_of(asked): asked for _, asked in models_asked(config)}
     cancelled: list[str] = []
     unsure: list[str] = []
@@ -57,12 +56,10 @@ def main(argv: list[str] | None = None) -> None:
                 model.close()
             cancelled += of_store[0]
             unsure += of_store[1]
-    if cancelled or not unsure:
-        batches, names = counted(len(cancelled), "batch", "batches"), ", ".join(cancelled)
-        print(f"{batches} cancelled: {names}" if cancelled else "no batch is open")
     if unsure:
-        print(*unsure, sep="\n")
         raise SystemExit(1)
+    if not cancelled:
+        print("no batch is open")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ Usage: check_config.py config/rehearsal.yaml [config/more.yaml …]
 import argparse
 
 from bezoar import program
-from bezoar.workflow.configuration import SCHEMA, check, files_of, resolved
+from bezoar.workflow.configuration import checked, files_of
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -17,7 +17,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("config", nargs="+", help="configuration files, the later over the earlier")
     args = parser.parse_args(argv)
-    check(resolved(args.config), SCHEMA, files_of(args.config))
+    checked(args.config)
     print(f"{' + '.join(str(path) for path in files_of(args.config))}: valid")
 
 

@@ -34,13 +34,12 @@ from bezoar.llm.settings import ModelSpec
 from bezoar.progress import clock
 from bezoar.provenance.fingerprint import recorded
 from bezoar.release.licences import acknowledged, terms
-from bezoar.surroundings import own
 from bezoar.workflow import duration, machine_checks, packages, served, sources
 from bezoar.workflow import machine as machine_of
 from bezoar.workflow.cluster import is_slurm
-from bezoar.workflow.configuration import SCHEMA, check, files_of, most_processes, resolved
+from bezoar.workflow.configuration import checked, most_processes
 from bezoar.workflow.layout import Layout, models_asked
-from bezoar.workflow.mirror import in_mirror, with_content
+from bezoar.workflow.mirror import in_mirror, mirror_directory, with_content
 from bezoar.workflow.source_lock import LOCK, pinned
 from bezoar.workflow.wording import counted
 
@@ -295,13 +294,13 @@ def to_fetch(layout: Layout, entries: list[dict[str, Any]]) -> list[dict[str, An
 
 def lies_here(entry: dict[str, Any]) -> bool:
     """Say whether a source has been fetched, or MIRROR holds it, wherever the fetch looks for it;
-    raise `UserError` if it holds a link to nothing.
+    raise `UserError` if it is no directory or holds a link to nothing.
     """
     if Path(sources.path_of(entry["id"], {entry["id"]: entry})).exists():
         return True
-    if not own("MIRROR"):
+    mirror = mirror_directory()
+    if mirror is None:
         return False
-    mirror = Path(own("MIRROR"))
     if "hub" in entry:
         return (mirror / "hub" / entry["id"]).is_dir()
     wheel = entry["package_sha256"] if packages.member_of(entry["url"]) else None
@@ -413,7 +412,8 @@ def expected(config: dict[str, Any], cores: int, profile: str) -> str:
     earlier = f"; the stages of earlier runs here took {clock(known)} in all" if known else ""
     first = duration.first_run_s(config["scale"], cores)
     if first is not None:
-        return f"expected time: about {clock(first)} on {cores} cores for a first run{earlier}"
+        on = counted(cores, "core")
+        return f"expected time: about {clock(first)} on {on} for a first run{earlier}"
     return f"expected time: unknown before a first run{earlier}"
 
 
@@ -429,8 +429,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--profile", default="profiles/default", help="Snakemake's profile")
     parser.add_argument("--short", action="store_true", help="say what the machine has, no more")
     args = parser.parse_args(argv)
-    config = resolved(args.config)
-    check(config, SCHEMA, files_of(args.config))
+    config = checked(args.config)
     print(f"this machine: {machine_of.described()}")
     if args.short:
         here = machine(config, args.profile)

@@ -31,7 +31,7 @@ from bezoar.errors import UserError
 from bezoar.files import whole_file
 from bezoar.surroundings import own
 from bezoar.workflow import extra_models, machine, start
-from bezoar.workflow.configuration import SCHEMA, check, files_of, merge, resolved
+from bezoar.workflow.configuration import SCHEMA, check, checked, files_of, merge
 
 
 def status_of(command: list[str], environment: dict[str, str]) -> int:
@@ -95,7 +95,7 @@ def main(argv: list[str] | None = None) -> None:
             "MODEL is not set; name a model directory or owner/name on the hub: make evaluate"
             " MODEL=…"
         )
-    config = resolved(args.config)
+    config = checked(args.config)
     models = extra_models.evaluated(config)
 
     def with_model() -> dict[str, Any]:

@@ -30,7 +30,7 @@ from bezoar.llm.answer_store import COLUMNS, Store, digest, usable
 from bezoar.llm.language_model import STATES, Answer
 from bezoar.provenance.audit import receipts_of
 from bezoar.readers import column, iter_jsonl, parse_json
-from bezoar.workflow.configuration import resolved
+from bezoar.workflow.configuration import checked
 
 
 def export(folder: Path, file: Path) -> int:
@@ -163,7 +163,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--file", type=Path, required=True, help="the compressed file")
     args = parser.parse_args(argv)
-    folder = Path(resolved(args.config)["pathvars"]["results"]) / "store"
+    folder = Path(checked(args.config)["pathvars"]["results"]) / "store"
     if args.what == "export":
         print(f"{args.file}: {export(folder, args.file):,} answers")
     else:

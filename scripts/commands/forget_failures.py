@@ -27,7 +27,7 @@ from bezoar.errors import UserError
 from bezoar.llm.answer_store import Store, job_of, stores_of, usable
 from bezoar.llm.settings import same_model
 from bezoar.provenance.audit import receipts_of
-from bezoar.workflow.configuration import resolved
+from bezoar.workflow.configuration import checked
 from bezoar.workflow.layout import models_asked
 from bezoar.workflow.wording import counted
 
@@ -119,7 +119,7 @@ def main(argv: list[str] | None = None) -> None:
         stores, kind = of_job(args.store), state_of
     else:
         noun, none = "failure", f"no failure of these kinds is stored; {TEXTS}"
-        config = resolved(args.config)
+        config = checked(args.config)
         kinds = set(KINDS) if "all" in args.kind else set(args.kind)
         stores, kind = stores_of(config["pathvars"]["results"]), of_kinds(config, kinds)
     total = 0

@@ -32,7 +32,8 @@ def main(arguments: list[str] | None = None) -> None:
     )
     if done.returncode:
         output = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-        raise UserError("\n".join(["the workflow cannot be planned:", *output[-15:]]))
+        print(*output[-15:], sep="\n", file=sys.stderr)
+        raise UserError("the workflow cannot be planned; see above")
     lines = [
         line for line in done.stderr.splitlines() if line.startswith(("stale: ", "not made yet: "))
     ]

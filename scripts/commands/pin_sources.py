@@ -37,20 +37,23 @@ def moving(entry: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def written(text: str, identifier: str, commit: str) -> str:
-    """Return the registry's text with one entry at a commit; all other bytes stay."""
-    entry = re.search(rf"(?ms)^ *- id: {re.escape(identifier)}$.*?(?=^ *- id: |\Z)", text)
-    assert entry, identifier
-    pinned, count = re.subn(
-        r"(?m)(^ *revision: )null *$|(^ *url: .*/resolve/)main/",
-        lambda found: f"{found[1]}{commit}" if found[1] else f"{found[2]}{commit}/",
-        entry[0],
-    )
-    if count != 1:
-        raise UserError(
-            f"config/sources.yaml: {identifier}: expected a line `revision: null` or one URL of the"
-            f" branch main; write {commit} by hand"
+    """Return the registry's text with one entry at a commit; all other bytes stay.
+
+    Raise `UserError` if the entry is not laid out as the others are.
+    """
+    entry = re.search(rf"(?ms)^ *- id: {re.escape(identifier)}$.*?(?=^ *- |\Z)", text)
+    if entry:
+        pinned, count = re.subn(
+            r"(?m)(^ *revision: )null *$|(^ *url: .*/resolve/)main/",
+            lambda found: f"{found[1]}{commit}" if found[1] else f"{found[2]}{commit}/",
+            entry[0],
         )
-    return text[: entry.start()] + pinned + text[entry.end() :]
+        if count == 1:
+            return text[: entry.start()] + pinned + text[entry.end() :]
+    raise UserError(
+        f"expected a line `- id: {identifier}` and after it one line `revision: null` or one URL of"
+        f" the branch main; write {commit} by hand"
+    )
 
 
 def commits(registry: Path, lock: Path) -> Iterator[tuple[str, str | UserError]]:
@@ -80,12 +83,18 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if hub.offline():
         raise UserError("HF_HUB_OFFLINE is set; unset it to ask the hub for its commits")
-    text, left, count = args.registry.read_text(encoding="utf-8"), [], 0
+    try:
+        text, left, count = args.registry.read_text(encoding="utf-8"), [], 0
+    except UnicodeDecodeError:
+        raise UserError(f"{args.registry}: expected UTF-8; save it in that encoding") from None
     for identifier, found in list(commits(args.registry, args.lock)):
-        if isinstance(found, UserError):
-            left.append(f"{identifier}: {found}")
+        try:
+            if isinstance(found, UserError):
+                raise found
+            text, count = written(text, identifier, found), count + 1
+        except UserError as error:
+            left.append(f"{identifier}: {error}")
             continue
-        text, count = written(text, identifier, found), count + 1
         print(f"{identifier}: {found}", flush=True)
     if count:
         with whole_file(args.registry) as stream:

@@ -39,7 +39,13 @@ from bezoar.data.context import read_tokenizer
 from bezoar.data.flan import system_messages
 from bezoar.data.schemes import prompt_texts, second_store, user
 from bezoar.data.verdicts import PROMPTS, VERDICT, rater_prompt, verdict
-from bezoar.evaluation.mtbench import override, read_judge_prompts, read_questions, read_references
+from bezoar.evaluation.mtbench import (
+    corrected,
+    override,
+    read_judge_prompts,
+    read_questions,
+    read_references,
+)
 from bezoar.llm.answer_store import Store
 from bezoar.llm.budget import PRICES, budget_of_environment, price_of
 from bezoar.llm.client import LLMClient
@@ -54,19 +60,18 @@ from bezoar.readers import column, read_json, read_jsonl, read_lines, read_yaml,
 from bezoar.rehearsal.simulator import Simulator
 from bezoar.rehearsal.world import World
 from bezoar.surroundings import own
-from bezoar.workflow import dress_rehearsal, extra_models, resources
-from bezoar.workflow.configuration import SCHEMA, check, files_of, merge, resolved
+from bezoar.workflow import configuration, dress_rehearsal, extra_models, resources
 from bezoar.workflow.layout import OVERRIDES, LanguageModelJob, Layout
 
 BYTES_PER_TOKEN = 4
-OUT = {
+OUT = {  # tokens out [ours], until answers tell
     "list": 600,
     "response": 200,
     "instruction": 60,
     "evaluator": 2,
     "verdict": 45,
     "judgment": 180,
-}  # tokens out [ours], until answers tell
+}
 THOUGHT = 500  # and what a model with an effort thinks before, which counts as output [ours]
 STAND_IN_VERDICT = '{"status": "Accept", "rating": 9, "reason": "a stand-in"}'
 
@@ -312,9 +317,7 @@ class Plan:
         job = self.job("generate_lamini")
         client, load = self.client("generate lamini", job, say, not (files and topics))
         texts = prompt_texts(Path("prompts").glob("lamini_*.txt"), generate_lamini.PROMPTS)
-        self.rows["lamini"], funnel = generate_lamini.make(
-            client, texts, seeds, [name.strip() for name in names if name.strip()], recipe
-        )
+        self.rows["lamini"], funnel = generate_lamini.make(client, texts, seeds, names, recipe)
         lists, most = funnel.more["asked"], recipe["rounds"] * recipe["calls_per_round"]
         load.most_asks = (most + recipe["rows"]) / max(1, lists + len(self.rows["lamini"]))
 
@@ -411,18 +414,14 @@ class Plan:
         models = list(self.layout.extra) if self.evaluation else self.layout.evaluated
         answers = {model: self.answers(model, questions) for model in models}
 
-        def plan(label: str, job: LanguageModelJob, model: str, corrected: list[str]) -> None:
+        def plan(label: str, job: LanguageModelJob, model: str, overrides: list[str]) -> None:
             there, turns = answers[model]
             client, _ = self.client(label, job, lambda _: ("Rating: [[5]]", "judgment"), not there)
             asked, references = questions, right
-            if corrected and files:
-                references = override(right, Path(corrected[0]))
-                asked = [
-                    row
-                    for row in questions
-                    if references.get(row["question_id"]) != right.get(row["question_id"])
-                ]
-            elif corrected:
+            if overrides and files:
+                references = override(right, Path(overrides[0]))
+                asked = corrected(questions, right, references)
+            elif overrides:
                 asked = questions[: overridden()]
             judge_mtbench.judge(
                 client, asked, turns, references, prompts, model, settings["repeats"]
@@ -583,14 +582,14 @@ def main(argv: list[str] | None = None) -> None:
     }.items():
         parser.add_argument(f"--{name}", default="", help=text)
     args = parser.parse_args(argv)
-    config, files = resolved(args.config), files_of(args.config)
+    config = configuration.checked(args.config)
     if args.model:
-        config = merge(
+        config = configuration.merge(
             config,
             extra_models.with_model(config, args.model, args.revision, args.template, args.name),
         )
-        files.append(extra_models.evaluated(config))
-    check(config, SCHEMA, files)
+        files = [*configuration.files_of(args.config), extra_models.evaluated(config)]
+        configuration.check(config, configuration.SCHEMA, files)
     with tempfile.TemporaryDirectory(prefix="plan-") as scratch:
         plan = Plan(config, Path(scratch), bool(args.model))
         plan.whole()

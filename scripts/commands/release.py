@@ -24,7 +24,7 @@ from bezoar.errors import UserError
 from bezoar.files import whole_file
 from bezoar.provenance import archive, audit, crate
 from bezoar.release import contents, licences, upload
-from bezoar.workflow.configuration import SCHEMA, check, files_of, resolved
+from bezoar.workflow.configuration import checked
 from bezoar.workflow.layout import MODELS, Layout
 from bezoar.workflow.wording import counted
 
@@ -153,8 +153,7 @@ def main(argv: list[str] | None = None) -> None:
             "HF_TOKEN is not set; export a token with write access to the namespace, or see what"
             " would be sent with DRY=1"
         )
-    config = resolved(args.config)
-    check(config, SCHEMA, files_of(args.config))
+    config = checked(args.config)
     layout = Layout(config)
     ending = contents.suffix(layout)
     if not upload.is_name(f"{namespace}/{MODELS[-1]}{ending}"):

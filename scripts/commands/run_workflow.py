@@ -13,7 +13,7 @@ from pathlib import Path
 from bezoar import program
 from bezoar.errors import UserError
 from bezoar.workflow import machine, start
-from bezoar.workflow.configuration import SCHEMA, check, files_of, resolved
+from bezoar.workflow.configuration import checked
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -30,8 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--verbose", action="store_true", help="show Snakemake's own output")
     parser.add_argument("--target", nargs="*", default=[], help="files or rules to make; else all")
     args = parser.parse_args(argv)
-    config = resolved(args.config)
-    check(config, SCHEMA, files_of(args.config))
+    config = checked(args.config)
     if args.small and config["scale"] == "paper":
         raise UserError(
             f"{' '.join(args.config)}: of the paper's scale, which `make reproduce` runs; leave"

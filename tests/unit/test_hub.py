@@ -1,5 +1,6 @@
 """Sources on the Hugging Face hub, fetched by the official client from a hub on loopback."""
 
+import errno
 import hashlib
 import json
 import os
@@ -212,6 +213,28 @@ def test_a_renamed_repository_is_followed_and_named_in_one_line(
     assert notes == ["note: owner/model is called owner/new-name now; correct the source's entry"]
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        RuntimeError("Data processing error: I/O error: No space left on device (os error 28)"),
+        MemoryError(),
+    ],
+)
+def test_a_full_disk_or_memory_is_not_the_hubs_fault(
+    tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    hub.add("model", ENTRY["hub"], FILES)
+
+    def full(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", full)
+    with pytest.raises(type(error)) as raised:
+        fetch(tmp_path, ENTRY)
+    assert raised.value is error
+
+
 @pytest.mark.parametrize("token", ["", TOKEN])
 @pytest.mark.parametrize("kind", ["model", "dataset"])
 def test_a_missing_repository_is_one_line(
@@ -411,6 +434,9 @@ def test_doctor_finds_a_source_wherever_the_fetch_does(
     (mirror / "some/f.tsv").symlink_to("gone")
     (line,) = doctor.unreachable([file])
     assert line.startswith(f"source: {mirror}/some/f.tsv: a link to a file that does not exist")
+    monkeypatch.setenv("BEZOAR_MIRROR", f"{mirror}x")
+    (line,) = doctor.unreachable([file, member, ENTRY])
+    assert line.startswith(f"source: MIRROR={mirror}x: no such directory; set it to one that holds")
     monkeypatch.delenv("BEZOAR_MIRROR")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     (line,) = doctor.unreachable([file])
@@ -453,19 +479,26 @@ def test_offline_no_file_of_the_hub_is_asked_for(
 UNPINNED = """# A comment.
 sources:
   - id: some_file
+    what: a file
     url: https://huggingface.co/owner/model/resolve/main/sub/tokenizer.json
     path: some/tokenizer.json
     sha256: null
+    licence: MIT
   - id: fetched
+    what: a repository
     hub: owner/fetched
     type: dataset
     revision: null
     licence: MIT
   - id: some_data
+    what: data
     hub: owner/data
     type: dataset
     revision: null
+    licence: null
   - id: pinned
+    what: a repository
+    licence: null
     hub: owner/model
     type: model
     revision: 0123456789012345678901234567890123456789
@@ -486,7 +519,8 @@ def test_one_command_pins_what_has_no_revision_and_names_what_the_hub_does_not_g
     data = hub.add("dataset", "owner/data", FILES).head
     pin_sources.main(arguments)
     expected = UNPINNED.replace("resolve/main", f"resolve/{model}")
-    expected = expected.replace("null\n    licence", f"{'a' * 40}\n    licence")
+    fetched = "revision: null\n    licence: MIT"
+    expected = expected.replace(fetched, fetched.replace("null", "a" * 40))
     assert registry.read_text() == expected.replace("revision: null", f"revision: {data}")
     assert "1 source pinned" in capsys.readouterr().out
     hub.asked.clear()
@@ -506,6 +540,40 @@ def test_without_an_answer_from_the_hub_nothing_is_pinned(
     with pytest.raises(UserError, match=r"^owner/model: no answer from http:"):
         pin_sources.main(["--registry", str(registry), "--lock", str(lock)])
     assert registry.read_text() == UNPINNED
+
+
+@pytest.mark.parametrize(
+    ("line", "other"),
+    [
+        ("- id: some_data\n", "- id: some_data  # ours\n"),
+        ("- id: some_data\n", '- id: "some_data"\n'),
+        ("- id: some_data\n    what: data\n", "- what: data\n    id: some_data\n"),
+        ("revision: null\n    licence: null\n", "revision: ~\n    licence: null\n"),
+    ],
+)
+def test_an_entry_that_is_laid_out_in_another_way_is_named_and_the_others_are_pinned(
+    tmp_path: Path, hub: Hub, capsys: pytest.CaptureFixture[str], line: str, other: str
+) -> None:
+    registry, lock = tmp_path / "sources.yaml", tmp_path / "sources.lock"
+    assert UNPINNED.count(line) == 1
+    registry.write_text(UNPINNED.replace(line, other))
+    lock.write_text(json.dumps({"fetched": "a" * 40}))
+    hub.add("model", "owner/model", FILES)
+    data = hub.add("dataset", "owner/data", FILES).head
+    with pytest.raises(UserError, match="1 source has no revision yet; see above"):
+        pin_sources.main(["--registry", str(registry), "--lock", str(lock)])
+    assert "expected a line `- id: some_data` and after it" in (said := capsys.readouterr().out)
+    assert f"write {data} by hand" in said and "2 sources pinned" in said
+    pinned = sources.load(registry)
+    assert pinned["some_data"]["revision"] is None and pinned["fetched"]["revision"] == "a" * 40
+
+
+def test_a_registry_in_another_encoding_is_one_line(tmp_path: Path, hub: Hub) -> None:
+    registry = tmp_path / "sources.yaml"
+    registry.write_text(UNPINNED, encoding="utf-16")
+    with pytest.raises(UserError, match=r"sources\.yaml: expected UTF-8; save it in that encoding"):
+        pin_sources.main(["--registry", str(registry), "--lock", str(tmp_path / "lock")])
+    assert hub.asked == []
 
 
 def test_every_source_of_the_registry_can_be_pinned(tmp_path: Path, hub: Hub) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import TypedDict
 
-from bezoar.errors import UserError, reason
+from bezoar.errors import UserError, reason, shortage
 from bezoar.readers import refuse_stand_in
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ def read_tokenizer(path: Path) -> "Tokenizer":
     try:
         return Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers raises the bare class
+        if shortage(error):
+            raise
         raise UserError(
             f"{path}: expected a tokenizer.json ({reason(error)}); fetch it again"
         ) from None

@@ -21,11 +21,8 @@ from bezoar.llm.shards import Waiting, change, gather, shard_of_text, wait_for_o
 from bezoar.provenance.receipt import Receipt, stage_parser
 from bezoar.readers import read_text
 
-FAILED = (
-    "refused",
-    "unparsable",
-    "provider_error",
-)  # a truncated answer with a text is used; over_budget has ended the stage before
+# A truncated answer with a text is used; over_budget has ended the stage before.
+FAILED = ("refused", "unparsable", "provider_error")
 
 
 def parser_for(description: str | None, recipe: type) -> argparse.ArgumentParser:
@@ -141,9 +138,8 @@ def run(
     inputs: dict[str, Any],
     make: Callable[[LLMClient], tuple[list[dict], Funnel]],
 ) -> None:
-    """Open the client, call `make`, and write rows, counts, what was dropped and
-    the receipt; a shard only fills its
-    store.
+    """Open the client, call `make`, and write rows, counts, what was dropped and the receipt; a
+    shard only fills its store.
     """
     if args.shard:
         ask_share(args, settings, make)

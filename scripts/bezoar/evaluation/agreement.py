@@ -5,11 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 
 RESAMPLES = 10_000
+LEVEL = 0.95  # of the intervals
 
 
-def cohen_kappa(
-    pairs: Sequence[tuple[bool, bool]], seed: int, level: float = 0.95
-) -> dict[str, float] | None:
+def cohen_kappa(pairs: Sequence[tuple[bool, bool]], seed: int) -> dict[str, float] | None:
     """Return {mean, low, high, n} of Cohen's kappa (Cohen 1960) of two raters' yes or no, with a
     percentile bootstrap interval over rows.
 
@@ -23,7 +22,7 @@ def cohen_kappa(
     if np.isnan(value):
         return None
     drawn = np.random.default_rng(seed).multinomial(len(pairs), counts / len(pairs), RESAMPLES)
-    low, high = np.nanquantile(_kappa(drawn.astype(float)), [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.nanquantile(_kappa(drawn.astype(float)), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return {"mean": float(value), "low": float(low), "high": float(high), "n": len(pairs)}
 
 

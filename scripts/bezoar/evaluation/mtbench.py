@@ -11,12 +11,8 @@ from bezoar.llm.reasoning import split_reasoning
 from bezoar.readers import column, numbered, read_jsonl, read_yaml_entries, shown, texts
 
 MATH_LIKE = ("math", "reasoning", "coding", "arena-hard-200")  # FastChat's NEED_REF_CATS
-READ = (
-    "rated",
-    "no_rating",
-    "two_ratings",
-    "out_of_range",
-)  # states that follow from a judgment's text
+# States that follow from a judgment's text.
+READ = ("rated", "no_rating", "two_ratings", "out_of_range")
 FIELDS = {  # of the prompts' templates
     "single-v1": ("question", "answer"),
     "single-math-v1": ("question", "answer", "ref_answer_1"),
@@ -82,8 +78,15 @@ def turns_of(row: dict[str, Any], where: str) -> list[str]:
 
 def read_references(path: Path) -> dict[int, list[str]]:
     """Return question_id -> reference answers of both turns."""
+    return by_question(path, read_jsonl(path))
+
+
+def by_question(path: Path, rows: list[dict[str, Any]]) -> dict[int, list[str]]:
+    """Return question_id -> both answers of the rows of a file; raise `UserError` at a second row
+    of a question.
+    """
     found: dict[int, list[str]] = {}
-    for where, row in numbered(path, read_jsonl(path)):
+    for where, row in numbered(path, rows):
         number = column(row, "question_id", int, where)
         if number in found:
             raise UserError(f"{where}: question_id {number} appears twice; remove one")
@@ -115,6 +118,15 @@ def override(references: dict[int, list[str]], path: Path) -> dict[int, list[str
             )
         changed[number][turn - 1] = row["right"]
     return changed
+
+
+def corrected(
+    questions: list[dict[str, Any]], before: dict[int, list[str]], after: dict[int, list[str]]
+) -> list[dict[str, Any]]:
+    """Return the questions whose reference answers `override` has changed."""
+    return [
+        row for row in questions if after.get(row["question_id"]) != before.get(row["question_id"])
+    ]
 
 
 def read_judge_prompts(path: Path) -> dict[str, dict[str, Any]]:

@@ -10,6 +10,7 @@ import numpy as np
 from scipy.special import bdtr, ndtr, stdtrit
 
 RESAMPLES = 10_000
+LEVEL = 0.95  # of the intervals
 SHARES = (0.0, 1.0)  # right and wrong, and accuracies
 RATINGS = (1.0, 10.0)
 BETWEEN_RATINGS = RATINGS[1] - RATINGS[0]  # the largest difference of two
@@ -19,7 +20,6 @@ FEW = 1 / 32  # distinct values, as a share of all, up to which counting is fast
 def bootstrap_mean(
     values: Sequence[float],
     seed: int,
-    level: float = 0.95,
     resamples: int = RESAMPLES,
     weights: Sequence[float] | None = None,
     bounds: tuple[float, float] | None = None,
@@ -41,7 +41,7 @@ def bootstrap_mean(
     size = np.ones(data.size) if weights is None else np.asarray(weights, dtype=float)
     generator = np.random.default_rng(seed)
     means = _resampled(data * size, size, generator, resamples)
-    low, high = np.quantile(means, _tails(data.size, level))
+    low, high = np.quantile(means, _tails(data.size))
     mean = float((data * size).sum() / size.sum())
     if bounds and not _varies([data]):
         low, high = _unseen([data], mean, *bounds)
@@ -86,13 +86,13 @@ def _resampled(
     return np.concatenate(means)
 
 
-def _tails(n: int, level: float) -> list[float]:
-    """Return the two quantiles of the bootstrap distribution that bound an interval of `level` from
-    `n` values.
+def _tails(n: int) -> list[float]:
+    """Return the two quantiles of the bootstrap distribution that bound an interval from `n`
+    values.
     """
     if n < 2:
         return [0.0, 1.0]
-    low = float(ndtr(math.sqrt(n / (n - 1)) * stdtrit(n - 1, (1 - level) / 2)))
+    low = float(ndtr(math.sqrt(n / (n - 1)) * stdtrit(n - 1, (1 - LEVEL) / 2)))
     return [low, 1 - low]
 
 
@@ -179,7 +179,6 @@ def paired_p(candidate: Sequence[float], baseline: Sequence[float], seed: int) -
 def mean_of_means(
     groups: Sequence[Sequence[float]],
     seed: int,
-    level: float = 0.95,
     resamples: int = RESAMPLES,
     bounds: tuple[float, float] | None = None,
 ) -> dict[str, float]:
@@ -195,7 +194,7 @@ def mean_of_means(
         data = np.asarray(group, dtype=float)
         total += _resampled(data, np.ones(data.size), generator, resamples)
     smallest = min(len(group) for group in groups)
-    low, high = np.quantile(total / len(groups), _tails(smallest, level))
+    low, high = np.quantile(total / len(groups), _tails(smallest))
     mean = float(np.mean([np.mean(group) for group in groups]))
     if bounds and not _varies(groups):
         low, high = _unseen(groups, mean, *bounds)

@@ -71,7 +71,7 @@ DISK_ERRORS = ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_CANTOPEN", "SQLITE_READONL
 AT_ONCE = 500  # keys a query; SQLite's oldest limit on variables is 999
 BUSY_S = 60  # how long to wait for another process that holds the file
 LOG_HEADER = 32  # bytes at the start of a write-ahead log, others each time it begins anew
-COPIES = 9  # tries to copy a file and its log before that begins anew
+COPIES = 9  # attempts to copy a file with its log while the log is not restarted
 
 
 @dataclass(frozen=True)
@@ -256,11 +256,7 @@ class Store:
                 f" ({','.join('?' * len(part))})"
             )
             for key, answer, response, sha256 in self._read(query, part):
-                if digest(answer, response) != sha256:
-                    raise UserError(
-                        f"{self.path}: answer {key[:12]}… does not match its hash; restore the"
-                        " store from an export"
-                    )
+                self._require_hash(key, answer, response, sha256)
                 found[key] = self._object(answer, f"answer {key[:12]}…")
         return found
 
@@ -276,8 +272,18 @@ class Store:
         self._write_all([*_removal(replaced), *steps] if replaced else steps)
 
     def rows(self) -> Iterator[tuple[Any, ...]]:
-        """Yield every answer's columns in the order of keys."""
-        yield from self._read(f"SELECT {','.join(COLUMNS)} FROM answers ORDER BY key", ())
+        """Yield every answer's columns in the order of keys, checked against its hash."""
+        for row in self._read(f"SELECT {','.join(COLUMNS)} FROM answers ORDER BY key", ()):
+            key, _, answer, response, sha256, *_ = row
+            self._require_hash(key, answer, response, sha256)
+            yield row
+
+    def _require_hash(self, key: str, answer: str, response: str, sha256: str) -> None:
+        if digest(answer, response) != sha256:
+            raise UserError(
+                f"{self.path}: answer {key[:12]}… does not match its hash; restore the store from"
+                " an export"
+            )
 
     def put_rows(self, rows: list[tuple[Any, ...]]) -> int:
         """Append rows of another store; return how many were new. One with a text takes the place

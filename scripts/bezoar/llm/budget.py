@@ -8,6 +8,8 @@ unspent.
 
 import asyncio
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -214,8 +216,17 @@ class Ledger:
         """Close the file."""
         self.connection.close()
 
-    def _transaction(self) -> "_Immediate":
-        return _Immediate(self)
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """Take the lock at once, so that what the block reads still holds when it writes."""
+        self.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            if self.connection.in_transaction:  # a full disk may have ended it
+                self.execute("ROLLBACK")
+            raise
+        self.execute("COMMIT")
 
 
 class Account:
@@ -293,21 +304,3 @@ class Account:
         self._held |= taken
         for key, (_, future) in wanted.items():
             future.set_result(key in taken)
-
-
-class _Immediate:
-    """A write transaction that takes its lock at once, so that what it reads still holds when it
-    writes.
-    """
-
-    def __init__(self, ledger: Ledger) -> None:
-        self.ledger = ledger
-
-    def __enter__(self) -> None:
-        self.ledger.execute("BEGIN IMMEDIATE")
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self.ledger.execute("COMMIT")
-        elif self.ledger.connection.in_transaction:  # a full disk may have ended it
-            self.ledger.execute("ROLLBACK")

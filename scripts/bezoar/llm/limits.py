@@ -95,8 +95,9 @@ class Limiter:
             self.under_way[kind] -= amount
         if "tokens" in self.left:
             self.left["tokens"] += max(0.0, tokens - used)
-        for kind in KINDS if headers else ():
-            assert headers is not None
+        if headers is None:
+            return
+        for kind in KINDS:
             remaining, reset = (
                 headers.get(
                     f"x-ratelimit-{word}-{kind}",

@@ -42,9 +42,9 @@ class ModelEnd:
         return self.day is not None and (self.day - today).days <= SOON_DAYS
 
 
-def listed_end(settings: ModelSpec, path: Path = LIST) -> ModelEnd | None:
+def listed_end(settings: ModelSpec) -> ModelEnd | None:
     """Return what the dated list says of a model, or None if it does not name it."""
-    entries = read_yaml(path)
+    entries = read_yaml(LIST)
     provider = entries["providers"].get(settings.provider)
     if provider is None or settings.model not in provider["ends"]:
         return None
@@ -52,9 +52,9 @@ def listed_end(settings: ModelSpec, path: Path = LIST) -> ModelEnd | None:
     return ModelEnd(day, f"{provider['source']}, as of {entries['date']}")
 
 
-def substitute(settings: ModelSpec, path: Path = LIST) -> str:
+def substitute(settings: ModelSpec) -> str:
     """Return a model of the same provider that no end is announced for."""
-    provider = read_yaml(path)["providers"].get(settings.provider)
+    provider = read_yaml(LIST)["providers"].get(settings.provider)
     return str(provider["use"]) if provider else "another one"
 
 

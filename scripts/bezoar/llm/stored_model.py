@@ -200,10 +200,11 @@ class StoredModel:
             await online.send_all()
 
     def cancel(self, give_up: bool = False) -> tuple[list[str], list[str]]:
-        """Ask the provider to end this model's open batches; return their ids, and a line for each
-        that may run on: nobody can say which it is, or it is given up without the provider's word.
-        A later run collects what was answered until then, unless `give_up` says that it asks anew.
-        Raise `UserError` at a batch that cannot be cancelled and is not given up.
+        """Ask the provider to end this model's open batches; print and return their ids, and a line
+        for each that may run on: nobody can say which it is, or it is given up without the
+        provider's word. A later run collects what was answered until then, unless `give_up` says
+        that it asks anew. Raise `UserError` at a batch that cannot be cancelled and is not given
+        up.
         """
         open_batches = [
             batch for batch in self.store.open_batches() if not other_model(batch[3], self.settings)
@@ -246,8 +247,13 @@ class StoredModel:
                                 " console"
                             )
 
-        if open_batches:
-            asyncio.run(all_of_them())
+        try:
+            if open_batches:
+                asyncio.run(all_of_them())
+        finally:  # also where a later one cannot be cancelled
+            named = [f"{self.path.name}: batch {name} cancelled" for name in cancelled]
+            for line in (*named, *unsure):
+                print(line, flush=True)
         for number, *_ in open_batches if give_up else ():
             self.store.batch_collected(number)
         return cancelled, unsure

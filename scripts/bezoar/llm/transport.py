@@ -16,9 +16,8 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
 T = TypeVar("T")
-SLACK_S = (
-    1.0  # by which a call may exceed its limit, so that the SDK's own limits say what was slow
-)
+# By which a call may exceed its limit, so that the SDK's own limits say what was slow.
+SLACK_S = 1.0
 SHORTEST_SECRET = 12  # characters; a shorter one may be a word that an answer happens to hold
 
 

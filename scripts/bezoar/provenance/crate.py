@@ -202,10 +202,8 @@ def add_job(
         crate.parameter(tool, "output", name, found)
         crate.link(run, "result", *found)
         crate.parameter(WORKFLOW, "output", f"{stage} {name}", found)
-    for name, unit in (
-        ("wall_s", "SEC"),
-        ("peak_memory_bytes", "AD"),
-    ):  # UN/ECE's codes of a second and a byte
+    # UN/ECE's codes of a second and a byte.
+    for name, unit in (("wall_s", "SEC"), ("peak_memory_bytes", "AD")):
         usage = crate.add(
             f"#usage/{stage}/{name}",
             "PropertyValue",

@@ -11,11 +11,8 @@ from typing import Any
 
 import torch
 
-COEFFICIENTS = (
-    3.4445,
-    -4.7750,
-    2.0315,
-)  # coefficients of the quintic that brings singular values near 1
+# Of the quintic that brings singular values near 1.
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonalized(matrix: torch.Tensor, iterations: int = 5) -> torch.Tensor:

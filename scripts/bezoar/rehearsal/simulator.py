@@ -20,11 +20,8 @@ STRICT = "simulator-strict"  # the second judge's name
 # Shares of deliberate mistakes.
 WRONG, SORRY, HOLLOW = 0.05, 0.03, 0.01  # answers: a false value, a refusal, stop words only
 MALFORMED, REPEATED, PICTURE, CURT = 0.04, 0.05, 0.03, 0.02  # items of an instruction list
-LEAKED, MISJUDGED, NO_VERDICT = (
-    0.04,
-    0.03,
-    0.02,
-)  # prompt words in an evolution, wrong and missing verdicts
+# Prompt words in an evolution, wrong and missing verdicts.
+LEAKED, MISJUDGED, NO_VERDICT = 0.04, 0.03, 0.02
 
 
 def pattern(template: str) -> re.Pattern[str]:

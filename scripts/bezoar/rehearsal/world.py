@@ -9,13 +9,20 @@ as questions in evaluation.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import product
 from typing import Any
 
 from bezoar.rng import draw
 
+WORLD_FILES = (
+    "corpus.jsonl alpaca_seeds.jsonl topics.txt dolly.jsonl flan.tsv preferences.jsonl"
+    " questions.jsonl references.jsonl facts.json"
+    " lm_eval/world_facts.jsonl lm_eval/world_facts.yaml"
+    " lm_eval/world_skills.jsonl lm_eval/world_skills.yaml"
+    " heldout/lamini.jsonl heldout/orca.jsonl heldout/evol.jsonl heldout/preferences.jsonl"
+).split()
 # noun: (values, statement frames of the pretraining text, question frames). No question begins with
 # a name, and none has more
 # than four fixed words beside the two of a name, so that two people's questions in one frame have
@@ -353,12 +360,7 @@ class World:
 
     def as_json(self) -> dict[str, Any]:
         """What another process needs to rebuild this world."""
-        return {
-            "seed": self.seed,
-            "people": self.people,
-            "held_out_share": self.held_out_share,
-            "held_out_skill_share": self.held_out_skill_share,
-        }
+        return asdict(self)
 
 
 def taught(world: World, topics: Any) -> list[Fact]:

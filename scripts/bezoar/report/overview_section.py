@@ -54,13 +54,9 @@ def longest(receipts: dict[str, dict[str, Any]], count: int = 3) -> list[tuple[s
 
 def used(facts: dict[str, Any]) -> dict[str, Any]:
     """Return how many answers of language models a stage used, how many of them it found stored,
-    and what they cost; of a receipt that does not say so, as far as its calls tell.
+    and what they cost.
     """
-    if "answers_used" in facts:
-        return dict(facts["answers_used"])
-    rows = sum(facts.get("states", {}).values())
-    stored = max(0, rows - facts.get("sent", 0))
-    return {"answers": rows, "stored": stored, "usd": facts.get("usd", 0)}
+    return dict(facts.get("answers_used", {"answers": 0, "stored": 0, "usd": 0}))
 
 
 def ran(receipts: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -69,7 +65,7 @@ def ran(receipts: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """
     found = receipts.values()
     days = sorted({f"{datetime.fromtimestamp(t, UTC):%Y-%m-%d}" for t in span(receipts)})
-    asked = [used(r["facts"]) for r in found if "sent" in r["facts"] and "states" in r["facts"]]
+    asked = [used(receipt["facts"]) for receipt in found]
     return {
         "days": days,
         "commits": sorted({r["git_commit"][:8] for r in found if r.get("git_commit")}),

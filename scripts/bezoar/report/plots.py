@@ -210,15 +210,14 @@ def matrix(
     columns: Sequence[str],
     values: Sequence[Sequence[float | None]],
     texts: Sequence[Sequence[str]],
-    limit: float = 1.0,
 ) -> str:
-    """Return a heat map: the deeper the colour, the nearer `values` (by row) to `limit`, with
-    `texts` in the cells.
+    """Return a heat map: the deeper the colour, the nearer `values` (by row) to 1, with `texts`
+    in the cells.
     """
     figure, axes = _figure(1.6 + 0.95 * len(columns), 0.7 + 0.36 * len(rows))
     for place, line in enumerate(values):
         for column, value in enumerate(line):
-            depth = 0 if value is None else max(0.0, min(1.0, value / limit))
+            depth = 0 if value is None else max(0.0, min(1.0, value))
             axes.barh(
                 place, 0.94, 0.9, left=column - 0.47, color=COLOURS[0], alpha=0.06 + 0.5 * depth
             )

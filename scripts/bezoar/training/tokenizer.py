@@ -16,7 +16,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
-from bezoar.errors import UserError, reason
+from bezoar.errors import UserError, reason, shortage
 from bezoar.readers import read_json_object, read_text
 from bezoar.training.template import Piece
 
@@ -103,6 +103,8 @@ def _own(model: Path) -> Any:
     try:
         return AutoTokenizer.from_pretrained(model, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # tokenizers raises the bare class for a file it cannot parse
+        if shortage(error):
+            raise
         raise UserError(
             f"{model}: no tokenizer that can be read ({reason(error)}); expected tokenizer.json or"
             " tokenizer.model, with tokenizer_config.json, beside the weights"
@@ -156,6 +158,8 @@ def _sentencepiece(model: Path) -> Any:
     try:
         pieces = sentencepiece.SentencePieceProcessor(model_file=str(path))
     except (OSError, RuntimeError) as error:
+        if shortage(error):
+            raise
         raise UserError(f"{path}: expected a SentencePiece model ({reason(error)})") from None
     try:
         config, added, skipped = _described(model)

@@ -150,3 +150,12 @@ def check(config: dict[str, Any], schema: Path, files: list[Path]) -> None:
     written = path[:-1] if error.validator == "required" else path  # the part that a file holds
     holder = _holder(files, written) or (files[0] if files else schema)
     raise UserError(f"{holder}: `{'.'.join(map(str, path)) or 'config'}`: {what}")
+
+
+def checked(names: list[str]) -> dict[str, Any]:
+    """Return the configuration that the named files give; raise `UserError` if it breaks the
+    schema.
+    """
+    config = resolved(names)
+    check(config, SCHEMA, files_of(names))
+    return config

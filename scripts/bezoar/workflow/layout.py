@@ -31,13 +31,6 @@ BASE, SFT, HH_SFT, DPO = MODELS = (
 # No later stage reads them; the audit's chain digest covers them.
 LAST = ("report", "evaluate")
 PAIRS = "pairs"  # of preferences, beside the schemes' rows
-WORLD_FILES = (
-    "corpus.jsonl alpaca_seeds.jsonl topics.txt dolly.jsonl flan.tsv preferences.jsonl"
-    " questions.jsonl references.jsonl facts.json"
-    " lm_eval/world_facts.jsonl lm_eval/world_facts.yaml"
-    " lm_eval/world_skills.jsonl lm_eval/world_skills.yaml"
-    " heldout/lamini.jsonl heldout/orca.jsonl heldout/evol.jsonl heldout/preferences.jsonl"
-).split()
 
 
 def files_of_model(folder: Path) -> list[str]:

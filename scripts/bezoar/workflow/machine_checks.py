@@ -360,5 +360,6 @@ def problems(
     else:
         processes = processes_on_gpus(config["launch"]) if rules is None else 1
         yield from gpu(most_gpu_mb(needs.values()), processes, asks_own_server(config))
-    yield from teacher_gpus(config)
-    yield from teacher_disk(config)
+    if rules is None:
+        yield from teacher_gpus(config)
+        yield from teacher_disk(config)

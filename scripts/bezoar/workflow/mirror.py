@@ -6,8 +6,20 @@ from typing import Any
 from bezoar.errors import UserError
 from bezoar.files import sha256_file
 from bezoar.readers import column, read_json
+from bezoar.surroundings import own
 
 MANIFEST = "manifest.json"  # of a snapshot: what a fetch writes beside its files
+
+
+def mirror_directory() -> Path | None:
+    """Return the directory that MIRROR names, or None; raise `UserError` if there is none."""
+    if not (name := own("MIRROR")):
+        return None
+    if not Path(name).is_dir():
+        raise UserError(
+            f"MIRROR={name}: no such directory; set it to one that holds the sources, or unset it"
+        )
+    return Path(name)
 
 
 def in_mirror(mirror: Path, entry: dict[str, Any]) -> Path | None:

@@ -202,9 +202,8 @@ class Display:
         self.done += 1
         unchanged = log is not None and "unchanged:" in " ".join(last_lines(log, 3))
         resumed = log is not None and any(line.startswith(RESUMED) for line in first_lines(log))
-        if (
-            not unchanged and not resumed and self.plan.jobs is None
-        ):  # a cluster's steps wait in its queue, too
+        # A cluster's steps wait in its queue, too.
+        if not unchanged and not resumed and self.plan.jobs is None:
             duration.record(self.plan.results, name, took, self.record)
             if name in self.seconds:
                 self.took += took

@@ -227,12 +227,9 @@ class Needs:
         if layout.extra:
             moved = largest.moved()
             found["import_model"] = largest.host("import_model", moved, gpus=0, like="base")
-        if served.replayed():
-            pass
-        elif served.shared(layout) and layout.generated:
-            found |= self.served()
-        elif config["serve"]:
-            found |= self.serving()
+        if config["serve"] and not served.replayed():
+            shared = served.shared(layout) and layout.generated
+            found |= self.served() if shared else self.serving()
         for rule, more in EVALUATION_MB.items():
             found[rule] = self.host(rule, 0.0, gpus=0, more_mb=0 if world else more)
         pairs = min(config["preferences"]["first"], world.get("preference_pairs", 10**9))

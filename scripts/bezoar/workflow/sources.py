@@ -15,17 +15,24 @@ HUB_MODEL = re.compile(r"(?P<hub>[\w.-]+/[\w.-]+)@(?P<revision>[0-9a-f]{40})")
 
 
 def load(path: Path) -> dict[str, dict[str, Any]]:
-    """Return id -> entry; raise `UserError` if an id appears twice, a file has no path, or a file
-    inside a package is not pinned by both hashes.
+    """Return id -> entry; raise `UserError` if an id appears twice, a key is missing or holds no
+    text, or a file inside a package is not pinned by both hashes.
     """
     entries: dict[str, dict[str, Any]] = {}
     for number, entry in enumerate(read_yaml_entries(path, "sources"), start=1):
         column(entry, "id", str, f"{path}: entry {number}")
-        for name in ("hub",) if "hub" in entry else ("url", "path"):
-            column(entry, name, str, f"{path}: {entry['id']}")
-        if "hub" not in entry and packages.member_of(entry["url"]):
+        where, of_hub = f"{path}: {entry['id']}", "hub" in entry
+        texts = ("what", "hub", "type") if of_hub else ("what", "url", "path")
+        perhaps = ("revision" if of_hub else "sha256", "licence")
+        for name in (*texts, *perhaps):
+            if name not in entry:
+                known = ", null where it is not known" if name in perhaps else ""
+                raise UserError(f"{where}: no `{name}`; add it{known}")
+            if name in texts or entry[name] is not None:
+                column(entry, name, str, where)
+        if not of_hub and packages.member_of(entry["url"]):
             for name in ("package_sha256", "sha256"):
-                column(entry, name, str, f"{path}: {entry['id']}")
+                column(entry, name, str, where)
         if entry["id"] in entries:
             raise UserError(f"{path}: id {entry['id']} appears twice; remove one")
         entries[entry["id"]] = entry

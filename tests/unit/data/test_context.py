@@ -5,6 +5,7 @@ the quotas are filled, and the stage goes on.
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -74,6 +75,18 @@ def test_a_file_that_holds_no_tokenizer_is_one_line(
     if content is not None:
         with pytest.raises(UserError, match=found):
             plan_requests.counter(path)
+
+
+def test_a_disk_that_fails_is_not_the_tokenizers_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(_: str) -> None:
+        raise RuntimeError("Input/output error (os error 5)")
+
+    (tmp_path / "tokenizer.json").write_text("{}")
+    monkeypatch.setattr("tokenizers.Tokenizer", SimpleNamespace(from_file=failing))
+    with pytest.raises(RuntimeError, match="os error 5"):
+        read_tokenizer(tmp_path / "tokenizer.json")
 
 
 @pytest.mark.parametrize(("count", "fits"), [(120, True), (142, True), (143, False)])

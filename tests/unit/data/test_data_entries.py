@@ -2,9 +2,11 @@
 sets; on local files, by datasets' own loaders.
 """
 
+import errno
 import json
 import random
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -154,6 +156,27 @@ def test_choosing_in_batches_or_shards_is_choosing_at_once(
 def pinned(*_: Any, **__: Any) -> SimpleNamespace:
     """What the hub's client says of the repository of `ENTRY`."""
     return SimpleNamespace(id=ENTRY["hub"], sha=ENTRY["revision"])
+
+
+def test_a_disk_that_is_full_while_a_submix_is_streamed_is_not_its_fault() -> None:
+    def rows() -> Iterator[dict[str, Any]]:
+        yield flan(0)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        list(stream_flan._read(rows, "x"))
+
+
+def test_a_submix_does_not_come_from_the_hub_where_the_mirror_is_misspelt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BEZOAR_MIRROR", str(tmp_path / "none"))
+    names = ("lock", "prompts", "rows", "counts", "receipt")
+    places = [text for name in names for text in (f"--{name}", str(tmp_path / name))]
+    more = ["--entry", json.dumps(ENTRY), "--recipe", json.dumps(QUOTAS), "--code", "c"]
+    with pytest.raises(UserError, match=r"MIRROR=.*none: no such directory; set it to one that"):
+        stream_flan.main([*places, *more])
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("broken", ["huggingface_hub.HfApi.repo_info", "datasets.load_dataset"])

@@ -125,7 +125,7 @@ def test_a_package_is_named_with_version_and_file(url: str) -> None:
 
 def test_a_package_without_both_hashes_is_refused(tmp_path: Path) -> None:
     registry = tmp_path / "sources.yaml"
-    pinned = {"id": "x", "url": URL, "path": "x", "sha256": "0" * 64}
+    pinned = {"id": "x", "url": URL, "path": "x", "sha256": "0" * 64, "what": "x", "licence": None}
     registry.write_text(json.dumps({"sources": [pinned]}))
     with pytest.raises(UserError, match="package_sha256"):
         sources.load(registry)

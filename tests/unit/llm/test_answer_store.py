@@ -59,8 +59,9 @@ def test_a_tampered_answer_is_refused_with_the_way_out(tmp_path: Path, change: s
     store = Store(tmp_path / "s.sqlite")
     store.put([Entry("k", REQUEST, {"text": "x"}, "raw")])
     store.connection.executescript(f"DROP TRIGGER no_update; UPDATE answers SET {change}")
-    with pytest.raises(UserError, match=r"s\.sqlite: answer k… does not match its hash; restore"):
-        store.get("k")
+    for read in (lambda: store.get("k"), lambda: list(store.rows())):
+        with pytest.raises(UserError, match=r"s\.sqlite: answer k… does not match its hash; rest"):
+            read()
     store.close()
 
 

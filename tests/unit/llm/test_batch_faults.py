@@ -110,7 +110,7 @@ def configure(results: Path, monkeypatch: pytest.MonkeyPatch, *models: dict[str,
     """Have `cancel_batches` find a configuration with these results and models."""
     config = {"pathvars": {"results": str(results)}}
     asked = [("judge", settings) for settings in models]
-    monkeypatch.setattr(cancel_batches, "resolved", lambda _: config)
+    monkeypatch.setattr(cancel_batches, "checked", lambda _: config)
     monkeypatch.setattr(cancel_batches, "models_asked", lambda _: asked)
 
 
@@ -579,12 +579,12 @@ def test_batches_of_several_providers_in_one_store_are_each_cancelled_with_its_o
 
     with pytest.raises(UserError, match="has a batch of anthropic messages m, which the config"):
         cancelled(OPENAI, other)
-    capsys.readouterr()
+    assert "s.sqlite: batch b0 cancelled\n" in capsys.readouterr().out
     for settings, left in ((other, 2), (OPENAI, 1)):
         with LLMClient.of(settings, store / "s.sqlite", 2, None, "batch") as client:
             client.model.cancel(give_up=True)  # type: ignore[attr-defined]
         assert at_rest(store)[0] == left
-    assert "1 batch cancelled: b1" in cancelled(OPENAI, other, CLAUDE)
+    assert "s.sqlite: batch b1 cancelled" in cancelled(OPENAI, other, CLAUDE)
 
 
 @pytest.mark.parametrize("status", [404, 410])
@@ -669,7 +669,8 @@ def test_a_batch_whose_id_was_not_written_down_is_not_overlooked_by_cancelling(
     configure(tmp_path, monkeypatch, settings)
     if settings is OPENAI:
         cancel_batches.main(["--config", "x"])
-        assert "1 batch cancelled: b0" in capsys.readouterr().out and peer.turns["cancel"] == 1
+        assert "s.sqlite: batch b0 cancelled\n" in capsys.readouterr().out
+        assert peer.turns["cancel"] == 1
         return
     for more in ([], ["--give-up"]):
         with pytest.raises(SystemExit) as ended:

@@ -16,7 +16,7 @@ import cancel_batches
 import exchange_answers
 import publish_trial
 from bezoar.errors import UserError
-from bezoar.llm.answer_store import Store, digest, key_of
+from bezoar.llm.answer_store import Entry, Store, digest, key_of
 from bezoar.llm.batches import batch_api
 from bezoar.llm.client import LLMClient
 from bezoar.llm.language_model import Answer
@@ -121,8 +121,13 @@ def test_a_damaged_line_is_named_and_nothing_is_imported(
 def test_an_import_never_replaces_an_answer(tmp_path: Path, asked: list[Answer]) -> None:
     file = tmp_path / "x.xz"
     exchange_answers.export(tmp_path / "mine" / "store", file)
-    store = Store(tmp_path / "mine" / "store" / "b.sqlite")
-    store.connection.executescript("DROP TRIGGER no_update; UPDATE answers SET sha256 = 'other'")
+    path = tmp_path / "mine" / "store" / "b.sqlite"
+    store = Store(path)
+    key, request, answer, *_ = next(store.rows())
+    store.close()
+    path.unlink()
+    store = Store(path)
+    store.put([Entry(key, json.loads(request), json.loads(answer) | {"text": "other"})])
     store.close()
     (tmp_path / "mine" / "store" / "a.sqlite").unlink()
     with pytest.raises(UserError, match=r"b\.sqlite: already has another answer"):
@@ -189,7 +194,7 @@ def test_open_batches_are_cancelled_by_one_command(
 
             client.model.store.batch_named(number, asyncio.run(submit()))
         cancel_batches.main(["--config", config(tmp_path, "mine")])
-        assert "1 batch cancelled: batch_0" in capsys.readouterr().out
+        assert "c.sqlite: batch batch_0 cancelled" in capsys.readouterr().out
         with LLMClient.of(SETTINGS, tmp_path / "mine" / "store" / "c.sqlite", 4, None) as client:
             assert client.ask(questions(1), names(1))[0].state == "answered"
 

@@ -87,9 +87,10 @@ def pins() -> None:
     Path("config").unlink()
     Path("config").mkdir()
     entries = [
-        {"id": "base", "hub": "some/base", "type": "model", "revision": "a" * 40, "licence": None},
+        {"id": "base", "hub": "some/base", "type": "model", "revision": "a" * 40},
         {"id": "seeds", "url": "https://x/s", "path": "s.json", "sha256": sha256_text("[]")},
     ]
+    entries = [{**entry, "what": "x", "licence": None} for entry in entries]
     Path("config/sources.yaml").write_text(yaml.safe_dump({"sources": entries}))
 
 

@@ -105,13 +105,13 @@ def test_who_took_which_part_and_when_is_read_from_the_receipts() -> None:
             "started_unix_s": 90_000,
             "wall_s": 1,
             "git_commit": "0123456789",
-            "facts": {"states": {"answered": 7, "refused": 1}, "sent": 2},
+            "facts": {"answers_used": {"answers": 8, "stored": 6, "usd": 0.1}},
             "recipe": {"teacher": {"model": "t"}},
         },
         "filter_orca": {
             "started_unix_s": 90_001,
             "wall_s": 1,
-            "facts": {"states": {"answered": 3}, "sent": 5},
+            "facts": {"answers_used": {"answers": 3, "stored": 0, "usd": 0.1}},
             "recipe": {"rater": {"model": "r"}},
         },
         "filter_evol": {  # three rows, of which two were asked again, three answers stored

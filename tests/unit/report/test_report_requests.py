@@ -9,16 +9,16 @@ import pytest
 from bezoar.report import requests_section
 
 
-@pytest.mark.parametrize("used", [{}, {"answers_used": {"answers": 1239, "stored": 9, "usd": 4.5}}])
-def test_states_calls_tokens_and_money_are_those_of_the_receipts(used: dict[str, Any]) -> None:
-    """Money is the price of the answers used; older receipts say what one run was charged."""
-    facts = {
+@pytest.mark.parametrize("usd", [0.0, 4.5])
+def test_states_calls_tokens_and_money_are_those_of_the_receipts(usd: float) -> None:
+    """Money is the price of the answers used, not what one run was charged."""
+    facts: dict[str, Any] = {
         "states": {"answered": 1234, "refused": 5},
         "sent": 1300,
         "tokens": {"input": 70_000, "output": 900},
         "usd": 3.456,
         "mode": "online",
-        **used,
+        "answers_used": {"answers": 1239, "stored": 9, "usd": usd},
     }
     receipts = {"filter_orca": {"facts": facts}, "sft_orca": {"facts": {"rows": 3}}}
     environment = jinja2.Environment(
@@ -37,5 +37,5 @@ def test_states_calls_tokens_and_money_are_those_of_the_receipts(used: dict[str,
         "1,300",
         "70,000",
         "900",
-        "4.50" if used else "3.46",
+        f"{usd:.2f}",
     ]

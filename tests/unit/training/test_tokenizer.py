@@ -2,9 +2,11 @@
 transformers rebuilds it, parts from it.
 """
 
+import errno
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from families import tokenizer
@@ -132,6 +134,20 @@ def test_a_tokenizer_that_cannot_be_read_is_one_line(tmp_path: Path, content: st
     with pytest.raises(UserError, match="no tokenizer that can be read") as error:
         load_tokenizer(tmp_path)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer.model"])
+def test_a_disk_that_fails_is_not_the_tokenizers_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def failing(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    (tmp_path / name).write_text("{}")
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", failing)
+    monkeypatch.setattr("sentencepiece.SentencePieceProcessor", failing)
+    with pytest.raises(OSError, match="Input/output error"):
+        load_tokenizer(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,16 @@
 
 import json
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+import cancel_batches
 import doctor
+import evaluate_model
+import exchange_answers
+import forget_failures
+import plan_requests
 from bezoar.errors import UserError
 from bezoar.workflow import configuration, sources
 from bezoar.workflow.configuration import files_of, resolved
@@ -107,6 +113,33 @@ def test_a_card_of_80_gb_has_batches_for_four_processes_and_no_more(tmp_path: Pa
     mine.write_text(launch.format(8))
     with pytest.raises(UserError, match=r"128, .* 32 x 8; take 4 processes, or"):
         configuration.check(resolved(names), configuration.SCHEMA, files_of(names))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("pathvars:", r"`pathvars`: expected object, found None"),
+        ("pathvar: {results: x}", r"`pathvar`: unknown key; the nearest valid key is `pathvars`"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("command", "more"),
+    [
+        (forget_failures, ["--kind", "all"]),
+        (cancel_batches, []),
+        (exchange_answers, ["export", "--file", "x"]),
+        (exchange_answers, ["import", "--file", "x"]),
+        (evaluate_model, ["--model", "owner/name"]),
+        (plan_requests, ["--model", "owner/name"]),
+    ],
+)
+def test_no_command_acts_on_a_configuration_that_breaks_the_schema(
+    tmp_path: Path, command: ModuleType, more: list[str], text: str, message: str
+) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(text)
+    with pytest.raises(UserError, match=rf"mine\.yaml: {message}"):
+        command.main([*more, "--config", "config/paper.yaml", str(mine)])
 
 
 def test_every_value_of_the_papers_config_has_a_tag() -> None:

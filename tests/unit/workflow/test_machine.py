@@ -142,6 +142,7 @@ def test_the_doctor_says_what_there_is_and_how_long_it_takes(
     for word in ("core", "GiB of memory", "bfloat16 units", "Python 3.", "of disk free", "GPU"):
         assert word in output.splitlines()[0]
     assert "expected time: about " in output and "on 2 cores" in output
+    assert " on 1 core for " in doctor.expected(resolved([REHEARSAL]), 1, "profiles/default")
     queue = "expected time: depends on the cluster's queue"
     assert doctor.expected(resolved([REHEARSAL]), 2, "profiles/slurm").startswith(queue)
 

@@ -22,7 +22,7 @@ from bezoar.files import write_json, write_jsonl
 from bezoar.readers import read_json, read_jsonl
 from bezoar.release import contents
 from bezoar.training.template import Template
-from bezoar.workflow import layout, recipes
+from bezoar.workflow import layout, recipes, sources
 from bezoar.workflow.configuration import SCHEMA, check, files_of, resolved
 from bezoar.workflow.layout import Layout
 
@@ -62,6 +62,17 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Layout:
     registry.write_text(layout.REGISTRY.read_text(encoding="utf-8") + ENTRY, encoding="utf-8")
     monkeypatch.setattr(layout, "REGISTRY", registry)
     return with_lines(tmp_path, MINE, "config/paper.yaml")
+
+
+@pytest.mark.parametrize("key", ["what", "url", "path", "sha256", "licence"])
+def test_an_entry_without_one_of_the_printed_keys_is_named_with_it(
+    tmp_path: Path, key: str
+) -> None:
+    registry = tmp_path / "sources.yaml"
+    lines = re.sub(rf"(?m)^ *{key}: .*\n", "", ENTRY)
+    registry.write_text(f"sources:\n{lines}", encoding="utf-8")
+    with pytest.raises(UserError, match=rf"^\S+sources\.yaml: my_pairs: no `{key}`; add it"):
+        sources.load(registry)
 
 
 def test_a_local_file_is_read_where_it_lies_and_its_licence_is_not_stated(own: Layout) -> None:

@@ -195,6 +195,15 @@ def test_who_waits_for_a_server_notices_that_it_was_killed(tmp_path: Path) -> No
     assert serve_model.awaited(address, record) == "http://127.0.0.1:1/v1"
 
 
+def test_a_server_of_nothing_is_a_wrong_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        serve_model.main(["--record", str(tmp_path / "x")])
+    assert ended.value.code == 2
+    assert "--recipe is required, unless --await says" in capsys.readouterr().err
+
+
 @contextmanager
 def speaking(answer: bytes) -> Iterator[str]:
     """A port that answers everything with these bytes."""
