@@ -29,7 +29,7 @@ import re
 import string
 import unicodedata
 from pathlib import Path
-from typing import Any, Literal, NotRequired
+from typing import Any, Literal, NamedTuple, NotRequired
 
 from tokenizers import Tokenizer
 from typing_extensions import TypedDict
@@ -218,6 +218,49 @@ def strategy_of(category: str, number: int, epoch: int, recipe: Recipe) -> tuple
     return "in-depth", rng.choice(operations(recipe))
 
 
+class Parent(NamedTuple):
+    """An instruction at the beginning of an epoch, and the prompt that is to evolve it."""
+
+    category: str
+    number: int
+    epoch: int
+    text: str
+    strategy: str
+    operation: str
+    prompt: Messages
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return f"evol epoch {self.epoch} {self.category} seed {self.number}"
+
+    def row(self, instruction: str, response: str) -> dict[str, Any]:
+        """Return the row of its child."""
+        return {
+            "instruction": instruction,
+            "response": response,
+            "category": self.category,
+            "evolution_strategy": self.strategy,
+            "in-depth-evolving_operation": self.operation,
+            "epoch": self.epoch,
+        }
+
+
+def parents_in(
+    pool: dict[str, dict[int, str]], epoch: int, texts: dict[str, str], recipe: Recipe
+) -> list[Parent]:
+    """Return every instruction of a pool, with the prompt that an epoch has for it."""
+    found = []
+    for category, instructions in pool.items():
+        for number, text in instructions.items():
+            strategy, operation = strategy_of(category, number, epoch, recipe)
+            template = texts["evol_in_depth" if operation else "evol_in_breadth"]
+            method = texts[f"evol_operation_{operation}"].format() if operation else ""
+            prompt = user(template.format(method=method, instruction=text))
+            found.append(Parent(category, number, epoch, text, strategy, operation, prompt))
+    return found
+
+
 def evolve(
     client: LLMClient,
     evaluator: LLMClient,
@@ -234,16 +277,9 @@ def evolve(
     model = client.settings
     context = Context(model.context, model.max_tokens, model.prompt_form, tokenizer)
     for epoch in range(1, recipe["epochs"] + 1):
-        prompts, parents, about = [], [], []
-        for category, instructions in pool.items():
-            for number, text in instructions.items():
-                strategy, operation = strategy_of(category, number, epoch, recipe)
-                template = texts["evol_in_depth" if operation else "evol_in_breadth"]
-                method = texts[f"evol_operation_{operation}"].format() if operation else ""
-                prompts.append(user(template.format(method=method, instruction=text)))
-                parents.append(text)
-                about.append((category, number, strategy, operation))
-        names = [f"evol epoch {epoch} {category} seed {number}" for category, number, _, _ in about]
+        parents = parents_in(pool, epoch, texts, recipe)
+        names = [parent.name for parent in parents]
+        prompts = [parent.prompt for parent in parents]
         fate = {
             i: "too_long"
             for i, prompt in enumerate(prompts)
@@ -255,55 +291,52 @@ def evolve(
                 fate[i] = "no_answer"
             elif copies_prompt(answer.text):
                 fate[i] = "copied_prompt"
-        alive = [i for i in evolved if i not in fate]
-        compare = [
-            user(texts["evol_equal"].format(first=parents[i], second=evolved[i].text))
-            for i in alive
-        ]
-        verdicts = evaluator.ask_until(
-            compare, [names[i] for i in alive], equal, recipe["evaluator_attempts"]
-        )
-        check_failures(
-            [(names[i], answer) for i, (_, answer) in zip(alive, verdicts, strict=True)],
-            recipe["max_failure_share"],
-            "generate evol, evaluator",
-            UNREACHED,
-        )
-        fate |= {
-            i: "no_information_gain"
-            for i, (same, _) in zip(alive, verdicts, strict=True)
-            if same is not False
-        }
-        alive = [i for i in alive if i not in fate]
+        pairs = {i: (parents[i].text, evolved[i].text) for i in evolved if i not in fate}
+        equals = without_gain(evaluator, pairs, names, texts["evol_equal"], recipe)
+        fate |= dict.fromkeys(equals, "no_information_gain")
+        alive = [i for i in pairs if i not in fate]
         fate |= {i: "too_long" for i in alive if not context.fits(evolved[i].text)}
-        prompts = [user(evolved[i].text if i in evolved else "") for i in range(len(names))]
+        prompts = [user(evolved[i].text if i in evolved else "") for i in range(len(parents))]
         responses = ask_some(client, prompts, names, fate, epoch, recipe)
-        for i, (category, number, strategy, operation) in enumerate(about):
-            if i in responses:
-                usable = responses[i].usable
-                fate[i] = (
-                    (eliminate_response(responses[i].text) or "kept") if usable else "no_answer"
-                )
+        fate |= {
+            i: (eliminate_response(answer.text) or "kept") if answer.usable else "no_answer"
+            for i, answer in responses.items()
+        }
+        for i, parent in enumerate(parents):
             shown = responses if fate[i] in OF_THE_RESPONSE else evolved
             funnel.leave(
                 fate[i],
                 text=shown[i].text if i in shown else None,
-                like=parents[i] if fate[i] == "no_information_gain" else None,
+                like=parent.text if fate[i] == "no_information_gain" else None,
             )
             if fate[i] == "kept":
-                written.append(
-                    {
-                        "instruction": evolved[i].text,
-                        "response": responses[i].text,
-                        "category": category,
-                        "evolution_strategy": strategy,
-                        "in-depth-evolving_operation": operation,
-                        "epoch": epoch,
-                    }
-                )
-                pool[category][number] = evolved[i].text
+                written.append(parent.row(evolved[i].text, responses[i].text))
+                pool[parent.category][parent.number] = evolved[i].text
         print(f"epoch {epoch}: {len(written)} rows", flush=True)
     return written, funnel
+
+
+def without_gain(
+    evaluator: LLMClient,
+    pairs: dict[int, tuple[str, str]],
+    names: list[str],
+    template: str,
+    recipe: Recipe,
+) -> list[int]:
+    """Return the places of the pairs that the evaluator calls equal, or does not judge."""
+    verdicts = evaluator.ask_until(
+        [user(template.format(first=first, second=second)) for first, second in pairs.values()],
+        [names[i] for i in pairs],
+        equal,
+        recipe["evaluator_attempts"],
+    )
+    check_failures(
+        [(names[i], answer) for i, (_, answer) in zip(pairs, verdicts, strict=True)],
+        recipe["max_failure_share"],
+        "generate evol, evaluator",
+        UNREACHED,
+    )
+    return [i for i, (same, _) in zip(pairs, verdicts, strict=True) if same is not False]
 
 
 def ask_some(

@@ -13,7 +13,7 @@ from functools import partial
 from bezoar.errors import UserError
 from bezoar.files import canonical, sha256_text
 from bezoar.llm import limits
-from bezoar.llm.answer_store import Entry
+from bezoar.llm.answer_store import Entry, Store
 from bezoar.llm.batches import (
     MOST_REQUESTS,
     BatchAPI,
@@ -36,6 +36,8 @@ from bezoar.llm.transport import patiently
 TURNS = 6  # submissions in a row that bring no further answer
 POLL_S = 30.0  # between two polls of a batch
 OUTAGE_TURNS = 9  # failed polls in a row: about a minute
+# Its number, its id if that was written down, when it was asked, and its requests.
+OpenBatch = tuple[int, str | None, float, dict[str, Request]]
 LATER = "the next run collects what was submitted, or `make cancel-batches GIVE_UP=1` gives it up"
 
 
@@ -292,6 +294,26 @@ class BatchRun:
             self.exchange.account.release(key)
         self.exchange.incoming.flush()
         self.exchange.store.batch_collected(number)
+
+
+async def cancel_one(
+    api: BatchAPI, store: Store, batch: OpenBatch
+) -> tuple[str | None, Fault | None]:
+    """Ask for a batch to be cancelled, and look for it first if its id was not written down. Return
+    its id, None if it was never accepted or could not be looked for, and the fault if there is one.
+    """
+    number, name, asked, requests = batch
+    try:
+        if name is None:  # killed before the id was written down
+            known = store.batch_names()
+            name = await api.find(mark_of(requests, asked), asked, len(requests), known)
+            if name is None:
+                return None, None
+            store.batch_named(number, name)
+        await api.cancel(name)
+    except Fault as fault:
+        return name, fault
+    return name, None
 
 
 def unknown_batch(name: str | None, fault: Fault) -> str:

@@ -10,12 +10,11 @@ from typing import Any
 from bezoar import progress
 from bezoar.errors import UserError
 from bezoar.llm.answer_store import Entry, Store, key_of, usable
-from bezoar.llm.batch_run import BatchRun, mark_of, unknown_batch
+from bezoar.llm.batch_run import BatchRun, cancel_one, unknown_batch
 from bezoar.llm.batches import batch_api, other_model
 from bezoar.llm.budget import Account, Ledger, Price, budget_of_environment, price_of
 from bezoar.llm.connection import Connection
 from bezoar.llm.exchange import Exchange, Incoming, ServerState
-from bezoar.llm.faults import Fault
 from bezoar.llm.language_model import Answer
 from bezoar.llm.online import OnlineSender
 from bezoar.llm.settings import Messages, ModelSpec, Request, request_of, same_model
@@ -215,37 +214,29 @@ class StoredModel:
         async def all_of_them() -> None:
             async with self.connection.client() as sdk_client:
                 api = batch_api(self.settings.api, self.connection.transport(sdk_client))
-                for number, name, asked, requests in open_batches:
-                    try:
-                        if name is None and api.marks:  # killed before the id was written down
-                            known = self.store.batch_names()
-                            mark = mark_of(requests, asked)
-                            name = await api.find(mark, asked, len(requests), known)
-                            if name is None:  # it was never accepted
-                                if give_up and self.ledger:
-                                    free = dict.fromkeys(requests, 0.0)
-                                    self.ledger.settle(self.path.name, free)
-                                continue
-                            self.store.batch_named(number, name)
-                        elif name is None:
-                            unsure.append(self._unsure(len(requests), asked, give_up))
-                            continue
-                        await api.cancel(name)
-                        cancelled.append(name)
-                    except Fault as fault:
-                        if name and fault.status in (400, 409):
-                            pass  # it has ended already
-                        elif not give_up:
-                            line = unknown_batch(name, fault) or self.connection.hint(fault)
-                            raise UserError(line) from None
-                        elif name is None:
-                            unsure.append(self._unsure(len(requests), asked, give_up))
-                        else:
-                            unsure.append(
-                                f"{self.path.name}: batch {name} could not be cancelled ({fault}):"
-                                " it may be running, and charged; cancel it in the provider's"
-                                " console"
-                            )
+                for batch in open_batches:
+                    _, name, asked, requests = batch
+                    if name is None and not api.marks:
+                        unsure.append(self._unsure(len(requests), asked, give_up))
+                        continue
+                    name, fault = await cancel_one(api, self.store, batch)
+                    if fault is None:
+                        if name:
+                            cancelled.append(name)
+                        elif give_up and self.ledger:  # it was never accepted
+                            self.ledger.settle(self.path.name, dict.fromkeys(requests, 0.0))
+                    elif name and fault.status in (400, 409):
+                        pass  # it has ended already
+                    elif not give_up:
+                        line = unknown_batch(name, fault) or self.connection.hint(fault)
+                        raise UserError(line)
+                    elif name is None:
+                        unsure.append(self._unsure(len(requests), asked, give_up))
+                    else:
+                        unsure.append(
+                            f"{self.path.name}: batch {name} could not be cancelled ({fault}): it"
+                            " may be running, and charged; cancel it in the provider's console"
+                        )
 
         try:
             if open_batches:

@@ -12,6 +12,7 @@ from bezoar.llm.faults import Blame, Fault, error_of, message_of, whole_characte
 from bezoar.readers import parse_response
 
 if TYPE_CHECKING:
+    import httpx2
     from anthropic import AsyncAnthropic
     from openai import AsyncOpenAI
 
@@ -92,34 +93,32 @@ class Transport:
         place = self._place(path)
         try:
             async with asyncio.timeout(self._timeout_s + SLACK_S if limited else None):
-                found = await self._client.post(place, cast_to=self._raw, body=body)
+                return await self._received(self._client.post(place, cast_to=self._raw, body=body))
         except TimeoutError:
             line = f"no whole response within {self._timeout_s:g} s (`timeout_s`)"
             raise Fault(line, timeout=True) from None
-        except Exception as error:
-            raise self._fault(error) from None
-        return Response(found.content, found.headers, self._secrets)
 
     async def get(self, path: str, **query: str | int) -> Response:
         """Fetch what is at a path."""
-        try:
-            found = await self._client.get(
-                self._place(path), cast_to=self._raw, options={"params": query}
-            )
-        except Exception as error:
-            raise self._fault(error) from None
-        return Response(found.content, found.headers, self._secrets)
+        return await self._received(
+            self._client.get(self._place(path), cast_to=self._raw, options={"params": query})
+        )
 
     async def upload(self, name: str, content: bytes) -> Response:
         """Upload a file for OpenAI's Batch API."""
-        try:
-            found = await self._client.post(
+        return await self._received(
+            self._client.post(
                 self._place("/v1/files"),
                 cast_to=self._raw,
                 body={"purpose": "batch"},
                 files={"file": (name, content)},
                 options={"headers": {"Content-Type": "multipart/form-data"}},
             )
+        )
+
+    async def _received(self, call: "Awaitable[httpx2.Response]") -> Response:
+        try:
+            found = await call
         except Exception as error:
             raise self._fault(error) from None
         return Response(found.content, found.headers, self._secrets)

@@ -124,13 +124,10 @@ def hashes(receipts: Receipts, left_out: Container[str] = ()) -> list[str]:
     that differs from its record, with the first row that does. What is `left_out` may be absent.
     """
     wrong, seen = [], Hashes()
-    now: dict[str, str | None] = {}
     for stage, held in receipts.items():
         for kind in ("inputs", "outputs"):
             for path, recorded in files_in(held[kind]).items():
-                if path not in now:
-                    now[path] = seen.of(path)
-                found = now[path]
+                found = seen.of(path)
                 if found is None and path not in left_out:
                     wrong.append(
                         f"{stage}: {path}: not there, though the receipt has it among its {kind}"
@@ -314,43 +311,66 @@ def chain_digest(receipts: Receipts) -> str:
 
 
 def reservations(receipts: Receipts, results: Path) -> list[str]:
-    """Return what is not forged but should be known: unpinned, from elsewhere, dirty, undeclared,
-    other code, not reproducible.
-    """
-    found = (
-        []
-        if "report" in receipts
-        else ["unfinished: there is no report, whose receipt holds the hashes of the others"]
-    )
+    """Return a line for whatever is not forged but should be known, kind by kind."""
+    return [
+        *unfinished(receipts),
+        *unpinned(receipts),
+        *from_elsewhere(receipts, results),
+        *of_another_configuration(receipts, results),
+        *dirty(receipts),
+        *other_code(receipts),
+        *undeclared(receipts, results),
+    ]
+
+
+def unfinished(receipts: Receipts) -> Iterator[str]:
+    """Yield a line if there is no report, which is a run's last stage."""
+    if "report" not in receipts:
+        yield "unfinished: there is no report, whose receipt holds the hashes of the others"
+
+
+def unpinned(receipts: Receipts) -> Iterator[str]:
+    """Yield a line for each source that was read and has no published hash or revision."""
     used, registry = places_read(receipts.values()), sources.load(Path("config/sources.yaml"))
-    unpinned = [
+    names = [
         name
         for name, entry in registry.items()
         if sources.path_of(name, registry) in used
         and not (entry.get("sha256") or entry.get("revision"))
     ]
     fetched = {Path(path).parts[2] for path in used if path.startswith("data/hub/")}
-    unpinned += sorted(name for name in fetched - registry.keys() if not pin_of(name, {}, {}))
-    found += [
-        f"unpinned: {name} has no published hash or revision; it is held by config/sources.lock"
-        " alone"
-        for name in unpinned
-    ]
-    found += from_elsewhere(receipts, results)
+    names += sorted(name for name in fetched - registry.keys() if not pin_of(name, {}, {}))
+    for name in names:
+        yield (
+            f"unpinned: {name} has no published hash or revision; it is held by config/sources.lock"
+            " alone"
+        )
+
+
+def of_another_configuration(receipts: Receipts, results: Path) -> Iterator[str]:
+    """Yield a line if there are stages that the finished run knows nothing of."""
     left, _ = left_over(receipts, results)
     if left:
-        found.append(
+        yield (
             f"left over: {', '.join(left)}: the report does not hold their receipts, and nothing of"
             " the run reads what they wrote; of another configuration, or added"
         )
-    dirty = [
+
+
+def dirty(receipts: Receipts) -> Iterator[str]:
+    """Yield a line if there are stages whose code no commit holds."""
+    stages = [
         stage for stage, held in receipts.items() if held["git_dirty"] or not held["git_commit"]
     ]
-    if dirty:
-        found.append(
+    if stages:
+        yield (
             "dirty: made from uncommitted or unversioned files, though their code digests are"
-            f" known: {', '.join(dirty)}"
+            f" known: {', '.join(stages)}"
         )
+
+
+def other_code(receipts: Receipts) -> Iterator[str]:
+    """Yield a line for each program whose code is not what its stages have recorded."""
     for program in sorted({held["command"][0] for held in receipts.values()}):
         file = Path("scripts") / program
         code = digest(file) if file.is_file() else None
@@ -361,33 +381,33 @@ def reservations(receipts: Receipts, results: Path) -> list[str]:
         ]
         if other:
             what = "or a module of it has been edited since" if code else "is not there any more"
-            found.append(f"other code: {program} {what}: {', '.join(other)}")
+            yield f"other code: {program} {what}: {', '.join(other)}"
+
+
+def undeclared(receipts: Receipts, results: Path) -> Iterator[str]:
+    """Yield a line for each other run below the results, and for each file that is of no run."""
     declared = {path for held in receipts.values() for path in files_in(held["outputs"])}
     declared |= {f"{results}/receipts/{stage}.json" for stage in receipts}
     there = list(results.rglob("*"))
-    others = sorted(
-        str(path)
-        for path in there
-        if path.is_file() and str(path) not in declared and "/." not in str(path)
-    )
     runs = sorted(
         str(path.parent)
         for path in there
         if path.name == "receipts" and path.is_dir() and path.parent != results
     )
-    found += [f"another run: {path}: it has receipts of its own" for path in runs]
+    for run in runs:
+        yield f"another run: {run}: it has receipts of its own"
     kept = (  # answers, what served them, and what is not of this run
         *(f"{results}/{name}/" for name in ("store", "serve")),
-        *(f"{path}/" for path in runs),
+        *(f"{run}/" for run in runs),
     )
-    return [
-        *found,
-        *(
-            f"undeclared: {path}: no receipt wrote it"
-            for path in others
-            if not path.startswith(kept) and place_of(path) != "results/README.md"
-        ),
-    ]
+    for path in sorted(str(path) for path in there if path.is_file()):
+        if (
+            path not in declared
+            and "/." not in path
+            and not path.startswith(kept)
+            and place_of(path) != "results/README.md"
+        ):
+            yield f"undeclared: {path}: no receipt wrote it"
 
 
 def verdict(

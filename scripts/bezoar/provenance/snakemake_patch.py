@@ -215,18 +215,26 @@ def install() -> None:
 
     check_version(snakemake.__version__)
     from snakemake.dag import DAG
+
+    if getattr(DAG.update_needrun, "by_receipts", False):
+        return
+    surroundings.clean(os.environ, Path(__file__).parents[2])
+    _judge_by_receipts()
+    _plan_without_writing()
+    _allow_one_run()
+    _restart_only_killed_jobs()
+    _end_at_signals()
+    _ask_clusters_patiently()
+
+
+def _judge_by_receipts() -> None:
+    """Let a job run if its receipt, or the hash of a fetched file, says that it is stale."""
+    from snakemake.dag import DAG
     from snakemake.io import _IOFile, flag, is_flagged
-    from snakemake.jobs import GroupJob, Job
-    from snakemake.persistence import PersistenceBase
-    from snakemake.scheduling.job_scheduler import JobScheduler
-    from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
 
     from bezoar.workflow import progress_display
 
     original = DAG.update_needrun
-    if getattr(original, "by_receipts", False):
-        return
-    surroundings.clean(os.environ, Path(__file__).parents[2])
 
     async def is_newer(self: Any, time: float) -> bool:
         return False  # dates are ignored: changed bytes are found by their hash
@@ -254,7 +262,17 @@ def install() -> None:
         if self.workflow.is_main_process:
             progress_display.plan(self)
 
-    made = PersistenceBase.__init__
+    update_needrun.by_receipts = True  # type: ignore[attr-defined]
+    DAG.update_needrun = update_needrun
+    _IOFile.is_newer = is_newer
+
+
+def _plan_without_writing() -> None:
+    """Let a dry run read what it cannot write."""
+    from snakemake.jobs import Job
+    from snakemake.persistence import PersistenceBase
+
+    made, require_writable = PersistenceBase.__init__, Job.check_protected_output
 
     def __init__(self: Any, *args: Any, path: Path | None = None, **kwargs: Any) -> None:
         workflow = kwargs["dag"].workflow
@@ -262,6 +280,18 @@ def install() -> None:
             self.aside = tempfile.TemporaryDirectory(prefix="bezoar-plan-")
             path = Path(self.aside.name)
         made(self, *args, path=path, **kwargs)
+
+    async def check_protected_output(self: Any) -> None:
+        if not self.dag.workflow.dryrun:  # a plan writes nothing
+            await require_writable(self)
+
+    PersistenceBase.__init__ = __init__
+    Job.check_protected_output = check_protected_output
+
+
+def _allow_one_run() -> None:
+    """Let one run at a time hold a directory, with the server of imports beside it."""
+    from snakemake.persistence import PersistenceBase
 
     locked = PersistenceBase.lock
 
@@ -278,11 +308,14 @@ def install() -> None:
             with fork_server.running() if here else nullcontext(), locked(self):
                 yield
 
-    require_writable = Job.check_protected_output
+    PersistenceBase.lock = lock
 
-    async def check_protected_output(self: Any) -> None:
-        if not self.dag.workflow.dryrun:  # a plan writes nothing
-            await require_writable(self)
+
+def _restart_only_killed_jobs() -> None:
+    """Give no further attempt to a job that ended with an error of its own."""
+    from snakemake.jobs import GroupJob, Job
+
+    from bezoar.workflow import progress_display
 
     retries, began = Job.restart_times.fget, time.time()
 
@@ -300,12 +333,27 @@ def install() -> None:
     def restart_times_of_group(self: Any) -> int:
         return 0 if any(map(by_itself, self.jobs)) else max(map(retries, self.jobs))
 
+    Job.restart_times = property(restart_times)
+    GroupJob.restart_times = property(restart_times_of_group)
+
+
+def _end_at_signals() -> None:
+    """Let a signal end a run whatever lock the thread that it interrupts holds."""
+    from snakemake.scheduling.job_scheduler import JobScheduler
+
     ended = JobScheduler.exit_gracefully
 
     def exit_gracefully(self: Any, *args: Any) -> None:
         # A handler of signals interrupts the main thread, which may hold the lock that this takes:
         # at the second of two SIGTERMs (the group's and make's) Snakemake would wait for itself.
         Thread(target=ended, args=(self,), daemon=True).start()
+
+    JobScheduler.exit_gracefully = exit_gracefully
+
+
+def _ask_clusters_patiently() -> None:
+    """Ask a cluster as often as the profile says, end at once, and lose no job."""
+    from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
 
     async def sleep(self: Any) -> None:
         # The executor for Slurm asks ever later, up to every three minutes, whatever the profile
@@ -326,15 +374,5 @@ def install() -> None:
     plugin: Any = sys.modules.get("snakemake_executor_plugin_slurm")
     if plugin:
         plugin.query_job_status = patient(plugin.query_job_status)
-
-    update_needrun.by_receipts = True  # type: ignore[attr-defined]
-    Job.check_protected_output = check_protected_output
-    Job.restart_times = property(restart_times)
-    GroupJob.restart_times = property(restart_times_of_group)
-    JobScheduler.exit_gracefully = exit_gracefully
     RemoteExecutor.sleep = sleep
     RemoteExecutor.cancel = cancel
-    DAG.update_needrun = update_needrun
-    _IOFile.is_newer = is_newer
-    PersistenceBase.lock = lock
-    PersistenceBase.__init__ = __init__

@@ -2,14 +2,12 @@
 evaluation, task families.
 """
 
-from pathlib import Path
 from typing import Any
 
 import jinja2
 
 from bezoar.report import plots
 
-TEMPLATE = Path(__file__).parent / "report_data.html.j2"
 NOT_ASKED = ("over_quota", "few_shot", "unknown_submix", "bigbench", "empty", "too_long")
 
 
@@ -111,7 +109,7 @@ def section(environment: jinja2.Environment, artifacts: Any, receipts: Receipts)
     description = artifacts.json("data/description.json")
     schemes = list(description["schemes"]) if description else []
     duplicates = artifacts.json("data/duplicates.json")
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+    return environment.get_template("report_data.html.j2").render(
         schemes=description["schemes"] if description else {},
         figures=figures(description["schemes"], duplicates) if schemes else {},
         families=description["task_families"] if description else None,

@@ -4,7 +4,6 @@ substituted.
 
 from collections import Counter
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -13,7 +12,6 @@ from bezoar.report import plots
 
 FEW, NEARLY_ALL = 0.05, 0.75  # shares
 HARNESS, CHAT = "harness, mean of tasks", "chat rating, 1 to 10"
-TEMPLATE = Path(__file__).parent / "report_overview.html.j2"
 
 
 def sentence(benchmark: str, differences: list[tuple[str, str, dict[str, Any] | None]]) -> str:
@@ -195,7 +193,7 @@ def section(
     }
     harness = [(d["candidate"], d["baseline"], d["mean_of_tasks"]) for d in lm_eval["differences"]]
     rated = [(d["candidate"], d["baseline"], d) for d in chat["differences"]]
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+    return environment.get_template("report_overview.html.j2").render(
         figures=[plots.intervals(models, values, label) for label, values in panels.items()],
         sentences=[sentence("Harness", harness), sentence("Chat", rated)],
         best=[

@@ -2,12 +2,10 @@
 tokens and money, stage by stage.
 """
 
-from pathlib import Path
 from typing import Any
 
 import jinja2
 
-TEMPLATE = Path(__file__).parent / "report_requests.html.j2"
 STATES = ("answered", "truncated", "refused", "unparsable", "provider_error", "over_budget")
 
 
@@ -16,6 +14,4 @@ def section(environment: jinja2.Environment, receipts: dict[str, dict[str, Any]]
     stages = {
         stage: receipt["facts"] for stage, receipt in receipts.items() if "sent" in receipt["facts"]
     }
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        stages=stages, states=STATES
-    )
+    return environment.get_template("report_requests.html.j2").render(stages=stages, states=STATES)

@@ -10,7 +10,6 @@ import jinja2
 
 from bezoar.report.data_section import Receipts, came_back
 
-TEMPLATE = Path(__file__).parent / "report_way.html.j2"
 NOT_SOURCES = {"prompts", "facts", "tokenizer", "streamed"}  # inputs that are no data
 
 Step = dict[str, Any]  # title, text, link, receipt (a stage, or none)
@@ -115,6 +114,4 @@ def section(
         )
         for model in chat["models"]
     ]
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        lanes=lanes, models=models
-    )
+    return environment.get_template("report_way.html.j2").render(lanes=lanes, models=models)

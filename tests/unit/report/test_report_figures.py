@@ -115,7 +115,7 @@ def test_each_step_of_the_way_has_its_count_its_link_and_its_receipt() -> None:
         "merge_sft": {"inputs": {}, "facts": {}},
     }
     html = way_section.section(
-        templates.environment(way_section.TEMPLATE.parent),
+        templates.environment(TEMPLATES),
         Artifacts(),
         {"mean_of_tasks": {"sft": {"mean": 0.5}, "base": None}},
         {"models": {"base": {"overall": NONE}, "sft": {"overall": {"mean": 4.25}}}},

@@ -1,5 +1,7 @@
 """The first screen of the report is computed from the artifacts."""
 
+from pathlib import Path
+
 import pytest
 
 from bezoar.report import overview_section, templates
@@ -38,7 +40,7 @@ def test_verdicts_time_and_price_are_counted_and_the_bytes_are_the_same_twice() 
         "claims": [{"verdict": verdict} for verdict in verdicts],
         "judge": {"used": "<simulator>", "paper": "GPT-4"},
     }
-    environment = templates.environment(overview_section.TEMPLATE.parent)
+    environment = templates.environment(Path(templates.__file__).parent)
     pages = [
         overview_section.section(
             environment,

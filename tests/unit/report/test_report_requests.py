@@ -1,12 +1,12 @@
 """The report's section on requests shows what the receipts counted."""
 
 import re
+from pathlib import Path
 from typing import Any
 
-import jinja2
 import pytest
 
-from bezoar.report import requests_section
+from bezoar.report import requests_section, templates
 
 
 @pytest.mark.parametrize("usd", [0.0, 4.5])
@@ -21,9 +21,7 @@ def test_states_calls_tokens_and_money_are_those_of_the_receipts(usd: float) -> 
         "answers_used": {"answers": 1239, "stored": 9, "usd": usd},
     }
     receipts = {"filter_orca": {"facts": facts}, "sft_orca": {"facts": {"rows": 3}}}
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
-    )
+    environment = templates.environment(Path(templates.__file__).parent)
     html = requests_section.section(environment, receipts)
     assert re.findall(r"<td[^>]*>(?:<a[^>]*>)?([^<]*)", html) == [
         "filter_orca",
