@@ -186,10 +186,7 @@ def calibration(
     if not published:
         return {"verdict": "not applicable", "reason": "no published values for these tasks"}
     if limit is not None:
-        return {
-            "verdict": "not run",
-            "reason": f"only {limit} items of each task were evaluated",
-        }
+        return {"verdict": "not run", "reason": f"only {limit} items of each task were evaluated"}
     missing = [
         task
         for task, metrics in published.items()

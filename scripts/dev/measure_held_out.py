@@ -117,7 +117,9 @@ def right(base: Path, dpo: dict[str, Any], scoring: dict[str, Any], rows: list[i
 def trained_on(held: Receipts) -> dict[str, str]:
     """Return training -> digest of its rows or pairs."""
     return {
-        stage: next(iter(receipt["inputs"]["data" if "data" in receipt["inputs"] else "pairs"].values()))
+        stage: next(
+            iter(receipt["inputs"]["data" if "data" in receipt["inputs"] else "pairs"].values())
+        )
         for stage, receipt in held.items()
         if receipt["command"][0].startswith("train_")
     }

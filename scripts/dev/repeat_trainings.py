@@ -19,7 +19,6 @@ from typing import Any
 
 from bezoar import program
 from bezoar.errors import UserError
-from bezoar.evaluation.held_out import compared
 from bezoar.files import canonical
 from bezoar.provenance.audit import Receipts, finished
 from bezoar.provenance.code_digest import digest

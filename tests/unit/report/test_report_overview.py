@@ -33,7 +33,10 @@ def test_verdicts_time_and_price_are_counted_and_the_bytes_are_the_same_twice() 
             "recipe": {},
             "hardware": {"cores": 2, "machine": "arm64"},
         }
-        for name, begun, facts in (("orca", 0, {"usd": 1.25}), ("sft", 5400, {}))
+        for name, begun, facts in (
+            ("orca", 0, {"answers_used": {"answers": 1, "stored": 0, "usd": 1.25}}),
+            ("sft", 5400, {}),
+        )
     }
     verdicts = ("undecided", "reproduced", "undecided")
     claims = {

@@ -16,8 +16,15 @@ from measure_held_out import Comparison, measured, of_responses, right
 
 @pytest.fixture
 def receipts(place: Path, adapter: Path, dpo: Path) -> dict[str, Any]:
-    names = {"sft": "sft", "dpo_reference": "reference.jsonl", "dpo": "dpo"}
-    return {stage: read_json(place / f"{name}.json") for stage, name in names.items()}
+    made = {
+        "sft": ("sft", "train_sft.py"),
+        "dpo_reference": ("reference.jsonl", "score_reference.py"),
+        "dpo": ("dpo", "train_dpo.py"),
+    }
+    return {
+        stage: read_json(place / f"{name}.json") | {"command": [command]}
+        for stage, (name, command) in made.items()
+    }
 
 
 def test_responses_are_more_likely_after_a_training(receipts: dict[str, Any]) -> None:
@@ -33,14 +40,18 @@ def test_rows_that_chose_the_checkpoint_are_left_out(
     receipt["recipe"]["max_eval_samples"] = 3
     scored: list[list[tuple[Any, str]]] = []
 
-    def score(_: object, __: object, pairs: list[tuple[Any, str]], ___: int) -> list[tuple[float, int]]:
+    def score(
+        _: object, __: object, pairs: list[tuple[Any, str]], ___: int
+    ) -> list[tuple[float, int]]:
         scored.append(pairs)
         return [(-6.0, 3)] * len(pairs)
 
     monkeypatch.setattr("bezoar.evaluation.generation.log_probabilities", score)
     (before, _, _), chose = of_responses(receipt, 100)
     assert before == [2.0] * 5 and not chose, "8 rows validate, 3 of them while training"
-    rows = [{"row": number, **row} for number, row in enumerate(read_jsonl(place / "rows.jsonl"), 1)]
+    rows = [
+        {"row": number, **row} for number, row in enumerate(read_jsonl(place / "rows.jsonl"), 1)
+    ]
     _, validation = split(rows, len(rows), 0.2, 42)
     used = {row["row"] for row in evaluated(validation, receipt["recipe"])}
     unused = [row["response"] for row in validation if row["row"] not in used]
@@ -49,9 +60,7 @@ def test_rows_that_chose_the_checkpoint_are_left_out(
 
 def test_a_model_is_scored_as_the_training_scored_it(receipts: dict[str, Any], dpo: Path) -> None:
     found = read_json(dpo / "held_out.json")
-    values = right(
-        dpo.with_name("base"), receipts["dpo"], receipts["dpo_reference"], found["rows"]
-    )
+    values = right(dpo.with_name("base"), receipts["dpo"], receipts["dpo_reference"], found["rows"])
     assert values == [float(reference > 0) for reference, _ in found["margins"]]
 
 
@@ -80,15 +89,13 @@ def test_each_run_is_a_column_and_the_last_is_over_rows_of_all(
 
     monkeypatch.setattr(measure_held_out, "of_responses", responses)
     monkeypatch.setattr(measure_held_out, "measured", run_of)
-    measure_held_out.main(
-        ["--results", str(tmp_path / "a"), str(tmp_path / "b"), "--rows", "7"]
-    )
+    measure_held_out.main(["--results", str(tmp_path / "a"), str(tmp_path / "b"), "--rows", "7"])
     lines = [line.split(" | ") for line in capsys.readouterr().out.splitlines()]
     assert lines[0] == ["| measure", "rows", "a", "b", "all |"]
     assert lines[2] == [
-        *("| sft: loss of a response", "2", "2.500 → 1.500", "2.500 → 1.000", "2.500 → 1.250 |"),
+        *("| sft: loss of a response", "2", "2.500 → 1.500", "2.500 → 1.000", "2.500 → 1.250 |")
     ]
-    assert lines[3][2].startswith("-1.000 (") and lines[3][4].startswith("-1.250 (")
+    assert lines[3][1].startswith("| -1.000 (") and lines[3][3].startswith("-1.250 (")
     assert lines[4] == [
         *("| preference accuracy, base → DPO", "2"),
         *("0.500 → 0.500", "0.500 → 1.000", "0.500 → 0.750 |"),
@@ -104,5 +111,5 @@ def test_runs_on_other_rows_are_refused(
     monkeypatch.setattr(
         measure_held_out, "trainings", lambda results: other if results.name == "b" else receipts
     )
-    with pytest.raises(UserError, match="^b: trained on other rows than a; measure it alone"):
+    with pytest.raises(UserError, match=r"^b: trained on other rows than a; measure it alone"):
         measure_held_out.main(["--results", "a", "b"])
