@@ -223,7 +223,7 @@ def test_a_schemes_requests_can_be_shared_by_jobs_at_once(
     assert re.search(r"^generate_lamini\s+1$", text, re.MULTILINE)
     for number in (1, 2, 3):
         assert f"--shard {number}/3 --wait 600" in text
-        own = f'"${{TEACHER_BASE_URL_{number}:-$TEACHER_BASE_URL}}"'
+        own = f'"${{TEACHER_BASE_URL_{number}:-${{TEACHER_BASE_URL-}}}}"'
         assert f"export TEACHER_BASE_URL={own}" in text
     assert "--shard" not in plan("results/generate/lamini.jsonl", "-p")
     refused = call(unused, "-n", "--cores", "1", *configs, "config/serve-vllm.yaml")
