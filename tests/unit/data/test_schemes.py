@@ -207,7 +207,7 @@ def test_concurrency_a_kill_and_a_replay_change_no_byte(inputs: Path, tmp_path: 
     subprocess.run(command(inputs, calm, 1), check=True, env={**os.environ, **proxy})
     child = subprocess.Popen(command(inputs, killed, 16))
     store = killed / "store.sqlite-wal"
-    while child.poll() is None and not (store.exists() and store.stat().st_size > 30_000):
+    while child.poll() is None and not (store.exists() and store.stat().st_size > 100_000):
         time.sleep(0.01)
     child.send_signal(signal.SIGKILL)
     assert child.wait() == -signal.SIGKILL
