@@ -23,7 +23,7 @@ REHEARSAL = $(or $(CONFIG),config/rehearsal.yaml)
 DRESS = $(or $(CONFIG),config/rehearsal.yaml config/dress-rehearsal.yaml)
 TRIAL = $(or $(CONFIG),config/trial.yaml)
 PAPER = $(or $(CONFIG),config/paper.yaml)
-RESULTS = $$($(RUN) python scripts/commands/show_results.py $1)
+RESULTS = $$($(RUN) python scripts/commands/check_config.py --results $1)
 REPORT = $(call RESULTS,$1)/report/index.html
 PYTHON_FILES := scripts tests
 # The environments that a part of `make bench` needs for its peers.

@@ -1,7 +1,7 @@
 """Check one configuration: the files, merged over config/paper.yaml in order, against
 config/schema.yaml.
 
-Usage: check_config.py config/rehearsal.yaml [config/more.yaml …]
+Usage: check_config.py [--results] config/rehearsal.yaml [config/more.yaml …]
 """
 
 import argparse
@@ -16,9 +16,11 @@ def main(argv: list[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("config", nargs="+", help="configuration files, the later over the earlier")
+    parser.add_argument("--results", action="store_true", help="print where its results are")
     args = parser.parse_args(argv)
-    checked(args.config)
-    print(f"{' + '.join(str(path) for path in files_of(args.config))}: valid")
+    config = checked(args.config)
+    valid = f"{' + '.join(str(path) for path in files_of(args.config))}: valid"
+    print(config["pathvars"]["results"] if args.results else valid)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ import tempfile
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 from bench_page import SCRIPTS, run
@@ -125,11 +126,6 @@ def trained_on(held: Receipts) -> dict[str, str]:
     }
 
 
-def outputs(held: Receipts) -> dict[str, Any]:
-    """Return stage -> what it wrote, with digests."""
-    return {stage: receipt["outputs"] for stage, receipt in held.items()}
-
-
 def measured(
     results: Path, held: Receipts, most: int, parts: Parts, known: dict[Path, list[float]]
 ) -> dict[str, Comparison]:
@@ -162,15 +158,10 @@ def measured(
     return found
 
 
-def mean(values: Sequence[float]) -> float:
-    """Return the mean."""
-    return sum(values) / len(values)
-
-
 def over_runs(runs: Sequence[Comparison]) -> Comparison:
     """Return each row's mean over runs on the same rows."""
     befores, afters = ([*zip(*(one[side] for one in runs), strict=True)] for side in (0, 1))
-    return Comparison(list(map(mean, befores)), list(map(mean, afters)), runs[0].most)
+    return Comparison(list(map(fmean, befores)), list(map(fmean, afters)), runs[0].most)
 
 
 def table(runs: dict[str, dict[str, Comparison]]) -> str:
@@ -192,7 +183,7 @@ def of_table(one: Comparison | None) -> tuple[str, str]:
         return "–", "–"
     gap = paired_difference(one.after, one.before, 0, one.most)
     return (
-        f"{mean(one.before):.3f} → {mean(one.after):.3f}",
+        f"{fmean(one.before):.3f} → {fmean(one.after):.3f}",
         f"{gap['mean']:+.3f} ({gap['low']:+.3f} – {gap['high']:+.3f})",
     )
 
@@ -212,10 +203,10 @@ def main(argv: list[str] | None = None) -> None:
     for results in args.results:
         if not trained_on(held[results]).items() <= trained_on(held[first]).items():
             raise UserError(f"{results}: trained on other rows than {first}; measure it alone")
-    parts = {
-        results: Parts(results / "held_out", {"rows": args.rows, "trained": outputs(held[results])})
-        for results in args.results
-    }
+    parts = {}
+    for results in args.results:
+        trained = {stage: receipt["outputs"] for stage, receipt in held[results].items()}
+        parts[results] = Parts(results / "held_out", {"rows": args.rows, "trained": trained})
     known: dict[Path, list[float]] = {}
     runs = {
         results.name: measured(results, held[results], args.rows, parts[results], known)

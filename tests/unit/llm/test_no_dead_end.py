@@ -210,6 +210,14 @@ def failures(tmp_path: Path, peer: Peer) -> str:
     return str(path)
 
 
+def copy_to_a_shard(folder: Path) -> None:
+    """Give a shard's store the answers of the job's own."""
+    store, part = (Store(folder / "store" / f"a{name}") for name in (".sqlite", SHARD))
+    part.put_rows(list(store.rows()))
+    for each in (store, part):
+        each.close()
+
+
 def stored(folder: Path, name: str = "a.sqlite") -> int:
     store = Store(folder / "store" / name)
     count = len(list(store.rows()))
@@ -245,10 +253,7 @@ def test_one_command_forgets_failures_of_a_kind(
 def test_a_failure_that_a_shards_store_holds_too_is_counted_once(
     tmp_path: Path, failures: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    store, part = (Store(tmp_path / "store" / f"a{name}") for name in (".sqlite", SHARD))
-    part.put_rows(list(store.rows()))
-    for each in (store, part):
-        each.close()
+    copy_to_a_shard(tmp_path)
     forget_failures.main(["--config", failures, "--kind", "truncated"])
     assert capsys.readouterr().out.splitlines() == [
         "a.sqlite: 1 truncated",
@@ -309,10 +314,7 @@ def test_an_answer_is_never_forgotten(tmp_path: Path, failures: str) -> None:
 def test_a_named_store_is_emptied_of_texts_too_with_its_shards(
     tmp_path: Path, failures: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    store, part = (Store(tmp_path / "store" / f"a{name}") for name in (".sqlite", SHARD))
-    part.put_rows(list(store.rows()))
-    for each in (store, part):
-        each.close()
+    copy_to_a_shard(tmp_path)
     command = ["--config", failures, "--store", str(tmp_path / "store" / "a.sqlite")]
     forget_failures.main([*command, "--dry-run"])
     assert "9 answers would be forgotten" in capsys.readouterr().out and stored(tmp_path) == 9
