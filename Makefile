@@ -52,7 +52,7 @@ rehearsal: environment ## the whole recipe in miniature, on a CPU
 dress-rehearsal: environment ## every stage once at the paper's shape, on random weights: what fits, and how long it takes
 	@$(LOOK) --config $(DRESS)
 	@$(WORKFLOW) --small --config $(DRESS)
-	@$(RUN) python scripts/commands/plan_requests.py --config $(DRESS)
+	@$(RUN) python scripts/commands/plan_requests.py --config $(DRESS) --profile $(or $(PROFILE),profiles/default)
 
 trial: environment .venv-llama-cpp ## the whole recipe on a small real model and real data, on a CPU
 	@$(LOOK) --config $(TRIAL)
@@ -97,7 +97,7 @@ learning: environment ## seeds 39 to 41 of the rehearsal, for docs/learning.md
 	$(RUN) python scripts/dev/repeat_rehearsal.py --seeds 39 40 41 $(CORES)
 
 plan: environment ## what CONFIG's pending requests will cost, or with MODEL= those of its evaluation
-	@$(RUN) python scripts/commands/plan_requests.py --config $(PAPER) --model "$$BEZOAR_MODEL" --revision "$$BEZOAR_REVISION" --template "$$BEZOAR_TEMPLATE" --name "$$BEZOAR_NAME"
+	@$(RUN) python scripts/commands/plan_requests.py --config $(PAPER) --profile $(or $(PROFILE),profiles/default) --model "$$BEZOAR_MODEL" --revision "$$BEZOAR_REVISION" --template "$$BEZOAR_TEMPLATE" --name "$$BEZOAR_NAME"
 
 cancel-batches: environment ## end the open batches of CONFIG; GIVE_UP=1 forgets what they would answer
 	@$(RUN) python scripts/commands/cancel_batches.py $(if $(GIVE_UP),--give-up )--config $(PAPER)

@@ -64,7 +64,8 @@ OTHER_WEIGHTS = frozenset("model-url hf-repo hf-file".split())
 # What the recipe says elsewhere, or what must not stand on a command line.
 OWN_OPTIONS = frozenset(
     "model weights host port dtype max-model-len ctx-size tensor-parallel-size quantization"
-    " revision alias api-key api-key-file hf-token cache-type-k cache-type-v".split()
+    " revision alias served-model-name api-key api-key-file hf-token cache-type-k"
+    " cache-type-v".split()
 )
 
 

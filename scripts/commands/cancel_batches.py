@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     config = checked(args.config)
     known = {model_of(asked): asked for _, asked in models_asked(config)}
-    cancelled: list[str] = []
+    ended: list[str] = []
     unsure: list[str] = []
     for path in stores_of(config["pathvars"]["results"]):
         store = Store(path)
@@ -54,11 +54,11 @@ def main(argv: list[str] | None = None) -> None:
                 of_store = model.cancel(args.give_up)
             finally:
                 model.close()
-            cancelled += of_store[0]
+            ended += of_store[0]
             unsure += of_store[1]
     if unsure:
         raise SystemExit(1)
-    if not cancelled:
+    if not ended:
         print("no batch is open")
 
 

@@ -27,10 +27,12 @@ from urllib.parse import urlsplit
 
 from bezoar import hub, network, program
 from bezoar.errors import UserError, reason
+from bezoar.llm.budget import budget_of_environment, require_bound
 from bezoar.llm.connection import root_of, speaks_messages
 from bezoar.llm.faults import Fault
 from bezoar.llm.model_ends import asked_end, listed_end, not_served, warning
 from bezoar.llm.settings import ModelSpec
+from bezoar.llm.stored_model import mode_of_environment
 from bezoar.progress import clock
 from bezoar.provenance.fingerprint import recorded
 from bezoar.release.licences import acknowledged, terms
@@ -101,9 +103,23 @@ def servers(config: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def language_models(config: dict[str, Any]) -> Iterator[str]:
-    """Yield missing keys and servers that do not answer."""
-    layout = Layout(config)
+    """Yield missing keys, servers that do not answer, and a mode or a budget that no job could
+    keep.
+    """
+    layout, budget = Layout(config), None
+    try:
+        mode_of_environment()
+        budget = budget_of_environment()
+    except UserError as error:
+        yield str(error)
+    unbound = set[str]()
     for role, settings in servers(config):
+        try:
+            require_bound(settings["model"], settings["max_tokens"], budget)
+        except UserError as error:
+            if str(error) not in unbound:
+                yield f"{role}: {error}"
+            unbound.add(str(error))
         if settings["provider"] == "simulator":
             continue
         if served_here(layout, role, settings):

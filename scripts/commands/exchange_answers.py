@@ -29,6 +29,7 @@ from bezoar.files import sha256_text, whole_file
 from bezoar.llm.answer_store import COLUMNS, Store, digest, usable
 from bezoar.llm.language_model import STATES, Answer
 from bezoar.provenance.audit import receipts_of
+from bezoar.provenance.snakemake_patch import one_run
 from bezoar.readers import column, iter_jsonl, parse_json
 from bezoar.workflow.configuration import checked
 
@@ -167,7 +168,8 @@ def main(argv: list[str] | None = None) -> None:
     if args.what == "export":
         print(f"{args.file}: {export(folder, args.file):,} answers")
     else:
-        held, new = take_in(folder, args.file)
+        with one_run():
+            held, new = take_in(folder, args.file)
         print(f"{folder}: {held:,} answers, {new:,} of them new; MODE=replay sends nothing")
 
 

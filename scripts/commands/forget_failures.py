@@ -1,5 +1,5 @@
 """Forget stored failures of a kind, or every answer of a store, so that the next run asks again and
-what was made of them is made anew.
+what was made of them is made anew. While a run is at work in this directory, nothing is forgotten.
 
 Usage: forget_failures.py --config config/paper.yaml --kind refused [provider_error …] [--dry-run]
        forget_failures.py --config config/paper.yaml --store results/store/filter-lamini.sqlite …
@@ -18,6 +18,7 @@ import argparse
 import json
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from bezoar.errors import UserError
 from bezoar.llm.answer_store import Store, job_of, stores_of, usable
 from bezoar.llm.settings import same_model
 from bezoar.provenance.audit import receipts_of
+from bezoar.provenance.snakemake_patch import one_run
 from bezoar.workflow.configuration import checked
 from bezoar.workflow.layout import models_asked
 from bezoar.workflow.wording import counted
@@ -88,7 +90,8 @@ def forget(path: Path, kind: Kind, dry_run: bool) -> dict[str, str]:
         if store.open_batches():
             store.close()
             raise UserError(
-                f"{path}: has an open batch; run again until it is collected, or cancel"
+                f"{path}: has an open batch; run again until it is collected, or, if it is another"
+                " configuration's or lost: make cancel-batches GIVE_UP=1 CONFIG=<that one's files>"
             )
         for receipt in receipts_of(path):  # first: after a kill the stage runs for nothing at most
             receipt.unlink()
@@ -123,13 +126,14 @@ def main(argv: list[str] | None = None) -> None:
         kinds = set(KINDS) if "all" in args.kind else set(args.kind)
         stores, kind = stores_of(config["pathvars"]["results"]), of_kinds(config, kinds)
     total = 0
-    for job, paths in groupby(stores, job_of):
-        found: dict[str, str] = {}  # what a shard's store and the job's own both hold, once
-        for path in paths:
-            found |= forget(path, kind, args.dry_run)
-        total += len(found)
-        for name, count in sorted(Counter(found.values()).items()):
-            print(f"{job}: {count} {name}")
+    with nullcontext() if args.dry_run else one_run():
+        for job, paths in groupby(stores, job_of):
+            found: dict[str, str] = {}  # what a shard's store and the job's own both hold, once
+            for path in paths:
+                found |= forget(path, kind, args.dry_run)
+            total += len(found)
+            for name, count in sorted(Counter(found.values()).items()):
+                print(f"{job}: {count} {name}")
     verb = "would be forgotten" if args.dry_run else "forgotten; the next run asks again"
     print(f"{counted(total, noun)} {verb}" if total else none)
 

@@ -47,7 +47,7 @@ from bezoar.evaluation.mtbench import (
     read_references,
 )
 from bezoar.llm.answer_store import Store
-from bezoar.llm.budget import PRICES, budget_of_environment, price_of
+from bezoar.llm.budget import LEDGER, Ledger, budget_of_environment, price_of, prices_file
 from bezoar.llm.client import LLMClient
 from bezoar.llm.language_model import Answer
 from bezoar.llm.model_ends import listed_end, warning
@@ -60,7 +60,7 @@ from bezoar.readers import column, read_json, read_jsonl, read_lines, read_yaml,
 from bezoar.rehearsal.simulator import Simulator
 from bezoar.rehearsal.world import World
 from bezoar.surroundings import own
-from bezoar.workflow import configuration, dress_rehearsal, extra_models, resources
+from bezoar.workflow import cluster, configuration, dress_rehearsal, extra_models, resources
 from bezoar.workflow.layout import OVERRIDES, LanguageModelJob, Layout
 
 BYTES_PER_TOKEN = 4
@@ -478,7 +478,7 @@ UNSAID = {"tokens_per_second": 0, "gpus": 1}  # of a model whose entry does not 
 
 def table(plan: Plan, via: str) -> list[str]:
     """Return the lines to print."""
-    path = Path(own("PRICES") or PRICES)
+    path = prices_file()
     entries = read_yaml(path)
     width = max(28, *(len(stage) + 3 for stage in plan.loads))
     lines = [
@@ -510,9 +510,7 @@ def table(plan: Plan, via: str) -> list[str]:
         f"{'all':{width}}{'':49}" + "".join(f"{amount:>10.2f}" for amount in total.values())
     )
     if unpriced:
-        lines.append(
-            f"all without {', '.join(unpriced)}: add the price of the model to config/prices.yaml"
-        )
+        lines.append(f"all without {', '.join(unpriced)}: add the price of the model to {path}")
     lines.append("* on inputs that are not there yet: stand-ins of assumed number and length")
     for model in dict.fromkeys(load.settings.model for load in plan.loads.values()):
         entry = entries["models"].get(model)
@@ -529,6 +527,13 @@ def table(plan: Plan, via: str) -> list[str]:
         if budget is not None
         else "BUDGET_USD is not set: nothing stops the run"
     )
+    ledger = plan.results / "store" / LEDGER
+    if ledger.is_file():
+        spent = Ledger(ledger, None).total()
+        needed = " to ".join(f"{spent + total[case]:.2f}" for case in ("expected", "high"))
+        lines.append(
+            f"it counts the {spent:.2f} spent or reserved in {plan.results} so far: {needed} in all"
+        )
     return lines
 
 
@@ -550,13 +555,14 @@ def ends(plan: Plan) -> list[str]:
     return [line for spec in known if (line := warning(spec, listed_end(spec), today))]
 
 
-def computing(layout: Layout) -> list[str]:
-    """Return the lines about computing: what is asked for, beside what it took in earlier runs of
-    this configuration, or else in the dress rehearsal here.
+def computing(layout: Layout, profile: str) -> list[str]:
+    """Return the lines about computing: what is asked for here or on a profile's cluster, beside
+    what it took in earlier runs of this configuration, or else in the dress rehearsal here.
     """
     measured = resources.used(read_receipts(Path(layout.results))[0].values())
     dressed = dress_rehearsal.took(layout)
-    needs = dress_rehearsal.raised(resources.Needs(layout).by_rule, dressed)
+    devices = cluster.devices(profile, layout.config["scale"])
+    needs = dress_rehearsal.needs(layout, devices).by_rule
     lines = resources.table(layout, dressed | measured, needs)
     if names := [rule for rule in needs if rule in dressed.keys() - measured.keys()]:
         lines.append(
@@ -581,6 +587,7 @@ def main(argv: list[str] | None = None) -> None:
         "name": "its name in the table",
     }.items():
         parser.add_argument(f"--{name}", default="", help=text)
+    parser.add_argument("--profile", default="profiles/default", help="Snakemake's profile")
     args = parser.parse_args(argv)
     config = configuration.checked(args.config)
     if args.model:
@@ -595,7 +602,7 @@ def main(argv: list[str] | None = None) -> None:
         plan.whole()
     print("\n".join(table(plan, "batch" if own("MODE") == "batch" else "online")))
     if not args.model:
-        print("", *computing(plan.layout), sep="\n")
+        print("", *computing(plan.layout, args.profile), sep="\n")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,14 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
             terminalreporter.write_line(line)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def own_run_lock(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Let tests of commands be no run of this directory, where one may be at work."""
+    from bezoar.provenance import snakemake_patch
+
+    snakemake_patch.RUN_LOCK = tmp_path_factory.mktemp("run") / "lock"
+
+
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The base's directory; corpus.jsonl lies beside it."""

@@ -7,6 +7,7 @@ unspent.
 """
 
 import asyncio
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ PRICES = Path(__file__).parents[3] / "config" / "prices.yaml"
 PRICE_KEYS = ("input", "output", "batch_share")
 OVERHEAD = 16  # tokens a message, for role marks; providers document 3 to 7
 BUSY_S = 60
+LEDGER = "budget.db"  # beside the stores
 SCHEMA = (
     "CREATE TABLE IF NOT EXISTS spent (key TEXT, store TEXT, usd REAL NOT NULL, settled INTEGER NOT"
     " NULL)"
@@ -86,11 +88,32 @@ def cost(
     return price.of(usage.get("input", bound.tokens_in), tokens_out, via)
 
 
-def price_of(model: str, path: Path | None = None) -> Price | None:
-    """Return a model's price, or None if the price file (the environment's BEZOAR_PRICES, or
-    config/prices.yaml) does not know it.
+def prices_file() -> Path:
+    """Return the price file: the environment's BEZOAR_PRICES, or config/prices.yaml."""
+    return Path(own("PRICES") or os.path.relpath(PRICES))
+
+
+def require_bound(model: str, max_tokens: int | None, budget: float | None) -> Price | None:
+    """Return a model's price, if it has one; raise `UserError` if there is a budget that could not
+    be kept, because an answer of the model may cost anything.
     """
-    path = path or Path(own("PRICES") or PRICES)
+    price = price_of(model)
+    if budget is not None and price is None:
+        raise UserError(
+            f"BEZOAR_BUDGET_USD: {prices_file()} has no price for {model}; add it, or unset"
+            " BEZOAR_BUDGET_USD"
+        )
+    if budget is not None and price and max_tokens is None and not price.free:
+        raise UserError(
+            f"BEZOAR_BUDGET_USD: without `max_tokens` an answer of {model} may cost anything; set"
+            " `max_tokens`, or unset BEZOAR_BUDGET_USD"
+        )
+    return price
+
+
+def price_of(model: str, path: Path | None = None) -> Price | None:
+    """Return a model's price, or None if the price file does not know it."""
+    path = path or prices_file()
     held = read_yaml(path)
     models = held.get("models") if isinstance(held, dict) else None
     if not isinstance(models, dict):

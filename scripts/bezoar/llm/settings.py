@@ -46,7 +46,7 @@ class ModelSettings(TypedDict):
     use_batch_api: bool  # whether MODE=batch goes through the provider's batch API
     max_tokens_name: NotRequired[str]  # the parameter's name, such as max_completion_tokens
     seed: NotRequired[Literal["attempt", "request"] | None]  # drawn from the request, if not given
-    extra: NotRequired[dict[str, Any] | None]  # parameters such as {reasoning_effort: low}
+    extra: NotRequired[dict[str, Any] | None]  # parameters such as {top_p: 0.9}
     api_version: NotRequired[str | None]  # `anthropic-version`, or Azure's `api-version`
     effort: NotRequired[str | None]  # how much a reasoning model reasons; null leaves it out
     context: NotRequired[int | None]  # tokens of prompt and answer together; null: no limit
@@ -156,8 +156,19 @@ class ModelSpec:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or not _number(value) >= 1):
                 found.append(f"`{name}`: expected 1 or more, or null, found {value!r}")
-        if self.effort is not None and self.api == "completions":
-            found.append("`effort`: this API has no place for it; remove it")
+        if isinstance(self.prompt_form, str) and "%s" not in self.prompt_form:
+            found.append(
+                f"`prompt_form`: expected %s where the prompt goes, found {self.prompt_form!r}"
+            )
+        if self.api == "completions":
+            for name, given in (("effort", self.effort), ("json_schema", self.json_schema is True)):
+                if given:
+                    found.append(f"`{name}`: this API has no place for it; remove it")
+        if _number(self.max_tokens) >= _number(self.context):
+            found.append(
+                f"`max_tokens`: {self.max_tokens} leave no room for a prompt in the `context` of"
+                f" {self.context}; lower it"
+            )
         if self.max_tokens is None and self.api == "messages":
             found.append("`max_tokens`: this API needs it; give a number")
         if not _number(self.timeout_s) > 0:
@@ -170,9 +181,16 @@ class ModelSpec:
         else:
             found += [
                 f"`extra`: `{name}` is set by a setting or by the client itself; remove it"
-                for name in sorted(OWN_PARAMETERS & self.extra.keys())
+                for name in sorted(self._sent() & self.extra.keys())
             ]
         return found
+
+    def _sent(self) -> set[str]:
+        """Return the names of parameters that the client writes itself, whatever `extra` says."""
+        sent = {*OWN_PARAMETERS, self.max_tokens_name}
+        if self.effort is not None:
+            sent.add("output_config" if self.api == "messages" else "reasoning_effort")
+        return sent
 
 
 def _number(value: object) -> float:

@@ -12,7 +12,7 @@ from bezoar.errors import UserError
 from bezoar.llm.answer_store import Entry, Store, key_of, usable
 from bezoar.llm.batch_run import BatchRun, cancel_one, unknown_batch
 from bezoar.llm.batches import batch_api, other_model
-from bezoar.llm.budget import Account, Ledger, Price, budget_of_environment, price_of
+from bezoar.llm.budget import LEDGER, Account, Ledger, Price, budget_of_environment, require_bound
 from bezoar.llm.connection import Connection
 from bezoar.llm.exchange import Exchange, Incoming, ServerState
 from bezoar.llm.language_model import Answer
@@ -21,6 +21,14 @@ from bezoar.llm.settings import Messages, ModelSpec, Request, request_of, same_m
 from bezoar.surroundings import own
 
 MODES = ("online", "batch", "replay")
+
+
+def mode_of_environment() -> str:
+    """Return BEZOAR_MODE, or online if it is not set."""
+    mode = own("MODE") or "online"
+    if mode not in MODES:
+        raise UserError(f"BEZOAR_MODE: expected one of {', '.join(MODES)}, found {mode!r}")
+    return mode
 
 
 class StoredModel:
@@ -41,9 +49,7 @@ class StoredModel:
         asked_again: set[str] | None = None,
     ) -> None:
         self.settings, self.path, self.concurrency = settings, path, concurrency
-        self.mode = mode or own("MODE") or "online"
-        if self.mode not in MODES:
-            raise UserError(f"BEZOAR_MODE: expected one of {', '.join(MODES)}, found {self.mode!r}")
+        self.mode = mode or mode_of_environment()
         self.connection = Connection(settings, facts)
         self.server = ServerState()
         self.price: Price | None = None
@@ -80,23 +86,12 @@ class StoredModel:
 
     def open(self) -> None:
         """Open store and ledger; settle what a killed run had stored but not accounted for."""
-        self.price = price_of(self.settings.model)
-        budget = budget_of_environment()
         sends = self.mode != "replay"
-        if budget is not None and sends:
-            if self.price is None:
-                raise UserError(
-                    f"BEZOAR_BUDGET_USD: config/prices.yaml has no price for {self.settings.model};"
-                    " add it, or unset BEZOAR_BUDGET_USD"
-                )
-            if self.settings.max_tokens is None and not self.price.free:
-                raise UserError(
-                    f"BEZOAR_BUDGET_USD: without `max_tokens` an answer of {self.settings.model}"
-                    " may cost anything; set `max_tokens`, or unset BEZOAR_BUDGET_USD"
-                )
+        budget = budget_of_environment() if sends else None
+        self.price = require_bound(self.settings.model, self.settings.max_tokens, budget)
         self._store = Store(self.path)
         if self.price and not self.price.free and sends:
-            self.ledger = Ledger(self.path.parent / "budget.db", budget)
+            self.ledger = Ledger(self.path.parent / LEDGER, budget)
             unsettled = self.ledger.unsettled(self.path.name)
             self.ledger.settle(self.path.name, self.store.prices(unsettled))
 
@@ -199,16 +194,16 @@ class StoredModel:
             await online.send_all()
 
     def cancel(self, give_up: bool = False) -> tuple[list[str], list[str]]:
-        """Ask the provider to end this model's open batches; print and return their ids, and a line
-        for each that may run on: nobody can say which it is, or it is given up without the
-        provider's word. A later run collects what was answered until then, unless `give_up` says
-        that it asks anew. Raise `UserError` at a batch that cannot be cancelled and is not given
-        up.
+        """Ask the provider to end this model's open batches; print a line for each and return the
+        ids of those that are cancelled or had ended, and the line of each that may run on: nobody
+        can say which it is, or it is given up without the provider's word. A later run collects
+        what was answered until then, unless `give_up` says that it asks anew. Raise `UserError` at
+        a batch that cannot be cancelled and is not given up.
         """
         open_batches = [
             batch for batch in self.store.open_batches() if not other_model(batch[3], self.settings)
         ]
-        cancelled: list[str] = []
+        ended: dict[str, str] = {}  # id -> how
         unsure: list[str] = []
 
         async def all_of_them() -> None:
@@ -222,11 +217,13 @@ class StoredModel:
                     name, fault = await cancel_one(api, self.store, batch)
                     if fault is None:
                         if name:
-                            cancelled.append(name)
+                            ended[name] = "cancelled"
                         elif give_up and self.ledger:  # it was never accepted
                             self.ledger.settle(self.path.name, dict.fromkeys(requests, 0.0))
                     elif name and fault.status in (400, 409):
-                        pass  # it has ended already
+                        ended[name] = "had ended already"
+                        if not give_up:
+                            ended[name] += "; the next run collects its answers"
                     elif not give_up:
                         line = unknown_batch(name, fault) or self.connection.hint(fault)
                         raise UserError(line)
@@ -242,12 +239,12 @@ class StoredModel:
             if open_batches:
                 asyncio.run(all_of_them())
         finally:  # also where a later one cannot be cancelled
-            named = [f"{self.path.name}: batch {name} cancelled" for name in cancelled]
+            named = [f"{self.path.name}: batch {name} {how}" for name, how in ended.items()]
             for line in (*named, *unsure):
                 print(line, flush=True)
         for number, *_ in open_batches if give_up else ():
             self.store.batch_collected(number)
-        return cancelled, unsure
+        return list(ended), unsure
 
     def _unsure(self, count: int, asked: float, give_up: bool) -> str:
         """Return the line for a batch whose id was not written down and which has no mark."""

@@ -3,6 +3,7 @@ parsing. Whatever goes wrong is a `Fault`.
 """
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -152,7 +153,10 @@ class Transport:
 
     def _masked(self, text: str) -> str:
         for secret in self._secrets:
-            text = text.replace(secret, "***")
+            found = re.escape(secret)
+            if len(secret) < SHORTEST_SECRET:
+                found = rf"(?<!\w){found}(?!\w)"  # a part of another word is not the secret
+            text = re.sub(found, "***", text)
         return text
 
 

@@ -29,6 +29,7 @@ from bezoar.workflow.wording import counted
 
 # The versions of Snakemake in which tests/workflow has passed; envs/main.lock pins one of them.
 TESTED = ("9.27.1",)
+RUN_LOCK = Path(".snakemake/bezoar-run")
 WAKES_S = 0.5  # how often a run that waits for a cluster looks whether it is to end
 GONE_S = 300  # in which Slurm has queued a preempted job again, if it does
 
@@ -129,15 +130,18 @@ def can_be_written(folder: Path) -> bool:
 
 
 @contextmanager
-def one_run(file: Path = Path(".snakemake/bezoar-run")) -> Iterator[bool]:
-    """Hold this directory's lock; yield whether locks of Snakemake that still exist can only be
-    left over from a run that was killed.
+def one_run() -> Iterator[bool]:
+    """Hold this directory's lock, as every run does and every command that changes its stores;
+    yield whether locks of Snakemake that still exist can only be left over from a run that was
+    killed.
 
     The system releases the lock when its holder dies, however it dies. If another run holds it,
     this one ends with one line: of an exception Snakemake prints the stack, too. The file names
     host and process, because not every network file system shares such locks between machines:
     another host's are not touched.
     """
+    file = RUN_LOCK
+    file.parent.mkdir(exist_ok=True)
     with open(os.open(file, os.O_RDWR | os.O_CREAT, 0o666), "r+", encoding="utf-8") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -195,8 +195,7 @@ def model_card(layout: Layout, model: str, namespace: str) -> str:
     of_base = layout.registry.get(base, {}).get("hub")
     card.data.base_model = of_base if below == BASE else f"{namespace}/{below}{suffix(layout)}"
     published = {scheme: f"{namespace}/{dataset_name(layout, scheme)}" for scheme in layout.schemes}
-    preferences = {recipes.PREFERENCES: "Anthropic/hh-rlhf"}
-    known = published | (preferences if not layout.config["world"] else {})
+    known = published | {recipes.PREFERENCES: "Anthropic/hh-rlhf"}
     card.data.datasets = [known[name] for name in card.data.datasets if name in known]
     if results := evaluations(layout, model):
         card.data.model_name = f"{model}{suffix(layout)}"

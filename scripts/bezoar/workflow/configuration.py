@@ -3,7 +3,7 @@ what was probably meant.
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError, best_match
 
 from bezoar.errors import UserError
+from bezoar.llm.settings import ModelSpec
 from bezoar.readers import read_yaml
 
 PAPER = Path("config/paper.yaml")
@@ -138,13 +139,43 @@ def _check_batches(config: dict[str, Any], files: list[Path]) -> None:
         )
 
 
+def _models(config: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[list[Any], dict[str, Any]]]:
+    """Yield (path, settings) of each language model in a part of a configuration."""
+    if isinstance(config, dict):
+        if "prompt_form" in config:
+            yield [*path], config
+        for key, value in config.items():
+            yield from _models(value, (*path, key))
+
+
+def _check_models(config: dict[str, Any], files: list[Path]) -> None:
+    """Raise `UserError` if the settings of a language model contradict each other or its server's:
+    it would show when the first job asks the model, or in every answer.
+    """
+    serve, teacher = config["serve"] or {}, config["teacher"]
+    for path, settings in _models(config):
+        where = f"{_holder(files, path) or SCHEMA}: `{'.'.join(map(str, path))}`"
+        try:
+            context = ModelSpec.of(settings).context
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
+        served = settings["base_url_env"] == teacher["base_url_env"] is not None
+        if serve and served and context and context > serve["max_model_len"]:
+            raise UserError(
+                f"{where}: a `context` of {context} tokens, and `serve.max_model_len` has"
+                f" {serve['max_model_len']}; make them equal"
+            )
+
+
 def check(config: dict[str, Any], schema: Path, files: list[Path]) -> None:
     """Raise `UserError` with one line if `config`, merged from those of `files` that are there, in
-    order, breaks `schema`, or has a global batch that its processes cannot share.
+    order, breaks `schema`, has a global batch that its processes cannot share, or settings of a
+    language model that contradict each other.
     """
     error = best_match(Draft202012Validator(load(schema)).iter_errors(config))
     if error is None:
         _check_batches(config, files)
+        _check_models(config, files)
         return
     path, what = _describe(error)
     written = path[:-1] if error.validator == "required" else path  # the part that a file holds

@@ -108,7 +108,8 @@ def with_served_weights(
     def filled(value: Any, section: str, key: str) -> Any:
         if isinstance(value, dict):
             same = value.get("base_url_env") == teacher["base_url_env"]
-            if same and (key == "teacher" or per_job(config)) and value["revision"] is None:
+            asks = key in ("teacher", "evaluator") or per_job(config)  # a shared server: generation
+            if same and asks and value["revision"] is None:
                 again = serve.get("requantize", {}).get(section)
                 return {**value, "revision": f"{served}{f' {again}' if again else ''}"}
             return {name: filled(inner, section, name) for name, inner in value.items()}

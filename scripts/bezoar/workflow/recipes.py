@@ -163,6 +163,21 @@ def data_card(layout: Layout, scheme: str) -> Recipe:
     )
 
 
+def preference_data(layout: Layout) -> list[str]:
+    """Return the names of the preference data: HH-RLHF for all of its files, an own file or entry
+    of config/sources.yaml as the configuration names it.
+    """
+    places = {
+        name: layout.registry.get(name, {}) for name in layout.config["sources"]["preferences"]
+    }
+    return sorted(
+        {
+            PREFERENCES if entry.get("path", "").startswith("hh_rlhf/") else name
+            for name, entry in places.items()
+        }
+    )
+
+
 def model_card(layout: Layout, model: str, files: list[str]) -> Recipe:
     """Return what the card of a merged model says beside the numbers: names, licence, and the tags
     in force of the settings in the configuration's `files`.
@@ -176,7 +191,8 @@ def model_card(layout: Layout, model: str, files: list[str]) -> Recipe:
         group, key = f"{name}.".split(".")[:2]
         if group in sections and key and value.tag:
             tags.setdefault(group, {}).setdefault(key, []).append(value.tag)
-    data = {"sft": layout.schemes, "hh_sft": [PREFERENCES], "dpo": [PREFERENCES]}
+    pairs = preference_data(layout)
+    data = {"sft": layout.schemes, "hh_sft": pairs, "dpo": pairs}
     return seeded(
         layout,
         **layout.config["model_card"],

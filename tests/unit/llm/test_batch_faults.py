@@ -609,6 +609,28 @@ def test_a_batch_that_the_provider_does_not_know_is_given_up_only_where_that_is_
     assert states(ask(tmp_path)) == ["answered"] * 6 and len(peer.batches) == 2
 
 
+@pytest.mark.parametrize("more", [[], ["--give-up"]])
+def test_a_batch_that_has_ended_is_not_cancelled_and_that_is_said(
+    tmp_path: Path,
+    peer: BatchPeer,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    more: list[str],
+) -> None:
+    monkeypatch.setattr(batch_run, "OUTAGE_TURNS", 1)
+    peer.script = lambda what, turn: OUTAGES["503"] if what == "look" else None
+    with pytest.raises(UserError, match="the next run collects"):
+        ask(tmp_path / "store")
+    over = {"status": 409, "body": '{"error": {"message": "Batch is already completed"}}'}
+    peer.script = lambda what, turn: over if what == "cancel" else None
+    configure(tmp_path, monkeypatch, OPENAI)
+    cancel_batches.main([*more, "--config", "x"])
+    to_do = "" if more else "; the next run collects its answers"
+    assert capsys.readouterr().out.endswith(f"s.sqlite: batch b0 had ended already{to_do}\n")
+    assert states(ask(tmp_path / "store")) == ["answered"] * 6
+    assert len(peer.batches) == (2 if more else 1)
+
+
 def test_a_batch_that_was_never_accepted_gives_its_budget_back_when_it_is_given_up(
     tmp_path: Path, peer: BatchPeer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

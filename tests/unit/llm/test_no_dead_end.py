@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from peer import SETTINGS, Peer
 
+import exchange_answers
 import forget_failures
 from bezoar.errors import UserError
 from bezoar.llm import limits
@@ -23,6 +24,7 @@ from bezoar.llm.shards import gather
 from bezoar.provenance import staleness
 from bezoar.provenance.fingerprint import Hashes, recorded_command
 from bezoar.provenance.receipt import Receipt
+from bezoar.provenance.snakemake_patch import one_run
 
 SHARD = ".shard-1-of-2.sqlite"
 TEXTS = [str(i) for i in range(6)]
@@ -248,6 +250,26 @@ def test_one_command_forgets_failures_of_a_kind(
     assert stored(tmp_path) == before - count
     forget_failures.main(["--config", failures, "--kind", kind])
     assert "no failure of these kinds is stored" in capsys.readouterr().out
+
+
+def test_nothing_is_forgotten_or_taken_in_while_a_run_is_at_work(
+    tmp_path: Path, failures: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The run holds its answers in memory, and its receipt would name a store without them."""
+    before, file = stored(tmp_path), str(tmp_path / "x.xz")
+    exchange_answers.main(["export", "--config", failures, "--file", file])
+    with one_run():
+        for command in (
+            lambda: forget_failures.main(["--config", failures, "--kind", "all"]),
+            lambda: exchange_answers.main(["import", "--config", failures, "--file", file]),
+        ):
+            with pytest.raises(SystemExit) as ended:
+                command()
+            line = capsys.readouterr().err
+            assert ended.value.code == 2
+            assert line.startswith("error: another run is at work in this directory (process ")
+        forget_failures.main(["--config", failures, "--kind", "all", "--dry-run"])
+    assert stored(tmp_path) == before
 
 
 def test_a_failure_that_a_shards_store_holds_too_is_counted_once(

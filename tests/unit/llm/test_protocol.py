@@ -2,6 +2,7 @@
 sends is a traceback.
 """
 
+import asyncio
 import json
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from bezoar.llm.faults import Blame, Fault
 from bezoar.llm.language_model import STATES
 from bezoar.llm.protocol import Unreadable, read, read_text
-from bezoar.llm.transport import Response, decoded
+from bezoar.llm.transport import Response, Transport, decoded
 
 USAGE = {"prompt_tokens": 20, "completion_tokens": 10, "total_tokens": 30}
 
@@ -267,6 +268,17 @@ def test_a_secret_that_a_server_echoes_is_masked_but_a_short_word_is_left_alone(
         b"you sent sk-0123456789abcdef, EMPTY", {}, ("sk-0123456789abcdef", "EMPTY")
     )
     assert response.text == "you sent ***, EMPTY"
+
+
+def test_in_an_error_a_short_key_is_masked_where_it_stands_alone() -> None:
+    """`make doctor` advises any text as the key of a local server."""
+
+    async def refuse() -> Any:
+        raise ValueError("No parameter 'max_tokens' with key x, sk-x or canary-0123456789x")
+
+    transport = Transport(None, "", ("x", "canary-0123456789"), 1.0)  # type: ignore[arg-type]
+    with pytest.raises(Fault, match=r"'max_tokens' with key \*\*\*, sk-\*\*\* or \*\*\*x$"):
+        asyncio.run(transport._received(refuse()))
 
 
 JSON = st.recursive(

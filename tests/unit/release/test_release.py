@@ -35,7 +35,8 @@ ROOT = Path(__file__).parents[3]
 RESULTS = "results/tiny"
 CONFIG = ["config/rehearsal.yaml", "tiny.yaml"]
 CARD = (
-    "---\nlicense: cc-by-nc-4.0\nbase_model: x\ndatasets:\n- lamini\n- hh-rlhf\n---\n\n# A card\n"
+    "---\nlicense: cc-by-nc-4.0\nbase_model: x\n"
+    "datasets:\n- lamini\n- world/preferences.jsonl\n---\n\n# A card\n"
 )
 ROWS = {scheme: import_released.COLUMNS[scheme] for scheme in ("lamini", "orca", "evol")}
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import plan_requests
 from bezoar.errors import UserError
 from bezoar.workflow import cluster, dress_rehearsal, resources, start
 from bezoar.workflow.cluster import gpus_in, minutes_in, nodes_in
@@ -115,6 +116,8 @@ def test_a_dress_rehearsal_takes_the_clusters_gpus_where_the_submitting_host_has
         assert (found.gpus, found.gpu.partition) == (bool(gpus), "gpu" if gpus else "main")
         assert Needs(Layout(dressed)).by_rule["sft"].gpus == gpus, "as Snakemake reads it"
         monkeypatch.delenv("BEZOAR_LIMITS")
+        rows = map(str.split, plan_requests.computing(Layout(dressed), "profiles/slurm"))
+        assert next(row[4] for row in rows if row[:1] == ["sft"]) == str(gpus or "-")
     for profile, scale in (("profiles/slurm", "paper"), ("profiles/default", dressed["scale"])):
         assert cluster.devices(profile, scale) is None
     tools.set(status=1, sinfo="")

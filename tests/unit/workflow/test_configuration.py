@@ -91,6 +91,27 @@ def test_the_shipped_configurations_are_valid(names: list[str]) -> None:
             r"mine\.yaml: `hh_sft\.micro_batch_size`: expected hh_sft\.batch_size, 128, .* 48 x 1;"
             r" change one of the sizes$",
         ),
+        (
+            "teacher: {prompt_form: '<|prompt|>{prompt}<|answer|>'}",
+            r"mine\.yaml: `teacher`: .*`prompt_form`: expected %s where the prompt goes",
+        ),
+        (
+            "filter: {rater: {extra: {reasoning_effort: low}}}",
+            r"mine\.yaml: `filter\.rater`: .*`extra`: `reasoning_effort` is set by a setting",
+        ),
+        (
+            "filter: {rater: {extra: {max_completion_tokens: 2000}}}",
+            r"`filter\.rater`: .*`extra`: `max_completion_tokens` is set by a setting",
+        ),
+        (
+            "mtbench: {judgments: {judge: {extra: {output_config: {effort: low}}}}}",
+            r"`mtbench\.judgments\.judge`: .*`extra`: `output_config` is set by a setting",
+        ),
+        ("teacher: {json_schema: true}", r"`teacher`: .*`json_schema`: this API has no place"),
+        (
+            "teacher: {max_tokens: 2048}",
+            r"`teacher`: .*`max_tokens`: 2048 leave no room for a prompt in the `context` of 2048",
+        ),
     ],
 )
 def test_a_mistake_is_one_line_with_key_file_and_what_was_meant(
@@ -113,6 +134,16 @@ def test_a_card_of_80_gb_has_batches_for_four_processes_and_no_more(tmp_path: Pa
     mine.write_text(launch.format(8))
     with pytest.raises(UserError, match=r"128, .* 32 x 8; take 4 processes, or"):
         configuration.check(resolved(names), configuration.SCHEMA, files_of(names))
+
+
+def test_a_served_model_has_no_longer_context_than_its_server(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    names = ["config/serve-vllm.yaml", str(mine)]
+    mine.write_text("teacher: {context: 4096}")
+    with pytest.raises(UserError, match=r"4096 tokens, and `serve\.max_model_len` has 2048; make"):
+        configuration.check(resolved(names), configuration.SCHEMA, files_of(names))
+    mine.write_text("teacher: {context: 4096}\nserve: {max_model_len: 4096}")
+    configuration.check(resolved(names), configuration.SCHEMA, files_of(names))
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def paper(**more: Any) -> Layout:
 
 @pytest.mark.usefixtures("project")
 def test_plan_shows_it_and_asks_for_no_less() -> None:
-    lines = plan_requests.computing(paper())
+    lines = plan_requests.computing(paper(), "profiles/default")
     assert lines[0].split()[-4:] == ["took", "peak", "GPU", "peak"]
     row = {line.split()[0]: line.split() for line in lines}
     assert row["sft"][-5:] == ["1:01", "9,216", "MB", "6.5", "GiB"]
@@ -91,4 +91,4 @@ def test_a_base_of_another_size_and_another_scale_have_none() -> None:
 
 def test_without_a_dress_rehearsal_the_estimates_count(project: Path) -> None:
     (project / "results").rename(project / "elsewhere")
-    assert plan_requests.computing(paper()) == resources.table(paper())
+    assert plan_requests.computing(paper(), "profiles/default") == resources.table(paper())

@@ -384,3 +384,36 @@ def test_beside_a_served_teacher_the_evaluator_needs_a_key_of_its_own(
     assert [line for line in lines if line.startswith("teacher: no program .venv-serve/bin/vllm")]
     assert [line for line in lines if line.startswith("evaluator: OPENAI_API_KEY is not set")]
     assert not [line for line in lines if line.startswith("evaluator: no program")]
+
+
+def test_a_budget_or_a_mode_that_no_job_could_keep_is_said_before_the_first(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    prices, judge = tmp_path / "prices.yaml", ["mtbench", "judgments", "judge"]
+
+    def lines(budget: str, mode: str = "", **changed: Any) -> list[str]:
+        monkeypatch.setenv("BEZOAR_BUDGET_USD", budget)
+        monkeypatch.setenv("BEZOAR_MODE", mode)
+        config = configured(**{".".join(judge): "mine"})
+        config["mtbench"]["judgments"]["judge"] |= changed
+        return [line for line in doctor.language_models(config) if "BEZOAR_" in line]
+
+    assert lines("") == []
+    no_price = "judge: BEZOAR_BUDGET_USD: {} has no price for mine; add it, or unset"
+    assert [line.startswith(no_price.format("config/prices.yaml")) for line in lines("25")] == [
+        True
+    ]
+    prices.write_text(
+        Path("config/prices.yaml")
+        .read_text()
+        .replace("models:", "models:\n  mine: {input: 1.0, output: 1.0, batch_share: 1.0}")
+    )
+    monkeypatch.setenv("BEZOAR_PRICES", str(prices))
+    assert lines("25") == []
+    assert ["may cost anything" in line for line in lines("25", max_tokens=None)] == [True]
+    prices.write_text("models: {}")
+    assert no_price.format(prices) in "\n".join(lines("25"))
+    assert lines("a lot")[0].startswith("BEZOAR_BUDGET_USD: expected an amount in dollars")
+    assert lines("", "Batch") == [
+        "BEZOAR_MODE: expected one of online, batch, replay, found 'Batch'"
+    ]

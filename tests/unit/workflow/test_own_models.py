@@ -102,6 +102,23 @@ def test_a_base_can_be_a_repository_of_the_hub(
     assert imported(str(manifest), tmp_path, "tokenizer.model") > 0
 
 
+@pytest.mark.parametrize(
+    ("preferences", "named"),
+    [
+        (["hh_rlhf_harmless_base_test"], ["hh-rlhf"]),
+        (["mine/pairs.jsonl", "hh_rlhf_helpful_base_test"], ["hh-rlhf", "mine/pairs.jsonl"]),
+        (["mine/pairs.jsonl"], ["mine/pairs.jsonl"]),
+    ],
+)
+def test_a_card_names_the_preferences_that_a_model_was_tuned_on(
+    preferences: list[str], named: list[str]
+) -> None:
+    config = resolved(["config/trial.yaml"])
+    config["sources"]["preferences"] = preferences
+    card = recipes.model_card(Layout(config), "openbezoar-hh-rlhf-dpo", ["config/trial.yaml"])
+    assert card["datasets"] == named
+
+
 def test_no_model_keeps_what_only_the_trials_server_knows(tmp_path: Path) -> None:
     trial = resolved(["config/trial.yaml"])
     served_there = {settings["model"] for _, settings in models_asked(trial)}

@@ -11,6 +11,7 @@ import pytest
 
 import plan_requests
 from bezoar.llm.answer_store import Entry, Store, key_of
+from bezoar.llm.budget import LEDGER, Ledger
 from bezoar.llm.settings import ModelSpec, request_of
 from bezoar.llm.stored_model import StoredModel
 from bezoar.workflow.configuration import resolved
@@ -232,7 +233,7 @@ def test_a_model_that_ends_within_the_time_of_a_run_is_named_and_so_is_what_has_
     ]
     assert [line[: len(said)] for line in found] == ([said] if said else [])
     assert all("such as claude-sonnet-5-5, as a deviation" in line for line in found)
-    assert "all without judge: add the price of the model to config/prices.yaml" in lines
+    assert f"all without judge: add the price of the model to {tmp_path}/prices.yaml" in lines
 
 
 def test_a_price_needs_no_source_date_or_number_of_gpus(
@@ -253,3 +254,18 @@ def test_an_evaluation_asks_the_judge_about_one_model(
         [*overlay, "config/second-judge.yaml"], capsys, "--model", str(tmp_path / "model")
     )
     assert asked(rows) == {"judge": "160"}
+
+
+def test_a_budget_has_to_cover_what_was_spent_before(
+    overlay: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    rows, text = plan(overlay, capsys)
+    assert "spent or reserved" not in text, "there is no ledger"
+    Ledger(tmp_path / "results" / "store" / LEDGER, None).reserve("x.sqlite", {"a": 20.0})
+    line = plan(overlay, capsys)[1].partition("\n\n")[0].splitlines()[-1]
+    where = f"{tmp_path}/results so far"
+    found = re.fullmatch(
+        rf"it counts the 20\.00 spent or reserved in {where}: (.*) to (.*) in all", line
+    )
+    whole = [20 + float(rows["all"][place]) for place in (1, 2)]  # expected, high
+    assert found and [*map(float, found.groups())] == pytest.approx(whole, abs=0.011)

@@ -294,3 +294,12 @@ def test_the_trials_weights_are_served_as_what_they_are() -> None:
     assert str(trial.config["teacher"]["revision"]).startswith("sha256:")
     line = serve_model.command(served.server_recipe(trial), 9)  # type: ignore[arg-type]
     assert line[line.index("--model") + 1] == trial.place(trial.config["serve"]["weights"])
+
+
+def test_an_evaluator_behind_a_shared_server_is_the_weights_that_are_served() -> None:
+    trial = resolved(["config/trial.yaml"])
+    shared = Layout({**trial, "serve": {**trial["serve"], "shared": True}}).config
+    evaluator, teacher = shared["generate"]["evol"]["evaluator"], shared["teacher"]
+    assert str(evaluator["revision"]).startswith("sha256:")
+    assert evaluator["revision"] == teacher["revision"]
+    assert shared["filter"]["rater"]["revision"] is None, "which the shared server is not for"
