@@ -103,6 +103,12 @@ def answer(
                         ("Human", row["turns"][1]),
                     ]
                 prompts.append(prompt_of(template, earlier))
+            opening = opening_in(prompts[0][-1][0])  # the template's, so of all
+
+            def complete(text: str, opening: str = opening) -> bool:
+                """Say whether what follows a text will be cut off."""
+                return cut(text, "", recipe["stop"], opening)[1] == "stop"
+
             settings = (
                 recipe["max_new_tokens"],
                 recipe["batch_size"],
@@ -111,10 +117,11 @@ def answer(
             )
             texts = parts.get(
                 f"turn {turn + 1} temperature {temperature}",
-                lambda prompts=prompts, settings=settings: ask(prompts, *settings),
+                lambda prompts=prompts, settings=settings, complete=complete: ask(
+                    prompts, *settings, complete=complete
+                ),
             )
-            for row, prompt, (text, ending) in zip(rows, prompts, texts, strict=True):
-                opening = opening_in(prompt[-1][0])
+            for row, (text, ending) in zip(rows, texts, strict=True):
                 answers[row["question_id"]].append(cut(text, ending, recipe["stop"], opening))
             print(f"turn {turn + 1}, temperature {temperature}: {len(rows)} answers", flush=True)
     return answers

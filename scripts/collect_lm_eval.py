@@ -152,7 +152,7 @@ def settings_of(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 def compare(values: Values, candidate: str, baseline: str, seed: int) -> dict[str, Any]:
     """Return paired differences of two models: by task, over all items, and of the mean over
-    tasks.
+    tasks. `p_holm` is corrected over the tasks, `p` of all items over nothing.
     """
     tasks = sorted(values[candidate])
     tests = [paired_p(values[candidate][task], values[baseline][task], seed) for task in tasks]
@@ -166,12 +166,18 @@ def compare(values: Values, candidate: str, baseline: str, seed: int) -> dict[st
         [value for task in tasks for value in values[model][task]]
         for model in (candidate, baseline)
     ]
+    test, p_value = paired_p(everything[0], everything[1], seed)
+    over_items = {
+        **paired_difference(everything[0], everything[1], seed),
+        "test": test,
+        "p": p_value,
+    }
     over_tasks = mean_of_means(gaps, seed)
     return {
         "candidate": candidate,
         "baseline": baseline,
         "tasks": rows,
-        "all_items": paired_difference(everything[0], everything[1], seed),
+        "all_items": over_items,
         "mean_of_tasks": {**over_tasks, **detectability(gaps, over_tasks)},
     }
 

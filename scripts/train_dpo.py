@@ -37,7 +37,7 @@ class Recipe(TrainingSettings):
 
     beta: float
     max_prompt_length: int  # tokens; longer pairs are dropped and counted
-    min_accuracy: float  # held-out
+    min_accuracy: float  # least share of held-out pairs whose margin grows
     max_chosen_drop: float  # nats, from the reference
 
 
@@ -71,11 +71,11 @@ def check_collapse(compared: dict[str, Any], recipe: Recipe) -> None:
     grew or the likelihood of chosen answers is beyond the bounds.
     """
     grown = [policy > reference for reference, policy in compared["margins"]]
-    accuracy, drop = sum(grown) / len(grown), -compared["chosen_gain_nats"]
-    if accuracy < recipe["min_accuracy"]:
+    share, drop = sum(grown) / len(grown), -compared["chosen_gain_nats"]
+    if share < recipe["min_accuracy"]:
         raise UserError(
-            f"dpo: collapsed, held-out accuracy {accuracy:.3f} is below min_accuracy"
-            f" {recipe['min_accuracy']}"
+            f"dpo: collapsed, the margin grew on {share:.3f} of the held-out pairs, less than"
+            f" min_accuracy {recipe['min_accuracy']}"
         )
     if drop > recipe["max_chosen_drop"]:
         raise UserError(

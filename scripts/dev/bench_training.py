@@ -124,6 +124,8 @@ RECIPE = {
 }
 PLAIN = {"gradient_checkpointing": False, "train_sampling_strategy": "group_by_length"}
 BEST = PLAIN | {"model_init_kwargs": {"attn_implementation": "sdpa"}}  # and our precision
+# All rows of a batch in one pass, where a peer's default is eight; ours fills a pass with tokens.
+WHOLE = {"per_device_train_batch_size": "batch"}
 # TRL groups pairs by a column of their lengths, which it would drop.
 PAIRS = BEST | {"remove_unused_columns": False}
 WAYS: dict[str, dict[str, dict[str, Any]]] = {
@@ -132,21 +134,19 @@ WAYS: dict[str, dict[str, dict[str, Any]]] = {
         "ours, weights not cached": {"way": "ours", "recipe": {"cache_dequantized": False}},
         "TRL, defaults": {"way": "trl"},
         "TRL, grouped by length": {"way": "trl", "settings": BEST},
+        "TRL, grouped by length, whole batches": {"way": "trl", "settings": BEST | WHOLE},
         "TRL, packed": {
             "way": "trl",
-            "settings": (
-                BEST
-                | {
-                    "train_sampling_strategy": "random",
-                    "packing": True,
-                    "per_device_train_batch_size": 1,
-                }
-            ),
+            "settings": (BEST | {"train_sampling_strategy": "random", "packing": True, **WHOLE}),
         },
         "LLaMA-Factory, defaults": {"way": "factory"},
         "LLaMA-Factory, tuned": {
             "way": "factory",
             "settings": PLAIN | {"disable_gradient_checkpointing": True},
+        },
+        "LLaMA-Factory, tuned, whole batches": {
+            "way": "factory",
+            "settings": PLAIN | {"disable_gradient_checkpointing": True} | WHOLE,
         },
     },
     "dpo": {
@@ -179,7 +179,10 @@ WAYS: dict[str, dict[str, dict[str, Any]]] = {
 }
 # The peers to which each kind's first contender is compared, by repeat.
 PEERS = {
-    "sft": ("TRL, defaults", "TRL, grouped by length", "LLaMA-Factory, tuned"),
+    "sft": (
+        *("TRL, defaults", "TRL, grouped by length", "TRL, grouped by length, whole batches"),
+        *("TRL, packed", "LLaMA-Factory, tuned", "LLaMA-Factory, tuned, whole batches"),
+    ),
     "dpo": (
         *("ours, first run, prompts twice and padded", "TRL, defaults", "TRL, tuned"),
         "TRL, tuned, reference first, 4-bit repacking off",

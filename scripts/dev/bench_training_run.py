@@ -222,15 +222,17 @@ def reference(spec: Spec) -> None:
 
 def shared(spec: Spec, rows: int) -> dict[str, Any]:
     """Return what every Trainer gets: global batch, steps, learning rate, seed, the precision in
-    which this machine is fastest; `settings` come last.
+    which this machine is fastest; `settings` come last. `batch` as the rows of a pass means all.
     """
     from bezoar import precision
 
     recipe, settings, dtype = spec["recipe"], spec["settings"], precision.compute_dtype()
     if "model_init_kwargs" in settings:
         settings["model_init_kwargs"]["dtype"] = precision.name(dtype)
-    micro = settings.get("per_device_train_batch_size", 8)  # transformers' default
     batch = math.ceil(rows / spec["steps"])
+    if settings.get("per_device_train_batch_size") == "batch":
+        settings["per_device_train_batch_size"] = batch
+    micro = settings.get("per_device_train_batch_size", 8)  # transformers' default
     return {
         "output_dir": spec["out"],
         "num_train_epochs": 1,

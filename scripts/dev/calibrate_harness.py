@@ -83,6 +83,7 @@ def plain(model: Path, task: str, data: Path, recipe: dict[str, Any], folder: Pa
     """Return the items of the plain command, by number."""
     (folder / "tasks").mkdir()
     (folder / "tasks" / f"{task}_plain.yaml").write_text(definition(task, data), encoding="utf-8")
+    os.environ["OMP_NUM_THREADS"] = str(recipe["threads"])  # as many as the evaluation itself
     os.environ["HF_DATASETS_CACHE"] = str(folder / "cache")  # an earlier copy would be read else
     settings = f"pretrained={model},dtype={recipe['dtype']},max_length={recipe['max_length']}"
     run(

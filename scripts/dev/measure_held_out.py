@@ -7,9 +7,10 @@ A run that repeats some of the first one's trainings has a dash for the others.
 
 - For each stage of SFT: the loss of the response alone (nats per token, EOS included, mean over
   rows) by the model that the stage began from and by its own. The losses that a training logs count
-  the prompt and the template, too. The rows are `--rows` of the stage's validation rows, drawn from
-  those that no evaluation while training used; where all were used, they are those by which the
-  checkpoint was chosen, and the table says so.
+  the prompt and the template, too, and end at `max_length`; this one takes whole responses. The
+  rows are `--rows` of the stage's validation rows, drawn from those that no evaluation while
+  training used; where all were used, they are those by which the checkpoint was chosen, and the
+  table says so.
 - On DPO's validation pairs: how often the chosen answer is likelier than the rejected one, by each
   model that a training began from and by DPO's.
 

@@ -12,8 +12,9 @@ def cohen_kappa(pairs: Sequence[tuple[bool, bool]], seed: int) -> dict[str, floa
     """Return {mean, low, high, n} of Cohen's kappa (Cohen 1960) of two raters' yes or no, with a
     percentile bootstrap interval over rows.
 
-    None where it is undefined: no rows, or both raters say the same of every row. Only the four
-    counts matter, so whole tables are drawn.
+    None where it is undefined: no rows, or one verdict on all of them. Raters who never disagree
+    leave nothing to resample: they may on up to 3 / n of all rows (the rule of three: Hanley and
+    Lippman-Hand 1983). Only the four counts matter, so whole tables are drawn.
     """
     counts = np.array(
         [pairs.count((first, second)) for first in (True, False) for second in (True, False)]
@@ -23,6 +24,9 @@ def cohen_kappa(pairs: Sequence[tuple[bool, bool]], seed: int) -> dict[str, floa
         return None
     drawn = np.random.default_rng(seed).multinomial(len(pairs), counts / len(pairs), RESAMPLES)
     low, high = np.nanquantile(_kappa(drawn.astype(float)), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    if not counts[1:3].any():
+        unseen = min(1.0, 3 / len(pairs))
+        low = _kappa((1 - unseen) * counts[None] / len(pairs) + [[0, unseen / 2, unseen / 2, 0]])[0]
     return {"mean": float(value), "low": float(low), "high": float(high), "n": len(pairs)}
 
 

@@ -30,7 +30,7 @@ def sentence(benchmark: str, differences: list[tuple[str, str, dict[str, Any] | 
         return f"{benchmark}: none of {len(known)} paired differences can be told from zero."
     return (
         f"{benchmark}: {len(clear)} of {len(known)} paired differences exclude zero"
-        f" ({', '.join(clear)})."
+        f" ({', '.join(clear)}); the intervals are not corrected for their number."
     )
 
 

@@ -211,6 +211,10 @@ def test_kappa_is_cohens_and_its_interval_covers_as_it_says() -> None:
     found = cohen_kappa(pairs, 0)
     assert found is not None and found["mean"] == pytest.approx(0.4) and found["n"] == 50
     assert cohen_kappa([(True, True)] * 9, 0) is None and cohen_kappa([], 0) is None
+    alike = cohen_kappa([(True, True)] * 25 + [(False, False)] * 3, 0)
+    assert alike and (alike["mean"], alike["high"]) == (1, 1) and 0 < alike["low"] < 0.6, (
+        "28 rows without a disagreement leave room for some"
+    )
     rng, held = random.Random(0), 0
     for seed in range(300):
         drawn = cohen_kappa([rng.choice(pairs) for _ in range(200)], seed)

@@ -4,6 +4,7 @@ every time; anybody's model can be asked.
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -129,6 +130,29 @@ def test_a_stop_text_ends_an_answer_and_is_recorded(tiny_base: Path, tmp_path: P
     assert answer_mtbench.cut("a ### b ## c", "eos", ["##", "###"]) == ("a", "stop")
 
 
+def test_what_a_stop_text_cuts_off_is_not_generated_and_changes_no_answer(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of a batch end apart, greedy and drawn ones, and go on beside those that have ended."""
+    real, completed, ends = answer_mtbench.generate, 0, True
+
+    def generate(*given: object, complete: Callable[[str], bool], **named: object) -> object:
+        def counted(text: str) -> bool:
+            nonlocal completed
+            completed += complete(text)
+            return complete(text)
+
+        return real(*given, complete=counted if ends else None, **named)
+
+    monkeypatch.setattr(answer_mtbench, "generate", generate)
+    settings = {"max_new_tokens": 30, "default_temperature": 1.5, "stop": ["a", "e"]}
+    found = answer(tmp_path, tiny_base, **settings)
+    assert completed and {ending for row in found for ending in row["stops"]} >= {"stop"}
+    ends = False
+    (tmp_path / "answers.jsonl").unlink()
+    assert answer(tmp_path, tiny_base, **settings) == found
+
+
 @pytest.mark.parametrize(
     ("text", "ending", "answered"),
     [
@@ -167,7 +191,7 @@ def test_reasoning_that_the_template_begins_is_no_part_of_an_answer(
     template = Begun(ROOT / "prompts/chat_template.json")
     parts = Parts(tmp_path / "answers.jsonl", {})
 
-    def ask(pieces: list, *_: object) -> list[tuple[str, str]]:
+    def ask(pieces: list, *_: object, **__: object) -> list[tuple[str, str]]:
         return [(text, "eos") for _ in pieces]
 
     found = answer_mtbench.answer(ask, template, [question], RECIPE, parts)
@@ -177,7 +201,7 @@ def test_reasoning_that_the_template_begins_is_no_part_of_an_answer(
 def test_the_second_turn_and_the_judge_see_an_answer_without_its_reasoning(tmp_path: Path) -> None:
     prompts: list[str] = []
 
-    def ask(pieces: list, *_: object) -> list[tuple[str, str]]:
+    def ask(pieces: list, *_: object, **__: object) -> list[tuple[str, str]]:
         prompts.extend("".join(text for text, _ in prompt) for prompt in pieces)
         return [("<think>Which red?</think>Blue.", "eos") for _ in pieces]
 

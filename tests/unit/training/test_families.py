@@ -322,9 +322,11 @@ def test_an_answer_ends_at_every_end_that_the_model_names(tmp_path: Path) -> Non
         tokenizer.convert_tokens_to_ids(token) for token in ("<|im_end|>", "A", "B")
     )
     network.generation_config.eos_token_id = [tokenizer.eos_token_id, end]
-    following = {first: end, end: then, then: then}
+    following, calls = {first: end, end: then, then: then}, 0
 
     def scripted(*_: object, **named: torch.Tensor) -> object:
+        nonlocal calls
+        calls += 1
         out = real(**named)
         out.logits[:] = 0
         for row, token in enumerate(named["input_ids"][:, -1].tolist()):
@@ -335,6 +337,9 @@ def test_an_answer_ends_at_every_end_that_the_model_names(tmp_path: Path) -> Non
     assert generate(network, tokenizer, ["red"], 6, 1) == [("A", "eos")]
     network.generation_config.eos_token_id = tokenizer.eos_token_id
     assert generate(network, tokenizer, ["red"], 4, 1) == [("ABB", "length")]
+    asked = calls
+    ended = generate(network, tokenizer, ["red"], 20, 1, complete=lambda text: "BB" in text)
+    assert ended == [("ABB", "length")] and calls - asked == 4, "A, the end of a turn, B, B"
 
 
 def test_answers_end_where_the_models_context_does(
