@@ -56,7 +56,7 @@ def ratings(rows: Iterable[dict[str, Any]]) -> dict[int, list[float]]:
     return dict(sorted(scores.items()))
 
 
-def by_question(rows: Iterable[dict[str, Any]]) -> dict[int, float]:
+def means_by_question(rows: Iterable[dict[str, Any]]) -> dict[int, float]:
     """Return the mean rating of each question that has one."""
     return {number: float(np.mean(values)) for number, values in ratings(rows).items()}
 
@@ -70,7 +70,7 @@ def summary(rows: Rows, seed: int, resamples: int = RESAMPLES) -> dict[str, Any]
     if not rated:
         return {"mean": None, "questions": 0, "ratings": 0, "failures": failed}
     weights = [len(scores) for scores in ratings(rows).values()]
-    means = list(by_question(rows).values())
+    means = list(means_by_question(rows).values())
     interval = bootstrap_mean(means, seed, resamples=resamples, weights=weights, bounds=RATINGS)
     return {
         "mean": float(np.mean(rated)),

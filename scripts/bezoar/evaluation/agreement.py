@@ -4,13 +4,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-RESAMPLES = 10_000
-LEVEL = 0.95  # of the intervals
+from bezoar.evaluation.statistics import RESAMPLES, tails
 
 
 def cohen_kappa(pairs: Sequence[tuple[bool, bool]], seed: int) -> dict[str, float] | None:
     """Return {mean, low, high, n} of Cohen's kappa (Cohen 1960) of two raters' yes or no, with a
-    percentile bootstrap interval over rows.
+    expanded percentile bootstrap interval over rows (see `statistics.bootstrap_mean`).
 
     None where it is undefined: no rows, or one verdict on all of them. Raters who never disagree
     leave nothing to resample: they may on up to 3 / n of all rows (the rule of three: Hanley and
@@ -23,7 +22,7 @@ def cohen_kappa(pairs: Sequence[tuple[bool, bool]], seed: int) -> dict[str, floa
     if np.isnan(value):
         return None
     drawn = np.random.default_rng(seed).multinomial(len(pairs), counts / len(pairs), RESAMPLES)
-    low, high = np.nanquantile(_kappa(drawn.astype(float)), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = np.nanquantile(_kappa(drawn.astype(float)), tails(len(pairs)))
     if not counts[1:3].any():
         unseen = min(1.0, 3 / len(pairs))
         low = _kappa((1 - unseen) * counts[None] / len(pairs) + [[0, unseen / 2, unseen / 2, 0]])[0]

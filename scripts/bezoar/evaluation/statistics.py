@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.special import bdtr, ndtr, stdtrit
 
 RESAMPLES = 10_000
 LEVEL = 0.95  # of the intervals
@@ -41,7 +40,7 @@ def bootstrap_mean(
     size = np.ones(data.size) if weights is None else np.asarray(weights, dtype=float)
     generator = np.random.default_rng(seed)
     means = _resampled(data * size, size, generator, resamples)
-    low, high = np.quantile(means, _tails(data.size))
+    low, high = np.quantile(means, tails(data.size))
     mean = float((data * size).sum() / size.sum())
     if bounds and not _varies([data]):
         low, high = _unseen([data], mean, *bounds)
@@ -86,10 +85,12 @@ def _resampled(
     return np.concatenate(means)
 
 
-def _tails(n: int) -> list[float]:
+def tails(n: int) -> list[float]:
     """Return the two quantiles of the bootstrap distribution that bound an interval from `n`
     values.
     """
+    from scipy.special import ndtr, stdtrit
+
     if n < 2:
         return [0.0, 1.0]
     low = float(ndtr(math.sqrt(n / (n - 1)) * stdtrit(n - 1, (1 - LEVEL) / 2)))
@@ -136,6 +137,8 @@ def mcnemar(candidate: Sequence[float], baseline: Sequence[float]) -> float:
     """Return the two-sided exact p value of McNemar's test on paired right/wrong items (binomial on
     the discordant ones).
     """
+    from scipy.special import bdtr
+
     better = sum(1 for a, b in zip(candidate, baseline, strict=True) if a > b)
     worse = sum(1 for a, b in zip(candidate, baseline, strict=True) if a < b)
     n = better + worse
@@ -194,7 +197,7 @@ def mean_of_means(
         data = np.asarray(group, dtype=float)
         total += _resampled(data, np.ones(data.size), generator, resamples)
     smallest = min(len(group) for group in groups)
-    low, high = np.quantile(total / len(groups), _tails(smallest))
+    low, high = np.quantile(total / len(groups), tails(smallest))
     mean = float(np.mean([np.mean(group) for group in groups]))
     if bounds and not _varies(groups):
         low, high = _unseen(groups, mean, *bounds)
