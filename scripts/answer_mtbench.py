@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from typing_extensions import TypedDict
 
@@ -76,54 +77,42 @@ def cut(text: str, ending: str, stops: list[str], opening: str = "") -> tuple[st
 def answer(
     ask: Callable,
     template: Template | OwnTemplate,
-    questions: list[dict],
+    questions: list[dict[str, Any]],
     recipe: Recipe,
     parts: Parts,
 ) -> dict[int, list]:
-    """Return question_id -> [(text, how it ended)] of both turns; questions of one temperature
-    share batches.
+    """Return question_id -> [(text, how it ended)] of both turns.
 
     `ask` is `bezoar.evaluation.generation.generate` with its model and tokenizer; what it returns
-    is kept in `parts`.
+    for a turn is kept in `parts`.
     """
     answers: dict[int, list[tuple[str, str]]] = {row["question_id"]: [] for row in questions}
+    temperatures = [
+        recipe["temperatures"].get(row["category"], recipe["default_temperature"])
+        for row in questions
+    ]
     for turn in range(2):
-        by_temperature: dict[float, list[dict]] = {}
+        prompts = []
         for row in questions:
-            by_temperature.setdefault(
-                recipe["temperatures"].get(row["category"], recipe["default_temperature"]), []
-            ).append(row)
-        for temperature, rows in sorted(by_temperature.items()):
-            prompts = []
-            for row in rows:
-                earlier = [("Human", row["turns"][0])]
-                if turn == 1:
-                    earlier += [
-                        ("Assistant", answers[row["question_id"]][0][0]),
-                        ("Human", row["turns"][1]),
-                    ]
-                prompts.append(prompt_of(template, earlier))
-            opening = opening_in(prompts[0][-1][0])  # the template's, so of all
-
-            def complete(text: str, opening: str = opening) -> bool:
-                """Say whether what follows a text will be cut off."""
-                return cut(text, "", recipe["stop"], opening)[1] == "stop"
-
-            settings = (
-                recipe["max_new_tokens"],
-                recipe["batch_size"],
-                temperature,
-                recipe["seed"] * 1000 + turn,
-            )
-            texts = parts.get(
-                f"turn {turn + 1} temperature {temperature}",
-                lambda prompts=prompts, settings=settings, complete=complete: ask(
-                    prompts, *settings, complete=complete
-                ),
-            )
-            for row, (text, ending) in zip(rows, texts, strict=True):
-                answers[row["question_id"]].append(cut(text, ending, recipe["stop"], opening))
-            print(f"turn {turn + 1}, temperature {temperature}: {len(rows)} answers", flush=True)
+            earlier = [("Human", row["turns"][0])]
+            if turn == 1:
+                first, _ = answers[row["question_id"]][0]
+                earlier += [("Assistant", first), ("Human", row["turns"][1])]
+            prompts.append(prompt_of(template, earlier))
+        opening = opening_in(prompts[0][-1][0])  # the template's, so of all
+        settings = {
+            "max_new_tokens": recipe["max_new_tokens"],
+            "batch_size": recipe["batch_size"],
+            "temperature": temperatures,
+            "seed": recipe["seed"] * 1000 + turn,
+            # What follows a stop text will be cut off.
+            "complete": lambda text, of=opening: cut(text, "", recipe["stop"], of)[1] == "stop",
+        }
+        texts = parts.get(
+            f"turn {turn + 1}", lambda prompts=prompts, settings=settings: ask(prompts, **settings)
+        )
+        for row, (text, ending) in zip(questions, texts, strict=True):
+            answers[row["question_id"]].append(cut(text, ending, recipe["stop"], opening))
     return answers
 
 

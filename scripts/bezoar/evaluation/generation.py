@@ -19,7 +19,7 @@ def generate(
     prompts: Sequence[Text],
     max_new_tokens: int,
     batch_size: int,
-    temperature: float = 0.0,
+    temperature: float | Sequence[float] = 0.0,
     seed: int = 0,
     bos: bool = True,
     top_k: int = 0,
@@ -29,9 +29,10 @@ def generate(
 
     An answer ends at any token that the tokenizer or generation_config.json calls an end, and where
     the model's context does; and soon after `complete` says of the text so far that nothing is
-    wanted of what follows, which saves time and changes nothing before it. Temperature 0 is greedy;
-    any other draws from the `top_k` likeliest tokens, or from all for 0. Batches are left-padded
-    and hold prompts of like length; sampling is seeded once per batch. `bos` is False for prompts
+    wanted of what follows, which saves time and changes nothing before it. The temperature is
+    one for all prompts or one for each: 0 is greedy, any other draws from the `top_k` likeliest
+    tokens, or from all for 0. Batches are left-padded and hold prompts of like length, whatever
+    their temperatures; sampling is seeded once per batch. `bos` is False for prompts
     whose template writes BOS itself, if there is any. An embedding may have rows that the tokenizer
     has no piece for; such a token is no text. Raise `UserError` if a prompt fills the model's
     context.
@@ -43,9 +44,11 @@ def generate(
     stops = sorted({tokenizer.eos_token_id} | ends(model))
     known = set(tokenizer.get_vocab().values())
     results: list[tuple[str, str]] = [("", "length")] * len(prompts)
+    each = [temperature] * len(prompts) if isinstance(temperature, int | float) else temperature
+    # The temperatures are applied by `at_temperatures`.
     sampling = (
-        {"do_sample": True, "temperature": temperature, "top_k": top_k, "top_p": 1.0}
-        if temperature > 0
+        {"do_sample": True, "temperature": 1.0, "top_k": top_k, "top_p": 1.0}
+        if any(each)
         else {"do_sample": False}
     )
 
@@ -80,7 +83,10 @@ def generate(
                 use_cache=True,
                 pad_token_id=tokenizer.pad_token_id,
                 eos_token_id=stops,
-                logits_processor=[require_numbers],
+                logits_processor=[
+                    require_numbers,
+                    *([at_temperatures([each[index] for index in chosen])] if any(each) else []),
+                ],
                 stopping_criteria=[completed] if complete else [],
                 **sampling,
             )
@@ -95,6 +101,21 @@ def require_numbers(_: Any, scores: Any) -> Any:
     if scores.isnan().any():
         raise UserError(overflow("a score of the next token"))
     return scores
+
+
+def at_temperatures(temperatures: Sequence[float]) -> Callable[[Any, Any], Any]:
+    """Return a processor of scores (rows, vocabulary) that divides each row by its temperature, and
+    leaves one of temperature 0 its likeliest token alone.
+    """
+    import torch
+
+    def process(_: Any, scores: Any) -> Any:
+        by_row = torch.tensor(temperatures, device=scores.device)[:, None]
+        likeliest = torch.full_like(scores, -math.inf)
+        likeliest.scatter_(1, scores.argmax(-1, keepdim=True), 0.0)
+        return torch.where(by_row > 0, scores / by_row, likeliest)
+
+    return process
 
 
 def room(model: Any, encoded: Sequence[list[int]], max_new_tokens: int) -> list[int]:

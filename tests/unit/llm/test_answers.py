@@ -119,6 +119,19 @@ def test_an_answer_is_drawn_from_the_likeliest_tokens(tiny_base: Path, tmp_path:
     assert answer(tmp_path, tiny_base, default_temperature=2.0, top_k=1) == greedy
 
 
+def test_each_question_has_its_categorys_temperature(tiny_base: Path, tmp_path: Path) -> None:
+    """The greedy one is as it is alone, beside others of its batch that are drawn."""
+
+    def turns(**changes: object) -> list[list[str]]:
+        return [row["choices"][0]["turns"] for row in answer(tmp_path, tiny_base, **changes)]
+
+    math, writing, other = turns(temperatures={"math": 0.0, "writing": 5.0})
+    greedy = turns(temperatures={}, default_temperature=0.0)
+    assert math == greedy[0] and writing != greedy[1] and len(other) == 2
+    cold = turns(temperatures={"math": 1e-6, "writing": 5.0})
+    assert cold == [math, writing, other], "a draw of one row is no other row's"
+
+
 def test_a_stop_text_ends_an_answer_and_is_recorded(tiny_base: Path, tmp_path: Path) -> None:
     response = answer(tmp_path, tiny_base)[0]["choices"][0]["turns"][0]
     stop = response[len(response) // 2 :]
@@ -191,7 +204,7 @@ def test_reasoning_that_the_template_begins_is_no_part_of_an_answer(
     template = Begun(ROOT / "prompts/chat_template.json")
     parts = Parts(tmp_path / "answers.jsonl", {})
 
-    def ask(pieces: list, *_: object, **__: object) -> list[tuple[str, str]]:
+    def ask(pieces: list, **_: object) -> list[tuple[str, str]]:
         return [(text, "eos") for _ in pieces]
 
     found = answer_mtbench.answer(ask, template, [question], RECIPE, parts)
@@ -201,7 +214,7 @@ def test_reasoning_that_the_template_begins_is_no_part_of_an_answer(
 def test_the_second_turn_and_the_judge_see_an_answer_without_its_reasoning(tmp_path: Path) -> None:
     prompts: list[str] = []
 
-    def ask(pieces: list, *_: object, **__: object) -> list[tuple[str, str]]:
+    def ask(pieces: list, **_: object) -> list[tuple[str, str]]:
         prompts.extend("".join(text for text, _ in prompt) for prompt in pieces)
         return [("<think>Which red?</think>Blue.", "eos") for _ in pieces]
 
@@ -221,7 +234,7 @@ def test_a_killed_run_goes_on_to_the_same_answers(
     def dies(*arguments: object, **named: object) -> object:
         nonlocal calls
         calls += 1
-        if calls == 3:
+        if calls == 2:
             raise KeyboardInterrupt
         return real(*arguments, **named)
 
@@ -232,8 +245,8 @@ def test_a_killed_run_goes_on_to_the_same_answers(
     assert not (tmp_path / "answers.jsonl").exists()
     with killed_before_the_receipt():
         answer(tmp_path, tiny_base)
-    assert calls == 3 + 2, "of four parts two were kept"
-    assert answer(tmp_path, tiny_base) == whole and calls == 3 + 2, "all were kept"
+    assert calls == 2 + 1, "of two parts one was kept"
+    assert answer(tmp_path, tiny_base) == whole and calls == 2 + 1, "all were kept"
     assert not list(tmp_path.glob(".*parts")), "nothing is left over"
 
 
