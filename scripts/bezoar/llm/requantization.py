@@ -28,7 +28,7 @@ def requantize(weights: Path, copy: Path, kind: str) -> int:
             if not field.name.startswith("GGUF.") and field.name not in own:
                 inner = field.types[-1] if field.types[0] == array else None
                 writer.add_key_value(field.name, field.contents(), field.types[0], inner)
-        writer.add_file_type(gguf.LlamaFileType["ALL_F32" if kind == "F32" else f"MOSTLY_{kind}"])
+        writer.add_file_type(gguf.LlamaFileType[f"MOSTLY_{kind}"])
         for tensor in read.tensors:
             found, held = np.asarray(tensor.data), tensor.tensor_type
             shape = found.shape
