@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bezoar.evaluation.statistics import RESAMPLES, tails
+from bezoar.evaluation.intervals import RESAMPLES, tails
 
 
 def cohen_kappa(pairs: Sequence[tuple[bool, bool]], seed: int) -> dict[str, float] | None:

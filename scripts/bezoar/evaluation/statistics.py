@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-RESAMPLES = 10_000
-LEVEL = 0.95  # of the intervals
+from bezoar.evaluation.intervals import RESAMPLES, tails
+
 SHARES = (0.0, 1.0)  # right and wrong, and accuracies
 RATINGS = (1.0, 10.0)
 BETWEEN_RATINGS = RATINGS[1] - RATINGS[0]  # the largest difference of two
@@ -83,18 +83,6 @@ def _resampled(
         chosen = generator.integers(0, sums.size, (rows, sums.size))
         means.append(sums[chosen].sum(axis=1) / sizes[chosen].sum(axis=1))
     return np.concatenate(means)
-
-
-def tails(n: int) -> list[float]:
-    """Return the two quantiles of the bootstrap distribution that bound an interval from `n`
-    values.
-    """
-    from scipy.special import ndtr, stdtrit
-
-    if n < 2:
-        return [0.0, 1.0]
-    low = float(ndtr(math.sqrt(n / (n - 1)) * stdtrit(n - 1, (1 - LEVEL) / 2)))
-    return [low, 1 - low]
 
 
 def _blocks(resamples: int, size: int) -> list[int]:
