@@ -105,9 +105,11 @@ def answer(
             "batch_size": recipe["batch_size"],
             "temperature": temperatures,
             "seed": recipe["seed"] * 1000 + turn,
-            # What follows a stop text will be cut off.
-            "complete": lambda text, of=opening: cut(text, "", recipe["stop"], of)[1] == "stop",
         }
+        if recipe["stop"]:  # what follows one will be cut off
+            settings["complete"] = lambda text, of=opening: (
+                cut(text, "", recipe["stop"], of)[1] == "stop"
+            )
         texts = parts.get(
             f"turn {turn + 1}", lambda prompts=prompts, settings=settings: ask(prompts, **settings)
         )

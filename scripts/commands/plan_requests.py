@@ -562,7 +562,7 @@ def computing(layout: Layout, profile: str) -> list[str]:
     measured = resources.used(read_receipts(Path(layout.results))[0].values())
     dressed = dress_rehearsal.took(layout)
     devices = cluster.devices(profile, layout.config["scale"])
-    needs = dress_rehearsal.needs(layout, devices).by_rule
+    needs = dress_rehearsal.raised(resources.Needs(layout, devices).by_rule, dressed)
     lines = resources.table(layout, dressed | measured, needs)
     if names := [rule for rule in needs if rule in dressed.keys() - measured.keys()]:
         lines.append(

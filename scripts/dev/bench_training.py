@@ -137,7 +137,7 @@ WAYS: dict[str, dict[str, dict[str, Any]]] = {
         "TRL, grouped by length, whole batches": {"way": "trl", "settings": BEST | WHOLE},
         "TRL, packed": {
             "way": "trl",
-            "settings": (BEST | {"train_sampling_strategy": "random", "packing": True, **WHOLE}),
+            "settings": BEST | WHOLE | {"train_sampling_strategy": "random", "packing": True},
         },
         "LLaMA-Factory, defaults": {"way": "factory"},
         "LLaMA-Factory, tuned": {

@@ -61,19 +61,17 @@ def generate(
     groups = list(batches(encoded, limits, batch_size))
     for start, chosen in progress.track(groups, f"answer {len(prompts):,} prompts", unit="batches"):
         width = max(len(encoded[index]) for index in chosen)
-
-        def completed(out: Any, _: Any, width: int = width) -> Any:
-            """Say of each row whether it is complete, as transformers asks after each token."""
-            assert complete
-            return torch.tensor(
-                [complete(read(row)[0]) for row in out[:, width:].tolist()], device=out.device
-            )
-
         ids = torch.full((len(chosen), width), tokenizer.pad_token_id)
         mask = torch.zeros((len(chosen), width), dtype=torch.long)
         for row, index in enumerate(chosen):
             ids[row, width - len(encoded[index]) :] = torch.tensor(encoded[index])
             mask[row, width - len(encoded[index]) :] = 1
+        processors: list[Any] = [require_numbers]
+        criteria: list[Any] = []
+        if any(each):
+            processors.append(at_temperatures([each[index] for index in chosen]))
+        if complete:
+            criteria.append(completed(lambda tokens: complete(read(tokens)[0]), width))
         torch.manual_seed(seed + start)
         with torch.inference_mode():
             out = model.generate(
@@ -83,11 +81,8 @@ def generate(
                 use_cache=True,
                 pad_token_id=tokenizer.pad_token_id,
                 eos_token_id=stops,
-                logits_processor=[
-                    require_numbers,
-                    *([at_temperatures([each[index] for index in chosen])] if any(each) else []),
-                ],
-                stopping_criteria=[completed] if complete else [],
+                logits_processor=processors,
+                stopping_criteria=criteria,
                 **sampling,
             )
         for row, index in enumerate(chosen):
@@ -101,6 +96,18 @@ def require_numbers(_: Any, scores: Any) -> Any:
     if scores.isnan().any():
         raise UserError(overflow("a score of the next token"))
     return scores
+
+
+def completed(complete: Callable[[list[int]], bool], width: int) -> Callable[[Any, Any], Any]:
+    """Return a stopping criterion that asks, of each row, whether its tokens after the first
+    `width` are complete.
+    """
+    import torch
+
+    def process(ids: Any, _: Any) -> Any:
+        return torch.tensor([complete(row) for row in ids[:, width:].tolist()], device=ids.device)
+
+    return process
 
 
 def at_temperatures(temperatures: Sequence[float]) -> Callable[[Any, Any], Any]:

@@ -167,15 +167,11 @@ def preference_data(layout: Layout) -> list[str]:
     """Return the names of the preference data: HH-RLHF for all of its files, an own file or entry
     of config/sources.yaml as the configuration names it.
     """
-    places = {
-        name: layout.registry.get(name, {}) for name in layout.config["sources"]["preferences"]
-    }
-    return sorted(
-        {
-            PREFERENCES if entry.get("path", "").startswith("hh_rlhf/") else name
-            for name, entry in places.items()
-        }
-    )
+    names = set()
+    for name in layout.config["sources"]["preferences"]:
+        place = layout.registry.get(name, {}).get("path", "")
+        names.add(PREFERENCES if place.startswith("hh_rlhf/") else name)
+    return sorted(names)
 
 
 def model_card(layout: Layout, model: str, files: list[str]) -> Recipe:

@@ -389,12 +389,12 @@ def test_beside_a_served_teacher_the_evaluator_needs_a_key_of_its_own(
 def test_a_budget_or_a_mode_that_no_job_could_keep_is_said_before_the_first(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    prices, judge = tmp_path / "prices.yaml", ["mtbench", "judgments", "judge"]
+    prices = tmp_path / "prices.yaml"
 
     def lines(budget: str, mode: str = "", **changed: Any) -> list[str]:
         monkeypatch.setenv("BEZOAR_BUDGET_USD", budget)
         monkeypatch.setenv("BEZOAR_MODE", mode)
-        config = configured(**{".".join(judge): "mine"})
+        config = configured(**{JUDGE: "mine"})
         config["mtbench"]["judgments"]["judge"] |= changed
         return [line for line in doctor.language_models(config) if "BEZOAR_" in line]
 
