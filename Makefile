@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 # Settings are given on make's command line (`make rehearsal JOBS=4`), or in the environment under a
 # name of our own (`BEZOAR_JOBS=4 make rehearsal`): NAME, MODE or MIRROR of another program are ignored here.
-OPTIONS := CONFIG JOBS TORCH PROFILE MIRROR MODEL REVISION TEMPLATE NAME NAMESPACE DRY FILE KIND STORE MODE BUDGET_USD PRICES ACKNOWLEDGE_LICENCES CPU VERBOSE GIVE_UP UPGRADE OPEN PART BUSY N A B
+OPTIONS := CONFIG JOBS TORCH PROFILE MIRROR MODEL REVISION TEMPLATE NAME NAMESPACE DRY FILE MAX_BYTES KIND STORE MODE BUDGET_USD PRICES ACKNOWLEDGE_LICENCES CPU VERBOSE GIVE_UP UPGRADE OPEN PART BUSY N A B
 unread = $(if $(BEZOAR_$1),,$(if $(filter environment,$(origin $1)),$(error $1=$($1) in the environment is not read; write BEZOAR_$1=$($1) make …, or make … $1=$($1))))
 $(call unread,BUDGET_USD)
 $(call unread,ACKNOWLEDGE_LICENCES)
@@ -35,7 +35,7 @@ PEERS_sft := .venv-bench-training
 .PHONY: help rehearsal dress-rehearsal trial reproduce evaluate doctor report learning plan cancel-batches export-answers import-answers forget test fuzz bench check fix lock pin clean environment development stale audit compare archive crate release evidence
 
 help: ## print this
-	@sed -n 's/^\([a-z.-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
+	@awk -F ':.*## ' '/^[a-z.-]+:.*## /{printf "  make %-17s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo; echo "  CONFIG=file…  MIRROR=dir  PROFILE=profiles/slurm  JOBS=n  TORCH=auto|cpu|cuda  PYTHON=python3.12  VERBOSE=1"
 
 environment: ## make .venv from the locks, once
@@ -73,7 +73,7 @@ compare: environment ## two runs, A= and B= (results or archives): settings, inp
 	@$(RUN) python scripts/commands/compare_runs.py "$$BEZOAR_A" "$$BEZOAR_B"
 
 archive: environment ## CONFIG's results, receipts and stores as one file to audit elsewhere
-	@results="$(call RESULTS,$(REHEARSAL))" && $(RUN) python scripts/commands/archive_results.py --results "$$results" --config $(REHEARSAL) --output openbezoar.tar
+	@results="$(call RESULTS,$(REHEARSAL))" && $(RUN) python scripts/commands/archive_results.py --results "$$results" --config $(REHEARSAL) --output openbezoar.tar $(if $(MAX_BYTES),--max-bytes "$$BEZOAR_MAX_BYTES")
 
 crate: environment .venv-crate ## CONFIG's run as a Workflow Run RO-Crate, validated; ro-crate-metadata.json
 	@results="$(call RESULTS,$(REHEARSAL))" && $(RUN) python scripts/commands/write_crate.py --results "$$results"
@@ -88,10 +88,10 @@ doctor: environment ## what is missing for CONFIG, each with what to do
 evaluate: environment ## both benchmarks on MODEL=directory or owner/name [REVISION= TEMPLATE= NAME=], a row in a table
 	@$(RUN) python scripts/commands/evaluate_model.py --model "$$BEZOAR_MODEL" --revision "$$BEZOAR_REVISION" --template "$$BEZOAR_TEMPLATE" --name "$$BEZOAR_NAME" --config $(PAPER) $(CORES) --profile $(or $(PROFILE),profiles/default)
 
-report: environment ## rebuild the report of CONFIG; OPEN=1 shows it in a browser
-	@$(WORKFLOW) --config $(REHEARSAL) --target report
+report: environment ## rebuild the report of CONFIG's finished run; OPEN=1 shows it in a browser
+	@$(WORKFLOW) --config $(REHEARSAL) --finished --target report
 	@echo "report: $(call REPORT,$(REHEARSAL))"
-	@$(if $(OPEN),$(RUN) python -m webbrowser "file://$$PWD/$(call REPORT,$(REHEARSAL))")
+	@$(if $(OPEN),$(RUN) python -c 'import pathlib, sys, webbrowser; webbrowser.open(pathlib.Path(sys.argv[1]).resolve().as_uri())' "$(call REPORT,$(REHEARSAL))")
 
 learning: environment ## seeds 39 to 41 of the rehearsal, for docs/learning.md
 	$(RUN) python scripts/dev/repeat_rehearsal.py --seeds 39 40 41 $(CORES)

@@ -189,7 +189,9 @@ rule data_card:
     benchmark:
         "<benchmarks>/data/card_{scheme}.tsv"
     params:
-        recipe=lambda wildcards: canonical(recipes.data_card(LAYOUT, wildcards.scheme)),
+        recipe=lambda wildcards: canonical(
+            recipes.data_card(LAYOUT, wildcards.scheme, CONFIG_FILES)
+        ),
         code=code("scripts/write_data_card.py"),
     shell:
         r"""

@@ -9,7 +9,7 @@ REQUIRED INPUTS:
               preferences, the pairs that it was trained on
 OUTPUTS:
     model   = <results>/merge/openbezoar-{sft,hh-rlhf-sft,hh-rlhf-dpo}/model.safetensors
-    report  = <results>/merge/{model}/merge.json   KL and logit differences
+    report  = <results>/merge/{model}/merge.json   KL and differences of log-probabilities
     card    = <results>/merge/{model}/README.md    for the hub
 """
 

@@ -270,7 +270,7 @@ def fetch_snapshot(entry: dict[str, Any], output: Path, lock: Path, mirror: Path
     if copy and copy.is_dir():
         refuse_stand_ins(copy)
         recorded = manifest_of(copy)
-        revision = recorded.get("revision", entry["revision"])
+        revision = recorded.get("revision") or entry["revision"]
         with whole_directory(folder) as fresh:  # remove what an earlier revision left
             shutil.copytree(copy, fresh, dirs_exist_ok=True)
             keep_theirs(fresh)

@@ -199,13 +199,18 @@ def answers(address: str, model: str) -> str:
     return ""
 
 
+def ended(status: int | None) -> str:
+    """Return a server's exit status in words; of one that was killed, with the likeliest cause."""
+    return f"status {status}{', perhaps out of memory' if status == -signal.SIGKILL else ''}"
+
+
 def wait(child: "subprocess.Popen[bytes]", address: str, model: str, timeout_s: float) -> None:
     """Wait until the server answers; raise `UserError` if it dies or takes too long."""
     deadline, why = time.monotonic() + timeout_s, ""
     while time.monotonic() < deadline:
         if child.poll() is not None:
             raise UserError(
-                f"the server of {model} ended with status {child.returncode} before it answered;"
+                f"the server of {model} ended with {ended(child.returncode)} before it answered;"
                 " its last lines above say why"
             )
         why = answers(address, model)
@@ -234,7 +239,7 @@ def awaited(address: Path, record: Path) -> str:
         except ProcessLookupError:
             raise UserError(
                 f"{address}: left behind, its process {process} was killed before the server"
-                " answered; memory may have been short; run again"
+                " answered, perhaps out of memory; run again"
             ) from None
         time.sleep(WAIT_S)
 
@@ -320,7 +325,7 @@ def serve_to(line: list[str], names: list[str], recipe: Recipe, record: Path) ->
                 child.terminate()
         if server.child.poll() is not None:
             raise UserError(
-                f"the server of {recipe['model']} ended with status {server.child.returncode} while"
+                f"the server of {recipe['model']} ended with {ended(server.child.returncode)} while"
                 " it was needed; run again; answers are kept"
             )
         return child.returncode if child.returncode >= 0 else 128 - child.returncode
@@ -359,7 +364,7 @@ def main(argv: list[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with running(args.recipe, args.record, args.address) as server:
         raise UserError(
-            f"the server of {args.recipe['model']} ended with status {server.child.wait()} while it"
+            f"the server of {args.recipe['model']} ended with {ended(server.child.wait())} while it"
             " was needed; run again; answers are kept"
         )
 

@@ -38,6 +38,8 @@ class Recipe(TypedDict):
     teacher: str
     rater: str
     target: str  # the file to rebuild
+    config: list[str]  # configuration files that name it
+    remove: list[str]  # rules by which rows are left out of training
     seed: int
 
 
@@ -122,7 +124,7 @@ def card(
             [(name, *values) for name, values in described["words"].items()],
         ),
         *overlaps(scheme, tables),
-        *rebuilding(recipe["target"], receipts),
+        *rebuilding(recipe, receipts),
     ]
     return (
         front_matter(recipe, len(rows)) + "\n" + "\n\n".join(part for part in parts if part) + "\n"
@@ -131,19 +133,26 @@ def card(
 
 def origin(recipe: Recipe, rows: int, accepted: int) -> list[str]:
     """Return the card's opening: title, scale, and where each part comes from."""
+    silent = any(part["licence"] == "not stated" for part in recipe["sources"])
+    remove = " and ".join(recipe["remove"]).replace("_", " ")
     return [
         f"# {recipe['title']}",
         f"Scale: **{recipe['scale']}**. {rows:,} rows, of which {accepted:,} were accepted by the"
         " filter. All rows are kept with their verdict; training reads those with `gpt4_status` ="
-        " Accept.",
+        " Accept" + (f", without those that are removed as {remove}." if remove else "."),
         "## Where it comes from",
         table(
             ("part", "origin", "licence"),
             [(part["what"], part["origin"], part["licence"]) for part in recipe["sources"]],
         ),
         f"Responses: `{recipe['teacher']}`. Verdicts: `{recipe['rater']}`. The set as a whole is"
-        f" under `{recipe['licence']}`, the strictest licence among its parts; a provider's terms"
-        " on the use of its outputs apply as well.",
+        f" under `{recipe['licence']}`"
+        + (
+            ", which does not cover the parts that state no licence"
+            if silent
+            else ", the strictest licence among its parts"
+        )
+        + "; a provider's terms on the use of its outputs apply as well.",
     ]
 
 
@@ -181,7 +190,7 @@ def overlaps(scheme: str, tables: dict[str, Any]) -> list[str]:
     return parts
 
 
-def rebuilding(target: str, receipts: list[dict[str, Any]]) -> list[str]:
+def rebuilding(recipe: Recipe, receipts: list[dict[str, Any]]) -> list[str]:
     """Return how the rows are made again, and from which code."""
     made = [
         (receipt["stage"], digest[:16], receipt["code"][:16])
@@ -190,7 +199,7 @@ def rebuilding(target: str, receipts: list[dict[str, Any]]) -> list[str]:
     ]
     return [
         "## How to rebuild",
-        f"```\nsnakemake {target}\n```",
+        f"```\nsnakemake --configfile {' '.join(recipe['config'])} -- {recipe['target']}\n```",
         table(("stage", "sha256 of the rows", "sha256 of the code"), made),
     ]
 

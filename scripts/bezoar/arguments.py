@@ -16,6 +16,13 @@ def model_directory(text: str) -> Path:
     return path.parent if path.name in WEIGHTS else path
 
 
+def cores(text: str) -> int:
+    """Return a number of cores or jobs, at least 1: Snakemake would wait for ever with none."""
+    if not text.isdecimal() or int(text) < 1:
+        raise UserError(f"JOBS={text}: expected a whole number, at least 1")
+    return int(text)
+
+
 def by_stem(paths: Iterable[Path]) -> dict[str, Path]:
     """Return name without suffix -> file, in order; raise `UserError` if two have the same, by
     which results name what was in a file.

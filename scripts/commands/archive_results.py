@@ -16,7 +16,7 @@ from pathlib import Path
 from bezoar import program
 from bezoar.files import sha256_file
 from bezoar.provenance import audit, crate
-from bezoar.provenance.archive import contents, pack
+from bezoar.provenance.archive import contents, is_outside, of_evaluated, pack
 from bezoar.workflow.wording import counted
 
 
@@ -33,8 +33,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--max-bytes", type=int, help="leave out larger files")
     args = parser.parse_args(argv)
     receipts = audit.finished(args.results)
-    paths = contents(receipts, args.results, args.config)
-    behind = {
+    evaluated = of_evaluated(receipts)
+    behind = {path: why for path, why in evaluated.items() if is_outside(Path(path))}
+    paths = contents(receipts, args.results, args.config, behind)
+    behind |= {
         str(path): f"larger than {args.max_bytes} bytes"
         for path in paths
         if args.max_bytes is not None and path.stat().st_size > args.max_bytes
@@ -42,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
     pack(paths, crate.text(receipts, args.results).encode(), args.output, behind)
     print(
         *(f"left out: {path}" for path in behind),
-        f"{args.output}: {counted(len(paths) - len(behind) + 2, 'file')}, sha256"
+        f"{args.output}: {counted(len(set(map(str, paths)) - set(behind)) + 2, 'file')}, sha256"
         f" {sha256_file(args.output)}",
         sep="\n",
     )

@@ -127,10 +127,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--only", nargs="*", help="make only these stages again")
     args = parser.parse_args(argv)
     if not (args.results / "receipts").is_dir():
+        there = [str(found.parent) for found in sorted(Path().glob("results/**/receipts"))]
         raise UserError(
-            f"{args.results}/receipts: no such directory; name the results of a finished run"
+            f"{args.results}/receipts: no such directory; CONFIG names the configuration of the"
+            f" run to audit, and the runs here are {', '.join(there) or 'none'}"
         )
     receipts, wrong = audit.read_receipts(args.results)
+    if not receipts and not wrong:
+        raise UserError(f"{args.results}/receipts: no receipts; finish a run first")
     behind = {path: why for path, why in archive.left_out().items() if not Path(path).exists()}
     wrong += audit.hashes(receipts, behind) + audit.chain(receipts, args.results)
     light = [stage for stage, held in receipts.items() if is_light(held["command"][0])]

@@ -51,7 +51,7 @@ class Run:
 
     def settings(self, stage: str, kind: str) -> Any:
         """Return a part of a stage's receipt, with `HERE` in place of the root's name."""
-        text = json.dumps(self.receipts[stage][kind])
+        text = json.dumps(self.receipts[stage][kind], ensure_ascii=False)
         return json.loads(text.replace(f"{self.name}/", f"{HERE}/"))
 
     def files(self, stage: str, kind: str) -> dict[str, str]:
@@ -155,6 +155,15 @@ def same_source(a: Run, b: Run, stage: str, name: str) -> bool:
     return None not in found and sorted(found[0].values()) == sorted(found[1].values())
 
 
+def same_items(a: Run, b: Run, task: str) -> bool:
+    """Whether both runs list the same texts as the items of a task."""
+    found = [
+        [row for row in run.rows("data/evaluation_items.jsonl") if row["task"] == task]
+        for run in (a, b)
+    ]
+    return bool(found[0]) and found[0] == found[1]
+
+
 def compared(what: str, one: Values, other: Values, same: bool, most: float = 1.0) -> str:
     """Return a line on the means of two runs, with the paired difference of the items of both; the
     first part of an item names its cluster: the question that several turns belong to. `most` is
@@ -187,12 +196,13 @@ def numbers(a: Run, b: Run) -> Iterator[str]:
     one, other = (table["metric"] for table in tables)
     for task in [task for task in one if other.get(task, one[task]) != one[task]]:
         yield f"{task}: by {one[task]} -> {other[task]}, not compared"
+    equal = {task: same or same_items(a, b, task) for task in one if task in other}
     for model in [name for name in tables[0]["models"] if name in tables[1]["models"]]:
         samples = [run.rows(f"lm_eval/{model}.samples.jsonl") for run in (a, b)]
         for task in [task for task in one if one[task] == other.get(task)]:
             found = [harness_items(rows, task, one[task]) for rows in samples]
             if all(found):
-                yield compared(f"{model}, {task}", found[0], found[1], same)
+                yield compared(f"{model}, {task}", found[0], found[1], equal[task])
         chat = [chat_items(run, model) for run in (a, b)]
         by = [" and ".join(judges(run, model)) for run in (a, b)]
         if all(chat) and by[0] != by[1]:

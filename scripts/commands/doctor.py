@@ -26,6 +26,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from bezoar import hub, network, program
+from bezoar.arguments import cores
 from bezoar.errors import UserError, reason
 from bezoar.llm.budget import budget_of_environment, require_bound
 from bezoar.llm.connection import root_of, speaks_messages
@@ -278,6 +279,8 @@ def wanted(config: dict[str, Any]) -> list[dict[str, Any]]:
     ]
     names += [harness["data"][task] for task in harness["tasks"] if task in harness["data"]]
     names += [name for model in extra.values() if (name := sources.model_source(model))]
+    templates = [model.get("template") or "tokenizer" for model in extra.values()]
+    names += [template for template in templates if template != "tokenizer"]
     return [sources.find(name, registry) for name in dict.fromkeys(names) if "/" not in name]
 
 
@@ -441,7 +444,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--config", nargs="+", required=True, help="configuration files, the later over the earlier"
     )
-    parser.add_argument("--cores", type=int, default=machine_of.cores(), help="cores of the run")
+    parser.add_argument("--cores", type=cores, default=machine_of.cores(), help="cores of the run")
     parser.add_argument("--profile", default="profiles/default", help="Snakemake's profile")
     parser.add_argument("--short", action="store_true", help="say what the machine has, no more")
     args = parser.parse_args(argv)

@@ -27,10 +27,11 @@ import yaml
 
 import doctor
 from bezoar import program
+from bezoar.arguments import cores
 from bezoar.errors import UserError
 from bezoar.files import whole_file
 from bezoar.surroundings import own
-from bezoar.workflow import extra_models, machine, start
+from bezoar.workflow import extra_models, machine, machine_checks, start
 from bezoar.workflow.configuration import SCHEMA, check, checked, files_of, merge
 
 
@@ -86,7 +87,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--config", nargs="+", required=True, help="configuration files, the later over the earlier"
     )
-    parser.add_argument("--cores", type=int, default=machine.cores(), help="cores to use")
+    parser.add_argument("--cores", type=cores, default=machine.cores(), help="cores to use")
     parser.add_argument("--profile", default="profiles/default", help="Snakemake profile")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done")
     args = parser.parse_args(argv)
@@ -112,7 +113,8 @@ def main(argv: list[str] | None = None) -> None:
     target = models.with_name("table.csv")
     display = ["-n"] if args.dry_run else [] if own("VERBOSE") else ["--logger", "bezoar"]
     files = [*args.config, str(pending)]
-    run = start.command(whole, files, [str(target)], args.profile, args.cores, display)
+    rules = machine_checks.EVALUATION
+    run = start.command(whole, files, [str(target)], args.profile, args.cores, display, rules)
     tabled: dict[str, Any] | None = None
     failed = 0
     try:

@@ -29,7 +29,11 @@ choose_python() {
         fail "$range with its venv module is needed; PYTHON=$PYTHON is $(version_of "$PYTHON" || echo 'none that runs'), PATH has: $(on_path | grep . || echo none)"
     fi
     python=$(on_path | cut -d ' ' -f 1)
-    [ -n "$python" ] || fail "$range with its venv module is needed and PATH has none (python3 is $(version_of python3 || echo missing)): install one, or set PYTHON=/path/to/it"
+    [ -n "$python" ] && return
+    case $(version_of python3) in
+        3.11|3.12|3.13) fail "python3 is $(version_of python3) and lacks its venv module: install it (Debian, Ubuntu: apt install python3-venv), or set PYTHON=/path/to/another" ;;
+    esac
+    fail "$range with its venv module is needed and PATH has none (python3 is $(version_of python3 || echo missing)): install one, or set PYTHON=/path/to/it"
 }
 has_gpu() {
     for device in /dev/nvidia[0-9]* /usr/lib/wsl/lib/nvidia-smi; do

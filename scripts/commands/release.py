@@ -61,7 +61,7 @@ def planned(
     ]
     behind = contents.left_behind(layout, receipts, acknowledged)
     results, packed = Path(layout.results), scratch / contents.ARCHIVE
-    paths = archive.contents(receipts, results, map(Path, config))
+    paths = archive.contents(receipts, results, map(Path, config), behind)
     archive.pack(paths, crate.text(receipts, results).encode(), packed, behind)
     command = f'make audit CONFIG="{" ".join(config)}"'
     licence = licences.strictest(repository.licence for repository in repositories)

@@ -2,7 +2,7 @@
 has.
 
 Usage: run_workflow.py --profile profiles/slurm --cores 2 --config config/rehearsal.yaml [more …] \\
-           [--small] [--verbose] [--target report]
+           [--small] [--verbose] [--finished] [--target report]
 """
 
 import argparse
@@ -11,9 +11,11 @@ import sys
 from pathlib import Path
 
 from bezoar import program
+from bezoar.arguments import cores
 from bezoar.errors import UserError
 from bezoar.workflow import machine, start
 from bezoar.workflow.configuration import checked
+from bezoar.workflow.pending import require_finished
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -22,12 +24,15 @@ def main(argv: list[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--profile", default="profiles/default", help="Snakemake's profile")
-    parser.add_argument("--cores", type=int, default=machine.cores(), help="cores to use")
+    parser.add_argument("--cores", type=cores, default=machine.cores(), help="cores to use")
     parser.add_argument(
         "--config", nargs="+", required=True, help="configuration files, the later over the earlier"
     )
     parser.add_argument("--small", action="store_true", help="refuse to run at the paper's scale")
     parser.add_argument("--verbose", action="store_true", help="show Snakemake's own output")
+    parser.add_argument(
+        "--finished", action="store_true", help="refuse unless finished stages are all that is read"
+    )
     parser.add_argument("--target", nargs="*", default=[], help="files or rules to make; else all")
     args = parser.parse_args(argv)
     config = checked(args.config)
@@ -37,6 +42,8 @@ def main(argv: list[str] | None = None) -> None:
             " CONFIG out, or unset BEZOAR_CONFIG"
         )
     start.refuse_other_run(Path(config["pathvars"]["results"]), config["scale"], config["entry"])
+    if args.finished:
+        require_finished(config["pathvars"]["results"], args.config, args.target)
     display = [] if args.verbose else ["--logger", "bezoar"]
     run = start.command(config, args.config, args.target, args.profile, args.cores, display)
     os.execve(sys.executable, *run)

@@ -9,6 +9,7 @@ import pytest
 from smallest import CONFIG, ROOT, call
 
 from bezoar import recipe
+from bezoar.errors import UserError
 from bezoar.workflow import recipes
 from bezoar.workflow.configuration import merge, resolved
 from bezoar.workflow.layout import Layout
@@ -78,16 +79,53 @@ def test_the_name_of_the_papers_judge_is_in_the_claims_and_in_no_judgment(
     assert recipes.claims(made) != recipes.claims(renamed)
 
 
+def test_no_two_tables_of_scores_have_one_judges_name_and_a_correction_has_the_main_judge(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(ROOT)
+    config = resolved(["config/paper.yaml", "config/second-judge.yaml"])
+    judge = config["mtbench"]["judgments"]["judge"]
+    for column in Layout(config).columns.values():
+        again = {"references": "upstream", "judge": {**column["judge"], "effort": "high"}}
+        said = rf"^mtbench\.rejudge\.again\.judge: {column['judge']['model']} judges in mtbench\."
+        with pytest.raises(UserError, match=said) as no:
+            Layout(merge(config, {"mtbench": {"rejudge": {"again": again}}}))
+        assert "\n" not in str(no.value)
+    other = {"mtbench": {"judgments": {"judge": {**judge, "model": "another"}}}}
+    with pytest.raises(UserError, match=r"corrected-references\.judge: expected the settings of"):
+        Layout(merge(config, other))
+
+
+def test_a_template_that_is_no_path_and_no_source_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(ROOT)
+    config = resolved(["config/paper.yaml"])
+    for template in ("tokenizer", "./mine.json", "alpaca_modified"):
+        extra = {"x": {"path": "models/x", "template": template}}
+        assert Layout(merge(config, {"extra_models": extra})).extra == extra
+    wrong = {"extra_models": {"x": {"path": "models/x", "template": "mine.json"}}}
+    with pytest.raises(UserError, match=r"extra_models\.x\.template: .* found 'mine\.json'"):
+        Layout(merge(config, wrong))
+
+
+def test_a_path_is_the_same_however_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    for written in ("./seeds.jsonl", "mine//seeds.jsonl", "mine/./seeds.jsonl"):
+        layout = Layout(merge(resolved([]), {"sources": {"dolly": written}}))
+        assert layout.source("dolly") == str(Path(written))
+
+
 def test_the_card_of_other_released_rows_names_no_models(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who wrote them is not known here; who wrote the paper's is."""
     monkeypatch.chdir(ROOT)
     config = resolved(["config/released.yaml"])
     mine = {"lamini": {"source": None, "hub": "me/x", "revision": "a" * 40}}
     other = Layout(merge(config, {"released": mine, "teacher": {"model": "qwen"}}))
-    card = recipes.data_card(other, "lamini")
+    card = recipes.data_card(other, "lamini", [])
     assert (card["teacher"], card["rater"]) == ("as released by me/x",) * 2
     verdicts = [row["origin"] for row in card["sources"] if row["what"] == "verdicts"]
     assert verdicts == ["as released by me/x"]
     for layout, scheme in ((other, "orca"), (Layout(config), "lamini")):
-        card = recipes.data_card(layout, scheme)
+        card = recipes.data_card(layout, scheme, [])
         assert "falcon-40b" in card["teacher"] and card["rater"] == "GPT-4, as released"

@@ -7,13 +7,14 @@ packer left out from what is lost.
 
 import json
 import tarfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from io import BytesIO
 from pathlib import Path
 
 from bezoar.errors import UserError
 from bezoar.files import whole_file
 from bezoar.provenance import audit, crate
+from bezoar.provenance.fingerprint import files_in
 from bezoar.readers import read_json_object
 
 LEFT_OUT = "left_out.json"
@@ -34,11 +35,33 @@ PROJECT = [
 ]
 
 
-def contents(receipts: audit.Receipts, results: Path, config: Iterable[Path] = ()) -> list[Path]:
-    """Return the project's files with those of the run's configuration, the receipts, and every
-    file that a receipt read or wrote, sorted; all must be there.
+def of_evaluated(receipts: audit.Receipts) -> dict[str, str]:
+    """Return path -> why of the files of models that were only evaluated: somebody else's, which
+    may lie anywhere.
     """
-    named = {Path(path) for path in audit.named_files(receipts)}.union(config)
+    held = [receipt for stage, receipt in receipts.items() if stage.startswith("import_model_")]
+    files = {
+        path for each in held for kind in ("inputs", "outputs") for path in files_in(each[kind])
+    }
+    return dict.fromkeys(files, "of a model that was only evaluated")
+
+
+def is_outside(path: Path) -> bool:
+    """Whether a path leads, or may lead, out of the project."""
+    return path.is_absolute() or ".." in path.parts
+
+
+def contents(
+    receipts: audit.Receipts,
+    results: Path,
+    config: Iterable[Path] = (),
+    behind: Container[str] = (),
+) -> list[Path]:
+    """Return the project's files with those of the run's configuration, the receipts, and every
+    file that a receipt read or wrote, sorted; but for those left `behind`, all must be there.
+    """
+    read = {path for path in audit.named_files(receipts) if path not in behind}
+    named = {Path(path) for path in read}.union(config)
     named |= {results / "receipts" / f"{stage}.json" for stage in receipts}
     for name in PROJECT:
         place = Path(name)
@@ -50,7 +73,7 @@ def contents(receipts: audit.Receipts, results: Path, config: Iterable[Path] = (
         raise UserError(
             f"{missing[0]}: a receipt names it, but it does not exist; finish the run first"
         )
-    outside = sorted(str(path) for path in named if path.is_absolute() or ".." in path.parts)
+    outside = sorted(str(path) for path in named if is_outside(path))
     if outside:
         raise UserError(f"{outside[0]}: lies outside the project; give inputs by paths within it")
     return sorted(

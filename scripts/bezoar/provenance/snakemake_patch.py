@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -295,13 +295,16 @@ def _plan_without_writing() -> None:
 
 def _allow_one_run() -> None:
     """Let one run at a time hold a directory, with the server of imports beside it."""
+    from snakemake.exceptions import LockException
     from snakemake.persistence import PersistenceBase
 
     locked = PersistenceBase.lock
 
     @contextmanager
     def lock(self: Any) -> Iterator[None]:
-        with one_run() as abandoned:
+        holder = RUN_LOCK.read_text(encoding="utf-8") if RUN_LOCK.is_file() else ""
+        with ExitStack() as held:
+            abandoned = held.enter_context(one_run())
             if abandoned:
                 self.cleanup_locks()
             (self.path / "locks").mkdir(
@@ -309,8 +312,13 @@ def _allow_one_run() -> None:
             )  # a run that ends removes it, perhaps after this one has made it
             # A cluster's jobs run elsewhere, within limits of their own.
             here = self.dag.workflow.local_exec
-            with fork_server.running() if here else nullcontext(), locked(self):
-                yield
+            held.enter_context(fork_server.running() if here else nullcontext())
+            try:
+                held.enter_context(locked(self))
+            except LockException:  # the directory is still the other's
+                RUN_LOCK.write_text(holder, encoding="utf-8")
+                raise
+            yield
 
     PersistenceBase.lock = lock
 

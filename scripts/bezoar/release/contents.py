@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bezoar.model_files import WEIGHTS
-from bezoar.provenance.archive import LEFT_OUT
+from bezoar.provenance.archive import LEFT_OUT, of_evaluated
 from bezoar.provenance.audit import Receipts, named_files
 from bezoar.provenance.fingerprint import files_in
 from bezoar.readers import read_json, read_text
@@ -103,9 +103,7 @@ def parts_of_data(layout: Layout, scheme: str) -> list[dict[str, Any]]:
 def entries_of(layout: Layout, names: list[str]) -> list[dict[str, Any]]:
     """Return the entries of inputs as the configuration names them, without those made here."""
     return [
-        sources.entry_of(name, layout.registry)
-        for name in names
-        if not name.startswith(sources.MADE_HERE)
+        sources.entry_of(name, layout.registry) for name in names if not sources.of_project(name)
     ]
 
 
@@ -158,11 +156,13 @@ def evaluations(layout: Layout, model: str) -> list[Any]:
     harness = read_json(Path(f"{layout.results}/lm_eval.json"))
     chat = read_json(Path(f"{layout.results}/mtbench.json"))
     task: dict[str, Any] = {"task_type": "text-generation", "task_name": "Text generation"}
+    limit = harness["settings"].get("limit")
+    items = f", {limit} items" if limit else ""
     scores = [
         EvalResult(
             dataset_type=name,
-            dataset_name=f"{name} (lm-evaluation-harness)",
-            metric_type="accuracy",
+            dataset_name=f"{name} (lm-evaluation-harness{items})",
+            metric_type=harness["metric"][name],
             metric_name=harness["metric"][name],
             metric_value=value["mean"],
             **task,
@@ -233,13 +233,14 @@ def adapters_card(layout: Layout, receipts: Receipts, namespace: str, licence: s
 
 def left_behind(layout: Layout, receipts: Receipts, acknowledged: set[str]) -> dict[str, str]:
     """Return path -> why a file is not in the published archive: weights have repositories of
-    their own, and what states no licence may not be passed on unless it is `acknowledged`, nor a
-    file that copies the evaluation items in it.
+    their own, models that were only evaluated are somebody else's, and what states no licence may
+    not be passed on unless it is `acknowledged`, nor a file that copies the evaluation items in it.
     """
-    behind: dict[str, str] = {}
+    behind = of_evaluated(receipts)
     unlicensed: set[str] = set()
     named = named_files(receipts)
-    places = {path: Path(path) for path in layout.local_files()}
+    tasks = [file for file in layout.task_files() if not file.startswith(f"{layout.results}/")]
+    places = {path: Path(path) for path in [*layout.local_files(), *tasks]}
     snapshots = set()  # their manifests, which hold hashes alone
     for entry in layout.registry.values():
         if entry["licence"] is None:

@@ -48,9 +48,18 @@ def files_of(names: Iterable[str]) -> list[Path]:
 def resolved(names: Iterable[str]) -> dict[str, Any]:
     """Return the configuration that the named files give over the paper's, as the workflow
     sees it.
+
+    Raise `UserError` for an order that Snakemake, which is given the same names, reads otherwise:
+    the paper's file after another one, or a file twice.
     """
+    paths = [Path(name) for name in names]
+    for number, path in enumerate(paths):
+        if path == PAPER and number:
+            raise UserError(f"CONFIG: {PAPER} is what the others override; name it first")
+        if path in paths[:number]:
+            raise UserError(f"CONFIG: {path} is named twice; the later file overrides, once")
     config: dict[str, Any] = {}
-    for path in files_of(names):
+    for path in files_of(map(str, paths)):
         config = merge(config, load(path))
     return config
 

@@ -72,5 +72,12 @@ def with_model(
     known = load(models).get("extra_models") if models.is_file() else {}
     if not isinstance(known, dict):
         raise UserError(f"{models}: expected models under `extra_models`, found {shown(known)}")
+    for other, held in known.items():
+        path = held.get("path") if isinstance(held, dict) else None
+        if path and not Path(path).is_dir():  # it would be evaluated again
+            raise UserError(
+                f"{models}: {other} was evaluated from {path}, which is not there any more; bring"
+                " it back, or remove its lines from this file"
+            )
     new = entry(model, revision, template or config["sources"]["chat_template"])
     return {"extra_models": add(known, named(name or name_of(model, revision)), new)}

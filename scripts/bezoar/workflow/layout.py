@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bezoar.errors import UserError
+from bezoar.files import same_json
 from bezoar.provenance.fingerprint import Hashes
 from bezoar.provenance.staleness import CACHE
 from bezoar.workflow import sources
@@ -150,7 +151,8 @@ class Layout:
     models that decides how text is split.
 
     Raise `UserError` if a model or a source is not in the registry, an extra model is to be
-    compared with none of those evaluated, or a local file lies where sources are fetched to.
+    compared with none of those evaluated, two judges cannot be told apart, or a local file lies
+    where sources are fetched to, or in a world that there is not.
     """
 
     def __init__(
@@ -161,8 +163,13 @@ class Layout:
         known = sources.with_models(config["extra_models"], known)
         config, self.registry = sources.with_hub_base(config, known)
         self.config = config = with_served_weights(config, self.registry)
-        for item in self.local_files():
-            if item.startswith("data/"):
+        for item in self._named():
+            if item.startswith(sources.WORLD) and not config["world"]:
+                raise UserError(
+                    f"sources: {item}: world/ holds what is invented, and this configuration has"
+                    " `world: null`; put a file of your own elsewhere"
+                )
+            if "/" in item and str(Path(item)).startswith("data/"):
                 raise UserError(
                     f"sources: {item}: data/ holds what is fetched; name the id of its entry in"
                     " config/sources.yaml, or put a file of your own elsewhere"
@@ -178,7 +185,14 @@ class Layout:
                     f"extra_models.{name}.compare_with: expected one of"
                     f" {', '.join(self.evaluated)}, found {other!r}"
                 )
+            template = model.get("template") or "tokenizer"
+            if template != "tokenizer" and "/" not in template and template not in self.registry:
+                raise UserError(
+                    f"extra_models.{name}.template: expected `tokenizer`, an id of {REGISTRY}, or"
+                    f" the path of a file with a slash in it (./mine.json), found {template!r}"
+                )
         self.columns: dict[str, dict[str, Any]] = config["mtbench"]["rejudge"]
+        self._check_judges()
         self.second_judges = [
             name for name, column in self.columns.items() if column["references"] == "upstream"
         ]
@@ -188,6 +202,27 @@ class Layout:
         made_here = bool(config["pretrain"])
         self.tokenizer: str = "tokenizer.model" if made_here else config["base"]["tokenizer"]
         self.states = [BASE, *self.schemes, *MODELS[1:]]
+
+    def _check_judges(self) -> None:
+        """Raise `UserError` if two tables of scores would have one judge's name, or a column with
+        corrected references another judge than the scores that it corrects.
+        """
+        main = self.config["mtbench"]["judgments"]["judge"]
+        taken = {main["model"]: "mtbench.judgments"}
+        for name, column in self.columns.items():
+            judge, where = column["judge"], f"mtbench.rejudge.{name}"
+            if column["references"] == "upstream":
+                if (other := taken.setdefault(judge["model"], where)) != where:
+                    raise UserError(
+                        f"{where}.judge: {judge['model']} judges in {other}, too, and scores are"
+                        " kept by the judge's name; take another model"
+                    )
+            elif not same_json(judge, main):
+                raise UserError(
+                    f"{where}.judge: expected the settings of mtbench.judgments.judge, whose scores"
+                    f" this column corrects, found other ones ({judge['model']} for"
+                    f" {main['model']}); make them equal"
+                )
 
     # Paths
 
@@ -212,9 +247,9 @@ class Layout:
         """Return the path of an input: `world/…` is made here, other paths are used as they are, an
         id of the registry is fetched.
         """
-        if item.startswith("world/"):
+        if item.startswith(sources.WORLD):
             return f"{self.results}/{item}"
-        return item if "/" in item else sources.path_of(item, self.registry)
+        return str(Path(item)) if "/" in item else sources.path_of(item, self.registry)
 
     def source(self, name: str) -> str | None:
         """Return the path of an input named under `sources:`, or None where none is named."""
@@ -230,13 +265,12 @@ class Layout:
         """Return the inputs that `sources:` names by the path of a file or directory which is
         neither made here nor part of the project.
         """
+        return [item for item in self._named() if "/" in item and not sources.of_project(item)]
+
+    def _named(self) -> list[str]:
         named = self.config["sources"].values()
         items = [one for entry in named for one in (entry if isinstance(entry, list) else [entry])]
-        return [
-            item
-            for item in items
-            if item and "/" in item and not item.startswith(sources.MADE_HERE)
-        ]
+        return [item for item in items if item]
 
     def released(self, scheme: str) -> str:
         """Return the id of the released data set of a scheme."""

@@ -127,8 +127,10 @@ def origins(layout: Layout, scheme: str) -> list[str]:
     return [name for entry in entries for name in (entry if isinstance(entry, list) else [entry])]
 
 
-def data_card(layout: Layout, scheme: str) -> Recipe:
-    """Return what the card of a scheme's rows says beside the numbers: titles, licences, models."""
+def data_card(layout: Layout, scheme: str, files: list[str]) -> Recipe:
+    """Return what the card of a scheme's rows says beside the numbers: titles, licences, models,
+    and the configuration `files` to make them again with.
+    """
     config, made = layout.config, bool(layout.generated)
     names = origins(layout, scheme)
     teacher, rater = config["teacher"]["model"], config["filter"]["rater"]["model"]
@@ -160,6 +162,8 @@ def data_card(layout: Layout, scheme: str) -> Recipe:
         teacher=teacher,
         rater=rater,
         target=f"{layout.results}/filter/{scheme}.jsonl",
+        config=files,
+        remove=config["data"]["remove"],
     )
 
 

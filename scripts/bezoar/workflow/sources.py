@@ -10,7 +10,8 @@ from bezoar.errors import UserError
 from bezoar.readers import column, read_yaml_entries
 from bezoar.workflow import packages
 
-MADE_HERE = ("world/", "prompts/")  # where inputs lie that are this project's own
+WORLD = "world/"  # where the inputs of an invented world lie, below the results
+PROMPTS = ("prompts/topics.txt", "prompts/chat_template.json", "prompts/judge_prompts.jsonl")
 HUB_MODEL = re.compile(r"(?P<hub>[\w.-]+/[\w.-]+)@(?P<revision>[0-9a-f]{40})")
 
 
@@ -62,13 +63,20 @@ def entry_of(name: str, entries: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return find(name, entries)
 
 
+def of_project(name: str) -> bool:
+    """Whether an input, as the configuration names it, is this project's own: made or written
+    here.
+    """
+    return name.startswith(WORLD) or name in PROMPTS
+
+
 def origins(names: list[str], entries: dict[str, dict[str, Any]]) -> list[dict[str, str]]:
     """Return {what, origin, licence} of inputs as the configuration names them, for a card; those
     made or written here say so.
     """
     rows = []
     for name in names:
-        if name.startswith(MADE_HERE):
+        if of_project(name):
             rows.append(
                 {"what": name, "origin": "invented by this workflow", "licence": "Apache-2.0"}
             )

@@ -1,7 +1,7 @@
 """The command that starts Snakemake for a configuration, here or on a cluster."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -56,16 +56,20 @@ def command(
     profile: str,
     cores: int,
     display: Sequence[str] = ("--logger", "bezoar"),
+    rules: Collection[str] | None = None,
 ) -> tuple[list[str], dict[str, str]]:
     """Return Snakemake's command for the configuration that `files` make, and its environment; say
     in a line what a cluster has, if the profile is of one.
 
-    `display` are options of what is shown. Raise `UserError` where no run can start.
+    `display` are options of what is shown, `rules` those that the targets need, if not all. Raise
+    `UserError` where no run can start.
     """
     for problem in machine_checks.place():
         raise UserError(problem)
     gpus = cluster.devices(profile, config["scale"])
-    planned = cluster.plan(profile, cores, dress_rehearsal.needs(Layout(config), gpus).by_rule)
+    every = dress_rehearsal.needs(Layout(config), gpus).by_rule
+    needs = {rule: need for rule, need in every.items() if rules is None or rule in rules}
+    planned = cluster.plan(profile, cores, needs)
     if planned.line:
         print(planned.line, flush=True)
     arguments = [

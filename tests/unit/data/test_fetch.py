@@ -168,3 +168,6 @@ def test_a_hub_snapshot_from_the_mirror_is_pinned_by_its_revision(
     write_json(copy / "manifest.json", {"revision": "b" * 40})
     with pytest.raises(UserError, match=f"expected revision {'a' * 40}, found {'b' * 40}"):
         fetch_source.main(command)
+    write_json(copy / "manifest.json", {"revision": None})  # fetched there before it was pinned
+    fetch_source.main(command)
+    assert read_json(output)["revision"] == "a" * 40

@@ -13,6 +13,7 @@ import yaml
 
 import archive_results
 import audit_results
+from bezoar.errors import UserError
 from bezoar.files import sha256_file, sha256_text, write_json
 from bezoar.provenance import audit
 from bezoar.provenance.archive import PROJECT
@@ -163,6 +164,18 @@ def test_a_damaged_receipt_is_a_finding(
     page = audited(capsys)
     assert page.startswith(f"# Audit of {RESULTS}: NOT SOUND, 1 finding\n")
     assert f"- a: {path}: {said}" in page and "; not a receipt\n" in page
+
+
+def test_a_run_without_receipts_is_not_sound() -> None:
+    Path(f"{RESULTS}/receipts").mkdir(parents=True)
+    with pytest.raises(UserError, match="no receipts; finish a run first"):
+        audit_results.main(["--results", RESULTS])
+
+
+def test_the_configuration_of_another_run_is_answered_with_the_runs_that_are_here() -> None:
+    stage("a", ["merge_adapter.py"], {f"{RESULTS}/a.json": "{}"})
+    with pytest.raises(UserError, match=rf"the runs here are {RESULTS}$"):
+        audit_results.main(["--results", "results"])
 
 
 def test_what_another_configuration_left_is_to_be_known(capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,6 +20,7 @@ def make(
     items: str = "one",
     metric: str = "acc",
     judge: str = "j",
+    data: str = "",
 ) -> Path:
     """A run below `root` that was recorded as `results/<name>`: 10 items, `right` of them right."""
     folder = root / "results" / name
@@ -29,13 +30,17 @@ def make(
     rated = {"turn": 1, "repeat": 0, "state": "rated", "score": 5, "judge": [judge, "single-v1"]}
     judged: list[dict[str, Any]] = [{"question_id": i, **rated} for i in range(4)]
     judged.append({**judged[0], "question_id": 9, "state": "no_rating", "score": -1})
+    texts = [{"task": "t", "item": 0, "part": "question", "text": items}]
+    write_jsonl(folder / "data/evaluation_items.jsonl", texts)
     write_jsonl(folder / "lm_eval/base.samples.jsonl", samples)
     write_jsonl(folder / "mtbench/base/judgments.jsonl", judged)
     write_json(folder / "lm_eval.json", {"models": {"base": {}}, "metric": {"t": metric}})
     verdict = "reproduced" if right > 5 else "undecided"
     write_json(folder / "claims.json", {"claims": [{"statement": "It is.", "verdict": verdict}]})
     stages: dict[str, dict[str, Any]] = {
-        "data_items": {"inputs": {"tasks": {"t.yaml": items}, "data": {}}},
+        "data_items": {
+            "inputs": {"tasks": {"t.yaml": items}, "data": {"m.json": data} if data else {}}
+        },
         "lm_eval_base": {"outputs": {"samples": {"lm_eval/base.samples.jsonl": f"s{right}"}}},
         "lm_eval_table": {"recipe": {"metric": {}, "seed": seed}},
         "mtbench_judgments_base": {"inputs": {"questions": {"q.jsonl": "q"}}},
@@ -110,6 +115,14 @@ def test_other_items_are_not_paired(tmp_path: Path, capsys: pytest.CaptureFixtur
     lines = compare(make(tmp_path, "a"), make(tmp_path, "b", right=8, items="two"), capsys)
     assert "  base, t: 0.300 -> 0.800, other items" in lines
     assert any("source.t.yaml: one -> two" in line for line in lines)
+
+
+def test_one_task_more_leaves_the_items_of_the_others_in_pairs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = compare(make(tmp_path, "größe"), make(tmp_path, "b", right=8, data="more"), capsys)
+    assert any(line.startswith("  base, t: 0.300 -> 0.800, in pairs +0.500 (") for line in lines)
+    assert not any("target" in line for line in lines), "the root's name is no difference"
 
 
 def test_two_metrics_or_two_judges_are_not_paired(

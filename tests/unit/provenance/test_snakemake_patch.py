@@ -5,12 +5,15 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import snakemake
 
+import serve_model
 from bezoar.errors import UserError
 from bezoar.provenance import snakemake_patch
 
@@ -57,10 +60,44 @@ def test_the_locked_version_is_a_tested_one() -> None:
         (["error: this is a bug of the project", "Traceback", "KeyError: 'x'"], True),
         (["error: out of memory; end other programs"], False),
         (["warning: an error: none"], False),
+        ([f"error: the server of x ended with {serve_model.ended(-9)} while it was needed"], False),
+        ([f"error: the server of x ended with {serve_model.ended(1)} while it was needed"], True),
     ],
 )
 def test_only_a_job_that_was_killed_is_worth_another_attempt(log: list[str], ended: bool) -> None:
     assert snakemake_patch.ended_by_itself(log) == ended
+
+
+def test_a_run_that_is_refused_does_not_take_over_another_hosts_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a file system shares no locks between hosts, the host that the file names decides."""
+    from snakemake.exceptions import LockException
+    from snakemake.persistence import PersistenceBase
+
+    class Dag:
+        workflow = type("Workflow", (), {"local_exec": False})
+
+    class Run:
+        path, dag, cleaned = tmp_path, Dag, 0
+
+        def cleanup_locks(self) -> None:
+            self.cleaned += 1
+
+    @contextmanager
+    def locked(self: Run) -> Iterator[None]:
+        raise LockException
+        yield
+
+    monkeypatch.setattr(PersistenceBase, "lock", locked)
+    monkeypatch.setattr(snakemake_patch, "RUN_LOCK", tmp_path / "run")
+    (tmp_path / "run").write_text("another 1")
+    snakemake_patch._allow_one_run()
+    run = Run()
+    for _ in range(2):
+        with pytest.raises(LockException), PersistenceBase.lock(run):
+            pass
+    assert (run.cleaned, (tmp_path / "run").read_text()) == (0, "another 1")
 
 
 @pytest.mark.parametrize(("age_s", "attempts"), [(0, 0), (3600, 2)])

@@ -78,6 +78,7 @@ def make_run(layout: Layout) -> None:
         Path(training.directory, "adapter_config.json").write_text("{}")
         stage(training.stage, [training.adapter])
     scores: dict[str, Any] = {"metric": {"arc_easy": "acc_norm"}, "models": {}}
+    scores["settings"] = {"limit": 80}
     tables: dict[str, Any] = {"models": {}}
     for number, model in enumerate(layout.merged):
         folder = Path(f"{RESULTS}/merge/{model}")
@@ -236,6 +237,7 @@ def test_a_models_card_has_its_results_and_the_addresses_of_what_it_was_made_fro
     results = data["model-index"][0]["results"]
     found = {r["dataset"]["type"]: r["metrics"][0] for r in results}
     assert found["arc_easy"]["value"] == 0.26
+    assert {r["dataset"]["name"] for r in results} >= {"arc_easy (lm-evaluation-harness, 80 items)"}
     assert (found["mt_bench"]["value"], found["mt_bench"]["name"]) == (
         5.5,
         "rating from 1 to 10 by a judge",
@@ -442,9 +444,17 @@ def test_somebody_elses_files_without_a_licence_stay_behind(
         },
         "lm_eval_base": {"inputs": {"data": {glue: "1"}}, "outputs": {}},
         "merge": {"inputs": {}, "outputs": {"model": {weights: "4"}}},
+        "import_model_x": {
+            "inputs": {"model": {"/models/x/notes.txt": "8"}},
+            "outputs": {"tokenizer": {"results/models/x/tokenizer.json": "9"}},
+        },
     }
     assert contents.left_behind(layout, receipts, set()) == {
         glue: "glue states no licence",
         **dict.fromkeys((items, matches, page), "copies evaluation items that state no licence"),
         weights: "weights, in repositories of their own",
+        **dict.fromkeys(
+            ("/models/x/notes.txt", "results/models/x/tokenizer.json"),
+            "of a model that was only evaluated",
+        ),
     }

@@ -10,9 +10,9 @@ import pytest
 
 import plan_requests
 from bezoar.errors import UserError
-from bezoar.workflow import cluster, dress_rehearsal, resources, start
+from bezoar.workflow import cluster, dress_rehearsal, machine_checks, resources, start
 from bezoar.workflow.cluster import gpus_in, minutes_in, nodes_in
-from bezoar.workflow.configuration import resolved
+from bezoar.workflow.configuration import merge, resolved
 from bezoar.workflow.layout import Layout
 from bezoar.workflow.resources import Limits, Need, Needs, Place
 
@@ -122,6 +122,16 @@ def test_a_dress_rehearsal_takes_the_clusters_gpus_where_the_submitting_host_has
         assert cluster.devices(profile, scale) is None
     tools.set(status=1, sinfo="")
     assert cluster.devices("profiles/slurm", dressed["scale"]) is None
+
+
+def test_an_evaluation_is_not_held_to_what_trainings_need(
+    tools: Tools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tools.set(sinfo=MANY)
+    config = merge(resolved(["config/paper.yaml"]), {"launch": {"processes": 16}})
+    with pytest.raises(UserError, match="GPU: a job asks for 16 on one node"):
+        start.command(config, [], [], "profiles/slurm", 2)
+    start.command(config, [], [], "profiles/slurm", 2, rules=machine_checks.EVALUATION)
 
 
 def test_a_partition_of_the_profile_is_taken(

@@ -25,6 +25,33 @@ def at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
 
 
+def test_configurations_in_an_order_that_snakemake_reads_otherwise_are_refused() -> None:
+    assert resolved(["config/paper.yaml", "config/trial.yaml"]) == resolved(["config/trial.yaml"])
+    with pytest.raises(UserError, match=r"config/paper\.yaml is what the others override"):
+        resolved(["config/rehearsal.yaml", "./config/paper.yaml"])
+    with pytest.raises(UserError, match=r"config/trial\.yaml is named twice"):
+        resolved(["config/trial.yaml", "config/released.yaml", "config/trial.yaml"])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("pathvars: {results: results/mine/}", r"`pathvars\.results`: .*a directory, without"),
+        ("pathvars: {logs: ./logs}", r"`pathvars\.logs`: "),
+        ("pathvars: {benchmarks: a//b}", r"`pathvars\.benchmarks`: "),
+        ("lm_eval: {limit: 0}", r"`lm_eval\.limit`: "),
+        ("dpo: {validation_share: 0}", r"`dpo\.validation_share`: "),
+        ("sft: {validation_share: 1}", r"`sft\.validation_share`: "),
+        ("sources: {chat_template: null}", r"`sources\.chat_template`: "),
+        ("sources: {mt_bench_questions: null}", r"`sources\.mt_bench_questions`: "),
+    ],
+)
+def test_values_that_would_end_a_run_late_are_refused(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "mine.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=said):
+        configuration.checked([str(tmp_path / "mine.yaml")])
+
+
 @pytest.mark.parametrize(
     "names",
     [

@@ -140,6 +140,16 @@ def test_a_run_that_ended_after_this_one_read_its_models_is_in_the_table(
     assert evaluations.found() == (["b", "a"], ["b", "a"], FILES)
 
 
+def test_a_model_that_has_gone_since_it_was_evaluated_is_one_line(evaluations: Evaluations) -> None:
+    evaluations.run("a", lambda: 0)
+    (evaluations.place / "a/config.json").unlink()
+    (evaluations.place / "a").rmdir()
+    with pytest.raises(UserError, match=r"models\.yaml: a was evaluated from .*/a, which is not"):
+        evaluations.run("b", lambda: 0)
+    evaluations.run("a", lambda: 0)
+    assert evaluations.found() == (["a"], ["a"], FILES)
+
+
 def test_a_mistake_in_the_configuration_of_the_first_evaluation_is_named(
     evaluations: Evaluations,
 ) -> None:

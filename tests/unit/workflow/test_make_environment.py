@@ -139,6 +139,14 @@ def test_no_python_in_range_is_one_line(machine: Machine) -> None:
     assert "PATH has none (python3 is 3.9)" in refusal(machine, machine.make())
 
 
+def test_a_python_without_its_venv_module_is_named_with_the_package_that_has_it(
+    machine: Machine,
+) -> None:
+    machine.python("python3", "3.12", without_venv=1)
+    said = refusal(machine, machine.make())
+    assert "python3 is 3.12 and lacks its venv module" in said and "python3-venv" in said
+
+
 def test_a_machine_without_a_gpu_asks_pytorchs_index_and_never_for_cuda(machine: Machine) -> None:
     if any(Path("/dev").glob("nvidia[0-9]*")):
         pytest.skip("this machine has an NVIDIA device")

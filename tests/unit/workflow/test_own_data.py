@@ -29,7 +29,7 @@ from bezoar.workflow.layout import Layout
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs/reproducing.md").read_text(encoding="utf-8")
 SECTION = PAGE.partition("## With your own teacher, base and data\n")[2].partition("\n## ")[0]
-MINE, ENTRY, RELEASED = re.findall(r"```yaml\n(.*?)```", SECTION, re.DOTALL)
+MINE, TEACHER, ENTRY, RELEASED = re.findall(r"```yaml\n(.*?)```", SECTION, re.DOTALL)
 COLUMNS = {  # slot or scheme -> what its row of a table names
     row[0]: re.findall(r"`([^`]+)`", row[1])
     for row in re.findall(r"^\| `(\w+)`(?:, a list)? \| (.*) \|$", SECTION, re.MULTILINE)
@@ -77,7 +77,7 @@ def test_an_entry_without_one_of_the_printed_keys_is_named_with_it(
 
 def test_a_local_file_is_read_where_it_lies_and_its_licence_is_not_stated(own: Layout) -> None:
     assert own.source("dolly") == "mine/seeds.jsonl"
-    card = recipes.data_card(own, "evol")
+    card = recipes.data_card(own, "evol", [])
     stated = {"what": "mine/seeds.jsonl", "origin": "a local file", "licence": "not stated"}
     assert stated in card["sources"]
     refused = {made.name: made.refused for made in contents.datasets(own, set())}
@@ -103,6 +103,16 @@ def test_the_licence_of_a_base_in_a_directory_is_not_stated(tmp_path: Path) -> N
     assert {"models/mine": None}.items() <= {part["id"]: part["licence"] for part in parts}.items()
 
 
+def test_a_teacher_of_ones_own_brings_its_context_and_no_other_models_tokenizer(
+    tmp_path: Path,
+) -> None:
+    mine = with_lines(tmp_path, TEACHER, "config/paper.yaml", "config/open-models.yaml")
+    assert mine.source("teacher_tokenizer") is None
+    asked = {role: settings["base_url_env"] for role, settings in layout.models_asked(mine.config)}
+    assert asked.pop("teacher") == "TEACHER_BASE_URL" and mine.config["teacher"]["context"] == 32768
+    assert set(asked.values()) == {"OPEN_MODEL_BASE_URL"}
+
+
 def test_an_entry_is_fetched_from_mirror_and_pinned(
     own: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -121,6 +131,25 @@ def test_an_entry_is_fetched_from_mirror_and_pinned(
 def test_a_local_file_below_data_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"data/x\.jsonl: data/ holds what is fetched") as no:
         with_lines(tmp_path, "sources: {dolly: data/x.jsonl}", "config/paper.yaml")
+    assert "\n" not in str(no.value)
+
+
+def test_a_file_of_ones_own_beside_the_prompts_is_not_the_projects(tmp_path: Path) -> None:
+    mine = with_lines(tmp_path, "sources: {topics: prompts/our_topics.txt}", "config/paper.yaml")
+    assert mine.local_files() == ["prompts/our_topics.txt"]
+    card = recipes.data_card(mine, "lamini", [])["sources"]
+    assert {row["what"]: row["licence"] for row in card}["prompts/our_topics.txt"] == "not stated"
+    named = {
+        item
+        for file in Path("config").glob("*.yaml")
+        for item in re.findall(r"^  [a-z_]+: (prompts/\S+)", file.read_text("utf-8"), re.MULTILINE)
+    }
+    assert named == set(sources.PROMPTS)
+
+
+def test_a_file_of_a_world_that_there_is_not_is_refused_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^sources: world/x\.jsonl: .*`world: null`") as no:
+        with_lines(tmp_path, "sources: {dolly: world/x.jsonl}", "config/paper.yaml")
     assert "\n" not in str(no.value)
 
 

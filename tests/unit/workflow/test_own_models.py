@@ -41,11 +41,13 @@ def peer() -> Iterator[Peer]:
 def own(tmp_path: Path, **base: str) -> Layout:
     """README's lines over the trial, with another base."""
     mine: dict[str, Any] = yaml.safe_load(TEXT)
-    assert len(TEXT.splitlines()) == 7 and mine["sources"].keys() == {"base_model"}
+    assert len(TEXT.splitlines()) == 8 and mine["sources"].keys() == {"base_model"}
     mine["sources"] = base
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump(mine), encoding="utf-8")
-    return Layout(resolved(["config/trial.yaml", str(path)]))
+    layout = Layout(resolved(["config/trial.yaml", str(path)]))
+    assert layout.results == "results/mine", "beside the trial's"
+    return layout
 
 
 def imported(snapshot: str, tmp_path: Path, tokenizer: str) -> int:
@@ -65,7 +67,7 @@ def test_a_base_can_be_a_directory(tmp_path: Path, tiny_base: Path) -> None:
     assert layout.source("base_model") == str(tiny_base)
     assert f"{tiny_base}/model.safetensors" in layout.base_files()
     card = recipes.model_card(layout, "openbezoar-sft", ["config/trial.yaml"])
-    assert card["base_model"] == "results/trial/base"
+    assert card["base_model"] == "results/mine/base"
     assert imported(str(tiny_base), tmp_path, "tokenizer.model") > 0
 
 

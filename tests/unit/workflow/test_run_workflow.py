@@ -5,13 +5,17 @@ another entry.
 import json
 import re
 import subprocess
+from contextlib import nullcontext
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+import doctor
+import evaluate_model
 import run_workflow
 from bezoar.errors import UserError
-from bezoar.workflow import start
+from bezoar.workflow import pending, start
 from bezoar.workflow.configuration import resolved
 
 ROOT = Path(__file__).parents[3]
@@ -51,6 +55,35 @@ def test_a_run_from_released_rows_and_one_that_generates_its_own_do_not_replace_
             start.refuse_other_run(tmp_path, "paper", other)
         start.refuse_other_run(tmp_path, "paper", held)
         start.refuse_other_run(tmp_path, "paper")
+
+
+def test_a_report_reads_a_finished_run_and_starts_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    mine = tmp_path / "mine.yaml"
+    places = ", ".join(f"{kind}: {tmp_path / kind}" for kind in ("results", "logs", "benchmarks"))
+    mine.write_text(f"pathvars: {{{places}}}")
+    files = ["config/rehearsal.yaml", str(mine)]
+    with pytest.raises(UserError, match=r"results: \d\d stages that report reads are missing"):
+        run_workflow.main(["--config", *files, "--finished", "--target", "report"])
+    assert not (tmp_path / "results").exists()
+    for jobs, refused in (({"report": 1, "data_card": 3}, False), ({"report": 1, "dpo": 1}, True)):
+        monkeypatch.setattr(pending, "pending", lambda *_, jobs=jobs: pending.Pending([], jobs))
+        with pytest.raises(UserError, match=r"1 stage .* is") if refused else nullcontext():
+            pending.require_finished("results", files, ["report"])
+    rules = "".join(file.read_text(encoding="utf-8") for file in Path("rules").glob("*.smk"))
+    assert set(re.findall(r"^ *rule (\w+):", rules, re.MULTILINE)) > pending.TABLES
+
+
+@pytest.mark.parametrize("jobs", ["0", "-1", "many"])
+@pytest.mark.parametrize("command", [run_workflow, doctor, evaluate_model])
+def test_a_run_without_a_core_is_refused(
+    command: ModuleType, jobs: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(UserError, match=rf"JOBS={jobs}: expected a whole number, at least 1"):
+        command.main(["--config", "config/rehearsal.yaml", f"--cores={jobs}"])
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"recipe": [], "command": {}}', '{"command": []}'])

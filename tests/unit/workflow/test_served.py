@@ -169,7 +169,7 @@ def test_a_model_that_is_served_may_do_without_a_key() -> None:
 
 
 def test_the_card_of_rows_names_the_weights_licence() -> None:
-    card = recipes.data_card(layout("trial.yaml"), "orca")
+    card = recipes.data_card(layout("trial.yaml"), "orca", [])
     assert {row["licence"] for row in card["sources"] if "SmolLM2" in row["origin"]} == {
         "Apache-2.0"
     }
