@@ -1,5 +1,5 @@
-"""Write one row per model from both benchmarks' tables: means with intervals, n, failures, and the
-difference from the first model.
+"""Write one row per model from both benchmarks' tables: means with intervals, ratings and failures,
+and the paired differences of both means from the first model's.
 
 Usage: tabulate_evaluations.py --lm-eval results/evaluate/lm_eval.json \\
            --mtbench results/evaluate/mtbench.json \\
@@ -54,11 +54,21 @@ def row(
         "scale": recipe["scale"],
         "judge": recipe["judge"],
     }
+    first = next(iter(recipe["models"]))
+
+    def over_first(differences: list[dict[str, Any]]) -> dict[str, Any] | None:
+        pairs = ((one["candidate"], one["baseline"], one) for one in differences)
+        return next((one for new, old, one in pairs if (new, old) == (model, first)), None)
+
     for task, value in harness["models"][model].items():
         found |= cells(task, value, 4)
     found |= cells("mean of tasks", harness["mean_of_tasks"][model], 4)
-    tables = chat["judges"][recipe["judge"]]["models"][model]
+    gap = over_first(harness["differences"])
+    found |= cells("mean of tasks over the first", gap and gap["mean_of_tasks"], 4)
+    judged = chat["judges"][recipe["judge"]]
+    tables = judged["models"][model]
     found |= cells("chat", tables["overall"], 3)
+    found |= cells("chat over the first", over_first(judged["differences"]), 3)
     found |= {
         "chat ratings": str(tables["overall"]["ratings"]),
         "chat failures": str(tables["overall"]["failures"]),

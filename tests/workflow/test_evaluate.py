@@ -71,6 +71,7 @@ def test_a_model_directory_gets_a_row_with_the_scores_it_has_in_the_rehearsal(
     assert rows[0]["chat"] == f"{overall['mean']:.3f}" and rows[0]["chat failures"] == str(
         overall["failures"]
     )
+    assert rows[0]["chat over the first"] == "", "it is the first"
     assert planned(project) == {}, "the rehearsal's own results are as they were"
     stages = ["evaluate", "evaluate_lm_eval", "evaluate_mtbench", "mtbench_judgments_again"]
     command = [sys.executable, "scripts/commands/audit_results.py", "--results", RESULTS]

@@ -175,11 +175,11 @@ def summary(items: Items, sizes: dict[str, int], found: list[dict[str, Any]]) ->
         own = [line for line in found if line["set"] == name]
         tasks: dict[str, dict[str, set[int]]] = {}
         for line in own:
-            for task in {owner[0] for owner in line["items"]}:
-                for kind in ("overlapping", *(["contaminated"] if line["contaminated"] else [])):
-                    tasks.setdefault(task, {"overlapping": set(), "contaminated": set()})[kind].add(
-                        line["row"]
-                    )
+            for task, _, part in line["items"]:
+                kinds = tasks.setdefault(task, {"overlapping": set(), "contaminated": set()})
+                kinds["overlapping"].add(line["row"])
+                if line["contaminated"] and part != "choice":
+                    kinds["contaminated"].add(line["row"])
         sets[name] = {
             "rows": size,
             "overlapping": len({line["row"] for line in own}),

@@ -222,9 +222,9 @@ def read_rating(text: str) -> tuple[float, str]:
     """
     plain = unicodedata.normalize("NFKC", split_reasoning(text)[1]).translate(HIDDEN)
     plain = re.sub(r"\\([\[\]])", r"\1", plain.translate(WIDE))
-    double = list(RATING.finditer(plain))
-    found = [match[2] for match in double] or RATING_BACKUP.findall(plain)
-    if not found or (all(INDEX.fullmatch(match["before"] or "") for match in double) and double):
+    double = (m[2] for m in RATING.finditer(plain) if not INDEX.fullmatch(m["before"] or ""))
+    found = list(double) or RATING_BACKUP.findall(plain)
+    if not found:
         return -1, "no_rating"
     if len({float(value) for value in found}) > 1:
         return -1, "two_ratings"

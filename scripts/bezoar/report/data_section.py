@@ -25,6 +25,15 @@ def used(receipts: Receipts, schemes: list[str]) -> dict[str, dict[str, int]]:
     }
 
 
+def removed(receipts: Receipts, rows: str) -> str:
+    """Return which rules of `data: remove` took how many rows of a set out of what is trained on,
+    in words; nothing where no rule did.
+    """
+    facts = receipts.get(f"data_clean_{rows}", {}).get("facts", {})
+    counts = {key: facts.get(key) for key in ("contaminated", "task_family")}
+    return ", ".join(f"{key.replace('_', ' ')} {count:,}" for key, count in counts.items() if count)
+
+
 def figures(
     schemes: dict[str, dict[str, Any]], duplicates: dict[str, Any] | None
 ) -> dict[str, str]:
@@ -117,4 +126,5 @@ def section(environment: jinja2.Environment, artifacts: Any, receipts: Receipts)
         marked=marked(artifacts.rows("data/duplicates.jsonl")),
         contamination=artifacts.json("data/contamination.json"),
         used=used(receipts, schemes),
+        removed={scheme: removed(receipts, scheme) for scheme in schemes},
     )

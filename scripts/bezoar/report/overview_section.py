@@ -2,6 +2,7 @@
 substituted.
 """
 
+import os
 from collections import Counter
 from datetime import UTC, datetime
 from typing import Any
@@ -73,11 +74,12 @@ def ran(receipts: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def cast(receipts: dict[str, dict[str, Any]], judge: str) -> dict[str, Any]:
-    """Return who took which part: the base's files and parameters, and the models that taught,
-    rated rows and judged chat, each a list of names.
+    """Return who took which part: the base's file or directory and parameters, and the models that
+    taught, rated rows and judged chat, each a list of names.
     """
     base = receipts.get("base", {"inputs": {}, "facts": {}})
     recipes = {name: receipt["recipe"] for name, receipt in receipts.items()}
+    files = [name.removeprefix("data/") for name in base["inputs"].get("snapshot", {})]
 
     def models(stages: str, key: str) -> list[str]:
         return sorted(
@@ -85,7 +87,7 @@ def cast(receipts: dict[str, dict[str, Any]], judge: str) -> dict[str, Any]:
         )
 
     return {
-        "base": [name.removeprefix("data/") for name in base["inputs"].get("snapshot", {})],
+        "base": [os.path.commonpath(files)] if files else [],
         "parameters": base["facts"].get("parameters"),
         "teacher": models("generate_", "teacher"),
         "rater": models("filter_", "rater"),

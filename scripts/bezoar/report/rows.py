@@ -37,7 +37,8 @@ def marks(duplicates: Path, contamination: Path) -> Marks:
             found.setdefault(key, []).append((kind, text, there))
     for line in read_jsonl(contamination):
         kind, by = ("contaminated", "by") if line["contaminated"] else ("overlap", "with")
-        items = sorted({f"{task} {item}" for task, item, _ in line["items"]})
+        telling = [owner for owner in line["items"] if kind == "overlap" or owner[2] != "choice"]
+        items = sorted({f"{task} {item}" for task, item, _ in telling})
         text = f"{kind} {by} {', '.join(items)}: {line['match']}"
         found.setdefault((line["set"], line["row"]), []).append((kind, text, ""))
     return found

@@ -8,7 +8,7 @@ from typing import Any
 
 import jinja2
 
-from bezoar.report.data_section import Receipts, came_back
+from bezoar.report.data_section import Receipts, came_back, removed
 
 NOT_SOURCES = {"prompts", "facts", "tokenizer", "streamed"}  # inputs that are no data
 
@@ -46,6 +46,12 @@ def trained(stage: str, receipts: Receipts) -> Step:
     return step(stage.replace("_", " "), text, "#curves", stage, receipts)
 
 
+def cleaned(rows: str, receipts: Receipts) -> list[Step]:
+    """Return what was taken out before training as a step, if anything was."""
+    text, stage = removed(receipts, rows), f"data_clean_{rows}"
+    return [step("removed before training", text, "#data", stage, receipts)] if text else []
+
+
 def lane(scheme: str, funnel: dict[str, Any], receipts: Receipts) -> list[Step]:
     """Return the steps of a scheme's rows; `funnel` is its part of data/description.json."""
     generate = f"generate_{scheme}"
@@ -60,6 +66,7 @@ def lane(scheme: str, funnel: dict[str, Any], receipts: Receipts) -> list[Step]:
             f"filter_{scheme}",
             receipts,
         ),
+        *cleaned(scheme, receipts),
         trained(f"sft_{scheme}", receipts),
     ]
 
@@ -95,6 +102,7 @@ def section(
                 "preferences",
                 receipts,
             ),
+            *cleaned("pairs", receipts),
             trained("hh_sft", receipts),
             trained("dpo", receipts),
         ]

@@ -25,6 +25,7 @@ from bezoar.data.texts import features, jaccard, word_spans, words_of
 from bezoar.errors import UserError
 from bezoar.files import write_json, write_jsonl
 from bezoar.readers import read_json, read_jsonl
+from bezoar.report.rows import marks
 from bezoar.workflow.configuration import resolved
 
 ROOT = Path(__file__).parents[3]
@@ -330,6 +331,25 @@ def test_every_shared_n_gram_is_found(items: list[list[str]], rows: list[list[st
         built, [{"instruction": "", "response": " ".join(row)} for row in rows], "s", recipe
     )
     assert {(line["row"], line["items"][0][1]): line["share"] for line in found} == expected
+
+
+def test_a_task_for_which_the_text_is_a_wrong_choice_is_given_nothing_away(tmp_path: Path) -> None:
+    text = "the quick brown fox jumps over the lazy dog near the mill"
+    parts = {"easy": "choice", "hard": "gold"}
+    items = contamination.Items(
+        [{"task": task, "item": 0, "part": part, "text": text} for task, part in parts.items()],
+        SHARED,
+    )
+    found = search(items, text)
+    counted = contamination.summary(items, {"s": 1}, found)["sets"]["s"]
+    assert counted["contaminated"] == 1 and counted["tasks"] == {
+        "easy": {"overlapping": 1, "contaminated": 0},
+        "hard": {"overlapping": 1, "contaminated": 1},
+    }
+    write_jsonl(tmp_path / "duplicates.jsonl", [])
+    write_jsonl(tmp_path / "contamination.jsonl", found)
+    noted = marks(tmp_path / "duplicates.jsonl", tmp_path / "contamination.jsonl")
+    assert [mark for _, mark, _ in noted["s", 1]] == [f"contaminated by hard 0: {text}"]
 
 
 def test_nasty_rows_are_searched_and_none_of_them_matches_anything() -> None:
@@ -747,6 +767,8 @@ def test_the_stages_write_their_files_and_the_card_repeats_their_numbers(tmp_pat
         "teacher": "falcon",
         "rater": "gpt",
         "target": "x",
+        "config": ["config/rehearsal.yaml"],
+        "remove": [],
         "sources": [{"what": "175 seed tasks", "origin": "https://x", "licence": "CC BY-NC 4.0"}],
     }
     run(
@@ -773,3 +795,10 @@ def test_the_stages_write_their_files_and_the_card_repeats_their_numbers(tmp_pat
     ):
         assert line in body
     assert all(f"| `{column}` |" in body for column in rows[0])
+    assert "snakemake --configfile config/rehearsal.yaml -- x\n" in body
+    assert "`gpt4_status` = Accept. " not in body and "the strictest licence among" in body
+    silent = [*recipe["sources"], {"what": "y", "origin": "a local file", "licence": "not stated"}]
+    others = recipe | {"sources": silent, "remove": ["contaminated", "task_family"]}
+    opening = "\n".join(write_data_card.origin(others, 21, 13))
+    assert "Accept, without those that are removed as contaminated and task family." in opening
+    assert "strictest" not in opening and "the parts that state no licence" in opening

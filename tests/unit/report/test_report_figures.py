@@ -112,6 +112,7 @@ def test_each_step_of_the_way_has_its_count_its_link_and_its_receipt() -> None:
     receipts = {
         "generate_evol": {"inputs": {"seeds": ["data/dolly.jsonl"], "prompts": ["p.txt"]}},
         "sft_evol": {"inputs": {}, "facts": {"training": 3, "validation": 1}},
+        "data_clean_evol": {"inputs": {}, "facts": {"contaminated": 2, "task_family": 0}},
         "merge_sft": {"inputs": {}, "facts": {}},
     }
     html = way_section.section(
@@ -125,6 +126,7 @@ def test_each_step_of_the_way_has_its_count_its_link_and_its_receipt() -> None:
         "<b>dolly.jsonl</b>",
         "<b>6 of 10</b>",
         '<a href="rows.html#evol">accepted by the filter</a><b>4 of 6</b>',
+        '<a href="#data">removed before training</a><b>contaminated 2</b>',
         "<b>3 + 1 held out</b>",
         '<a href="rows.html#pairs">preference pairs</a><b>7 of 8</b>',
         "<b>not run here</b>",
@@ -133,4 +135,5 @@ def test_each_step_of_the_way_has_its_count_its_link_and_its_receipt() -> None:
         "../receipts/merge_sft.json",
     ):
         assert words in html, words
+    assert html.count("removed before training") == 1
     assert "../receipts/filter_evol.json" not in html, "a receipt that is not there has no link"

@@ -147,6 +147,9 @@ def test_who_took_which_part_and_when_is_read_from_the_receipts() -> None:
         "rater": ["r"],
         "judge": ["j"],
     }
+    snapshot = {f"data/hub/small/{name}": "x" for name in ("config.json", "model.safetensors")}
+    receipts["base"]["inputs"] = {"snapshot": snapshot}
+    assert overview_section.cast(receipts, "j")["base"] == ["hub/small"]
 
 
 def test_answers_that_end_at_their_limit_and_a_judge_that_disagrees_with_itself_are_said() -> None:
