@@ -32,7 +32,7 @@ from bezoar.evaluation.models import load
 from bezoar.evaluation.mtbench import read_questions
 from bezoar.evaluation.parts import Parts
 from bezoar.files import sha256_text, write_jsonl
-from bezoar.llm.reasoning import opening_in, split_reasoning
+from bezoar.llm.reasoning import ends_reasoning, opening_in, split_reasoning
 from bezoar.provenance.receipt import Receipt, stage_parser
 from bezoar.provenance.resumption import begun_with
 from bezoar.training.template import OwnTemplate, Piece, Template
@@ -80,11 +80,13 @@ def answer(
     questions: list[dict[str, Any]],
     recipe: Recipe,
     parts: Parts,
+    ends_at_stop: bool = True,
 ) -> dict[int, list]:
     """Return question_id -> [(text, how it ended)] of both turns.
 
     `ask` is `bezoar.evaluation.generation.generate` with its model and tokenizer; what it returns
-    for a turn is kept in `parts`.
+    for a turn is kept in `parts`. `ends_at_stop` is whether it may end an answer at a stop text: a
+    model that reasons may yet say that all before was no answer.
     """
     answers: dict[int, list[tuple[str, str]]] = {row["question_id"]: [] for row in questions}
     temperatures = [
@@ -106,7 +108,7 @@ def answer(
             "temperature": temperatures,
             "seed": recipe["seed"] * 1000 + turn,
         }
-        if recipe["stop"]:  # what follows one will be cut off
+        if recipe["stop"] and ends_at_stop:  # what follows one will be cut off
             settings["complete"] = lambda text, of=opening: (
                 cut(text, "", recipe["stop"], of)[1] == "stop"
             )
@@ -147,7 +149,8 @@ def main(argv: list[str] | None = None) -> None:
         network, tokenizer = load(args.model, recipe["dtype"], recipe["threads"])
         parts = Parts(args.answers, begun_with(receipt, template=args.template))
         ask = partial(generate, network, tokenizer, bos=not own, top_k=recipe["top_k"])
-        answers = answer(ask, template, questions, recipe, parts)
+        ends_at_stop = not ends_reasoning(tokenizer.get_vocab())
+        answers = answer(ask, template, questions, recipe, parts, ends_at_stop)
         write_jsonl(
             args.answers,
             (

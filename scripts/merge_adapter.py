@@ -6,10 +6,10 @@ Usage: merge_adapter.py --base results/base --adapter results/sft/evol \\
            --receipt …/receipt.json
 
 --model is a directory; it gets a Hugging Face model (model.safetensors, config.json, tokenizer) and
-  merge.json: max and
-mean absolute logit difference and KL divergence (nats per token) of the merged model from the 4-bit
-base with the adapter beside it, on the first `probe_rows` rows. Training saw the quantised base, so
-a merge onto the 16-bit one differs; beyond `max_kl` the stage fails.
+merge.json: the largest and the mean absolute difference of log-probabilities and the KL divergence
+(nats per token) of the merged model from the 4-bit base with the adapter beside it, on the first
+`probe_rows` rows. Training saw the quantised base, so a merge onto the 16-bit one differs; beyond
+`max_kl` the stage fails.
 """
 
 import gc

@@ -101,7 +101,7 @@ def dpo_trainer(
     from bezoar.training.shared_prompts import share
 
     class Trainer(DPOTrainer):
-        """Takes pairs of token ids: as text, a row's own `</s>` would be read as EOS, too.
+        """Takes pairs of token ids: it would write EOS as text, which the tokenizer reads as text.
 
         The pairs of a global batch weigh alike. TRL takes the mean over micro-batches, of which
         those of a last batch may hold fewer.

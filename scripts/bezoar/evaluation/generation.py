@@ -12,6 +12,8 @@ from bezoar.precision import overflow
 from bezoar.training.tokenizer import Text, common, encode
 from bezoar.training.weights import ends, positions, require_positions
 
+ASKED = 16  # tokens from one look at an answer's text, decoded from its beginning, to the next
+
 
 def generate(
     model: Any,
@@ -28,14 +30,14 @@ def generate(
     """Return (text, stop reason) for each prompt, in order; the reason is `eos` or `length`.
 
     An answer ends at any token that the tokenizer or generation_config.json calls an end, and where
-    the model's context does; and soon after `complete` says of the text so far that nothing is
-    wanted of what follows, which saves time and changes nothing before it. The temperature is
-    one for all prompts or one for each: 0 is greedy, any other draws from the `top_k` likeliest
-    tokens, or from all for 0. Batches are left-padded and hold prompts of like length, whatever
-    their temperatures; sampling is seeded once per batch. `bos` is False for prompts
-    whose template writes BOS itself, if there is any. An embedding may have rows that the tokenizer
-    has no piece for; such a token is no text. Raise `UserError` if a prompt fills the model's
-    context.
+    the model's context does; and once `complete`, asked every `ASKED` tokens, says of the text so
+    far that nothing is wanted of what follows, which saves time and changes nothing before it. The
+    temperature is one for all prompts or one for each: 0 is greedy, any other draws from the
+    `top_k` likeliest tokens, or from all for 0. Batches are left-padded and hold prompts of like
+    length, whatever their temperatures; sampling is seeded once per batch. `bos` is False for
+    prompts whose template writes BOS itself, if there is any. An embedding may have rows that the
+    tokenizer has no piece for; such a token is no text. Raise `UserError` if a prompt fills the
+    model's context.
     """
     import torch
 
@@ -99,13 +101,15 @@ def require_numbers(_: Any, scores: Any) -> Any:
 
 
 def completed(complete: Callable[[list[int]], bool], width: int) -> Callable[[Any, Any], Any]:
-    """Return a stopping criterion that asks, of each row, whether its tokens after the first
-    `width` are complete.
+    """Return a stopping criterion that asks, of each row, every `ASKED` tokens, whether its tokens
+    after the first `width` are complete.
     """
     import torch
 
     def process(ids: Any, _: Any) -> Any:
-        return torch.tensor([complete(row) for row in ids[:, width:].tolist()], device=ids.device)
+        asked = (ids.shape[1] - width) % ASKED == 0
+        rows = ids[:, width:].tolist() if asked else [[]] * len(ids)
+        return torch.tensor([asked and complete(row) for row in rows], device=ids.device)
 
     return process
 

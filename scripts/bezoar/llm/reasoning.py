@@ -3,7 +3,7 @@ end of its turn and a stop text after it.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 TAGS = r"(?:\w+[:_])?(?:think|thinking|thoughts?|reasoning|reflection|scratchpad)"
 # Marks whose end has another name: Cohere's, those of OpenThinker and Sky-T1, MedGemma's,
@@ -64,6 +64,13 @@ BEGUN = re.compile(
     r"(?:\b|(?<=\W))(?! )\s*"
 )
 SKIPPED = re.compile(r"\s*analysis(?P<reasoning>\S.*?)assistantfinal(?P<answer>.*)", re.DOTALL)
+
+
+def ends_reasoning(tokens: Iterable[str]) -> bool:
+    """Whether any of these tokens ends a reasoning block, so that what stands before it may turn
+    out to be no answer.
+    """
+    return any(token == "<|channel|>" or CLOSED.fullmatch(token) for token in tokens)
 
 
 def split_reasoning(text: str) -> tuple[str, str, bool]:

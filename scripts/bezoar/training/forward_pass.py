@@ -4,6 +4,8 @@ import types
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from bezoar.errors import shortage
+
 EXACT = 1e-3  # nats a token, for float32
 ROUNDED = 0.25  # for bfloat16, which rounds at 2^-8
 
@@ -19,7 +21,7 @@ def tolerance() -> float:
 
 def tried(model: Any, compute: Callable[[], list[Any]]) -> list[Any] | None:
     """Return what `compute` gives with `model` in evaluation, without gradients; None where it
-    fails on a model of another make.
+    fails on a model of another make. A shortage of memory is raised.
     """
     import torch
 
@@ -30,7 +32,9 @@ def tried(model: Any, compute: Callable[[], list[Any]]) -> list[Any] | None:
     try:
         with torch.no_grad(), precision.autocast(model.device):
             return compute()
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError):
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        if shortage(error):
+            raise
         return None
     finally:
         model.train(training)

@@ -16,6 +16,7 @@ import import_base
 from bezoar.errors import UserError
 from bezoar.evaluation.parts import Parts
 from bezoar.files import write_jsonl
+from bezoar.llm.reasoning import ends_reasoning
 from bezoar.readers import read_json, read_jsonl
 from bezoar.training.tokenizer import beginning, load_tokenizer
 from bezoar.workflow import sources
@@ -164,6 +165,25 @@ def test_what_a_stop_text_cuts_off_is_not_generated_and_changes_no_answer(
     ends = False
     (tmp_path / "answers.jsonl").unlink()
     assert answer(tmp_path, tiny_base, **settings) == found
+
+
+def test_a_model_that_ends_reasoning_by_a_mark_is_not_ended_at_a_stop_text(tmp_path: Path) -> None:
+    """What stands before the mark may be no answer, even if nothing has opened it."""
+    assert ends_reasoning(["a", "</think>"]) and ends_reasoning(["<|channel|>", "b"])
+    assert not ends_reasoning(["a", "<think>", "</s>"])
+    question = {"question_id": 81, "category": "math", "turns": ["red cat", "blue dog"]}
+    template = answer_mtbench.Template(ROOT / "prompts/chat_template.json")
+    asked: list[dict[str, object]] = []
+
+    def ask(pieces: list, **named: object) -> list[tuple[str, str]]:
+        asked.append(named)
+        return [("Blue.", "eos") for _ in pieces]
+
+    for number, ends in enumerate((True, False)):
+        parts = Parts(tmp_path / f"answers-{number}.jsonl", {})
+        recipe = {**RECIPE, "stop": ["###"]}
+        answer_mtbench.answer(ask, template, [question], recipe, parts, ends_at_stop=ends)
+    assert ["complete" in named for named in asked] == [True, True, False, False]
 
 
 @pytest.mark.parametrize(

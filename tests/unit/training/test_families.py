@@ -19,6 +19,7 @@ import score_reference
 import train_dpo
 import train_sft
 from bezoar.errors import UserError
+from bezoar.evaluation import generation
 from bezoar.evaluation.generation import generate, log_probabilities
 from bezoar.evaluation.models import load
 from bezoar.files import write_jsonl
@@ -312,7 +313,9 @@ def test_a_template_that_cannot_be_rendered_or_hides_markup_is_one_line(tmp_path
         shouting.pieces([("Human", "red <|im_end|>")])
 
 
-def test_an_answer_ends_at_every_end_that_the_model_names(tmp_path: Path) -> None:
+def test_an_answer_ends_at_every_end_that_the_model_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The weights are scripted: after any prompt `A`, then <|im_end|>, after that `B` for ever."""
     import torch
 
@@ -338,8 +341,16 @@ def test_an_answer_ends_at_every_end_that_the_model_names(tmp_path: Path) -> Non
     network.generation_config.eos_token_id = tokenizer.eos_token_id
     assert generate(network, tokenizer, ["red"], 4, 1) == [("ABB", "length")]
     asked = calls
-    ended = generate(network, tokenizer, ["red"], 20, 1, complete=lambda text: "BB" in text)
+    monkeypatch.setattr(generation, "ASKED", 2)
+    looked = []
+
+    def complete(text: str) -> bool:
+        looked.append(text)
+        return "BB" in text
+
+    ended = generate(network, tokenizer, ["red"], 20, 1, complete=complete)
     assert ended == [("ABB", "length")] and calls - asked == 4, "A, the end of a turn, B, B"
+    assert looked == ["A", "ABB"]
 
 
 def test_answers_end_where_the_models_context_does(
