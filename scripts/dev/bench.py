@@ -46,7 +46,7 @@ PARTS = {
     "real-data": Part("Data, real-looking", 10, "bench_data.py", ("--texts", "real-looking")),
     "client": Part("LLMClient", 4, "bench_client.py"),
     "evaluation": Part("Evaluation", 15, "bench_evaluation.py"),
-    "sft": Part("SFT", 40, TRAINING, ("--only", "sft LaMini-like", "sft HH-like")),
+    "sft": Part("SFT", 55, TRAINING, ("--only", "sft LaMini-like", "sft HH-like")),
     "dpo": Part("DPO", 60, TRAINING, ("--only", "dpo HH-like", "dpo HH-RLHF")),
     "ablation": Part("Ablation", 25, TRAINING, ("--only", "ablation LaMini-like")),
     "memory": Part("Memory of the loss", 5, "bench_memory.py"),
@@ -67,7 +67,9 @@ WATCHED = (
     ("evaluation", "| run_lm_eval.py |", 3, "harness, time against lm_eval's"),
     ("sft", "| ours |", 4, "SFT on short rows, rate against TRL's defaults"),
     ("sft", "| ours / TRL, grouped by length |", 1, "against TRL grouped by length"),
+    ("sft", "| ours / TRL, grouped by length, whole batches |", 1, "with whole batches"),
     ("sft", "| ours / LLaMA-Factory, tuned |", 1, "against LLaMA-Factory tuned"),
+    ("sft", "| ours / LLaMA-Factory, tuned, whole batches |", 1, "with whole batches"),
     ("dpo", "| ours, first run |", 4, "DPO with its reference, rate against TRL's defaults"),
     ("dpo", "| ours, second run |", 4, "DPO, reference stored, likewise"),
     ("dpo", "| ours, first run / TRL, tuned |", 1, "DPO with its reference, against TRL tuned"),
@@ -98,23 +100,29 @@ def busy(wait: float = CALM) -> str | None:
 
 def expected(part: str, runs: list[dict[str, Any]]) -> tuple[float, str]:
     """Return about how many minutes the part takes, and from what that is known: the runs on
-    record, or a guess.
+    record, of such a processor if there are any, or a guess.
     """
-    took = [run["seconds"] for run in runs if run["part"] == part and not run["arguments"]]
+    whole = [run for run in runs if run["part"] == part and not run["arguments"]]
+    here = {"processor": processor(), "flags": flags(), "cores": os.cpu_count()}
+    alike = [run for run in whole if all(run[key] == value for key, value in here.items())]
+    took = [run["seconds"] for run in alike or whole]
     if not took:
         return PARTS[part].minutes, "a guess: no whole run on record"
     record = f"{len(took)} runs on record" if len(took) > 1 else "one run on record"
+    record += "" if alike else ", of another processor"
     return statistics.median(took) / 60, record
 
 
 def value(section: str, row: str, column: int) -> str | None:
-    """Return a cell's first number, of the first row of a section that begins so."""
+    """Return a cell's first number, of the first row of a section that begins so; nothing where
+    the cell has none, as where a peer is void.
+    """
     line = next((line for line in section.splitlines() if line.startswith(row)), None)
     if line is None:
         return None
     cells = line.strip("| ").split(" | ")
     words = cells[column].replace("(", " ").split() if column < len(cells) else []
-    return words[0] if words else None
+    return words[0] if words and words[0].replace(",", "").replace(".", "").isdecimal() else None
 
 
 def numbers(run: dict[str, Any], runs: Sequence[dict[str, Any]]) -> Iterator[str]:

@@ -380,7 +380,7 @@ def table(
         lines.append(
             f"| {name} | {statistics.median(rates):,.0f} ({min(rates):,.0f}–{max(rates):,.0f}) |"
             f" {middle(name, lambda one: one[part] / one['tokens'] * rate(one)):,.{digits}f} |"
-            f" {middle(name, by_cpu):,.0f} | {void[name] or ratio} | {computed:.2f} |"
+            f" {middle(name, by_cpu):,.0f} | {void[name] or void[peer] or ratio} | {computed:.2f} |"
             f" {middle(name, lambda one: one['startup_s']):.1f} |"
             f" {middle(name, lambda one: one['evaluation_s']):.1f} |"
             f" {max(one['peak_mib'] for one in several):,.0f} |"
@@ -390,8 +390,12 @@ def table(
     return [*lines, ""]
 
 
-def ratios(runs: dict[str, list[dict[str, Any]]], ours: str, peers: Sequence[str]) -> list[str]:
-    """Return Markdown lines: ours against each peer that ran, repeat by repeat."""
+def ratios(
+    runs: dict[str, list[dict[str, Any]]], ours: str, peers: Sequence[str], void: dict[str, str]
+) -> list[str]:
+    """Return Markdown lines: ours against each peer that ran, repeat by repeat; of one that is
+    `void`, why.
+    """
     found = [peer for peer in peers if peer in runs]
     lines = ["| rate, by repeat | by the clock | by processor time |", "|---|---|---|"]
     for peer in found:
@@ -400,7 +404,7 @@ def ratios(runs: dict[str, list[dict[str, Any]]], ours: str, peers: Sequence[str
             spread([value(mine) / value(theirs) for mine, theirs in pairs], 2)
             for value in (rate, by_cpu)
         ]
-        lines.append(f"| {ours} / {peer} | {' | '.join(both)} |")
+        lines.append(f"| {ours} / {peer} | {void[peer] or ' | '.join(both)} |")
     return [*lines, ""] if found else []
 
 
@@ -468,7 +472,7 @@ def compare(
     return [
         f"{kind} {shape}, {steps} steps:\n",
         *table(runs, losses, judged[""], mine, peer),
-        *ratios(runs, mine, PEERS[kind]),
+        *ratios(runs, mine, PEERS[kind], gate(losses, judged[""], mine)),
     ]
 
 

@@ -44,11 +44,14 @@ PEAKS = {
     "A10": 125.0,
     "L4": 121.0,
 }  # TFLOPS, dense bf16, by the makers' data sheets
-PLAIN = {"gradient_checkpointing": False}
+# In bfloat16: by default TRL keeps what is not quantised, and its activations, in float32.
+ALIKE = {"model_init_kwargs": {"attn_implementation": "sdpa"}}
+PLAIN = {"gradient_checkpointing": False} | ALIKE
 LEAST_MEMORY = {"gradient_checkpointing": True, "cache_dequantized": False}
 WAYS: dict[str, dict[str, dict[str, Any]]] = {
     "sft": {
         "TRL, defaults": {"way": "trl"},
+        "TRL, bfloat16": {"way": "trl", "settings": ALIKE},
         "TRL, gradients not checkpointed": {"way": "trl", "settings": PLAIN},
         "ours": {"way": "ours"},
         "ours, gradients checkpointed": {"way": "ours", "recipe": {"gradient_checkpointing": True}},
@@ -56,6 +59,7 @@ WAYS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "dpo": {
         "TRL, defaults": {"way": "trl"},
+        "TRL, bfloat16": {"way": "trl", "settings": ALIKE},
         "TRL, gradients not checkpointed": {"way": "trl", "settings": PLAIN},
         "ours, first run": {"way": "ours", "scored": True},
         "ours, first run, prompts twice": {"way": "ours", "scored": True, "without": ["shared"]},

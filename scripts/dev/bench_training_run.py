@@ -6,7 +6,7 @@ Usage: bench_training_run.py '{"way": "ours", "method": "sft", "base": …, "dat
 
 Every way is timed by the same callback, from the first step to the end of the last, and its tokens
 are counted in the batches that it trains on. `settings` are what a peer gets beside the
-recipe that all share. LLaMA-Factory runs in its own environment and imports nothing of ours.
+recipe that all share. LLaMA-Factory runs in its own environment.
 """
 
 import json
@@ -73,9 +73,11 @@ def watch_trainers() -> None:
         )
         STEP["pairs"] += 0 if answers is None else len(ids) // 2
         STEP["tokens"] += ids.numel() if mask is None else int((mask != 0).sum())
-        STEP["supervised"] += (
-            int((inputs["labels"] != -100).sum()) if answers is None else int(answers.sum())
-        )
+        if answers is not None:
+            STEP["supervised"] += int(answers.sum())
+        else:  # no label of a row's first token is predicted
+            labels = inputs["labels"] if mask is None else inputs["labels"][:, 1:]
+            STEP["supervised"] += int((labels != -100).sum())
         embedding = self.accelerator.unwrap_model(model).get_input_embeddings()
         counting = embedding.register_forward_hook(count)
         try:
@@ -192,6 +194,7 @@ def ours(spec: Spec) -> None:
 def reference(spec: Spec) -> None:
     """Score the pairs as the stage before DPO does."""
     import score_reference
+    from bezoar.readers import read_jsonl
     from bezoar.training import preference_pairs
 
     leave_out(spec.get("without", []))
@@ -218,6 +221,10 @@ def reference(spec: Spec) -> None:
             spec["reference"] + ".receipt.json",
         ]
     )
+    # The peers score the pairs that they train on, the stage those held out as well.
+    scored, trained = (len(read_jsonl(Path(spec[key]))) for key in ("reference", "training"))
+    for key in ("reference_s", "reference_cpu_s"):
+        STEP[key] *= trained / scored
 
 
 def shared(spec: Spec, rows: int) -> dict[str, Any]:
@@ -282,8 +289,10 @@ def trl(spec: Spec) -> None:
         bnb_4bit_compute_dtype=precision.compute_dtype(),
     )
     more = {"max_length": recipe["max_length"], "use_cpu": not torch.cuda.is_available()}
+    tokenizer = load_tokenizer(Path(spec["base"]))
+    tokenizer.split_special_tokens = False  # TRL writes EOS as text
     named: dict[str, Any] = {
-        "processing_class": load_tokenizer(Path(spec["base"])),
+        "processing_class": tokenizer,
         "peft_config": lora,
         "quantization_config": bits,
     }
@@ -309,6 +318,10 @@ def trl(spec: Spec) -> None:
         )
         config = library.DPOConfig(**shared(spec, len(rows)), **more, beta=recipe["beta"])
         trainer = library.DPOTrainer(model=spec["base"], args=config, train_dataset=data, **named)
+    # Not a setting of TRL's, which casts the adapter to bfloat16 where that is emulated, too.
+    if spec["settings"] and precision.compute_dtype() == torch.float32:
+        for parameter in trainer.model.parameters():
+            parameter.data = parameter.data.float() if parameter.requires_grad else parameter.data
     trainer.train()
     trainer.save_model(spec["out"])
 

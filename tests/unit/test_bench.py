@@ -106,6 +106,18 @@ def test_a_number_stands_beside_its_change_on_such_a_processor() -> None:
     assert found == "client, ratio to the bare loop while sending: 1.00 (+25 %)"
     (found,) = bench.numbers(other, [first])
     assert found.endswith(": 2.00")
+    void = run | {"section": SECTION.replace("0.90", "void: 0.2 apart")}
+    assert list(bench.numbers(void, [first])) == []
+
+
+def test_the_time_said_before_a_part_is_that_of_this_processor() -> None:
+    here = {"processor": bench.processor(), "flags": bench.flags(), "cores": bench.os.cpu_count()}
+    runs = [
+        {"part": "client", "arguments": "", "seconds": seconds} | here | more
+        for seconds, more in ((60.0, {"processor": "another"}), (240.0, {}))
+    ]
+    assert bench.expected("client", runs) == (4.0, "one run on record")
+    assert bench.expected("client", runs[:1]) == (1.0, "one run on record, of another processor")
 
 
 def test_a_busy_machine_is_refused_or_marked(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,7 +149,8 @@ def tables() -> dict[str, str]:
         runs, first = {name: [run] for name in ways}, next(iter(ways))
         losses = {name: [1.0] for name in ways}
         lines = bench_training.table(runs, losses, 2.0, first, first)
-        lines += bench_training.ratios(runs, first, bench_training.PEERS[kind])
+        sound = dict.fromkeys(ways, "")
+        lines += bench_training.ratios(runs, first, bench_training.PEERS[kind], sound)
         found[kind] = "\n".join(lines)
     one = {"mib": 1.0, "loss": 0.7}
     found["memory"] = "\n".join(

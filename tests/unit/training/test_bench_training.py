@@ -71,6 +71,9 @@ def test_the_table_counts_the_reference_as_time_and_gives_ratios_to_the_peer() -
     )
     assert lines[2].startswith("| ours | 100 (100–200) | 50 | 100 | 2.00 , 1.00 | 1.25 | 3.0 |")
     assert "| 1.00 , 1.00 |" in lines[3] and "| void: 0.5000 apart, 0.1000 allowed |" in lines[4]
+    losses = {"ours": [1.0] * 3, "peer": [1.5] * 3, "odd": [1.0] * 3}
+    lines = bench_training.table(runs, losses, 2.0, "ours", "peer")
+    assert all("| void: 0.5000 apart" in line for line in lines[2:-1]), "a void peer is no measure"
 
 
 def test_pairs_are_counted_where_there_are_any_and_peers_are_compared_by_repeat() -> None:
@@ -79,9 +82,12 @@ def test_pairs_are_counted_where_there_are_any_and_peers_are_compared_by_repeat(
     lines = bench_training.table(runs, {name: [1.0] for name in runs}, 2.0, "ours", "peer")
     assert "| pairs/s |" in lines[0]
     assert lines[2].startswith("| ours | 100 (100–100) | 1.60 | 100 | 1.33 , 1.00 | 0.70 |")
-    found = bench_training.ratios(runs, "ours", ["peer", "one that did not run"])
+    sound = {"peer": ""}
+    found = bench_training.ratios(runs, "ours", ["peer", "one that did not run"], sound)
     assert found[2:] == ["| ours / peer | 1.50 (1.00 – 2.00) | 1.00 (1.00 – 1.00) |", ""]
-    assert bench_training.ratios(runs, "ours", []) == []
+    assert bench_training.ratios(runs, "ours", [], sound) == []
+    (line,) = bench_training.ratios(runs, "ours", ["peer"], {"peer": "void: apart"})[2:-1]
+    assert line == "| ours / peer | void: apart |"
 
 
 def test_every_table_has_its_peers_and_rows_that_differ_in_their_way() -> None:
@@ -102,6 +108,13 @@ def test_a_token_of_the_paper_s_model_costs_what_arithmetic_says() -> None:
         line(found | {"error": "x\nout of memory"}, 13.8e9, 989.0)
         == "| sft | 1024 | ours | failed: out of memory | | |"
     )
+
+
+def test_peers_on_a_gpu_compute_in_bfloat16_but_for_their_defaults() -> None:
+    for ways in bench_training_gpu.WAYS.values():
+        for name, way in ways.items():
+            if way["way"] == "trl" and not name.endswith("defaults"):
+                assert "model_init_kwargs" in way["settings"], name
 
 
 def test_rows_for_the_gpu_fill_the_sequence() -> None:
