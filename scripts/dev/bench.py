@@ -73,6 +73,7 @@ WATCHED = (
     ("dpo", "| ours, first run |", 4, "DPO with its reference, rate against TRL's defaults"),
     ("dpo", "| ours, second run |", 4, "DPO, reference stored, likewise"),
     ("dpo", "| ours, first run / TRL, tuned |", 1, "DPO with its reference, against TRL tuned"),
+    ("dpo", "| ours, first run / TRL, tuned, whole batches |", 1, "with whole batches"),
     ("ablation", "| rows padded |", 4, "SFT with padded rows, rate against ours"),
     ("memory", "| DPO | 32,000 |", 4, "DPO step, vocabulary 32,000, MiB"),
     ("memory", "| DPO | 49,152 |", 4, "DPO step, vocabulary 49,152, MiB"),

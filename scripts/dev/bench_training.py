@@ -159,6 +159,7 @@ WAYS: dict[str, dict[str, dict[str, Any]]] = {
         },
         "TRL, defaults": {"way": "trl"},
         "TRL, tuned": {"way": "trl", "settings": PAIRS},
+        "TRL, tuned, whole batches": {"way": "trl", "settings": PAIRS | WHOLE},
         "TRL, tuned, reference first, 4-bit repacking off": {
             "way": "trl",
             "settings": PAIRS | {"precompute_ref_log_probs": True},
@@ -185,7 +186,7 @@ PEERS = {
     ),
     "dpo": (
         *("ours, first run, prompts twice and padded", "TRL, defaults", "TRL, tuned"),
-        "TRL, tuned, reference first, 4-bit repacking off",
+        *("TRL, tuned, whole batches", "TRL, tuned, reference first, 4-bit repacking off"),
     ),
     "ablation": (),
 }
