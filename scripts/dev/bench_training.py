@@ -405,7 +405,9 @@ def ratios(
             spread([value(mine) / value(theirs) for mine, theirs in pairs], 2)
             for value in (rate, by_cpu)
         ]
-        lines.append(f"| {ours} / {peer} | {void[peer] or ' | '.join(both)} |")
+        lines.append(
+            f"| {ours} / {peer} | {void[peer] + ' | –' if void[peer] else ' | '.join(both)} |"
+        )
     return [*lines, ""] if found else []
 
 

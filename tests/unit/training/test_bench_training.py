@@ -87,7 +87,7 @@ def test_pairs_are_counted_where_there_are_any_and_peers_are_compared_by_repeat(
     assert found[2:] == ["| ours / peer | 1.50 (1.00 – 2.00) | 1.00 (1.00 – 1.00) |", ""]
     assert bench_training.ratios(runs, "ours", [], sound) == []
     (line,) = bench_training.ratios(runs, "ours", ["peer"], {"peer": "void: apart"})[2:-1]
-    assert line == "| ours / peer | void: apart |"
+    assert line == "| ours / peer | void: apart | – |"
 
 
 def test_every_table_has_its_peers_and_rows_that_differ_in_their_way() -> None:
