@@ -155,13 +155,12 @@ def same_source(a: Run, b: Run, stage: str, name: str) -> bool:
     return None not in found and sorted(found[0].values()) == sorted(found[1].values())
 
 
-def same_items(a: Run, b: Run, task: str) -> bool:
-    """Whether both runs list the same texts as the items of a task."""
-    found = [
-        [row for row in run.rows("data/evaluation_items.jsonl") if row["task"] == task]
-        for run in (a, b)
-    ]
-    return bool(found[0]) and found[0] == found[1]
+def listed_items(run: Run) -> dict[str, list[dict[str, Any]]]:
+    """Return task -> the texts that a run lists of its items."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in run.rows("data/evaluation_items.jsonl"):
+        found.setdefault(row["task"], []).append(row)
+    return found
 
 
 def compared(what: str, one: Values, other: Values, same: bool, most: float = 1.0) -> str:
@@ -196,13 +195,16 @@ def numbers(a: Run, b: Run) -> Iterator[str]:
     one, other = (table["metric"] for table in tables)
     for task in [task for task in one if other.get(task, one[task]) != one[task]]:
         yield f"{task}: by {one[task]} -> {other[task]}, not compared"
-    equal = {task: same or same_items(a, b, task) for task in one if task in other}
+    equal = set(one)
+    if not same:  # a task more or fewer leaves the others' items as they are
+        ours, theirs = listed_items(a), listed_items(b)
+        equal = {task for task, rows in ours.items() if theirs.get(task) == rows}
     for model in [name for name in tables[0]["models"] if name in tables[1]["models"]]:
         samples = [run.rows(f"lm_eval/{model}.samples.jsonl") for run in (a, b)]
         for task in [task for task in one if one[task] == other.get(task)]:
             found = [harness_items(rows, task, one[task]) for rows in samples]
             if all(found):
-                yield compared(f"{model}, {task}", found[0], found[1], equal[task])
+                yield compared(f"{model}, {task}", found[0], found[1], task in equal)
         chat = [chat_items(run, model) for run in (a, b)]
         by = [" and ".join(judges(run, model)) for run in (a, b)]
         if all(chat) and by[0] != by[1]:

@@ -279,8 +279,8 @@ def wanted(config: dict[str, Any]) -> list[dict[str, Any]]:
     ]
     names += [harness["data"][task] for task in harness["tasks"] if task in harness["data"]]
     names += [name for model in extra.values() if (name := sources.model_source(model))]
-    templates = [model.get("template") or "tokenizer" for model in extra.values()]
-    names += [template for template in templates if template != "tokenizer"]
+    templates = [model.get("template") for model in extra.values()]
+    names += [template for template in templates if template not in (None, "tokenizer")]
     return [sources.find(name, registry) for name in dict.fromkeys(names) if "/" not in name]
 
 

@@ -321,7 +321,8 @@ def trl(spec: Spec) -> None:
     # Not a setting of TRL's, which casts the adapter to bfloat16 where that is emulated, too.
     if spec["settings"] and precision.compute_dtype() == torch.float32:
         for parameter in trainer.model.parameters():
-            parameter.data = parameter.data.float() if parameter.requires_grad else parameter.data
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
     trainer.train()
     trainer.save_model(spec["out"])
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bezoar import program, surroundings
+from bezoar.arguments import cores
 from bezoar.errors import UserError
 from bezoar.files import whole_file, write_json
 from bezoar.readers import read_json
@@ -189,7 +190,7 @@ def main(argv: list[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seeds", type=int, nargs="+", required=True, help="seeds to run")
-    parser.add_argument("--cores", type=int, default=machine.cores(), help="cores for Snakemake")
+    parser.add_argument("--cores", type=cores, default=machine.cores(), help="cores for Snakemake")
     parser.add_argument(
         "--finished", action="store_true", help="run nothing; make the page of finished runs"
     )

@@ -52,6 +52,7 @@ def resolved(names: Iterable[str]) -> dict[str, Any]:
     Raise `UserError` for an order that Snakemake, which is given the same names, reads otherwise:
     the paper's file after another one, or a file twice.
     """
+    names = list(names)
     paths = [Path(name) for name in names]
     for number, path in enumerate(paths):
         if path == PAPER and number:
@@ -59,7 +60,7 @@ def resolved(names: Iterable[str]) -> dict[str, Any]:
         if path in paths[:number]:
             raise UserError(f"CONFIG: {path} is named twice; the later file overrides, once")
     config: dict[str, Any] = {}
-    for path in files_of(map(str, paths)):
+    for path in files_of(names):
         config = merge(config, load(path))
     return config
 

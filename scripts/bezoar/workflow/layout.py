@@ -185,8 +185,8 @@ class Layout:
                     f"extra_models.{name}.compare_with: expected one of"
                     f" {', '.join(self.evaluated)}, found {other!r}"
                 )
-            template = model.get("template") or "tokenizer"
-            if template != "tokenizer" and "/" not in template and template not in self.registry:
+            template = model.get("template")
+            if template not in (None, "tokenizer", *self.registry) and "/" not in template:
                 raise UserError(
                     f"extra_models.{name}.template: expected `tokenizer`, an id of {REGISTRY}, or"
                     f" the path of a file with a slash in it (./mine.json), found {template!r}"
